@@ -1,0 +1,369 @@
+//! Configuration: built-in defaults < file < environment < flags.
+//!
+//! [`Settings`] is one layer in which every value is optional; the same struct is the command line (with its
+//! environment variables) and the TOML file, so a value can never exist in one and be missing from the other.
+//! [`Config`] is the validated sum of the layers. It is built once in `main` and passed down; nothing reads it globally.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use ipnet::Ipv4Net;
+use serde::Deserialize;
+
+/// Where the configuration file is looked for when `--config` is not given. It may be absent.
+pub const DEFAULT_FILE: &str = "/etc/raind/condenser.toml";
+
+/// The port of the hook listener (`contract/api.md` 2).
+pub const HOOK_PORT: u16 = 7756;
+
+/// One layer of configuration. `None` leaves the decision to the layer below.
+#[derive(Debug, Default, Clone, Deserialize, clap::Args)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Directory of state, images, containers and certificates [default: /etc/raind]
+    #[arg(long, env = "CONDENSER_ROOT_DIR", value_name = "DIR")]
+    pub root_dir: Option<PathBuf>,
+    /// Directory of the log files that others read (audit, netflow, DNS, metrics) [default: /var/log/raind]
+    #[arg(long, env = "CONDENSER_LOG_DIR", value_name = "DIR")]
+    pub log_dir: Option<PathBuf>,
+    /// Directory of volatile files [default: /run/raind]
+    #[arg(long, env = "CONDENSER_RUN_DIR", value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+    /// Format of the daemon's own log on standard error: text or json [default: text]
+    #[arg(long, env = "CONDENSER_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// Filter of the daemon's own log, as in `info,condenser::image=debug` [default: info]
+    #[arg(long, env = "CONDENSER_LOG_LEVEL", value_name = "FILTER")]
+    pub log_level: Option<String>,
+    /// Address of the management API [default: 127.0.0.1:7755]
+    #[arg(long, env = "CONDENSER_MANAGEMENT_ADDRESS", value_name = "ADDR:PORT")]
+    pub management_address: Option<SocketAddr>,
+    /// Addresses of the hook listener [default: port 7756 of loopback, the host's address and the bridges]
+    #[arg(
+        long,
+        env = "CONDENSER_HOOK_ADDRESSES",
+        value_name = "ADDR:PORT",
+        value_delimiter = ','
+    )]
+    pub hook_addresses: Option<Vec<SocketAddr>>,
+    /// Address of the certificate listener [default: 127.0.0.1:7757]
+    #[arg(long, env = "CONDENSER_CA_ADDRESS", value_name = "ADDR:PORT")]
+    pub ca_address: Option<SocketAddr>,
+    /// The low-level runtime [default: `droplet` beside this program, else on the PATH]
+    #[arg(long, env = "CONDENSER_DROPLET", value_name = "PATH")]
+    pub droplet: Option<PathBuf>,
+    /// The hook agent [default: beside this program, else /usr/local/bin/condenser-hook-agent]
+    #[arg(long, env = "CONDENSER_HOOK_AGENT", value_name = "PATH")]
+    pub hook_agent: Option<PathBuf>,
+    /// Run container processes as the user that the image names [default: true]
+    #[arg(long, env = "CONDENSER_RUN_AS_IMAGE_USER", value_name = "BOOL")]
+    pub run_as_image_user: Option<bool>,
+    /// Network that all container networks are cut from, at most a /24 [default: 10.166.0.0/16]
+    #[arg(long, env = "CONDENSER_RUNTIME_SUBNET", value_name = "CIDR")]
+    pub runtime_subnet: Option<Ipv4Net>,
+    /// Servers that DNS queries of containers are forwarded to [default: 8.8.8.8,1.1.1.1]
+    #[arg(
+        long,
+        env = "CONDENSER_DNS_UPSTREAMS",
+        value_name = "IP[:PORT]",
+        value_delimiter = ','
+    )]
+    pub dns_upstreams: Option<Vec<String>>,
+    /// Start even if bridged traffic cannot be filtered, so that containers can reach each other [default: false]
+    #[arg(long, env = "CONDENSER_ALLOW_UNFILTERED_BRIDGES", value_name = "BOOL")]
+    pub allow_unfiltered_bridges: Option<bool>,
+    /// Registries (`host[:port]`) spoken to in plain HTTP [default: none]
+    #[arg(
+        long,
+        env = "CONDENSER_INSECURE_REGISTRIES",
+        value_name = "HOST[:PORT]",
+        value_delimiter = ','
+    )]
+    pub insecure_registries: Option<Vec<String>>,
+    /// Largest unpacked size of one image layer, in bytes [default: 64 GiB]
+    #[arg(long, env = "CONDENSER_MAX_LAYER_BYTES", value_name = "BYTES")]
+    pub max_layer_bytes: Option<u64>,
+    /// Largest number of entries of one image layer [default: 2000000]
+    #[arg(long, env = "CONDENSER_MAX_LAYER_ENTRIES", value_name = "N")]
+    pub max_layer_entries: Option<u64>,
+}
+
+/// Format of the daemon's own log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One readable line per event.
+    #[default]
+    Text,
+    /// One JSON object per event.
+    Json,
+}
+
+/// The validated configuration of one daemon. Field meanings and defaults: [`Settings`].
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct Config {
+    pub root_dir: PathBuf,
+    pub log_dir: PathBuf,
+    pub run_dir: PathBuf,
+    pub log_format: LogFormat,
+    pub log_level: String,
+    pub management_address: SocketAddr,
+    pub hook_addresses: Option<Vec<SocketAddr>>,
+    pub ca_address: SocketAddr,
+    pub droplet: PathBuf,
+    pub hook_agent: PathBuf,
+    pub run_as_image_user: bool,
+    pub runtime_subnet: Ipv4Net,
+    pub dns_upstreams: Vec<SocketAddr>,
+    pub allow_unfiltered_bridges: bool,
+    pub insecure_registries: Vec<String>,
+    pub max_layer_bytes: u64,
+    pub max_layer_entries: u64,
+}
+
+/// Why a configuration was refused. The text names the value and the way out.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file named with `--config` cannot be read.
+    #[error("cannot read the configuration file {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is not TOML of the known shape.
+    #[error("the configuration file {path} is wrong: {message}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Position and reason.
+        message: String,
+    },
+    /// A value is outside what makes sense.
+    #[error("{name}: {message}")]
+    Invalid {
+        /// Name of the setting as in the file.
+        name: &'static str,
+        /// What is wrong with it.
+        message: String,
+    },
+}
+
+impl Settings {
+    /// Reads a layer from a TOML file.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        toml::from_str(&text).map_err(|e| ConfigError::Parse {
+            path: path.to_owned(),
+            message: e.to_string().trim_end().to_owned(),
+        })
+    }
+
+    /// This layer on top of `below`.
+    fn over(self, below: Self) -> Self {
+        macro_rules! layer { ($($field:ident),* $(,)?) => { Self { $($field: self.$field.or(below.$field)),* } } }
+        layer!(
+            root_dir,
+            log_dir,
+            run_dir,
+            log_format,
+            log_level,
+            management_address,
+            hook_addresses,
+            ca_address,
+            droplet,
+            hook_agent,
+            run_as_image_user,
+            runtime_subnet,
+            dns_upstreams,
+            allow_unfiltered_bridges,
+            insecure_registries,
+            max_layer_bytes,
+            max_layer_entries,
+        )
+    }
+}
+
+impl Config {
+    /// Flags and environment (`top`) over the file. `file` is what the user named; without it [`DEFAULT_FILE`] is read
+    /// if it exists.
+    pub fn load(top: Settings, file: Option<&Path>) -> Result<Self, ConfigError> {
+        let below = match file {
+            Some(path) => Settings::from_file(path)?,
+            None if Path::new(DEFAULT_FILE).exists() => Settings::from_file(Path::new(DEFAULT_FILE))?,
+            None => Settings::default(),
+        };
+        Self::from_settings(top.over(below))
+    }
+
+    /// Fills in the defaults and validates.
+    pub fn from_settings(s: Settings) -> Result<Self, ConfigError> {
+        let config = Self {
+            root_dir: absolute("root_dir", s.root_dir, "/etc/raind")?,
+            log_dir: absolute("log_dir", s.log_dir, "/var/log/raind")?,
+            run_dir: absolute("run_dir", s.run_dir, "/run/raind")?,
+            log_format: s.log_format.unwrap_or_default(),
+            log_level: s.log_level.unwrap_or_else(|| "info".into()),
+            management_address: s
+                .management_address
+                .unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 7755))),
+            hook_addresses: s.hook_addresses,
+            ca_address: s.ca_address.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 7757))),
+            droplet: s
+                .droplet
+                .unwrap_or_else(|| sibling("droplet").unwrap_or_else(|| "droplet".into())),
+            hook_agent: s.hook_agent.unwrap_or_else(|| {
+                sibling("condenser-hook-agent").unwrap_or_else(|| "/usr/local/bin/condenser-hook-agent".into())
+            }),
+            run_as_image_user: s.run_as_image_user.unwrap_or(true),
+            runtime_subnet: s.runtime_subnet.unwrap_or(DEFAULT_SUBNET).trunc(),
+            dns_upstreams: upstreams(s.dns_upstreams)?,
+            allow_unfiltered_bridges: s.allow_unfiltered_bridges.unwrap_or(false),
+            insecure_registries: s.insecure_registries.unwrap_or_default(),
+            max_layer_bytes: s.max_layer_bytes.unwrap_or(64 << 30),
+            max_layer_entries: s.max_layer_entries.unwrap_or(2_000_000),
+        };
+        if config.runtime_subnet.prefix_len() > 24 {
+            return Err(ConfigError::Invalid {
+                name: "runtime_subnet",
+                message: format!("{} is smaller than a /24; name a /24 or larger", config.runtime_subnet),
+            });
+        }
+        if config.hook_addresses.as_ref().is_some_and(Vec::is_empty) {
+            return Err(ConfigError::Invalid {
+                name: "hook_addresses",
+                message: "at least one address is needed".into(),
+            });
+        }
+        Ok(config)
+    }
+
+    /// `<root>/container`: one directory per container, shared with the low-level runtime (`RAIND_ROOT_DIR`).
+    pub fn container_root(&self) -> PathBuf {
+        self.root_dir.join("container")
+    }
+
+    /// `<root>/image`: the content-addressed image store.
+    pub fn image_root(&self) -> PathBuf {
+        self.root_dir.join("image")
+    }
+
+    /// `<root>/cert`: certificates and keys (`contract/security.md` 2).
+    pub fn cert_dir(&self) -> PathBuf {
+        self.root_dir.join("cert")
+    }
+
+    /// `<root>/store/condenser.db`: the state database.
+    pub fn database(&self) -> PathBuf {
+        self.root_dir.join("store/condenser.db")
+    }
+
+    /// Port of the hook listener.
+    pub fn hook_port(&self) -> u16 {
+        self.hook_addresses
+            .as_ref()
+            .and_then(|a| a.first())
+            .map_or(HOOK_PORT, SocketAddr::port)
+    }
+}
+
+/// `10.166.0.0/16` (`contract/network.md` 1).
+pub const DEFAULT_SUBNET: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 166, 0, 0), 16);
+
+fn absolute(name: &'static str, value: Option<PathBuf>, default: &str) -> Result<PathBuf, ConfigError> {
+    let path = value.unwrap_or_else(|| default.into());
+    // A `:` or `,` in a path cannot be told from a separator in overlay mount options.
+    let text = path.to_string_lossy();
+    if !path.is_absolute() || text.contains([':', ',', '\n']) {
+        let message = format!(
+            "{} is not an absolute path without ':', ',' and line breaks",
+            path.display()
+        );
+        return Err(ConfigError::Invalid { name, message });
+    }
+    Ok(path)
+}
+
+fn upstreams(value: Option<Vec<String>>) -> Result<Vec<SocketAddr>, ConfigError> {
+    let given = value.unwrap_or_else(|| vec!["8.8.8.8".into(), "1.1.1.1".into()]);
+    given
+        .iter()
+        .map(|text| {
+            text.parse::<SocketAddr>()
+                .or_else(|_| text.parse().map(|ip| SocketAddr::new(ip, 53)))
+                .map_err(|_| ConfigError::Invalid {
+                    name: "dns_upstreams",
+                    message: format!("{text:?} is not an IP address[:port]"),
+                })
+        })
+        .collect()
+}
+
+/// A program of that name in the directory of the running executable.
+fn sibling(name: &str) -> Option<PathBuf> {
+    let path = std::env::current_exe().ok()?.parent()?.join(name);
+    path.is_file().then_some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_value_is_needed() {
+        let config = Config::from_settings(Settings::default()).unwrap();
+        assert_eq!(config.container_root(), Path::new("/etc/raind/container"));
+        assert_eq!(config.management_address.to_string(), "127.0.0.1:7755");
+        assert_eq!(config.dns_upstreams[0].to_string(), "8.8.8.8:53");
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file() {
+        let file: Settings = toml::from_str("root_dir = '/a'\nlog_dir = '/b'").unwrap();
+        let flags = Settings {
+            root_dir: Some("/c".into()),
+            ..Settings::default()
+        };
+        let config = Config::from_settings(flags.over(file)).unwrap();
+        assert_eq!((config.root_dir, config.log_dir), ("/c".into(), "/b".into()));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused() {
+        assert!(toml::from_str::<Settings>("rot_dir = '/a'").is_err());
+    }
+
+    #[test]
+    fn values_that_cannot_work_are_refused() {
+        let bad = [
+            Settings {
+                root_dir: Some("relative".into()),
+                ..Settings::default()
+            },
+            Settings {
+                root_dir: Some("/a:b".into()),
+                ..Settings::default()
+            },
+            Settings {
+                runtime_subnet: Some("10.0.0.0/25".parse().unwrap()),
+                ..Settings::default()
+            },
+            Settings {
+                dns_upstreams: Some(vec!["resolver".into()]),
+                ..Settings::default()
+            },
+            Settings {
+                hook_addresses: Some(vec![]),
+                ..Settings::default()
+            },
+        ];
+        for settings in bad {
+            Config::from_settings(settings).unwrap_err();
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Identity and liveness of processes. A pid alone means nothing: it is reused, also after a reboot.
+
+use std::os::fd::OwnedFd;
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::store::ProcessId;
+
+impl ProcessId {
+    /// The identity of the process that has this pid now; `None` when there is none or it is a zombie.
+    pub fn of(pid: i32) -> Option<Self> {
+        let (state, start_time) = stat(pid)?;
+        (!is_dead(state)).then(|| Self {
+            pid,
+            start_time,
+            boot_id: boot_id(),
+        })
+    }
+
+    /// Whether this very process still runs. A zombie does not. Unknown parts of the identity are not compared.
+    pub fn is_alive(&self) -> bool {
+        if !self.boot_id.is_empty() && self.boot_id != boot_id() {
+            return false;
+        }
+        stat(self.pid).is_some_and(|(state, start_time)| {
+            !is_dead(state) && (self.start_time == 0 || self.start_time == start_time)
+        })
+    }
+
+    /// A descriptor of this very process, or `None` when it is gone. It becomes readable when the process ends.
+    pub fn pidfd(&self) -> Option<OwnedFd> {
+        let fd = pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::empty()).ok()?;
+        // Checked after opening: from here on the descriptor cannot come to mean another process.
+        self.is_alive().then_some(fd)
+    }
+}
+
+/// State letter and start time (field 22, clock ticks since boot) of `/proc/<pid>/stat`.
+fn stat(pid: i32) -> Option<(char, u64)> {
+    if pid <= 0 {
+        return None;
+    }
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command in field 2 may itself contain blanks and parentheses; the fields continue after the last one.
+    let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    let start_time = fields.nth(18)?.parse().ok()?;
+    Some((state, start_time))
+}
+
+fn is_dead(state: char) -> bool {
+    matches!(state, 'Z' | 'X' | 'x')
+}
+
+/// `/proc/sys/kernel/random/boot_id`: differs after every boot.
+pub fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|s| s.trim().to_owned())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_is_alive_and_an_impostor_is_not() {
+        let me = ProcessId::of(std::process::id() as i32).unwrap();
+        assert!(me.is_alive() && me.pidfd().is_some());
+        assert!(
+            !ProcessId {
+                start_time: me.start_time + 1,
+                ..me.clone()
+            }
+            .is_alive()
+        );
+        assert!(
+            !ProcessId {
+                boot_id: "another boot".into(),
+                ..me
+            }
+            .is_alive()
+        );
+    }
+
+    #[test]
+    fn a_zombie_is_dead() {
+        let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
+        let id = child.id() as i32;
+        while ProcessId::of(id).is_some() {
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
+    }
+}

@@ -1,0 +1,105 @@
+//! `state.json` of the runtime (`contract/runtime.md` 3.1) and what it says of an exit.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::store::{Exit, ProcessId};
+
+/// Status of a container as the runtime sees it. The words are those of the OCI runtime specification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// `create` is at work.
+    Creating,
+    /// Set up; init waits for `start`.
+    Created,
+    /// Init was released.
+    Running,
+    /// Init ended.
+    Stopped,
+}
+
+/// The file, also the payload of hooks. Keys beyond the original's are ignored by it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuntimeState {
+    /// Always `1.3.0`.
+    pub oci_version: String,
+    /// Container id.
+    pub id: String,
+    /// Where the container is.
+    pub status: Status,
+    /// Init in the host's pid namespace; 0 in `creating` and `stopped`.
+    #[serde(default)]
+    pub pid: i32,
+    /// The monitor, for a container with a terminal; else 0.
+    #[serde(default)]
+    pub shim_pid: i32,
+    /// `root.path` of the configuration.
+    #[serde(default)]
+    pub rootfs: String,
+    /// The container's directory.
+    #[serde(default)]
+    pub bundle: String,
+    /// Exit status or 128 + signal number; -1 when nobody knows. Absent before the first end.
+    #[serde(default, rename = "exit_code", skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// `Completed`, `OOMKilled` or `Error`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Free text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// When the run ended, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<String>,
+    /// Field 22 of `/proc/<pid>/stat` of init.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid_start_time: Option<u64>,
+    /// The boot in which `pid` means something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_id: Option<String>,
+    /// All annotations of the configuration.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Reason of an exit with status 0.
+pub const REASON_COMPLETED: &str = "Completed";
+/// Reason of any other exit.
+pub const REASON_ERROR: &str = "Error";
+/// Reason of an exit by the kernel's out-of-memory killer.
+pub const REASON_OOM: &str = "OOMKilled";
+
+impl RuntimeState {
+    /// Reads the file. `Ok(None)` when there is none.
+    pub fn read(path: &Path) -> std::io::Result<Option<Self>> {
+        match fs_err::read(path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidData, format!("{}: {e}", path.display()))),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Identity of init; `None` when the file says that there is none.
+    pub fn process(&self) -> Option<ProcessId> {
+        (self.pid > 0).then(|| ProcessId {
+            pid: self.pid,
+            start_time: self.pid_start_time.unwrap_or(0),
+            boot_id: self.boot_id.clone().unwrap_or_default(),
+        })
+    }
+
+    /// How the run ended, if the runtime recorded it.
+    pub fn exit(&self) -> Option<Exit> {
+        self.exit_code.map(|code| Exit {
+            code,
+            reason: self.reason.clone().unwrap_or_default(),
+            message: self.message.clone().unwrap_or_default(),
+        })
+    }
+}

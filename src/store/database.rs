@@ -1,0 +1,150 @@
+//! SQLite persistence: one STRICT table per kind with the columns id, name, namespace and a JSON document.
+//!
+//! An operator can look: `sqlite3 /etc/raind/store/condenser.db 'select name, document from containers'`.
+
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, params};
+
+use super::snapshot::{Kind, Snapshot, Write};
+use super::writer::StoreError;
+
+/// Version of the tables and documents, kept in `PRAGMA user_version`.
+pub const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
+
+/// Each entry takes the database from the version of its index to the next one. Entries are never edited once released.
+const MIGRATIONS: &[&str] = &["
+    CREATE TABLE containers (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
+    CREATE TABLE images     (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
+    CREATE TABLE networks   (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
+"];
+
+pub(super) struct Database(Connection);
+
+impl Database {
+    /// Opens or makes the database, checks it, brings its schema up to date and reads everything.
+    pub(super) fn open(path: &Path) -> Result<(Self, Snapshot), StoreError> {
+        if let Some(dir) = path.parent() {
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(dir)
+                .map_err(|e| StoreError::Open {
+                    path: path.to_owned(),
+                    message: e.to_string(),
+                })?;
+        }
+        // SQLite makes files with the umask; the store is for root alone.
+        std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(|e| StoreError::Open {
+                path: path.to_owned(),
+                message: e.to_string(),
+            })?;
+        let fail = |e: rusqlite::Error| StoreError::Open {
+            path: path.to_owned(),
+            message: e.to_string(),
+        };
+        let mut connection = Connection::open(path).map_err(fail)?;
+        connection.busy_timeout(Duration::from_secs(2)).map_err(fail)?;
+        // EXCLUSIVE: a second daemon on the same files must fail at once, not corrupt what the first one believes.
+        connection
+            .execute_batch("PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;")
+            .map_err(fail)?;
+        let check: String = connection
+            .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+            .map_err(fail)?;
+        if check != "ok" {
+            return Err(StoreError::Open {
+                path: path.to_owned(),
+                message: format!("the database is damaged: {check}"),
+            });
+        }
+        migrate(&mut connection, path)?;
+        let snapshot = load(&connection)?;
+        Ok((Self(connection), snapshot))
+    }
+
+    /// Writes the changes of several transactions in one commit, in order.
+    pub(super) fn commit<'a>(
+        &mut self,
+        writes: impl Iterator<Item = (&'a (Kind, String), &'a Write)>,
+    ) -> Result<(), StoreError> {
+        let fail = |e: rusqlite::Error| StoreError::Commit(e.to_string());
+        let txn = self.0.transaction().map_err(fail)?;
+        for ((kind, id), write) in writes {
+            let table = kind.table_name();
+            match &write.row {
+                Some(row) => txn
+                    .prepare_cached(&format!(
+                        "INSERT INTO {table} (id, name, namespace, document) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (id) \
+                         DO UPDATE SET name = ?2, namespace = ?3, document = ?4"
+                    ))
+                    .and_then(|mut s| s.execute(params![id, row.name, row.namespace, row.document])),
+                None => txn
+                    .prepare_cached(&format!("DELETE FROM {table} WHERE id = ?1"))
+                    .and_then(|mut s| s.execute(params![id])),
+            }
+            .map_err(fail)?;
+        }
+        txn.commit().map_err(fail)
+    }
+}
+
+fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    let fail = |e: rusqlite::Error| StoreError::Open {
+        path: path.to_owned(),
+        message: e.to_string(),
+    };
+    let version: i64 = connection
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .map_err(fail)?;
+    if version > SCHEMA_VERSION {
+        return Err(StoreError::Open {
+            path: path.to_owned(),
+            message: format!(
+                "the database has schema version {version}, this program knows {SCHEMA_VERSION}; use a newer program"
+            ),
+        });
+    }
+    if version == SCHEMA_VERSION {
+        return Ok(());
+    }
+    if version > 0 {
+        let backup = path.with_extension(format!("db.v{version}"));
+        connection
+            .backup("main", &backup, None::<fn(rusqlite::backup::Progress)>)
+            .map_err(fail)?;
+        tracing::info!(backup = %backup.display(), from = version, to = SCHEMA_VERSION, "migrating the state store");
+    }
+    let txn = connection.transaction().map_err(fail)?;
+    for step in &MIGRATIONS[version as usize..] {
+        txn.execute_batch(step).map_err(fail)?;
+    }
+    txn.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(fail)?;
+    txn.commit().map_err(fail)
+}
+
+fn load(connection: &Connection) -> Result<Snapshot, StoreError> {
+    let mut snapshot = Snapshot::default();
+    for &kind in Kind::ALL {
+        let fail = |e: rusqlite::Error| StoreError::Document {
+            kind,
+            message: e.to_string(),
+        };
+        let mut statement = connection
+            .prepare(&format!("SELECT document FROM {}", kind.table_name()))
+            .map_err(fail)?;
+        let mut rows = statement.query([]).map_err(fail)?;
+        while let Some(row) = rows.next().map_err(fail)? {
+            let document: String = row.get(0).map_err(fail)?;
+            snapshot.restore(kind, &document)?;
+        }
+    }
+    Ok(snapshot)
+}

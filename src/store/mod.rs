@@ -1,0 +1,21 @@
+//! The state store: everything the daemon must not forget.
+//!
+//! All state is small, so it lives in memory as one immutable [`Snapshot`]. Readers take an `Arc` of it: consistent
+//! over all kinds, never blocked, no I/O. A change is a closure over a [`Txn`]; it may touch several kinds at once. One
+//! writer thread runs the closures in order, commits them to SQLite (transactions that wait share one commit), then
+//! publishes the new snapshot and a [`Commit`] event. When [`Store::transact`] returns `Ok`, the change is on disk.
+//!
+//! Uniqueness across kinds (names, addresses, host ports) is one mechanism: a record lists its [`Claim`]s, and a
+//! transaction that would give a claim to two records fails with [`Taken`].
+//!
+//! What this module never does: know why a record changes. Rules of the life cycle are in the domain modules.
+
+mod database;
+mod records;
+mod snapshot;
+mod writer;
+
+pub use database::SCHEMA_VERSION;
+pub use records::*;
+pub use snapshot::{Change, Claim, Commit, Holder, Kind, Object, Record, Snapshot, Table, Taken, Txn};
+pub use writer::{Store, StoreError};

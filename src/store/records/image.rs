@@ -1,0 +1,55 @@
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// An image that is present: its layers are unpacked in the layer store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Image {
+    /// Canonical string `<repository>:<reference>` (`contract/api.md` 4.5).
+    pub id: String,
+    /// Repository as stored and shown; always contains a `/`.
+    pub repository: String,
+    /// Tag or digest.
+    pub reference: String,
+    /// Digest of the manifest of the selected platform.
+    pub manifest_digest: String,
+    /// Digest of the image configuration; the image's id.
+    pub config_digest: String,
+    /// Size of configuration and compressed layers, in bytes.
+    pub size_bytes: u64,
+    /// The layers, bottom first.
+    pub layers: Vec<ImageLayer>,
+    /// What a container takes from the image configuration.
+    pub config: ImageRunConfig,
+    /// Operating system (`linux`).
+    pub os: String,
+    /// Architecture in Go naming (`amd64`).
+    pub architecture: String,
+    /// When it was pulled or built.
+    pub created_at: Timestamp,
+}
+
+/// One layer of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageLayer {
+    /// Digest of the uncompressed archive: the key of the unpacked layer.
+    pub diff_id: String,
+    /// Digest of the blob in the registry.
+    pub digest: String,
+    /// Size of the blob in the registry, in bytes.
+    pub size: u64,
+}
+
+/// `config` of the OCI image specification, as far as it acts here.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRunConfig {
+    /// `Env`
+    pub env: Vec<String>,
+    /// `Entrypoint`
+    pub entrypoint: Vec<String>,
+    /// `Cmd`
+    pub cmd: Vec<String>,
+    /// `WorkingDir`; empty when the image names none.
+    pub working_dir: String,
+    /// `User`; empty when the image names none.
+    pub user: String,
+}

@@ -1,0 +1,13 @@
+//! The stored objects: plain data, serialised as one JSON document each. Field names on disk are the names here;
+//! a field that is added later needs `#[serde(default)]`, anything else a migration (`database.rs`).
+
+mod container;
+mod image;
+mod network;
+
+pub use container::*;
+pub use image::*;
+pub use network::*;
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,69 @@
+//! Builders for tests all over the crate.
+
+use super::*;
+
+pub(crate) fn container(id: &str, name: &str) -> Container {
+    Container {
+        id: id.into(),
+        name: name.into(),
+        pod_id: None,
+        bottle_id: None,
+        spiffe_id: None,
+        state: ContainerState::Creating,
+        operation: None,
+        process: None,
+        exit: None,
+        image_repository: "library/busybox".into(),
+        image_reference: "latest".into(),
+        layers: Vec::new(),
+        spec: ProcessSpec {
+            args: vec!["sh".into()],
+            cwd: "/".into(),
+            ..ProcessSpec::default()
+        },
+        mounts: Vec::new(),
+        tty: false,
+        attachment: None,
+        forwards: Vec::new(),
+        certificate_due: false,
+        creating_at: None,
+        created_at: None,
+        started_at: None,
+        stopped_at: None,
+    }
+}
+
+impl Container {
+    pub(crate) fn forward(mut self, port: u16) -> Self {
+        self.forwards.push(Forward {
+            host_port: port,
+            container_port: port,
+            protocol: Protocol::Tcp,
+        });
+        self
+    }
+
+    pub(crate) fn address(mut self, address: &str) -> Self {
+        self.attachment = Some(Attachment {
+            network: "raind0".into(),
+            address: address.parse().unwrap(),
+        });
+        self
+    }
+
+    pub(crate) fn in_state(mut self, state: ContainerState) -> Self {
+        self.state = state;
+        self
+    }
+}
+
+pub(crate) fn network(name: &str, subnet: &str) -> Network {
+    let subnet: ipnet::Ipv4Net = subnet.parse().unwrap();
+    let [a, b, c, _] = subnet.network().octets();
+    Network {
+        name: name.into(),
+        subnet,
+        gateway: [a, b, c, 254].into(),
+        created_at: jiff::Timestamp::UNIX_EPOCH,
+    }
+}

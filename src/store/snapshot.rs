@@ -1,0 +1,468 @@
+//! The in-memory state and the transaction that changes it. No I/O here.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use imbl::{HashMap, OrdMap};
+use ipnet::Ipv4Net;
+use jiff::Timestamp;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::records::{Container, Image, Network, Protocol};
+use super::writer::StoreError;
+
+/// A kind of stored object. One SQLite table each.
+pub trait Record: Serialize + DeserializeOwned + Clone + fmt::Debug + Send + Sync + 'static {
+    /// Which kind this is.
+    const KIND: Kind;
+    /// Key, unique within the kind.
+    fn id(&self) -> &str;
+    /// Name a person gave or sees.
+    fn name(&self) -> &str;
+    /// Namespace of the name; empty for kinds without namespaces.
+    fn namespace(&self) -> &str {
+        ""
+    }
+    /// What no other record of any kind may hold at the same time.
+    fn claims(&self) -> Vec<Claim> {
+        Vec::new()
+    }
+    /// The table of this kind.
+    fn table(snapshot: &Snapshot) -> &Table<Self>;
+    /// The table of this kind.
+    fn table_mut(snapshot: &mut Snapshot) -> &mut Table<Self>;
+    /// This record as one of all kinds.
+    fn object(record: Arc<Self>) -> Object;
+}
+
+/// Declares the kinds: the enum, the tables of the snapshot and the union for change events, which must not diverge.
+macro_rules! kinds {
+    ($($kind:ident, $field:ident, $doc:literal);* $(;)?) => {
+        /// The kinds of stored objects.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+        #[serde(rename_all = "lowercase")]
+        pub enum Kind { $(#[doc = $doc] $kind),* }
+
+        impl Kind {
+            /// All kinds.
+            pub const ALL: &'static [Kind] = &[$(Kind::$kind),*];
+
+            /// Name of the SQLite table.
+            pub fn table_name(self) -> &'static str {
+                match self { $(Kind::$kind => stringify!($field)),* }
+            }
+        }
+
+        /// A record of any kind.
+        #[derive(Debug, Clone)]
+        pub enum Object { $(#[doc = $doc] $kind(Arc<$kind>)),* }
+
+        /// All state at one revision. Cheap to clone; clones share structure.
+        #[derive(Debug, Clone, Default)]
+        pub struct Snapshot {
+            revision: u64,
+            $($field: Table<$kind>,)*
+            claims: HashMap<Claim, Holder>,
+        }
+
+        impl Snapshot {
+            $(#[doc = concat!("All records of: ", $doc)]
+            pub fn $field(&self) -> &Table<$kind> { &self.$field })*
+
+            /// Adds a record that was read from disk.
+            pub(super) fn restore(&mut self, kind: Kind, document: &str) -> Result<(), StoreError> {
+                match kind { $(Kind::$kind => self.restore_as::<$kind>(document)),* }
+            }
+        }
+
+
+        macro_rules! record_glue {
+            $(($kind) => {
+                const KIND: Kind = Kind::$kind;
+                fn table(snapshot: &Snapshot) -> &Table<Self> { &snapshot.$field }
+                fn table_mut(snapshot: &mut Snapshot) -> &mut Table<Self> { &mut snapshot.$field }
+                fn object(record: Arc<Self>) -> Object { Object::$kind(record) }
+            };)*
+        }
+    };
+}
+
+kinds! {
+    Container, containers, "containers";
+    Image, images, "images";
+    Network, networks, "networks";
+}
+
+impl Record for Container {
+    record_glue!(Container);
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A name that is another container's id would make that container unreachable, so both are claimed as names.
+    fn claims(&self) -> Vec<Claim> {
+        let mut claims = vec![Claim::ContainerName(self.name.clone())];
+        if self.id != self.name {
+            claims.push(Claim::ContainerName(self.id.clone()));
+        }
+        claims.extend(self.attachment.iter().map(|a| Claim::Address(a.address)));
+        claims.extend(self.forwards.iter().map(|f| Claim::HostPort(f.protocol, f.host_port)));
+        claims
+    }
+}
+
+impl Record for Image {
+    record_glue!(Image);
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn name(&self) -> &str {
+        &self.id
+    }
+}
+
+impl Record for Network {
+    record_glue!(Network);
+
+    fn id(&self) -> &str {
+        &self.name
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn claims(&self) -> Vec<Claim> {
+        vec![
+            Claim::Network(self.name.clone()),
+            Claim::Subnet(self.subnet),
+            Claim::Address(self.gateway),
+        ]
+    }
+}
+
+/// Something that at most one record may hold.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Claim {
+    /// A word that means one container: its name or its id.
+    ContainerName(String),
+    /// An IPv4 address inside the runtime subnet.
+    Address(Ipv4Addr),
+    /// A port of the host.
+    HostPort(Protocol, u16),
+    /// Name of a network, which is the name of its bridge.
+    Network(String),
+    /// A block of addresses.
+    Subnet(Ipv4Net),
+}
+
+/// The record that holds a claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its id.
+    pub id: String,
+}
+
+/// A claim was refused because another record holds it.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{claim:?} is held by {:?} {}", holder.kind, holder.id)]
+pub struct Taken {
+    /// What was asked for.
+    pub claim: Claim,
+    /// Who has it.
+    pub holder: Holder,
+}
+
+/// The records of one kind, by id.
+#[derive(Debug, Clone)]
+pub struct Table<R>(OrdMap<String, Arc<R>>);
+
+impl<R> Default for Table<R> {
+    fn default() -> Self {
+        Self(OrdMap::new())
+    }
+}
+
+impl<R: Record> Table<R> {
+    /// The record of that id.
+    pub fn get(&self, id: &str) -> Option<&Arc<R>> {
+        self.0.get(id)
+    }
+
+    /// All records, by id.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<R>> {
+        self.0.values()
+    }
+
+    /// The records whose id begins with `prefix`, by id.
+    pub fn with_prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<R>> {
+        self.0
+            .range(prefix.to_owned()..)
+            .map(|(_, r)| r)
+            .take_while(move |r| r.id().starts_with(prefix))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Snapshot {
+    /// Number of commits since the store was opened. Grows with every published snapshot.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The record of that id.
+    pub fn get<R: Record>(&self, id: &str) -> Option<&Arc<R>> {
+        R::table(self).get(id)
+    }
+
+    /// Who holds a claim.
+    pub fn holder(&self, claim: &Claim) -> Option<&Holder> {
+        self.claims.get(claim)
+    }
+
+    fn restore_as<R: Record>(&mut self, document: &str) -> Result<(), StoreError> {
+        let record: R = serde_json::from_str(document).map_err(|e| StoreError::Document {
+            kind: R::KIND,
+            message: e.to_string(),
+        })?;
+        self.claim(&record).map_err(|taken| StoreError::Document {
+            kind: R::KIND,
+            message: taken.to_string(),
+        })?;
+        R::table_mut(self).0.insert(record.id().to_owned(), Arc::new(record));
+        Ok(())
+    }
+
+    fn claim<R: Record>(&mut self, record: &R) -> Result<(), Taken> {
+        let claims = record.claims();
+        for claim in &claims {
+            match self.claims.get(claim) {
+                Some(holder) if holder.kind != R::KIND || holder.id != record.id() => {
+                    return Err(Taken {
+                        claim: claim.clone(),
+                        holder: holder.clone(),
+                    });
+                }
+                _ => {}
+            }
+        }
+        for claim in claims {
+            self.claims.insert(
+                claim,
+                Holder {
+                    kind: R::KIND,
+                    id: record.id().to_owned(),
+                },
+            );
+        }
+        Ok(())
+    }
+
+    fn release<R: Record>(&mut self, record: &R, keep: &[Claim]) {
+        for claim in record.claims() {
+            if !keep.contains(&claim) {
+                self.claims.remove(&claim);
+            }
+        }
+    }
+}
+
+/// One object before and after a commit. At least one side is there.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// Kind of the object.
+    pub kind: Kind,
+    /// Its id.
+    pub id: String,
+    /// As it was; `None` when it is new.
+    pub old: Option<Object>,
+    /// As it is now; `None` when it was removed.
+    pub new: Option<Object>,
+}
+
+/// What one transaction changed.
+#[derive(Debug, Clone)]
+pub struct Commit {
+    /// Revision of the snapshot that shows it.
+    pub revision: u64,
+    /// When it was committed.
+    pub at: Timestamp,
+    /// Each changed object once.
+    pub changes: Vec<Change>,
+}
+
+/// A change in the making: reads see its own writes, nobody else does until it is committed.
+pub struct Txn {
+    base: Snapshot,
+    pub(super) next: Snapshot,
+    pub(super) writes: BTreeMap<(Kind, String), Write>,
+}
+
+/// The last state of one object within a transaction, as it goes to disk.
+pub(super) struct Write {
+    pub row: Option<Row>,
+    pub old: Option<Object>,
+    pub new: Option<Object>,
+}
+
+pub(super) struct Row {
+    pub name: String,
+    pub namespace: String,
+    pub document: String,
+}
+
+impl Txn {
+    pub(super) fn new(base: Snapshot) -> Self {
+        let mut next = base.clone();
+        next.revision += 1;
+        Self {
+            base,
+            next,
+            writes: BTreeMap::new(),
+        }
+    }
+
+    /// The state including what this transaction did so far.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.next
+    }
+
+    /// The record of that id.
+    pub fn get<R: Record>(&self, id: &str) -> Option<Arc<R>> {
+        self.next.get::<R>(id).cloned()
+    }
+
+    /// Inserts or replaces a record. Fails, changing nothing, when another record holds one of its claims.
+    pub fn put<R: Record>(&mut self, record: R) -> Result<Arc<R>, Taken> {
+        let previous = self.next.get::<R>(record.id()).cloned();
+        self.next.claim(&record)?;
+        if let Some(previous) = &previous {
+            self.next.release(previous.as_ref(), &record.claims());
+        }
+        // Records are plain data: strings, numbers and lists. Serialising them has no way to fail.
+        #[allow(clippy::expect_used)]
+        let document = serde_json::to_string(&record).expect("plain data");
+        let row = Row {
+            name: record.name().to_owned(),
+            namespace: record.namespace().to_owned(),
+            document,
+        };
+        let record = Arc::new(record);
+        R::table_mut(&mut self.next)
+            .0
+            .insert(record.id().to_owned(), record.clone());
+        self.note::<R>(record.id(), Some(row), Some(R::object(record.clone())));
+        Ok(record)
+    }
+
+    /// Changes the record of that id in place; `None` when there is none. Claims are checked as in [`Txn::put`].
+    pub fn update<R: Record>(&mut self, id: &str, change: impl FnOnce(&mut R)) -> Result<Option<Arc<R>>, Taken> {
+        let Some(current) = self.get::<R>(id) else {
+            return Ok(None);
+        };
+        let mut record = R::clone(&current);
+        change(&mut record);
+        self.put(record).map(Some)
+    }
+
+    /// Removes a record and with it all its claims. `None` when there was none.
+    pub fn remove<R: Record>(&mut self, id: &str) -> Option<Arc<R>> {
+        let record = R::table_mut(&mut self.next).0.remove(id)?;
+        self.next.release(record.as_ref(), &[]);
+        self.note::<R>(id, None, None);
+        Some(record)
+    }
+
+    fn note<R: Record>(&mut self, id: &str, row: Option<Row>, new: Option<Object>) {
+        let old = self.base.get::<R>(id).cloned().map(R::object);
+        self.writes.insert((R::KIND, id.to_owned()), Write { row, old, new });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::records::tests::{container, network};
+
+    fn txn() -> Txn {
+        Txn::new(Snapshot::default())
+    }
+
+    #[test]
+    fn a_claim_has_one_holder() {
+        let mut t = txn();
+        t.put(container("a", "web").forward(8080).address("10.166.0.1"))
+            .unwrap();
+        for second in [
+            container("b", "web"),
+            container("b", "a"),
+            container("b", "x").forward(8080),
+            container("b", "x").address("10.166.0.1"),
+        ] {
+            let taken = t.put(second).unwrap_err();
+            assert_eq!(
+                taken.holder,
+                Holder {
+                    kind: Kind::Container,
+                    id: "a".into()
+                }
+            );
+            assert!(t.get::<Container>("b").is_none(), "a refused put changes nothing");
+        }
+        t.put(container("b", "x").forward(8081)).unwrap();
+    }
+
+    #[test]
+    fn claims_go_over_kinds() {
+        let mut t = txn();
+        t.put(network("raind0", "10.166.0.0/24")).unwrap();
+        let taken = t.put(container("a", "web").address("10.166.0.254")).unwrap_err();
+        assert_eq!(taken.holder.kind, Kind::Network);
+    }
+
+    #[test]
+    fn an_update_frees_what_it_gives_up() {
+        let mut t = txn();
+        t.put(container("a", "web").forward(80)).unwrap();
+        t.update::<Container>("a", |c| c.forwards.clear()).unwrap();
+        t.put(container("b", "x").forward(80)).unwrap();
+        t.remove::<Container>("b").unwrap();
+        t.put(container("c", "x").forward(80)).unwrap();
+    }
+
+    #[test]
+    fn prefixes_find_ids() {
+        let mut t = txn();
+        for id in ["01ab1", "01ab2", "01ac"] {
+            t.put(container(id, id)).unwrap();
+        }
+        let found: Vec<_> = t
+            .snapshot()
+            .containers()
+            .with_prefix("01ab")
+            .map(|c| c.id.clone())
+            .collect();
+        assert_eq!(found, ["01ab1", "01ab2"]);
+    }
+}
