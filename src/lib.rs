@@ -3,6 +3,7 @@
 //! Arrows point down only: `api` calls the domain services; they call `store`, `runtime`, `network` and `firewall`.
 //! A domain module never sees an HTTP type, and everything is built once and passed in (`daemon`).
 
+pub mod api;
 pub mod config;
 pub mod runtime;
 pub mod store;
