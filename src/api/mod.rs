@@ -10,7 +10,9 @@
 pub mod envelope;
 pub mod error;
 pub mod extract;
+pub mod management;
 pub mod routing;
+pub mod time;
 
 pub use envelope::{Done, Failure, Success, SuccessBody, done, success};
 pub use error::ApiError;

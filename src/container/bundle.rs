@@ -7,6 +7,7 @@ use std::path::Path;
 
 use oci_spec::runtime::{Mount, MountBuilder};
 
+use crate::apparmor::Confinement;
 use crate::runtime::dir::ContainerDir;
 use crate::runtime::mounts;
 use crate::store::{Container, Network};
@@ -22,7 +23,11 @@ impl ContainerService {
     /// it a hook's URL, may have changed.
     pub(super) async fn write_bundle(&self, container: &Container) -> Result<(), ContainerError> {
         let snapshot = self.snapshot();
-        let network = container.attachment.as_ref().and_then(|a| snapshot.networks().get(&a.network)).cloned();
+        let network = container
+            .attachment
+            .as_ref()
+            .and_then(|a| snapshot.networks().get(&a.network))
+            .cloned();
         let default = snapshot.networks().get(&self.0.settings.default_network).cloned();
         let uplink = self.0.services.networks.uplink().borrow().clone();
         let (container, settings) = (container.clone(), self.0.settings.clone());
@@ -41,12 +46,14 @@ impl ContainerService {
                 gateway: gateway_or_none,
                 prefix_len: network.as_ref().map_or(24, |n| n.subnet.prefix_len()),
                 host_interface: uplink.as_ref().map_or("", |u| &u.interface),
-                host_address: host_address(uplink.map(|u| u.address), default.as_deref(), gateway_or_none),
-                apparmor: settings.apparmor,
+                host_address: host_address(uplink.as_ref().map(|u| u.address), default.as_deref(), gateway_or_none),
+                apparmor: settings.confinement == Confinement::Confined,
                 hooks: &settings.hooks,
             };
-            let config = config_json(&container, &context)
-                .map_err(|e| ContainerError::Cleanup { step: "create spec failed", message: e.to_string() })?;
+            let config = config_json(&container, &context).map_err(|e| ContainerError::Cleanup {
+                step: "create spec failed",
+                message: e.to_string(),
+            })?;
             replace(&dir.config(), 0o644, &format!("{config:#}\n"))?;
             Ok(())
         })
@@ -61,15 +68,21 @@ fn host_address(uplink: Option<Ipv4Addr>, default: Option<&Network>, gateway: Ip
 
 /// Checks mount strings against the policy and the host's files (`contract/runtime.md` 5.4).
 pub(super) fn mounts(texts: &[String]) -> Result<Vec<Mount>, ContainerError> {
-    texts.iter().map(|text| mount(text).map_err(ContainerError::InvalidMount)).collect()
+    texts
+        .iter()
+        .map(|text| mount(text).map_err(ContainerError::InvalidMount))
+        .collect()
 }
 
 fn mount(text: &str) -> Result<Mount, String> {
     let parsed = mounts::parse(text).map_err(|e| e.to_string())?;
     let is_directory = mounts::check_source(&parsed.source).map_err(|e| e.to_string())?;
     // Exactly these two forms start under the original runtime.
-    let (kind, mut options) =
-        if is_directory { ("", vec!["bind".to_owned()]) } else { ("bind", vec!["rbind".into(), "rprivate".into()]) };
+    let (kind, mut options) = if is_directory {
+        ("", vec!["bind".to_owned()])
+    } else {
+        ("bind", vec!["rbind".into(), "rprivate".into()])
+    };
     if parsed.read_only {
         options.push("ro".into());
     }
@@ -85,7 +98,11 @@ fn mount(text: &str) -> Result<Mount, String> {
 fn make_directories(dir: &ContainerDir) -> Result<(), ContainerError> {
     let make = |path: &Path, mode| {
         let mut builder = std::fs::DirBuilder::new();
-        builder.recursive(true).mode(mode).create(path).map_err(|e| named(path, e))
+        builder
+            .recursive(true)
+            .mode(mode)
+            .create(path)
+            .map_err(|e| named(path, e))
     };
     make(dir.path(), 0o755)?;
     for path in [dir.diff(), dir.work(), dir.merged(), dir.etc()] {
@@ -115,8 +132,12 @@ fn write_etc(dir: &ContainerDir, container: &Container, gateway: Option<Ipv4Addr
 fn replace(path: &Path, mode: u32, text: &str) -> Result<(), ContainerError> {
     let staged = path.with_extension("new");
     let write = || {
-        let mut file =
-            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&staged)?;
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .open(&staged)?;
         file.write_all(text.as_bytes())?;
         std::fs::rename(&staged, path)
     };

@@ -57,7 +57,11 @@ fn directory(id: &str) -> PathBuf {
 
 /// Makes the directory of a container; a runtime that finds it only fills it.
 pub(super) fn create(id: &str) -> std::io::Result<()> {
-    if is_unified() { fs_err::create_dir_all(directory(id)) } else { Ok(()) }
+    if is_unified() {
+        fs_err::create_dir_all(directory(id))
+    } else {
+        Ok(())
+    }
 }
 
 /// Mode 0555 once the runtime has written the limits.

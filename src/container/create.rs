@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use crate::apparmor::Confinement;
 use crate::image::{ImageRef, Platform};
 use crate::network::ipam;
 use crate::store::{
@@ -29,7 +30,12 @@ impl ContainerService {
         let service = self.clone();
         self.detached(async move {
             let wish = service.check(request).await?;
-            let image = service.0.services.images.ensure(&wish.reference, &wish.platform).await?;
+            let image = service
+                .0
+                .services
+                .images
+                .ensure(&wish.reference, &wish.platform)
+                .await?;
             let process = service.process(&wish.request, &image).await?;
             service.create_from(wish, image, process).await
         })
@@ -45,6 +51,11 @@ impl ContainerService {
         if !request.name.is_empty() && !names::valid(&request.name) {
             return Err(ContainerError::InvalidName(request.name));
         }
+        if let (true, Confinement::Unconfined(reason)) =
+            (self.0.settings.require_apparmor, &self.0.settings.confinement)
+        {
+            return Err(ContainerError::Unconfined(reason.clone()));
+        }
         let snapshot = self.snapshot();
         if snapshot.holder(&Claim::ContainerName(request.name.clone())).is_some() {
             return Err(ContainerError::NameTaken(request.name));
@@ -52,14 +63,24 @@ impl ContainerService {
         let reference = ImageRef::parse(&request.image)?;
         let platform = Platform::parse(&request.os, &request.architecture)?;
         let forwards = parse_ports(&request.ports)?;
-        let network =
-            if request.network.is_empty() { self.0.settings.default_network.clone() } else { request.network.clone() };
+        let network = if request.network.is_empty() {
+            self.0.settings.default_network.clone()
+        } else {
+            request.network.clone()
+        };
         if snapshot.networks().get(&network).is_none() {
             return Err(ContainerError::NetworkNotFound(network));
         }
         let mounts = request.mounts.clone();
         super::blocking(move || bundle::mounts(&mounts).map(drop)).await?;
-        Ok(Wish { reference, platform, name: request.name.clone(), network, forwards, request })
+        Ok(Wish {
+            reference,
+            platform,
+            name: request.name.clone(),
+            network,
+            forwards,
+            request,
+        })
     }
 
     /// What runs: the request over the image configuration.
@@ -71,15 +92,30 @@ impl ContainerService {
             // Their values may be secrets, their names are not known: only the number is said.
             tracing::warn!(count = ignored.len(), image = %image.id, "environment entries without '=' have no effect");
         }
-        let user = if self.0.settings.run_as_image_user { config.user.as_str() } else { "" };
+        let user = if self.0.settings.run_as_image_user {
+            config.user.as_str()
+        } else {
+            ""
+        };
         let diff_ids: Vec<String> = image.layers.iter().map(|l| l.diff_id.clone()).collect();
         let user = self.0.services.images.resolve_user(&diff_ids, user).await?;
-        let cwd = if config.working_dir.is_empty() { "/".into() } else { config.working_dir.clone() };
-        Ok(ProcessSpec { args, env, cwd, uid: user.uid, gid: user.gid, additional_gids: user.additional_gids })
+        let cwd = if config.working_dir.is_empty() {
+            "/".into()
+        } else {
+            config.working_dir.clone()
+        };
+        Ok(ProcessSpec {
+            args,
+            env,
+            cwd,
+            uid: user.uid,
+            gid: user.gid,
+            additional_gids: user.additional_gids,
+        })
     }
 
     async fn create_from(&self, wish: Wish, image: Arc<Image>, process: ProcessSpec) -> Result<String, ContainerError> {
-        let id = names::fresh_id(&self.snapshot());
+        let id = names::fresh_id(&self.snapshot(), Timestamp::now());
         // Taken before the row exists: the first to see the row must not be faster than we are.
         let _lock = self.0.locks.lock(&id).await;
         let container = self.reserve(id, wish, image, process).await?;
@@ -110,15 +146,27 @@ impl ContainerService {
     ) -> Result<Arc<Container>, ContainerError> {
         let reserve = self.0.services.store.transact(move |t| {
             // Between pull and now the image may have been removed; its layers are only safe under a committed row.
-            if t.get::<Image>(&image.id).is_none_or(|present| present.config_digest != image.config_digest) {
+            if t.get::<Image>(&image.id)
+                .is_none_or(|present| present.config_digest != image.config_digest)
+            {
                 return Err(crate::image::ImageError::NotFound(image.id.clone()).into());
             }
             let network = t
                 .get::<Network>(&wish.network)
                 .ok_or_else(|| ContainerError::NetworkNotFound(wish.network.clone()))?;
-            let address = ipam::lowest_free(t.snapshot(), &network)
-                .ok_or_else(|| ContainerError::SubnetFull(network.subnet))?;
-            let row = new_row(t, id, wish, &image, process, Attachment { network: network.name.clone(), address });
+            let address =
+                ipam::lowest_free(t.snapshot(), &network).ok_or_else(|| ContainerError::SubnetFull(network.subnet))?;
+            let row = new_row(
+                t,
+                id,
+                wish,
+                &image,
+                process,
+                Attachment {
+                    network: network.name.clone(),
+                    address,
+                },
+            );
             t.put(row).map_err(|taken| ContainerError::taken(taken, t.snapshot()))
         });
         reserve.await
@@ -143,7 +191,10 @@ impl ContainerService {
             .runtime
             .create(&container.id, container.tty)
             .await
-            .map_err(|source| ContainerError::Runtime { step: "create container failed", source })?;
+            .map_err(|source| ContainerError::Runtime {
+                step: "create container failed",
+                source,
+            })?;
         let process = self.runtime_process(&container.id).await;
         let id = container.id.clone();
         self.update(&id, move |c| {
@@ -157,15 +208,12 @@ impl ContainerService {
     }
 }
 
-fn new_row(
-    t: &Txn,
-    id: String,
-    wish: Wish,
-    image: &Image,
-    spec: ProcessSpec,
-    attachment: Attachment,
-) -> Container {
-    let name = if wish.name.is_empty() { names::fresh_name(t.snapshot()) } else { wish.name };
+fn new_row(t: &Txn, id: String, wish: Wish, image: &Image, spec: ProcessSpec, attachment: Attachment) -> Container {
+    let name = if wish.name.is_empty() {
+        names::fresh_name(t.snapshot())
+    } else {
+        wish.name
+    };
     Container {
         id,
         name,

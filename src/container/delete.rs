@@ -42,8 +42,19 @@ impl ContainerService {
         };
         note(self.runtime_forget(container).await);
         self.unwatch(id);
-        note(self.0.services.networks.remove_stray_link(&container.veth()).await.map_err(Into::into));
-        note(cgroup::remove(id).await.map_err(|e| cleanup("delete cgroup subtree failed", &e)));
+        note(
+            self.0
+                .services
+                .networks
+                .remove_stray_link(&container.veth())
+                .await
+                .map_err(Into::into),
+        );
+        note(
+            cgroup::remove(id)
+                .await
+                .map_err(|e| cleanup("delete cgroup subtree failed", &e)),
+        );
         let directory = self.dir(id).path().to_owned();
         note(
             super::blocking(move || match fs_err::remove_dir_all(directory) {
@@ -67,7 +78,12 @@ impl ContainerService {
             })
             .await?;
         // The row is gone, and the rules are computed from rows: what fails here is repaired by the next apply.
-        self.0.services.firewall.apply().await.map_err(|e| cleanup("cleanup forward rule failed", &e))
+        self.0
+            .services
+            .firewall
+            .apply()
+            .await
+            .map_err(|e| cleanup("cleanup forward rule failed", &e))
     }
 
     /// The runtime's part. It may not know the container: a create can fail before it heard of it.
@@ -88,5 +104,8 @@ impl ContainerService {
 }
 
 fn cleanup(step: &'static str, error: &dyn std::fmt::Display) -> ContainerError {
-    ContainerError::Cleanup { step, message: error.to_string() }
+    ContainerError::Cleanup {
+        step,
+        message: error.to_string(),
+    }
 }

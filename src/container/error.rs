@@ -34,6 +34,9 @@ pub enum ContainerError {
     /// Neither request nor image say what to run.
     #[error("create spec failed: no command: the image has neither entrypoint nor cmd, so the request must name one")]
     NoCommand,
+    /// AppArmor is required and not there.
+    #[error("containers must be confined (require_apparmor) and cannot be: {0}")]
+    Unconfined(String),
     /// A mount string that is refused.
     #[error("create spec failed: {0}")]
     InvalidMount(String),
@@ -45,7 +48,11 @@ pub enum ContainerError {
     InvalidPort(String),
     /// Somebody else has the host port.
     #[error("forward rule failed: host port {port}/{protocol} is already used by {holder}")]
-    PortTaken { port: u16, protocol: crate::store::Protocol, holder: String },
+    PortTaken {
+        port: u16,
+        protocol: crate::store::Protocol,
+        holder: String,
+    },
     /// The network does not exist.
     #[error("target bridge not configured: {0}")]
     NetworkNotFound(String),
@@ -57,7 +64,10 @@ pub enum ContainerError {
     AlreadyStarted(String),
     /// The operation is not possible in that state.
     #[error("{operation} operation not allowed to current container status: {state}")]
-    WrongState { operation: &'static str, state: ContainerState },
+    WrongState {
+        operation: &'static str,
+        state: ContainerState,
+    },
     /// Exec in a container that does not run.
     #[error("container: {0} not running.")]
     NotRunning(String),
@@ -69,7 +79,12 @@ pub enum ContainerError {
         "direct {phrase} of container: {container} is not supported as it's managed by bottle: {bottle}.\nuse 'raind \
          bottle {word} <bottle-id|bottle-name>'"
     )]
-    ManagedByBottle { phrase: &'static str, container: String, bottle: String, word: &'static str },
+    ManagedByBottle {
+        phrase: &'static str,
+        container: String,
+        bottle: String,
+        word: &'static str,
+    },
     /// A hook that cannot occur in that state.
     #[error("event {event} is not expected in state {state}")]
     UnexpectedEvent { event: HookEvent, state: ContainerState },
@@ -114,7 +129,10 @@ impl ContainerError {
             }
             Claim::ContainerName(name) => Self::NameTaken(name),
             // An address is drawn in the same transaction from those that nobody claims.
-            claim => Self::Cleanup { step: "reserve failed", message: format!("{claim:?} is taken") },
+            claim => Self::Cleanup {
+                step: "reserve failed",
+                message: format!("{claim:?} is taken"),
+            },
         }
     }
 }

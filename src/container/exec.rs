@@ -29,7 +29,10 @@ impl ContainerService {
                     RuntimeError::Failed { detail, .. } if detail.contains("not running") => {
                         ContainerError::NotRunning(container.id.clone())
                     }
-                    _ => ContainerError::Runtime { step: "exec failed", source },
+                    _ => ContainerError::Runtime {
+                        step: "exec failed",
+                        source,
+                    },
                 })
         })
         .await

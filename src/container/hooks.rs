@@ -19,7 +19,11 @@ impl ContainerService {
             _ => None,
         };
         let code = report.exit_code;
-        let exit = Exit { code, reason: report.reason, message: report.message };
+        let exit = Exit {
+            code,
+            reason: report.reason,
+            message: report.message,
+        };
         let row = self
             .update(&id, move |c| {
                 transitions::apply_event(c, event, process, exit, Timestamp::now())?;

@@ -23,7 +23,11 @@ impl KeyedLocks {
             let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             locks.entry(key.to_owned()).or_default().clone()
         };
-        let mut guard = KeyGuard { locks: self.0.clone(), key: key.to_owned(), held: None };
+        let mut guard = KeyGuard {
+            locks: self.0.clone(),
+            key: key.to_owned(),
+            held: None,
+        };
         guard.held = Some(lock.lock_owned().await);
         guard
     }

@@ -22,7 +22,9 @@ impl ContainerService {
     /// The last `lines` lines as they are in the file. No file yet, or no line asked for: nothing.
     pub async fn tail_log(&self, parameter: &str, lines: i64) -> Result<Vec<u8>, ContainerError> {
         let path = self.log_path(parameter)?;
-        let Ok(lines) = usize::try_from(lines) else { return Ok(Vec::new()) };
+        let Ok(lines) = usize::try_from(lines) else {
+            return Ok(Vec::new());
+        };
         if lines > MAX_LINES {
             return Err(ContainerError::TooManyLines(MAX_LINES));
         }
@@ -52,10 +54,20 @@ fn last_lines(bytes: &[u8], cut: bool, lines: usize) -> &[u8] {
     if lines == 0 {
         return &[];
     }
-    let begin = if cut { bytes.iter().position(|b| *b == b'\n').map_or(bytes.len(), |at| at + 1) } else { 0 };
+    let begin = if cut {
+        bytes.iter().position(|b| *b == b'\n').map_or(bytes.len(), |at| at + 1)
+    } else {
+        0
+    };
     let bytes = &bytes[begin..];
     let body = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-    let from = body.iter().enumerate().rev().filter(|(_, b)| **b == b'\n').nth(lines - 1).map_or(0, |(at, _)| at + 1);
+    let from = body
+        .iter()
+        .enumerate()
+        .rev()
+        .filter(|(_, b)| **b == b'\n')
+        .nth(lines - 1)
+        .map_or(0, |(at, _)| at + 1);
     &bytes[from..]
 }
 

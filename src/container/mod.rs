@@ -37,6 +37,7 @@ use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 
+use crate::apparmor::Confinement;
 use crate::firewall::Firewall;
 use crate::image::ImageService;
 use crate::network::NetworkService;
@@ -64,8 +65,10 @@ pub struct ContainerSettings {
     pub default_network: String,
     /// Whether processes run as the user that the image names.
     pub run_as_image_user: bool,
-    /// Whether AppArmor is on and the profile is loaded.
-    pub apparmor: bool,
+    /// Whether AppArmor confines containers.
+    pub confinement: Confinement,
+    /// Whether a container without confinement is refused.
+    pub require_apparmor: bool,
     /// How hooks reach the daemon.
     pub hooks: HookSettings,
 }
@@ -150,7 +153,10 @@ impl ContainerService {
     ) -> Result<T, ContainerError> {
         let id = id.to_owned();
         let update = self.0.services.store.transact(move |t| {
-            let mut row = t.get::<Container>(&id).map(|c| Container::clone(&c)).ok_or(ContainerError::NotFound(id))?;
+            let mut row = t
+                .get::<Container>(&id)
+                .map(|c| Container::clone(&c))
+                .ok_or(ContainerError::NotFound(id))?;
             let before = row.clone();
             let value = change(&mut row)?;
             if row != before {
@@ -192,7 +198,12 @@ fn refuse_managed(
         None => Ok(()),
         Some(bottle) => {
             let (container, bottle) = (parameter.to_owned(), bottle.clone());
-            Err(ContainerError::ManagedByBottle { phrase, container, bottle, word })
+            Err(ContainerError::ManagedByBottle {
+                phrase,
+                container,
+                bottle,
+                word,
+            })
         }
     }
 }
@@ -218,7 +229,11 @@ mod tests {
         let store = Store::open(&dir.path().join("s.db")).unwrap();
         store
             .transact(|t| {
-                for (id, name) in [("01kg2cnf0ytv", "web"), ("01kg2cnf0xxx", "db"), ("01kh00000000", "01kg")] {
+                for (id, name) in [
+                    ("01kg2cnf0ytv", "web"),
+                    ("01kg2cnf0xxx", "db"),
+                    ("01kh00000000", "01kg"),
+                ] {
                     t.put(container(id, name)).unwrap();
                 }
                 Ok::<_, ContainerError>(())
@@ -232,7 +247,11 @@ mod tests {
         assert_eq!(found("01kg").unwrap(), "01kh00000000", "a name wins over a prefix");
         assert_eq!(found("01kg2cnf0y").unwrap(), "01kg2cnf0ytv");
         assert_eq!(found("01kg2").unwrap_err(), "container: 01kg2 is ambiguous");
-        assert_eq!(found("01k").unwrap_err(), "container: 01k not found", "too short for a prefix");
+        assert_eq!(
+            found("01k").unwrap_err(),
+            "container: 01k not found",
+            "too short for a prefix"
+        );
         assert_eq!(found("nope").unwrap_err(), "container: nope not found");
     }
 
@@ -242,7 +261,9 @@ mod tests {
         refuse_managed(&c, "a", "operation", "start").unwrap();
         c.bottle_id = Some("b1".into());
         assert_eq!(
-            refuse_managed(&c, "blog-db", "delete operation", "rm").unwrap_err().to_string(),
+            refuse_managed(&c, "blog-db", "delete operation", "rm")
+                .unwrap_err()
+                .to_string(),
             "direct delete operation of container: blog-db is not supported as it's managed by bottle: b1.\nuse \
              'raind bottle rm <bottle-id|bottle-name>'"
         );

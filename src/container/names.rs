@@ -1,5 +1,6 @@
 //! Names and ids of containers (`contract/api.md` 4.1, 4.2). Pure.
 
+use jiff::Timestamp;
 use rand::RngExt;
 
 use crate::store::{Claim, Snapshot};
@@ -21,10 +22,12 @@ pub fn valid(name: &str) -> bool {
 }
 
 /// A container id that nothing in `snapshot` uses: 12 characters, the first four of the time, 40 random bits.
-pub fn fresh_id(snapshot: &Snapshot) -> String {
+pub fn fresh_id(snapshot: &Snapshot, now: Timestamp) -> String {
     loop {
-        let time = ulid::Ulid::new().to_string().to_lowercase();
-        let mut id = time[..4].to_owned();
+        let ulid = ulid::Ulid::from_parts(now.as_millisecond().max(0) as u64, 0)
+            .to_string()
+            .to_lowercase();
+        let mut id = ulid[..4].to_owned();
         id.extend(random_characters(8));
         if !is_used(snapshot, &id) {
             return id;
@@ -78,7 +81,17 @@ mod tests {
         for good in ["a", "web", "Web_1.x-y", "0", &"n".repeat(128)] {
             assert!(valid(good), "{good}");
         }
-        for bad in ["", "-a", ".a", "a b", "a/b", "é", "stats", "condenser-pod-infra-1", &"n".repeat(129)] {
+        for bad in [
+            "",
+            "-a",
+            ".a",
+            "a b",
+            "a/b",
+            "é",
+            "stats",
+            "condenser-pod-infra-1",
+            &"n".repeat(129),
+        ] {
             assert!(!valid(bad), "{bad}");
         }
     }
@@ -86,9 +99,12 @@ mod tests {
     #[test]
     fn ids_are_twelve_characters_of_the_alphabet_and_differ() {
         let snapshot = Snapshot::default();
-        let ids: std::collections::BTreeSet<_> = (0..1000).map(|_| fresh_id(&snapshot)).collect();
+        let ids: std::collections::BTreeSet<_> = (0..1000).map(|_| fresh_id(&snapshot, Timestamp::now())).collect();
         assert_eq!(ids.len(), 1000);
-        assert!(ids.iter().all(|id| id.len() == 12 && id.bytes().all(|b| ALPHABET.contains(&b))));
+        assert!(
+            ids.iter()
+                .all(|id| id.len() == 12 && id.bytes().all(|b| ALPHABET.contains(&b)))
+        );
     }
 
     #[test]

@@ -63,7 +63,10 @@ impl ContainerService {
     async fn undo_restart(&self, id: &str) -> Result<(), ContainerError> {
         let state = self.runtime_state(id).await;
         let runtime = &self.0.services.runtime;
-        let failed = |source| ContainerError::Runtime { step: "undo of a restart failed", source };
+        let failed = |source| ContainerError::Runtime {
+            step: "undo of a restart failed",
+            source,
+        };
         if state.as_ref().is_some_and(|s| s.status == Status::Running) {
             runtime.stop(id).await.map_err(failed)?;
         }
@@ -120,7 +123,12 @@ impl ContainerService {
         let mut orphans: BTreeSet<String> =
             super::blocking(move || Ok(names_in(&root)?.into_iter().chain(names_in(&volatile)?).collect())).await?;
         let links = self.0.services.networks.links().await?;
-        orphans.extend(links.iter().filter_map(|link| link.strip_prefix("rd_")).map(str::to_owned));
+        orphans.extend(
+            links
+                .iter()
+                .filter_map(|link| link.strip_prefix("rd_"))
+                .map(str::to_owned),
+        );
         for id in orphans.into_iter().filter(is_orphan) {
             tracing::warn!(container.id = %id, "removing what is left of a container without a record");
             if let Err(error) = self.remove_orphan(&id).await {
@@ -132,7 +140,10 @@ impl ContainerService {
 
     async fn remove_orphan(&self, id: &str) -> Result<(), ContainerError> {
         let runtime = &self.0.services.runtime;
-        let failed = |source| ContainerError::Runtime { step: "delete container failed", source };
+        let failed = |source| ContainerError::Runtime {
+            step: "delete container failed",
+            source,
+        };
         let state = self.runtime_state(id).await;
         if state.as_ref().is_some_and(|s| s.status == Status::Running) {
             runtime.stop(id).await.map_err(failed)?;
@@ -154,12 +165,17 @@ impl ContainerService {
 /// Whether a name is one that only we give: a container id, with or without the mark of a build.
 fn looks_like_id(name: &str) -> bool {
     let id = name.strip_prefix("build-").unwrap_or(name);
-    id.len() == ID_LENGTH && id.bytes().all(|b| b.is_ascii_digit() || (b.is_ascii_lowercase() && !b"ilou".contains(&b)))
+    id.len() == ID_LENGTH
+        && id
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b.is_ascii_lowercase() && !b"ilou".contains(&b)))
 }
 
 fn names_in(directory: &Path) -> std::io::Result<Vec<String>> {
     match fs_err::read_dir(directory) {
-        Ok(entries) => entries.map(|e| Ok(e?.file_name().to_string_lossy().into_owned())).collect(),
+        Ok(entries) => entries
+            .map(|e| Ok(e?.file_name().to_string_lossy().into_owned()))
+            .collect(),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(e) => Err(e),
     }
@@ -174,7 +190,14 @@ mod tests {
         for ours in ["01kg2cnf0ytv", "build-01kg2cnf0ytv"] {
             assert!(looks_like_id(ours), "{ours}");
         }
-        for other in ["", "lost+found", "01kg2cnf0yt", "01kg2cnf0yto", "01KG2CNF0YTV", "my-container"] {
+        for other in [
+            "",
+            "lost+found",
+            "01kg2cnf0yt",
+            "01kg2cnf0yto",
+            "01KG2CNF0YTV",
+            "my-container",
+        ] {
             assert!(!looks_like_id(other), "{other}");
         }
     }

@@ -41,7 +41,11 @@ pub fn parse_port(text: &str) -> Result<Forward, ContainerError> {
     };
     let port = |field: &str| {
         let digits = !field.is_empty() && field.bytes().all(|b| b.is_ascii_digit());
-        let number = if digits { field.parse::<u16>().ok().filter(|n| *n > 0) } else { None };
+        let number = if digits {
+            field.parse::<u16>().ok().filter(|n| *n > 0)
+        } else {
+            None
+        };
         number.ok_or_else(|| {
             ContainerError::InvalidPort(format!("{field:?} in {text:?} is not a port number from 1 to 65535"))
         })
@@ -54,7 +58,11 @@ pub fn parse_port(text: &str) -> Result<Forward, ContainerError> {
             return Err(ContainerError::InvalidPort(message));
         }
     };
-    Ok(Forward { host_port: port(host)?, container_port: port(container)?, protocol })
+    Ok(Forward {
+        host_port: port(host)?,
+        container_port: port(container)?,
+        protocol,
+    })
 }
 
 /// Parses all port strings; the same host port twice is refused.
@@ -62,8 +70,14 @@ pub fn parse_ports(texts: &[String]) -> Result<Vec<Forward>, ContainerError> {
     let mut forwards: Vec<Forward> = Vec::with_capacity(texts.len());
     for text in texts {
         let forward = parse_port(text)?;
-        if forwards.iter().any(|f| (f.host_port, f.protocol) == (forward.host_port, forward.protocol)) {
-            let message = format!("host port {}/{} is published twice", forward.host_port, forward.protocol);
+        if forwards
+            .iter()
+            .any(|f| (f.host_port, f.protocol) == (forward.host_port, forward.protocol))
+        {
+            let message = format!(
+                "host port {}/{} is published twice",
+                forward.host_port, forward.protocol
+            );
             return Err(ContainerError::InvalidPort(message));
         }
         forwards.push(forward);
@@ -113,7 +127,13 @@ pub fn environment(image: &[String], requested: &[String]) -> (Vec<String>, Vec<
             None => entries.push((name.to_owned(), value.to_owned())),
         }
     }
-    (entries.into_iter().map(|(name, value)| format!("{name}={value}")).collect(), ignored)
+    (
+        entries
+            .into_iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect(),
+        ignored,
+    )
 }
 
 #[cfg(test)]
@@ -128,7 +148,11 @@ mod tests {
 
     #[test]
     fn port_strings() {
-        let forward = |h, c, p| Forward { host_port: h, container_port: c, protocol: p };
+        let forward = |h, c, p| Forward {
+            host_port: h,
+            container_port: c,
+            protocol: p,
+        };
         assert_eq!(parse_port("8080:80").unwrap(), forward(8080, 80, Protocol::Tcp));
         assert_eq!(parse_port("53:5353:UDP").unwrap(), forward(53, 5353, Protocol::Udp));
     }
@@ -145,7 +169,10 @@ mod tests {
     #[case("8080:80:sctp", "not a protocol")]
     fn bad_port_strings(#[case] text: &str, #[case] part: &str) {
         let error = parse_port(text).unwrap_err().to_string();
-        assert!(error.starts_with("forward rule failed: ") && error.contains(part), "{error}");
+        assert!(
+            error.starts_with("forward rule failed: ") && error.contains(part),
+            "{error}"
+        );
     }
 
     #[test]
@@ -156,9 +183,16 @@ mod tests {
 
     #[test]
     fn the_request_replaces_entrypoint_and_cmd() {
-        let image = ImageRunConfig { entrypoint: strings(&["e"]), cmd: strings(&["c"]), ..Default::default() };
+        let image = ImageRunConfig {
+            entrypoint: strings(&["e"]),
+            cmd: strings(&["c"]),
+            ..Default::default()
+        };
         assert_eq!(effective_command(&[], &image).unwrap(), ["e", "c"]);
-        assert_eq!(effective_command(&strings(&["r", "a b\n\""]), &image).unwrap(), ["r", "a b\n\""]);
+        assert_eq!(
+            effective_command(&strings(&["r", "a b\n\""]), &image).unwrap(),
+            ["r", "a b\n\""]
+        );
         effective_command(&[], &ImageRunConfig::default()).unwrap_err();
         effective_command(&strings(&[""]), &image).unwrap_err();
     }

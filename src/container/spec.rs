@@ -9,8 +9,8 @@ use oci_spec::OciSpecError;
 use oci_spec::runtime::{
     Arch, Capability, Hook, HookBuilder, HooksBuilder, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder,
     LinuxIdMapping, LinuxIdMappingBuilder, LinuxMemoryBuilder, LinuxNamespace, LinuxNamespaceBuilder,
-    LinuxNamespaceType, LinuxPidsBuilder, LinuxResourcesBuilder, LinuxSeccomp, LinuxSeccompAction,
-    LinuxSeccompBuilder, LinuxSyscallBuilder, Mount, ProcessBuilder, RootBuilder, SpecBuilder, UserBuilder,
+    LinuxNamespaceType, LinuxPidsBuilder, LinuxResourcesBuilder, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompBuilder,
+    LinuxSyscallBuilder, Mount, ProcessBuilder, RootBuilder, SpecBuilder, UserBuilder,
 };
 use serde_json::{Value, json};
 
@@ -39,9 +39,25 @@ const CAPABILITIES: [Capability; 14] = [
 ];
 /// The system calls that the original knows to deny. It aborts on any other name, so more denials are the runtime's.
 const DENIED_SYSCALLS: [&str; 19] = [
-    "bpf", "perf_event_open", "kexec_load", "open_by_handle_at", "ptrace", "process_vm_readv", "process_vm_writev",
-    "userfaultfd", "reboot", "swapon", "swapoff", "name_to_handle_at", "init_module", "finit_module",
-    "delete_module", "kcmp", "mount", "unshare", "setns",
+    "bpf",
+    "perf_event_open",
+    "kexec_load",
+    "open_by_handle_at",
+    "ptrace",
+    "process_vm_readv",
+    "process_vm_writev",
+    "userfaultfd",
+    "reboot",
+    "swapon",
+    "swapoff",
+    "name_to_handle_at",
+    "init_module",
+    "finit_module",
+    "delete_module",
+    "kcmp",
+    "mount",
+    "unshare",
+    "setns",
 ];
 const MEMORY_LIMIT: i64 = 1 << 30;
 const CPU_QUOTA: i64 = 80_000;
@@ -51,8 +67,17 @@ const PIDS_LIMIT: i64 = 512;
 const ID_MAP_SIZE: u32 = 65_535;
 /// Proc and sys files that no container may see (`contract/runtime.md` 9.3, R12).
 const MASKED_PATHS: [&str; 11] = [
-    "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats",
-    "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/fs/bpf", "/sys/devices/virtual/powercap",
+    "/proc/acpi",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/fs/bpf",
+    "/sys/devices/virtual/powercap",
 ];
 const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
@@ -98,7 +123,12 @@ pub struct SpecContext<'a> {
 pub fn config_json(container: &Container, context: &SpecContext<'_>) -> Result<Value, OciSpecError> {
     let spec = SpecBuilder::default()
         .version("1.0.2")
-        .root(RootBuilder::default().path(context.dir.merged()).readonly(false).build()?)
+        .root(
+            RootBuilder::default()
+                .path(context.dir.merged())
+                .readonly(false)
+                .build()?,
+        )
         .hostname(&container.id)
         .mounts(context.mounts.clone())
         .process(process(container)?)
@@ -162,8 +192,13 @@ fn linux(container: &Container) -> Result<oci_spec::runtime::Linux, OciSpecError
         .cpu(LinuxCpuBuilder::default().quota(CPU_QUOTA).period(CPU_PERIOD).build()?)
         .pids(LinuxPidsBuilder::default().limit(PIDS_LIMIT).build()?)
         .build()?;
-    let identity: Vec<LinuxIdMapping> =
-        vec![LinuxIdMappingBuilder::default().container_id(0u32).host_id(0u32).size(ID_MAP_SIZE).build()?];
+    let identity: Vec<LinuxIdMapping> = vec![
+        LinuxIdMappingBuilder::default()
+            .container_id(0u32)
+            .host_id(0u32)
+            .size(ID_MAP_SIZE)
+            .build()?,
+    ];
     LinuxBuilder::default()
         .cgroups_path(format!("/raind/{}", container.id))
         .resources(resources)
@@ -214,26 +249,56 @@ fn hook(context: &SpecContext<'_>, event: HookEvent) -> Result<Hook, OciSpecErro
     };
     let url = format!("https://{host}:{}/v1/hooks/droplet", context.hooks.hook_port);
     let cert = context.dir.cert();
-    agent(context.hooks, &url, event.as_str(), &cert.join("client.crt"), &cert.join("client.key"))
+    agent(
+        context.hooks,
+        &url,
+        event.as_str(),
+        &cert.join("client.crt"),
+        &cert.join("client.key"),
+    )
 }
 
 /// The request for the container's certificate, with the shared hook client pair.
 fn certificate_hook(context: &SpecContext<'_>) -> Result<Hook, OciSpecError> {
     let url = format!("https://localhost:{}/v1/pki/sign", context.hooks.ca_port);
     let dir = &context.hooks.cert_dir;
-    agent(context.hooks, &url, "requestCert", &dir.join("raindHookClient.crt"), &dir.join("raindHookClient.key"))
+    agent(
+        context.hooks,
+        &url,
+        "requestCert",
+        &dir.join("raindHookClient.crt"),
+        &dir.join("raindHookClient.key"),
+    )
 }
 
 fn agent(hooks: &HookSettings, url: &str, event: &str, cert: &Path, key: &Path) -> Result<Hook, OciSpecError> {
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let ca = hooks.cert_dir.join("raind.crt");
     let mut env = vec!["RAIND-HOOK-SETTER=CONDENSER".to_owned()];
-    env.extend(hooks.root_env.iter().map(|root| format!("{}={}", crate::runtime::dir::ROOT_ENV, root.display())));
+    env.extend(
+        hooks
+            .root_env
+            .iter()
+            .map(|root| format!("{}={}", crate::runtime::dir::ROOT_ENV, root.display())),
+    );
     let args = [
-        text(&hooks.agent), "--url".into(), url.into(), "--event".into(), event.into(), "--ca".into(), text(&ca),
-        "--cert".into(), text(cert), "--key".into(), text(key),
+        text(&hooks.agent),
+        "--url".into(),
+        url.into(),
+        "--event".into(),
+        event.into(),
+        "--ca".into(),
+        text(&ca),
+        "--cert".into(),
+        text(cert),
+        "--key".into(),
+        text(key),
     ];
-    HookBuilder::default().path(&hooks.agent).args(args.to_vec()).env(env).build()
+    HookBuilder::default()
+        .path(&hooks.agent)
+        .args(args.to_vec())
+        .env(env)
+        .build()
 }
 
 fn annotations(container: &Container, context: &SpecContext<'_>) -> HashMap<String, String> {

@@ -68,7 +68,10 @@ impl ContainerService {
         if let Err(source) = started {
             // A program that cannot be executed ends the container with 126 or 127; the runtime has recorded that.
             self.settle_exit(id).await;
-            return Err(ContainerError::Runtime { step: "start container failed", source });
+            return Err(ContainerError::Runtime {
+                step: "start container failed",
+                source,
+            });
         }
         let process = self.runtime_process(id).await;
         self.update(id, move |c| {

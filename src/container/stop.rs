@@ -19,7 +19,10 @@ impl ContainerService {
             if let Err(source) = stopped
                 && service.find(&id)?.process.is_some()
             {
-                return Err(ContainerError::Runtime { step: "stop failed", source });
+                return Err(ContainerError::Runtime {
+                    step: "stop failed",
+                    source,
+                });
             }
             tracing::info!(container.id = %id, "container stopped");
             Ok(id)

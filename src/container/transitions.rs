@@ -12,7 +12,11 @@ use super::ContainerError;
 
 /// Exit of a run whose end nobody saw.
 pub fn unseen_exit() -> Exit {
-    Exit { code: -1, reason: "Error".into(), message: "process down detected.".into() }
+    Exit {
+        code: -1,
+        reason: "Error".into(),
+        message: "process down detected.".into(),
+    }
 }
 
 /// Applies a report of the runtime. `process` is what `state.json` says, `exit` what the report says.
@@ -88,7 +92,14 @@ pub fn check_allowed(operation: &'static str, c: &Container) -> Result<(), Conta
         "stop" => c.state == Running,
         _ => matches!(c.state, Creating | Created | Stopped),
     };
-    if allowed { Ok(()) } else { Err(ContainerError::WrongState { operation, state: c.state }) }
+    if allowed {
+        Ok(())
+    } else {
+        Err(ContainerError::WrongState {
+            operation,
+            state: c.state,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -101,11 +112,19 @@ mod tests {
     use HookEvent::{CreateContainer, CreateRuntime, Poststart, Poststop, StopContainer};
 
     fn exit(code: i32) -> Exit {
-        Exit { code, reason: "Error".into(), message: String::new() }
+        Exit {
+            code,
+            reason: "Error".into(),
+            message: String::new(),
+        }
     }
 
     fn process() -> Option<ProcessId> {
-        Some(ProcessId { pid: 7, start_time: 1, boot_id: "b".into() })
+        Some(ProcessId {
+            pid: 7,
+            start_time: 1,
+            boot_id: "b".into(),
+        })
     }
 
     #[rstest]
@@ -159,6 +178,9 @@ mod tests {
         let now = Timestamp::now();
         apply_event(&mut c, CreateRuntime, None, exit(0), now).unwrap();
         apply_event(&mut c, CreateContainer, process(), exit(0), now).unwrap();
-        assert_eq!((c.creating_at, c.created_at), (Some(Timestamp::UNIX_EPOCH), Some(Timestamp::UNIX_EPOCH)));
+        assert_eq!(
+            (c.creating_at, c.created_at),
+            (Some(Timestamp::UNIX_EPOCH), Some(Timestamp::UNIX_EPOCH))
+        );
     }
 }

@@ -37,9 +37,14 @@ impl Drop for Watched {
 impl ContainerService {
     /// Watches the process of the row, if it has one. Asking twice is harmless.
     pub(super) fn watch(&self, id: &str) {
-        let Some(process) = self.snapshot().containers().get(id).and_then(|c| c.process.clone()) else { return };
+        let Some(process) = self.snapshot().containers().get(id).and_then(|c| c.process.clone()) else {
+            return;
+        };
         let mut watched = self.0.watched.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if watched.get(id).is_some_and(|(known, task)| *known == process && !task.is_finished()) {
+        if watched
+            .get(id)
+            .is_some_and(|(known, task)| *known == process && !task.is_finished())
+        {
             return;
         }
         // A weak handle: a watch must not keep the service alive.
@@ -56,7 +61,13 @@ impl ContainerService {
     }
 
     pub(super) fn unwatch(&self, id: &str) {
-        let entry = self.0.watched.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        let entry = self
+            .0
+            .watched
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(id);
         if let Some((_, task)) = entry {
             task.abort();
         }
@@ -68,7 +79,9 @@ impl ContainerService {
         let mut pause = Duration::from_millis(5);
         loop {
             let snapshot = self.snapshot();
-            let Some(row) = snapshot.containers().get(id) else { return };
+            let Some(row) = snapshot.containers().get(id) else {
+                return;
+            };
             if row.process.as_ref() != Some(process) {
                 return;
             }
@@ -88,7 +101,9 @@ impl ContainerService {
     /// Records an exit that the runtime has written down. Whether there was one.
     pub(super) async fn settle_exit(&self, id: &str) -> bool {
         let state = self.runtime_state(id).await;
-        let Some(exit) = state.filter(|s| s.status == Status::Stopped).and_then(|s| s.exit()) else { return false };
+        let Some(exit) = state.filter(|s| s.status == Status::Stopped).and_then(|s| s.exit()) else {
+            return false;
+        };
         self.record_exit(id, exit).await;
         true
     }
@@ -110,9 +125,11 @@ impl ContainerService {
 /// Returns when the process is gone; at once when it is already.
 async fn wait_for_end(process: &ProcessId) {
     let Some(fd) = process.pidfd() else { return };
-    match AsyncFd::with_interest(fd, Interest::READABLE) {
+    // SAFETY: an `OwnedFd` names one open file description for as long as it lives, and the `AsyncFd` owns it.
+    match unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) } {
         Ok(fd) => drop(fd.readable().await),
-        Err(error) => {
+        Err(failed) => {
+            let (_, error) = failed.into_parts();
             tracing::warn!(pid = process.pid, %error, "cannot watch a process by descriptor, polling it");
             while process.is_alive() {
                 tokio::time::sleep(Duration::from_secs(1)).await;
