@@ -5,5 +5,6 @@
 
 pub mod api;
 pub mod config;
+pub mod pki;
 pub mod runtime;
 pub mod store;
