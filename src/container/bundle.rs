@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Mount, MountBuilder};
 
@@ -42,7 +42,7 @@ impl ContainerService {
             let context = SpecContext {
                 dir: &dir,
                 lower_dirs: &lower_dirs,
-                mounts: mounts(&container.mounts)?,
+                mounts: mounts(&container.mounts, &settings.root)?,
                 gateway: gateway_or_none,
                 prefix_len: network.as_ref().map_or(24, |n| n.subnet.prefix_len()),
                 host_interface: uplink.as_ref().map_or("", |u| &u.interface),
@@ -66,31 +66,22 @@ fn host_address(uplink: Option<Ipv4Addr>, default: Option<&Network>, gateway: Ip
     uplink.or(default.map(|n| n.gateway)).unwrap_or(gateway)
 }
 
-/// Checks mount strings against the policy and the host's files (`contract/runtime.md` 5.4).
-pub(super) fn mounts(texts: &[String]) -> Result<Vec<Mount>, ContainerError> {
-    texts
-        .iter()
-        .map(|text| mount(text).map_err(ContainerError::InvalidMount))
-        .collect()
+/// Checks mount strings against the policy and the host's files (`contract/runtime.md` 5.4). `root` is the daemon's own
+/// directory, which no container may see.
+pub(super) fn mounts(texts: &[String], root: &Path) -> Result<Vec<Mount>, ContainerError> {
+    let own = [root.to_owned()];
+    texts.iter().map(|text| mount(text, &own).map_err(ContainerError::InvalidMount)).collect()
 }
 
-fn mount(text: &str) -> Result<Mount, String> {
-    let parsed = mounts::parse(text).map_err(|e| e.to_string())?;
-    let is_directory = mounts::check_source(&parsed.source).map_err(|e| e.to_string())?;
-    // Exactly these two forms start under the original runtime.
-    let (kind, mut options) = if is_directory {
-        ("", vec!["bind".to_owned()])
-    } else {
-        ("bind", vec!["rbind".into(), "rprivate".into()])
-    };
-    if parsed.read_only {
-        options.push("ro".into());
-    }
+fn mount(text: &str, denied: &[PathBuf]) -> Result<Mount, String> {
+    let mount = mounts::parse(text).map_err(|e| e.to_string())?;
+    let source = mount.open_source(denied).map_err(|e| e.to_string())?;
+    let (kind, options) = mount.to_config(source.directory);
     MountBuilder::default()
-        .destination(&parsed.destination)
+        .destination(&mount.destination)
         .typ(kind)
-        .source(&parsed.source)
-        .options(options)
+        .source(&mount.source)
+        .options(options.into_iter().map(str::to_owned).collect::<Vec<_>>())
         .build()
         .map_err(|e| e.to_string())
 }

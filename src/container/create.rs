@@ -71,8 +71,8 @@ impl ContainerService {
         if snapshot.networks().get(&network).is_none() {
             return Err(ContainerError::NetworkNotFound(network));
         }
-        let mounts = request.mounts.clone();
-        super::blocking(move || bundle::mounts(&mounts).map(drop)).await?;
+        let (mounts, root) = (request.mounts.clone(), self.0.settings.root.clone());
+        super::blocking(move || bundle::mounts(&mounts, &root).map(drop)).await?;
         Ok(Wish {
             reference,
             platform,
