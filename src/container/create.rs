@@ -17,7 +17,6 @@ use super::{ContainerError, ContainerService, CreateRequest, bundle, names, tran
 /// A request whose every part was checked without looking at an image.
 struct Wish {
     reference: ImageRef,
-    platform: Platform,
     name: String,
     network: String,
     forwards: Vec<Forward>,
@@ -34,7 +33,7 @@ impl ContainerService {
                 .0
                 .services
                 .images
-                .ensure(&wish.reference, &wish.platform)
+                .ensure(&wish.reference, &Platform::host())
                 .await?;
             let process = service.process(&wish.request, &image).await?;
             service.create_from(wish, image, process).await
@@ -61,7 +60,6 @@ impl ContainerService {
             return Err(ContainerError::NameTaken(request.name));
         }
         let reference = ImageRef::parse(&request.image)?;
-        let platform = Platform::parse(&request.os, &request.architecture)?;
         let forwards = parse_ports(&request.ports)?;
         let network = if request.network.is_empty() {
             self.0.settings.default_network.clone()
@@ -75,7 +73,6 @@ impl ContainerService {
         super::blocking(move || bundle::mounts(&mounts, &root).map(drop)).await?;
         Ok(Wish {
             reference,
-            platform,
             name: request.name.clone(),
             network,
             forwards,

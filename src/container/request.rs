@@ -9,10 +9,6 @@ use super::ContainerError;
 pub struct CreateRequest {
     /// Image reference.
     pub image: String,
-    /// Operating system of the image; empty for the host's.
-    pub os: String,
-    /// Architecture of the image in Go naming; empty for the host's.
-    pub architecture: String,
     /// Replaces entrypoint and cmd of the image when not empty.
     pub command: Vec<String>,
     /// `<host>:<container>[:<protocol>]`

@@ -145,7 +145,6 @@ impl From<CreateBody> for CreateRequest {
             tty: b.tty,
             name: b.name,
             pod_id: b.pod_id,
-            ..Self::default()
         }
     }
 }
