@@ -4,5 +4,8 @@
 //! A domain module never sees an HTTP type, and everything is built once and passed in (`daemon`).
 
 pub mod config;
+pub mod firewall;
+pub mod network;
+pub mod policy;
 pub mod runtime;
 pub mod store;
