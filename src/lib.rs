@@ -4,7 +4,9 @@
 //! A domain module never sees an HTTP type, and everything is built once and passed in (`daemon`).
 
 pub mod api;
+pub mod audit;
 pub mod config;
+pub mod logfile;
 pub mod pki;
 pub mod runtime;
 pub mod store;

@@ -4,5 +4,6 @@
 //! neither side may depend on anything else of the other.
 
 pub mod dir;
+pub mod hook;
 pub mod process;
 pub mod state;
