@@ -4,5 +4,6 @@
 //! A domain module never sees an HTTP type, and everything is built once and passed in (`daemon`).
 
 pub mod config;
+pub mod image;
 pub mod runtime;
 pub mod store;
