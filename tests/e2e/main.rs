@@ -9,3 +9,4 @@
 mod support;
 
 mod lab;
+mod replay;

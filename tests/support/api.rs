@@ -8,7 +8,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::header::HOST;
 use hyper::rt::{Read, Write};
 use hyper::{HeaderMap, Method, Request};
 use hyper_util::rt::TokioIo;
@@ -41,7 +41,7 @@ pub fn get(path: &str) -> Call {
 
 /// `POST path` with a JSON body.
 pub fn post(path: &str, body: Value) -> Call {
-    send("POST", path, body.to_string())
+    send("POST", path, Vec::new()).json(&body)
 }
 
 /// `DELETE path` without a body.
@@ -63,6 +63,12 @@ impl Call {
     /// With one more header.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// With a JSON body.
+    pub fn json(mut self, body: &Value) -> Self {
+        self.body = body.to_string().into();
         self
     }
 
@@ -395,9 +401,4 @@ fn client(uris: &[String]) -> CertificateParams {
         .map(|uri| SanType::URI(uri.as_str().try_into().unwrap()))
         .collect();
     params
-}
-
-/// What the CLI sends with every request.
-pub fn as_cli(call: Call) -> Call {
-    call.header(CONTENT_TYPE.as_str(), "application/json")
 }

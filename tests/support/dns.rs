@@ -14,7 +14,7 @@ use super::OUTSIDE;
 use super::machine::{Machine, Place};
 
 /// Names that exist, all of them the outside's address. `big.lab` has so many addresses that UDP cannot carry them.
-const NAMES: [&str; 4] = ["registry-1.docker.io.", "registry.lab.", "web.lab.", "big.lab."];
+const NAMES: [&str; 4] = ["registry-1.docker.io.", "registry.k8s.io.", "web.lab.", "big.lab."];
 /// Addresses of `big.lab`.
 const MANY: u8 = 120;
 

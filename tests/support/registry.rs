@@ -16,8 +16,8 @@ use super::{OUTSIDE, REGISTRY, wait_for};
 
 /// Where all registries of a lab keep their content.
 const STORAGE: &str = "/run/registry";
-/// The name that Docker Hub's images are pulled from.
-const HUB: &str = "registry-1.docker.io";
+/// Names of well-known registries that the TLS one answers to: Docker Hub's, and one more.
+const KNOWN: [&str; 2] = ["registry-1.docker.io", "registry.k8s.io"];
 
 /// A running docker-registry. It ends with the lab.
 pub struct Registry {
@@ -64,7 +64,7 @@ impl Registry {
 
     pub(super) fn hub(machine: &Arc<Machine>, authority: &Authority) -> Self {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![HUB.to_owned()]).unwrap();
+        let params = CertificateParams::new(KNOWN.map(str::to_owned)).unwrap();
         let certificate = params.signed_by(&key, &authority.0).unwrap();
         machine.write("/run/hub.crt", certificate.pem());
         machine.write("/run/hub.key", key.serialize_pem());
