@@ -6,11 +6,14 @@
 //! A verb is a module with `run(&Site, &[String])`, which gets what follows its name on the command line.
 
 mod audit;
+mod cgroup;
 mod cli;
 mod config;
 mod container;
 mod failure;
 mod lock;
+mod namespaces;
+mod program;
 
 use std::process::ExitCode;
 
