@@ -6,6 +6,7 @@
 //! A verb is a module with `run(&Site, &[String])`, which gets what follows its name on the command line.
 
 mod audit;
+mod bundle;
 mod cgroup;
 mod cli;
 mod config;
@@ -14,6 +15,7 @@ mod failure;
 mod lock;
 mod namespaces;
 mod program;
+mod rootfs;
 
 use std::process::ExitCode;
 
