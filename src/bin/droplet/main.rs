@@ -12,8 +12,10 @@ mod cli;
 mod config;
 mod container;
 mod failure;
+mod hooks;
 mod lock;
 mod namespaces;
+mod network;
 mod program;
 mod rootfs;
 
