@@ -9,11 +9,18 @@ mod audit;
 mod cgroup;
 mod cli;
 mod config;
+mod console;
 mod container;
 mod failure;
+mod frames;
 mod lock;
+mod logfile;
 mod namespaces;
 mod program;
+mod sealed;
+mod seccomp;
+mod socket;
+mod syscalls;
 
 use std::process::ExitCode;
 
