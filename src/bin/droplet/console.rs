@@ -371,3 +371,265 @@ fn resize(master: &OwnedFd, size: Size) {
     // Any size is valid, and the terminal may be gone.
     let _ = tcsetwinsize(master, size);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::os::unix::process::CommandExt;
+    use std::process::{Child, Command};
+    use std::thread::JoinHandle;
+
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+    use super::*;
+    use crate::frames::{encode_data, encode_resize};
+    use crate::socket::connect;
+
+    /// A shell script on a terminal, with a pump that serves it as a monitor would.
+    struct Session {
+        dir: tempfile::TempDir,
+        child: Child,
+        pump: JoinHandle<io::Result<()>>,
+    }
+
+    impl Session {
+        fn start(script: &str) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let (master, slave) = pty();
+            let log = LogFile::open(dir.path().join("console.log")).unwrap();
+            let events = EventLog::open(dir.path().join("shim.log"), "shim");
+            let socket = Socket::listen(dir.path(), "tty.sock").unwrap();
+            let mut pump = Pump::terminal(master, log, socket, events).unwrap();
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", script]).current_dir(dir.path());
+            for stdio in [Command::stdin, Command::stdout, Command::stderr] {
+                stdio(&mut command, slave.try_clone().unwrap());
+            }
+            // SAFETY: only system calls between fork and execve.
+            unsafe {
+                command.pre_exec(move || {
+                    rustix::process::setsid()?;
+                    Ok(rustix::process::ioctl_tiocsctty(&slave)?)
+                });
+            }
+            let child = command.spawn().unwrap();
+            drop(command);
+            let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+            let pump = std::thread::spawn(move || {
+                pump.run(pidfd.as_fd())?;
+                pump.finish()
+            });
+            Self { dir, child, pump }
+        }
+
+        fn view(&self) -> View {
+            let stream = UnixStream::from(connect(self.dir.path(), "tty.sock").unwrap());
+            stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            View {
+                stream,
+                seen: String::new(),
+            }
+        }
+
+        /// Waits for the end of process and pump; what the log says then.
+        fn end(mut self) -> String {
+            self.child.wait().unwrap();
+            self.pump.join().unwrap().unwrap();
+            assert!(!self.dir.path().join("tty.sock").exists());
+            std::fs::read_to_string(self.dir.path().join("console.log")).unwrap()
+        }
+    }
+
+    struct View {
+        stream: UnixStream,
+        seen: String,
+    }
+
+    impl View {
+        fn type_in(&mut self, text: &str) {
+            let mut frame = Vec::new();
+            encode_data(text.as_bytes(), &mut frame);
+            self.stream.write_all(&frame).unwrap();
+        }
+
+        fn resize(&mut self, rows: u16, columns: u16) {
+            let mut frame = Vec::new();
+            encode_resize(Size { rows, columns }, &mut frame);
+            self.stream.write_all(&frame).unwrap();
+        }
+
+        /// Reads until `text` was seen since the last call.
+        fn expect(&mut self, text: &str) {
+            let mut buffer = [0; 4096];
+            while !self.seen.contains(text) {
+                let n = self.stream.read(&mut buffer).unwrap();
+                assert_ne!(n, 0, "end of stream instead of {text:?} after {:?}", self.seen);
+                self.seen += &String::from_utf8_lossy(&buffer[..n]);
+            }
+            self.seen = self.seen.split_once(text).unwrap().1.to_owned();
+        }
+
+        /// The rest of the stream.
+        fn rest(mut self) -> String {
+            self.stream.read_to_string(&mut self.seen).unwrap();
+            self.seen
+        }
+    }
+
+    fn pty() -> (OwnedFd, OwnedFd) {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let master = rustix::pty::openpt(flags).unwrap();
+        rustix::pty::unlockpt(&master).unwrap();
+        let slave = ioctl_tiocgptpeer(&master, flags).unwrap();
+        (master, slave)
+    }
+
+    #[test]
+    fn two_viewers_type_and_see_the_same() {
+        let session = Session::start("while read line; do echo got $line; done");
+        let (mut one, mut two) = (session.view(), session.view());
+        one.type_in("from one\n");
+        one.expect("got from one\r\n");
+        two.expect("got from one\r\n");
+        two.type_in("from two\n\x04");
+        one.expect("got from two\r\n");
+        assert!(two.rest().contains("got from two\r\n"));
+        assert!(session.end().contains("got from one\r\n"));
+    }
+
+    #[test]
+    fn the_last_size_counts() {
+        let session = Session::start("while read line; do stty size; done");
+        let mut view = session.view();
+        view.type_in("\n");
+        view.expect("0 0\r\n");
+        view.resize(40, 100);
+        view.resize(7, 9);
+        view.type_in("\n\x04");
+        view.expect("7 9\r\n");
+        session.end();
+    }
+
+    #[test]
+    fn what_is_written_right_before_the_end_arrives_everywhere() {
+        let session = Session::start("read line; seq 1 20000");
+        let mut view = session.view();
+        view.type_in("go\n");
+        let seen = view.rest();
+        let log = session.end();
+        assert!(seen.ends_with("\r\n19999\r\n20000\r\n"));
+        assert!(log.ends_with(&seen), "viewer and log differ");
+        assert_eq!(log.lines().filter(|line| line.parse::<u32>().is_ok()).count(), 20000);
+    }
+
+    #[test]
+    fn who_detaches_does_not_disturb() {
+        let session = Session::start("while read line; do echo got $line; done");
+        let (gone, mut view) = (session.view(), session.view());
+        drop(gone);
+        view.type_in("a\n");
+        view.expect("got a");
+        let mut later = session.view();
+        later.type_in("b\n\x04");
+        later.expect("got b");
+        session.end();
+    }
+
+    #[test]
+    fn a_viewer_that_never_reads_is_disconnected_and_holds_nobody_up() {
+        let session = Session::start("read line; yes 0123456789 | head -n 200000; read line; echo got $line");
+        let mut sleeper = session.view();
+        sleeper.type_in("go\n");
+        let events = session.dir.path().join("shim.log");
+        let end = Instant::now() + Duration::from_secs(10);
+        while !std::fs::read_to_string(&events).unwrap().contains("it does not read") {
+            assert!(Instant::now() < end, "it is still connected");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let mut view = session.view();
+        view.type_in("stop\n");
+        let log = session.end();
+        assert_eq!(log.matches("0123456789\r\n").count(), 200_000);
+        assert!(log.ends_with("got stop\r\n"));
+        let what_fitted = sleeper.rest().len();
+        assert!(what_fitted < log.len() / 2, "{what_fitted}");
+    }
+
+    #[test]
+    fn input_that_is_not_read_does_not_hold_output_up() {
+        let session = Session::start("stty raw; while [ ! -e go ]; do sleep 0.01; done; seq 1 5");
+        let (mut flooder, mut view) = (session.view(), session.view());
+        flooder.stream.set_nonblocking(true).unwrap();
+        let mut frame = Vec::new();
+        encode_data(&[b'x'; 1000], &mut frame);
+        let end = Instant::now() + Duration::from_secs(10);
+        // A full socket means that the pump holds the input back.
+        while flooder.stream.write(&frame).is_ok() {
+            assert!(Instant::now() < end, "input is not held back");
+        }
+        std::fs::write(session.dir.path().join("go"), "").unwrap();
+        view.expect("1\n2\n3\n4\n5\n");
+        session.end();
+    }
+
+    #[test]
+    fn bad_frames_end_only_their_connection() {
+        let session = Session::start("while read line; do echo got $line; done");
+        let (mut bad, mut view) = (session.view(), session.view());
+        bad.stream.write_all(b"\x07\0\0\0\x02zz").unwrap();
+        bad.type_in("skipped that\n");
+        view.expect("got skipped that");
+        bad.stream.write_all(b"\0\xff\xff\xff\xff").unwrap();
+        bad.rest();
+        view.type_in("still here\n\x04");
+        view.expect("got still here");
+        session.end();
+    }
+
+    #[test]
+    fn one_viewer_too_many_is_turned_away() {
+        let session = Session::start("while read line; do echo got $line; done");
+        let mut views: Vec<_> = (0..MAX_VIEWERS).map(|_| session.view()).collect();
+        assert_eq!(session.view().rest(), "");
+        for view in &mut views {
+            view.type_in("hello\n");
+            view.expect("got hello");
+        }
+        views.pop();
+        views[0].type_in("\x04");
+        session.end();
+    }
+
+    #[test]
+    fn a_terminal_that_others_still_hold_is_left_behind() {
+        let session = Session::start("trap '' HUP; sleep 30 & echo $!");
+        let started = Instant::now();
+        let log = session.end();
+        assert!(started.elapsed() < FINISH);
+        let background = Pid::from_raw(log.trim().parse().unwrap()).unwrap();
+        rustix::process::kill_process(background, rustix::process::Signal::KILL).unwrap();
+    }
+
+    #[test]
+    fn a_pipe_is_read_until_its_last_writer_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("exec.log");
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let mut pump = Pump::pipe(reader, LogFile::open(&path).unwrap()).unwrap();
+        let mut command = Command::new("/bin/sh");
+        command.args([
+            "-c",
+            "echo first; { while kill -0 $$; do sleep 0.01; done; echo last; } 2>/dev/null &",
+        ]);
+        command.stdout(writer);
+        let mut child = command.spawn().unwrap();
+        drop(command);
+        let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+        pump.run(pidfd.as_fd()).unwrap();
+        child.wait().unwrap();
+        pump.run_to_end().unwrap();
+        pump.finish().unwrap();
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "first\nlast\n");
+    }
+}
