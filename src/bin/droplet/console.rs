@@ -538,7 +538,8 @@ mod tests {
 
     #[test]
     fn a_viewer_that_never_reads_is_disconnected_and_holds_nobody_up() {
-        let session = Session::start("read line; yes 0123456789 | head -n 200000; read line; echo got $line");
+        let session =
+            Session::start("stty -echo; read line; yes 0123456789 | head -n 200000; read line; echo got $line");
         let mut sleeper = session.view();
         sleeper.type_in("go\n");
         let events = session.dir.path().join("shim.log");
