@@ -6,6 +6,7 @@
 //! A verb is a module with `run(&Site, &[String])`, which gets what follows its name on the command line.
 
 mod audit;
+mod bundle;
 mod cgroup;
 mod cli;
 mod config;
@@ -21,6 +22,7 @@ mod sealed;
 mod seccomp;
 mod socket;
 mod syscalls;
+mod rootfs;
 
 use std::process::ExitCode;
 
