@@ -10,14 +10,21 @@ mod bundle;
 mod cgroup;
 mod cli;
 mod config;
+mod console;
 mod container;
 mod failure;
+mod frames;
 mod hooks;
 mod lock;
+mod logfile;
 mod namespaces;
 mod network;
 mod program;
 mod rootfs;
+mod sealed;
+mod seccomp;
+mod socket;
+mod syscalls;
 
 use std::process::ExitCode;
 
