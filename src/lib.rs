@@ -19,8 +19,8 @@
 //! - [`logfile`]: append-only files that rotate
 //! - [`apparmor`]: the confinement profile
 
-pub mod apparmor;
 pub mod api;
+pub mod apparmor;
 pub mod audit;
 pub mod config;
 pub mod container;
