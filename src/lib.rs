@@ -6,6 +6,7 @@
 pub mod api;
 pub mod audit;
 pub mod config;
+pub mod hook_agent;
 pub mod logfile;
 pub mod pki;
 pub mod runtime;
