@@ -58,6 +58,9 @@ pub struct Settings {
     /// Run container processes as the user that the image names [default: true]
     #[arg(long, env = "CONDENSER_RUN_AS_IMAGE_USER", value_name = "BOOL")]
     pub run_as_image_user: Option<bool>,
+    /// Refuse to create containers that AppArmor would not confine [default: false]
+    #[arg(long, env = "CONDENSER_REQUIRE_APPARMOR", value_name = "BOOL")]
+    pub require_apparmor: Option<bool>,
     /// Network that all container networks are cut from, at most a /24 [default: 10.166.0.0/16]
     #[arg(long, env = "CONDENSER_RUNTIME_SUBNET", value_name = "CIDR")]
     pub runtime_subnet: Option<Ipv4Net>,
@@ -114,6 +117,7 @@ pub struct Config {
     pub droplet: PathBuf,
     pub hook_agent: PathBuf,
     pub run_as_image_user: bool,
+    pub require_apparmor: bool,
     pub runtime_subnet: Ipv4Net,
     pub dns_upstreams: Vec<SocketAddr>,
     pub allow_unfiltered_bridges: bool,
@@ -179,6 +183,7 @@ impl Settings {
             droplet,
             hook_agent,
             run_as_image_user,
+            require_apparmor,
             runtime_subnet,
             dns_upstreams,
             allow_unfiltered_bridges,
@@ -221,6 +226,7 @@ impl Config {
                 sibling("condenser-hook-agent").unwrap_or_else(|| "/usr/local/bin/condenser-hook-agent".into())
             }),
             run_as_image_user: s.run_as_image_user.unwrap_or(true),
+            require_apparmor: s.require_apparmor.unwrap_or(false),
             runtime_subnet: s.runtime_subnet.unwrap_or(DEFAULT_SUBNET).trunc(),
             dns_upstreams: upstreams(s.dns_upstreams)?,
             allow_unfiltered_bridges: s.allow_unfiltered_bridges.unwrap_or(false),

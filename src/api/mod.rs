@@ -16,6 +16,7 @@ pub mod extract;
 mod handshakes;
 pub mod identity;
 pub mod listener;
+pub mod management;
 pub mod routing;
 pub mod time;
 
