@@ -20,6 +20,7 @@ use axum::Router;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use utoipa_axum::router::OpenApiRouter;
 
 use crate::api::identity::Role;
 use crate::api::listener::{self, BoundListener};
@@ -54,7 +55,10 @@ pub enum DaemonError {
     #[error("cannot make the directory {path}: {source}")]
     Directory { path: String, source: std::io::Error },
     #[error("{purpose}: {source}")]
-    Listen { purpose: &'static str, source: std::io::Error },
+    Listen {
+        purpose: &'static str,
+        source: std::io::Error,
+    },
     #[error("cannot receive signals: {0}")]
     Signal(std::io::Error),
     #[error(transparent)]
@@ -149,32 +153,64 @@ impl Daemon {
             },
         );
 
-        let serving = Serving { pki, audit: audit.clone() };
+        let serving = Serving {
+            pki,
+            audit: audit.clone(),
+        };
         let support = (CancellationToken::new(), TaskTracker::new());
         let (stop, tasks) = &support;
         tasks.spawn(dns.run(stop.clone()));
-        let ca_app = routing::app(pki_api::routes(containers.clone(), serving.pki.clone()), Role::Droplet, audit.clone());
+        let signing = pki_api::Signing {
+            containers: containers.clone(),
+            pki: serving.pki.clone(),
+        };
+        let ca_app = routing::app(plain(pki_api::routes(), signing), Role::Droplet, audit.clone());
         tasks.spawn(serving.clone().serve(vec![ca_socket], ca_app, stop.clone()));
-        let hook_app = routing::app(hooks::routes(containers.clone()), Role::Container, audit.clone());
+        let hook_app = routing::app(
+            plain(hooks::routes(), containers.clone()),
+            Role::Container,
+            audit.clone(),
+        );
         tasks.spawn(serving.clone().serve(hook_sockets, hook_app.clone(), stop.clone()));
 
         images.recover().await?;
         containers.recover().await?;
 
-        let following = Following { config, store: store.clone(), networks, serving: serving.clone(), hook_app };
+        let following = Following {
+            config,
+            store: store.clone(),
+            networks,
+            serving: serving.clone(),
+            hook_app,
+        };
         tasks.spawn(following.run(stop.clone(), tasks.clone()));
 
         let management = (CancellationToken::new(), TaskTracker::new());
-        let (routes, _description) = management::routes().split_for_parts();
-        let routes = routes.with_state(Management { store, containers: containers.clone(), images });
-        let app = routing::app(routes, Role::Cli, audit.clone());
-        management.1.spawn(serving.serve(vec![management_socket], app, management.0.clone()));
-        Ok(Self { containers, audit, management, support })
+        let services = Management {
+            store,
+            containers: containers.clone(),
+            images,
+        };
+        let app = routing::app(plain(management::routes(), services), Role::Cli, audit.clone());
+        management
+            .1
+            .spawn(serving.serve(vec![management_socket], app, management.0.clone()));
+        Ok(Self {
+            containers,
+            audit,
+            management,
+            support,
+        })
     }
 
     /// First nobody new may ask for anything, then what was asked for is finished, then the rest.
     async fn shut_down(self) {
-        let Self { containers, audit, management, support } = self;
+        let Self {
+            containers,
+            audit,
+            management,
+            support,
+        } = self;
         let finish = async {
             end(management).await;
             containers.finish_operations().await;
@@ -185,6 +221,11 @@ impl Daemon {
         }
         audit.flush().await;
     }
+}
+
+/// Routes without their description.
+fn plain<S: Clone + Send + Sync + 'static>(routes: OpenApiRouter<S>, state: S) -> Router {
+    routes.split_for_parts().0.with_state(state)
 }
 
 async fn end((token, tasks): (CancellationToken, TaskTracker)) {
@@ -213,7 +254,9 @@ impl Following {
         let mut uplink = self.networks.uplink();
         let mut resync = tokio::time::interval(RESYNC);
         let mut renewal = tokio::time::interval(RENEWAL);
-        let mut served: BTreeSet<IpAddr> = host_addresses(&self.store, uplink.borrow().as_ref()).into_iter().collect();
+        let mut served: BTreeSet<IpAddr> = host_addresses(&self.store, uplink.borrow().as_ref())
+            .into_iter()
+            .collect();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -250,7 +293,11 @@ impl Following {
     async fn serve_hooks_on(&self, address: SocketAddr, stop: &CancellationToken, tasks: &TaskTracker) {
         match listener::bind(address).await {
             Ok(socket) => {
-                tasks.spawn(self.serving.clone().serve(vec![socket], self.hook_app.clone(), stop.clone()));
+                tasks.spawn(
+                    self.serving
+                        .clone()
+                        .serve(vec![socket], self.hook_app.clone(), stop.clone()),
+                );
             }
             Err(error) => tracing::error!(%error, "hooks from this address will fail"),
         }
@@ -297,8 +344,15 @@ fn prepare(config: &Config) -> Result<(), DaemonError> {
 
 /// An existing directory keeps its mode, except that an earlier installation made some that nobody can enter.
 fn make_directory(path: &Path, mode: u32) -> Result<(), DaemonError> {
-    let failed = |source| DaemonError::Directory { path: path.display().to_string(), source };
-    std::fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(failed)?;
+    let failed = |source| DaemonError::Directory {
+        path: path.display().to_string(),
+        source,
+    };
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .map_err(failed)?;
     let metadata = std::fs::metadata(path).map_err(failed)?;
     if metadata.permissions().mode() & 0o100 == 0 {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
@@ -307,14 +361,21 @@ fn make_directory(path: &Path, mode: u32) -> Result<(), DaemonError> {
 }
 
 async fn listen(purpose: &'static str, address: SocketAddr) -> Result<BoundListener, DaemonError> {
-    listener::bind(address).await.map_err(|source| DaemonError::Listen { purpose, source })
+    listener::bind(address)
+        .await
+        .map_err(|source| DaemonError::Listen { purpose, source })
 }
 
 /// Addresses at which containers and their hooks reach the daemon, besides loopback.
 fn host_addresses(store: &Store, uplink: Option<&Uplink>) -> Vec<IpAddr> {
     let snapshot = store.snapshot();
     let gateways = snapshot.networks().iter().map(|network| network.gateway);
-    uplink.map(|u| u.address).into_iter().chain(gateways).map(IpAddr::V4).collect()
+    uplink
+        .map(|u| u.address)
+        .into_iter()
+        .chain(gateways)
+        .map(IpAddr::V4)
+        .collect()
 }
 
 /// Where the hook listener is bound: what the configuration says, else loopback and every address containers use.
@@ -351,7 +412,11 @@ fn container_settings(config: &Config, confinement: Confinement) -> ContainerSet
     ContainerSettings {
         runtime_run_dir: RUNTIME_RUN_DIR.into(),
         default_network: DEFAULT_NETWORK.into(),
-        reserved_ports: vec![config.management_address.port(), config.hook_port(), config.ca_address.port()],
+        reserved_ports: vec![
+            config.management_address.port(),
+            config.hook_port(),
+            config.ca_address.port(),
+        ],
         run_as_image_user: config.run_as_image_user,
         confinement,
         require_apparmor: config.require_apparmor,

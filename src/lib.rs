@@ -20,8 +20,8 @@
 //! - [`hook_agent`]: what `condenser-hook-agent` does
 //! - [`apparmor`]: the confinement profile
 
-pub mod apparmor;
 pub mod api;
+pub mod apparmor;
 pub mod audit;
 pub mod config;
 pub mod container;

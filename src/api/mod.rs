@@ -14,9 +14,12 @@ pub mod envelope;
 pub mod error;
 pub mod extract;
 mod handshakes;
+pub mod hooks;
 pub mod identity;
 pub mod listener;
 pub mod management;
+pub mod openapi;
+pub mod pki;
 pub mod routing;
 pub mod time;
 

@@ -9,7 +9,9 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Management;
 use crate::api::time::rfc3339;
-use crate::api::{ApiError, Failure, OptionalJson, PathParams, QueryParams, StrictJson, Success, SuccessBody, success};
+use crate::api::{
+    ApiError, AuditEntry, Failure, OptionalJson, PathParams, QueryParams, StrictJson, Success, SuccessBody, success,
+};
 use crate::container::{CreateRequest, DEFAULT_LINES};
 use crate::store::{Container, Protocol};
 

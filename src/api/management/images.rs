@@ -119,7 +119,7 @@ pub async fn pull(
     entry.target(|target| target.image_ref = body.image.clone());
     let failed = |e: ImageError| ApiError::from(e).prefixed("pull failed: ");
     let reference = ImageRef::parse(&body.image).map_err(failed)?;
-    let platform = Platform::parse(&body.os, &body.arch).map_err(failed)?;
+    let platform = Platform::parse(&body.os, &body.arch);
     m.images.pull(&reference, &platform).await.map_err(failed)?;
     Ok(success("pull completed", body))
 }

@@ -29,7 +29,16 @@ pub async fn list(
     PathParams(chain): PathParams<String>,
 ) -> Result<Success<SuccessBody<PolicyList>>, ApiError> {
     entry.target(|target| target.chain = chain.clone());
-    let chain: Chain = chain.parse().map_err(|e: UnknownChain| ApiError::not_found(e.to_string()))?;
+    let chain: Chain = chain
+        .parse()
+        .map_err(|e: UnknownChain| ApiError::not_found(e.to_string()))?;
     let mode = chain.mode(&PolicyDefaults::default());
-    Ok(success("get list success", PolicyList { mode, policies_total: 0, policies: Vec::new() }))
+    Ok(success(
+        "get list success",
+        PolicyList {
+            mode,
+            policies_total: 0,
+            policies: Vec::new(),
+        },
+    ))
 }
