@@ -17,6 +17,7 @@
 //! - [`pki`]: CA, certificates, SPIFFE ids
 //! - [`audit`]: one record per request
 //! - [`logfile`]: append-only files that rotate
+//! - [`hook_agent`]: what `condenser-hook-agent` does
 //! - [`apparmor`]: the confinement profile
 
 pub mod api;
@@ -27,6 +28,7 @@ pub mod container;
 pub mod daemon;
 pub mod dns;
 pub mod firewall;
+pub mod hook_agent;
 pub mod image;
 pub mod logfile;
 pub mod network;

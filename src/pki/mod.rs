@@ -20,6 +20,7 @@ pub mod pair;
 mod profile;
 pub mod spiffe;
 mod tls;
+pub mod trust;
 
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;

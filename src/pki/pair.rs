@@ -62,20 +62,10 @@ impl PairFiles {
         let Some(text) = read_optional(&self.certificate)? else {
             return Ok(None);
         };
-        let content = || PairError::Content {
+        parse_certificates(&text).map(Some).ok_or_else(|| PairError::Content {
             path: self.certificate.clone(),
             what: "certificate",
-        };
-        let blocks = pem::parse_many(text).map_err(|_| content())?;
-        let certificates: Vec<_> = blocks
-            .into_iter()
-            .filter(|block| block.tag() == "CERTIFICATE" && parse(block.contents()).is_some())
-            .map(|block| CertificateDer::from(block.into_contents()))
-            .collect();
-        if certificates.is_empty() {
-            return Err(content());
-        }
-        Ok(Some(certificates))
+        })
     }
 
     /// The key of the file, PKCS#8 or PKCS#1 (RSA keys of earlier installations). `None` when there is no file.
@@ -116,6 +106,17 @@ impl PairFiles {
         replace_file(&self.certificate, text.as_bytes(), CERTIFICATE_MODE, durability)?;
         Ok(())
     }
+}
+
+/// All certificates in PEM text; `None` when there is none or the text is broken.
+pub fn parse_certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
+    let certificates: Vec<_> = pem::parse_many(pem)
+        .ok()?
+        .into_iter()
+        .filter(|block| block.tag() == "CERTIFICATE" && parse(block.contents()).is_some())
+        .map(|block| CertificateDer::from(block.into_contents()))
+        .collect();
+    (!certificates.is_empty()).then_some(certificates)
 }
 
 /// A private key in PEM: PKCS#8 (`PRIVATE KEY`) or PKCS#1 (`RSA PRIVATE KEY`).
@@ -159,9 +160,13 @@ pub fn belongs_to(certificate: &CertificateDer<'_>, key: &KeyPair) -> bool {
 
 /// Whether `certificate` is over at `now` plus `margin`, or cannot be read.
 pub fn expires_within(certificate: &CertificateDer<'_>, now: SystemTime, margin: Duration) -> bool {
-    let then = now + margin;
-    let seconds = then.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
-    parse(certificate).is_none_or(|c| c.validity().not_after.timestamp() <= seconds)
+    parse(certificate).is_none_or(|c| c.validity().not_after.timestamp() <= unix(now + margin))
+}
+
+/// Seconds since 1970, as certificates count time.
+pub fn unix(time: SystemTime) -> i64 {
+    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 
 /// The parsed form of one DER certificate, without anything behind it.
