@@ -16,10 +16,11 @@
 //! - [`dns`]: the forwarder behind the containers' resolver
 //! - [`pki`]: CA, certificates, SPIFFE ids
 //! - [`audit`]: one record per request
+//! - [`logfile`]: append-only files that rotate
 //! - [`apparmor`]: the confinement profile
 
-pub mod apparmor;
 pub mod api;
+pub mod apparmor;
 pub mod audit;
 pub mod config;
 pub mod container;
@@ -27,6 +28,7 @@ pub mod daemon;
 pub mod dns;
 pub mod firewall;
 pub mod image;
+pub mod logfile;
 pub mod network;
 pub mod pki;
 pub mod policy;

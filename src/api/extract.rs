@@ -1,5 +1,7 @@
 //! What handlers read from a request (`contract/api.md` 3.1 and 3.5). Every refusal is an [`ApiError`].
 
+use std::time::Duration;
+
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, MatchedPath, Path, Query, RawPathParams, Request};
 use axum::http::header;
@@ -12,6 +14,9 @@ use super::ApiError;
 
 /// Largest JSON or YAML body, hook state and signing request, in bytes.
 pub const BODY_LIMIT: usize = 1 << 20;
+
+/// How long a client may take to send such a body.
+const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// A JSON object as body. `Content-Type` is ignored; `null` stands for the zero value, anywhere; bytes after the value are an
 /// error. The type says `#[serde(default, deny_unknown_fields)]` at every depth.
@@ -105,6 +110,10 @@ pub enum BodyError {
 
 /// The whole body of a request, if it is not longer than `limit` bytes.
 pub async fn read_body(request: Request, limit: usize) -> Result<Bytes, BodyError> {
+    read_body_within(request, limit, BODY_TIME).await
+}
+
+async fn read_body_within(request: Request, limit: usize, time: Duration) -> Result<Bytes, BodyError> {
     let announced = request
         .headers()
         .get(header::CONTENT_LENGTH)
@@ -113,10 +122,11 @@ pub async fn read_body(request: Request, limit: usize) -> Result<Bytes, BodyErro
         return Err(BodyError::TooLarge { limit });
     }
     let body: Body = request.into_body();
-    match Limited::new(body, limit).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(e) if e.is::<LengthLimitError>() => Err(BodyError::TooLarge { limit }),
-        Err(e) => Err(BodyError::Broken(e.to_string())),
+    match tokio::time::timeout(time, Limited::new(body, limit).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(e)) if e.is::<LengthLimitError>() => Err(BodyError::TooLarge { limit }),
+        Ok(Err(e)) => Err(BodyError::Broken(e.to_string())),
+        Err(_) => Err(BodyError::Broken(format!("it took longer than {time:?}"))),
     }
 }
 
@@ -253,5 +263,13 @@ mod tests {
             .body(Body::empty());
         let early = StrictJson::<Sample>::from_request(announced.unwrap(), &()).await;
         assert_eq!(early.unwrap_err().status, 413);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_never_ends_is_given_up() {
+        let stalled = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+        let read = read_body_within(request(stalled), BODY_LIMIT, Duration::from_millis(20)).await;
+        let error = read.unwrap_err().to_string();
+        assert_eq!(error, "the request body ended early: it took longer than 20ms");
     }
 }

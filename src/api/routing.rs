@@ -6,12 +6,22 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderValue, Method, StatusCode, header};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use super::ApiError;
+use super::identity::{self, Role};
+use super::{ApiError, audit};
+use crate::audit::AuditLog;
+
+/// Everything that one listener serves: the routes, for clients of this role, each request recorded.
+pub fn app(routes: Router, role: Role, log: AuditLog) -> Router {
+    let around = ServiceBuilder::new()
+        .layer(from_fn_with_state(log, audit::record))
+        .layer(from_fn_with_state(role, identity::require));
+    Router::new().fallback_service(around.service(finish(routes)))
+}
 
 /// Completes the routes of one listener: 404, 405 and panics are answered with envelopes.
 pub fn finish(routes: Router) -> Router {
@@ -33,10 +43,14 @@ async fn wrong_method() -> ApiError {
 
 /// The router answers HEAD wherever there is a GET; the contract wants 405. So HEAD is hidden from it, and from `Allow`.
 async fn exact_methods(mut request: Request, next: Next) -> Response {
-    if request.method() == Method::HEAD {
+    let head = request.method() == Method::HEAD;
+    if head {
         *request.method_mut() = Method::TRACE;
     }
     let mut response = next.run(request).await;
+    if head {
+        *response.body_mut() = Body::empty();
+    }
     if response.status() == StatusCode::METHOD_NOT_ALLOWED
         && let Some(allow) = response.headers_mut().get_mut(header::ALLOW)
         && let Ok(text) = allow.to_str()
@@ -110,8 +124,6 @@ mod tests {
     #[case("GET", "/", 404, "404 page not found")]
     #[case("PUT", "/v1/containers", 405, "method not allowed")]
     #[case("OPTIONS", "/v1/containers", 405, "method not allowed")]
-    #[case("HEAD", "/v1/containers", 405, "method not allowed")]
-    #[case("HEAD", "/v1/nope", 404, "404 page not found")]
     #[case(
         "POST",
         "/v1/containers",
@@ -134,6 +146,17 @@ mod tests {
         #[case] message: &str,
     ) {
         assert_eq!(answer(method, path).await, (code, message.to_owned()));
+    }
+
+    #[rstest]
+    #[case("/v1/containers", 405)]
+    #[case("/v1/nope", 404)]
+    #[tokio::test]
+    async fn head_is_refused_without_a_body(#[case] path: &str, #[case] code: u16) {
+        let response = call("HEAD", path).await;
+        assert_eq!(response.status(), code);
+        let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        assert!(body.is_empty());
     }
 
     #[rstest]

@@ -70,7 +70,10 @@ fn host_address(uplink: Option<Ipv4Addr>, default: Option<&Network>, gateway: Ip
 /// directory, which no container may see.
 pub(super) fn mounts(texts: &[String], root: &Path) -> Result<Vec<Mount>, ContainerError> {
     let own = [root.to_owned()];
-    texts.iter().map(|text| mount(text, &own).map_err(ContainerError::InvalidMount)).collect()
+    texts
+        .iter()
+        .map(|text| mount(text, &own).map_err(ContainerError::InvalidMount))
+        .collect()
 }
 
 fn mount(text: &str, denied: &[PathBuf]) -> Result<Mount, String> {

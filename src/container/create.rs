@@ -8,7 +8,8 @@ use crate::apparmor::Confinement;
 use crate::image::{ImageRef, Platform};
 use crate::network::ipam;
 use crate::store::{
-    Attachment, Claim, Container, ContainerState, Forward, Image, ImageRunConfig, Network, Operation, ProcessSpec, Txn,
+    Attachment, Claim, Container, ContainerState, Forward, Image, ImageRunConfig, Network, Operation, ProcessSpec,
+    Protocol, Txn,
 };
 
 use super::request::{effective_command, environment, parse_ports};
@@ -61,6 +62,18 @@ impl ContainerService {
         }
         let reference = ImageRef::parse(&request.image)?;
         let forwards = parse_ports(&request.ports)?;
+        let reserved = &self.0.settings.reserved_ports;
+        if let Some(f) = forwards
+            .iter()
+            .find(|f| f.protocol == Protocol::Tcp && reserved.contains(&f.host_port))
+        {
+            let holder = "condenser itself".to_owned();
+            return Err(ContainerError::PortTaken {
+                port: f.host_port,
+                protocol: f.protocol,
+                holder,
+            });
+        }
         let network = if request.network.is_empty() {
             self.0.settings.default_network.clone()
         } else {

@@ -63,6 +63,8 @@ pub struct ContainerSettings {
     pub runtime_run_dir: PathBuf,
     /// Network of a container that names none.
     pub default_network: String,
+    /// TCP ports of the host that the daemon itself needs; publishing one would cut it off.
+    pub reserved_ports: Vec<u16>,
     /// Whether processes run as the user that the image names.
     pub run_as_image_user: bool,
     /// Whether AppArmor confines containers.

@@ -110,6 +110,14 @@ impl Mount {
         (kind, options)
     }
 
+    /// The same mount where its destination really is once the image's symbolic links are followed.
+    pub fn with_destination(self, destination: PathBuf) -> Result<Self, MountError> {
+        match destination_denied(&destination) {
+            true => Err(MountError::Destination(self.destination.display().to_string())),
+            false => Ok(Self { destination, ..self }),
+        }
+    }
+
     /// Opens the source and checks what it really is: parents may be symbolic links that lead to a denied place.
     /// `also_denied` adds to the built-in list.
     pub fn open_source(&self, also_denied: &[PathBuf]) -> Result<Source, MountError> {
@@ -144,14 +152,12 @@ impl Mount {
 }
 
 fn new<'a>(source: &str, destination: &str, options: impl Iterator<Item = &'a str>) -> Result<Mount, MountError> {
-    let denied_destination =
-        |path: &Path| path == Path::new("/") || DENIED_DESTINATIONS.iter().any(|d| path.starts_with(d));
     let mount = Mount {
         source: clean(source)
             .filter(|path| !source_denied(path))
             .ok_or_else(|| MountError::Source(source.to_owned()))?,
         destination: clean(destination)
-            .filter(|path| !denied_destination(path))
+            .filter(|path| !destination_denied(path))
             .ok_or_else(|| MountError::Destination(destination.to_owned()))?,
         read_only: false,
     };
@@ -175,6 +181,10 @@ fn new<'a>(source: &str, destination: &str, options: impl Iterator<Item = &'a st
 
 fn source_denied(path: &Path) -> bool {
     path == Path::new("/") || DENIED_SOURCES.iter().any(|denied| path.starts_with(denied))
+}
+
+fn destination_denied(path: &Path) -> bool {
+    path == Path::new("/") || DENIED_DESTINATIONS.iter().any(|denied| path.starts_with(denied))
 }
 
 /// An absolute path without `.` and `..` (which the root is its own parent of). `None` for a relative one, or one that

@@ -9,7 +9,9 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Management;
 use crate::api::time::rfc3339;
-use crate::api::{ApiError, Failure, OptionalJson, PathParams, QueryParams, StrictJson, Success, SuccessBody, success};
+use crate::api::{
+    ApiError, AuditEntry, Failure, OptionalJson, PathParams, QueryParams, StrictJson, Success, SuccessBody, success,
+};
 use crate::container::{CreateRequest, DEFAULT_LINES};
 use crate::store::{Container, Protocol};
 
@@ -184,6 +186,17 @@ pub struct LogQuery {
     tail_lines: Option<String>,
 }
 
+/// Says in the audit record which container a request is about.
+fn about(m: &Management, entry: &AuditEntry, parameter: &str) {
+    entry.target(|target| match m.containers.find(parameter) {
+        Ok(container) => {
+            target.container_id = container.id.clone();
+            target.container_name = container.name.clone();
+        }
+        Err(_) => target.container_id = parameter.to_owned(),
+    });
+}
+
 /// Failure of an operation on one container; the parameter comes back as `data.id`.
 fn of(parameter: &str) -> impl Fn(crate::container::ContainerError) -> ApiError + '_ {
     move |error| {
@@ -213,8 +226,10 @@ pub async fn list(State(m): State<Management>) -> Success<SuccessBody<Vec<Contai
         (status = 409, body = Failure, description = "The prefix is ambiguous")))]
 pub async fn get(
     State(m): State<Management>,
+    entry: AuditEntry,
     PathParams(id): PathParams<String>,
 ) -> Result<Success<SuccessBody<ContainerView>>, ApiError> {
+    about(&m, &entry, &id);
     let container = m.containers.find(&id)?;
     Ok(success(
         "retrieve container info success",
@@ -231,15 +246,26 @@ pub async fn get(
         (status = 502, body = Failure, description = "The registry failed or refused")))]
 pub async fn create(
     State(m): State<Management>,
+    entry: AuditEntry,
     body: Result<StrictJson<CreateBody>, ApiError>,
 ) -> Result<Success<SuccessBody<Id>>, ApiError> {
     let no_id = json!({ "id": "" });
     let StrictJson(body) = body.map_err(|e| e.with_data(no_id.clone()))?;
+    entry.target(|target| {
+        target.container_name = body.name.clone();
+        target.image_ref = body.image.clone();
+        target.command = body.command.clone();
+        target.port = body.port.clone();
+        target.mount = body.mount.clone();
+        target.network = body.network.clone();
+        target.tty = body.tty;
+    });
     let id = m
         .containers
         .create(body.into())
         .await
         .map_err(|e| ApiError::from(e).prefixed("service failed: ").with_data(no_id))?;
+    entry.target(|target| target.container_id = id.clone());
     Ok(success("cotainer created", Id { id }))
 }
 
@@ -250,9 +276,11 @@ pub async fn create(
         (status = 409, body = Failure), (status = 500, body = Failure)))]
 pub async fn start(
     State(m): State<Management>,
+    entry: AuditEntry,
     PathParams(id): PathParams<String>,
     body: Result<OptionalJson<StartBody>, ApiError>,
 ) -> Result<Success<SuccessBody<Id>>, ApiError> {
+    about(&m, &entry, &id);
     body.map_err(|e| e.with_data(json!({ "id": id })))?;
     let started = m.containers.start(&id).await.map_err(of(&id))?;
     Ok(success("container started", Id { id: started }))
@@ -265,8 +293,10 @@ pub async fn start(
         (status = 500, body = Failure)))]
 pub async fn stop(
     State(m): State<Management>,
+    entry: AuditEntry,
     PathParams(id): PathParams<String>,
 ) -> Result<Success<SuccessBody<Id>>, ApiError> {
+    about(&m, &entry, &id);
     let stopped = m.containers.stop(&id).await.map_err(of(&id))?;
     Ok(success("container stopped", Id { id: stopped }))
 }
@@ -278,10 +308,16 @@ pub async fn stop(
         (status = 409, body = Failure), (status = 500, body = Failure)))]
 pub async fn exec(
     State(m): State<Management>,
+    entry: AuditEntry,
     PathParams(id): PathParams<String>,
     body: Result<StrictJson<ExecBody>, ApiError>,
 ) -> Result<Success<SuccessBody<Id>>, ApiError> {
+    about(&m, &entry, &id);
     let StrictJson(body) = body.map_err(|e| e.with_data(json!({ "id": id })))?;
+    entry.target(|target| {
+        target.command = body.command.clone();
+        target.tty = body.tty;
+    });
     m.containers.exec(&id, body.tty, body.command).await.map_err(|e| {
         let error = ApiError::from(e).prefixed("service failed: ");
         // Only malformed requests carry data on this route.
@@ -301,8 +337,10 @@ pub async fn exec(
         (status = 500, body = Failure)))]
 pub async fn delete(
     State(m): State<Management>,
+    entry: AuditEntry,
     PathParams(id): PathParams<String>,
 ) -> Result<Success<SuccessBody<Id>>, ApiError> {
+    about(&m, &entry, &id);
     let deleted = m.containers.delete(&id).await.map_err(of(&id))?;
     Ok(success("container deleted", Id { id: deleted }))
 }
@@ -314,9 +352,11 @@ pub async fn delete(
         (status = 404, body = Failure)))]
 pub async fn log(
     State(m): State<Management>,
+    entry: AuditEntry,
     PathParams(id): PathParams<String>,
     QueryParams(query): QueryParams<LogQuery>,
 ) -> Result<Response, ApiError> {
+    about(&m, &entry, &id);
     let lines = match query.tail_lines {
         None => DEFAULT_LINES,
         Some(text) => text.parse().map_err(|_| ApiError::bad_request("invalid tail_lines"))?,
@@ -335,8 +375,10 @@ pub async fn log(
     responses((status = 200, body = SuccessBody<String>), (status = 404, body = Failure)))]
 pub async fn log_path(
     State(m): State<Management>,
+    entry: AuditEntry,
     PathParams(id): PathParams<String>,
 ) -> Result<Success<SuccessBody<String>>, ApiError> {
+    about(&m, &entry, &id);
     let path = m
         .containers
         .log_path(&id)

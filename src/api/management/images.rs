@@ -6,7 +6,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Management;
 use crate::api::time::rfc3339;
-use crate::api::{ApiError, Failure, QueryParams, StrictJson, Success, SuccessBody, success};
+use crate::api::{ApiError, AuditEntry, Failure, QueryParams, StrictJson, Success, SuccessBody, success};
 use crate::image::{ImageError, ImageRef, Platform};
 
 /// An image in the list.
@@ -113,11 +113,13 @@ pub async fn list(State(m): State<Management>) -> Success<SuccessBody<Vec<ImageV
         (status = 502, body = Failure, description = "The registry failed, refused or lied")))]
 pub async fn pull(
     State(m): State<Management>,
+    entry: AuditEntry,
     StrictJson(body): StrictJson<PullBody>,
 ) -> Result<Success<SuccessBody<PullBody>>, ApiError> {
+    entry.target(|target| target.image_ref = body.image.clone());
     let failed = |e: ImageError| ApiError::from(e).prefixed("pull failed: ");
     let reference = ImageRef::parse(&body.image).map_err(failed)?;
-    let platform = Platform::parse(&body.os, &body.arch).map_err(failed)?;
+    let platform = Platform::parse(&body.os, &body.arch);
     m.images.pull(&reference, &platform).await.map_err(failed)?;
     Ok(success("pull completed", body))
 }
@@ -128,8 +130,10 @@ pub async fn pull(
         (status = 404, body = Failure), (status = 409, body = Failure, description = "A container uses it")))]
 pub async fn remove(
     State(m): State<Management>,
+    entry: AuditEntry,
     StrictJson(body): StrictJson<ImageBody>,
 ) -> Result<Success<SuccessBody<ImageBody>>, ApiError> {
+    entry.target(|target| target.image_ref = body.image.clone());
     let failed = |e: ImageError| match e {
         ImageError::NotFound(_) => ApiError::not_found("bundle path not found."),
         other => other.into(),
@@ -145,9 +149,11 @@ pub async fn remove(
         (status = 404, body = Failure)))]
 pub async fn status(
     State(m): State<Management>,
+    entry: AuditEntry,
     QueryParams(query): QueryParams<ImageQuery>,
 ) -> Result<Success<SuccessBody<ImageStatus>>, ApiError> {
     const PREFIX: &str = "retrieve image status failed: ";
+    entry.target(|target| target.image_ref = query.image.clone());
     let reference = query.parse(PREFIX)?;
     let image = m.images.get(&reference).map_err(|e| match e {
         ImageError::NotFound(_) => ApiError::not_found(format!("{PREFIX}{} not found", reference.canonical())),
@@ -173,9 +179,11 @@ pub async fn status(
         (status = 404, body = Failure)))]
 pub async fn disk_usage(
     State(m): State<Management>,
+    entry: AuditEntry,
     QueryParams(query): QueryParams<ImageQuery>,
 ) -> Result<Success<SuccessBody<ImageUsage>>, ApiError> {
     const PREFIX: &str = "retrieve image fs info failed: ";
+    entry.target(|target| target.image_ref = query.image.clone());
     let reference = query.parse(PREFIX)?;
     let used_bytes = m.images.disk_usage(&reference).await.map_err(|e| match e {
         ImageError::NotFound(_) => ApiError::not_found("bundle path not found.").prefixed(PREFIX),

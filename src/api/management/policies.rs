@@ -3,8 +3,8 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::api::{ApiError, Failure, PathParams, Success, SuccessBody, success};
-use crate::policy::{Chain, NsMode};
+use crate::api::{ApiError, AuditEntry, Failure, PathParams, Success, SuccessBody, success};
+use crate::policy::{Chain, PolicyDefaults, UnknownChain};
 
 /// A chain: its mode and its policies.
 #[derive(Debug, Serialize, ToSchema)]
@@ -24,14 +24,15 @@ pub struct PolicyView {}
 /// The policies of a chain: RAIND-EW, RAIND-NS-OBS or RAIND-NS-ENF
 #[utoipa::path(get, path = "/v1/policies/{chain}", tag = "policies", params(("chain" = String, Path)),
     responses((status = 200, body = SuccessBody<PolicyList>), (status = 404, body = Failure)))]
-pub async fn list(PathParams(chain): PathParams<String>) -> Result<Success<SuccessBody<PolicyList>>, ApiError> {
+pub async fn list(
+    entry: AuditEntry,
+    PathParams(chain): PathParams<String>,
+) -> Result<Success<SuccessBody<PolicyList>>, ApiError> {
+    entry.target(|target| target.chain = chain.clone());
     let chain: Chain = chain
         .parse()
-        .map_err(|_| ApiError::not_found(format!("Chain: {chain} not found")))?;
-    let mode = match chain {
-        Chain::RaindEw => "deny_by_default".to_owned(),
-        Chain::RaindNsObs | Chain::RaindNsEnf => NsMode::default().to_string(),
-    };
+        .map_err(|e: UnknownChain| ApiError::not_found(e.to_string()))?;
+    let mode = chain.mode(&PolicyDefaults::default());
     Ok(success(
         "get list success",
         PolicyList {

@@ -317,6 +317,9 @@ pub struct SyscallRule {
     /// System calls.
     #[serde(deserialize_with = "nullable")]
     pub names: Vec<String>,
+    /// Error number that the calls fail with; `EPERM` when absent.
+    #[serde(rename = "errnoRet")]
+    pub errno_ret: Option<u16>,
 }
 
 /// `hooks`.

@@ -6,11 +6,25 @@
 //! A verb is a module with `run(&Site, &[String])`, which gets what follows its name on the command line.
 
 mod audit;
+mod bundle;
+mod cgroup;
 mod cli;
 mod config;
+mod console;
 mod container;
 mod failure;
+mod frames;
+mod hooks;
 mod lock;
+mod logfile;
+mod namespaces;
+mod network;
+mod program;
+mod rootfs;
+mod sealed;
+mod seccomp;
+mod socket;
+mod syscalls;
 
 use std::process::ExitCode;
 
