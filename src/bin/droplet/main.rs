@@ -12,24 +12,36 @@ mod cli;
 mod config;
 mod console;
 mod container;
+mod create;
+mod delete;
+mod executor;
 mod failure;
+mod finish;
 mod frames;
 mod hooks;
+mod init;
+mod kill;
+mod list;
 mod lock;
 mod logfile;
+mod monitor;
 mod namespaces;
 mod network;
+mod plan;
 mod program;
+mod record;
 mod rootfs;
+mod run;
 mod sealed;
 mod seccomp;
 mod socket;
+mod start;
 mod syscalls;
 
 use std::process::ExitCode;
 
 use container::Site;
-use failure::Failure;
+use failure::{Failure, Stage};
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args_os()
@@ -58,16 +70,33 @@ fn main() -> ExitCode {
 }
 
 /// Runs a verb. `None` when there is no such verb.
-fn dispatch(_site: &Site, verb: &str, _rest: &[String]) -> Option<Result<ExitCode, Failure>> {
-    match verb {
+fn dispatch(site: &Site, verb: &str, rest: &[String]) -> Option<Result<ExitCode, Failure>> {
+    let result = match verb {
+        "create" => sealed(|| create::run(site, rest)),
+        "run" => return Some(sealed(|| Ok(())).and_then(|()| run::run(site, rest))),
+        "start" => start::run(site, rest),
+        "kill" => kill::run(site, rest),
+        "delete" => delete::run(site, rest),
+        "state" => list::state(site, rest),
+        "list" => list::list(site, rest),
         "help" | "--help" | "-h" | "-help" => {
             print!("{}", cli::HELP);
-            Some(Ok(ExitCode::SUCCESS))
+            Ok(())
         }
-        verb if verb.starts_with('-') => Some(Err(Failure::usage(format!(
-            "flag provided but not defined: {}",
-            verb.trim_start_matches('-')
-        )))),
-        _ => None,
-    }
+        verb if verb.starts_with('-') => {
+            let option = verb.trim_start_matches('-');
+            Err(Failure::usage(format!("flag provided but not defined: -{option}")))
+        }
+        _ => return None,
+    };
+    Some(result.map(|()| ExitCode::SUCCESS))
+}
+
+/// Runs a verb from a binary that a container cannot overwrite.
+fn sealed(verb: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+    sealed::reexec().stage("load_spec")?;
+    // libcontainer would hand descriptors of this many to the container.
+    // SAFETY: no other thread exists that could read the environment meanwhile.
+    unsafe { std::env::remove_var("LISTEN_FDS") };
+    verb()
 }
