@@ -4,6 +4,7 @@
 //! A domain module never sees an HTTP type, and everything is built once and passed in (`daemon`).
 
 pub mod config;
+pub mod dns;
 pub mod firewall;
 pub mod network;
 pub mod policy;
