@@ -57,11 +57,18 @@ pub fn isolated_with(name: &str, programs: &[(&str, &str)], test: impl FnOnce(&L
     let dir = tempfile::tempdir().unwrap();
     for (program, script) in programs {
         let path = dir.path().join(program);
-        let text = format!("#!/bin/sh\nREAL=/usr/sbin/{program}\nLOG={}/log\n{script}\n", dir.path().display());
+        let text = format!(
+            "#!/bin/sh\nREAL=/usr/sbin/{program}\nLOG={}/log\n{script}\n",
+            dir.path().display()
+        );
         std::fs::write(&path, text).unwrap();
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     }
-    let path = format!("{}:{}:/usr/sbin:/sbin", dir.path().display(), std::env::var("PATH").unwrap());
+    let path = format!(
+        "{}:{}:/usr/sbin:/sbin",
+        dir.path().display(),
+        std::env::var("PATH").unwrap()
+    );
     let status = Command::new("unshare")
         .args(["--net", "--mount", "--propagation", "private", "--"])
         .arg(std::env::current_exe().unwrap())
@@ -108,12 +115,20 @@ impl Lab {
         run("ip -n outside addr add 198.51.100.1/32 dev lo");
         run("ip -n outside link set eth0 up");
         run("ip route add default via 192.0.2.1");
-        for name in ["ipv4/ip_forward", "bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables"] {
+        for name in [
+            "ipv4/ip_forward",
+            "bridge/bridge-nf-call-iptables",
+            "bridge/bridge-nf-call-ip6tables",
+        ] {
             std::fs::write(format!("/proc/sys/net/{name}"), "0").unwrap();
         }
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("condenser.db")).unwrap();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
         Self { dir, runtime, store }
     }
 
@@ -126,11 +141,13 @@ impl Lab {
     }
 
     pub fn network(&self) -> NetworkService {
-        self.block_on(NetworkService::start(network_settings(), self.store.clone())).unwrap()
+        self.block_on(NetworkService::start(network_settings(), self.store.clone()))
+            .unwrap()
     }
 
     pub fn firewall(&self, network: &NetworkService, settings: FirewallSettings) -> Firewall {
-        self.block_on(Firewall::start(self.store.clone(), network.uplink(), settings)).unwrap()
+        self.block_on(Firewall::start(self.store.clone(), network.uplink(), settings))
+            .unwrap()
     }
 
     /// Stores a container and gives it a network namespace attached as the low-level runtime does it.
@@ -145,7 +162,12 @@ impl Lab {
         run(&format!("ip -n {id} addr add {address}/24 dev eth0"));
         run(&format!("ip -n {id} link set eth0 up"));
         run(&format!("ip -n {id} route add default via {gateway}"));
-        Guest { place: Place::In(id.into()), address, veth, gateway }
+        Guest {
+            place: Place::In(id.into()),
+            address,
+            veth,
+            gateway,
+        }
     }
 
     /// Only the row of a container.
@@ -155,7 +177,10 @@ impl Lab {
             let network = t.get::<Network>(&network).unwrap();
             let address = ipam::lowest_free(t.snapshot(), &network).unwrap();
             t.put(Container {
-                attachment: Some(Attachment { network: network.name.clone(), address }),
+                attachment: Some(Attachment {
+                    network: network.name.clone(),
+                    address,
+                }),
                 forwards,
                 ..bare_container(&id)
             })
@@ -168,20 +193,32 @@ impl Lab {
     /// Removes the row and the namespace of a container.
     pub fn remove(&self, id: &str) {
         let row = id.to_owned();
-        self.block_on(self.store.transact(move |t| Ok::<_, StoreError>(t.remove::<Container>(&row)))).unwrap();
+        self.block_on(
+            self.store
+                .transact(move |t| Ok::<_, StoreError>(t.remove::<Container>(&row))),
+        )
+        .unwrap();
         run(&format!("ip netns del {id}"));
     }
 
     /// What the programs given to [`isolated_with`] wrote to `$LOG`, one line per run.
     pub fn runs(&self) -> Vec<String> {
         let log = PathBuf::from(std::env::var_os(INSIDE).unwrap()).join("log");
-        std::fs::read_to_string(log).unwrap_or_default().lines().map(str::to_owned).collect()
+        std::fs::read_to_string(log)
+            .unwrap_or_default()
+            .lines()
+            .map(str::to_owned)
+            .collect()
     }
 
     pub fn wait_for_uplink(&self, network: &NetworkService, wanted: Option<&str>) {
         let mut uplink = network.uplink();
         let is_wanted = |u: &Option<Uplink>| u.as_ref().map(|u| &*u.interface) == wanted;
-        let found = self.block_on(async { tokio::time::timeout(SOON, uplink.wait_for(is_wanted)).await.map(|r| r.is_ok()) });
+        let found = self.block_on(async {
+            tokio::time::timeout(SOON, uplink.wait_for(is_wanted))
+                .await
+                .map(|r| r.is_ok())
+        });
         assert_eq!(found, Ok(true), "the uplink never became {wanted:?}");
     }
 }
@@ -195,11 +232,18 @@ pub struct Guest {
 }
 
 pub fn network_settings() -> NetworkSettings {
-    NetworkSettings { runtime_subnet: "10.166.0.0/16".parse().unwrap(), allow_unfiltered_bridges: false }
+    NetworkSettings {
+        runtime_subnet: "10.166.0.0/16".parse().unwrap(),
+        allow_unfiltered_bridges: false,
+    }
 }
 
 pub fn forward(host_port: u16, container_port: u16, protocol: Protocol) -> Forward {
-    Forward { host_port, container_port, protocol }
+    Forward {
+        host_port,
+        container_port,
+        protocol,
+    }
 }
 
 fn bare_container(id: &str) -> Container {
@@ -238,7 +282,10 @@ pub fn run(line: &str) -> String {
 
 pub fn try_run(line: &str) -> Result<String, String> {
     let mut words = line.split_ascii_whitespace();
-    let output = Command::new(words.next().unwrap()).args(words).output().map_err(|e| e.to_string())?;
+    let output = Command::new(words.next().unwrap())
+        .args(words)
+        .output()
+        .map_err(|e| e.to_string())?;
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).into_owned());
     }
@@ -249,8 +296,11 @@ pub fn try_run(line: &str) -> Result<String, String> {
 #[track_caller]
 pub fn feed(line: &str, input: &str) {
     let mut words = line.split_ascii_whitespace();
-    let mut child =
-        Command::new(words.next().unwrap()).args(words).stdin(Stdio::piped()).spawn().unwrap();
+    let mut child = Command::new(words.next().unwrap())
+        .args(words)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     assert!(child.wait().unwrap().success(), "{line}");
 }
@@ -282,7 +332,9 @@ pub fn inside<T: Send>(place: &Place, work: impl FnOnce() -> T + Send) -> T {
 /// A server in `place` that answers each client with `<word> <address of the client>`, TCP and UDP.
 pub fn serve(place: &Place, address: impl Into<SocketAddrV4>, word: &str) {
     let address = address.into();
-    let (tcp, udp) = inside(place, || (TcpListener::bind(address).unwrap(), UdpSocket::bind(address).unwrap()));
+    let (tcp, udp) = inside(place, || {
+        (TcpListener::bind(address).unwrap(), UdpSocket::bind(address).unwrap())
+    });
     let words = word.to_owned();
     std::thread::spawn(move || {
         for stream in tcp.incoming() {
@@ -373,4 +425,3 @@ pub fn rules_of(save: &str) -> String {
     let lines = text.lines().filter(|l| !l.starts_with('#'));
     lines.map(|l| l.split(" [").next().unwrap().to_owned() + "\n").collect()
 }
-
