@@ -66,10 +66,10 @@ impl Bridge {
         let addresses = netlink.addresses().await?;
         let mut of_link = addresses.iter().filter(|a| a.link == link.index);
         if !of_link.any(|a| (a.address, a.prefix) == (self.address, self.prefix)) {
-            netlink.add_address(link.index, self.address, self.prefix).await?;
+            netlink.add_address(link, self.address, self.prefix).await?;
         }
         if !link.is_up || !is_ours(link) {
-            netlink.set_up(link.index, ALIAS).await?;
+            netlink.set_up(link, ALIAS).await?;
         }
         Ok(())
     }

@@ -7,15 +7,15 @@ use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use futures_util::TryStreamExt;
+use futures_util::{FutureExt, TryStreamExt};
 use ipnet::Ipv4Net;
-use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
     InfoBridgePort, InfoKind, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType};
 use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkUnspec, RouteMessageBuilder};
-use tokio::time::error::Elapsed;
+use tokio::sync::Mutex;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::NetworkError;
@@ -65,7 +65,8 @@ pub(super) struct Route {
 
 /// A connection to the kernel.
 pub(super) struct Netlink {
-    handle: Handle,
+    /// Taken for each request: of two lists asked for at once on one socket the kernel refuses the second.
+    handle: Mutex<Handle>,
     _connection: AbortOnDropHandle<()>,
 }
 
@@ -74,99 +75,84 @@ impl Netlink {
     pub fn connect() -> Result<Self, NetworkError> {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(|e| failed("open a netlink socket", e))?;
         Ok(Self {
-            handle,
+            handle: Mutex::new(handle),
             _connection: AbortOnDropHandle::new(tokio::spawn(connection)),
         })
     }
 
     /// All interfaces.
     pub async fn links(&self) -> Result<Vec<Link>, NetworkError> {
-        let all = self.handle.link().get().execute().try_collect::<Vec<_>>();
-        Ok(bounded("list interfaces", all)
-            .await?
-            .into_iter()
-            .filter_map(link)
-            .collect())
+        let all = self
+            .request("list interfaces", |h| h.link().get().execute().try_collect::<Vec<_>>())
+            .await?;
+        Ok(all.into_iter().filter_map(link).collect())
     }
 
     /// The interface of that name.
     pub async fn link(&self, name: &str) -> Result<Option<Link>, NetworkError> {
-        let one = self
-            .handle
-            .link()
-            .get()
-            .match_name(name)
-            .execute()
-            .try_collect::<Vec<_>>();
-        let one = match tokio::time::timeout(TIMEOUT, one).await {
-            Ok(Err(rtnetlink::Error::NetlinkError(e))) if e.raw_code() == -libc::ENODEV => return Ok(None),
-            answer => finish("look up an interface", answer)?,
+        let one = |h: &Handle| {
+            let found = h.link().get().match_name(name).execute().try_collect::<Vec<_>>();
+            found.map(|answer| match answer {
+                Err(rtnetlink::Error::NetlinkError(e)) if e.raw_code() == -libc::ENODEV => Ok(Vec::new()),
+                answer => answer,
+            })
         };
-        Ok(one.into_iter().find_map(link))
+        Ok(self
+            .request("look up an interface", one)
+            .await?
+            .into_iter()
+            .find_map(link))
     }
 
     /// All IPv4 addresses, for each interface in the order of their assignment.
     pub async fn addresses(&self) -> Result<Vec<Address>, NetworkError> {
-        let all = self.handle.address().get().execute().try_collect::<Vec<_>>();
-        let all = bounded("list addresses", all).await?;
-        Ok(all
-            .into_iter()
-            .filter_map(|message| {
-                // On a point-to-point link `Address` is the other end and `Local` our own.
-                let own = message.attributes.iter().find_map(|a| match a {
-                    AddressAttribute::Local(IpAddr::V4(ip)) => Some(*ip),
-                    _ => None,
-                })?;
-                Some(Address {
-                    link: message.header.index,
-                    address: own,
-                    prefix: message.header.prefix_len,
-                })
+        let all = self
+            .request("list addresses", |h| {
+                h.address().get().execute().try_collect::<Vec<_>>()
             })
-            .collect())
+            .await?;
+        Ok(all.into_iter().filter_map(address).collect())
     }
 
     /// All unicast routes of the main table, in the kernel's order.
     pub async fn routes(&self) -> Result<Vec<Route>, NetworkError> {
         let query = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let all = self.handle.route().get(query).execute().try_collect::<Vec<_>>();
-        Ok(bounded("list routes", all)
-            .await?
-            .into_iter()
-            .filter_map(route)
-            .collect())
+        let all = self
+            .request("list routes", |h| {
+                h.route().get(query).execute().try_collect::<Vec<_>>()
+            })
+            .await?;
+        Ok(all.into_iter().filter_map(route).collect())
     }
 
     /// Makes a bridge, down and without address.
     pub async fn add_bridge(&self, name: &str, hardware_address: [u8; 6]) -> Result<(), NetworkError> {
         let message = LinkBridge::new(name).down().address(hardware_address.to_vec()).build();
-        bounded(
-            &format!("make the bridge {name}"),
-            self.handle.link().add(message).execute(),
-        )
-        .await
+        self.request(&format!("make the bridge {name}"), |h| h.link().add(message).execute())
+            .await
     }
 
     /// Sets an interface up and marks it.
-    pub async fn set_up(&self, link: u32, alias: &str) -> Result<(), NetworkError> {
-        let message = LinkUnspec::new_with_index(link).up().alias(alias).build();
-        bounded("set an interface up", self.handle.link().change(message).execute()).await
+    pub async fn set_up(&self, link: &Link, alias: &str) -> Result<(), NetworkError> {
+        let message = LinkUnspec::new_with_index(link.index).up().alias(alias).build();
+        self.request(&format!("set {} up", link.name), |h| h.link().change(message).execute())
+            .await
     }
 
     /// Gives an interface an address.
-    pub async fn add_address(&self, link: u32, address: Ipv4Addr, prefix: u8) -> Result<(), NetworkError> {
-        let add = self.handle.address().add(link, address.into(), prefix).execute();
-        bounded(&format!("assign {address}/{prefix}"), add).await
+    pub async fn add_address(&self, link: &Link, address: Ipv4Addr, prefix: u8) -> Result<(), NetworkError> {
+        let action = format!("give {} the address {address}/{prefix}", link.name);
+        self.request(&action, |h| {
+            h.address().add(link.index, address.into(), prefix).execute()
+        })
+        .await
     }
 
     /// Makes an interface a port of a bridge.
-    pub async fn set_controller(&self, link: u32, bridge: u32) -> Result<(), NetworkError> {
-        let message = LinkUnspec::new_with_index(link).controller(bridge).build();
-        bounded(
-            "attach an interface to a bridge",
-            self.handle.link().change(message).execute(),
-        )
-        .await
+    pub async fn set_controller(&self, link: &Link, bridge: &Link) -> Result<(), NetworkError> {
+        let message = LinkUnspec::new_with_index(link.index).controller(bridge.index).build();
+        let action = format!("attach {} to {}", link.name, bridge.name);
+        self.request(&action, |h| h.link().change(message).execute()).await
     }
 
     /// Sets the flags of a port of a bridge.
@@ -176,13 +162,30 @@ impl Netlink {
             .append_info_data(InfoBridgePort::Isolated(port.isolated))
             .build();
         let action = format!("set the bridge port flags of {}", link.name);
-        bounded(&action, self.handle.link().set_port(message).execute()).await
+        self.request(&action, |h| h.link().set_port(message).execute()).await
     }
 
     /// Deletes an interface.
     pub async fn delete(&self, link: &Link) -> Result<(), NetworkError> {
         let action = format!("delete the interface {}", link.name);
-        bounded(&action, self.handle.link().del(link.index).execute()).await
+        self.request(&action, |h| h.link().del(link.index).execute()).await
+    }
+
+    async fn request<T, F>(&self, action: &str, request: impl FnOnce(&Handle) -> F) -> Result<T, NetworkError>
+    where
+        F: Future<Output = Result<T, rtnetlink::Error>>,
+    {
+        let handle = self.handle.lock().await;
+        match tokio::time::timeout(TIMEOUT, request(&handle)).await {
+            Ok(Ok(value)) => Ok(value),
+            // The kernel's own word, without the wrapping of the library.
+            Ok(Err(rtnetlink::Error::NetlinkError(message))) => Err(failed(action, message.to_io())),
+            Ok(Err(error)) => Err(failed(action, error)),
+            Err(_) => Err(failed(
+                action,
+                format!("no answer from the kernel within {} s", TIMEOUT.as_secs()),
+            )),
+        }
     }
 }
 
@@ -190,26 +193,6 @@ fn failed(action: &str, error: impl std::fmt::Display) -> NetworkError {
     NetworkError::Kernel {
         action: action.to_owned(),
         message: error.to_string(),
-    }
-}
-
-async fn bounded<T>(
-    action: &str,
-    request: impl Future<Output = Result<T, rtnetlink::Error>>,
-) -> Result<T, NetworkError> {
-    finish(action, tokio::time::timeout(TIMEOUT, request).await)
-}
-
-fn finish<T>(action: &str, answer: Result<Result<T, rtnetlink::Error>, Elapsed>) -> Result<T, NetworkError> {
-    match answer {
-        Ok(Ok(value)) => Ok(value),
-        // The kernel's own word, without the wrapping of the library.
-        Ok(Err(rtnetlink::Error::NetlinkError(message))) => Err(failed(action, message.to_io())),
-        Ok(Err(error)) => Err(failed(action, error)),
-        Err(_) => Err(failed(
-            action,
-            format!("no answer from the kernel within {} s", TIMEOUT.as_secs()),
-        )),
     }
 }
 
@@ -249,6 +232,19 @@ fn describe(link: &mut Link, info: &LinkInfo) {
         }
         _ => {}
     }
+}
+
+fn address(message: AddressMessage) -> Option<Address> {
+    // On a point-to-point link `Address` is the other end and `Local` our own.
+    let own = message.attributes.iter().find_map(|a| match a {
+        AddressAttribute::Local(IpAddr::V4(ip)) => Some(*ip),
+        _ => None,
+    })?;
+    Some(Address {
+        link: message.header.index,
+        address: own,
+        prefix: message.header.prefix_len,
+    })
 }
 
 fn route(message: RouteMessage) -> Option<Route> {

@@ -267,7 +267,7 @@ impl NetworkService {
                 continue;
             };
             if veth.controller != Some(bridge.index) {
-                self.0.netlink.set_controller(veth.index, bridge.index).await?;
+                self.0.netlink.set_controller(veth, bridge).await?;
             } else if veth.port == self.wanted_port() {
                 continue;
             }
