@@ -265,7 +265,7 @@ impl Api {
     pub fn exec(&self, container: &str, script: &str) -> String {
         // The answer comes at the launch; the end is seen in the log, after a line that no earlier exec can have left.
         let mark = ulid::Ulid::generate().to_string();
-        let script = format!("echo {mark}\n{{ {script}\n}} 2>&1\necho \"$?{mark}\"");
+        let script = format!("echo {mark}\n{{ {script}\n}} 2>&1\nprintf '\\n%s' {mark}");
         let id = self.container(container)["containerId"].as_str().unwrap().to_owned();
         let command = json!({ "command": ["/bin/sh", "-c", script] });
         self.ok(post(&format!("/v1/containers/{id}/actions/exec"), command));
@@ -275,10 +275,8 @@ impl Api {
             let Some((_, said)) = log.split_once(&format!("{mark}\n")) else {
                 return Err(log);
             };
-            match said.split_once(&mark) {
-                Some((said, _)) => Ok(said[..said.rfind('\n').map_or(0, |end| end + 1)].to_owned()),
-                None => Err(log),
-            }
+            let end = said.find(&format!("\n{mark}")).ok_or(log.as_str());
+            end.map(|end| said[..end].to_owned()).map_err(str::to_owned)
         })
     }
 }

@@ -30,6 +30,7 @@
 mod api;
 mod daemon;
 mod dns;
+mod forks;
 mod image;
 mod inventory;
 mod machine;
@@ -41,6 +42,7 @@ use std::time::{Duration, Instant};
 
 pub use api::{Api, Call, Identity, Reply, Session, delete, get, post, send};
 pub use daemon::Daemon;
+pub use forks::Forks;
 pub use image::{ImageSpec, Layer};
 pub use inventory::Inventory;
 pub use machine::{Machine, Place};
