@@ -72,7 +72,7 @@ impl Answer {
 /// Posts `body` and waits for the answer.
 pub fn post(url: &str, tls: ClientConfig, headers: &[(&str, &str)], body: Vec<u8>) -> Result<Answer, PostError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let answer = runtime.block_on(timeout(TOTAL_TIME, exchange(url, tls, headers, body)));
+    let answer = runtime.block_on(async { timeout(TOTAL_TIME, exchange(url, tls, headers, body)).await });
     // A name that is still being looked up must not keep the process alive.
     runtime.shutdown_background();
     answer.unwrap_or_else(|_| Err(PostError::Time(url.to_owned())))

@@ -113,3 +113,99 @@ impl ServerCertVerifier for PinnedOrIssued {
         self.issued.supported_verify_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, date_time_ymd};
+    use rstest::rstest;
+    use std::time::Duration;
+
+    const YEAR: u64 = 365 * 24 * 60 * 60;
+
+    fn params(is_ca: IsCa) -> CertificateParams {
+        let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        params.is_ca = is_ca;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(2025, 1, 1);
+        params
+    }
+
+    fn self_signed(is_ca: IsCa) -> CertificateDer<'static> {
+        params(is_ca)
+            .self_signed(&KeyPair::generate().unwrap())
+            .unwrap()
+            .der()
+            .clone()
+    }
+
+    fn verify(
+        trusted: &CertificateDer<'static>,
+        shown: &CertificateDer<'_>,
+        name: &'static str,
+        now: u64,
+    ) -> Result<(), Error> {
+        let provider = Arc::new(ring::default_provider());
+        let verifier = PinnedOrIssued::new(vec![trusted.clone()], &provider).unwrap();
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
+        let name = ServerName::try_from(name).unwrap();
+        verifier.verify_server_cert(shown, &[], &name, &[], now).map(drop)
+    }
+
+    const IN_2022: u64 = 52 * YEAR;
+
+    #[rstest]
+    fn the_trusted_certificate_itself_is_accepted_ca_or_not(
+        #[values(IsCa::ExplicitNoCa, IsCa::Ca(BasicConstraints::Unconstrained))] is_ca: IsCa,
+    ) {
+        let own = self_signed(is_ca);
+        for name in ["localhost", "127.0.0.1"] {
+            verify(&own, &own, name, IN_2022).unwrap();
+        }
+        for name in ["127.0.0.2", "example.org"] {
+            let wrong = verify(&own, &own, name, IN_2022).unwrap_err();
+            assert_eq!(wrong, CertificateError::NotValidForName.into());
+        }
+        let over = verify(&own, &own, "localhost", 56 * YEAR).unwrap_err();
+        assert_eq!(over, CertificateError::Expired.into());
+        let early = verify(&own, &own, "localhost", 49 * YEAR).unwrap_err();
+        assert_eq!(early, CertificateError::NotValidYet.into());
+    }
+
+    #[test]
+    fn another_certificate_of_the_same_name_is_not() {
+        let own = self_signed(IsCa::ExplicitNoCa);
+        let other = self_signed(IsCa::ExplicitNoCa);
+        verify(&own, &other, "localhost", IN_2022).unwrap_err();
+    }
+
+    #[test]
+    fn one_issued_by_a_trusted_ca_is_accepted() {
+        let key = KeyPair::generate().unwrap();
+        let authority = params(IsCa::Ca(BasicConstraints::Unconstrained))
+            .self_signed(&key)
+            .unwrap();
+        let issuer = Issuer::from_ca_cert_der(authority.der(), key).unwrap();
+        let leaf = params(IsCa::ExplicitNoCa)
+            .signed_by(&KeyPair::generate().unwrap(), &issuer)
+            .unwrap();
+        verify(authority.der(), leaf.der(), "localhost", IN_2022).unwrap();
+        verify(authority.der(), leaf.der(), "127.0.0.2", IN_2022).unwrap_err();
+    }
+
+    #[test]
+    fn what_is_no_pem_is_named() {
+        let own = pem::encode(&pem::Pem::new("CERTIFICATE", self_signed(IsCa::ExplicitNoCa).to_vec()));
+        let refused = |ca: &str, certificate: &str| {
+            let config = client_config(ca.as_bytes(), certificate.as_bytes(), b"garbage");
+            config.err().unwrap().to_string()
+        };
+        assert_eq!(refused("garbage", &own), "no certificate in the CA file");
+        assert_eq!(
+            refused(&own, "garbage"),
+            "no certificate in the client certificate file"
+        );
+        assert_eq!(refused(&own, &own), "no private key in the key file");
+    }
+}
