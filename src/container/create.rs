@@ -114,13 +114,16 @@ impl ContainerService {
         } else {
             config.working_dir.clone()
         };
+        // Without its primary group among the supplementary ones a process could drop it (CVE-2023-25173).
+        let mut additional_gids = vec![user.gid];
+        additional_gids.extend(user.additional_gids.into_iter().filter(|gid| *gid != user.gid));
         Ok(ProcessSpec {
             args,
             env,
             cwd,
             uid: user.uid,
             gid: user.gid,
-            additional_gids: user.additional_gids,
+            additional_gids,
         })
     }
 
