@@ -33,6 +33,7 @@ use crate::container::{ContainerService, ContainerSettings, HookSettings, Servic
 use crate::dns::Forwarder;
 use crate::firewall::{Firewall, FirewallSettings};
 use crate::image::{ImageService, ImageSettings};
+use crate::metrics::{Activity, Sampler};
 use crate::network::{DEFAULT_NETWORK, DNS_ADDRESS, DNS_PORT, NetworkService, NetworkSettings, Uplink};
 use crate::pki::Pki;
 use crate::runtime::dir::{DEFAULT_ROOT, RUNTIME_RUN_DIR};
@@ -75,6 +76,8 @@ pub enum DaemonError {
     Pki(#[from] crate::pki::PkiError),
     #[error("audit log: {0}")]
     Audit(std::io::Error),
+    #[error("cgroups: {0}")]
+    Cgroups(#[from] crate::metrics::GroupError),
     #[error("recovery: {0}")]
     Recovery(#[from] crate::container::ContainerError),
 }
@@ -114,7 +117,9 @@ impl Daemon {
         let management_socket = listen("the management API", config.management_address).await?;
         let ca_socket = listen("certificate requests", config.ca_address).await?;
         let audit = AuditLog::open(&config.log_dir, &host_name()).map_err(DaemonError::Audit)?;
-        let images = ImageService::new(image_settings(&config), store.clone())?;
+        let activity = Activity::default();
+        let images = ImageService::new(image_settings(&config), store.clone(), activity.clone())?;
+        let sampler = Sampler::new()?;
 
         let networks = NetworkService::start(
             NetworkSettings {
@@ -150,6 +155,7 @@ impl Daemon {
                 networks: networks.clone(),
                 firewall: firewall.clone(),
                 runtime: Arc::new(Droplet::new(config.droplet.clone(), config.container_root())),
+                activity: activity.clone(),
             },
         );
 
@@ -175,6 +181,7 @@ impl Daemon {
 
         images.recover().await?;
         containers.recover().await?;
+        tasks.spawn(sampler.clone().run(store.clone(), config.log_dir.clone(), stop.clone()));
 
         let following = Following {
             config,
@@ -190,6 +197,8 @@ impl Daemon {
             store,
             containers: containers.clone(),
             images,
+            sampler,
+            activity,
         };
         let app = routing::app(plain(management::routes(), services), Role::Cli, audit.clone());
         management

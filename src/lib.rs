@@ -16,8 +16,10 @@
 //! - [`dns`]: the forwarder behind the containers' resolver
 //! - [`pki`]: CA, certificates, SPIFFE ids
 //! - [`audit`]: one record per request
+//! - [`metrics`]: what containers use and what the daemon does, in figures
 //! - [`logfile`]: append-only files that rotate
 //! - [`hook_agent`]: what `condenser-hook-agent` does
+//! - [`time`]: times as others read them
 //! - [`apparmor`]: the confinement profile
 
 pub mod api;
@@ -31,8 +33,10 @@ pub mod firewall;
 pub mod hook_agent;
 pub mod image;
 pub mod logfile;
+pub mod metrics;
 pub mod network;
 pub mod pki;
 pub mod policy;
 pub mod runtime;
 pub mod store;
+pub mod time;

@@ -10,7 +10,10 @@ use crate::runtime::hook::HookEvent;
 pub fn action_of(method: &Method, path: &str, event: Option<&str>) -> (&'static str, Severity) {
     let segments: Vec<_> = path.split('/').skip(1).collect();
     let Some((&"v1", route)) = segments.split_first() else {
-        return UNKNOWN;
+        return match (method.as_str(), &segments[..]) {
+            ("GET", ["metrics"]) => ("metrics.read", Information),
+            _ => UNKNOWN,
+        };
     };
     match (method.as_str(), route) {
         ("POST", ["hooks", "droplet"]) => (hook(event), Medium),
@@ -114,7 +117,7 @@ fn hook(event: Option<&str>) -> &'static str {
 mod tests {
     use super::*;
 
-    /// Every route of `contract/api.md` 1, with the action and severity of section 21.
+    /// Every route of `contract/api.md` 1, with the action and severity of section 21, and those that came later.
     const ROUTES: &str = "
         GET /v1/containers container.list information
         POST /v1/containers container.create medium
@@ -169,6 +172,7 @@ mod tests {
         GET /v1/logs/netflow netflow.read information
         POST /v1/pki/sign pki.sign high
         POST /v1/hooks/droplet hook.apply medium
+        GET /metrics metrics.read information
         GET / unknown low
         GET /v1 unknown low
         GET /v1/nope unknown low

@@ -25,6 +25,7 @@ use super::management;
         (name = "images", description = "Images that are present on this host"),
         (name = "networks", description = "Bridges that containers are attached to"),
         (name = "policies", description = "Which flows are allowed"),
+        (name = "metrics", description = "Figures for Prometheus"),
     )
 )]
 struct Description;

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use crate::apparmor::Confinement;
 use crate::image::{ImageRef, Platform};
+use crate::metrics::Verb;
 use crate::network::ipam;
 use crate::store::{
     Attachment, Claim, Container, ContainerState, Forward, Image, ImageRunConfig, Network, Operation, ProcessSpec,
@@ -28,7 +29,7 @@ impl ContainerService {
     /// Makes a container that waits for its start and returns its id. A failure leaves nothing behind.
     pub async fn create(&self, request: CreateRequest) -> Result<String, ContainerError> {
         let service = self.clone();
-        self.detached(async move {
+        self.detached(Verb::ContainerCreate, async move {
             let wish = service.check(request).await?;
             let image = service
                 .0

@@ -1,5 +1,6 @@
 //! Delete, and the undo of a create: both take a container apart, whatever of it is there.
 
+use crate::metrics::Verb;
 use crate::store::{Container, ContainerState, Operation};
 
 use super::{ContainerError, ContainerService, cgroup, refuse_managed, transitions};
@@ -10,7 +11,7 @@ impl ContainerService {
         let container = self.find(parameter)?;
         refuse_managed(&container, parameter, "delete operation", "rm")?;
         let (service, parameter) = (self.clone(), parameter.to_owned());
-        self.detached(async move {
+        self.detached(Verb::ContainerDelete, async move {
             let id = container.id.clone();
             let _lock = service.0.locks.lock(&id).await;
             let container = service.find(&id).map_err(|_| ContainerError::NotFound(parameter))?;

@@ -1,5 +1,6 @@
 //! Exec: one more process in a running container.
 
+use crate::metrics::Verb;
 use crate::runtime::RuntimeError;
 use crate::store::ContainerState;
 
@@ -16,7 +17,7 @@ impl ContainerService {
             return Err(ContainerError::NotRunning(container.id.clone()));
         }
         let service = self.clone();
-        self.detached(async move {
+        self.detached(Verb::ContainerExec, async move {
             tracing::info!(container.id = %container.id, tty, "exec");
             service
                 .0

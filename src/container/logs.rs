@@ -1,7 +1,9 @@
 //! The last lines of a container's log (`contract/api.md` 5.10).
 
 use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use crate::store::Container;
 
 use super::{ContainerError, ContainerService};
 
@@ -14,9 +16,13 @@ const WINDOW: u64 = 4 << 20;
 
 impl ContainerService {
     /// Path of the log of a container.
-    pub fn log_path(&self, parameter: &str) -> Result<std::path::PathBuf, ContainerError> {
-        let container = self.find(parameter)?;
-        Ok(self.dir(&container.id).log(container.tty))
+    pub fn log_path(&self, parameter: &str) -> Result<PathBuf, ContainerError> {
+        Ok(self.log_of(&*self.find(parameter)?))
+    }
+
+    /// Path of the log of a container that was found already.
+    pub fn log_of(&self, container: &Container) -> PathBuf {
+        self.dir(&container.id).log(container.tty)
     }
 
     /// The last `lines` lines as they are in the file. No file yet, or no line asked for: nothing.

@@ -40,6 +40,7 @@ use tokio_util::task::TaskTracker;
 use crate::apparmor::Confinement;
 use crate::firewall::Firewall;
 use crate::image::ImageService;
+use crate::metrics::{Activity, Verb};
 use crate::network::NetworkService;
 use crate::runtime::Runtime;
 use crate::runtime::dir::ContainerDir;
@@ -84,6 +85,7 @@ pub struct Services {
     pub networks: NetworkService,
     pub firewall: Firewall,
     pub runtime: Arc<dyn Runtime>,
+    pub activity: Activity,
 }
 
 /// All operations on containers. Clones share one service.
@@ -136,11 +138,14 @@ impl ContainerService {
         ContainerDir::new(&self.0.settings.root, id)
     }
 
-    /// Runs an operation to its end, also when the caller is dropped.
+    /// Runs an operation to its end, also when the caller is dropped, and counts it.
     async fn detached<T: Send + 'static>(
         &self,
+        verb: Verb,
         operation: impl Future<Output = Result<T, ContainerError>> + Send + 'static,
     ) -> Result<T, ContainerError> {
+        let activity = self.0.services.activity.clone();
+        let operation = async move { activity.observe(verb, operation).await };
         self.0.operations.spawn(operation).await.unwrap_or_else(|error| {
             tracing::error!(%error, "an operation on a container failed unexpectedly");
             Err(ContainerError::Panicked)

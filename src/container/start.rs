@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use crate::metrics::Verb;
 use crate::store::{Container, ContainerState, Operation};
 
 use super::{ContainerError, ContainerService, refuse_managed, transitions};
@@ -12,7 +13,7 @@ impl ContainerService {
         let container = self.find(parameter)?;
         refuse_managed(&container, parameter, "operation", "start")?;
         let (service, parameter) = (self.clone(), parameter.to_owned());
-        self.detached(async move {
+        self.detached(Verb::ContainerStart, async move {
             let id = container.id.clone();
             let _lock = service.0.locks.lock(&id).await;
             // It may have gone while this waited for its turn.

@@ -1,5 +1,7 @@
 //! Stop: TERM, KILL after the grace period, and the exit recorded.
 
+use crate::metrics::Verb;
+
 use super::{ContainerError, ContainerService, refuse_managed, transitions};
 
 impl ContainerService {
@@ -8,7 +10,7 @@ impl ContainerService {
         let container = self.find(parameter)?;
         refuse_managed(&container, parameter, "operation", "stop")?;
         let (service, parameter) = (self.clone(), parameter.to_owned());
-        self.detached(async move {
+        self.detached(Verb::ContainerStop, async move {
             let id = container.id.clone();
             let _lock = service.0.locks.lock(&id).await;
             let container = service.find(&id).map_err(|_| ContainerError::NotFound(parameter))?;

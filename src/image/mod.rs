@@ -42,6 +42,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::{Semaphore, watch};
 
+use crate::metrics::{Activity, Verb};
 use crate::store::{Container, Image, Snapshot, Store, Txn};
 
 use self::digest::Digest;
@@ -81,6 +82,7 @@ pub struct ImageService(Arc<Inner>);
 struct Inner {
     settings: ImageSettings,
     store: Store,
+    activity: Activity,
     layers: Arc<LayerStore>,
     registry: Registry,
     downloads: Semaphore,
@@ -96,7 +98,7 @@ struct Flight {
 
 impl ImageService {
     /// Makes the directories of the store. Must be followed by [`ImageService::recover`] before anything else.
-    pub fn new(settings: ImageSettings, store: Store) -> Result<Self, ImageError> {
+    pub fn new(settings: ImageSettings, store: Store, activity: Activity) -> Result<Self, ImageError> {
         let layers = Arc::new(LayerStore::open(&settings.root)?);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self(Arc::new(Inner {
@@ -105,6 +107,7 @@ impl ImageService {
             flights: Mutex::default(),
             settings,
             store,
+            activity,
             layers,
         })))
     }
@@ -223,7 +226,8 @@ impl ImageService {
             let (inner, key) = (self.0.clone(), key.clone());
             async move {
                 let _landing = Landing(&inner, &key);
-                let result = pull::pull(&inner, &key.0, &key.1, &progress).await;
+                let pull = pull::pull(&inner, &key.0, &key.1, &progress);
+                let result = inner.activity.observe(Verb::ImagePull, pull).await;
                 match &result {
                     Ok(row) => tracing::info!(image = %key.0, digest = row.manifest_digest, "image pulled"),
                     Err(error) => tracing::warn!(image = %key.0, %error, "pull failed"),

@@ -231,7 +231,10 @@ async fn bring_layer(
             let inner = inner.clone();
             tokio::task::spawn_blocking(move || unpack_layer(&inner, BlobReader::new(receiver), expected))
         };
-        let received = |n| progress.send_modify(|p| p.received_bytes += n);
+        let received = |n| {
+            inner.activity.pulled(n);
+            progress.send_modify(|p| p.received_bytes += n);
+        };
         let downloaded = tokio::select! {
             result = download(&inner.registry, image, layer, sender, received) => result,
             () = stop.cancelled() => Err(stopped()),

@@ -187,7 +187,7 @@ pub struct LogQuery {
 }
 
 /// Says in the audit record which container a request is about.
-fn about(m: &Management, entry: &AuditEntry, parameter: &str) {
+pub(super) fn about(m: &Management, entry: &AuditEntry, parameter: &str) {
     entry.target(|target| match m.containers.find(parameter) {
         Ok(container) => {
             target.container_id = container.id.clone();

@@ -6,14 +6,17 @@
 mod containers;
 mod failure;
 mod images;
+mod metrics;
 mod networks;
 mod policies;
+mod stats;
 
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::container::ContainerService;
 use crate::image::ImageService;
+use crate::metrics::{Activity, Sampler};
 use crate::store::Store;
 
 /// The services behind the management API.
@@ -23,6 +26,8 @@ pub struct Management {
     pub store: Store,
     pub containers: ContainerService,
     pub images: ImageService,
+    pub sampler: Sampler,
+    pub activity: Activity,
 }
 
 /// All routes, with their description.
@@ -36,9 +41,12 @@ pub fn routes() -> OpenApiRouter<Management> {
         .routes(routes!(containers::delete))
         .routes(routes!(containers::log))
         .routes(routes!(containers::log_path))
+        .routes(routes!(stats::all_stats))
+        .routes(routes!(stats::stats))
         .routes(routes!(images::list, images::pull, images::remove))
         .routes(routes!(images::status))
         .routes(routes!(images::disk_usage))
         .routes(routes!(networks::list))
         .routes(routes!(policies::list))
+        .routes(routes!(metrics::scrape))
 }

@@ -1,0 +1,163 @@
+//! `raind_metrics.jsonl`: one record per running container every ten seconds (`contract/observability.md` 4), rotated
+//! like the other logs. Output only: nothing is ever read from it. Blocks.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::logfile::RotatingFile;
+use crate::store::Container;
+use crate::time::rfc3339;
+
+use super::cgroup::Usage;
+use super::sampler::Sample;
+
+/// The file, below the log directory.
+pub const FILE: &str = "raind_metrics.jsonl";
+
+/// The log. It opens its file when there is something to write, and again after an error.
+pub struct MetricsLog {
+    path: PathBuf,
+    file: Option<RotatingFile>,
+}
+
+/// One line.
+#[derive(Serialize)]
+struct Record<'a> {
+    generated_ts: String,
+    container_id: &'a str,
+    container_name: &'a str,
+    spiffe_id: &'a str,
+    pid: i32,
+    status: String,
+    cgroup_path: &'a str,
+    #[serde(flatten)]
+    usage: &'a Usage,
+}
+
+impl MetricsLog {
+    /// The log in that directory. Nothing is opened yet.
+    pub fn new(log_dir: &Path) -> Self {
+        Self {
+            path: log_dir.join(FILE),
+            file: None,
+        }
+    }
+
+    /// Appends a line per sample. What cannot be written is lost; the daemon's own log says so, once per call.
+    pub fn write(&mut self, samples: &[(Arc<Container>, Sample)]) {
+        for (n, (container, sample)) in samples.iter().enumerate() {
+            // The file may have been on a disk that was full or remounted: tried again with a new one.
+            let written = self.write_one(container, sample).or_else(|_| {
+                self.file = None;
+                self.write_one(container, sample)
+            });
+            if let Err(error) = written {
+                self.file = None;
+                tracing::warn!(%error, lost = samples.len() - n, "metrics are not logged");
+                return;
+            }
+        }
+    }
+
+    fn write_one(&mut self, container: &Container, sample: &Sample) -> std::io::Result<()> {
+        let mut line = serde_json::to_vec(&Record::new(container, sample))?;
+        line.push(b'\n');
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(RotatingFile::open(&self.path)?),
+        };
+        file.write_line(&line)
+    }
+}
+
+impl<'a> Record<'a> {
+    fn new(container: &'a Container, sample: &'a Sample) -> Self {
+        Self {
+            generated_ts: sample.taken_at.map(rfc3339).unwrap_or_default(),
+            container_id: &container.id,
+            container_name: &container.name,
+            spiffe_id: container.spiffe_id.as_deref().unwrap_or_default(),
+            pid: container.process.as_ref().map_or(0, |p| p.pid),
+            status: container.state.to_string(),
+            cgroup_path: &sample.cgroup_path,
+            usage: &sample.usage,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Map, Value};
+
+    use super::*;
+    use crate::store::ContainerState;
+    use crate::store::tests::container;
+
+    const RECORDED: &str = include_str!("../../tests/fixtures/golden/log-metrics.jsonl");
+
+    fn sample() -> Sample {
+        let usage = Usage {
+            cpu_usage_usec: 1_234_567,
+            memory_max_bytes: Some(1 << 30),
+            ..Usage::default()
+        };
+        Sample {
+            taken_at: Some("2026-11-23T23:52:29.072509167Z".parse().unwrap()),
+            cgroup_path: "/sys/fs/cgroup/raind/01m85d6ag2dj".into(),
+            usage,
+        }
+    }
+
+    fn running() -> Arc<Container> {
+        let mut row = container("01m85d6ag2dj", "web").in_state(ContainerState::Running);
+        row.spiffe_id = Some("spiffe://raind/container/01m85d6ag2dj".into());
+        Arc::new(row)
+    }
+
+    #[test]
+    fn a_record_has_the_keys_and_types_of_the_original() {
+        let recorded: Map<String, Value> = serde_json::from_str(RECORDED).unwrap();
+        let written = serde_json::to_string(&Record::new(&running(), &sample())).unwrap();
+        let written_map: Map<String, Value> = serde_json::from_str(&written).unwrap();
+        let keys = |map: &Map<String, Value>| map.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(keys(&written_map), keys(&recorded));
+        for (key, value) in &recorded {
+            assert_eq!(
+                std::mem::discriminant(value),
+                std::mem::discriminant(&written_map[key]),
+                "{key}"
+            );
+        }
+        for key in [
+            "container_id",
+            "container_name",
+            "spiffe_id",
+            "status",
+            "cgroup_path",
+            "cpu_usage_usec",
+        ] {
+            assert_eq!(written_map[key], recorded[key], "{key}");
+        }
+    }
+
+    #[test]
+    fn a_log_that_could_not_be_opened_is_opened_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let obstacle = dir.path().join("log");
+        std::fs::write(&obstacle, "a file where the directory should be").unwrap();
+        let mut log = MetricsLog::new(&obstacle);
+        let samples = [(running(), sample()), (running(), sample())];
+        log.write(&samples);
+        std::fs::remove_file(&obstacle).unwrap();
+        log.write(&samples);
+        log.write(&samples[..1]);
+        let text = std::fs::read_to_string(obstacle.join(FILE)).unwrap();
+        assert_eq!(text.lines().count(), 3);
+        assert!(
+            text.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()),
+            "{text}"
+        );
+    }
+}
