@@ -138,11 +138,13 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// The file is not TOML of the known shape.
-    #[error("the configuration file {path} is wrong: {message}")]
+    #[error("the configuration file {path} is wrong in line {line}: {message}")]
     Parse {
         /// The file.
         path: PathBuf,
-        /// Position and reason.
+        /// Where, counted from 1.
+        line: usize,
+        /// The reason, on one line.
         message: String,
     },
     /// A value is outside what makes sense.
@@ -162,9 +164,10 @@ impl Settings {
             path: path.to_owned(),
             source,
         })?;
-        toml::from_str(&text).map_err(|e| ConfigError::Parse {
+        toml::from_str(&text).map_err(|e: toml::de::Error| ConfigError::Parse {
             path: path.to_owned(),
-            message: e.to_string().trim_end().to_owned(),
+            line: e.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1),
+            message: e.message().replace('\n', "; "),
         })
     }
 
@@ -342,6 +345,15 @@ mod tests {
     #[test]
     fn an_unknown_key_is_refused() {
         assert!(toml::from_str::<Settings>("rot_dir = '/a'").is_err());
+    }
+
+    #[test]
+    fn a_broken_file_is_named_with_the_line_on_one_line() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "root_dir = '/a'\nno_such_key = 1\n").unwrap();
+        let said = Settings::from_file(file.path()).unwrap_err().to_string();
+        assert!(said.contains("in line 2: ") && said.contains("no_such_key"), "{said}");
+        assert!(!said.contains('\n'), "{said}");
     }
 
     #[test]
