@@ -57,6 +57,9 @@ impl ContainerService {
             return Err(ContainerError::Unconfined(reason.clone()));
         }
         let snapshot = self.snapshot();
+        if snapshot.containers().get(&request.name).is_some() {
+            return Err(ContainerError::NameIsId(request.name));
+        }
         if snapshot.holder(&Claim::ContainerName(request.name.clone())).is_some() {
             return Err(ContainerError::NameTaken(request.name));
         }
