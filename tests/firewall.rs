@@ -1,5 +1,11 @@
 //! The packet filter on a real kernel with real packets, each test in namespaces of its own (`netlab`).
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed expectation is a failed test"
+)]
+
 mod netlab;
 
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
@@ -325,10 +331,7 @@ fn nothing_is_lost_or_doubled(name: &str, variant: Variant, iptables: &str) {
         );
         for n in 0..10 {
             let id = format!("a{n}");
-            lab.block_on(lab.store.transact(move |t| {
-                Ok::<_, condenser::store::StoreError>(t.remove::<condenser::store::Container>(&id))
-            }))
-            .unwrap();
+            lab.forget(&id);
         }
         lab.block_on(firewall.apply()).unwrap();
         assert_eq!(rules_of(&save), fresh);
@@ -493,13 +496,7 @@ fn a_udp_client_that_never_pauses_reaches_who_publishes_now() {
             serve_at(&guest.place, (ANY, 53), id);
             lab.block_on(firewall.apply()).unwrap();
             assert_eq!(ask(), id);
-            let row = id.to_owned();
-            lab.block_on(lab.store.transact(move |t| {
-                t.update::<condenser::store::Container>(&row, |c| c.forwards.clear())
-                    .unwrap();
-                Ok::<_, condenser::store::StoreError>(())
-            }))
-            .unwrap();
+            lab.unpublish(id);
             lab.block_on(firewall.apply()).unwrap();
             let gone = ask_from(&socket, server, Duration::from_millis(150));
             assert!(gone.is_err(), "{gone:?}");
@@ -580,13 +577,7 @@ fn a_refusal_carries_the_tools_words_and_changes_nothing() {
                 "{error}"
             );
             assert_eq!(rules(), before);
-            let id = "aaaaaaaaaaaa";
-            lab.block_on(
-                lab.store.transact(move |t| {
-                    Ok::<_, condenser::store::StoreError>(t.remove::<condenser::store::Container>(id))
-                }),
-            )
-            .unwrap();
+            lab.forget("aaaaaaaaaaaa");
             lab.block_on(firewall.apply()).unwrap();
             lab.reserve("bbbbbbbbbbbb", "raind0", &both(7777, 80));
             lab.block_on(firewall.apply()).unwrap();

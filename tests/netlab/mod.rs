@@ -8,7 +8,12 @@
 //! and mount namespaces. Outside and containers are network namespaces inside it. When the child ends, killed or not,
 //! the kernel removes all of it.
 
-#![allow(dead_code, reason = "each test crate uses its part")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "each test program uses a part of it, and a failed expectation in it is a failed test"
+)]
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
@@ -192,13 +197,28 @@ impl Lab {
 
     /// Removes the row and the namespace of a container.
     pub fn remove(&self, id: &str) {
+        self.forget(id);
+        run(&format!("ip netns del {id}"));
+    }
+
+    /// Removes only the row of a container.
+    pub fn forget(&self, id: &str) {
         let row = id.to_owned();
         self.block_on(
             self.store
                 .transact(move |t| Ok::<_, StoreError>(t.remove::<Container>(&row))),
         )
         .unwrap();
-        run(&format!("ip netns del {id}"));
+    }
+
+    /// Takes a container its published ports.
+    pub fn unpublish(&self, id: &str) {
+        let row = id.to_owned();
+        self.block_on(self.store.transact(move |t| {
+            t.update::<Container>(&row, |c| c.forwards.clear()).unwrap();
+            Ok::<_, StoreError>(())
+        }))
+        .unwrap();
     }
 
     /// What the programs given to [`isolated_with`] wrote to `$LOG`, one line per run.
