@@ -6,6 +6,7 @@
 pub mod dir;
 pub mod droplet;
 pub mod hook;
+pub mod mounts;
 pub mod process;
 pub mod state;
 
