@@ -82,8 +82,13 @@ impl Layer {
     }
 
     fn descriptor(&self) -> Value {
+        let compression = match self.blob[..] {
+            [0x1f, 0x8b, ..] => "+gzip",
+            [0x28, 0xb5, ..] => "+zstd",
+            _ => "",
+        };
         json!({
-            "mediaType": "application/vnd.oci.image.layer.v1.tar",
+            "mediaType": format!("application/vnd.oci.image.layer.v1.tar{compression}"),
             "digest": self.digest(),
             "size": self.blob.len(),
         })

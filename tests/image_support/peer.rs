@@ -10,6 +10,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, Response, StatusCode, header};
 use axum::routing::get;
 use bytes::Bytes;
+use futures_util::StreamExt;
 use hyper_util::rt::TokioIo;
 
 use super::content::{INDEX, MANIFEST, TestImage, digest};
@@ -25,6 +26,8 @@ pub enum Fault {
     ExpireToken,
     /// Go there instead.
     Redirect(String),
+    /// The body waits for this.
+    Hold(Arc<tokio::sync::Notify>),
 }
 
 #[derive(Default)]
@@ -40,7 +43,7 @@ pub struct Behaviour {
     token: u64,
     manifests: HashMap<String, (String, Bytes)>,
     blobs: HashMap<String, Bytes>,
-    /// Every request: path, `Range` and query.
+    /// Every request: path, `Range`, `Authorization`.
     pub requests: Vec<String>,
 }
 
@@ -141,7 +144,7 @@ type Shared = State<Arc<Mutex<Behaviour>>>;
 
 async fn token(state: Shared, Query(query): Query<Vec<(String, String)>>) -> Response<Body> {
     let mut b = state.lock().unwrap();
-    b.requests.push(format!("/token - {query:?}"));
+    b.requests.push(format!("/token {query:?}"));
     if let Some(Fault::Status(status)) = fault(&mut b, "/token") {
         return answer(status).body("go away".into()).unwrap();
     }
@@ -168,7 +171,8 @@ async fn blob(state: Shared, Path((_, digest)): Path<(String, String)>, headers:
 fn respond(b: &mut Behaviour, path: &str, headers: &HeaderMap, found: Option<(String, Bytes)>) -> Response<Body> {
     let text = |name| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let range = text(header::RANGE).to_owned();
-    b.requests.push(format!("{path} {range}"));
+    b.requests
+        .push(format!("{path} {range} {}", text(header::AUTHORIZATION)));
     let fault = fault(b, path);
     if matches!(fault, Some(Fault::ExpireToken)) {
         b.token += 1;
@@ -199,8 +203,21 @@ fn respond(b: &mut Behaviour, path: &str, headers: &HeaderMap, found: Option<(St
             return answer(307).header(header::LOCATION, to).body(Body::empty()).unwrap();
         }
         Some(Fault::Cut(at)) => {
-            let pieces = [Ok(rest.slice(..at)), Err(std::io::Error::other("cut"))];
-            Body::from_stream(futures_util::stream::iter(pieces))
+            let start = rest.slice(..at);
+            // What was sent before the break shall arrive: the pause lets it go out.
+            let cut = async {
+                tokio::task::yield_now().await;
+                Err(std::io::Error::other("cut"))
+            };
+            let start = futures_util::stream::once(std::future::ready(Ok(start)));
+            Body::from_stream(start.chain(futures_util::stream::once(cut)))
+        }
+        Some(Fault::Hold(gate)) => {
+            let held = async move {
+                gate.notified().await;
+                Ok::<_, std::io::Error>(rest)
+            };
+            Body::from_stream(futures_util::stream::once(held))
         }
         Some(Fault::ExpireToken) | None => rest.into(),
     };
