@@ -91,12 +91,22 @@ impl Executor for Entrypoint {
     }
 }
 
-/// The program starts with the default of every signal, and none blocked. Rust ignores SIGPIPE, and so may our callers
-/// others.
+/// The program starts with the default of every signal, and none blocked. Rust ignores SIGPIPE, and our callers may
+/// ignore others.
 fn reset_signals() {
+    // The kernel's structure, not that of libc, which refuses the signals that it uses itself. Zero is the default.
+    let default = [0_u64; 4];
     for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: sets a disposition to the default. For SIGKILL and SIGSTOP it fails, which is fine.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: the kernel reads a structure of at most this size. For SIGKILL and SIGSTOP it fails, which is fine.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                &raw const default,
+                std::ptr::null::<u64>(),
+                8,
+            )
+        };
     }
     let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
 }
