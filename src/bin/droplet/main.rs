@@ -12,17 +12,19 @@ mod cli;
 mod config;
 mod console;
 mod container;
+mod credentials;
 mod failure;
 mod frames;
 mod lock;
 mod logfile;
 mod namespaces;
 mod program;
+mod report;
+mod rootfs;
 mod sealed;
 mod seccomp;
 mod socket;
 mod syscalls;
-mod rootfs;
 
 use std::process::ExitCode;
 
