@@ -5,6 +5,8 @@
 //!
 //! A verb is a module with `run(&Site, &[String])`, which gets what follows its name on the command line.
 
+mod apparmor;
+mod attach;
 mod audit;
 mod bundle;
 mod cgroup;
@@ -13,6 +15,7 @@ mod config;
 mod console;
 mod container;
 mod credentials;
+mod exec;
 mod failure;
 mod frames;
 mod lock;
