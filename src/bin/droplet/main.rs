@@ -18,9 +18,11 @@ mod credentials;
 mod exec;
 mod failure;
 mod frames;
+mod hooks;
 mod lock;
 mod logfile;
 mod namespaces;
+mod network;
 mod program;
 mod report;
 mod rootfs;
@@ -61,12 +63,14 @@ fn main() -> ExitCode {
 }
 
 /// Runs a verb. `None` when there is no such verb.
-fn dispatch(_site: &Site, verb: &str, _rest: &[String]) -> Option<Result<ExitCode, Failure>> {
+fn dispatch(site: &Site, verb: &str, rest: &[String]) -> Option<Result<ExitCode, Failure>> {
     match verb {
         "help" | "--help" | "-h" | "-help" => {
             print!("{}", cli::HELP);
             Some(Ok(ExitCode::SUCCESS))
         }
+        "exec" => Some(exec::run(site, rest)),
+        "attach" => Some(attach::run(site, rest)),
         verb if verb.starts_with('-') => Some(Err(Failure::usage(format!(
             "flag provided but not defined: {}",
             verb.trim_start_matches('-')
