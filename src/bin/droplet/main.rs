@@ -29,7 +29,9 @@ mod rootfs;
 mod sealed;
 mod seccomp;
 mod socket;
+mod spec;
 mod syscalls;
+mod words;
 
 use std::process::ExitCode;
 
@@ -71,6 +73,7 @@ fn dispatch(site: &Site, verb: &str, rest: &[String]) -> Option<Result<ExitCode,
         }
         "exec" => Some(exec::run(site, rest)),
         "attach" => Some(attach::run(site, rest)),
+        "spec" => Some(spec::run(site, rest)),
         verb if verb.starts_with('-') => Some(Err(Failure::usage(format!(
             "flag provided but not defined: {}",
             verb.trim_start_matches('-')

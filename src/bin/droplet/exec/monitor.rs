@@ -3,10 +3,10 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::fs::{Mode, OFlags, fchown, open};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{WaitId, WaitIdOptions, chdir, setsid, waitid};
-use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use super::Job;
 use super::process::{self, Process, Stdio};

@@ -5,6 +5,7 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -12,7 +13,6 @@ use rustix::process::{
     DumpableBehavior, Gid, Pid, PidfdFlags, Signal, Uid, WaitOptions, chdir, getcwd, ioctl_tiocsctty, kill_process,
     pidfd_open, set_dumpable_behavior, setrlimit, setsid, umask, waitpid,
 };
-use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use super::Job;
@@ -187,7 +187,8 @@ fn restrict(job: &Job<'_>, stdio: &Stdio, speaker: &Speaker, proc: Option<OwnedF
         ioctl_tiocsctty(&stdio.input).map_err(|e| format!("cannot take the terminal: {e}"))?;
     }
     if let (Some(proc), Some(profile)) = (&proc, &job.apparmor) {
-        apparmor::confine_on_exec(proc, profile).map_err(|e| format!("cannot apply AppArmor profile {profile}: {e}"))?;
+        apparmor::confine_on_exec(proc, profile)
+            .map_err(|e| format!("cannot apply AppArmor profile {profile}: {e}"))?;
     }
     keep_only(stdio, speaker).map_err(|e| format!("cannot set up stdio: {e}"))?;
     reset_signals();
@@ -201,7 +202,10 @@ fn restrict(job: &Job<'_>, stdio: &Stdio, speaker: &Speaker, proc: Option<OwnedF
     entered.or_else(|_| chdir(&job.cwd)).map_err(cwd)?;
     // For a directory outside of this root the kernel's answer does not begin with a slash.
     if !getcwd(Vec::new()).map_err(cwd)?.as_bytes().starts_with(b"/") {
-        return Err(format!("working directory {} is not in the container", job.cwd.display()));
+        return Err(format!(
+            "working directory {} is not in the container",
+            job.cwd.display()
+        ));
     }
 
     set_no_new_privs(true).map_err(|e| format!("cannot set no-new-privileges: {e}"))?;

@@ -107,7 +107,10 @@ fn namespaces_beyond_ours(proc: &Path) -> ThreadNameSpaceType {
     for (name, flag) in NAMESPACES {
         // A kernel may be built without one of them.
         let theirs = identity(proc, name);
-        namespaces.set(flag, theirs.is_ok() && theirs != identity(Path::new("/proc/self"), name));
+        namespaces.set(
+            flag,
+            theirs.is_ok() && theirs != identity(Path::new("/proc/self"), name),
+        );
     }
     namespaces
 }
