@@ -152,7 +152,7 @@ fn join(job: &Job<'_>) -> Result<Option<OwnedFd>, String> {
         .join()
         .map_err(|e| format!("cannot join the container's cgroup: {e}"))?;
     for (resource, limit) in &job.limits {
-        setrlimit(*resource, limit.clone()).map_err(|e| format!("cannot set limit {resource:?}: {e}"))?;
+        setrlimit(*resource, *limit).map_err(|e| format!("cannot set limit {resource:?}: {e}"))?;
     }
     job.target
         .enter()
