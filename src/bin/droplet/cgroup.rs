@@ -8,6 +8,8 @@ use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::config::Config;
 
 const ROOT: &str = "/sys/fs/cgroup";
@@ -114,6 +116,19 @@ impl Cgroup {
     /// Kills everything in it at once. `false` when the kernel has no such means (v1, old kernels).
     pub fn kill(&self) -> bool {
         self.layout == Layout::Unified && std::fs::write(self.below(Path::new(ROOT)).join("cgroup.kill"), "1").is_ok()
+    }
+
+    /// Kills everything in it, by pid where the kernel has no better means.
+    pub fn kill_all(&self) {
+        if self.kill() {
+            return;
+        }
+        for directory in self.directories() {
+            let processes = std::fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+            for pid in processes.lines().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
     }
 
     /// Removes the directories that this runtime made: those of v1. Waits for the kernel to let go of them.

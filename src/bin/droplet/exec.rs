@@ -13,7 +13,7 @@
 //! directory, user, capabilities, limits, system call filters, AppArmor profile. What has to be looked up is looked up
 //! here, through descriptors of the container's init, so that nothing can change its meaning on the way.
 //!
-//! What the container could attack is kept from it: the executable is sealed ([`sealed`]), the process is visible in the
+//! What the container could attack is kept from it: the executable is sealed ([`crate::sealed`]), the process is visible in the
 //! container's pid namespace only after it has left every namespace of the host, it can neither be traced nor looked
 //! into before it executes the program, and by then has no descriptor of the host's but its stdio.
 
@@ -22,7 +22,6 @@ mod process;
 mod target;
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use condenser::runtime::state::Status;
@@ -39,7 +38,7 @@ use crate::lock::Lock;
 use crate::program::Program;
 use crate::report::{self, Speaker};
 use crate::seccomp::Filters;
-use crate::{apparmor, bundle, sealed};
+use crate::{apparmor, bundle};
 
 use target::Target;
 
@@ -69,14 +68,13 @@ struct Job<'a> {
 }
 
 /// `exec [-t|--tty] <id> <argv…>`.
-pub fn run(site: &Site, words: &[String]) -> Result<ExitCode, Failure> {
+pub fn run(site: &Site, words: &[String]) -> Result<(), Failure> {
     let args = Args::parse(OPTIONS, words)?;
     let (id, command) = match args.positional.split_first() {
         Some((id, command)) if command.first().is_some_and(|program| !program.is_empty()) => (id, command),
         Some(_) => return Err(Failure::usage("a command is required")),
         None => return Err(Failure::usage("a container id is required")),
     };
-    sealed::reexec().stage("exec")?;
     let container = site.container(id).stage("get_status")?;
     let audit = AuditLog::open(&site.root)
         .map_err(|e| format!("audit logger init failed: {e}"))
@@ -88,7 +86,7 @@ pub fn run(site: &Site, words: &[String]) -> Result<ExitCode, Failure> {
             .exec_command(command.to_vec())
             .result(executed.as_ref().err()),
     );
-    executed.map(|()| ExitCode::SUCCESS)
+    executed
 }
 
 fn exec(container: &Container, audit: &AuditLog, tty: bool, command: &[String]) -> Result<(), Failure> {

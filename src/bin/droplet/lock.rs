@@ -7,6 +7,7 @@
 //! The lock belongs to an open file description (`flock`): a child that inherits the descriptor must close it.
 
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -23,36 +24,49 @@ pub struct Lock {
 impl Lock {
     /// Waits for the lock that excludes everybody else.
     pub fn exclusive(path: &Path) -> std::io::Result<Self> {
-        Self::take(path, FlockOperation::LockExclusive)
+        Self::take(path, FlockOperation::LockExclusive, true)?.ok_or_else(|| std::io::ErrorKind::NotFound.into())
+    }
+
+    /// The same, or `None` when there is no such lock (any more): the container has been deleted.
+    pub fn existing(path: &Path) -> std::io::Result<Option<Self>> {
+        Self::take(path, FlockOperation::LockExclusive, false)
     }
 
     /// Waits for the lock that excludes only exclusive holders.
     pub fn shared(path: &Path) -> std::io::Result<Self> {
-        Self::take(path, FlockOperation::LockShared)
+        Self::take(path, FlockOperation::LockShared, true)?.ok_or_else(|| std::io::ErrorKind::NotFound.into())
     }
 
-    fn take(path: &Path, operation: FlockOperation) -> std::io::Result<Self> {
+    fn take(path: &Path, operation: FlockOperation, create: bool) -> std::io::Result<Option<Self>> {
         loop {
-            let file: File = fs_err::OpenOptions::new()
+            let opened = fs_err::OpenOptions::new()
                 .write(true)
-                .create(true)
+                .create(create)
                 .truncate(false)
                 .mode(0o600)
-                .open(path)?
-                .into();
+                .open(path);
+            let file: File = match opened {
+                Err(e) if !create && e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+                opened => opened?.into(),
+            };
             rustix::io::retry_on_intr(|| flock(&file, operation))?;
             // `remove` unlinks the file while it holds the lock: whoever waited for that lock must start over.
             let held = file.metadata()?;
-            match std::fs::metadata(path) {
-                Ok(now) if now.ino() == held.ino() && now.dev() == held.dev() => {
-                    return Ok(Self {
-                        file,
-                        path: path.to_owned(),
-                    });
-                }
-                _ => {}
+            let current = std::fs::metadata(path).is_ok_and(|now| now.ino() == held.ino() && now.dev() == held.dev());
+            if current {
+                let path = path.to_owned();
+                return Ok(Some(Self { file, path }));
             }
         }
+    }
+
+    /// For a forked child: closes the inherited descriptor, with which the child would hold the lock too.
+    ///
+    /// # Safety
+    /// The child must never use or drop this value; it has to leave by `_exit`.
+    pub unsafe fn close_in_child(&self) {
+        // SAFETY: nobody uses the descriptor afterwards, as the caller promises.
+        unsafe { libc::close(self.file.as_raw_fd()) };
     }
 
     /// Releases the lock and removes its file.
@@ -82,5 +96,7 @@ mod tests {
         drop(second);
         let (a, b) = (Lock::shared(&path).unwrap(), Lock::shared(&path).unwrap());
         drop((a, b));
+        Lock::existing(&path).unwrap().unwrap().remove().unwrap();
+        assert!(Lock::existing(&path).unwrap().is_none() && !path.exists());
     }
 }

@@ -14,29 +14,41 @@ mod cli;
 mod config;
 mod console;
 mod container;
+mod create;
 mod credentials;
+mod delete;
 mod exec;
+mod executor;
 mod failure;
+mod finish;
 mod frames;
 mod hooks;
+mod init;
+mod kill;
+mod list;
 mod lock;
 mod logfile;
+mod monitor;
 mod namespaces;
 mod network;
+mod plan;
 mod program;
+mod record;
 mod report;
 mod rootfs;
+mod run;
 mod sealed;
 mod seccomp;
 mod socket;
 mod spec;
+mod start;
 mod syscalls;
 mod words;
 
 use std::process::ExitCode;
 
 use container::Site;
-use failure::Failure;
+use failure::{Failure, Stage};
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args_os()
@@ -66,18 +78,35 @@ fn main() -> ExitCode {
 
 /// Runs a verb. `None` when there is no such verb.
 fn dispatch(site: &Site, verb: &str, rest: &[String]) -> Option<Result<ExitCode, Failure>> {
-    match verb {
+    let result = match verb {
+        "create" => sealed(|| create::run(site, rest)),
+        "run" => return Some(sealed(|| Ok(())).and_then(|()| run::run(site, rest))),
+        "start" => start::run(site, rest),
+        "kill" => kill::run(site, rest),
+        "delete" => delete::run(site, rest),
+        "exec" => sealed(|| exec::run(site, rest)),
+        "attach" => return Some(attach::run(site, rest)),
+        "spec" => spec::run(rest),
+        "state" => list::state(site, rest),
+        "list" => list::list(site, rest),
         "help" | "--help" | "-h" | "-help" => {
             print!("{}", cli::HELP);
-            Some(Ok(ExitCode::SUCCESS))
+            Ok(())
         }
-        "exec" => Some(exec::run(site, rest)),
-        "attach" => Some(attach::run(site, rest)),
-        "spec" => Some(spec::run(site, rest)),
-        verb if verb.starts_with('-') => Some(Err(Failure::usage(format!(
-            "flag provided but not defined: {}",
-            verb.trim_start_matches('-')
-        )))),
-        _ => None,
-    }
+        verb if verb.starts_with('-') => {
+            let option = verb.trim_start_matches('-');
+            Err(Failure::usage(format!("flag provided but not defined: -{option}")))
+        }
+        _ => return None,
+    };
+    Some(result.map(|()| ExitCode::SUCCESS))
+}
+
+/// Runs a verb from a binary that a container cannot overwrite.
+fn sealed(verb: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+    sealed::reexec().stage("load_spec")?;
+    // libcontainer would hand descriptors of this many to the container.
+    // SAFETY: no other thread exists that could read the environment meanwhile.
+    unsafe { std::env::remove_var("LISTEN_FDS") };
+    verb()
 }

@@ -2,7 +2,6 @@
 //! every first `create`. The result is the superset of 15.2: the original, this runtime and strict runtimes read it.
 
 use std::path::Path;
-use std::process::ExitCode;
 
 use condenser::runtime::dir::valid_id;
 use condenser::runtime::{defaults, mounts};
@@ -10,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::cli::{Args, Opt};
 use crate::config::{ANNOTATION_HOOK_ARGS, ANNOTATION_IMAGE, ANNOTATION_NET, ANNOTATION_VERSION};
-use crate::container::{Site, replace};
+use crate::container::replace;
 use crate::failure::{Failure, Stage};
 use crate::words;
 
@@ -61,7 +60,7 @@ const HOOKS: [(&str, &str); 7] = [
 ];
 
 /// `spec [options]`.
-pub fn run(_site: &Site, words: &[String]) -> Result<ExitCode, Failure> {
+pub fn run(words: &[String]) -> Result<(), Failure> {
     let args = Args::parse(OPTIONS, words)?;
     if let Some(extra) = args.positional.first() {
         return Err(Failure::usage(format!("unexpected argument: {extra}")));
@@ -72,8 +71,7 @@ pub fn run(_site: &Site, words: &[String]) -> Result<ExitCode, Failure> {
     let indent = serde_json::ser::PrettyFormatter::with_indent(b"    ");
     let mut serializer = serde_json::Serializer::with_formatter(&mut text, indent);
     serde::Serialize::serialize(&document, &mut serializer).stage(STAGE)?;
-    replace(&output.join("config.json"), &text, 0o644).stage(STAGE)?;
-    Ok(ExitCode::SUCCESS)
+    replace(&output.join("config.json"), &text, 0o644).stage(STAGE)
 }
 
 fn config(args: &Args, output: &Path) -> Result<Value, Failure> {
@@ -363,19 +361,17 @@ mod tests {
         assert!(refused(&["--hook-poststop", ",x"]).contains("has no path"));
         assert!(refused(&["--hook-poststop-env", "A=1"]).contains("belongs to no hook"));
         assert!(refused(&["--hook-poststop", "/a", "--hook-poststop-env", "A"]).contains("has no \"=\""));
-        let site = Site::from_environment();
-        assert!(run(&site, &["extra".to_owned()]).unwrap_err().is_usage());
+        assert!(run(&["extra".to_owned()]).unwrap_err().is_usage());
     }
 
     #[test]
     fn the_file_is_written_into_the_directory_of_its_container() {
         let parent = tempfile::tempdir().unwrap();
         let directory = parent.path().join("01abcdefghjk");
-        let site = Site::from_environment();
         let words = ["--output".to_owned(), directory.display().to_string()];
-        assert!(run(&site, &words).is_err(), "the directory must exist");
+        assert!(run(&words).is_err(), "the directory must exist");
         std::fs::create_dir(&directory).unwrap();
-        run(&site, &words).unwrap();
+        run(&words).unwrap();
         let text = std::fs::read_to_string(directory.join("config.json")).unwrap();
         assert!(text.starts_with("{\n    \""));
         let document: Value = serde_json::from_str(&text).unwrap();

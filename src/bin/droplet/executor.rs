@@ -1,0 +1,102 @@
+//! What init does itself, before and after the start signal: working directory, system call filters, `execve`.
+//!
+//! libcontainer has set up everything else by then. How the `execve` went is told twice, over descriptors that it closes
+//! when it succeeds: to the monitor over a pipe, and to whoever runs `start` over a FIFO.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use libcontainer::oci_spec::runtime::Spec;
+use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+
+use crate::program::{ExecError, NOT_EXECUTABLE, Program};
+use crate::seccomp::Filters;
+
+/// Set up before the fork, carried out in init.
+#[derive(Debug, Clone)]
+pub struct Entrypoint(Rc<Parts>);
+
+#[derive(Debug)]
+struct Parts {
+    program: Program,
+    cwd: PathBuf,
+    filters: Rc<Filters>,
+    told: [OwnedFd; 2],
+}
+
+impl Entrypoint {
+    /// `told` hear why the program could not be executed; the end of the stream means that it could, or that init died.
+    pub fn new(program: Program, cwd: &Path, filters: Rc<Filters>, told: [OwnedFd; 2]) -> Self {
+        // An empty one stays where init is: at the root.
+        let cwd = if cwd.as_os_str().is_empty() {
+            Path::new("/")
+        } else {
+            cwd
+        }
+        .to_owned();
+        Self(Rc::new(Parts {
+            program,
+            cwd,
+            filters,
+            told,
+        }))
+    }
+
+    fn execute(&self) -> ExecError {
+        reset_signals();
+        if let Err(error) = self.0.filters.install() {
+            return ExecError {
+                status: NOT_EXECUTABLE,
+                message: format!("seccomp: {error}"),
+            };
+        }
+        self.0.program.execute()
+    }
+}
+
+impl Executor for Entrypoint {
+    /// Becomes the program, or ends with the status that shells use.
+    fn exec(&self, _spec: &Spec) -> Result<(), ExecutorError> {
+        let error = self.execute();
+        for listener in &self.0.told {
+            let _ = rustix::io::write(listener, error.message.as_bytes());
+        }
+        let _ = writeln!(std::io::stderr(), "droplet: {error}");
+        // SAFETY: ends this process at once. Unwinding into libcontainer would write to descriptors it has closed.
+        unsafe { libc::_exit(error.status) }
+    }
+
+    /// Goes to the working directory, which is made if it does not exist (R6). A missing program is not an error yet.
+    fn validate(&self, _spec: &Spec) -> Result<(), ExecutorValidationError> {
+        let _ = rustix::thread::set_name(c"droplet:init");
+        let cwd = &self.0.cwd;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(cwd)
+            .and_then(|()| std::env::set_current_dir(cwd))
+            // Fails when this is outside of the root, by way of a descriptor of the host's (CVE-2024-21626).
+            .and_then(|()| std::env::current_dir())
+            .map_err(|e| ExecutorValidationError::ArgValidationError(format!("process.cwd {}: {e}", cwd.display())))?;
+        Ok(())
+    }
+
+    /// The program gets its environment from `execve`; this process needs none.
+    fn setup_envs(&self, _envs: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        Ok(())
+    }
+}
+
+/// The program starts with the default of every signal, and none blocked. Rust ignores SIGPIPE, and so may our callers
+/// others.
+fn reset_signals() {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: sets a disposition to the default. For SIGKILL and SIGSTOP it fails, which is fine.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
+}
