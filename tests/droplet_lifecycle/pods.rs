@@ -151,6 +151,7 @@ fn a_member_can_be_created_from_inside_the_user_namespace() {
             "hostname; mkdir /made && rmdir /bin && echo gone; exec sleep 1000",
         );
         config["linux"]["namespaces"].as_array_mut().unwrap().remove(0);
+        config["hooks"] = json!({ "createContainer": [s.hook("inside", "readlink /proc/self/ns/net")] });
         for key in ["uidMappings", "gidMappings"] {
             config["linux"].as_object_mut().unwrap().remove(key);
         }
@@ -175,6 +176,7 @@ fn a_member_can_be_created_from_inside_the_user_namespace() {
         for name in ["user", "net", "ipc", "uts"] {
             assert_eq!(namespace(member, name), namespace(pid, name), "{name}");
         }
+        assert_eq!(s.hook_output("inside").trim(), namespace(member, "net"));
         for name in ["mnt", "pid", "cgroup"] {
             assert_ne!(namespace(member, name), namespace(pid, name), "{name}");
         }

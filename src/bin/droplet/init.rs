@@ -331,9 +331,10 @@ impl Said {
             }
             source = cause.source();
         }
-        match text.lines().next() {
-            Some(first) if !reason.contains(first) => format!("{reason} ({first})"),
-            _ => reason,
+        if let Some(first) = text.lines().next().filter(|first| !reason.contains(*first)) {
+            reason = format!("{reason} ({first})");
         }
+        // One line, for logs.
+        reason.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 }

@@ -95,7 +95,7 @@ impl Creator {
     }
 
     /// The container stays; from here on the monitor is on its own.
-    pub fn keep(mut self) -> std::io::Result<()> {
+    pub fn keep(&mut self) -> std::io::Result<()> {
         self.stream.write_all(&[KEEP])
     }
 
@@ -150,13 +150,16 @@ fn monitor(plan: &Plan, audit: &AuditLog, mut creator: UnixStream) {
 fn detach() -> std::io::Result<()> {
     let _ = rustix::thread::set_name(c"droplet:monitor");
     rustix::process::setsid()?;
+    if let Err(error) = cgroup::join_monitors() {
+        // The container works; it only ends with the daemon if the service manager kills the daemon's cgroup.
+        eprintln!("droplet: the monitor stays in the cgroup of its creator: {error}");
+    }
     let null = fs_err::OpenOptions::new().read(true).write(true).open("/dev/null")?;
     nix::unistd::dup2_stdin(&null)?;
     nix::unistd::dup2_stdout(&null)?;
     nix::unistd::dup2_stderr(&null)?;
     rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
-    rustix::thread::set_thread_groups(&[])?;
-    cgroup::join_monitors()
+    Ok(rustix::thread::set_thread_groups(&[])?)
 }
 
 /// From the report to the end of init.
