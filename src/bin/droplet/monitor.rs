@@ -30,6 +30,7 @@ use crate::lock::Lock;
 use crate::logfile::{EventLog, LogFile};
 use crate::plan::Plan;
 use crate::program::{NOT_EXECUTABLE, NOT_FOUND};
+use crate::record::RunRecord;
 
 /// How long `create` waits for the monitor's report.
 const SET_UP_LIMIT: Duration = Duration::from_secs(60);
@@ -240,11 +241,16 @@ fn kept(creator: &mut UnixStream) -> bool {
     creator.read_exact(&mut answer).is_ok() && answer == [KEEP]
 }
 
-/// Kills and reaps an init that is not wanted any more, and removes its cgroup.
+/// Kills and reaps an init that is not wanted any more. Nobody is told: the container never was.
 fn end_now(plan: &Plan, process: BorrowedFd<'_>) {
     let _ = pidfd_send_signal(process, Signal::KILL);
     wait(process);
     remove_cgroup(plan);
+    // Without the lock: `create` holds it and waits for us, or is dead, and then there is a next one to find this.
+    if let Ok(Some(mut run)) = RunRecord::read(&plan.container) {
+        run.completed = true;
+        let _ = run.write(&plan.container);
+    }
 }
 
 fn remove_cgroup(plan: &Plan) {
