@@ -1,7 +1,7 @@
 //! Confinement of a container's processes by AppArmor (`contract/runtime.md` 9.8, 16.6 S2).
 //!
 //! A profile that is asked for is applied when the kernel has AppArmor switched on and the profile loaded; then it must
-//! succeed. Otherwise there is nothing to apply, and the daemon, which loads the profile, says so.
+//! succeed. Otherwise it is left out: whether a container may run unconfined is decided by the daemon.
 
 use std::os::fd::AsFd;
 

@@ -15,6 +15,7 @@ use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, Exec
 
 use crate::program::{ExecError, NOT_EXECUTABLE, Program};
 use crate::seccomp::Filters;
+use crate::signals;
 
 /// Set up before the fork, carried out in init.
 #[derive(Debug, Clone)]
@@ -47,7 +48,7 @@ impl Entrypoint {
     }
 
     fn execute(&self) -> ExecError {
-        reset_signals();
+        signals::reset();
         if let Err(error) = self.0.filters.install() {
             return ExecError {
                 status: NOT_EXECUTABLE,
@@ -89,24 +90,4 @@ impl Executor for Entrypoint {
     fn setup_envs(&self, _envs: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
         Ok(())
     }
-}
-
-/// The program starts with the default of every signal, and none blocked. Rust ignores SIGPIPE, and our callers may
-/// ignore others.
-fn reset_signals() {
-    // The kernel's structure, not that of libc, which refuses the signals that it uses itself. Zero is the default.
-    let default = [0_u64; 4];
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: the kernel reads a structure of at most this size. For SIGKILL and SIGSTOP it fails, which is fine.
-        unsafe {
-            libc::syscall(
-                libc::SYS_rt_sigaction,
-                signal,
-                &raw const default,
-                std::ptr::null::<u64>(),
-                8,
-            )
-        };
-    }
-    let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
 }

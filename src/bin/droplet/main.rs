@@ -39,6 +39,7 @@ mod rootfs;
 mod run;
 mod sealed;
 mod seccomp;
+mod signals;
 mod socket;
 mod spec;
 mod start;

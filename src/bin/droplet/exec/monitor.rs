@@ -16,6 +16,7 @@ use crate::console::Pump;
 use crate::failure::{Failure, Stage};
 use crate::logfile::{EventLog, LogFile};
 use crate::report::Speaker;
+use crate::signals;
 use crate::socket::Socket;
 
 /// Where clients of the latest session connect: a symbolic link to its socket.
@@ -54,7 +55,7 @@ pub fn run(job: &Job<'_>, answer: Speaker) -> ! {
 /// Leaves the caller behind. Returns `/dev/null`, which stdio leads to now.
 fn detach() -> Result<OwnedFd, Failure> {
     const STAGE: &str = "exec_command";
-    process::reset_signals();
+    signals::reset();
     // SAFETY: ignoring a signal runs no code. A client or a caller that is gone must not end this process.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
     setsid().stage(STAGE)?;

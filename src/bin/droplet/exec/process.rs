@@ -18,6 +18,7 @@ use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, se
 use super::Job;
 use crate::apparmor;
 use crate::report::{self, Bad, Speaker};
+use crate::signals;
 
 /// How long it may take until the program is executed. In a frozen container it would be for ever.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -61,16 +62,6 @@ fn fork_sibling() -> rustix::io::Result<Option<Pid>> {
         pid if pid > 0 => Ok(Pid::from_raw(pid as i32)),
         _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::AGAIN)),
     }
-}
-
-/// Default action for every signal, none blocked: a caller's `nohup` must not reach the container.
-pub fn reset_signals() {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: the default action runs no code. Those that cannot be changed (KILL, STOP) have it already.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
-    }
-    // An empty mask is always valid.
-    let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
 }
 
 /// Starts the program of `job` in its container. Returns when it was executed, or could not be.
@@ -191,15 +182,13 @@ fn restrict(job: &Job<'_>, stdio: &Stdio, speaker: &Speaker, proc: Option<OwnedF
             .map_err(|e| format!("cannot apply AppArmor profile {profile}: {e}"))?;
     }
     keep_only(stdio, speaker).map_err(|e| format!("cannot set up stdio: {e}"))?;
-    reset_signals();
+    signals::reset();
     umask(Mode::from_raw_mode(job.umask));
 
-    // As root, who may enter directories that the user may not; else as the user, where root may not (NFS).
-    let entered = chdir(&job.cwd);
     job.credentials.assume().map_err(|e| e.to_string())?;
     hide()?;
     let cwd = |e: Errno| format!("working directory {}: {e}", job.cwd.display());
-    entered.or_else(|_| chdir(&job.cwd)).map_err(cwd)?;
+    chdir(&job.cwd).map_err(cwd)?;
     // For a directory outside of this root the kernel's answer does not begin with a slash.
     if !getcwd(Vec::new()).map_err(cwd)?.as_bytes().starts_with(b"/") {
         return Err(format!(
