@@ -162,9 +162,16 @@ impl Settings {
             path: path.to_owned(),
             source,
         })?;
-        toml::from_str(&text).map_err(|e| ConfigError::Parse {
-            path: path.to_owned(),
-            message: e.to_string().trim_end().to_owned(),
+        toml::from_str(&text).map_err(|e: toml::de::Error| {
+            // The error's own text has several lines and draws the place.
+            let line = e
+                .span()
+                .map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+            let message = format!("line {line}: {}", e.message().replace('\n', " "));
+            ConfigError::Parse {
+                path: path.to_owned(),
+                message,
+            }
         })
     }
 
@@ -340,8 +347,16 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_refused() {
-        assert!(toml::from_str::<Settings>("rot_dir = '/a'").is_err());
+    fn an_unknown_key_is_refused_in_one_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.toml");
+        std::fs::write(&path, "log_dir = '/b'\nrot_dir = '/a'\n").unwrap();
+        let error = Settings::from_file(&path).unwrap_err().to_string();
+        assert!(
+            error.contains("c.toml is wrong: line 2: unknown field `rot_dir`"),
+            "{error}"
+        );
+        assert!(!error.contains('\n'), "{error}");
     }
 
     #[test]

@@ -57,6 +57,9 @@ impl ContainerService {
             return Err(ContainerError::Unconfined(reason.clone()));
         }
         let snapshot = self.snapshot();
+        if snapshot.containers().get(&request.name).is_some() {
+            return Err(ContainerError::NameIsId(request.name));
+        }
         if snapshot.holder(&Claim::ContainerName(request.name.clone())).is_some() {
             return Err(ContainerError::NameTaken(request.name));
         }
@@ -114,13 +117,16 @@ impl ContainerService {
         } else {
             config.working_dir.clone()
         };
+        // Without its primary group among the supplementary ones a process could drop it (CVE-2023-25173).
+        let mut additional_gids = vec![user.gid];
+        additional_gids.extend(user.additional_gids.into_iter().filter(|gid| *gid != user.gid));
         Ok(ProcessSpec {
             args,
             env,
             cwd,
             uid: user.uid,
             gid: user.gid,
-            additional_gids: user.additional_gids,
+            additional_gids,
         })
     }
 

@@ -42,8 +42,8 @@ impl Firewall {
     }
 
     /// Returns when the rules of the snapshot at the time of the call, or of a later one, are in the kernel. Calls that
-    /// come together share one run of the tool; when the rules are there already nothing is run. On an error the rules
-    /// that were in force stay.
+    /// come together share one run of the tool; when the rules are there already nothing is run. On an error each table
+    /// holds either its old or its new rules, entirely.
     pub async fn apply(&self) -> Result<(), FirewallError> {
         self.ask(Request::Apply).await
     }

@@ -12,6 +12,7 @@ impl From<ContainerError> for ApiError {
             E::Image(image) => return image.into(),
             E::NotFound(_) | E::PodNotFound(_) | E::NetworkNotFound(_) => Self::not_found(message),
             E::InvalidName(_)
+            | E::NameIsId(_)
             | E::NoCommand
             | E::InvalidMount(_)
             | E::PortFormat(_)

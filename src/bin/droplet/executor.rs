@@ -15,6 +15,7 @@ use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, Exec
 
 use crate::program::{ExecError, NOT_EXECUTABLE, Program};
 use crate::seccomp::Filters;
+use crate::signals;
 
 /// Set up before the fork, carried out in init.
 #[derive(Debug, Clone)]
@@ -47,7 +48,7 @@ impl Entrypoint {
     }
 
     fn execute(&self) -> ExecError {
-        reset_signals();
+        signals::reset();
         if let Err(error) = self.0.filters.install() {
             return ExecError {
                 status: NOT_EXECUTABLE,
@@ -89,14 +90,4 @@ impl Executor for Entrypoint {
     fn setup_envs(&self, _envs: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
         Ok(())
     }
-}
-
-/// The program starts with the default of every signal, and none blocked. Rust ignores SIGPIPE, and so may our callers
-/// others.
-fn reset_signals() {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: sets a disposition to the default. For SIGKILL and SIGSTOP it fails, which is fine.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
-    }
-    let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
 }

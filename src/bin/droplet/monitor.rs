@@ -30,6 +30,7 @@ use crate::lock::Lock;
 use crate::logfile::{EventLog, LogFile};
 use crate::plan::Plan;
 use crate::program::{NOT_EXECUTABLE, NOT_FOUND};
+use crate::record::RunRecord;
 
 /// How long `create` waits for the monitor's report.
 const SET_UP_LIMIT: Duration = Duration::from_secs(60);
@@ -94,7 +95,7 @@ impl Creator {
     }
 
     /// The container stays; from here on the monitor is on its own.
-    pub fn keep(mut self) -> std::io::Result<()> {
+    pub fn keep(&mut self) -> std::io::Result<()> {
         self.stream.write_all(&[KEEP])
     }
 
@@ -149,13 +150,16 @@ fn monitor(plan: &Plan, audit: &AuditLog, mut creator: UnixStream) {
 fn detach() -> std::io::Result<()> {
     let _ = rustix::thread::set_name(c"droplet:monitor");
     rustix::process::setsid()?;
+    if let Err(error) = cgroup::join_monitors() {
+        // The container works; it only ends with the daemon if the service manager kills the daemon's cgroup.
+        eprintln!("droplet: the monitor stays in the cgroup of its creator: {error}");
+    }
     let null = fs_err::OpenOptions::new().read(true).write(true).open("/dev/null")?;
     nix::unistd::dup2_stdin(&null)?;
     nix::unistd::dup2_stdout(&null)?;
     nix::unistd::dup2_stderr(&null)?;
     rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
-    rustix::thread::set_thread_groups(&[])?;
-    cgroup::join_monitors()
+    Ok(rustix::thread::set_thread_groups(&[])?)
 }
 
 /// From the report to the end of init.
@@ -240,11 +244,16 @@ fn kept(creator: &mut UnixStream) -> bool {
     creator.read_exact(&mut answer).is_ok() && answer == [KEEP]
 }
 
-/// Kills and reaps an init that is not wanted any more, and removes its cgroup.
+/// Kills and reaps an init that is not wanted any more. Nobody is told: the container never was.
 fn end_now(plan: &Plan, process: BorrowedFd<'_>) {
     let _ = pidfd_send_signal(process, Signal::KILL);
     wait(process);
     remove_cgroup(plan);
+    // Without the lock: `create` holds it and waits for us, or is dead, and then there is a next one to find this.
+    if let Ok(Some(mut run)) = RunRecord::read(&plan.container) {
+        run.completed = true;
+        let _ = run.write(&plan.container);
+    }
 }
 
 fn remove_cgroup(plan: &Plan) {

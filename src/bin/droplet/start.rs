@@ -46,6 +46,8 @@ pub fn start(container: &Container, audit: &AuditLog) -> Result<(), Failure> {
 }
 
 fn locked(container: &Container, config: &Config, audit: &AuditLog) -> Result<(), Failure> {
+    // Nothing is made for a container that does not exist.
+    container.state().stage("check_status")?;
     let lock = Lock::exclusive(&container.lock_path().stage("check_status")?).stage("check_status")?;
     let mut state = container.state().stage("check_status")?;
     let status = render_status(state.status);
