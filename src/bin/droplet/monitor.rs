@@ -15,7 +15,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use condenser::runtime::state::{REASON_COMPLETED, REASON_ERROR, REASON_OOM};
-use condenser::store::Exit;
+use condenser::store::{Exit, ProcessId};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
@@ -94,8 +94,12 @@ impl Creator {
         }
     }
 
-    /// The container stays; from here on the monitor is on its own.
+    /// The container stays; from here on the monitor is on its own. Fails when it is dead.
     pub fn keep(&mut self) -> std::io::Result<()> {
+        // The connection does not tell: init has a copy of the monitor's end.
+        if ProcessId::of(self.monitor).is_none() {
+            return Err(std::io::Error::other("the monitor died"));
+        }
         self.stream.write_all(&[KEEP])
     }
 
