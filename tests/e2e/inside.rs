@@ -130,7 +130,7 @@ fn limits_hold_for_init_and_exec_and_cannot_be_raised_from_inside() {
     // A fork bomb stays within it.
     let said = api.exec(
         &id,
-        "i=0; while [ $i -lt 600 ]; do sleep 30 & i=$((i+1)); done; echo through",
+        "(i=0; while [ $i -lt 600 ]; do sleep 30 & i=$((i+1)); done; echo through)",
     );
     assert!(!said.contains("through"), "600 processes under a limit of 512");
     api.stop(&id);
