@@ -219,7 +219,7 @@ fn remove(directory: &Path, deadline: Instant) -> std::io::Result<()> {
         match fs_err::remove_dir(directory) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
             Err(e) if e.kind() == ErrorKind::ResourceBusy && Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(5));
+                std::thread::sleep(Duration::from_millis(1));
             }
             other => return other,
         }

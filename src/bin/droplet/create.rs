@@ -172,10 +172,7 @@ fn set_up(plan: &Plan, audit: &AuditLog, config_text: &[u8], lock: &Lock, undo: 
     hooks
         .run(Phase::CreateContainer, &text, Some(&init))
         .stage("hook_create_container")?;
-    undo.monitor
-        .take()
-        .map_or(Ok(()), Creator::keep)
-        .stage("update_state")?;
+    creator.keep().stage("update_state")?;
     Ok(pid)
 }
 
@@ -251,6 +248,14 @@ impl Undo<'_> {
         };
         if let Some(monitor) = self.monitor {
             monitor.give_up();
+        }
+        // Nothing is left unless the monitor died.
+        match Cgroup::new(&self.plan.config, &container.id) {
+            Ok(cgroup) => {
+                cgroup.kill_all();
+                complain("cgroup", cgroup.remove());
+            }
+            Err(error) => complain("cgroup", Err(std::io::Error::other(error))),
         }
         if let (network::Plan::Veth(veth), true) = (&self.plan.network, self.connected) {
             complain(
