@@ -76,9 +76,7 @@ pub fn run(site: &Site, words: &[String]) -> Result<(), Failure> {
         None => return Err(Failure::usage("a container id is required")),
     };
     let container = site.container(id).stage("get_status")?;
-    let audit = AuditLog::open(&site.root)
-        .map_err(|e| format!("audit logger init failed: {e}"))
-        .stage("exec")?;
+    let audit = AuditLog::open(&site.root).stage("get_status")?;
     let executed = exec(&container, &audit, args.flag("tty"), command);
     audit.write(
         &Record::new(Event::Exec, id)
