@@ -1,5 +1,11 @@
 //! Networks on a real kernel, each test in network and mount namespaces of its own (`netlab`).
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed expectation is a failed test"
+)]
+
 mod netlab;
 
 use condenser::network::{BridgeFiltering, DNS_LINK, NetworkError, NetworkService, NetworkSettings};

@@ -24,9 +24,7 @@ use super::error::Reason;
 use super::identity::PeerIdentity;
 use super::time::rfc3339;
 use crate::audit::{Actor, AuditLog, Outcome, Record, RequestInfo, ResultInfo, Severity, Target};
-
-/// The header that names the event of a hook.
-pub const HOOK_EVENT: &str = "x-hook-event";
+use crate::runtime::hook::EVENT_HEADER;
 
 /// The record of the request in progress, to which a handler adds what it learns. Clones share it.
 #[derive(Clone, Default)]
@@ -109,7 +107,7 @@ impl Begun {
         let headers = request.headers();
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let path = request.uri().path();
-        let (action, severity) = action_of(request.method(), path, text(HOOK_EVENT));
+        let (action, severity) = action_of(request.method(), path, text(EVENT_HEADER));
         // HTTP/1.1 names the host in a header, HTTP/2 in the URI.
         let host = text(header::HOST.as_str()).or_else(|| request.uri().authority().map(|a| a.as_str()));
         Self {

@@ -10,10 +10,8 @@ use super::identity::Caller;
 use super::{ApiError, AuditEntry, Done, Failure, Success, done};
 use crate::container::{ContainerError, ContainerService};
 use crate::pki::SpiffeId;
-use crate::runtime::hook::{HookEvent, HookState};
+use crate::runtime::hook::{EVENT_HEADER, HookEvent, HookState};
 
-/// Header that names the event.
-pub const HOOK_EVENT: &str = "x-hook-event";
 /// The words that a report may use for a state.
 const STATES: [&str; 4] = ["creating", "created", "running", "stopped"];
 
@@ -38,7 +36,7 @@ async fn report(
     request: Request,
 ) -> Result<Success<Done>, ApiError> {
     let event = headers
-        .get(HOOK_EVENT)
+        .get(EVENT_HEADER)
         .map(|v| v.to_str().unwrap_or_default())
         .filter(|v| !v.is_empty());
     let event = event.ok_or_else(|| ApiError::bad_request("invalid request"))?;

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Mount, MountBuilder};
@@ -35,7 +35,12 @@ impl ContainerService {
         let dir = self.dir(&container.id);
         super::blocking(move || {
             let gateway = network.as_ref().map(|n| n.gateway);
+            // What a container did to its own root outlives a restart.
+            let is_new = !dir.diff().exists();
             make_directories(&dir)?;
+            if is_new {
+                inherit_root(&dir.diff(), &lower_dirs)?;
+            }
             write_etc(&dir, &container, gateway)?;
             cgroup::create(&container.id)?;
             let gateway_or_none = gateway.unwrap_or(Ipv4Addr::UNSPECIFIED);
@@ -104,6 +109,21 @@ fn make_directories(dir: &ContainerDir) -> Result<(), ContainerError> {
     }
     make(&dir.logs(), 0o750)?;
     make(&dir.cert(), 0o700)
+}
+
+/// The root of an overlay looks like the root of its upper directory, so that one takes after the image: owner and mode
+/// are those of the topmost layer that says something about its root, that is, whose root is not as it was made.
+fn inherit_root(upper: &Path, lower_dirs: &[PathBuf]) -> Result<(), ContainerError> {
+    for layer in lower_dirs {
+        let root = fs_err::metadata(layer)?;
+        let (uid, gid, mode) = (root.uid(), root.gid(), root.mode() & 0o7777);
+        if (uid, gid, mode) != (0, 0, 0o755) {
+            std::os::unix::fs::chown(upper, Some(uid), Some(gid)).map_err(|e| named(upper, e))?;
+            fs_err::set_permissions(upper, std::fs::Permissions::from_mode(mode))?;
+            break;
+        }
+    }
+    Ok(())
 }
 
 fn write_etc(dir: &ContainerDir, container: &Container, gateway: Option<Ipv4Addr>) -> Result<(), ContainerError> {

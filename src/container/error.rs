@@ -25,6 +25,9 @@ pub enum ContainerError {
         "invalid container name: {0:?}; use up to 128 letters, digits, '_', '.', '-', beginning with a letter or digit"
     )]
     InvalidName(String),
+    /// A name that would hide another container.
+    #[error("invalid container name: {0:?} is the id of another container")]
+    NameIsId(String),
     /// Another container has the name.
     #[error("name: {0} already used by other container")]
     NameTaken(String),

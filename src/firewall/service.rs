@@ -42,8 +42,8 @@ impl Firewall {
     }
 
     /// Returns when the rules of the snapshot at the time of the call, or of a later one, are in the kernel. Calls that
-    /// come together share one run of the tool; when the rules are there already nothing is run. On an error the rules
-    /// that were in force stay.
+    /// come together share one run of the tool; when the rules are there already nothing is run. On an error each table
+    /// holds either its old or its new rules, entirely.
     pub async fn apply(&self) -> Result<(), FirewallError> {
         self.ask(Request::Apply).await
     }
@@ -249,7 +249,7 @@ impl Side {
                 return Ok(());
             }
             let desired = Tables::parse(text);
-            let outcome = match plan(tables, &desired, self.jumps, Scope::Upkeep) {
+            let outcome = match plan(tables, &desired, self.jumps, Scope::Change) {
                 Some(plan) => self.tool.restore(&plan.input).await,
                 None => Ok(()),
             };
@@ -281,7 +281,7 @@ impl Side {
     fn warn_of_rules_above(&mut self, kernel: &Tables, scope: Scope) {
         let above = match scope {
             Scope::Upkeep => above_ours(kernel).map(str::to_owned),
-            Scope::Takeover(_) => None,
+            Scope::Takeover(_) | Scope::Change => None,
         };
         if above != self.above
             && let Some(rule) = &above

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::runtime::dir::{DEFAULT_ROOT, ROOT_ENV};
-use crate::runtime::hook::HookEvent;
+use crate::runtime::hook::{EVENT_HEADER, HookEvent};
 use options::{Options, OptionsError};
 
 /// The variable that tells a hook from an accident, and its value.
@@ -121,7 +121,7 @@ fn read_state(stdin: impl Read) -> Result<Vec<u8>, AgentError> {
 fn report(options: &Options, state: Vec<u8>) -> Result<(), AgentError> {
     let headers = [
         ("content-type", "application/json"),
-        ("x-hook-event", options.event.as_str()),
+        (EVENT_HEADER, options.event.as_str()),
     ];
     let answer = post(options, &headers, state)?;
     match answer.is_success() {

@@ -76,7 +76,7 @@ impl<R: Read> Archive<R> {
             };
             let size = match extensions.number(b"size")? {
                 Some(size) if !is_extension(header.entry_type()) => size,
-                _ => header.entry_size()?,
+                _ => or_blank(&header.as_old().size, || header.entry_size())?,
             };
             self.data = size;
             self.padding = size.wrapping_neg() % BLOCK;
@@ -92,15 +92,11 @@ impl<R: Read> Archive<R> {
         }
     }
 
+    /// Passes over what is left of the current entry. Some writers leave out the padding of the last one.
     fn skip_data(&mut self) -> io::Result<()> {
-        let mut left = self.data + self.padding;
-        let mut buffer = [0; 8 << 10];
-        while left > 0 {
-            let part = left.min(buffer.len() as u64) as usize;
-            self.reader.read_exact(&mut buffer[..part])?;
-            left -= part as u64;
-        }
-        (self.data, self.padding) = (0, 0);
+        io::copy(&mut self.by_ref(), &mut io::sink())?;
+        let padding = std::mem::take(&mut self.padding);
+        io::copy(&mut self.reader.by_ref().take(padding), &mut io::sink())?;
         Ok(())
     }
 
@@ -207,6 +203,11 @@ impl Extensions {
         number.map(Some).ok_or_else(|| bad("a PAX number is malformed"))
     }
 
+    fn xattrs(self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let attribute = |(key, value): (Vec<u8>, _)| Some((key.strip_prefix(XATTR_PREFIX)?.to_owned(), value));
+        self.pax.into_iter().filter_map(attribute).collect()
+    }
+
     /// A name from PAX, else from a GNU record.
     fn name(&mut self, key: &[u8], gnu: Option<Vec<u8>>) -> Option<Vec<u8>> {
         self.pax.remove(key).filter(|v| !v.is_empty()).or(gnu)
@@ -223,52 +224,64 @@ fn is_extension(kind: EntryType) -> bool {
 fn entry(header: &Header, mut extensions: Extensions) -> io::Result<Entry> {
     let long_name = extensions.long_name.take();
     let long_link = extensions.long_link.take();
-    let path = extensions
-        .name(b"path", long_name)
-        .unwrap_or_else(|| header.path_bytes().into_owned());
+    let path = extensions.name(b"path", long_name);
+    let path = path.unwrap_or_else(|| header.path_bytes().into_owned());
     let link = extensions.name(b"linkpath", long_link);
-    let link = link
-        .or_else(|| header.link_name_bytes().map(|l| l.into_owned()))
-        .unwrap_or_default();
+    let link = link.or_else(|| header.link_name_bytes().map(|l| l.into_owned()));
     if extensions.pax.keys().any(|key| key.starts_with(b"GNU.sparse.")) {
         return Err(unsupported("sparse file", &path));
     }
-    let device =
-        || -> io::Result<(u32, u32)> { Ok((header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0))) };
-    let kind = match header.entry_type() {
+    let old = header.as_old();
+    let (uid, gid) = (extensions.number(b"uid")?, extensions.number(b"gid")?);
+    Ok(Entry {
+        kind: kind(header, &path, link.unwrap_or_default())?,
+        mode: or_blank(&old.mode, || header.mode().map(u64::from))? as u32 & 0o7777,
+        uid: uid.map_or_else(|| or_blank(&old.uid, || header.uid()), Ok)?,
+        gid: gid.map_or_else(|| or_blank(&old.gid, || header.gid()), Ok)?,
+        mtime: match extensions.pax.get(&b"mtime"[..]) {
+            Some(text) => time(text).ok_or_else(|| bad("a PAX time is malformed"))?,
+            None => (i64::try_from(or_blank(&old.mtime, || header.mtime())?).unwrap_or(0), 0),
+        },
+        xattrs: extensions.xattrs(),
+        path,
+    })
+}
+
+fn kind(header: &Header, path: &[u8], link: Vec<u8>) -> io::Result<Kind> {
+    Ok(match header.entry_type() {
         // Before ustar a directory was a file whose name ends in a slash.
         EntryType::Regular if path.ends_with(b"/") => Kind::Directory,
         EntryType::Regular | EntryType::Continuous => Kind::File,
         EntryType::Directory => Kind::Directory,
         EntryType::Symlink => Kind::Symlink(link),
         EntryType::Link => Kind::HardLink(link),
-        EntryType::Char => device().map(|(major, minor)| Kind::Character(major, minor))?,
-        EntryType::Block => device().map(|(major, minor)| Kind::Block(major, minor))?,
+        EntryType::Char => device(header).map(|(major, minor)| Kind::Character(major, minor))?,
+        EntryType::Block => device(header).map(|(major, minor)| Kind::Block(major, minor))?,
         EntryType::Fifo => Kind::Fifo,
-        EntryType::GNUSparse => return Err(unsupported("sparse file", &path)),
+        EntryType::GNUSparse => return Err(unsupported("sparse file", path)),
         other => {
-            return Err(unsupported(
-                &format!("entry of type {:?}", char::from(other.as_byte())),
-                &path,
-            ));
+            let what = format!("entry of type {:?}", char::from(other.as_byte()));
+            return Err(unsupported(&what, path));
         }
-    };
-    Ok(Entry {
-        kind,
-        mode: header.mode()? & 0o7777,
-        uid: extensions.number(b"uid")?.map_or_else(|| header.uid(), Ok)?,
-        gid: extensions.number(b"gid")?.map_or_else(|| header.gid(), Ok)?,
-        mtime: match extensions.pax.get(&b"mtime"[..]) {
-            Some(text) => time(text).ok_or_else(|| bad("a PAX time is malformed"))?,
-            None => (i64::try_from(header.mtime()?).unwrap_or(0), 0),
-        },
-        xattrs: extensions
-            .pax
-            .into_iter()
-            .filter_map(|(key, value)| Some((key.strip_prefix(XATTR_PREFIX)?.to_owned(), value)))
-            .collect(),
-        path,
     })
+}
+
+/// Major and minor number of a device.
+fn device(header: &Header) -> io::Result<(u32, u32)> {
+    let number = |at, read: io::Result<Option<u32>>| {
+        // Both have the same place in ustar and GNU headers; older headers have neither.
+        let field = &header.as_bytes()[at..at + 8];
+        or_blank(field, || read.map(|n| n.unwrap_or(0).into())).map(|n| n as u32)
+    };
+    Ok((number(329, header.device_major())?, number(337, header.device_minor())?))
+}
+
+/// A number of a header; a blank field is zero.
+fn or_blank(field: &[u8], number: impl FnOnce() -> io::Result<u64>) -> io::Result<u64> {
+    match field.iter().all(|b| matches!(b, 0 | b' ')) {
+        true => Ok(0),
+        false => number(),
+    }
 }
 
 /// `[-]seconds[.fraction]`.
@@ -297,41 +310,8 @@ fn unsupported(what: &str, path: &[u8]) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::{Tar, pax};
     use super::*;
-
-    fn header(kind: EntryType, name: &[u8], size: u64) -> Header {
-        let mut header = Header::new_ustar();
-        header.as_mut_bytes()[..name.len()].copy_from_slice(name);
-        header.set_entry_type(kind);
-        header.set_size(size);
-        header.set_mode(0o4755);
-        header.set_uid(7);
-        header.set_gid(8);
-        header.set_mtime(9);
-        header.set_cksum();
-        header
-    }
-
-    fn append(archive: &mut Vec<u8>, kind: EntryType, name: &[u8], data: &[u8]) {
-        archive.extend_from_slice(header(kind, name, data.len() as u64).as_bytes());
-        archive.extend_from_slice(data);
-        archive.resize(archive.len().next_multiple_of(512), 0);
-    }
-
-    fn pax(records: &[(&str, &[u8])]) -> Vec<u8> {
-        let mut out = Vec::new();
-        for (key, value) in records {
-            let rest = key.len() + value.len() + 3;
-            let mut length = rest + 1;
-            while rest + length.to_string().len() != length {
-                length += 1;
-            }
-            out.extend_from_slice(format!("{length} {key}=").as_bytes());
-            out.extend_from_slice(value);
-            out.push(b'\n');
-        }
-        out
-    }
 
     fn all(archive: &[u8]) -> io::Result<Vec<(Entry, Vec<u8>)>> {
         let mut archive = Archive::new(archive);
@@ -344,12 +324,18 @@ mod tests {
         Ok(entries)
     }
 
+    fn refusal(archive: Tar) -> String {
+        all(&archive.build()).unwrap_err().to_string()
+    }
+
     #[test]
     fn plain_entries_with_and_without_an_end_mark() {
-        let mut archive = Vec::new();
-        append(&mut archive, EntryType::Regular, b"a", b"hello");
-        append(&mut archive, EntryType::Directory, b"d/", b"");
-        append(&mut archive, EntryType::Regular, b"old/", b"");
+        let tar = Tar::new()
+            .owner(7, 8)
+            .mtime(9)
+            .file_mode("a", 0o4755, "hello")
+            .dir("d/", 0o755);
+        let archive = tar.file("old/", "").open_end();
         for end in [0, 512, 1024, 4096] {
             let mut archive = archive.clone();
             archive.resize(archive.len() + end, 0);
@@ -365,118 +351,110 @@ mod tests {
 
     #[test]
     fn pax_records_count_by_length_not_by_line() {
-        let mut archive = Vec::new();
-        let records = pax(&[
+        let capability = b"\x01\x00\x00\x02\x0a\x0a=\x00";
+        let mut tar = Tar::new().owner(7, 8).pax(&[
             ("path", b"long\nname"),
             ("uid", b"4000000000"),
             ("gid", b""),
             ("mtime", b"12.5"),
             ("size", b"3"),
-            ("SCHILY.xattr.security.capability", b"\x01\x00\x00\x02\x0a\x0a=\x00"),
+            ("SCHILY.xattr.security.capability", capability),
             ("SCHILY.xattr.user.empty", b""),
         ]);
-        append(&mut archive, EntryType::XHeader, b"pax", &records);
         // The size in the header is wrong on purpose: the one in the record counts.
-        archive.extend_from_slice(header(EntryType::Regular, b"short", 0).as_bytes());
-        archive.extend_from_slice(b"abc");
-        archive.resize(archive.len().next_multiple_of(512), 0);
-        append(&mut archive, EntryType::Regular, b"next", b"x");
-        let entries = all(&archive).unwrap();
+        let header = tar.header(EntryType::Regular, b"short", 0o644, b"", 0);
+        tar.push(&header, b"abc");
+        let entries = all(&tar.file("next", "x").build()).unwrap();
         let (entry, data) = &entries[0];
         assert_eq!((&entry.path[..], &data[..]), (&b"long\nname"[..], &b"abc"[..]));
         assert_eq!(
             (entry.uid, entry.gid, entry.mtime),
             (4_000_000_000, 8, (12, 500_000_000))
         );
-        assert_eq!(entry.xattrs[0].1, b"\x01\x00\x00\x02\x0a\x0a=\x00");
+        assert_eq!(entry.xattrs[0].1, capability);
         assert_eq!(entry.xattrs[1], (b"user.empty".to_vec(), Vec::new()));
         assert_eq!((&entries[1].0.path[..], entries[1].0.xattrs.len()), (&b"next"[..], 0));
     }
 
     #[test]
     fn gnu_long_names_and_what_is_ignored() {
-        let mut archive = Vec::new();
         let long = vec![b'n'; 300];
-        append(
-            &mut archive,
-            EntryType::XGlobalHeader,
-            b"g",
-            &pax(&[("comment", b"x"), ("path", b"evil")]),
-        );
-        append(&mut archive, EntryType::new(b'V'), b"volume", b"");
-        append(
-            &mut archive,
-            EntryType::GNULongName,
-            b"././@LongLink",
-            &[&long[..], b"\0"].concat(),
-        );
-        append(&mut archive, EntryType::GNULongLink, b"././@LongLink", b"target\0");
-        append(&mut archive, EntryType::Symlink, b"short", b"");
-        append(&mut archive, EntryType::Regular, b"\xff\xfe", b"");
-        let entries = all(&archive).unwrap();
+        let global = pax(&[("comment", b"x"), ("path", b"evil")]);
+        let tar = Tar::new()
+            .entry(EntryType::XGlobalHeader, b"g", 0, b"", &global)
+            .entry(EntryType::new(b'V'), b"volume", 0, b"", b"")
+            .entry(EntryType::GNULongLink, b"././@LongLink", 0, b"", b"target\0")
+            .symlink(&long, "short")
+            .file(b"\xff\xfe", "");
+        let entries = all(&tar.build()).unwrap();
         assert_eq!(entries[0].0.path, long);
         assert_eq!(entries[0].0.kind, Kind::Symlink(b"target".to_vec()));
         assert_eq!(entries[1].0.path, b"\xff\xfe");
     }
 
     #[test]
-    fn what_is_refused() {
-        let huge = header(EntryType::XHeader, b"pax", 1 << 40);
-        assert!(all(huge.as_bytes()).unwrap_err().to_string().contains("too long"));
+    fn extensions_are_bounded() {
+        let mut tar = Tar::new();
+        let huge = tar.header(EntryType::XHeader, b"pax", 0, b"", 1 << 40);
+        tar.push(&huge, b"");
+        assert!(refusal(tar).contains("too long"));
+        let record = pax(&[("k", &[b'v'; 400 << 10])]);
+        let many = (0..3).fold(Tar::new(), |tar, _| {
+            tar.entry(EntryType::XHeader, b"pax", 0, b"", &record)
+        });
+        assert!(refusal(many).contains("too long"));
+    }
 
-        let mut archive = Vec::new();
-        for _ in 0..3 {
-            append(
-                &mut archive,
-                EntryType::XHeader,
-                b"pax",
-                &pax(&[("k", &[b'v'; 400 << 10])]),
-            );
-        }
-        assert!(all(&archive).unwrap_err().to_string().contains("too long"));
+    #[test]
+    fn sparse_files_are_refused() {
+        let sparse = Tar::new().pax(&[("GNU.sparse.major", b"1")]).file("f", "");
+        assert!(refusal(sparse).contains("sparse file is not supported: f"));
+        let sparse = Tar::new().entry(EntryType::GNUSparse, b"f", 0o644, b"", b"");
+        assert!(refusal(sparse).contains("sparse file is not supported: f"));
+    }
 
-        let mut archive = Vec::new();
-        append(
-            &mut archive,
-            EntryType::XHeader,
-            b"pax",
-            &pax(&[("GNU.sparse.major", b"1")]),
-        );
-        append(&mut archive, EntryType::Regular, b"f", b"");
-        assert!(
-            all(&archive)
-                .unwrap_err()
-                .to_string()
-                .contains("sparse file is not supported: f")
-        );
+    #[rstest::rstest]
+    #[case(b"9 a=b\n")]
+    #[case(b"6 a=b")]
+    #[case(b"x a=b\n")]
+    #[case(b"6 ab\n\n")]
+    #[case(b"99999999999999999999 a=b\n")]
+    #[case(b"1 a=b\n")]
+    #[case(b"-6 a=b\n")]
+    #[case(b"10 uid=x\n\n")]
+    fn malformed_records(#[case] records: &[u8]) {
+        let tar = Tar::new()
+            .entry(EntryType::XHeader, b"pax", 0, b"", records)
+            .file("f", "");
+        assert!(refusal(tar).contains("malformed"));
+    }
 
-        for records in [
-            &b"9 a=b\n"[..],
-            b"6 a=b",
-            b"x a=b\n",
-            b"6 ab\n\n",
-            b"99999999999999999999 a=b\n",
-            b"1 a=b\n",
-        ] {
-            let mut archive = Vec::new();
-            append(&mut archive, EntryType::XHeader, b"pax", records);
-            append(&mut archive, EntryType::Regular, b"f", b"");
-            assert!(
-                all(&archive).unwrap_err().to_string().contains("malformed"),
-                "{records:?}"
-            );
-        }
-
-        let mut archive = Vec::new();
-        append(&mut archive, EntryType::Regular, b"f", b"0123456789");
+    #[test]
+    fn broken_archives() {
+        let mut archive = Tar::new().file("f", "0123456789").build();
         assert_eq!(all(&archive[..515]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         assert_eq!(all(&archive[..100]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         archive[0] = b'g';
         assert!(all(&archive).unwrap_err().to_string().contains("checksum"));
+        let lonely = Tar::new().entry(EntryType::GNULongName, b"././@LongLink", 0, b"", b"name\0");
+        assert!(refusal(lonely).contains("announced"));
+        let multi = Tar::new().entry(EntryType::new(b'M'), b"f", 0, b"", b"");
+        assert!(refusal(multi).contains("'M'"));
+    }
 
-        let mut archive = Vec::new();
-        append(&mut archive, EntryType::GNULongName, b"././@LongLink", b"name\0");
-        assert!(all(&archive).unwrap_err().to_string().contains("announced"));
+    #[test]
+    fn blank_fields_and_missing_padding_are_tolerated() {
+        let mut tar = Tar::new();
+        let mut header = tar.header(EntryType::Char, b"a", 0o644, b"", 0);
+        for (from, to) in [(100, 148), (329, 345)] {
+            header.as_mut_bytes()[from..to].fill(0);
+        }
+        header.set_cksum();
+        tar.push(&header, b"");
+        let archive = tar.file("last", "12").open_end();
+        let entries = all(&archive[..archive.len() - 510]).unwrap();
+        assert_eq!((&entries[0].0.kind, entries[0].0.mode), (&Kind::Character(0, 0), 0));
+        assert_eq!(entries[1].1, b"12");
     }
 
     #[test]

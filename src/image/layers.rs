@@ -289,3 +289,145 @@ fn named(errno: Errno, path: &Path) -> io::Error {
 fn naming(error: &io::Error, path: &Path) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Arc<LayerStore>) {
+        let root = tempfile::tempdir().unwrap();
+        let store = LayerStore::open(root.path()).unwrap();
+        (root, Arc::new(store))
+    }
+
+    fn add(store: &LayerStore, content: &str) -> Digest {
+        let digest = Digest::of(content.as_bytes());
+        let staged = store.stage().unwrap();
+        std::fs::write(staged.path().join("file"), content).unwrap();
+        store.publish_layer(staged, &digest).unwrap();
+        digest
+    }
+
+    fn staging_is_empty(store: &LayerStore) -> bool {
+        std::fs::read_dir(&store.staging).unwrap().next().is_none()
+    }
+
+    #[test]
+    fn a_layer_is_there_once_it_has_its_name() {
+        let (_root, store) = store();
+        let digest = Digest::of(b"a");
+        assert!(!store.has_layer(&digest).unwrap());
+        assert_eq!(add(&store, "a"), digest);
+        assert!(store.has_layer(&digest).unwrap());
+        // Made twice, the second copy goes.
+        add(&store, "a");
+        assert!(staging_is_empty(&store));
+        assert_eq!(std::fs::read_to_string(store.layer(&digest).join("file")).unwrap(), "a");
+        let mode = std::fs::metadata(store.layer(&digest)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o755);
+        let mode = std::fs::metadata(&store.layers).unwrap().permissions().mode();
+        assert_eq!(
+            mode & 0o7777,
+            0o700,
+            "setuid programs of images are not for users of the host"
+        );
+        store.sync().unwrap();
+    }
+
+    #[test]
+    fn what_is_dropped_half_way_leaves_nothing() {
+        let (_root, store) = store();
+        let staged = store.stage().unwrap();
+        std::fs::create_dir_all(staged.path().join("a/b")).unwrap();
+        drop(staged);
+        assert!(staging_is_empty(&store));
+        std::mem::forget(store.stage().unwrap());
+        std::fs::write(store.staging.join("file"), "").unwrap();
+        store.clear_staging().unwrap();
+        assert!(staging_is_empty(&store));
+    }
+
+    #[test]
+    fn another_layer_of_the_same_short_name_is_noticed() {
+        let (_root, store) = store();
+        let digest = add(&store, "a");
+        let twin: Digest = format!("sha256:{}{}", &digest.hex()[..14], "0".repeat(50))
+            .parse()
+            .unwrap();
+        assert_eq!(store.layer(&twin), store.layer(&digest));
+        let error = store.has_layer(&twin).unwrap_err().to_string();
+        assert!(error.contains("is not the layer"), "{error}");
+        std::fs::create_dir(store.layer(&Digest::of(b"b"))).unwrap();
+        store.has_layer(&Digest::of(b"b")).unwrap_err();
+    }
+
+    #[test]
+    fn a_sweep_keeps_what_is_needed_or_pinned() {
+        let (_root, store) = store();
+        let [needed, pinned, unused] = ["needed", "pinned", "unused"].map(|name| add(&store, name));
+        let (kept, doomed) = (Digest::of(b"kept"), Digest::of(b"doomed"));
+        store.publish_blob(&kept, b"kept").unwrap();
+        store.publish_blob(&doomed, b"doomed").unwrap();
+        let first = store.pin(vec![pinned, kept]);
+        let second = store.pin(vec![pinned, pinned]);
+        store.sweep(|| HashSet::from([needed])).unwrap();
+        let there = |digest| store.has_layer(digest).unwrap();
+        assert!(there(&needed) && there(&pinned) && !there(&unused));
+        assert!(store.blobs.join(kept.hex()).exists() && !store.blobs.join(doomed.hex()).exists());
+        drop(first);
+        store.sweep(HashSet::new).unwrap();
+        assert!(!there(&needed) && there(&pinned) && !store.blobs.join(kept.hex()).exists());
+        drop(second);
+        store.sweep(HashSet::new).unwrap();
+        assert!(!there(&pinned));
+        assert!(staging_is_empty(&store));
+    }
+
+    #[test]
+    fn usage_counts_blocks_once() {
+        let (_root, store) = store();
+        let staged = store.stage().unwrap();
+        std::fs::write(staged.path().join("a"), vec![1; 100_000]).unwrap();
+        std::fs::hard_link(staged.path().join("a"), staged.path().join("b")).unwrap();
+        std::fs::File::create(staged.path().join("hole"))
+            .unwrap()
+            .set_len(1 << 30)
+            .unwrap();
+        std::os::unix::fs::symlink("/", staged.path().join("link")).unwrap();
+        let digest = Digest::of(b"x");
+        store.publish_layer(staged, &digest).unwrap();
+        let bytes = store.usage(&HashSet::from([digest]), &HashSet::new()).unwrap();
+        assert!((100_000..200_000).contains(&bytes), "{bytes}");
+    }
+
+    #[test]
+    fn many_layers_fit_a_mount_option() {
+        let store = LayerStore {
+            layers: "/etc/raind/image/l".into(),
+            blobs: PathBuf::new(),
+            staging: PathBuf::new(),
+            pins: Mutex::default(),
+            turns: Mutex::default(),
+        };
+        let path = store.layer(&Digest::of(b"")).display().to_string();
+        let container = "/etc/raind/container/01m857ssbz87";
+        let option = format!(
+            "lowerdir={},upperdir={container}/diff,workdir={container}/work",
+            vec![path; 127].join(":")
+        );
+        assert!(option.len() < 4096, "{}", option.len());
+    }
+
+    #[tokio::test]
+    async fn one_at_a_time_makes_a_layer() {
+        let (_root, store) = store();
+        let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
+        let turn = store.turn(&a).await;
+        let _other = store.turn(&b).await;
+        let mut second = Box::pin(store.turn(&a));
+        assert!(futures_util::poll!(&mut second).is_pending());
+        drop(turn);
+        let _second = second.await;
+        assert_eq!(lock(&store.turns).len(), 2);
+    }
+}

@@ -28,6 +28,8 @@ mod pull;
 mod reference;
 mod registry;
 mod stream;
+#[cfg(test)]
+mod testing;
 mod token;
 mod tree;
 mod unpack;

@@ -150,12 +150,12 @@ impl Registry {
             }
         };
         let token = self.tokens.lock().await.get(&key(image)).cloned();
-        let response = self.send(image, with(&token)).await?;
+        let response = self.send(image, tail, with(&token)).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
         let token = self.refresh(image, token, response.headers()).await?;
-        self.send(image, with(&Some(token))).await
+        self.send(image, tail, with(&Some(token))).await
     }
 
     /// A token that is not `stale`. Whoever comes while another asks gets the other's.
@@ -175,7 +175,7 @@ impl Registry {
             return Err(failed(image, format!("its token service {} is not https", asked.url)));
         }
         let client = self.client().await?;
-        let response = self.send(image, Some(client.get(asked.url))).await?;
+        let response = self.send(image, "token service", Some(client.get(asked.url))).await?;
         let status = response.status();
         if !status.is_success() {
             let body = error_body(response).await;
@@ -194,11 +194,16 @@ impl Registry {
 
     /// Sends a request, again after a pause when the trouble looks temporary: 429, 5xx, a broken connection. A host
     /// that cannot be connected to is not tried again; its user should know soon.
-    async fn send(&self, image: &ImageRef, request: Option<RequestBuilder>) -> Result<Response, ImageError> {
+    async fn send(
+        &self,
+        image: &ImageRef,
+        what: &str,
+        request: Option<RequestBuilder>,
+    ) -> Result<Response, ImageError> {
         let mut attempt = 1;
         loop {
             let Some(request) = request.as_ref().and_then(RequestBuilder::try_clone) else {
-                return Err(failed(image, "the request cannot be made".into()));
+                return Err(failed(image, format!("{what}: the request cannot be made")));
             };
             let pause = match request.send().await {
                 Ok(response) if attempt < ATTEMPTS && temporary(response.status()) => {
@@ -208,7 +213,7 @@ impl Registry {
                 Err(error)
                     if attempt == ATTEMPTS || error.is_connect() || error.is_builder() || error.is_redirect() =>
                 {
-                    return Err(failed(image, chain(error)));
+                    return Err(failed(image, format!("{what}: {}", chain(error))));
                 }
                 Err(_) => backoff(attempt),
             };

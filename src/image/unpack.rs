@@ -292,3 +292,6 @@ fn clean(path: &[u8]) -> Result<Vec<u8>, TreeError> {
 fn refused(path: &[u8], why: &str) -> TreeError {
     TreeError::Refused(format!("invalid entry {:?}: {why}", lossy(path)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -132,3 +132,122 @@ fn find(here: &[OwnedFd], name: &[u8]) -> Result<Option<Found>, Errno> {
     }
     Ok((!merged.is_empty()).then(|| Found::Directory(Rc::new(merged))))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tar::EntryType;
+
+    use super::super::testing::{Tar, with_overlay};
+    use super::*;
+
+    fn unpacked(scratch: &Path, layers_topmost_first: Vec<Tar>) -> Vec<PathBuf> {
+        let unpack = |(n, tar): (usize, Tar)| {
+            let path = scratch.join(n.to_string());
+            tar.unpack_to(&path).unwrap();
+            path
+        };
+        layers_topmost_first.into_iter().enumerate().map(unpack).collect()
+    }
+
+    #[test]
+    fn it_shows_what_a_mount_shows() {
+        let bottom = Tar::new()
+            .file("etc/passwd", "bottom")
+            .file("usr/lib/passwd", "lib")
+            .file("gone/file", "x")
+            .file("opaque/old", "x")
+            .file("replaced/file", "x")
+            .symlink("bin", "usr/bin")
+            .file("usr/bin/tool", "tool")
+            .symlink("loop", "loop")
+            .symlink("nowhere", "missing/file");
+        let middle = Tar::new()
+            .file(".wh.gone", "")
+            .file("opaque/.wh..wh..opq", "")
+            .file("opaque/new", "new")
+            .file("replaced", "now a file")
+            .symlink("etc/link", "../usr/./lib/passwd")
+            .symlink("etc/absolute", "/../../usr/lib/passwd")
+            .file("usr/lib/passwd", "middle");
+        let top = Tar::new()
+            .file("usr/share/x", "x")
+            .symlink("opaque/up", "..")
+            .symlink("var/run", "/etc")
+            .file("etc/.wh.shadow", "");
+        let scratch = tempfile::tempdir().unwrap();
+        let layers = unpacked(scratch.path(), vec![top, middle, bottom]);
+        let view = View::open(&layers).unwrap();
+        let paths = [
+            "etc/passwd",
+            "/etc/passwd",
+            "usr/lib/passwd",
+            "gone/file",
+            "gone",
+            "opaque/old",
+            "opaque/new",
+            "replaced",
+            "replaced/file",
+            "bin/tool",
+            "bin/../bin/tool",
+            "etc/link",
+            "etc/absolute",
+            "etc/shadow",
+            "var/run/passwd",
+            "var/run/../usr/share/x",
+            "opaque/up/etc/link",
+            "etc",
+            "",
+            "nowhere",
+            "missing",
+            "etc/passwd/x",
+        ];
+        with_overlay(&layers, |merged| {
+            for path in paths {
+                // The mount's own links are those of the host, so absolute ones are compared by hand below.
+                let absolute = path.starts_with("var/run") || path == "etc/absolute";
+                let expected = std::fs::read(merged.join(path.trim_start_matches('/'))).ok();
+                if !absolute {
+                    assert_eq!(view_read(&layers, path), expected, "{path}");
+                }
+            }
+        });
+        let read = |path| {
+            view.read(path, 100)
+                .unwrap()
+                .map(|content| String::from_utf8(content).unwrap())
+        };
+        assert_eq!(read("etc/absolute").as_deref(), Some("middle"));
+        assert_eq!(read("var/run/passwd").as_deref(), Some("bottom"));
+        assert_eq!(read("var/run/../usr/share/x").as_deref(), Some("x"));
+        view.read("loop", 100).unwrap_err();
+    }
+
+    fn view_read(layers: &[PathBuf], path: &str) -> Option<Vec<u8>> {
+        View::open(layers).unwrap().read(path, 100).unwrap()
+    }
+
+    #[test]
+    fn what_is_not_a_small_regular_file_is_not_read() {
+        let tar = Tar::new()
+            .node(EntryType::Fifo, "fifo", 0o600, (0, 0))
+            .node(EntryType::Char, "null", 0o600, (1, 3))
+            .node(EntryType::Block, "disk", 0o600, (240, 9))
+            .dir("dir", 0o700)
+            .file("large", "12345");
+        let scratch = tempfile::tempdir().unwrap();
+        let view = View::open(&unpacked(scratch.path(), vec![tar])).unwrap();
+        for path in ["fifo", "null", "disk", "dir"] {
+            assert_eq!(view.read(path, 100).unwrap(), None, "{path}");
+        }
+        assert!(view.read("large", 5).unwrap().is_some());
+        assert!(
+            view.read("large", 4)
+                .unwrap_err()
+                .to_string()
+                .contains("longer than 4 bytes")
+        );
+        assert_eq!(View::open(&[]).unwrap().read("etc/passwd", 5).unwrap(), None);
+    }
+}

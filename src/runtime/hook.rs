@@ -5,6 +5,9 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
+/// The HTTP header that names the event of a report, in lower case.
+pub const EVENT_HEADER: &str = "x-hook-event";
+
 /// The events that a runtime reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HookEvent {

@@ -10,6 +10,7 @@ mod support;
 
 mod auth;
 mod crash;
+mod hooks;
 mod images;
 mod inside;
 mod lab;

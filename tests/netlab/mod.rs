@@ -8,7 +8,12 @@
 //! and mount namespaces. Outside and containers are network namespaces inside it. When the child ends, killed or not,
 //! the kernel removes all of it.
 
-#![allow(dead_code, reason = "each test crate uses its part")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "each test program uses a part of it, and a failed expectation in it is a failed test"
+)]
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
@@ -192,13 +197,28 @@ impl Lab {
 
     /// Removes the row and the namespace of a container.
     pub fn remove(&self, id: &str) {
+        self.forget(id);
+        run(&format!("ip netns del {id}"));
+    }
+
+    /// Removes only the row of a container.
+    pub fn forget(&self, id: &str) {
         let row = id.to_owned();
         self.block_on(
             self.store
                 .transact(move |t| Ok::<_, StoreError>(t.remove::<Container>(&row))),
         )
         .unwrap();
-        run(&format!("ip netns del {id}"));
+    }
+
+    /// Takes a container its published ports.
+    pub fn unpublish(&self, id: &str) {
+        let row = id.to_owned();
+        self.block_on(self.store.transact(move |t| {
+            t.update::<Container>(&row, |c| c.forwards.clear()).unwrap();
+            Ok::<_, StoreError>(())
+        }))
+        .unwrap();
     }
 
     /// What the programs given to [`isolated_with`] wrote to `$LOG`, one line per run.
@@ -388,31 +408,37 @@ pub fn ask_from(socket: &UdpSocket, server: SocketAddrV4, limit: Duration) -> io
     }
 }
 
-const BOTH: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
-
 /// Asserts that clients in `place` get `word` from `server`, by both protocols; returns the client's address as seen.
 #[track_caller]
 pub fn assert_reaches(place: &Place, server: (Ipv4Addr, u16), word: &str) -> String {
-    let server = SocketAddrV4::new(server.0, server.1);
-    let mut client = String::new();
-    for protocol in BOTH {
-        let answer = ask(place, protocol, server, SOON);
-        let answer = answer.unwrap_or_else(|e| panic!("{place:?} cannot reach {server}/{protocol}: {e}\n{}", rules()));
-        let (said, from) = answer.split_once(' ').unwrap();
-        assert_eq!(said, word, "{place:?} asked {server}/{protocol}");
-        client = from.to_owned();
-    }
-    client
+    assert_answers(place, Protocol::Udp, server, word);
+    assert_answers(place, Protocol::Tcp, server, word)
 }
 
 /// Asserts that clients in `place` get no answer from `server`, by either protocol.
 #[track_caller]
 pub fn assert_blocked(place: &Place, server: (Ipv4Addr, u16)) {
+    assert_silent(place, Protocol::Udp, server);
+    assert_silent(place, Protocol::Tcp, server);
+}
+
+/// Asserts that a client in `place` gets `word` from `server`; returns the client's address as seen.
+#[track_caller]
+pub fn assert_answers(place: &Place, protocol: Protocol, server: (Ipv4Addr, u16), word: &str) -> String {
     let server = SocketAddrV4::new(server.0, server.1);
-    for protocol in BOTH {
-        let answer = ask(place, protocol, server, NEVER);
-        assert!(answer.is_err(), "{place:?} reaches {server}/{protocol}: {answer:?}");
-    }
+    let answer = ask(place, protocol, server, SOON);
+    let answer = answer.unwrap_or_else(|e| panic!("{place:?} cannot reach {server}/{protocol}: {e}\n{}", rules()));
+    let (said, from) = answer.split_once(' ').unwrap();
+    assert_eq!(said, word, "{place:?} asked {server}/{protocol}");
+    from.to_owned()
+}
+
+/// Asserts that a client in `place` gets no answer from `server`.
+#[track_caller]
+pub fn assert_silent(place: &Place, protocol: Protocol, server: (Ipv4Addr, u16)) {
+    let server = SocketAddrV4::new(server.0, server.1);
+    let answer = ask(place, protocol, server, NEVER);
+    assert!(answer.is_err(), "{place:?} reaches {server}/{protocol}: {answer:?}");
 }
 
 /// All IPv4 rules of the host, without comments and counters.

@@ -9,6 +9,7 @@ use condenser::runtime::dir::ContainerDir;
 use libcontainer::oci_spec::runtime::Capability;
 use serde_json::{Map, Value, json};
 
+use crate::cgroup::DEFAULT_PIDS;
 use crate::config::{Capabilities, Config, IdMapping, NamespaceKind};
 use crate::namespaces::Joined;
 
@@ -28,8 +29,6 @@ const MASKED_PATHS: [&str; 11] = [
 ];
 /// Read-only in every container (R3, R12).
 const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-/// Tasks per container when the configuration says nothing.
-const DEFAULT_PIDS: i64 = 512;
 /// Group of terminals.
 const TTY_GROUP: u32 = 5;
 
@@ -38,6 +37,8 @@ const TTY_GROUP: u32 = 5;
 pub struct Host<'a> {
     /// Only cgroup v2 is mounted.
     pub unified_cgroups: bool,
+    /// Whether libcontainer sets the limits. In a foreign user namespace and on cgroup v1 it cannot.
+    pub limits: bool,
     /// Absolute path of the container's cgroup.
     pub cgroup: &'a Path,
     /// Whether init gets a pseudo-terminal.
@@ -155,15 +156,18 @@ fn linux(config: &Config, host: &Host<'_>) -> Value {
             None => json!({ "type": name(namespace.kind) }),
         })
         .collect();
-    json!({
+    let mut value = json!({
         "cgroupsPath": host.cgroup,
-        "resources": resources(config),
         "namespaces": namespaces,
         "maskedPaths": union(&MASKED_PATHS, &linux.masked_paths),
         "readonlyPaths": union(&READONLY_PATHS, &linux.readonly_paths),
         "sysctl": linux.sysctl,
         "rootfsPropagation": "private",
-    })
+    });
+    if host.limits {
+        value["resources"] = resources(config);
+    }
+    value
 }
 
 /// Missing or not positive limits are left out, which means none (G1).
@@ -184,7 +188,9 @@ fn resources(config: &Config) -> Value {
         value.insert("cpu".into(), cpu.into());
     }
     let pids = resources.pids.limit.unwrap_or(DEFAULT_PIDS);
-    value.insert("pids".into(), json!({ "limit": if pids > 0 { pids } else { -1 } }));
+    if pids > 0 {
+        value.insert("pids".into(), json!({ "limit": pids }));
+    }
     value.into()
 }
 
@@ -303,6 +309,7 @@ mod tests {
             config,
             &Host {
                 unified_cgroups,
+                limits: true,
                 cgroup: Path::new("/raind/x"),
                 terminal: false,
                 apparmor: None,
@@ -334,7 +341,7 @@ mod tests {
             &config(r#","resources":{"memory":{"limit":-1},"cpu":{"quota":0},"pids":{"limit":0}}"#),
             true,
         );
-        assert_eq!(value["linux"]["resources"], json!({ "pids": { "limit": -1 } }));
+        assert_eq!(value["linux"]["resources"], json!({}));
         let value = derive(
             &config(r#","resources":{"memory":{"limit":5},"cpu":{"quota":8,"period":10}}"#),
             true,

@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::config::Config;
+use crate::config::{Config, Resources};
 
+/// Tasks per container when the configuration says nothing.
+pub const DEFAULT_PIDS: i64 = 512;
 const ROOT: &str = "/sys/fs/cgroup";
 /// Leaf for all monitors, outside the daemon's service cgroup. The underscore cannot occur in a container id.
 const MONITORS: &str = "raind/_monitors";
@@ -87,10 +89,40 @@ impl Cgroup {
         })
     }
 
-    /// Moves this process into the cgroup, in every hierarchy that the container is in.
+    /// Moves this process, which must have one thread, into the cgroup, in every hierarchy that the container is in.
     pub fn join(&self) -> std::io::Result<()> {
+        let file = match self.layout {
+            Layout::Unified => "cgroup.procs",
+            // For a thread that moves itself the kernel need not wait until all others have noticed (milliseconds).
+            Layout::Legacy(_) => "tasks",
+        };
         for directory in self.directories().filter(|directory| directory.exists()) {
-            fs_err::write(directory.join("cgroup.procs"), "0")?;
+            fs_err::write(directory.join(file), "0")?;
+        }
+        Ok(())
+    }
+
+    /// Writes the limits, on v1. For user namespaces (14.4): libcontainer would also set rules for devices there, which
+    /// only the machine's root may.
+    pub fn limit(&self, resources: &Resources) -> std::io::Result<()> {
+        let Layout::Legacy(mounts) = &self.layout else {
+            return Ok(());
+        };
+        let positive = |value: Option<i64>| value.filter(|value| *value > 0);
+        let limits = [
+            ("memory.limit_in_bytes", positive(resources.memory.limit)),
+            (
+                "cpu.cfs_period_us",
+                positive(resources.cpu.period.and_then(|period| period.try_into().ok())),
+            ),
+            ("cpu.cfs_quota_us", positive(resources.cpu.quota)),
+            ("pids.max", positive(Some(resources.pids.limit.unwrap_or(DEFAULT_PIDS)))),
+        ];
+        for (name, value) in limits {
+            let files = mounts.iter().map(|mount| self.below(mount).join(name));
+            if let (Some(value), Some(file)) = (value, files.into_iter().find(|file| file.exists())) {
+                fs_err::write(file, value.to_string())?;
+            }
         }
         Ok(())
     }
@@ -187,7 +219,7 @@ fn remove(directory: &Path, deadline: Instant) -> std::io::Result<()> {
         match fs_err::remove_dir(directory) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
             Err(e) if e.kind() == ErrorKind::ResourceBusy && Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(5));
+                std::thread::sleep(Duration::from_millis(1));
             }
             other => return other,
         }

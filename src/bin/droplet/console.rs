@@ -69,6 +69,8 @@ struct Viewer {
     connection: OwnedFd,
     decoder: Decoder,
     queue: VecDeque<u8>,
+    /// It takes no more output. What it has sent before still counts; its end is seen when all of that was read.
+    deaf: bool,
 }
 
 /// What `poll` said; the order of `viewers` is that of [`Terminal::viewers`].
@@ -249,7 +251,7 @@ impl Terminal {
         self.keep_viewers(|index, viewer| {
             let flags = ready.viewers[index];
             if flags.contains(PollFlags::OUT) {
-                viewer.flush()?;
+                viewer.flush();
             }
             if flags.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) && input.len() < MAX_INPUT {
                 viewer.receive(buffer, &mut input, master)?;
@@ -296,6 +298,7 @@ impl Terminal {
                     connection,
                     decoder: Decoder::default(),
                     queue: VecDeque::new(),
+                    deaf: false,
                 });
             }
             Ok(None) => {}
@@ -316,7 +319,7 @@ impl Viewer {
     /// Sends now what can be sent now, and keeps the rest for later.
     fn send(&mut self, mut piece: &[u8]) -> Result<(), Gone> {
         if self.queue.is_empty() {
-            piece = &piece[self.send_some(piece)?..];
+            piece = &piece[self.send_some(piece)..];
         }
         if self.queue.len() + piece.len() > MAX_QUEUE {
             return Err(Gone("it does not read".into()));
@@ -325,17 +328,27 @@ impl Viewer {
         Ok(())
     }
 
-    fn flush(&mut self) -> Result<(), Gone> {
-        let sent = self.send_some(self.queue.as_slices().0)?;
-        self.queue.drain(..sent);
-        Ok(())
+    fn flush(&mut self) {
+        let mut queue = std::mem::take(&mut self.queue);
+        let sent = self.send_some(queue.as_slices().0);
+        queue.drain(..sent);
+        if !self.deaf {
+            self.queue = queue;
+        }
     }
 
-    fn send_some(&self, piece: &[u8]) -> Result<usize, Gone> {
+    fn send_some(&mut self, piece: &[u8]) -> usize {
+        if self.deaf {
+            return piece.len();
+        }
         match send(&self.connection, piece, SendFlags::NOSIGNAL) {
-            Ok(n) => Ok(n),
-            Err(Errno::AGAIN | Errno::INTR) => Ok(0),
-            Err(error) => Err(Gone(error.to_string())),
+            Ok(n) => n,
+            Err(Errno::AGAIN | Errno::INTR) => 0,
+            Err(_) => {
+                self.deaf = true;
+                self.queue.clear();
+                piece.len()
+            }
         }
     }
 
@@ -572,6 +585,18 @@ mod tests {
         std::fs::write(session.dir.path().join("go"), "").unwrap();
         view.expect("1\n2\n3\n4\n5\n");
         session.end();
+    }
+
+    #[test]
+    fn input_of_a_viewer_that_is_gone_arrives_all_the_same() {
+        let session = Session::start("stty -echo; while read line; do n=$((n+1)); echo got $line; done; echo total $n");
+        let mut view = session.view();
+        for _ in 0..100 {
+            view.type_in(&"a line\n".repeat(30));
+        }
+        view.type_in("\x04");
+        drop(view);
+        assert!(session.end().ends_with("total 3000\r\n"));
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub fn run(site: &Site, words: &[String]) -> Result<(), Failure> {
 /// Creates a container and writes the audit record. Pid of init.
 pub fn create(container: &Container, audit: &AuditLog, tty: bool) -> Result<i32, Failure> {
     let mut config = None;
-    let result = locked(container, audit, tty, &mut config);
+    let result = alone(container, audit, tty, &mut config);
     let mut record = Record::new(Event::Create, &container.id).container(container);
     if let Some(config) = &config {
         record = record.config(config);
@@ -58,17 +58,30 @@ pub fn create(container: &Container, audit: &AuditLog, tty: bool) -> Result<i32,
     result
 }
 
-fn locked(container: &Container, audit: &AuditLog, tty: bool, loaded: &mut Option<Config>) -> Result<i32, Failure> {
+/// Waits until nobody else is at work on the container, and keeps it that way.
+fn alone(container: &Container, audit: &AuditLog, tty: bool, loaded: &mut Option<Config>) -> Result<i32, Failure> {
     // The monitor of an earlier run may still be telling of its end; it needs the lock for that.
-    if container
-        .recorded_state()
-        .stage("create_state")?
-        .is_some_and(|s| s.status != Status::Creating)
-    {
+    let recorded = container.recorded_state().stage("create_state")?;
+    if recorded.is_some_and(|state| state.status != Status::Creating) {
         refuse_if_alive(container)?;
         settle(container, audit)?;
     }
     let lock = Lock::exclusive(&container.lock_path().stage("load_spec")?).stage("load_spec")?;
+    let result = plan_and_set_up(container, audit, tty, &lock, loaded);
+    if result.is_err() && !container.dir.state().exists() {
+        // Of a container that was not there, the lock is not there either.
+        let _ = lock.remove();
+    }
+    result
+}
+
+fn plan_and_set_up(
+    container: &Container,
+    audit: &AuditLog,
+    tty: bool,
+    lock: &Lock,
+    loaded: &mut Option<Config>,
+) -> Result<i32, Failure> {
     let previous = refuse_if_alive(container)?;
     let text = fs_err::read(container.dir.config()).stage("load_spec")?;
     let config = Config::parse(&text, &container.dir.config()).stage("load_spec")?;
@@ -76,17 +89,15 @@ fn locked(container: &Container, audit: &AuditLog, tty: bool, loaded: &mut Optio
     let plan = Plan::new(container, config, tty).stage("load_spec")?;
     let mut undo = Undo {
         plan: &plan,
-        lock,
         previous,
         monitor: None,
+        connected: false,
     };
-    match set_up(&plan, audit, &text, &mut undo) {
-        Ok(pid) => Ok(pid),
-        Err(failure) => {
-            undo.run();
-            Err(failure)
-        }
+    let result = set_up(&plan, audit, &text, lock, &mut undo);
+    if result.is_err() {
+        undo.run();
     }
+    result
 }
 
 /// State to return to on failure. Fails when there is a process that would be lost.
@@ -119,7 +130,7 @@ pub fn render_status(status: Status) -> &'static str {
     }
 }
 
-fn set_up(plan: &Plan, audit: &AuditLog, config_text: &[u8], undo: &mut Undo<'_>) -> Result<i32, Failure> {
+fn set_up(plan: &Plan, audit: &AuditLog, config_text: &[u8], lock: &Lock, undo: &mut Undo<'_>) -> Result<i32, Failure> {
     let container = &plan.container;
     let hooks = Hooks {
         id: &container.id,
@@ -135,9 +146,7 @@ fn set_up(plan: &Plan, audit: &AuditLog, config_text: &[u8], undo: &mut Undo<'_>
         .stage("hook_create_runtime")?;
 
     let stage = if plan.tty { "execute_shim" } else { "execute_init" };
-    let creator = undo
-        .monitor
-        .insert(Creator::fork(plan, audit, &undo.lock).stage(stage)?);
+    let creator = undo.monitor.insert(Creator::fork(plan, audit, lock).stage(stage)?);
     let pid = creator.ready().map_err(|reason| Failure::new(stage, reason))?;
     let gone = || Failure::new(stage, format!("init of container {} died", container.id));
     let process = ProcessId::of(pid).ok_or_else(gone)?;
@@ -152,6 +161,7 @@ fn set_up(plan: &Plan, audit: &AuditLog, config_text: &[u8], undo: &mut Undo<'_>
 
     let namespace = fs_err::File::open(format!("/proc/{pid}/ns/net")).stage("setup_network")?;
     network::connect(&plan.network, namespace.file()).stage("setup_network")?;
+    undo.connected = true;
 
     state.status = Status::Created;
     state.pid = pid;
@@ -162,10 +172,7 @@ fn set_up(plan: &Plan, audit: &AuditLog, config_text: &[u8], undo: &mut Undo<'_>
     hooks
         .run(Phase::CreateContainer, &text, Some(&init))
         .stage("hook_create_container")?;
-    undo.monitor
-        .take()
-        .map_or(Ok(()), Creator::keep)
-        .stage("update_state")?;
+    creator.keep().stage("update_state")?;
     Ok(pid)
 }
 
@@ -225,9 +232,9 @@ fn save(container: &Container, state: &RuntimeState) -> std::io::Result<String> 
 /// What a failed `create` has to take back.
 struct Undo<'a> {
     plan: &'a Plan,
-    lock: Lock,
     previous: Option<RuntimeState>,
     monitor: Option<Creator>,
+    connected: bool,
 }
 
 impl Undo<'_> {
@@ -242,7 +249,15 @@ impl Undo<'_> {
         if let Some(monitor) = self.monitor {
             monitor.give_up();
         }
-        if let network::Plan::Veth(veth) = &self.plan.network {
+        // Nothing is left unless the monitor died.
+        match Cgroup::new(&self.plan.config, &container.id) {
+            Ok(cgroup) => {
+                cgroup.kill_all();
+                complain("cgroup", cgroup.remove());
+            }
+            Err(error) => complain("cgroup", Err(std::io::Error::other(error))),
+        }
+        if let (network::Plan::Veth(veth), true) = (&self.plan.network, self.connected) {
             complain(
                 "network",
                 network::disconnect(&veth.name).map_err(std::io::Error::other),
@@ -254,6 +269,5 @@ impl Undo<'_> {
             None => remove_if_exists(&container.dir.state()),
         };
         complain("state.json", restored);
-        complain("lock", self.lock.remove());
     }
 }

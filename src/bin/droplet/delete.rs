@@ -127,7 +127,7 @@ fn sweep(container: &Container, config: &Config) {
     let plan = plan.and_then(|net| network::plan(config, net.as_ref()).map_err(|e| e.to_string()));
     match plan {
         Ok(network::Plan::Veth(veth)) => {
-            if let Err(error) = network::disconnect(&veth.name) {
+            if let Err(error) = network::sweep(&veth.name) {
                 complain(&error);
             }
         }

@@ -104,19 +104,21 @@ impl Decoder {
     }
 
     /// One piece of the current frame's payload.
-    fn payload(&mut self, mut piece: &[u8], sink: &mut impl FnMut(Event<'_>)) {
+    fn payload(&mut self, piece: &[u8], sink: &mut impl FnMut(Event<'_>)) {
         match self.header.bytes[0] {
             DATA if !piece.is_empty() => sink(Event::Data(piece)),
-            RESIZE if self.payload_len() == 4 => {
-                if self.size.fill(&mut piece) {
-                    let [r1, r2, c1, c2] = self.size.bytes;
-                    sink(Event::Resize(Size {
-                        rows: u16::from_be_bytes([r1, r2]),
-                        columns: u16::from_be_bytes([c1, c2]),
-                    }));
-                }
-            }
+            RESIZE if self.payload_len() == 4 => self.resize(piece, sink),
             _ => {}
+        }
+    }
+
+    fn resize(&mut self, mut piece: &[u8], sink: &mut impl FnMut(Event<'_>)) {
+        if self.size.fill(&mut piece) {
+            let [r1, r2, c1, c2] = self.size.bytes;
+            sink(Event::Resize(Size {
+                rows: u16::from_be_bytes([r1, r2]),
+                columns: u16::from_be_bytes([c1, c2]),
+            }));
         }
     }
 }

@@ -188,10 +188,22 @@ fn spawn(mut command: Command, init: Option<&OwnedFd>) -> std::io::Result<Child>
         return command.spawn();
     };
     let own = fs_err::File::open("/proc/self/ns/pid")?;
+    let go_home = || move_into_link_name_space(own.file().as_fd(), Some(LinkNameSpaceType::ProcessID));
+    if go_home().is_err() {
+        // From inside a foreign user namespace (14.4) there would be no way back.
+        return command.spawn();
+    }
     move_into_thread_name_spaces(init.as_fd(), ThreadNameSpaceType::PROCESS_ID)?;
     let child = command.spawn();
-    move_into_link_name_space(own.file().as_fd(), Some(LinkNameSpaceType::ProcessID))?;
-    child
+    match (child, go_home()) {
+        (Ok(mut child), Err(error)) => {
+            // The namespace cannot end while a process in it is not reaped.
+            child.kill()?;
+            child.wait()?;
+            Err(error.into())
+        }
+        (child, _) => child,
+    }
 }
 
 fn wait(mut child: Child, limit: Duration) -> std::io::Result<Outcome> {

@@ -4,29 +4,30 @@
 //! its log goes into the error: its error values leave out paths and reasons.
 
 use std::io::{Read, Seek};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::error::LibcontainerError;
 use libcontainer::notify_socket::NOTIFY_FILE;
 use libcontainer::syscall::syscall::SyscallType;
-use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create};
+use rustix::fs::{MemfdFlags, Mode, memfd_create};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitOptions};
 use rustix::pty::OpenptFlags;
 
 use crate::bundle::{self, Bind, Host};
-use crate::cgroup;
+use crate::cgroup::{self, Cgroup, CgroupError};
 use crate::container::Container;
 use crate::executor::Entrypoint;
 use crate::namespaces;
 use crate::plan::Plan;
 use crate::program::{ExecError, Program};
+use crate::report::{self, Listener, Speaker};
 use crate::rootfs::{self, RootfsError, Stage};
 use crate::socket::Socket;
 
@@ -54,6 +55,9 @@ pub enum InitError {
     /// The program's arguments.
     #[error(transparent)]
     Program(#[from] ExecError),
+    /// Limits.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     /// What libcontainer said.
     #[error("{0}")]
     Container(String),
@@ -66,8 +70,8 @@ pub struct Init {
     pub pid: Pid,
     /// Where its output arrives.
     pub output: Output,
-    /// Its end says that the program was executed; what comes before says why it was not.
-    pub executed: OwnedFd,
+    /// Hears whether it has executed the program.
+    pub executed: Listener,
 }
 
 /// Output of a container.
@@ -88,20 +92,23 @@ pub enum Output {
 pub fn set_up(plan: &Plan) -> Result<Init, InitError> {
     let stage = Stage::enter()?;
     let program = prepare_root(plan)?;
-    let fifo = open_fifo(plan)?;
-    let (executed, told) = pipe_with(PipeFlags::CLOEXEC).map_err(std::io::Error::from)?;
+    let to_start = open_fifo(plan)?;
+    let (to_monitor, executed) = report::pair()?;
     let entrypoint = Entrypoint::new(
         program,
         &plan.config.process.cwd,
         Rc::clone(&plan.filters),
-        [fifo, told],
+        [to_monitor, to_start],
     );
     let streams = Streams::open(plan)?;
     let built = build(plan, entrypoint, &streams);
-    let left = stage.leave();
+    let left = stage.leave(&plan.config.root.path);
     let pid = built?;
     let finish = || {
         left?;
+        if limits_are_ours() {
+            Cgroup::new(&plan.config, &plan.container.id)?.limit(&plan.config.linux.resources)?;
+        }
         let output = streams.output(plan)?;
         Ok(Init { pid, output, executed })
     };
@@ -131,6 +138,7 @@ fn prepare_root(plan: &Plan) -> Result<Program, InitError> {
         &plan.config,
         &Host {
             unified_cgroups: cgroup::unified(),
+            limits: !limits_are_ours(),
             cgroup: &plan.cgroup,
             terminal: plan.tty,
             apparmor: plan.apparmor.as_deref(),
@@ -150,8 +158,13 @@ fn prepare_root(plan: &Plan) -> Result<Program, InitError> {
     Ok(Program::new(&process.args, &env)?)
 }
 
+/// Inside a foreign user namespace, libcontainer cannot set up cgroups of v1.
+fn limits_are_ours() -> bool {
+    namespaces::in_user_namespace() && !cgroup::unified()
+}
+
 /// The FIFO that `start` listens to. Opened for reading too: with a reader, opening it for writing does not block.
-fn open_fifo(plan: &Plan) -> std::io::Result<OwnedFd> {
+fn open_fifo(plan: &Plan) -> std::io::Result<Speaker> {
     let path = plan.container.run_dir().join(EXEC_FIFO);
     rustix::fs::mknodat(
         rustix::fs::CWD,
@@ -165,7 +178,7 @@ fn open_fifo(plan: &Plan) -> std::io::Result<OwnedFd> {
         .write(true)
         .custom_flags(libc::O_CLOEXEC)
         .open(path)?;
-    Ok(file.into())
+    Ok(OwnedFd::from(file).into())
 }
 
 /// Standard streams of init, as far as they must exist before it does.
@@ -319,9 +332,10 @@ impl Said {
             }
             source = cause.source();
         }
-        match text.lines().next() {
-            Some(first) if !reason.contains(first) => format!("{reason} ({first})"),
-            _ => reason,
+        if let Some(first) = text.lines().next().filter(|first| !reason.contains(*first)) {
+            reason = format!("{reason} ({first})");
         }
+        // One line, for logs.
+        reason.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 }

@@ -111,6 +111,8 @@ fn kill(
     signal: Signal,
     sent: &mut Vec<String>,
 ) -> Result<(), Failure> {
+    // Nothing is made for a container that does not exist.
+    container.state().stage("get_status")?;
     let (init, pid) = {
         let _lock = Lock::exclusive(&container.lock_path().stage("get_status")?).stage("get_status")?;
         let state = container.state().stage("get_status")?;

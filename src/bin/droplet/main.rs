@@ -5,15 +5,20 @@
 //!
 //! A verb is a module with `run(&Site, &[String])`, which gets what follows its name on the command line.
 
+mod apparmor;
+mod attach;
 mod audit;
 mod bundle;
 mod cgroup;
 mod cli;
+mod clock;
 mod config;
 mod console;
 mod container;
 mod create;
+mod credentials;
 mod delete;
+mod exec;
 mod executor;
 mod failure;
 mod finish;
@@ -30,13 +35,17 @@ mod network;
 mod plan;
 mod program;
 mod record;
+mod report;
 mod rootfs;
 mod run;
 mod sealed;
 mod seccomp;
+mod signals;
 mod socket;
+mod spec;
 mod start;
 mod syscalls;
+mod words;
 
 use std::process::ExitCode;
 
@@ -77,6 +86,9 @@ fn dispatch(site: &Site, verb: &str, rest: &[String]) -> Option<Result<ExitCode,
         "start" => start::run(site, rest),
         "kill" => kill::run(site, rest),
         "delete" => delete::run(site, rest),
+        "exec" => sealed(|| exec::run(site, rest)),
+        "attach" => return Some(attach::run(site, rest)),
+        "spec" => spec::run(rest),
         "state" => list::state(site, rest),
         "list" => list::list(site, rest),
         "help" | "--help" | "-h" | "-help" => {

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
@@ -17,6 +18,8 @@ use crate::config::{Config, NamespaceKind, NetConfig};
 
 /// The kernel's limit for interface names, without the terminating NUL.
 const MAX_NAME: usize = 15;
+/// How long an interface of the run before may take to vanish.
+const LEAVING: Duration = Duration::from_secs(2);
 /// Name of the interface in the container.
 const INTERFACE: &str = "eth0";
 
@@ -102,40 +105,31 @@ pub fn plan(config: &Config, net: Option<&NetConfig>) -> Result<Plan, NetworkErr
     }))
 }
 
-/// Carries a plan out. `namespace` is the container's network namespace. On failure no interface is left.
+/// Carries a plan out. `namespace` is the container's network namespace. On failure no interface of ours is left.
 pub fn connect(plan: &Plan, namespace: &File) -> Result<(), NetworkError> {
-    let veth = match plan {
-        Plan::Nothing => return Ok(()),
-        Plan::Loopback => None,
-        Plan::Veth(veth) => Some(veth),
-    };
-    let connected = block_on(async {
-        if let Some(veth) = veth {
-            veth.attach(&link_to_host()?, namespace).await?;
-        }
-        // The socket belongs to the namespace it was opened in.
-        let container = enter(namespace, open)?;
-        set_up(&container, "lo").await?;
-        match veth {
-            Some(veth) => veth.configure(&container).await,
-            None => Ok(()),
-        }
-    });
-    if let (Err(_), Some(veth)) = (&connected, veth) {
-        let _ = disconnect(&veth.name);
+    match plan {
+        Plan::Nothing => Ok(()),
+        Plan::Loopback => block_on(async { set_up(&enter(namespace, open)?, "lo").await }),
+        Plan::Veth(veth) => block_on(async {
+            let host = link_to_host()?;
+            veth.attach(&host, namespace).await?;
+            let connected = veth.connect(namespace).await;
+            if connected.is_err() {
+                let _ = remove(&host, &veth.name).await;
+            }
+            connected
+        }),
     }
-    connected
 }
 
 /// Deletes the host end, and with it the pair. Not an error when there is none.
 pub fn disconnect(name: &str) -> Result<(), NetworkError> {
-    block_on(async {
-        let host = link_to_host()?;
-        match find(&host, name).await? {
-            Some(link) if is_veth(&link) => delete(&host, &link, name).await,
-            _ => Ok(()),
-        }
-    })
+    block_on(async { remove(&link_to_host()?, name).await })
+}
+
+/// Deletes what an earlier run may have left under this name, but nothing that is in use.
+pub fn sweep(name: &str) -> Result<(), NetworkError> {
+    block_on(async { remove_stale(&link_to_host()?, name).await.map(drop) })
 }
 
 impl Veth {
@@ -148,12 +142,25 @@ impl Veth {
         })?;
         match self.add(host, &bridge, namespace).await {
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
-                self.remove_stale(host).await?;
+                self.wait_until_free(host).await?;
                 self.add(host, &bridge, namespace).await
             }
             other => other,
         }
         .map_err(|source| self.failed("create veth", &self.name, source))
+    }
+
+    /// The kernel takes a network namespace down some time after its last process has gone, so the interface of the run
+    /// before may still look used.
+    async fn wait_until_free(&self, host: &Handle) -> Result<(), NetworkError> {
+        let end = Instant::now() + LEAVING;
+        while !remove_stale(host, &self.name).await? {
+            if Instant::now() >= end {
+                return Err(NetworkError::Taken(self.name.clone()));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
     }
 
     async fn add(&self, host: &Handle, bridge: &LinkMessage, namespace: &File) -> std::io::Result<()> {
@@ -169,20 +176,12 @@ impl Veth {
         host.link().add(pair).execute().await.map_err(into_io)
     }
 
-    /// Deletes what an earlier run left under our name. A pair with both ends up belongs to somebody.
-    async fn remove_stale(&self, host: &Handle) -> Result<(), NetworkError> {
-        let Some(link) = find(host, &self.name).await? else {
-            return Ok(());
-        };
-        let elsewhere = link
-            .attributes
-            .iter()
-            .any(|a| matches!(a, LinkAttribute::LinkNetNsId(_)));
-        let in_use = elsewhere && link.header.flags.contains(LinkFlags::LowerUp);
-        if !is_veth(&link) || in_use {
-            return Err(NetworkError::Taken(self.name.clone()));
-        }
-        delete(host, &link, &self.name).await
+    /// Everything inside the container's namespace.
+    async fn connect(&self, namespace: &File) -> Result<(), NetworkError> {
+        // The socket belongs to the namespace it was opened in.
+        let container = enter(namespace, open)?;
+        set_up(&container, "lo").await?;
+        self.configure(&container).await
     }
 
     /// Address, state and default route of the container's end.
@@ -228,6 +227,28 @@ async fn find(handle: &Handle, name: &str) -> Result<Option<LinkMessage>, Networ
             source,
         }),
     }
+}
+
+async fn remove(host: &Handle, name: &str) -> Result<(), NetworkError> {
+    match find(host, name).await? {
+        Some(link) if is_veth(&link) => delete(host, &link, name).await,
+        _ => Ok(()),
+    }
+}
+
+/// `false` when there is an interface of this name that belongs to somebody: no veth, or one with both ends up.
+async fn remove_stale(host: &Handle, name: &str) -> Result<bool, NetworkError> {
+    let Some(link) = find(host, name).await? else {
+        return Ok(true);
+    };
+    let has_peer_elsewhere = link
+        .attributes
+        .iter()
+        .any(|a| matches!(a, LinkAttribute::LinkNetNsId(_)));
+    if !is_veth(&link) || (has_peer_elsewhere && link.header.flags.contains(LinkFlags::LowerUp)) {
+        return Ok(false);
+    }
+    delete(host, &link, name).await.map(|()| true)
 }
 
 async fn delete(handle: &Handle, link: &LinkMessage, name: &str) -> Result<(), NetworkError> {

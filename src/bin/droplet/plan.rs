@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use condenser::runtime::mounts::{Mount, MountError};
 
+use crate::apparmor;
 use crate::cgroup::{self, CgroupError};
 use crate::config::{Config, ConfigError, ImageConfig};
 use crate::container::Container;
@@ -76,39 +77,9 @@ impl Plan {
             filters: Rc::new(Filters::from_config(&config)?),
             cgroup: cgroup::path(&config, &container.id)?,
             tty,
-            apparmor: config
-                .apparmor_profile()
-                .filter(|profile| apparmor_loaded(profile))
-                .map(str::to_owned),
+            apparmor: apparmor::profile(&config).map(str::to_owned),
             container: container.clone(),
             config,
         })
-    }
-}
-
-/// A profile that is not loaded, on a kernel that may have no AppArmor at all, is left out (S2). Whether a container
-/// may run unconfined is decided by the daemon.
-fn apparmor_loaded(profile: &str) -> bool {
-    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    read("/sys/module/apparmor/parameters/enabled").starts_with('Y')
-        && lists_profile(&read("/sys/kernel/security/apparmor/profiles"), profile)
-}
-
-/// The kernel's list has lines like `raind-default (enforce)`.
-fn lists_profile(profiles: &str, profile: &str) -> bool {
-    profiles
-        .lines()
-        .any(|line| line.rsplit_once(" (").is_some_and(|(name, _)| name == profile))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_profile_is_loaded_when_the_kernel_lists_it() {
-        let profiles = "raind-default (enforce)\n/usr/sbin/a b (complain)\n";
-        assert!(lists_profile(profiles, "raind-default") && lists_profile(profiles, "/usr/sbin/a b"));
-        assert!(!lists_profile(profiles, "raind") && !lists_profile("", "raind-default"));
     }
 }

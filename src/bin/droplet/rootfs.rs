@@ -8,13 +8,13 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::Read;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
 
 use condenser::runtime::mounts::{Mount, MountError};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
-use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use crate::bundle::Bind;
@@ -73,10 +73,19 @@ impl Stage {
         Ok(Self { host })
     }
 
-    /// Goes back. The namespace ends with this process's membership, unless a child has a copy of its mounts.
-    pub fn leave(self) -> Result<(), RootfsError> {
-        move_into_link_name_space(rustix::fd::AsFd::as_fd(&self.host), Some(LinkNameSpaceType::Mount))
-            .map_err(|e| system("return to", Path::new("/proc/self/ns/mnt"), e))
+    /// Goes back; what was mounted here lives on in the children that have a copy of this namespace.
+    ///
+    /// From inside a foreign user namespace (14.4) there is no way back: then at least `root` is unmounted, so that it
+    /// ends with the container and not with this process.
+    pub fn leave(self, root: &Path) -> Result<(), RootfsError> {
+        match move_into_link_name_space(self.host.as_fd(), Some(LinkNameSpaceType::Mount)) {
+            Err(rustix::io::Errno::PERM) => {
+                // Nothing is mounted there when it came as a ready root file system.
+                let _ = rustix::mount::unmount(root, UnmountFlags::DETACH);
+                Ok(())
+            }
+            other => other.map_err(|e| system("return to", Path::new("/proc/self/ns/mnt"), e)),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, flock, open};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with};
 
 use crate::container::remove_if_exists;
@@ -61,7 +62,7 @@ impl Socket {
     pub fn accept(&self) -> io::Result<Option<OwnedFd>> {
         match accept_with(&self.fd, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             Ok(connection) => Ok(Some(connection)),
-            Err(e) if matches!(e, rustix::io::Errno::AGAIN | rustix::io::Errno::CONNABORTED) => Ok(None),
+            Err(Errno::AGAIN | Errno::CONNABORTED) => Ok(None),
             Err(e) => Err(e.into()),
         }
     }
