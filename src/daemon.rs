@@ -33,7 +33,7 @@ use crate::container::{ContainerService, ContainerSettings, HookSettings, Servic
 use crate::dns::Forwarder;
 use crate::firewall::{Firewall, FirewallSettings};
 use crate::image::{ImageService, ImageSettings};
-use crate::metrics::{Activity, Sampler};
+use crate::metrics::{Activity, MetricsLog, Sampler};
 use crate::network::{DEFAULT_NETWORK, DNS_ADDRESS, DNS_PORT, NetworkService, NetworkSettings, Uplink};
 use crate::pki::Pki;
 use crate::runtime::dir::{DEFAULT_ROOT, RUNTIME_RUN_DIR};
@@ -181,7 +181,8 @@ impl Daemon {
 
         images.recover().await?;
         containers.recover().await?;
-        tasks.spawn(sampler.clone().run(store.clone(), config.log_dir.clone(), stop.clone()));
+        let metrics_log = MetricsLog::open(&config.log_dir);
+        tasks.spawn(sampler.clone().run(store.clone(), metrics_log, stop.clone()));
 
         let following = Following {
             config,

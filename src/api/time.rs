@@ -17,6 +17,6 @@ mod tests {
     #[test]
     fn a_time_that_was_never_set_is_the_first_of_all() {
         assert_eq!(rfc3339(None), "0001-01-01T00:00:00Z");
-        assert!(rfc3339(Some(Timestamp::UNIX_EPOCH)) > NEVER.to_owned());
+        assert!(rfc3339(Some(Timestamp::UNIX_EPOCH)).as_str() > NEVER);
     }
 }

@@ -16,9 +16,10 @@ use super::sampler::Sample;
 /// The file, below the log directory.
 pub const FILE: &str = "raind_metrics.jsonl";
 
-/// The log. It opens its file when there is something to write, and again after an error.
+/// The log.
 pub struct MetricsLog {
     path: PathBuf,
+    /// `None` after an error: opened anew when there is something to write.
     file: Option<RotatingFile>,
 }
 
@@ -37,12 +38,12 @@ struct Record<'a> {
 }
 
 impl MetricsLog {
-    /// The log in that directory. Nothing is opened yet.
-    pub fn new(log_dir: &Path) -> Self {
-        Self {
-            path: log_dir.join(FILE),
-            file: None,
-        }
+    /// Opens `<log_dir>/raind_metrics.jsonl`. When that is not possible now, it is tried again later.
+    pub fn open(log_dir: &Path) -> Self {
+        let path = log_dir.join(FILE);
+        let opened = RotatingFile::open(&path);
+        let file = opened.inspect_err(|error| tracing::warn!(%error, "metrics are not logged yet"));
+        Self { file: file.ok(), path }
     }
 
     /// Appends a line per sample. What cannot be written is lost; the daemon's own log says so, once per call.
@@ -147,7 +148,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let obstacle = dir.path().join("log");
         std::fs::write(&obstacle, "a file where the directory should be").unwrap();
-        let mut log = MetricsLog::new(&obstacle);
+        let mut log = MetricsLog::open(&obstacle);
         let samples = [(running(), sample()), (running(), sample())];
         log.write(&samples);
         std::fs::remove_file(&obstacle).unwrap();

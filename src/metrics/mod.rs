@@ -18,6 +18,6 @@ mod sampler;
 pub use activity::{Activity, Verb};
 pub use cgroup::Usage;
 pub use group::GroupError;
-pub use log::FILE;
+pub use log::MetricsLog;
 pub use prometheus::{CONTENT_TYPE, expose};
 pub use sampler::{Sample, Sampler};

@@ -9,7 +9,6 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -109,8 +108,8 @@ impl Sampler {
     }
 
     /// Measures and logs every ten seconds, until told to stop. A log that cannot be written stops nothing.
-    pub async fn run(self, store: Store, log_dir: PathBuf, stop: CancellationToken) {
-        let log = Arc::new(Mutex::new(MetricsLog::new(&log_dir)));
+    pub async fn run(self, store: Store, log: MetricsLog, stop: CancellationToken) {
+        let log = Arc::new(Mutex::new(log));
         let mut interval = tokio::time::interval(INTERVAL);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

@@ -16,6 +16,7 @@ mod inside;
 mod lab;
 mod lifecycle;
 mod load;
+mod metrics;
 mod ports;
 mod refusals;
 mod replay;

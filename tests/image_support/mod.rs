@@ -13,6 +13,7 @@ pub mod registry;
 use std::path::{Path, PathBuf};
 
 use condenser::image::{ImageRef, ImageService, ImageSettings, Platform};
+use condenser::metrics::Activity;
 use condenser::store::{Image, Store};
 
 /// An image service with a store of its own.
@@ -71,7 +72,7 @@ pub fn service(root: &Path, store: &Store, insecure: &[&str]) -> ImageService {
         max_layer_bytes: 64 << 20,
         max_layer_entries: 10_000,
     };
-    ImageService::new(settings, store.clone()).unwrap()
+    ImageService::new(settings, store.clone(), Activity::default()).unwrap()
 }
 
 /// Waits until `condition` holds; after ten seconds it panics with `what`.
