@@ -1,4 +1,9 @@
 //! Pulling from a real docker-registry: what arrives, what is shared, what a failure leaves behind (nothing).
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed expectation is a failed test"
+)]
 
 mod image_support;
 

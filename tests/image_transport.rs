@@ -1,4 +1,9 @@
 //! Pulling from a registry that misbehaves: tokens, broken connections, wrong documents.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed expectation is a failed test"
+)]
 
 mod image_support;
 
