@@ -10,6 +10,8 @@
     reason = "a bench that cannot run has nothing to print"
 )]
 
+#![allow(clippy::expect_used, reason = "a bench that cannot run panics")]
+
 #[path = "../tests/image_support/mod.rs"]
 mod image_support;
 

@@ -5,6 +5,8 @@
     reason = "a failed expectation is a failed test"
 )]
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod image_support;
 
 use std::sync::Arc;

@@ -5,6 +5,7 @@
     reason = "a failed expectation is a failed test"
 )]
 #![allow(dead_code, reason = "each test program uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 pub mod content;
 pub mod peer;
