@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::{ImageSpec, Lab, Layer, wait_for};
+use crate::support::{ImageSpec, Lab, Layer, post, wait_for};
 use crate::{lab_with_busybox, until_term};
 
 /// The fourteen default capabilities (`contract/runtime.md` 9.6).
@@ -216,15 +216,12 @@ fn it_cannot_overwrite_the_runtime() {
     let id = api.run(json!({ "image": image, "command": ["/hunter"] }));
     for _ in 0..10 {
         let path = format!("/v1/containers/{id}/actions/exec");
-        api.call(crate::support::post(&path, json!({ "command": ["/bait"] })));
+        api.call(post(&path, json!({ "command": ["/bait"] })));
         api.exec(&id, "true");
     }
     // The runtime itself as the container's program, the other way in.
     let bait = api.create(json!({ "image": image, "command": ["/bait"] }));
-    api.call(crate::support::post(
-        &format!("/v1/containers/{bait}/actions/start"),
-        json!({}),
-    ));
+    api.call(post(&format!("/v1/containers/{bait}/actions/start"), json!({})));
     let said = api.log(&id);
     assert!(!said.contains("WRITTEN"), "{said}");
     assert_eq!(fingerprint(), before);
