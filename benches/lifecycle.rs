@@ -21,6 +21,8 @@ use support::{Forks, ImageSpec, Lab, Layer, delete, get, post};
 
 /// Rounds of what is quick.
 const ROUNDS: usize = 20;
+/// Containers that are measured.
+const MEASURED: usize = 200;
 /// Rows of the long list.
 const ROWS: usize = 1_000;
 
@@ -29,6 +31,7 @@ fn main() {
     one_container();
     many_at_once();
     long_list();
+    statistics();
     pulls();
 }
 
@@ -189,6 +192,15 @@ fn long_list() {
     let there = lab.machine().path("/etc/raind/store/condenser.db");
     std::fs::copy(&there, &database).unwrap();
     multiply(&database);
+    // Its writer ends on its own; until then the rows are in the write-ahead log.
+    support::wait_for("a closed database", Duration::from_secs(10), || {
+        let open = here.path().join("condenser.db-wal").exists();
+        if open {
+            Err("its write-ahead log is there")
+        } else {
+            Ok(())
+        }
+    });
     std::fs::copy(&database, &there).unwrap();
     lab.daemon().start();
 
@@ -250,6 +262,49 @@ fn multiply(database: &Path) {
         }),
     );
     copies.unwrap();
+}
+
+/// Statistics come from the cgroups; the log, which the original reads them from, is full.
+fn statistics() {
+    let lab = Lab::start();
+    lab.machine()
+        .write("/var/log/raind/raind_metrics.jsonl", "{}\n".repeat((50 << 20) / 3));
+    lab.daemon().start();
+    let image = lab.pull(&ImageSpec::busybox(), "library/busybox:1");
+    let request = json!({ "image": image, "command": ["/bin/sleep", "100000"] });
+    let first = lab.api().run(request.clone());
+    let ask = |path: &str, rounds: usize| {
+        let mut session = lab.api().session().unwrap();
+        let mut times: Vec<_> = (0..rounds)
+            .map(|_| median(1, || assert_eq!(session.call(get(path)).unwrap().status, 200)))
+            .collect();
+        times.sort_unstable();
+        times
+    };
+    let one = ask(&format!("/v1/containers/{first}/stats"), 100);
+    report(
+        "stats with a 50 MiB metrics log",
+        milliseconds(middle(one)),
+        "1 ms",
+        "256 ms",
+    );
+    let left = Mutex::new(1..MEASURED);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while { left.lock().unwrap().next() }.is_some() {
+                    lab.api().run(request.clone());
+                }
+            });
+        }
+    });
+    let all = ask("/v1/containers/stats", 500);
+    report(
+        &format!("stats of {MEASURED} running containers, p99"),
+        milliseconds(all[all.len() * 99 / 100]),
+        "20 ms",
+        "",
+    );
 }
 
 fn pulls() {
