@@ -105,12 +105,14 @@ impl ContainerService {
     /// Makes the runtime forget a container. One without a state file is unknown to it; what is left of its volatile files
     /// then is nobody's.
     pub(super) async fn delete_in_runtime(&self, id: &str) -> Result<(), ContainerError> {
-        if self.dir(id).state().exists() {
-            let deleted = self.0.services.runtime.delete(id).await;
-            return deleted.map_err(|source| ContainerError::Runtime {
-                step: "delete container failed",
-                source,
-            });
+        let state = self.dir(id).state();
+        if state.exists()
+            && let Err(source) = self.0.services.runtime.delete(id).await
+            // A create that a crash of the daemon cut off undoes itself at the same time, and may have been faster.
+            && state.exists()
+        {
+            let step = "delete container failed";
+            return Err(ContainerError::Runtime { step, source });
         }
         let volatile = self.0.settings.runtime_run_dir.join(id);
         super::blocking(move || match fs_err::remove_dir_all(volatile) {
