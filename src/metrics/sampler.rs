@@ -282,4 +282,27 @@ mod tests {
         assert!(all.iter().all(|(_, sample)| *sample == Sample::default()));
         assert!(sampler.memory().tick(&[row]).is_empty());
     }
+
+    #[tokio::test]
+    async fn what_is_gone_is_forgotten_and_what_stopped_is_at_rest() {
+        let sampler = sampler();
+        let used = Sample {
+            taken_at: Some(Timestamp::UNIX_EPOCH),
+            usage: Usage {
+                cpu_usage_usec: 7,
+                cpu_percent: 50.0,
+                ..Usage::default()
+            },
+            ..Sample::default()
+        };
+        for id in ["01m85d6ag2dj", "01m85d6ag2dk"] {
+            sampler.memory().latest.insert(id.into(), used.clone());
+        }
+        let row = Arc::new(container("01m85d6ag2dj", "web").in_state(ContainerState::Stopped));
+        sampler.memory().tick(std::slice::from_ref(&row));
+        let known: Vec<_> = sampler.memory().latest.keys().cloned().collect();
+        assert_eq!(known, ["01m85d6ag2dj"]);
+        let shown = sampler.measure(row).await;
+        assert_eq!((shown.usage.cpu_usage_usec, shown.usage.cpu_percent), (7, 0.0));
+    }
 }
