@@ -46,15 +46,11 @@ impl MetricsLog {
         Self { file: file.ok(), path }
     }
 
-    /// Appends a line per sample. What cannot be written is lost; the daemon's own log says so, once per call.
+    /// Appends a line per sample. After an error the rest is lost, which the daemon's own log says; the next call begins
+    /// with a new file, for the old one may have been on a disk that was remounted.
     pub fn write(&mut self, samples: &[(Arc<Container>, Sample)]) {
         for (n, (container, sample)) in samples.iter().enumerate() {
-            // The file may have been on a disk that was full or remounted: tried again with a new one.
-            let written = self.write_one(container, sample).or_else(|_| {
-                self.file = None;
-                self.write_one(container, sample)
-            });
-            if let Err(error) = written {
+            if let Err(error) = self.write_one(container, sample) {
                 self.file = None;
                 tracing::warn!(%error, lost = samples.len() - n, "metrics are not logged");
                 return;
