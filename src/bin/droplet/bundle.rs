@@ -5,30 +5,14 @@
 
 use std::path::{Path, PathBuf};
 
+use condenser::runtime::defaults;
 use condenser::runtime::dir::ContainerDir;
 use libcontainer::oci_spec::runtime::Capability;
 use serde_json::{Map, Value, json};
 
-use crate::cgroup::DEFAULT_PIDS;
 use crate::config::{Capabilities, Config, IdMapping, NamespaceKind};
 use crate::namespaces::Joined;
 
-/// Hidden from every container (R12).
-const MASKED_PATHS: [&str; 11] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-    "/sys/fs/bpf",
-];
-/// Read-only in every container (R3, R12).
-const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 /// Group of terminals.
 const TTY_GROUP: u32 = 5;
 
@@ -72,7 +56,7 @@ pub fn mappings(configured: &[IdMapping]) -> Vec<IdMapping> {
     vec![IdMapping {
         container_id: 0,
         host_id: 0,
-        size: 65535,
+        size: defaults::ID_COUNT,
     }]
 }
 
@@ -159,8 +143,8 @@ fn linux(config: &Config, host: &Host<'_>) -> Value {
     let mut value = json!({
         "cgroupsPath": host.cgroup,
         "namespaces": namespaces,
-        "maskedPaths": union(&MASKED_PATHS, &linux.masked_paths),
-        "readonlyPaths": union(&READONLY_PATHS, &linux.readonly_paths),
+        "maskedPaths": union(&defaults::MASKED_PATHS, &linux.masked_paths),
+        "readonlyPaths": union(&defaults::READONLY_PATHS, &linux.readonly_paths),
         "sysctl": linux.sysctl,
         "rootfsPropagation": "private",
     });
@@ -187,7 +171,7 @@ fn resources(config: &Config) -> Value {
     if !cpu.is_empty() {
         value.insert("cpu".into(), cpu.into());
     }
-    let pids = resources.pids.limit.unwrap_or(DEFAULT_PIDS);
+    let pids = resources.pids.limit.unwrap_or(defaults::PIDS_LIMIT);
     if pids > 0 {
         value.insert("pids".into(), json!({ "limit": pids }));
     }
