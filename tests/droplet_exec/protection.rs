@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::sandbox::{Sandbox, processes, sandbox, shell, wait_for};
+use crate::process::{find, parent};
+use crate::sandbox::{Sandbox, sandbox, shell};
 
 /// A copy of the runtime, so that an attack that succeeds does no harm here.
 fn own_droplet(s: &Sandbox) -> PathBuf {
@@ -40,16 +41,6 @@ fn add_libraries(s: &Sandbox, program: &Path) {
         fs::create_dir_all(to.parent().unwrap()).unwrap();
         fs::copy(library, to).unwrap();
     }
-}
-
-/// The pid, as the host sees it, of the process whose command line begins so.
-fn find(command_line: &str) -> i32 {
-    wait_for(command_line, || {
-        let all = processes();
-        all.into_iter()
-            .find(|(_, line)| line.starts_with(command_line))
-            .map(|(pid, _)| pid)
-    })
 }
 
 #[test]
@@ -114,17 +105,7 @@ fn monitors_run_from_a_file_that_cannot_be_written() {
         s.bundle_with("exec sleep 1000");
         s.up();
         s.ok(&["exec", &s.id, "sleep", "777"]);
-        let of_exec = {
-            let stat = fs::read_to_string(format!("/proc/{}/stat", find("sleep 777"))).unwrap();
-            stat.rsplit_once(") ")
-                .unwrap()
-                .1
-                .split(' ')
-                .nth(1)
-                .unwrap()
-                .parse()
-                .unwrap()
-        };
+        let of_exec = parent(find("sleep 777"));
         for monitor in [s.monitor(&s.id), of_exec] {
             let error = fs::OpenOptions::new()
                 .write(true)
@@ -162,17 +143,7 @@ fn descriptors_of_the_caller_go_nowhere() {
         let _secret = inheritable(fs::File::create(s.path("secret")).unwrap());
         s.ok(&["exec", &s.id, "sleep", "776"]);
         let process = find("sleep 776");
-        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
-        let monitor: i32 = stat
-            .rsplit_once(") ")
-            .unwrap()
-            .1
-            .split(' ')
-            .nth(1)
-            .unwrap()
-            .parse()
-            .unwrap();
-        for pid in [process, monitor] {
+        for pid in [process, parent(process)] {
             let open = shell(&format!("ls -l /proc/{pid}/fd"));
             assert!(!open.contains("secret"), "{open}");
         }
