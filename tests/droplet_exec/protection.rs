@@ -82,9 +82,10 @@ fn the_binary_cannot_be_overwritten_through_proc() {
 fn nobody_can_look_into_it_before_the_program_runs() {
     sandbox(|s| {
         // Every executable that can be seen, as long as the container lives.
-        let watch = "while [ ! -e /tmp/stop ]; do for p in /proc/[0-9]*; do readlink $p/exe; readlink $p/cwd; \
-            readlink $p/root; ls -l $p/fd; done; done 2>/dev/null | sort -u; echo the end; exec sleep 1000";
-        std::os::unix::fs::symlink("busybox", s.image().join("bin/sort")).unwrap();
+        let watch = "while [ ! -e /tmp/stop ]; do for link in /proc/[0-9]*/exe /proc/[0-9]*/cwd /proc/[0-9]*/root \
+            /proc/[0-9]*/fd/*; do readlink $link; done; done 2>/dev/null | awk '!seen[$0]++'; echo the end; \
+            exec sleep 1000";
+        std::os::unix::fs::symlink("busybox", s.image().join("bin/awk")).unwrap();
         s.bundle_with(watch);
         s.up();
         for _ in 0..100 {
