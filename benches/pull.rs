@@ -4,11 +4,7 @@
 //!
 //! `cargo bench --bench pull [rounds]`, as root. The target is 2/3 of a second and less than the two programs take
 //! (`contract/baseline.md`: a third of the original's 2.06 s).
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a bench that cannot run has nothing to print"
-)]
+
 #![allow(clippy::expect_used, reason = "a bench that cannot run panics")]
 
 #[path = "../tests/image_support/mod.rs"]

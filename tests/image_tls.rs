@@ -1,11 +1,7 @@
 //! Trust in registries: the system's CA store, and nothing in plain text that was not asked for.
 //!
 //! One test in a program of its own, because it sets `SSL_CERT_FILE` for the whole process.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a failed expectation is a failed test"
-)]
+
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod image_support;

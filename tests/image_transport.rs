@@ -1,9 +1,5 @@
 //! Pulling from a registry that misbehaves: tokens, broken connections, wrong documents.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a failed expectation is a failed test"
-)]
+
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod image_support;

@@ -7,13 +7,12 @@ use jiff::Timestamp;
 use crate::apparmor::Confinement;
 use crate::image::{ImageRef, Platform};
 use crate::network::ipam;
-use crate::runtime::defaults;
 use crate::store::{
     Attachment, Claim, Container, ContainerState, Forward, Image, ImageRunConfig, Network, Operation, ProcessSpec,
     Protocol, Txn,
 };
 
-use super::request::{effective_command, parse_ports};
+use super::request::{effective_command, environment, parse_ports};
 use super::{ContainerError, ContainerService, CreateRequest, bundle, names, transitions};
 
 /// A request whose every part was checked without looking at an image.
@@ -101,8 +100,7 @@ impl ContainerService {
     async fn process(&self, request: &CreateRequest, image: &Image) -> Result<ProcessSpec, ContainerError> {
         let config: &ImageRunConfig = &image.config;
         let args = effective_command(&request.command, config)?;
-        let entries = config.env.iter().chain(&request.env).map(String::as_str);
-        let (env, ignored) = defaults::environment(entries);
+        let (env, ignored) = environment(&config.env, &request.env);
         if !ignored.is_empty() {
             // Their values may be secrets, their names are not known: only the number is said.
             tracing::warn!(count = ignored.len(), image = %image.id, "environment entries without '=' have no effect");

@@ -1,5 +1,6 @@
 //! What a client may ask for, and its translation into checked values (`contract/api.md` 4.6 to 4.8). Pure.
 
+use crate::runtime::defaults;
 use crate::store::{Forward, ImageRunConfig, Protocol};
 
 use super::ContainerError;
@@ -94,6 +95,17 @@ pub fn effective_command(requested: &[String], image: &ImageRunConfig) -> Result
     Ok(command)
 }
 
+/// The environment: image, then request, presets for what is missing ([`defaults::environment`]). Entries without `=` have
+/// no effect; they come back in the second list so that the log can tell of them.
+pub fn environment(image: &[String], requested: &[String]) -> (Vec<String>, Vec<String>) {
+    let entries = || image.iter().chain(requested);
+    let ignored = entries()
+        .filter(|entry| entry.find('=').is_none_or(|at| at == 0))
+        .cloned()
+        .collect();
+    (defaults::environment(entries().map(String::as_str)), ignored)
+}
+
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
@@ -153,5 +165,16 @@ mod tests {
         );
         effective_command(&[], &ImageRunConfig::default()).unwrap_err();
         effective_command(&strings(&[""]), &image).unwrap_err();
+    }
+
+    #[test]
+    fn later_variables_win_and_presets_fill_blanks() {
+        let (env, ignored) = environment(
+            &strings(&["A=1", "PATH= ", "junk"]),
+            &strings(&["B=2", "A=3=4", "=x", "TERM=dumb"]),
+        );
+        let path = format!("PATH={}", defaults::ENVIRONMENT[0].1);
+        assert_eq!(env, ["A=3=4", &path, "B=2", "TERM=dumb", "LANG=C.UTF-8"]);
+        assert_eq!(ignored, ["junk", "=x"]);
     }
 }

@@ -64,7 +64,7 @@ pub const ENVIRONMENT: [(&str, &str); 3] = [
 ];
 
 /// Hidden from the container.
-pub const MASKED_PATHS: [&str; 12] = [
+pub const MASKED_PATHS: [&str; 11] = [
     "/proc/acpi",
     "/proc/asound",
     "/proc/kcore",
@@ -73,7 +73,6 @@ pub const MASKED_PATHS: [&str; 12] = [
     "/proc/sched_debug",
     "/proc/scsi",
     "/proc/timer_list",
-    "/proc/timer_stats",
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
     "/sys/fs/bpf",
@@ -91,26 +90,25 @@ pub fn seccomp_architecture() -> &'static str {
 }
 
 /// An environment from entries of which later ones win, at the place of the first of that name; what is missing or blank
-/// of [`ENVIRONMENT`] is filled in, last. Entries without `=` or name have no effect and are the second list.
-pub fn environment<'a>(entries: impl IntoIterator<Item = &'a str>) -> (Vec<String>, Vec<String>) {
+/// of [`ENVIRONMENT`] is filled in, last. Entries without `=` or name are dropped.
+pub fn environment<'a>(entries: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let mut variables: Vec<(&str, &str)> = Vec::new();
-    let mut ignored = Vec::new();
     let mut set = |name, value, only_if_blank: bool| match variables.iter_mut().find(|(n, _)| *n == name) {
         Some(variable) if !only_if_blank || variable.1.trim().is_empty() => variable.1 = value,
         Some(_) => {}
         None => variables.push((name, value)),
     };
-    for entry in entries {
-        match entry.split_once('=') {
-            Some((name, value)) if !name.is_empty() => set(name, value, false),
-            _ => ignored.push(entry.to_owned()),
-        }
+    let assignments = entries.into_iter().filter_map(|entry| entry.split_once('='));
+    for (name, value) in assignments.filter(|(name, _)| !name.is_empty()) {
+        set(name, value, false);
     }
     for (name, value) in ENVIRONMENT {
         set(name, value, true);
     }
-    let variables = variables.into_iter().map(|(name, value)| format!("{name}={value}"));
-    (variables.collect(), ignored)
+    variables
+        .into_iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -120,8 +118,9 @@ mod tests {
     #[test]
     fn later_variables_win_and_blanks_are_filled() {
         let path = format!("PATH={}", ENVIRONMENT[0].1);
-        let (variables, ignored) = environment(["A=1", "PATH= ", "junk", "=x", "B=2", "A=3=4", "TERM=dumb"]);
-        assert_eq!(variables, ["A=3=4", &path, "B=2", "TERM=dumb", "LANG=C.UTF-8"]);
-        assert_eq!(ignored, ["junk", "=x"]);
+        assert_eq!(
+            environment(["A=1", "PATH= ", "junk", "=x", "B=2", "A=3=4", "TERM=dumb"]),
+            ["A=3=4", &path, "B=2", "TERM=dumb", "LANG=C.UTF-8"]
+        );
     }
 }

@@ -239,8 +239,10 @@ fn a_terminal_belongs_to_the_container_and_its_output_is_logged() {
             "{}",
             s.log("shim.log")
         );
-        wait_for("the socket to go", || (!socket.exists()).then_some(()));
-        assert!(!s.bundle(id).join("init.pid").exists());
+        let init_pid = s.bundle(id).join("init.pid");
+        wait_for("the files to go", || {
+            (!socket.exists() && !init_pid.exists()).then_some(())
+        });
         s.ok(&["delete", id]);
         s.gone(id);
     });

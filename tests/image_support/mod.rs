@@ -1,9 +1,4 @@
 //! What the image tests share: images made in memory, a real registry, a registry that misbehaves, an image store.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a failed expectation is a failed test"
-)]
 #![allow(dead_code, reason = "each test program uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -5,11 +5,12 @@
 
 use std::path::{Path, PathBuf};
 
-use condenser::runtime::defaults;
+use condenser::runtime::defaults::{MASKED_PATHS, READONLY_PATHS};
 use condenser::runtime::dir::ContainerDir;
 use libcontainer::oci_spec::runtime::Capability;
 use serde_json::{Map, Value, json};
 
+use crate::cgroup::DEFAULT_PIDS;
 use crate::config::{Capabilities, Config, IdMapping, NamespaceKind};
 use crate::namespaces::Joined;
 
@@ -56,7 +57,7 @@ pub fn mappings(configured: &[IdMapping]) -> Vec<IdMapping> {
     vec![IdMapping {
         container_id: 0,
         host_id: 0,
-        size: defaults::ID_COUNT,
+        size: 65535,
     }]
 }
 
@@ -143,8 +144,8 @@ fn linux(config: &Config, host: &Host<'_>) -> Value {
     let mut value = json!({
         "cgroupsPath": host.cgroup,
         "namespaces": namespaces,
-        "maskedPaths": union(&defaults::MASKED_PATHS, &linux.masked_paths),
-        "readonlyPaths": union(&defaults::READONLY_PATHS, &linux.readonly_paths),
+        "maskedPaths": union(&MASKED_PATHS, &linux.masked_paths),
+        "readonlyPaths": union(&READONLY_PATHS, &linux.readonly_paths),
         "sysctl": linux.sysctl,
         "rootfsPropagation": "private",
     });
@@ -171,7 +172,7 @@ fn resources(config: &Config) -> Value {
     if !cpu.is_empty() {
         value.insert("cpu".into(), cpu.into());
     }
-    let pids = resources.pids.limit.unwrap_or(defaults::PIDS_LIMIT);
+    let pids = resources.pids.limit.unwrap_or(DEFAULT_PIDS);
     if pids > 0 {
         value.insert("pids".into(), json!({ "limit": pids }));
     }

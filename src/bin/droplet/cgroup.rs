@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use condenser::runtime::defaults::PIDS_LIMIT;
-
 use crate::config::{Config, Resources};
 
+/// Tasks per container when the configuration says nothing.
+pub const DEFAULT_PIDS: i64 = 512;
 const ROOT: &str = "/sys/fs/cgroup";
 /// Leaf for all monitors, outside the daemon's service cgroup. The underscore cannot occur in a container id.
 const MONITORS: &str = "raind/_monitors";
@@ -116,7 +116,7 @@ impl Cgroup {
                 positive(resources.cpu.period.and_then(|period| period.try_into().ok())),
             ),
             ("cpu.cfs_quota_us", positive(resources.cpu.quota)),
-            ("pids.max", positive(Some(resources.pids.limit.unwrap_or(PIDS_LIMIT)))),
+            ("pids.max", positive(Some(resources.pids.limit.unwrap_or(DEFAULT_PIDS)))),
         ];
         for (name, value) in limits {
             let files = mounts.iter().map(|mount| self.below(mount).join(name));
