@@ -239,8 +239,10 @@ fn a_terminal_belongs_to_the_container_and_its_output_is_logged() {
             "{}",
             s.log("shim.log")
         );
-        wait_for("the socket to go", || (!socket.exists()).then_some(()));
-        assert!(!s.bundle(id).join("init.pid").exists());
+        let init_pid = s.bundle(id).join("init.pid");
+        wait_for("the files to go", || {
+            (!socket.exists() && !init_pid.exists()).then_some(())
+        });
         s.ok(&["delete", id]);
         s.gone(id);
     });
@@ -338,6 +340,30 @@ fn without_its_monitor_a_container_can_be_killed_and_deleted() {
             1,
             "{names:?}"
         );
+    });
+}
+
+#[test]
+fn an_end_that_was_recorded_survives_a_monitor_killed_in_its_hooks() {
+    sandbox(|s| {
+        let id = s.id.as_str();
+        let (go, mut config) = (s.path("go"), s.config(id, "exit 3"));
+        let wait = format!("until [ -e {} ]; do sleep 0.01; done", go.display());
+        config["hooks"] = json!({ "stopContainer": [s.hook("stop", &wait)] });
+        s.write(id, &config);
+        s.up();
+        wait_for("the hook", || (s.payloads().len() == 1).then_some(()));
+        signal(s.monitor(id), libc::SIGKILL);
+        fs::write(go, "").unwrap();
+        s.ok(&["create", id]);
+        let told = s.payloads();
+        assert_eq!(told.len(), 2, "nobody knows whether the first one arrived");
+        assert_eq!(
+            (&told[1].1["exit_code"], &told[1].1["reason"]),
+            (&json!(3), &json!("Error"))
+        );
+        s.ok(&["delete", id]);
+        s.gone(id);
     });
 }
 
