@@ -147,9 +147,7 @@ impl Record {
     /// A record about a container.
     pub fn new(event: Event, container_id: &str) -> Self {
         Self {
-            ts: jiff::ZonedDateTime::now()
-                .strftime("%Y-%m-%dT%H:%M:%S%.9f%:z")
-                .to_string(),
+            ts: crate::clock::now().strftime("%Y-%m-%dT%H:%M:%S%.9f%:z").to_string(),
             log_version: "0.1.0",
             event,
             runtime: "droplet",

@@ -1,0 +1,481 @@
+//! Reading of tar archives: ustar, GNU and PAX, one entry after the other. No file system here.
+//!
+//! Headers are read with the `tar` crate. Its entry iterator is not used for layers: it holds PAX records and long
+//! names of any size in memory, and it splits PAX records at line breaks instead of by their length, which loses binary
+//! attributes such as file capabilities.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+
+use tar::{EntryType, Header};
+
+const BLOCK: u64 = 512;
+/// Largest sum of extension records (long names, PAX) of one entry, in bytes.
+const MAX_EXTENSIONS: u64 = 1 << 20;
+const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";
+
+/// What an entry makes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    File,
+    Directory,
+    /// Target as written.
+    Symlink(Vec<u8>),
+    /// Name of another entry.
+    HardLink(Vec<u8>),
+    /// Major and minor number.
+    Character(u32, u32),
+    /// Major and minor number.
+    Block(u32, u32),
+    Fifo,
+}
+
+/// One entry, without its data.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub kind: Kind,
+    /// Name as written.
+    pub path: Vec<u8>,
+    /// Permission, setuid, setgid and sticky bits.
+    pub mode: u32,
+    pub uid: u64,
+    pub gid: u64,
+    /// Seconds and nanoseconds since 1970.
+    pub mtime: (i64, u32),
+    /// Extended attributes by name.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// An archive that is being read.
+pub(super) struct Archive<R> {
+    reader: R,
+    /// Data of the current entry that is still to be read.
+    data: u64,
+    padding: u64,
+}
+
+impl<R: Read> Archive<R> {
+    pub(super) fn new(reader: R) -> Self {
+        Self {
+            reader,
+            data: 0,
+            padding: 0,
+        }
+    }
+
+    /// The next entry; what was not read of the data of the one before is passed over. `None` at the end.
+    pub(super) fn next(&mut self) -> io::Result<Option<Entry>> {
+        let mut extensions = Extensions::default();
+        loop {
+            self.skip_data()?;
+            let Some(header) = self.header()? else {
+                return match extensions.is_empty() {
+                    true => Ok(None),
+                    false => Err(bad("the archive ends where an entry was announced")),
+                };
+            };
+            let size = match extensions.number(b"size")? {
+                Some(size) if !is_extension(header.entry_type()) => size,
+                _ => or_blank(&header.as_old().size, || header.entry_size())?,
+            };
+            self.data = size;
+            self.padding = size.wrapping_neg() % BLOCK;
+            match header.entry_type() {
+                EntryType::XHeader => extensions.read_pax(&self.read_extension(&extensions)?)?,
+                EntryType::GNULongName => extensions.long_name = Some(self.read_name(&extensions)?),
+                EntryType::GNULongLink => extensions.long_link = Some(self.read_name(&extensions)?),
+                // Defaults for all entries (git writes its commit there), and the name of the volume.
+                EntryType::XGlobalHeader => {}
+                kind if kind.as_byte() == b'V' => extensions = Extensions::default(),
+                _ => return entry(&header, extensions).map(Some),
+            }
+        }
+    }
+
+    /// Passes over what is left of the current entry. Some writers leave out the padding of the last one.
+    fn skip_data(&mut self) -> io::Result<()> {
+        io::copy(&mut self.by_ref(), &mut io::sink())?;
+        let padding = std::mem::take(&mut self.padding);
+        io::copy(&mut self.reader.by_ref().take(padding), &mut io::sink())?;
+        Ok(())
+    }
+
+    /// The next header block. `None` at the end: a block of zeros, or no block at all.
+    fn header(&mut self) -> io::Result<Option<Header>> {
+        let mut header = Header::new_old();
+        let block = header.as_mut_bytes();
+        let mut read = 0;
+        while read < block.len() {
+            match self.reader.read(&mut block[read..]) {
+                Ok(0) if read == 0 => return Ok(None),
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => read += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        if block.iter().all(|b| *b == 0) {
+            return Ok(None);
+        }
+        let sum = |bytes: &[u8]| bytes.iter().map(|b| u32::from(*b)).sum::<u32>();
+        let found = sum(&block[..148]) + sum(&block[156..]) + 8 * u32::from(b' ');
+        if header.cksum()? != found {
+            return Err(bad("the checksum of a header is wrong"));
+        }
+        Ok(Some(header))
+    }
+
+    fn read_extension(&mut self, so_far: &Extensions) -> io::Result<Vec<u8>> {
+        if so_far.bytes.saturating_add(self.data) > MAX_EXTENSIONS {
+            return Err(bad("the names and attributes of an entry are too long"));
+        }
+        let mut record = vec![0; self.data as usize];
+        self.reader.read_exact(&mut record)?;
+        self.data = 0;
+        Ok(record)
+    }
+
+    fn read_name(&mut self, so_far: &Extensions) -> io::Result<Vec<u8>> {
+        let mut name = self.read_extension(so_far)?;
+        if name.last() == Some(&0) {
+            name.pop();
+        }
+        Ok(name)
+    }
+}
+
+/// The data of the current entry.
+impl<R: Read> Read for Archive<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let part = self.data.min(buffer.len() as u64) as usize;
+        if part == 0 {
+            return Ok(0);
+        }
+        let read = self.reader.read(&mut buffer[..part])?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.data -= read as u64;
+        Ok(read)
+    }
+}
+
+/// What stands before an entry and belongs to it.
+#[derive(Default)]
+struct Extensions {
+    long_name: Option<Vec<u8>>,
+    long_link: Option<Vec<u8>>,
+    pax: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Bytes of all records so far.
+    bytes: u64,
+}
+
+impl Extensions {
+    fn is_empty(&self) -> bool {
+        self.long_name.is_none() && self.long_link.is_none() && self.pax.is_empty()
+    }
+
+    /// Adds records `<length> <key>=<value>\n`, where the length counts the whole record.
+    fn read_pax(&mut self, mut records: &[u8]) -> io::Result<()> {
+        self.bytes += records.len() as u64;
+        // Some writers fill up with zeros.
+        while records.first().is_some_and(|b| *b != 0) {
+            let record = (|| {
+                let space = records.iter().take(20).position(|b| *b == b' ')?;
+                let length: usize = std::str::from_utf8(&records[..space]).ok()?.parse().ok()?;
+                let (record, rest) = records.split_at_checked(length)?;
+                let pair = record.get(space + 1..)?.strip_suffix(b"\n")?;
+                let equals = pair.iter().position(|b| *b == b'=')?;
+                Some((&pair[..equals], &pair[equals + 1..], rest))
+            })();
+            let (key, value, rest) = record.ok_or_else(|| bad("a PAX record is malformed"))?;
+            self.pax.insert(key.to_owned(), value.to_owned());
+            records = rest;
+        }
+        Ok(())
+    }
+
+    fn number(&self, key: &[u8]) -> io::Result<Option<u64>> {
+        let Some(value) = self.pax.get(key).filter(|v| !v.is_empty()) else {
+            return Ok(None);
+        };
+        let number = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+        number.map(Some).ok_or_else(|| bad("a PAX number is malformed"))
+    }
+
+    fn xattrs(self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let attribute = |(key, value): (Vec<u8>, _)| Some((key.strip_prefix(XATTR_PREFIX)?.to_owned(), value));
+        self.pax.into_iter().filter_map(attribute).collect()
+    }
+
+    /// A name from PAX, else from a GNU record.
+    fn name(&mut self, key: &[u8], gnu: Option<Vec<u8>>) -> Option<Vec<u8>> {
+        self.pax.remove(key).filter(|v| !v.is_empty()).or(gnu)
+    }
+}
+
+fn is_extension(kind: EntryType) -> bool {
+    kind.is_pax_local_extensions()
+        || kind.is_pax_global_extensions()
+        || kind.is_gnu_longname()
+        || kind.is_gnu_longlink()
+}
+
+fn entry(header: &Header, mut extensions: Extensions) -> io::Result<Entry> {
+    let long_name = extensions.long_name.take();
+    let long_link = extensions.long_link.take();
+    let path = extensions.name(b"path", long_name);
+    let path = path.unwrap_or_else(|| header.path_bytes().into_owned());
+    let link = extensions.name(b"linkpath", long_link);
+    let link = link.or_else(|| header.link_name_bytes().map(|l| l.into_owned()));
+    if extensions.pax.keys().any(|key| key.starts_with(b"GNU.sparse.")) {
+        return Err(unsupported("sparse file", &path));
+    }
+    let old = header.as_old();
+    let (uid, gid) = (extensions.number(b"uid")?, extensions.number(b"gid")?);
+    Ok(Entry {
+        kind: kind(header, &path, link.unwrap_or_default())?,
+        mode: or_blank(&old.mode, || header.mode().map(u64::from))? as u32 & 0o7777,
+        uid: uid.map_or_else(|| or_blank(&old.uid, || header.uid()), Ok)?,
+        gid: gid.map_or_else(|| or_blank(&old.gid, || header.gid()), Ok)?,
+        mtime: match extensions.pax.get(&b"mtime"[..]) {
+            Some(text) => time(text).ok_or_else(|| bad("a PAX time is malformed"))?,
+            None => (i64::try_from(or_blank(&old.mtime, || header.mtime())?).unwrap_or(0), 0),
+        },
+        xattrs: extensions.xattrs(),
+        path,
+    })
+}
+
+fn kind(header: &Header, path: &[u8], link: Vec<u8>) -> io::Result<Kind> {
+    Ok(match header.entry_type() {
+        // Before ustar a directory was a file whose name ends in a slash.
+        EntryType::Regular if path.ends_with(b"/") => Kind::Directory,
+        EntryType::Regular | EntryType::Continuous => Kind::File,
+        EntryType::Directory => Kind::Directory,
+        EntryType::Symlink => Kind::Symlink(link),
+        EntryType::Link => Kind::HardLink(link),
+        EntryType::Char => device(header).map(|(major, minor)| Kind::Character(major, minor))?,
+        EntryType::Block => device(header).map(|(major, minor)| Kind::Block(major, minor))?,
+        EntryType::Fifo => Kind::Fifo,
+        EntryType::GNUSparse => return Err(unsupported("sparse file", path)),
+        other => {
+            let what = format!("entry of type {:?}", char::from(other.as_byte()));
+            return Err(unsupported(&what, path));
+        }
+    })
+}
+
+/// Major and minor number of a device.
+fn device(header: &Header) -> io::Result<(u32, u32)> {
+    let number = |at, read: io::Result<Option<u32>>| {
+        // Both have the same place in ustar and GNU headers; older headers have neither.
+        let field = &header.as_bytes()[at..at + 8];
+        or_blank(field, || read.map(|n| n.unwrap_or(0).into())).map(|n| n as u32)
+    };
+    Ok((number(329, header.device_major())?, number(337, header.device_minor())?))
+}
+
+/// A number of a header; a blank field is zero.
+fn or_blank(field: &[u8], number: impl FnOnce() -> io::Result<u64>) -> io::Result<u64> {
+    match field.iter().all(|b| matches!(b, 0 | b' ')) {
+        true => Ok(0),
+        false => number(),
+    }
+}
+
+/// `[-]seconds[.fraction]`.
+fn time(text: &[u8]) -> Option<(i64, u32)> {
+    let text = std::str::from_utf8(text).ok()?;
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let seconds: i64 = whole.parse().ok()?;
+    if !fraction.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let nanoseconds: u32 = format!("{fraction:0<9.9}").parse().ok()?;
+    // -1.25 is a quarter of a second before -1.
+    match (whole.starts_with('-'), nanoseconds) {
+        (true, n @ 1..) => Some((seconds.checked_sub(1)?, 1_000_000_000 - n)),
+        (_, n) => Some((seconds, n)),
+    }
+}
+
+fn bad(message: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, message)
+}
+
+fn unsupported(what: &str, path: &[u8]) -> io::Error {
+    bad(&format!("{what} is not supported: {}", String::from_utf8_lossy(path)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Tar, pax};
+    use super::*;
+
+    fn all(archive: &[u8]) -> io::Result<Vec<(Entry, Vec<u8>)>> {
+        let mut archive = Archive::new(archive);
+        let mut entries = Vec::new();
+        while let Some(entry) = archive.next()? {
+            let mut data = Vec::new();
+            archive.read_to_end(&mut data)?;
+            entries.push((entry, data));
+        }
+        Ok(entries)
+    }
+
+    fn refusal(archive: Tar) -> String {
+        all(&archive.build()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn plain_entries_with_and_without_an_end_mark() {
+        let tar = Tar::new()
+            .owner(7, 8)
+            .mtime(9)
+            .file_mode("a", 0o4755, "hello")
+            .dir("d/", 0o755);
+        let archive = tar.file("old/", "").open_end();
+        for end in [0, 512, 1024, 4096] {
+            let mut archive = archive.clone();
+            archive.resize(archive.len() + end, 0);
+            let entries = all(&archive).unwrap();
+            assert_eq!(entries[0].1, b"hello");
+            let first = &entries[0].0;
+            assert_eq!((first.mode, first.uid, first.gid, first.mtime), (0o4755, 7, 8, (9, 0)));
+            assert_eq!(entries[1].0.kind, Kind::Directory);
+            assert_eq!(entries[2].0.kind, Kind::Directory);
+            assert_eq!(entries.len(), 3);
+        }
+    }
+
+    #[test]
+    fn pax_records_count_by_length_not_by_line() {
+        let capability = b"\x01\x00\x00\x02\x0a\x0a=\x00";
+        let mut tar = Tar::new().owner(7, 8).pax(&[
+            ("path", b"long\nname"),
+            ("uid", b"4000000000"),
+            ("gid", b""),
+            ("mtime", b"12.5"),
+            ("size", b"3"),
+            ("SCHILY.xattr.security.capability", capability),
+            ("SCHILY.xattr.user.empty", b""),
+        ]);
+        // The size in the header is wrong on purpose: the one in the record counts.
+        let header = tar.header(EntryType::Regular, b"short", 0o644, b"", 0);
+        tar.push(&header, b"abc");
+        let entries = all(&tar.file("next", "x").build()).unwrap();
+        let (entry, data) = &entries[0];
+        assert_eq!((&entry.path[..], &data[..]), (&b"long\nname"[..], &b"abc"[..]));
+        assert_eq!(
+            (entry.uid, entry.gid, entry.mtime),
+            (4_000_000_000, 8, (12, 500_000_000))
+        );
+        assert_eq!(entry.xattrs[0].1, capability);
+        assert_eq!(entry.xattrs[1], (b"user.empty".to_vec(), Vec::new()));
+        assert_eq!((&entries[1].0.path[..], entries[1].0.xattrs.len()), (&b"next"[..], 0));
+    }
+
+    #[test]
+    fn gnu_long_names_and_what_is_ignored() {
+        let long = vec![b'n'; 300];
+        let global = pax(&[("comment", b"x"), ("path", b"evil")]);
+        let tar = Tar::new()
+            .entry(EntryType::XGlobalHeader, b"g", 0, b"", &global)
+            .entry(EntryType::new(b'V'), b"volume", 0, b"", b"")
+            .entry(EntryType::GNULongLink, b"././@LongLink", 0, b"", b"target\0")
+            .symlink(&long, "short")
+            .file(b"\xff\xfe", "");
+        let entries = all(&tar.build()).unwrap();
+        assert_eq!(entries[0].0.path, long);
+        assert_eq!(entries[0].0.kind, Kind::Symlink(b"target".to_vec()));
+        assert_eq!(entries[1].0.path, b"\xff\xfe");
+    }
+
+    #[test]
+    fn extensions_are_bounded() {
+        let mut tar = Tar::new();
+        let huge = tar.header(EntryType::XHeader, b"pax", 0, b"", 1 << 40);
+        tar.push(&huge, b"");
+        assert!(refusal(tar).contains("too long"));
+        let record = pax(&[("k", &[b'v'; 400 << 10])]);
+        let many = (0..3).fold(Tar::new(), |tar, _| {
+            tar.entry(EntryType::XHeader, b"pax", 0, b"", &record)
+        });
+        assert!(refusal(many).contains("too long"));
+    }
+
+    #[test]
+    fn sparse_files_are_refused() {
+        let sparse = Tar::new().pax(&[("GNU.sparse.major", b"1")]).file("f", "");
+        assert!(refusal(sparse).contains("sparse file is not supported: f"));
+        let sparse = Tar::new().entry(EntryType::GNUSparse, b"f", 0o644, b"", b"");
+        assert!(refusal(sparse).contains("sparse file is not supported: f"));
+    }
+
+    #[rstest::rstest]
+    #[case(b"9 a=b\n")]
+    #[case(b"6 a=b")]
+    #[case(b"x a=b\n")]
+    #[case(b"6 ab\n\n")]
+    #[case(b"99999999999999999999 a=b\n")]
+    #[case(b"1 a=b\n")]
+    #[case(b"-6 a=b\n")]
+    #[case(b"10 uid=x\n\n")]
+    fn malformed_records(#[case] records: &[u8]) {
+        let tar = Tar::new()
+            .entry(EntryType::XHeader, b"pax", 0, b"", records)
+            .file("f", "");
+        assert!(refusal(tar).contains("malformed"));
+    }
+
+    #[test]
+    fn broken_archives() {
+        let mut archive = Tar::new().file("f", "0123456789").build();
+        assert_eq!(all(&archive[..515]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(all(&archive[..100]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        archive[0] = b'g';
+        assert!(all(&archive).unwrap_err().to_string().contains("checksum"));
+        let lonely = Tar::new().entry(EntryType::GNULongName, b"././@LongLink", 0, b"", b"name\0");
+        assert!(refusal(lonely).contains("announced"));
+        let multi = Tar::new().entry(EntryType::new(b'M'), b"f", 0, b"", b"");
+        assert!(refusal(multi).contains("'M'"));
+    }
+
+    #[test]
+    fn blank_fields_and_missing_padding_are_tolerated() {
+        let mut tar = Tar::new();
+        let mut header = tar.header(EntryType::Char, b"a", 0o644, b"", 0);
+        for (from, to) in [(100, 148), (329, 345)] {
+            header.as_mut_bytes()[from..to].fill(0);
+        }
+        header.set_cksum();
+        tar.push(&header, b"");
+        let archive = tar.file("last", "12").open_end();
+        let entries = all(&archive[..archive.len() - 510]).unwrap();
+        assert_eq!((&entries[0].0.kind, entries[0].0.mode), (&Kind::Character(0, 0), 0));
+        assert_eq!(entries[1].1, b"12");
+    }
+
+    #[test]
+    fn times() {
+        assert_eq!(time(b"0"), Some((0, 0)));
+        assert_eq!(time(b"1.123456789123"), Some((1, 123_456_789)));
+        assert_eq!(time(b"-1.25"), Some((-2, 750_000_000)));
+        for text in [&b"1.x"[..], b"", b"1e3", b"1.-5", b"\xff"] {
+            assert_eq!(time(text), None);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_archive_panics(mut bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 512..2048)) {
+            // A right checksum, so that more than the first check is reached.
+            let mut header = Header::new_old();
+            header.as_mut_bytes().copy_from_slice(&bytes[..512]);
+            header.set_cksum();
+            bytes[..512].copy_from_slice(header.as_bytes());
+            let _ = all(&bytes);
+        }
+    }
+}

@@ -1,0 +1,81 @@
+use crate::store::StoreError;
+
+/// Why an image operation failed. `api` maps each variant to a status (`contract/api.md` 7); the texts are the tails of
+/// its messages.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ImageError {
+    /// The reference is empty or has no name.
+    #[error("empty repository")]
+    EmptyRepository,
+    /// The reference is outside the grammar of `contract/api.md` 4.5. Holds what was given.
+    #[error("invalid image reference: {0}")]
+    InvalidReference(String),
+    /// The registry does not have the manifest. Holds the body of its answer.
+    #[error("manifest fetch failed: 404: {0}")]
+    ManifestNotFound(String),
+    /// The image does not exist for the platform.
+    #[error("no manifest for platform {os}/{architecture}")]
+    NoPlatform {
+        /// Operating system asked for.
+        os: String,
+        /// Architecture asked for.
+        architecture: String,
+    },
+    /// No such image here. Holds its canonical string.
+    #[error("{0} not found")]
+    NotFound(String),
+    /// A container stands on the image.
+    #[error("image {image} is used by container {container}; delete the container first")]
+    InUse {
+        /// Canonical string of the image.
+        image: String,
+        /// Name of one such container.
+        container: String,
+    },
+    /// The registry cannot be reached, refuses, or answers what cannot be used.
+    #[error("registry {registry}: {message}")]
+    Registry {
+        /// `host[:port]` of the registry.
+        registry: String,
+        /// What went wrong.
+        message: String,
+    },
+    /// Manifest or configuration are not those of an image that can be used here.
+    #[error("bad image {image}: {message}")]
+    BadImage {
+        /// Canonical string of the image.
+        image: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A layer is not what its digest, its size or the archive format promise, or it tries to leave its root.
+    #[error("bad layer {layer}: {message}")]
+    BadLayer {
+        /// Digest of the blob.
+        layer: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The image has no such user or group.
+    #[error("the image has no {kind} {name:?} in /etc/{file}")]
+    UnknownUser {
+        /// `user` or `group`.
+        kind: &'static str,
+        /// What was looked for.
+        name: String,
+        /// Where it was looked for.
+        file: &'static str,
+    },
+    /// The state store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The image store on disk failed. The text names the path.
+    #[error("image store: {0}")]
+    Io(String),
+}
+
+impl From<std::io::Error> for ImageError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error.to_string())
+    }
+}

@@ -1,0 +1,433 @@
+//! The content-addressed store on disk: unpacked layers by diff id, documents (configurations, manifests) by digest.
+//!
+//! ```text
+//! <root>/l/<11 characters>     an unpacked layer, ready as a lower directory of overlayfs; its whole diff id stands in
+//!                              an attribute of the directory
+//! <root>/blobs/sha256/<hex>    a document
+//! <root>/staging/<ulid>/       what is being made or deleted; nothing in it survives a start
+//! ```
+//! Something is complete if and only if it has its final name; it gets there by one rename. It is *durable* after the
+//! next [`LayerStore::sync`], which every row that names it must wait for. A power failure in between leaves a name
+//! that no row knows, and the sweep at the start removes it.
+//!
+//! Nothing here decides what is needed: a [sweep](LayerStore::sweep) keeps what the caller lists and what is pinned.
+//! Whoever is about to use something pins it *before* looking whether it is there.
+//!
+//! All functions block, except where they say `async`.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use rustix::fs::{RenameFlags, XattrFlags};
+use rustix::io::Errno;
+
+use super::digest::Digest;
+use super::tree;
+
+/// Carries the diff id of a layer.
+const DIFF_ID: &str = "trusted.condenser.diff_id";
+
+/// The store.
+pub(super) struct LayerStore {
+    layers: PathBuf,
+    blobs: PathBuf,
+    staging: PathBuf,
+    pins: Mutex<HashMap<Digest, usize>>,
+    turns: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+impl LayerStore {
+    /// Makes the directories. Only root may enter them: layers hold setuid programs.
+    pub(super) fn open(root: &Path) -> io::Result<Self> {
+        let store = Self {
+            layers: root.join("l"),
+            blobs: root.join("blobs/sha256"),
+            staging: root.join("staging"),
+            pins: Mutex::default(),
+            turns: Mutex::default(),
+        };
+        for directory in [&store.layers, &store.blobs, &store.staging] {
+            private_directory(directory)?;
+        }
+        Ok(store)
+    }
+
+    /// Where the layer is, or will be.
+    pub(super) fn layer(&self, diff_id: &Digest) -> PathBuf {
+        self.layers.join(diff_id.short())
+    }
+
+    /// Where a lower directory of that diff id, as rows have it, would be.
+    pub(super) fn lower_dir(&self, diff_id: &str) -> PathBuf {
+        match diff_id.parse::<Digest>() {
+            Ok(diff_id) => self.layer(&diff_id),
+            // No such row was ever written. If one is there all the same, the mount shall fail, not lack a layer.
+            Err(_) => self.layers.join("not-a-diff-id"),
+        }
+    }
+
+    /// Whether the layer is there. An error if another one has its short name.
+    pub(super) fn has_layer(&self, diff_id: &Digest) -> io::Result<bool> {
+        let path = self.layer(diff_id);
+        let mut value = [0; 128];
+        match rustix::fs::getxattr(&path, DIFF_ID, &mut value[..]) {
+            Ok(length) if value[..length] == *diff_id.to_string().as_bytes() => Ok(true),
+            Ok(_) | Err(Errno::NODATA) => {
+                let message = format!("{} is not the layer {diff_id} but holds its name", path.display());
+                Err(io::Error::new(io::ErrorKind::AlreadyExists, message))
+            }
+            Err(Errno::NOENT) => Ok(false),
+            Err(e) => Err(named(e, &path)),
+        }
+    }
+
+    /// Whether the layer hides all that is below it.
+    pub(super) fn hides_all(&self, diff_id: &Digest) -> io::Result<bool> {
+        let root = fs_err::File::open(self.layer(diff_id))?;
+        Ok(tree::is_opaque(root.as_fd()))
+    }
+
+    /// An empty directory to unpack into. It goes away with the value.
+    pub(super) fn stage(&self) -> io::Result<Staged> {
+        let path = self.staging.join(unique());
+        fs_err::create_dir(&path)?;
+        fs_err::set_permissions(&path, PermissionsExt::from_mode(0o755))?;
+        Ok(Staged(path))
+    }
+
+    /// Gives a filled directory its final name.
+    pub(super) fn publish_layer(&self, staged: Staged, diff_id: &Digest) -> io::Result<()> {
+        let value = diff_id.to_string();
+        rustix::fs::setxattr(&staged.0, DIFF_ID, value.as_bytes(), XattrFlags::empty())
+            .map_err(|e| named(e, &staged.0))?;
+        rename(&staged.0, &self.layer(diff_id))
+    }
+
+    /// Stores a document.
+    pub(super) fn publish_blob(&self, digest: &Digest, body: &[u8]) -> io::Result<()> {
+        let staged = Staged(self.staging.join(unique()));
+        fs_err::File::create_new(&staged.0)?.write_all(body)?;
+        rename(&staged.0, &self.blobs.join(digest.hex()))
+    }
+
+    /// Makes everything durable that has a final name now, with one `syncfs`. It waits for what others wrote to the
+    /// same file system as well; one `fsync` per file would be many times slower.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        rustix::fs::syncfs(File::open(&self.layers)?).map_err(|e| named(e, &self.layers))
+    }
+
+    /// Keeps sweeps away from these, there or not yet there, as long as the value lives.
+    pub(super) fn pin(self: &Arc<Self>, digests: Vec<Digest>) -> Pins {
+        let mut pins = lock(&self.pins);
+        for digest in &digests {
+            *pins.entry(*digest).or_default() += 1;
+        }
+        drop(pins);
+        Pins {
+            store: self.clone(),
+            digests,
+        }
+    }
+
+    /// Waits until nobody else makes the layer.
+    pub(super) async fn turn(&self, diff_id: &Digest) -> tokio::sync::OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = lock(&self.turns);
+            turns.retain(|_, turn| turn.strong_count() > 0);
+            let turn = turns.get(diff_id).and_then(Weak::upgrade).unwrap_or_default();
+            turns.insert(*diff_id, Arc::downgrade(&turn));
+            turn
+        };
+        turn.lock_owned().await
+    }
+
+    /// Removes every layer and document that is neither pinned nor in `needed`, which is asked after the pins are read
+    /// and before one can be added. Errors are logged: what stays is found by the next sweep.
+    pub(super) fn sweep(&self, needed: impl FnOnce() -> HashSet<Digest>) -> io::Result<()> {
+        let doomed = {
+            // While this is held nobody can pin, so nobody relies on what is about to go.
+            let pins = lock(&self.pins);
+            let mut keep = needed();
+            keep.extend(pins.keys());
+            let short: HashSet<String> = keep.iter().map(Digest::short).collect();
+            let hex: HashSet<String> = keep.iter().map(Digest::hex).collect();
+            let mut doomed = self.retire(&self.layers, &short)?;
+            doomed.extend(self.retire(&self.blobs, &hex)?);
+            doomed
+        };
+        drop(doomed);
+        Ok(())
+    }
+
+    /// Removes what an earlier run left half-made or half-deleted. Nothing may be in the making.
+    pub(super) fn clear_staging(&self) -> io::Result<()> {
+        for entry in fs_err::read_dir(&self.staging)? {
+            drop(Staged(entry?.path()));
+        }
+        Ok(())
+    }
+
+    /// Takes the final names away from everything in `directory` that is not in `keep`.
+    fn retire(&self, directory: &Path, keep: &HashSet<String>) -> io::Result<Vec<Staged>> {
+        let mut retired = Vec::new();
+        for entry in fs_err::read_dir(directory)? {
+            let entry = entry?;
+            if entry.file_name().to_str().is_some_and(|name| keep.contains(name)) {
+                continue;
+            }
+            let staged = self.staging.join(unique());
+            fs_err::rename(entry.path(), &staged)?;
+            tracing::debug!(path = %entry.path().display(), "no longer needed");
+            retired.push(Staged(staged));
+        }
+        Ok(retired)
+    }
+
+    /// Bytes on disk of layers and documents: blocks, each inode once.
+    pub(super) fn usage(&self, layers: &HashSet<Digest>, blobs: &HashSet<Digest>) -> io::Result<u64> {
+        let mut seen = HashSet::new();
+        let mut pending: Vec<PathBuf> = layers.iter().map(|d| self.layer(d)).collect();
+        pending.extend(blobs.iter().map(|d| self.blobs.join(d.hex())));
+        let mut bytes = 0;
+        while let Some(path) = pending.pop() {
+            let metadata = fs_err::symlink_metadata(&path)?;
+            if metadata.nlink() > 1 && !metadata.is_dir() && !seen.insert((metadata.dev(), metadata.ino())) {
+                continue;
+            }
+            bytes += metadata.blocks() * 512;
+            if metadata.is_dir() {
+                for entry in fs_err::read_dir(&path)? {
+                    pending.push(entry?.path());
+                }
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+/// A directory or file in the staging area. Deleted when dropped, unless it was renamed away.
+pub(super) struct Staged(PathBuf);
+
+impl Staged {
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        let removed = match fs_err::symlink_metadata(&self.0) {
+            Ok(metadata) if metadata.is_dir() => fs_err::remove_dir_all(&self.0),
+            Ok(_) => fs_err::remove_file(&self.0),
+            Err(error) => Err(error),
+        };
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, "cannot be deleted; the next start tries again");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Holds off sweeps.
+pub(super) struct Pins {
+    store: Arc<LayerStore>,
+    digests: Vec<Digest>,
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        let mut pins = lock(&self.store.pins);
+        for digest in &self.digests {
+            if let Some(count) = pins.get_mut(digest) {
+                *count -= 1;
+                if *count == 0 {
+                    pins.remove(digest);
+                }
+            }
+        }
+    }
+}
+
+/// What these locks guard is right between any two lines, so a panic elsewhere does not spoil it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn private_directory(path: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|e| naming(&e, path))?;
+    fs_err::set_permissions(path, PermissionsExt::from_mode(0o700))
+}
+
+/// Renames to a name that must be free, except for the same content.
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    let here = rustix::fs::CWD;
+    match rustix::fs::renameat_with(here, from, here, to, RenameFlags::NOREPLACE) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(e) => Err(named(e, to)),
+    }
+}
+
+fn unique() -> String {
+    ulid::Ulid::generate().to_string().to_lowercase()
+}
+
+fn named(errno: Errno, path: &Path) -> io::Error {
+    naming(&errno.into(), path)
+}
+
+fn naming(error: &io::Error, path: &Path) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Arc<LayerStore>) {
+        let root = tempfile::tempdir().unwrap();
+        let store = LayerStore::open(root.path()).unwrap();
+        (root, Arc::new(store))
+    }
+
+    fn add(store: &LayerStore, content: &str) -> Digest {
+        let digest = Digest::of(content.as_bytes());
+        let staged = store.stage().unwrap();
+        std::fs::write(staged.path().join("file"), content).unwrap();
+        store.publish_layer(staged, &digest).unwrap();
+        digest
+    }
+
+    fn staging_is_empty(store: &LayerStore) -> bool {
+        std::fs::read_dir(&store.staging).unwrap().next().is_none()
+    }
+
+    #[test]
+    fn a_layer_is_there_once_it_has_its_name() {
+        let (_root, store) = store();
+        let digest = Digest::of(b"a");
+        assert!(!store.has_layer(&digest).unwrap());
+        assert_eq!(add(&store, "a"), digest);
+        assert!(store.has_layer(&digest).unwrap());
+        // Made twice, the second copy goes.
+        add(&store, "a");
+        assert!(staging_is_empty(&store));
+        assert_eq!(std::fs::read_to_string(store.layer(&digest).join("file")).unwrap(), "a");
+        let mode = std::fs::metadata(store.layer(&digest)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o755);
+        let mode = std::fs::metadata(&store.layers).unwrap().permissions().mode();
+        assert_eq!(
+            mode & 0o7777,
+            0o700,
+            "setuid programs of images are not for users of the host"
+        );
+        store.sync().unwrap();
+    }
+
+    #[test]
+    fn what_is_dropped_half_way_leaves_nothing() {
+        let (_root, store) = store();
+        let staged = store.stage().unwrap();
+        std::fs::create_dir_all(staged.path().join("a/b")).unwrap();
+        drop(staged);
+        assert!(staging_is_empty(&store));
+        std::mem::forget(store.stage().unwrap());
+        std::fs::write(store.staging.join("file"), "").unwrap();
+        store.clear_staging().unwrap();
+        assert!(staging_is_empty(&store));
+    }
+
+    #[test]
+    fn another_layer_of_the_same_short_name_is_noticed() {
+        let (_root, store) = store();
+        let digest = add(&store, "a");
+        let twin: Digest = format!("sha256:{}{}", &digest.hex()[..14], "0".repeat(50))
+            .parse()
+            .unwrap();
+        assert_eq!(store.layer(&twin), store.layer(&digest));
+        let error = store.has_layer(&twin).unwrap_err().to_string();
+        assert!(error.contains("is not the layer"), "{error}");
+        std::fs::create_dir(store.layer(&Digest::of(b"b"))).unwrap();
+        store.has_layer(&Digest::of(b"b")).unwrap_err();
+    }
+
+    #[test]
+    fn a_sweep_keeps_what_is_needed_or_pinned() {
+        let (_root, store) = store();
+        let [needed, pinned, unused] = ["needed", "pinned", "unused"].map(|name| add(&store, name));
+        let (kept, doomed) = (Digest::of(b"kept"), Digest::of(b"doomed"));
+        store.publish_blob(&kept, b"kept").unwrap();
+        store.publish_blob(&doomed, b"doomed").unwrap();
+        let first = store.pin(vec![pinned, kept]);
+        let second = store.pin(vec![pinned, pinned]);
+        store.sweep(|| HashSet::from([needed])).unwrap();
+        let there = |digest| store.has_layer(digest).unwrap();
+        assert!(there(&needed) && there(&pinned) && !there(&unused));
+        assert!(store.blobs.join(kept.hex()).exists() && !store.blobs.join(doomed.hex()).exists());
+        drop(first);
+        store.sweep(HashSet::new).unwrap();
+        assert!(!there(&needed) && there(&pinned) && !store.blobs.join(kept.hex()).exists());
+        drop(second);
+        store.sweep(HashSet::new).unwrap();
+        assert!(!there(&pinned));
+        assert!(staging_is_empty(&store));
+    }
+
+    #[test]
+    fn usage_counts_blocks_once() {
+        let (_root, store) = store();
+        let staged = store.stage().unwrap();
+        std::fs::write(staged.path().join("a"), vec![1; 100_000]).unwrap();
+        std::fs::hard_link(staged.path().join("a"), staged.path().join("b")).unwrap();
+        std::fs::File::create(staged.path().join("hole"))
+            .unwrap()
+            .set_len(1 << 30)
+            .unwrap();
+        std::os::unix::fs::symlink("/", staged.path().join("link")).unwrap();
+        let digest = Digest::of(b"x");
+        store.publish_layer(staged, &digest).unwrap();
+        let bytes = store.usage(&HashSet::from([digest]), &HashSet::new()).unwrap();
+        assert!((100_000..200_000).contains(&bytes), "{bytes}");
+    }
+
+    #[test]
+    fn many_layers_fit_a_mount_option() {
+        let store = LayerStore {
+            layers: "/etc/raind/image/l".into(),
+            blobs: PathBuf::new(),
+            staging: PathBuf::new(),
+            pins: Mutex::default(),
+            turns: Mutex::default(),
+        };
+        let path = store.layer(&Digest::of(b"")).display().to_string();
+        let container = "/etc/raind/container/01m857ssbz87";
+        let option = format!(
+            "lowerdir={},upperdir={container}/diff,workdir={container}/work",
+            vec![path; 127].join(":")
+        );
+        assert!(option.len() < 4096, "{}", option.len());
+    }
+
+    #[tokio::test]
+    async fn one_at_a_time_makes_a_layer() {
+        let (_root, store) = store();
+        let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
+        let turn = store.turn(&a).await;
+        let _other = store.turn(&b).await;
+        let mut second = Box::pin(store.turn(&a));
+        assert!(futures_util::poll!(&mut second).is_pending());
+        drop(turn);
+        let _second = second.await;
+        assert_eq!(lock(&store.turns).len(), 2);
+    }
+}

@@ -1,0 +1,309 @@
+//! Manifests, indexes and image configurations as registries really send them (OCI image specification 1.1 and Docker
+//! schema 2). Pure.
+//!
+//! Lenient where the world is: media types are missing or mixed, lists are `null`. Strict where leniency would let one
+//! document mean two things: what has the shape of both a manifest and an index is refused.
+
+use serde::{Deserialize, Deserializer};
+
+use super::digest::Digest;
+use super::platform::Platform;
+use crate::store::ImageRunConfig;
+
+/// What may be answered for a manifest.
+pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.docker.distribution.manifest.v2+json";
+
+/// Largest manifest and largest configuration that is read, in bytes.
+pub(super) const MAX_DOCUMENT: u64 = 4 << 20;
+
+/// A manifest document.
+#[derive(Debug)]
+pub(super) enum Document {
+    /// One image for several platforms.
+    Index(Vec<IndexEntry>),
+    /// One image.
+    Manifest(Manifest),
+}
+
+/// An image manifest.
+#[derive(Debug)]
+pub(super) struct Manifest {
+    /// The image configuration.
+    pub config: Descriptor,
+    /// The layers, bottom first.
+    pub layers: Vec<Descriptor>,
+}
+
+/// A blob as a manifest describes it. `urls` is left out on purpose: a manifest must not make us fetch from elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Descriptor {
+    pub digest: Digest,
+    pub size: u64,
+}
+
+/// An entry of an index.
+#[derive(Debug, Deserialize)]
+pub(super) struct IndexEntry {
+    pub digest: String,
+    pub platform: Option<EntryPlatform>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct EntryPlatform {
+    #[serde(default)]
+    pub os: String,
+    #[serde(default)]
+    pub architecture: String,
+    pub variant: Option<String>,
+}
+
+/// `null` as the default.
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(d: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(d)?.unwrap_or_default())
+}
+
+impl Document {
+    /// Reads a document. `content_type` is the registry's header; the body's own `mediaType` and shape count more.
+    pub(super) fn parse(body: &[u8], content_type: &str) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Raw {
+            schema_version: Option<u64>,
+            #[serde(default, deserialize_with = "or_default")]
+            media_type: String,
+            manifests: Option<Vec<IndexEntry>>,
+            config: Option<RawDescriptor>,
+            layers: Option<Vec<RawDescriptor>>,
+            #[serde(rename = "fsLayers")]
+            fs_layers: Option<serde::de::IgnoredAny>,
+        }
+        let raw: Raw = serde_json::from_slice(body).map_err(|e| format!("the manifest is not understood: {e}"))?;
+        if raw.fs_layers.is_some() || raw.schema_version == Some(1) {
+            return Err("the manifest has the withdrawn schema version 1; push the image again".into());
+        }
+        let said = if raw.media_type.is_empty() {
+            content_type
+        } else {
+            &raw.media_type
+        };
+        let said_index = said.contains("image.index") || said.contains("manifest.list");
+        let said_manifest = said.contains("image.manifest.") || said.contains("distribution.manifest.v2");
+        match (raw.manifests, raw.config) {
+            (Some(_), Some(_)) => Err("the document is both a manifest and an index".into()),
+            (Some(_), None) if raw.layers.is_some() => Err("the document is both a manifest and an index".into()),
+            (Some(entries), None) if !said_manifest => Ok(Self::Index(entries)),
+            (None, None) if said_index => Ok(Self::Index(Vec::new())),
+            (None, Some(config)) if !said_index => {
+                let layers = raw.layers.unwrap_or_default();
+                let layers = layers.into_iter().map(Descriptor::try_from).collect::<Result<_, _>>()?;
+                let config = config.try_into()?;
+                Ok(Self::Manifest(Manifest { config, layers }))
+            }
+            _ => Err(format!("{said:?} is not the manifest of an image")),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct RawDescriptor {
+    digest: String,
+    size: u64,
+}
+
+impl TryFrom<RawDescriptor> for Descriptor {
+    type Error = String;
+
+    fn try_from(raw: RawDescriptor) -> Result<Self, String> {
+        let digest = raw
+            .digest
+            .parse()
+            .map_err(|e: super::digest::NotADigest| e.to_string())?;
+        Ok(Self { digest, size: raw.size })
+    }
+}
+
+/// What is used of an image configuration.
+#[derive(Debug)]
+pub(super) struct ImageConfig {
+    pub os: String,
+    pub architecture: String,
+    /// Digests of the uncompressed layers, bottom first.
+    pub diff_ids: Vec<Digest>,
+    pub run: ImageRunConfig,
+}
+
+impl ImageConfig {
+    /// Reads a configuration and checks that it belongs to a manifest with `layers` layers.
+    pub(super) fn parse(body: &[u8], layers: usize) -> Result<Self, String> {
+        let raw: RawConfig = serde_json::from_slice(body).map_err(|e| format!("the configuration is wrong: {e}"))?;
+        let diff_ids = raw
+            .rootfs
+            .diff_ids
+            .iter()
+            .map(|text| text.parse())
+            .collect::<Result<Vec<Digest>, _>>();
+        let diff_ids = diff_ids.map_err(|e| format!("diff id {e}"))?;
+        if diff_ids.len() != layers {
+            let found = diff_ids.len();
+            return Err(format!(
+                "the configuration has {found} diff ids, the manifest {layers} layers"
+            ));
+        }
+        Ok(Self {
+            os: raw.os,
+            architecture: raw.architecture,
+            diff_ids,
+            run: ImageRunConfig {
+                env: raw.config.env,
+                entrypoint: raw.config.entrypoint.0,
+                cmd: raw.config.cmd.0,
+                working_dir: raw.config.working_dir,
+                user: raw.config.user,
+            },
+        })
+    }
+
+    /// Whether the image may be run as `wanted`.
+    pub(super) fn is_for(&self, wanted: &Platform) -> bool {
+        wanted.accepts(&self.os, &self.architecture)
+    }
+}
+
+#[derive(Deserialize)]
+struct RawConfig {
+    #[serde(default, deserialize_with = "or_default")]
+    os: String,
+    #[serde(default, deserialize_with = "or_default")]
+    architecture: String,
+    #[serde(default, deserialize_with = "or_default")]
+    config: RawRun,
+    #[serde(default, deserialize_with = "or_default")]
+    rootfs: RawRootfs,
+}
+
+#[derive(Default, Deserialize)]
+struct RawRootfs {
+    #[serde(default, deserialize_with = "or_default")]
+    diff_ids: Vec<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RawRun {
+    #[serde(default, deserialize_with = "or_default")]
+    env: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    entrypoint: Words,
+    #[serde(default, deserialize_with = "or_default")]
+    cmd: Words,
+    #[serde(default, deserialize_with = "or_default")]
+    working_dir: String,
+    #[serde(default, deserialize_with = "or_default")]
+    user: String,
+}
+
+/// A list of words; old images have one string in its place.
+#[derive(Default)]
+struct Words(Vec<String>);
+
+impl<'de> Deserialize<'de> for Words {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Either {
+            One(String),
+            Many(Vec<String>),
+        }
+        Ok(Self(match Either::deserialize(d)? {
+            Either::One(word) => vec![word],
+            Either::Many(words) => words,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: &str = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    fn parse(body: &str, content_type: &str) -> Result<Document, String> {
+        Document::parse(body.replace("$A", A).as_bytes(), content_type)
+    }
+
+    #[test]
+    fn kinds_are_told_by_media_type_or_shape() {
+        let manifest = r#"{"config":{"digest":"$A","size":2},"layers":[{"digest":"$A","size":3,"urls":["http://x"]}]}"#;
+        for content_type in ["application/vnd.oci.image.manifest.v1+json", "application/json", ""] {
+            let Document::Manifest(m) = parse(manifest, content_type).unwrap() else {
+                panic!("not a manifest")
+            };
+            assert_eq!((m.config.size, m.layers[0].size), (2, 3));
+        }
+        let index = r#"{"manifests":[{"digest":"$A","size":1,"platform":{"os":"linux","architecture":"arm"}}]}"#;
+        for content_type in [
+            "application/vnd.docker.distribution.manifest.list.v2+json",
+            "text/plain",
+        ] {
+            assert!(matches!(parse(index, content_type).unwrap(), Document::Index(e) if e.len() == 1));
+        }
+        let empty = r#"{"mediaType":"application/vnd.oci.image.index.v1+json","manifests":null}"#;
+        assert!(matches!(parse(empty, "").unwrap(), Document::Index(e) if e.is_empty()));
+    }
+
+    #[test]
+    fn no_layers_are_allowed() {
+        for layers in ["[]", "null"] {
+            let body = format!(r#"{{"config":{{"digest":"$A","size":2}},"layers":{layers}}}"#);
+            assert!(matches!(parse(&body, "").unwrap(), Document::Manifest(m) if m.layers.is_empty()));
+        }
+    }
+
+    #[rstest::rstest]
+    #[case(
+        r#"{"config":{"digest":"$A","size":2},"layers":[],"manifests":[]}"#,
+        "both a manifest and an index"
+    )]
+    #[case(r#"{"layers":[],"manifests":[]}"#, "both a manifest and an index")]
+    #[case(r#"{"schemaVersion":1,"fsLayers":[]}"#, "schema version 1")]
+    #[case(
+        r#"{"mediaType":"application/vnd.oci.image.manifest.v1+json","manifests":[]}"#,
+        "is not the manifest"
+    )]
+    #[case(
+        r#"{"mediaType":"application/vnd.oci.image.index.v1+json","config":{"digest":"$A","size":2}}"#,
+        "is not the"
+    )]
+    #[case(r#"{"config":{"digest":"sha256:..","size":2}}"#, "not a digest")]
+    #[case(r#"{"config":{"digest":"$A","size":-1}}"#, "not understood")]
+    #[case("{}", "is not the manifest")]
+    #[case("[", "not understood")]
+    fn what_is_refused(#[case] body: &str, #[case] reason: &str) {
+        let error = parse(body, "application/json").unwrap_err();
+        assert!(error.contains(reason), "{error}");
+    }
+
+    #[test]
+    fn a_configuration_with_nulls_and_strings() {
+        let body = format!(
+            r#"{{"os":"linux","architecture":"amd64","rootfs":{{"type":"layers","diff_ids":["{A}"]}},
+                "config":{{"Env":null,"Cmd":"top","Entrypoint":["a","b"],"User":null,"WorkingDir":"/w","Labels":{{}}}}}}"#
+        );
+        let config = ImageConfig::parse(body.as_bytes(), 1).unwrap();
+        assert_eq!(config.run.cmd, ["top"]);
+        assert_eq!(config.run.entrypoint, ["a", "b"]);
+        assert_eq!((&*config.run.user, &*config.run.working_dir), ("", "/w"));
+        assert!(config.run.env.is_empty());
+        assert!(config.is_for(&Platform::parse("linux", "amd64")));
+        assert!(!config.is_for(&Platform::parse("linux", "arm64")));
+        let error = ImageConfig::parse(body.as_bytes(), 2).unwrap_err();
+        assert!(error.contains("1 diff ids"), "{error}");
+        assert!(
+            ImageConfig::parse(b"{\"config\":null,\"rootfs\":null}", 0)
+                .unwrap()
+                .is_for(&Platform::host())
+        );
+    }
+}

@@ -1,0 +1,314 @@
+//! Images: pulling them from registries and keeping their layers, content addressed and shared.
+//!
+//! An image is a row ([`Image`](crate::store::Image)) plus unpacked layers and two documents on disk. The row is the
+//! truth: an image is present when its row is committed, and the row is committed only when all it names is on disk,
+//! durable. What no row (image or container) names and no running pull has pinned is garbage and is swept.
+//!
+//! ```text
+//!           pull                     remove (no container uses it)
+//! absent ----------> present (row) -------------------------------> absent; unshared layers are swept
+//!    ^---- failure      ^ | pull again: the row is replaced at the end, or nothing changes
+//!                       +-+
+//! ```
+//! From outside in: [`reference`] reads names; [`registry`] (with [`token`] and [`download`]) speaks to registries;
+//! [`manifest`] and [`platform`] say what is wanted; [`pull`] puts it together; [`stream`], [`archive`], [`unpack`] and
+//! [`tree`] turn a blob into a directory; [`layers`] keeps directories; [`view`] and [`user`] look into them.
+//!
+//! What this module never does: run or mount anything, decide who may pull, keep compressed blobs, or believe a byte
+//! of a registry that a digest does not vouch for.
+
+mod archive;
+mod digest;
+mod download;
+mod error;
+mod layers;
+mod manifest;
+mod platform;
+mod pull;
+mod reference;
+mod registry;
+mod stream;
+#[cfg(test)]
+mod testing;
+mod token;
+mod tree;
+mod unpack;
+mod user;
+mod view;
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use tokio::sync::{Semaphore, watch};
+
+use crate::store::{Container, Image, Snapshot, Store, Txn};
+
+use self::digest::Digest;
+use self::layers::LayerStore;
+use self::registry::Registry;
+use self::view::View;
+
+pub use self::error::ImageError;
+pub use self::platform::Platform;
+pub use self::pull::Progress;
+pub use self::reference::ImageRef;
+pub use self::user::User;
+
+/// How many blobs are downloaded and unpacked at once, if there are as many processors.
+const MAX_DOWNLOADS: usize = 3;
+/// Largest `/etc/passwd` or `/etc/group` of an image that is read, in bytes.
+const MAX_ACCOUNTS: u64 = 1 << 20;
+
+/// What the image service needs to know.
+#[derive(Debug, Clone)]
+pub struct ImageSettings {
+    /// Directory of the image store. Its own directories are made in it; others (`layers/` of an earlier installation)
+    /// are left alone.
+    pub root: PathBuf,
+    /// Registries (`host[:port]`, as references name them) spoken to in plain HTTP.
+    pub insecure_registries: Vec<String>,
+    /// Largest uncompressed archive of one layer, in bytes.
+    pub max_layer_bytes: u64,
+    /// Largest number of entries of one layer.
+    pub max_layer_entries: u64,
+}
+
+/// The image service. Clones share everything.
+#[derive(Clone)]
+pub struct ImageService(Arc<Inner>);
+
+struct Inner {
+    settings: ImageSettings,
+    store: Store,
+    layers: Arc<LayerStore>,
+    registry: Registry,
+    downloads: Semaphore,
+    flights: Mutex<HashMap<(ImageRef, Platform), Flight>>,
+}
+
+/// A pull that is running, for all who wait for it.
+#[derive(Clone)]
+struct Flight {
+    done: Shared<BoxFuture<'static, Result<Arc<Image>, ImageError>>>,
+    progress: watch::Receiver<Progress>,
+}
+
+impl ImageService {
+    /// Makes the directories of the store. Must be followed by [`ImageService::recover`] before anything else.
+    pub fn new(settings: ImageSettings, store: Store) -> Result<Self, ImageError> {
+        let layers = Arc::new(LayerStore::open(&settings.root)?);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Self(Arc::new(Inner {
+            registry: Registry::new(settings.insecure_registries.clone()),
+            downloads: Semaphore::new(cores.min(MAX_DOWNLOADS)),
+            flights: Mutex::default(),
+            settings,
+            store,
+            layers,
+        })))
+    }
+
+    /// Removes what an earlier run left behind: half-made and half-deleted things, and layers that no row names. To be
+    /// called once, before anything else.
+    pub async fn recover(&self) -> Result<(), ImageError> {
+        let layers = self.0.layers.clone();
+        blocking(move || layers.clear_staging()).await?;
+        self.0.sweep().await
+    }
+
+    /// Pulls an image. Always asks the registry; whoever asks for the same while it runs shares the result. It goes on
+    /// when its callers lose interest.
+    pub async fn pull(&self, image: &ImageRef, platform: &Platform) -> Result<Arc<Image>, ImageError> {
+        self.flight(image, platform).done.await
+    }
+
+    /// The image, pulled if it is not present.
+    pub async fn ensure(&self, image: &ImageRef, platform: &Platform) -> Result<Arc<Image>, ImageError> {
+        match self.get(image) {
+            Err(ImageError::NotFound(_)) => self.pull(image, platform).await,
+            present => present,
+        }
+    }
+
+    /// How far the running pull of an image is, if there is one.
+    pub fn progress(&self, image: &ImageRef, platform: &Platform) -> Option<watch::Receiver<Progress>> {
+        let flights = self.0.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        flights
+            .get(&(image.clone(), platform.clone()))
+            .map(|flight| flight.progress.clone())
+    }
+
+    /// The image, if it is present.
+    pub fn get(&self, image: &ImageRef) -> Result<Arc<Image>, ImageError> {
+        let id = image.canonical();
+        let found = self.0.store.snapshot().get::<Image>(&id).cloned();
+        found.ok_or(ImageError::NotFound(id))
+    }
+
+    /// All images, by repository and reference.
+    pub fn list(&self) -> Vec<Arc<Image>> {
+        let mut images: Vec<_> = self.0.store.snapshot().images().iter().cloned().collect();
+        images.sort_by(|a, b| (&a.repository, &a.reference).cmp(&(&b.repository, &b.reference)));
+        images
+    }
+
+    /// Bytes that the image takes on disk, shared layers included: blocks, each inode once (`contract/storage.md` D-44).
+    pub async fn disk_usage(&self, image: &ImageRef) -> Result<u64, ImageError> {
+        let row = self.get(image)?;
+        let blobs: HashSet<Digest> = document_digests(&row).collect();
+        let diff_ids: HashSet<Digest> = row.layers.iter().filter_map(|l| l.diff_id.parse().ok()).collect();
+        let layers = self.0.layers.clone();
+        let pins = layers.pin(blobs.iter().chain(&diff_ids).copied().collect());
+        blocking(move || {
+            let _pins = pins;
+            layers.usage(&diff_ids, &blobs)
+        })
+        .await
+    }
+
+    /// Removes an image that no container uses, and what of its layers nothing else needs.
+    pub async fn remove(&self, image: &ImageRef) -> Result<(), ImageError> {
+        let image = image.clone();
+        self.0.store.transact(move |t| remove_row(t, &image)).await?;
+        self.0.sweep().await
+    }
+
+    /// Removes layers that nothing needs any more. To be called after containers are gone: theirs may have been the
+    /// last use of layers that a newer pull has replaced.
+    pub async fn sweep(&self) -> Result<(), ImageError> {
+        self.0.sweep().await
+    }
+
+    /// Directories for the `lowerdir` option of overlayfs, topmost first. Short: 127 of them fit its 4096 bytes with
+    /// `/etc/raind/image` as the root.
+    pub fn lower_dirs(&self, diff_ids_bottom_first: &[String]) -> Vec<PathBuf> {
+        // overlayfs refuses one directory twice. Of equal layers the upper one decides alone: it shows and hides
+        // all that the lower one does.
+        let mut seen = HashSet::new();
+        let topmost_first = diff_ids_bottom_first.iter().rev().filter(|id| seen.insert(*id));
+        topmost_first.map(|id| self.0.layers.lower_dir(id)).collect()
+    }
+
+    /// Looks up an image's `User` in the image's own account files (`contract/api.md` 22, I12). `""` is root.
+    pub async fn resolve_user(&self, diff_ids: &[String], user: &str) -> Result<User, ImageError> {
+        if user.is_empty() {
+            return Ok(User::default());
+        }
+        let lower_dirs = self.lower_dirs(diff_ids);
+        let user = user.to_owned();
+        let (passwd, group) = blocking(move || {
+            let view = View::open(&lower_dirs)?;
+            let read = |path| Ok::<_, std::io::Error>(view.read(path, MAX_ACCOUNTS)?.unwrap_or_default());
+            Ok((read("etc/passwd")?, read("etc/group")?))
+        })
+        .await?;
+        user::resolve(
+            &user,
+            &String::from_utf8_lossy(&passwd),
+            &String::from_utf8_lossy(&group),
+        )
+    }
+
+    /// Joins the running pull or starts one.
+    fn flight(&self, image: &ImageRef, platform: &Platform) -> Flight {
+        let key = (image.clone(), platform.clone());
+        let mut flights = self.0.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(flight) = flights.get(&key) {
+            return flight.clone();
+        }
+        let (progress, receiver) = watch::channel(Progress::default());
+        // A task of its own: a client that hangs up must not stop what others wait for, nor cut a commit in two.
+        let task = tokio::spawn({
+            let (inner, key) = (self.0.clone(), key.clone());
+            async move {
+                let _landing = Landing(&inner, &key);
+                let result = pull::pull(&inner, &key.0, &key.1, &progress).await;
+                match &result {
+                    Ok(row) => tracing::info!(image = %key.0, digest = row.manifest_digest, "image pulled"),
+                    Err(error) => tracing::warn!(image = %key.0, %error, "pull failed"),
+                }
+                result
+            }
+        });
+        let done = task.map(|ended| match ended {
+            Ok(result) => result,
+            Err(error) => Err(ImageError::Io(format!("the pull ended unexpectedly: {error}"))),
+        });
+        let flight = Flight {
+            done: done.boxed().shared(),
+            progress: receiver,
+        };
+        flights.insert(key, flight.clone());
+        flight
+    }
+}
+
+/// Whether `image` is still what its row says. A transaction that makes a container stand on the image's layers checks
+/// this: between [`ImageService::ensure`] and the transaction the image may have been removed or replaced, and its
+/// layers be gone.
+pub fn still_present(t: &Txn, image: &Image) -> bool {
+    t.get::<Image>(&image.id).is_some_and(|row| row.layers == image.layers)
+}
+
+/// Ends a flight, even by a panic: the next to ask starts a new one.
+struct Landing<'a>(&'a Inner, &'a (ImageRef, Platform));
+
+impl Drop for Landing<'_> {
+    fn drop(&mut self) {
+        self.0
+            .flights
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(self.1);
+    }
+}
+
+impl Inner {
+    async fn sweep(&self) -> Result<(), ImageError> {
+        let (layers, store) = (self.layers.clone(), self.store.clone());
+        blocking(move || layers.sweep(|| needed(&store.snapshot()))).await
+    }
+}
+
+/// Everything that rows name.
+fn needed(snapshot: &Snapshot) -> HashSet<Digest> {
+    let of_images = snapshot
+        .images()
+        .iter()
+        .flat_map(|i| i.layers.iter().map(|l| &l.diff_id));
+    let of_containers = snapshot.containers().iter().flat_map(|c| &c.layers);
+    let layers = of_images.chain(of_containers).filter_map(|id| id.parse().ok());
+    layers
+        .chain(snapshot.images().iter().flat_map(|i| document_digests(i)))
+        .collect()
+}
+
+fn document_digests(image: &Image) -> impl Iterator<Item = Digest> {
+    [&image.manifest_digest, &image.config_digest]
+        .into_iter()
+        .filter_map(|d| d.parse().ok())
+}
+
+fn remove_row(t: &mut Txn, image: &ImageRef) -> Result<(), ImageError> {
+    let (repository, reference) = (image.repository(), image.reference());
+    let uses = |c: &&Arc<Container>| c.image_repository == repository && c.image_reference == reference;
+    if let Some(container) = t.snapshot().containers().iter().find(uses) {
+        return Err(ImageError::InUse {
+            image: image.canonical(),
+            container: container.name.clone(),
+        });
+    }
+    let removed = t.remove::<Image>(&image.canonical());
+    removed.map(drop).ok_or_else(|| ImageError::NotFound(image.canonical()))
+}
+
+/// Runs file work where it may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, ImageError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    Ok(done.map_err(|e| ImageError::Io(format!("file work ended unexpectedly: {e}")))??)
+}

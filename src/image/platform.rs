@@ -1,0 +1,150 @@
+//! Platforms: which of the manifests of an index fits. Pure.
+
+use std::fmt;
+
+use super::manifest::IndexEntry;
+
+/// What an image runs on, in the naming of Go that the OCI image specification uses.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Platform {
+    /// Operating system, as `linux`.
+    pub os: String,
+    /// Architecture, as `amd64`.
+    pub architecture: String,
+    /// Variant of the architecture, as `v7`; empty for "any that runs here".
+    pub variant: String,
+}
+
+impl Platform {
+    /// What this program was built for.
+    pub fn host() -> Self {
+        let (architecture, variant) = match std::env::consts::ARCH {
+            "x86_64" => ("amd64", ""),
+            "aarch64" => ("arm64", ""),
+            "x86" => ("386", ""),
+            "arm" => ("arm", "v7"),
+            "powerpc64" if cfg!(target_endian = "little") => ("ppc64le", ""),
+            other => (other, ""),
+        };
+        Self {
+            os: "linux".into(),
+            architecture: architecture.into(),
+            variant: variant.into(),
+        }
+    }
+
+    /// What a client asked for; `""` means the host's. `arch` may carry a variant: `arm/v7`. Nothing is checked: an
+    /// unknown platform simply has no image.
+    pub fn parse(os: &str, arch: &str) -> Self {
+        let mut platform = Self::host();
+        if !os.is_empty() {
+            os.clone_into(&mut platform.os);
+        }
+        if !arch.is_empty() {
+            let (architecture, variant) = arch.split_once('/').unwrap_or((arch, ""));
+            architecture.clone_into(&mut platform.architecture);
+            variant.clone_into(&mut platform.variant);
+        }
+        platform
+    }
+
+    /// Whether an image of that platform can be meant by this one. An image that says nothing fits.
+    pub(super) fn accepts(&self, os: &str, architecture: &str) -> bool {
+        (os.is_empty() || os == self.os) && (architecture.is_empty() || architecture == self.architecture)
+    }
+
+    /// How well an entry fits; higher is better, `None` not at all.
+    fn rank(&self, entry: &IndexEntry) -> Option<u32> {
+        // An entry without a platform may be anything. It is tried last, and its configuration decides.
+        let Some(platform) = &entry.platform else {
+            return Some(0);
+        };
+        if platform.os != self.os || platform.architecture != self.architecture {
+            return None;
+        }
+        let offered = level(&self.architecture, platform.variant.as_deref().unwrap_or_default());
+        match level(&self.architecture, &self.variant) {
+            wanted if offered == wanted => Some(1000),
+            // The newest of the older variants: v7 runs code for v6, not the other way round.
+            wanted if offered < wanted => Some(1 + offered),
+            _ if self.variant.is_empty() => Some(1),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        if !self.variant.is_empty() {
+            write!(f, "/{}", self.variant)?;
+        }
+        Ok(())
+    }
+}
+
+/// A variant as a number. No variant means the base of the architecture: v8 for arm64, v7 for arm, v1 for amd64.
+fn level(architecture: &str, variant: &str) -> u32 {
+    let number = variant.strip_prefix('v').unwrap_or(variant);
+    number.parse().ok().filter(|n| *n < 100).unwrap_or(match architecture {
+        "arm64" => 8,
+        "arm" => 7,
+        "amd64" => 1,
+        _ => 0,
+    })
+}
+
+/// The entry of an index that fits best; the first among equals.
+pub(super) fn choose<'a>(wanted: &Platform, entries: &'a [IndexEntry]) -> Option<&'a IndexEntry> {
+    let ranked = entries.iter().filter_map(|e| wanted.rank(e).map(|rank| (rank, e)));
+    ranked
+        .reduce(|best, next| if next.0 > best.0 { next } else { best })
+        .map(|(_, e)| e)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(wanted: &Platform, offered: &[&str]) -> Option<usize> {
+        let entries: Vec<IndexEntry> = offered
+            .iter()
+            .map(|text| {
+                let mut parts = text.split('/').map(str::to_owned);
+                let platform = (!text.is_empty()).then(|| super::super::manifest::EntryPlatform {
+                    os: parts.next().unwrap(),
+                    architecture: parts.next().unwrap(),
+                    variant: parts.next(),
+                });
+                IndexEntry {
+                    digest: String::new(),
+                    platform,
+                }
+            })
+            .collect();
+        let found = choose(wanted, &entries)?;
+        entries.iter().position(|e| std::ptr::eq(e, found))
+    }
+
+    #[rstest::rstest]
+    #[case("amd64", &["linux/arm64", "windows/amd64", "linux/amd64"], Some(2))]
+    #[case("amd64", &["linux/amd64/v3", "linux/amd64"], Some(1))]
+    #[case("amd64", &["linux/amd64", "linux/amd64"], Some(0))]
+    #[case("arm/v7", &["linux/arm/v5", "linux/arm/v6", "linux/arm64"], Some(1))]
+    #[case("arm/v6", &["linux/arm/v7", "linux/arm/v5"], Some(1))]
+    #[case("arm/v6", &["linux/arm/v7"], None)]
+    #[case("arm64", &["linux/arm/v8", "linux/arm64/v8"], Some(1))]
+    #[case("arm64", &["unknown/unknown", "linux/amd64"], None)]
+    #[case("amd64", &["", "linux/amd64"], Some(1))]
+    #[case("amd64", &["", "linux/arm64"], Some(0))]
+    #[case("amd64", &[], None)]
+    fn the_best_variant_is_chosen(#[case] arch: &str, #[case] offered: &[&str], #[case] expected: Option<usize>) {
+        assert_eq!(chosen(&Platform::parse("linux", arch), offered), expected);
+    }
+
+    #[test]
+    fn empty_means_the_host() {
+        assert_eq!(Platform::parse("", ""), Platform::host());
+        assert_eq!(Platform::parse("", "arm/v7").to_string(), "linux/arm/v7");
+    }
+}

@@ -1,0 +1,285 @@
+//! One pull, from a reference to a row.
+//!
+//! ```text
+//! manifest (index -> manifest) -> configuration -> pin -> layers, several at once -> documents -> sync -> row
+//! ```
+//! Each layer is one pass: network -> sha256 -> decompress -> sha256 -> staging directory -> rename. Until the row is
+//! committed nothing that was there before changes; when a pull fails, what it brought is swept away.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::digest::Digest;
+use super::download::download;
+use super::manifest::{Descriptor, Document, ImageConfig, Manifest};
+use super::platform::choose;
+use super::registry::Fetched;
+use super::stream::{BlobReader, Digests, LayerReader};
+use super::tree::TreeError;
+use super::unpack::unpack;
+use super::{ImageError, ImageRef, Inner, Platform, blocking};
+use crate::store::{Image, ImageLayer};
+
+/// How many pieces of a blob wait between network and unpacking.
+const PIECES: usize = 64;
+
+/// How far a pull is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Compressed bytes to download, once the manifest is known.
+    pub total_bytes: u64,
+    /// Of those, how many are here.
+    pub received_bytes: u64,
+    /// Layers to unpack.
+    pub total_layers: usize,
+    /// Of those, how many are ready.
+    pub ready_layers: usize,
+}
+
+/// The parts of an image that is being pulled.
+struct Plan {
+    manifest: Fetched,
+    config_descriptor: Descriptor,
+    config_body: Vec<u8>,
+    config: ImageConfig,
+    layers: Vec<ImageLayer>,
+    /// Each distinct layer once, the largest first, so that none of them starts last.
+    work: Vec<(Digest, Descriptor)>,
+}
+
+/// Pulls `image` and writes its row.
+pub(super) async fn pull(
+    inner: &Arc<Inner>,
+    image: &ImageRef,
+    platform: &Platform,
+    progress: &watch::Sender<Progress>,
+) -> Result<Arc<Image>, ImageError> {
+    let plan = plan(inner, image, platform).await?;
+    let mut needed = vec![plan.manifest.digest, plan.config_descriptor.digest];
+    needed.extend(plan.work.iter().map(|(diff_id, _)| *diff_id));
+    let pins = inner.layers.pin(needed);
+    let result = bring(inner, image, plan, progress).await;
+    drop(pins);
+    // What a failed pull brought, or what only the replaced row needed.
+    inner
+        .sweep()
+        .await
+        .unwrap_or_else(|error| tracing::warn!(%error, "unused layers stay for now"));
+    result
+}
+
+async fn plan(inner: &Inner, image: &ImageRef, platform: &Platform) -> Result<Plan, ImageError> {
+    let registry = &inner.registry;
+    let no_platform = || ImageError::NoPlatform {
+        os: platform.os.clone(),
+        architecture: platform.architecture.clone(),
+    };
+    let bad = |message| ImageError::BadImage {
+        image: image.canonical(),
+        message,
+    };
+    let mut manifest = registry.manifest(image, image.reference()).await?;
+    if let Document::Index(entries) = &manifest.document {
+        let chosen = choose(platform, entries).ok_or_else(no_platform)?;
+        let digest: Digest = chosen.digest.parse().map_err(|e| bad(format!("{e}")))?;
+        manifest = registry.manifest(image, &digest.to_string()).await?;
+    }
+    let Document::Manifest(Manifest { config, layers }) = &manifest.document else {
+        return Err(bad("its index leads to another index".into()));
+    };
+    let config_descriptor = config.clone();
+    let config_body = registry.small_blob(image, &config_descriptor).await?;
+    let config = ImageConfig::parse(&config_body, layers.len()).map_err(bad)?;
+    if !config.is_for(platform) {
+        return Err(no_platform());
+    }
+    let pairs = || config.diff_ids.iter().zip(layers);
+    let rows = pairs().map(|(diff_id, layer)| ImageLayer {
+        diff_id: diff_id.to_string(),
+        digest: layer.digest.to_string(),
+        size: layer.size,
+    });
+    let rows: Vec<ImageLayer> = rows.collect();
+    let mut seen = HashSet::new();
+    let mut work: Vec<_> = pairs()
+        .filter(|(id, _)| seen.insert(**id))
+        .map(|(id, l)| (*id, l.clone()))
+        .collect();
+    work.sort_by_key(|(_, layer)| std::cmp::Reverse(layer.size));
+    Ok(Plan {
+        layers: rows,
+        config_descriptor,
+        config_body,
+        config,
+        work,
+        manifest,
+    })
+}
+
+/// Brings everything that is missing and commits the row.
+async fn bring(
+    inner: &Arc<Inner>,
+    image: &ImageRef,
+    plan: Plan,
+    progress: &watch::Sender<Progress>,
+) -> Result<Arc<Image>, ImageError> {
+    progress.send_modify(|p| {
+        p.total_layers = plan.work.len();
+        p.total_bytes = plan.work.iter().map(|(_, layer)| layer.size).sum();
+    });
+    bring_layers(inner, image, &plan.work, progress).await?;
+    let size_bytes = plan
+        .layers
+        .iter()
+        .map(|l| l.size)
+        .fold(plan.config_descriptor.size, u64::saturating_add);
+    let mut row = Image {
+        id: image.canonical(),
+        repository: image.repository().to_owned(),
+        reference: image.reference().to_owned(),
+        manifest_digest: plan.manifest.digest.to_string(),
+        config_digest: plan.config_descriptor.digest.to_string(),
+        size_bytes,
+        layers: plan.layers,
+        config: plan.config.run,
+        os: plan.config.os,
+        architecture: plan.config.architecture,
+        created_at: Timestamp::now(),
+    };
+    let layers = inner.layers.clone();
+    let hidden = plan.config.diff_ids;
+    let documents = [
+        (plan.manifest.digest, plan.manifest.body),
+        (plan.config_descriptor.digest, plan.config_body),
+    ];
+    let hidden = blocking(move || {
+        for (digest, body) in &documents {
+            layers.publish_blob(digest, body)?;
+        }
+        layers.sync()?;
+        // overlayfs stacks the roots of all layers, opaque or not. What such a root hides must not be stacked.
+        let mut hidden_layers = 0;
+        for (n, diff_id) in hidden.iter().enumerate() {
+            if layers.hides_all(diff_id)? {
+                hidden_layers = n;
+            }
+        }
+        Ok(hidden_layers)
+    })
+    .await?;
+    row.layers.drain(..hidden);
+    inner
+        .store
+        .transact(move |t| t.put(row).map_err(|taken| ImageError::Io(taken.to_string())))
+        .await
+}
+
+/// Brings the missing layers. After the first failure the others stop too; only when all have ended, and their staging
+/// directories with them, does this return.
+async fn bring_layers(
+    inner: &Arc<Inner>,
+    image: &ImageRef,
+    work: &[(Digest, Descriptor)],
+    progress: &watch::Sender<Progress>,
+) -> Result<(), ImageError> {
+    let stop = CancellationToken::new();
+    let mut running: FuturesUnordered<_> = work
+        .iter()
+        .map(|(diff_id, layer)| bring_layer(inner, image, diff_id, layer, &stop, progress))
+        .collect();
+    let mut outcome = Ok(());
+    // Writing back what is ready while the rest is unpacked leaves little for the sync at the end to wait for.
+    let mut syncs = Vec::new();
+    while let Some(result) = running.next().await {
+        if outcome.is_ok() && result.is_err() {
+            stop.cancel();
+            outcome = result;
+        }
+        if outcome.is_ok() && !running.is_empty() {
+            let layers = inner.layers.clone();
+            syncs.push(tokio::spawn(blocking(move || layers.sync())));
+        }
+    }
+    // Their errors count: the kernel tells a failed write once.
+    for sync in syncs {
+        let synced = sync.await.map_err(|e| ImageError::Io(e.to_string()));
+        outcome = outcome.and(synced.flatten());
+    }
+    outcome
+}
+
+async fn bring_layer(
+    inner: &Arc<Inner>,
+    image: &ImageRef,
+    diff_id: &Digest,
+    layer: &Descriptor,
+    stop: &CancellationToken,
+    progress: &watch::Sender<Progress>,
+) -> Result<(), ImageError> {
+    let stopped = || ImageError::Io("the pull was given up".into());
+    let _turn = tokio::select! {
+        turn = inner.layers.turn(diff_id) => turn,
+        () = stop.cancelled() => return Err(stopped()),
+    };
+    let (layers, wanted) = (inner.layers.clone(), *diff_id);
+    if !blocking(move || layers.has_layer(&wanted)).await? {
+        let _permit = tokio::select! {
+            permit = inner.downloads.acquire() => permit.map_err(|e| ImageError::Io(e.to_string()))?,
+            () = stop.cancelled() => return Err(stopped()),
+        };
+        let (sender, receiver) = mpsc::channel(PIECES);
+        let expected = Digests {
+            blob: layer.digest,
+            diff_id: *diff_id,
+        };
+        let unpacking = {
+            let inner = inner.clone();
+            tokio::task::spawn_blocking(move || unpack_layer(&inner, BlobReader::new(receiver), expected))
+        };
+        let received = |n| progress.send_modify(|p| p.received_bytes += n);
+        let downloaded = tokio::select! {
+            result = download(&inner.registry, image, layer, sender, received) => result,
+            () = stop.cancelled() => Err(stopped()),
+        };
+        // The sender is gone now, so unpacking comes to its end. If the download failed, that is the reason to tell.
+        let unpacked = unpacking
+            .await
+            .map_err(|e| ImageError::Io(format!("unpacking failed unexpectedly: {e}")));
+        downloaded.and_then(|()| unpacked?)?;
+    }
+    progress.send_modify(|p| p.ready_layers += 1);
+    Ok(())
+}
+
+/// Unpacks a layer that comes through a channel and, if it is what it should be, gives it its name.
+fn unpack_layer(inner: &Inner, blob: BlobReader, expected: Digests) -> Result<(), ImageError> {
+    let bad = |message: String| ImageError::BadLayer {
+        layer: expected.blob.to_string(),
+        message,
+    };
+    let staged = inner.layers.stage()?;
+    let reader = LayerReader::new(blob, inner.settings.max_layer_bytes).map_err(|e| bad(e.to_string()))?;
+    let mut reader = std::io::BufReader::with_capacity(128 << 10, reader);
+    unpack(&mut reader, staged.path(), inner.settings.max_layer_entries).map_err(|error| match error {
+        TreeError::Refused(message) => bad(message),
+        TreeError::System(message) => ImageError::Io(message),
+    })?;
+    let found = reader.into_inner().finish().map_err(|e| bad(e.to_string()))?;
+    if found.blob != expected.blob {
+        return Err(bad(format!("digest mismatch: the registry sent {}", found.blob)));
+    }
+    if found.diff_id != expected.diff_id {
+        return Err(bad(format!(
+            "diff id mismatch: {} unpacks to {}",
+            expected.diff_id, found.diff_id
+        )));
+    }
+    inner.layers.publish_layer(staged, &expected.diff_id)?;
+    Ok(())
+}

@@ -1,0 +1,297 @@
+//! Unpacking one layer into a directory of its own, as a lower directory of overlayfs.
+//!
+//! Owners, exact modes (setuid, setgid, sticky), times, file capabilities, `user.*` attributes, devices and hard links
+//! are kept. Whiteouts (OCI image specification, layers) become overlayfs whiteouts. They act on lower layers only:
+//! what the same layer brings stays, in whatever order the archive has it.
+//!
+//! A directory that entries name only as a parent gets root's ownership and mode 0755, whatever a lower layer says of
+//! it; builders describe the directories they touch.
+//!
+//! What this never does: follow a link out of the root, or a last link at all ([`Tree`]).
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use super::archive::{Archive, Entry, Kind};
+use super::tree::{self, Existing, MAX_DEPTH, Tree, TreeError, lossy, open_directory, split};
+
+const WHITEOUT: &[u8] = b".wh.";
+const OPAQUE_MARKER: &[u8] = b".wh..wh..opq";
+/// Other names with this prefix are AUFS's own and mean nothing here.
+const AUFS_PREFIX: &[u8] = b".wh..wh.";
+const BUFFER: usize = 128 << 10;
+/// Longest name of an entry: the kernel's `PATH_MAX` without its final zero.
+const MAX_PATH: usize = 4095;
+/// How many bytes of directory names are remembered for their times.
+const MAX_REMEMBERED: usize = 32 << 20;
+
+/// Unpacks the archive into the empty directory `root`. At most `max_entries` objects are made.
+pub(super) fn unpack(archive: impl Read, root: &Path, max_entries: u64) -> Result<(), TreeError> {
+    let mut unpacker = Unpacker {
+        tree: Tree::new(root)?,
+        archive: Archive::new(archive),
+        buffer: vec![0; BUFFER],
+        directories: HashMap::new(),
+        remembered: 0,
+    };
+    let mut entries = 0;
+    while let Some(entry) = unpacker.archive.next().map_err(|e| TreeError::Refused(e.to_string()))? {
+        entries += 1;
+        if entries + unpacker.tree.implied > max_entries {
+            return Err(TreeError::Refused(format!(
+                "it has more than {max_entries} entries (max_layer_entries)"
+            )));
+        }
+        unpacker.place(&entry)?;
+    }
+    unpacker.set_directory_times()
+}
+
+struct Unpacker<R> {
+    tree: Tree,
+    archive: Archive<R>,
+    buffer: Vec<u8>,
+    /// Times of directories. Set at the end: what is put into a directory changes its time.
+    directories: HashMap<Vec<u8>, Timestamps>,
+    /// Bytes of the names in `directories`.
+    remembered: usize,
+}
+
+impl<R: Read> Unpacker<R> {
+    fn place(&mut self, entry: &Entry) -> Result<(), TreeError> {
+        let path = clean(&entry.path)?;
+        let (parent_path, name) = split(&path);
+        if parent_path
+            .split(|b| *b == b'/')
+            .any(|part| part.starts_with(AUFS_PREFIX))
+        {
+            return Ok(());
+        }
+        if name == OPAQUE_MARKER {
+            return self.hide_all(parent_path);
+        }
+        if name.starts_with(AUFS_PREFIX) {
+            return Ok(());
+        }
+        if let Some(hidden) = name.strip_prefix(WHITEOUT) {
+            return self.hide(parent_path, hidden, &path);
+        }
+        let parent = self.tree.directory(parent_path)?;
+        if name.is_empty() {
+            return match entry.kind {
+                Kind::Directory => self.describe(entry, &parent, b".", path),
+                _ => Err(refused(&entry.path, "the root can only be a directory")),
+            };
+        }
+        let fail = |e| tree::error(e, &path);
+        match &entry.kind {
+            Kind::Directory => {
+                self.tree.make_directory(&parent, name).map_err(fail)?;
+                self.describe(entry, &parent, name, path.clone())
+            }
+            Kind::File => self.file(entry, &parent, name, &path),
+            Kind::Symlink(target) => self.symlink(entry, target, &parent, name).map_err(fail),
+            Kind::HardLink(target) => self.hard_link(target, &parent, name, &path),
+            Kind::Character(major, minor) => self
+                .node(entry, FileType::CharacterDevice, (*major, *minor), &parent, name)
+                .map_err(fail),
+            Kind::Block(major, minor) => self
+                .node(entry, FileType::BlockDevice, (*major, *minor), &parent, name)
+                .map_err(fail),
+            Kind::Fifo => self.node(entry, FileType::Fifo, (0, 0), &parent, name).map_err(fail),
+        }
+    }
+
+    /// Hides a name of lower layers. What this layer has under the name stays; a directory shows only what is its own.
+    fn hide(&mut self, parent_path: &[u8], hidden: &[u8], path: &[u8]) -> Result<(), TreeError> {
+        if matches!(hidden, b"" | b"." | b"..") {
+            return Err(refused(path, "a whiteout of nothing"));
+        }
+        let parent = self.tree.directory(parent_path)?;
+        match tree::look(&parent, hidden) {
+            Ok(Some(Existing::Directory)) => open_directory(&*parent, hidden).and_then(|fd| tree::set_opaque(&fd)),
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => rustix::fs::mknodat(&*parent, hidden, FileType::CharacterDevice, Mode::empty(), 0),
+            Err(e) => Err(e),
+        }
+        .map_err(|e| tree::error(e, path))
+    }
+
+    fn hide_all(&mut self, path: &[u8]) -> Result<(), TreeError> {
+        let directory = self.tree.directory(path)?;
+        let handle = open_directory(&*directory, b".");
+        handle
+            .and_then(|fd| tree::set_opaque(&fd))
+            .map_err(|e| tree::error(e, path))
+    }
+
+    /// Gives a directory the attributes of its entry.
+    fn describe(&mut self, entry: &Entry, parent: &OwnedFd, name: &[u8], path: Vec<u8>) -> Result<(), TreeError> {
+        let directory = open_directory(parent, name).map_err(|e| tree::error(e, &path))?;
+        set_attributes(entry, &directory).map_err(|e| tree::error(e, &path))?;
+        self.remembered += path.len();
+        self.directories.insert(path, times(entry));
+        if self.remembered > MAX_REMEMBERED {
+            self.set_directory_times()?;
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, entry: &Entry, parent: &OwnedFd, name: &[u8], path: &[u8]) -> Result<(), TreeError> {
+        let fail = |e| tree::error(e, path);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let open = || rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR);
+        let mut file = File::from(self.tree.replace(parent, name, open).map_err(fail)?);
+        loop {
+            let read = self
+                .archive
+                .read(&mut self.buffer)
+                .map_err(|e| refused(path, &e.to_string()))?;
+            if read == 0 {
+                break;
+            }
+            file.write_all(&self.buffer[..read])
+                .map_err(|e| fail(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
+        }
+        let file = OwnedFd::from(file);
+        set_attributes(entry, &file).map_err(fail)?;
+        rustix::fs::futimens(&file, &times(entry)).map_err(fail)
+    }
+
+    fn symlink(&mut self, entry: &Entry, target: &[u8], parent: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
+        self.tree
+            .replace(parent, name, || rustix::fs::symlinkat(target, parent, name))?;
+        let (uid, gid) = owner(entry)?;
+        rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        rustix::fs::utimensat(parent, name, &times(entry), AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    fn hard_link(&mut self, target: &[u8], parent: &OwnedFd, name: &[u8], path: &[u8]) -> Result<(), TreeError> {
+        let target_path = clean(target)?;
+        let (target_parent, target_name) = split(&target_path);
+        let missing = || {
+            refused(
+                path,
+                &format!("hard link to {}, which is not in this layer", lossy(target)),
+            )
+        };
+        let target_parent = self.tree.existing_directory(target_parent).map_err(|_| missing())?;
+        let stat = |fd: &OwnedFd, name| rustix::fs::statat(fd, name, AtFlags::SYMLINK_NOFOLLOW);
+        let found = stat(&target_parent, target_name).map_err(|_| missing())?;
+        if stat(parent, name).is_ok_and(|s| (s.st_dev, s.st_ino) == (found.st_dev, found.st_ino)) {
+            return Ok(());
+        }
+        let link = || rustix::fs::linkat(&*target_parent, target_name, parent, name, AtFlags::empty());
+        self.tree.replace(parent, name, link).map_err(|e| tree::error(e, path))
+    }
+
+    fn node(
+        &mut self,
+        entry: &Entry,
+        kind: FileType,
+        (major, minor): (u32, u32),
+        parent: &OwnedFd,
+        name: &[u8],
+    ) -> Result<(), Errno> {
+        let device = rustix::fs::makedev(major, minor);
+        let make = || rustix::fs::mknodat(parent, name, kind, Mode::empty(), device);
+        match self.tree.replace(parent, name, make) {
+            Err(Errno::PERM) => {
+                tracing::warn!(name = %lossy(name), "a device of a layer is left out: not permitted here");
+                return Ok(());
+            }
+            result => result?,
+        }
+        let (uid, gid) = owner(entry)?;
+        rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        tree::set_mode(parent, name, entry.mode)?;
+        rustix::fs::utimensat(parent, name, &times(entry), AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    fn set_directory_times(&mut self) -> Result<(), TreeError> {
+        self.remembered = 0;
+        for (path, times) in self.directories.drain() {
+            let (parent, name) = split(&path);
+            let name = if path.is_empty() { b"." } else { name };
+            // A later entry may have replaced the directory, or a parent of it.
+            let Ok(parent) = self.tree.existing_directory(parent) else {
+                continue;
+            };
+            if tree::look(&parent, name) == Ok(Some(Existing::Directory)) {
+                let set = rustix::fs::utimensat(&*parent, name, &times, AtFlags::SYMLINK_NOFOLLOW);
+                set.map_err(|e| tree::error(e, &path))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Owner, mode and extended attributes of a file or directory, in the order in which one does not undo the other: a
+/// change of the owner clears setuid bits and capabilities.
+fn set_attributes(entry: &Entry, fd: &OwnedFd) -> Result<(), Errno> {
+    let (uid, gid) = owner(entry)?;
+    rustix::fs::fchown(fd, Some(uid), Some(gid))?;
+    rustix::fs::fchmod(fd, Mode::from_raw_mode(entry.mode))?;
+    for (name, value) in &entry.xattrs {
+        // Of the rest, `trusted.overlay.*` would speak to overlayfs in our name, and labels belong to this host.
+        let kept = name == b"security.capability" || name.starts_with(b"user.") && !name.starts_with(b"user.overlay.");
+        if !kept {
+            continue;
+        }
+        match rustix::fs::fsetxattr(fd, &name[..], value, XattrFlags::empty()) {
+            Err(Errno::OPNOTSUPP) => {
+                tracing::warn!(attribute = %lossy(name), file = %lossy(&entry.path), "the file system has no such attributes");
+            }
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+fn owner(entry: &Entry) -> Result<(Uid, Gid), Errno> {
+    // The highest number means "no change" to the kernel.
+    let id = |id: u64| u32::try_from(id).ok().filter(|id| *id != u32::MAX).ok_or(Errno::INVAL);
+    Ok((Uid::from_raw(id(entry.uid)?), Gid::from_raw(id(entry.gid)?)))
+}
+
+fn times(entry: &Entry) -> Timestamps {
+    let (seconds, nanoseconds) = entry.mtime;
+    let time = Timespec {
+        tv_sec: seconds,
+        tv_nsec: nanoseconds.into(),
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
+}
+
+/// The path of an entry relative to the root: no leading slash, no `.`, no `..`. One that climbs out is refused.
+fn clean(path: &[u8]) -> Result<Vec<u8>, TreeError> {
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for part in path.split(|b| *b == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." if parts.pop().is_none() => return Err(refused(path, "path escapes root")),
+            b".." => {}
+            part => parts.push(part),
+        }
+    }
+    if parts.len() > MAX_DEPTH || path.len() > MAX_PATH {
+        return Err(refused(&path[..path.len().min(100)], "the path is too long"));
+    }
+    Ok(parts.join(&b'/'))
+}
+
+fn refused(path: &[u8], why: &str) -> TreeError {
+    TreeError::Refused(format!("invalid entry {:?}: {why}", lossy(path)))
+}
+
+#[cfg(test)]
+mod tests;

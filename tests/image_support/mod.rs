@@ -1,0 +1,85 @@
+//! What the image tests share: images made in memory, a real registry, a registry that misbehaves, an image store.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed expectation is a failed test"
+)]
+#![allow(dead_code, reason = "each test program uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+pub mod content;
+pub mod peer;
+pub mod registry;
+
+use std::path::{Path, PathBuf};
+
+use condenser::image::{ImageRef, ImageService, ImageSettings, Platform};
+use condenser::store::{Image, Store};
+
+/// An image service with a store of its own.
+pub struct Place {
+    pub scratch: tempfile::TempDir,
+    pub store: Store,
+    pub images: ImageService,
+}
+
+impl Place {
+    /// `insecure`: registries in plain HTTP.
+    pub async fn new(insecure: &[&str]) -> Self {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = Store::open(&scratch.path().join("store.db")).unwrap();
+        let images = service(&scratch.path().join("image"), &store, insecure);
+        images.recover().await.unwrap();
+        Self { scratch, store, images }
+    }
+
+    pub fn root(&self) -> PathBuf {
+        self.scratch.path().join("image")
+    }
+
+    pub async fn pull(&self, reference: &str) -> Result<std::sync::Arc<Image>, condenser::image::ImageError> {
+        self.images.pull(&ImageRef::parse(reference)?, &Platform::host()).await
+    }
+
+    /// Directories of the image's layers, topmost first.
+    pub fn lower_dirs(&self, image: &Image) -> Vec<PathBuf> {
+        let diff_ids: Vec<String> = image.layers.iter().map(|l| l.diff_id.clone()).collect();
+        self.images.lower_dirs(&diff_ids)
+    }
+
+    /// What is in the image store, without what is in layers.
+    pub fn inventory(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for directory in ["l", "blobs/sha256", "staging"] {
+            for entry in std::fs::read_dir(self.root().join(directory)).unwrap() {
+                found.push(format!("{directory}/{}", entry.unwrap().file_name().display()));
+            }
+        }
+        found.sort();
+        found
+    }
+
+    /// How many layers are stored.
+    pub fn layers(&self) -> usize {
+        std::fs::read_dir(self.root().join("l")).unwrap().count()
+    }
+}
+
+pub fn service(root: &Path, store: &Store, insecure: &[&str]) -> ImageService {
+    let settings = ImageSettings {
+        root: root.to_owned(),
+        insecure_registries: insecure.iter().map(|s| (*s).to_owned()).collect(),
+        max_layer_bytes: 64 << 20,
+        max_layer_entries: 10_000,
+    };
+    ImageService::new(settings, store.clone()).unwrap()
+}
+
+/// Waits until `condition` holds; after ten seconds it panics with `what`.
+pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !condition() {
+        assert!(std::time::Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}

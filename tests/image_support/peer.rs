@@ -1,0 +1,234 @@
+//! A registry in the test itself, with a token service, that can be told to misbehave. It serves real images; what is
+//! bent is the transport and the tokens.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, Response, StatusCode, header};
+use axum::routing::get;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use hyper_util::rt::TokioIo;
+
+use super::content::{INDEX, MANIFEST, TestImage, digest};
+
+/// What happens to a request instead of a good answer.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// This status.
+    Status(u16),
+    /// The connection breaks after so many bytes of the body.
+    Cut(usize),
+    /// The token that was given so far is no longer taken.
+    ExpireToken,
+    /// Go there instead.
+    Redirect(String),
+    /// The body waits for this.
+    Hold(Arc<tokio::sync::Notify>),
+}
+
+#[derive(Default)]
+pub struct Behaviour {
+    /// Faults for requests whose path ends so, used up one by one.
+    pub faults: HashMap<String, VecDeque<Fault>>,
+    /// `Range` headers are ignored.
+    pub no_ranges: bool,
+    /// The `WWW-Authenticate` headers of a 401; none means that no token is needed. `{host}` is replaced.
+    pub challenges: Vec<String>,
+    /// Name of the member of the token reply.
+    pub token_member: String,
+    token: u64,
+    manifests: HashMap<String, (String, Bytes)>,
+    blobs: HashMap<String, Bytes>,
+    /// Every request: path, `Range`, `Authorization`.
+    pub requests: Vec<String>,
+}
+
+/// Handle of a running peer.
+#[derive(Clone)]
+pub struct Peer {
+    pub address: SocketAddr,
+    state: Arc<Mutex<Behaviour>>,
+}
+
+impl Peer {
+    /// Serves plain HTTP on a free port of loopback.
+    pub async fn start() -> Self {
+        Self::serve(None).await
+    }
+
+    /// Serves TLS if a configuration is given.
+    pub async fn serve(tls: Option<Arc<rustls::ServerConfig>>) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(Mutex::new(Behaviour::default()));
+        let app = axum::Router::new()
+            .route("/token", get(token))
+            .route("/v2/{name}/manifests/{reference}", get(manifest))
+            .route("/v2/{name}/blobs/{digest}", get(blob))
+            .with_state(state.clone());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let service = hyper_util::service::TowerToHyperService::new(app.clone());
+                let tls = tls.clone();
+                tokio::spawn(async move {
+                    let http = hyper::server::conn::http1::Builder::new();
+                    match tls {
+                        None => drop(http.serve_connection(TokioIo::new(stream), service).await),
+                        Some(tls) => {
+                            if let Ok(stream) = tokio_rustls::TlsAcceptor::from(tls).accept(stream).await {
+                                drop(http.serve_connection(TokioIo::new(stream), service).await);
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        Self { address, state }
+    }
+
+    /// Changes how it behaves from now on.
+    pub fn with<T>(&self, change: impl FnOnce(&mut Behaviour) -> T) -> T {
+        change(&mut self.state.lock().unwrap())
+    }
+
+    /// Lets requests whose path ends in `path` go wrong, in this order, before they go right.
+    pub fn fail(&self, path: &str, faults: &[Fault]) {
+        self.with(|b| {
+            b.faults
+                .entry(path.to_owned())
+                .or_default()
+                .extend(faults.iter().cloned())
+        });
+    }
+
+    /// How many requests had a path that ends so.
+    pub fn count(&self, path: &str) -> usize {
+        self.with(|b| {
+            b.requests
+                .iter()
+                .filter(|r| r.split(' ').next().unwrap().ends_with(path))
+                .count()
+        })
+    }
+
+    /// Offers an image as `app:<tag>` and tells the reference to pull it by.
+    pub fn offer(&self, tag: &str, image: &TestImage) -> String {
+        let body = image.manifest.to_string();
+        for blob in image.blobs() {
+            self.with(|b| b.blobs.insert(digest(&blob), blob.into()));
+        }
+        self.offer_document(&digest(body.as_bytes()), MANIFEST, body.clone().into_bytes());
+        self.offer_document(tag, MANIFEST, body.into_bytes())
+    }
+
+    /// Offers any document as a manifest.
+    pub fn offer_document(&self, reference: &str, media_type: &str, body: Vec<u8>) -> String {
+        self.with(|b| {
+            b.manifests
+                .insert(reference.to_owned(), (media_type.to_owned(), body.into()))
+        });
+        format!("{}/app:{reference}", self.address)
+    }
+
+    /// Offers an index.
+    pub fn offer_index(&self, tag: &str, index: &serde_json::Value) -> String {
+        self.offer_document(tag, INDEX, index.to_string().into_bytes())
+    }
+}
+
+type Shared = State<Arc<Mutex<Behaviour>>>;
+
+async fn token(state: Shared, Query(query): Query<Vec<(String, String)>>) -> Response<Body> {
+    let mut b = state.lock().unwrap();
+    b.requests.push(format!("/token {query:?}"));
+    if let Some(Fault::Status(status)) = fault(&mut b, "/token") {
+        return answer(status).body("go away".into()).unwrap();
+    }
+    let reply = serde_json::json!({b.token_member.clone(): format!("token-{}", b.token)});
+    answer(200).body(reply.to_string().into()).unwrap()
+}
+
+async fn manifest(state: Shared, Path((_, reference)): Path<(String, String)>, headers: HeaderMap) -> Response<Body> {
+    let mut b = state.lock().unwrap();
+    let found = b.manifests.get(&reference).cloned();
+    respond(&mut b, &format!("/manifests/{reference}"), &headers, found)
+}
+
+async fn blob(state: Shared, Path((_, digest)): Path<(String, String)>, headers: HeaderMap) -> Response<Body> {
+    let mut b = state.lock().unwrap();
+    let found = b
+        .blobs
+        .get(&digest)
+        .cloned()
+        .map(|body| ("application/octet-stream".to_owned(), body));
+    respond(&mut b, &format!("/blobs/{digest}"), &headers, found)
+}
+
+fn respond(b: &mut Behaviour, path: &str, headers: &HeaderMap, found: Option<(String, Bytes)>) -> Response<Body> {
+    let text = |name| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let range = text(header::RANGE).to_owned();
+    b.requests
+        .push(format!("{path} {range} {}", text(header::AUTHORIZATION)));
+    let fault = fault(b, path);
+    if matches!(fault, Some(Fault::ExpireToken)) {
+        b.token += 1;
+    }
+    if !b.challenges.is_empty() && text(header::AUTHORIZATION) != format!("Bearer token-{}", b.token) {
+        let host = text(header::HOST).to_owned();
+        let challenges = b.challenges.iter().map(|c| c.replace("{host}", &host));
+        let response = challenges.fold(answer(401), |r, c| r.header(header::WWW_AUTHENTICATE, c));
+        return response.body("who are you".into()).unwrap();
+    }
+    let Some((media_type, body)) = found else {
+        return answer(404).body("no such thing".into()).unwrap();
+    };
+    let from = match range.strip_prefix("bytes=").and_then(|r| r.strip_suffix('-')) {
+        Some(from) if !b.no_ranges => from.parse().unwrap(),
+        _ => 0,
+    };
+    if from >= body.len() && from > 0 {
+        return answer(416).body(Body::empty()).unwrap();
+    }
+    let rest = body.slice(from..);
+    let response = answer(if from > 0 { 206 } else { 200 })
+        .header(header::CONTENT_TYPE, media_type)
+        .header(header::CONTENT_LENGTH, rest.len());
+    let body = match fault {
+        Some(Fault::Status(status)) => return answer(status).body("not now".into()).unwrap(),
+        Some(Fault::Redirect(to)) => {
+            return answer(307).header(header::LOCATION, to).body(Body::empty()).unwrap();
+        }
+        Some(Fault::Cut(at)) => {
+            let start = rest.slice(..at);
+            // What was sent before the break shall arrive: the pause lets it go out.
+            let cut = async {
+                tokio::task::yield_now().await;
+                Err(std::io::Error::other("cut"))
+            };
+            let start = futures_util::stream::once(std::future::ready(Ok(start)));
+            Body::from_stream(start.chain(futures_util::stream::once(cut)))
+        }
+        Some(Fault::Hold(gate)) => {
+            let held = async move {
+                gate.notified().await;
+                Ok::<_, std::io::Error>(rest)
+            };
+            Body::from_stream(futures_util::stream::once(held))
+        }
+        Some(Fault::ExpireToken) | None => rest.into(),
+    };
+    response.body(body).unwrap()
+}
+
+fn fault(b: &mut Behaviour, path: &str) -> Option<Fault> {
+    let (_, faults) = b.faults.iter_mut().find(|(end, _)| path.ends_with(&***end))?;
+    faults.pop_front()
+}
+
+fn answer(status: u16) -> axum::http::response::Builder {
+    Response::builder().status(StatusCode::from_u16(status).unwrap())
+}

@@ -1,0 +1,94 @@
+//! Trust in registries: the system's CA store, and nothing in plain text that was not asked for.
+//!
+//! One test in a program of its own, because it sets `SSL_CERT_FILE` for the whole process.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed expectation is a failed test"
+)]
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod image_support;
+
+use std::sync::Arc;
+
+use condenser::image::ImageError;
+use image_support::Place;
+use image_support::content::{Layer, TestImage};
+use image_support::peer::{Fault, Peer};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+
+/// A CA's certificate in PEM and a server configuration with a certificate of it for 127.0.0.1.
+fn authority() -> (String, Arc<rustls::ServerConfig>) {
+    let mut ca = CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca_key = KeyPair::generate().unwrap();
+    let ca_certificate = ca.self_signed(&ca_key).unwrap();
+    let server = CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let certificate = server.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key.serialize_der().try_into().unwrap())
+        .unwrap();
+    (ca_certificate.pem(), Arc::new(config))
+}
+
+#[test]
+fn only_who_the_system_trusts_is_spoken_to() {
+    let (trusted_ca, trusted) = authority();
+    let (_, stranger) = authority();
+    let scratch = tempfile::tempdir().unwrap();
+    let store = scratch.path().join("ca.pem");
+    std::fs::write(&store, trusted_ca).unwrap();
+    // SAFETY: this is the only test of the program and no thread of the runtime has been started yet.
+    unsafe { std::env::set_var("SSL_CERT_FILE", &store) };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let place = Place::new(&[]).await;
+        let layer = Layer::file("a", "1");
+        let image = TestImage::of(std::slice::from_ref(&layer));
+        let refused = async |reference: &str, reason: &str| {
+            let error = place.pull(reference).await.unwrap_err();
+            assert!(matches!(error, ImageError::Registry { .. }), "{error}");
+            assert!(error.to_string().contains(reason), "{error}");
+            assert!(place.inventory().is_empty());
+        };
+        let peer = Peer::serve(Some(trusted)).await;
+        let reference = peer.offer("1", &image);
+        peer.with(|b| {
+            b.challenges = vec![r#"Bearer realm="http://{host}/token",service="peer""#.into()];
+            b.token_member = "token".into();
+        });
+        refused(&reference, "is not https").await;
+        peer.with(|b| b.challenges = vec![r#"Bearer realm="https://{host}/token",service="peer""#.into()]);
+        let plain = Peer::start().await;
+        plain.offer("1", &image);
+        let blob = format!("/blobs/{}", layer.digest());
+        peer.fail(
+            &blob,
+            &[Fault::Redirect(format!("http://{}/v2/app{blob}", plain.address))],
+        );
+        refused(&reference, "from https to plain http").await;
+        place.pull(&reference).await.unwrap();
+        assert!(plain.with(|b| b.requests.is_empty()));
+        place
+            .images
+            .remove(&condenser::image::ImageRef::parse(&reference).unwrap())
+            .await
+            .unwrap();
+
+        let stranger = Peer::serve(Some(stranger)).await;
+        refused(&stranger.offer("1", &image), "certificate").await;
+        // In plain HTTP only what is named in the settings is spoken to.
+        refused(&plain.offer("1", &image), "").await;
+        assert!(plain.with(|b| b.requests.is_empty()));
+    });
+}
