@@ -9,7 +9,6 @@
     clippy::expect_used,
     reason = "a bench that cannot run has nothing to print"
 )]
-
 #![allow(clippy::expect_used, reason = "a bench that cannot run panics")]
 
 #[path = "../tests/image_support/mod.rs"]

@@ -4,7 +4,6 @@
     clippy::expect_used,
     reason = "a failed expectation is a failed test"
 )]
-
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod image_support;

@@ -390,6 +390,78 @@ fn one_create_leaves_one_process_besides_init() {
 }
 
 #[test]
+fn many_containers_at_a_time_do_not_disturb_each_other() {
+    sandbox(|s| {
+        let ids: Vec<String> = (0..16).map(|n| format!("{}{n:02}", &s.id[..10])).collect();
+        for (n, id) in ids.iter().enumerate() {
+            let mut config = s.config(id, &format!("hostname; exit {n}"));
+            let net = config["annotations"]["io.raind.net.config"].as_str().unwrap();
+            config["annotations"]["io.raind.net.config"] =
+                json!(net.replace("10.166.0.7/", &format!("10.166.0.{}/", n + 10)));
+            config["hooks"] = json!({ "createContainer": [s.hook(id, "true")] });
+            s.write(id, &config);
+        }
+        std::thread::scope(|scope| {
+            for chunk in ids.chunks(2) {
+                scope.spawn(move || {
+                    for id in chunk {
+                        s.ok(&["create", id]);
+                        s.ok(&["start", id]);
+                    }
+                });
+            }
+        });
+        for (n, id) in ids.iter().enumerate() {
+            assert_eq!(s.ended(id)["exit_code"], json!(n));
+            let log = fs::read_to_string(s.bundle(id).join("logs/init.log")).unwrap();
+            assert_eq!(log, format!("{id}\n"));
+            s.ok(&["delete", id]);
+            s.gone(id);
+        }
+    });
+}
+
+#[test]
+fn verbs_on_one_container_at_a_time_take_turns() {
+    sandbox(|s| {
+        let id = s.id.as_str();
+        s.bundle_with("sleep 1000");
+        std::thread::scope(|scope| {
+            let creates: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| s.droplet(&["create", id]).status.success()))
+                .collect();
+            let created = creates.into_iter().map(|create| create.join().unwrap());
+            assert_eq!(
+                created.filter(|success| *success).count(),
+                1,
+                "one creates, the others are refused"
+            );
+        });
+        std::thread::scope(|scope| {
+            let starts: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| s.droplet(&["start", id]).status.success()))
+                .collect();
+            let started = starts.into_iter().map(|start| start.join().unwrap());
+            assert_eq!(started.filter(|success| *success).count(), 1);
+        });
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| s.droplet(&["kill", id, "KILL"]));
+            }
+        });
+        assert_eq!(s.state(id)["exit_code"], 137);
+        std::thread::scope(|scope| {
+            let deletes: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| s.droplet(&["delete", id]).status.success()))
+                .collect();
+            let deleted = deletes.into_iter().map(|delete| delete.join().unwrap());
+            assert_eq!(deleted.filter(|success| *success).count(), 1);
+        });
+        s.gone(id);
+    });
+}
+
+#[test]
 fn a_listing_shows_every_container() {
     sandbox(|s| {
         assert_eq!(s.ok(&["list", "--format", "json"]), "null");
