@@ -484,6 +484,29 @@ fn a_listing_shows_every_container() {
 }
 
 #[test]
+fn the_root_may_be_named_relative_to_the_working_directory() {
+    sandbox(|s| {
+        let id = s.id.as_str();
+        s.bundle_with("cat /etc/hostname; exit 2");
+        for verb in ["create", "start"] {
+            let mut command = s.command(&[verb, id]);
+            assert!(
+                command
+                    .env("RAIND_ROOT_DIR", "container")
+                    .current_dir(s.path(""))
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+        }
+        assert_eq!(s.ended(id)["exit_code"], 2);
+        assert_eq!(s.log("init.log"), format!("{id}\n"));
+        s.ok(&["delete", id]);
+        s.gone(id);
+    });
+}
+
+#[test]
 fn run_ends_with_the_containers_status() {
     sandbox(|s| {
         let id = s.id.as_str();

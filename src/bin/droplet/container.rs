@@ -41,8 +41,10 @@ impl Site {
     /// The site that the environment names.
     pub fn from_environment() -> Self {
         let root = std::env::var_os(ROOT_ENV).filter(|root| !root.is_empty());
+        let root = root.map_or_else(|| PathBuf::from(DEFAULT_ROOT), PathBuf::from);
         Self {
-            root: root.map_or_else(|| PathBuf::from(DEFAULT_ROOT), PathBuf::from),
+            // The monitor works elsewhere. Only an empty path cannot be made absolute.
+            root: std::path::absolute(&root).unwrap_or(root),
             run: PathBuf::from(RUNTIME_RUN_DIR),
         }
     }
