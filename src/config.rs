@@ -58,6 +58,9 @@ pub struct Settings {
     /// Run container processes as the user that the image names [default: true]
     #[arg(long, env = "CONDENSER_RUN_AS_IMAGE_USER", value_name = "BOOL")]
     pub run_as_image_user: Option<bool>,
+    /// Refuse to create containers that AppArmor would not confine [default: false]
+    #[arg(long, env = "CONDENSER_REQUIRE_APPARMOR", value_name = "BOOL")]
+    pub require_apparmor: Option<bool>,
     /// Network that all container networks are cut from, at most a /24 [default: 10.166.0.0/16]
     #[arg(long, env = "CONDENSER_RUNTIME_SUBNET", value_name = "CIDR")]
     pub runtime_subnet: Option<Ipv4Net>,
@@ -69,7 +72,8 @@ pub struct Settings {
         value_delimiter = ','
     )]
     pub dns_upstreams: Option<Vec<String>>,
-    /// Start even if bridged traffic cannot be filtered, so that containers can reach each other [default: false]
+    /// Leave bridge ports connected although their traffic cannot be filtered, so that containers of one network can
+    /// reach each other; otherwise such ports are isolated [default: false]
     #[arg(long, env = "CONDENSER_ALLOW_UNFILTERED_BRIDGES", value_name = "BOOL")]
     pub allow_unfiltered_bridges: Option<bool>,
     /// Registries (`host[:port]`) spoken to in plain HTTP [default: none]
@@ -114,6 +118,7 @@ pub struct Config {
     pub droplet: PathBuf,
     pub hook_agent: PathBuf,
     pub run_as_image_user: bool,
+    pub require_apparmor: bool,
     pub runtime_subnet: Ipv4Net,
     pub dns_upstreams: Vec<SocketAddr>,
     pub allow_unfiltered_bridges: bool,
@@ -158,9 +163,16 @@ impl Settings {
             path: path.to_owned(),
             source,
         })?;
-        toml::from_str(&text).map_err(|e| ConfigError::Parse {
-            path: path.to_owned(),
-            message: e.to_string().trim_end().to_owned(),
+        toml::from_str(&text).map_err(|e: toml::de::Error| {
+            // The error's own text has several lines and draws the place.
+            let line = e
+                .span()
+                .map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+            let message = format!("line {line}: {}", e.message().replace('\n', " "));
+            ConfigError::Parse {
+                path: path.to_owned(),
+                message,
+            }
         })
     }
 
@@ -179,6 +191,7 @@ impl Settings {
             droplet,
             hook_agent,
             run_as_image_user,
+            require_apparmor,
             runtime_subnet,
             dns_upstreams,
             allow_unfiltered_bridges,
@@ -221,6 +234,7 @@ impl Config {
                 sibling("condenser-hook-agent").unwrap_or_else(|| "/usr/local/bin/condenser-hook-agent".into())
             }),
             run_as_image_user: s.run_as_image_user.unwrap_or(true),
+            require_apparmor: s.require_apparmor.unwrap_or(false),
             runtime_subnet: s.runtime_subnet.unwrap_or(DEFAULT_SUBNET).trunc(),
             dns_upstreams: upstreams(s.dns_upstreams)?,
             allow_unfiltered_bridges: s.allow_unfiltered_bridges.unwrap_or(false),
@@ -334,8 +348,16 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_refused() {
-        assert!(toml::from_str::<Settings>("rot_dir = '/a'").is_err());
+    fn an_unknown_key_is_refused_in_one_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.toml");
+        std::fs::write(&path, "log_dir = '/b'\nrot_dir = '/a'\n").unwrap();
+        let error = Settings::from_file(&path).unwrap_err().to_string();
+        assert!(
+            error.contains("c.toml is wrong: line 2: unknown field `rot_dir`"),
+            "{error}"
+        );
+        assert!(!error.contains('\n'), "{error}");
     }
 
     #[test]

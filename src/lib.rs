@@ -1,9 +1,38 @@
 //! Condenser: a high-level container runtime for one Linux host.
 //!
 //! Arrows point down only: `api` calls the domain services; they call `store`, `runtime`, `network` and `firewall`.
-//! A domain module never sees an HTTP type, and everything is built once and passed in (`daemon`).
+//! A domain module never sees an HTTP type, and everything is built once and passed in by `daemon`.
+//!
+//! - [`config`]: file < environment < flags, validated once
+//! - [`daemon`]: builds every service, recovers, serves, shuts down
+//! - [`api`]: HTTP only: routers, handlers, wire types, envelope, identity, OpenAPI
+//! - [`store`]: the state: snapshots, transactions, SQLite
+//! - [`image`]: references, registry pull, layer store and unpacking
+//! - [`container`]: create, start, stop, delete, exec, logs; recovery after a crash
+//! - [`runtime`]: what the daemon and `bin/droplet` share, and the driver that starts it
+//! - [`network`]: bridges, addresses, the uplink
+//! - [`firewall`]: desired rules, rendered as a whole and applied at once
+//! - [`policy`]: chains and modes
+//! - [`dns`]: the forwarder behind the containers' resolver
+//! - [`pki`]: CA, certificates, SPIFFE ids
+//! - [`audit`]: one record per request
+//! - [`logfile`]: append-only files that rotate
+//! - [`hook_agent`]: what `condenser-hook-agent` does
+//! - [`apparmor`]: the confinement profile
 
+pub mod api;
+pub mod apparmor;
+pub mod audit;
 pub mod config;
+pub mod container;
+pub mod daemon;
+pub mod dns;
+pub mod firewall;
+pub mod hook_agent;
 pub mod image;
+pub mod logfile;
+pub mod network;
+pub mod pki;
+pub mod policy;
 pub mod runtime;
 pub mod store;

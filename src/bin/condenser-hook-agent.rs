@@ -1,3 +1,7 @@
-//! Being written.
+//! The hook that the low-level runtime starts to tell the daemon what happens: see [`condenser::hook_agent`].
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    condenser::hook_agent::main()
+}

@@ -1,8 +1,66 @@
-//! The low-level runtime: what the daemon and `bin/droplet` share, and (daemon side) the driver that starts it.
+//! The low-level runtime: what the daemon and `bin/droplet` share, and the driver that starts it.
 //!
 //! The contract between the two is a command line and files (`contract/runtime.md`). The types here are those files;
 //! neither side may depend on anything else of the other.
 
+pub mod defaults;
 pub mod dir;
+pub mod droplet;
+pub mod hook;
+pub mod mounts;
 pub mod process;
 pub mod state;
+
+use std::path::PathBuf;
+
+use futures_util::future::BoxFuture;
+
+use self::state::RuntimeState;
+
+/// A low-level runtime as the daemon sees it. Every call ends within its time-out.
+///
+/// While `create`, `start`, `stop` and `delete` run, the runtime calls the daemon back through hooks, so nothing that a
+/// hook needs may be held meanwhile.
+pub trait Runtime: Send + Sync + 'static {
+    /// Sets the container of that bundle up; its process waits.
+    fn create<'a>(&'a self, id: &'a str, tty: bool) -> BoxFuture<'a, Result<(), RuntimeError>>;
+    /// Releases the process; fails when it could not be executed.
+    fn start<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), RuntimeError>>;
+    /// Ends the process: TERM, KILL after the grace period. Its exit is recorded when this returns.
+    fn stop<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), RuntimeError>>;
+    /// Forgets a container that does not run. A waiting process is killed.
+    fn delete<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), RuntimeError>>;
+    /// Starts one more process in a running container; returns when it was executed.
+    fn exec<'a>(&'a self, id: &'a str, tty: bool, argv: &'a [String]) -> BoxFuture<'a, Result<(), RuntimeError>>;
+    /// What the runtime knows; `None` when it does not know the container.
+    fn state<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<RuntimeState>, RuntimeError>>;
+}
+
+/// Why a runtime call failed. `word` is the verb as clients know it.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// The program could not be started.
+    #[error("cannot start the runtime {}: {source}", program.display())]
+    Spawn {
+        /// The program.
+        program: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The program reported a failure.
+    #[error("droplet {word} failed: {detail}")]
+    Failed {
+        /// The verb.
+        word: &'static str,
+        /// Its output and exit status.
+        detail: String,
+    },
+    /// The program did not end in time and was killed.
+    #[error("droplet {word} failed: no answer within {seconds} s; it was killed")]
+    TimedOut {
+        /// The verb.
+        word: &'static str,
+        /// The limit.
+        seconds: u64,
+    },
+}

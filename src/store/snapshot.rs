@@ -226,6 +226,14 @@ impl<R: Record> Table<R> {
 }
 
 impl Snapshot {
+    /// A snapshot without a database, for tests of pure functions.
+    #[cfg(test)]
+    pub(crate) fn build(change: impl FnOnce(&mut Txn)) -> Self {
+        let mut txn = Txn::new(Self::default());
+        change(&mut txn);
+        txn.next
+    }
+
     /// Number of commits since the store was opened. Grows with every published snapshot.
     pub fn revision(&self) -> u64 {
         self.revision

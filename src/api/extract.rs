@@ -1,0 +1,300 @@
+//! What handlers read from a request (`contract/api.md` 3.1 and 3.5). Every refusal is an [`ApiError`].
+
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{FromRequest, FromRequestParts, MatchedPath, Path, Query, RawPathParams, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use bytes::BytesMut;
+use http_body_util::BodyExt;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::ApiError;
+
+/// Largest JSON or YAML body, hook state and signing request, in bytes.
+pub const BODY_LIMIT: usize = 1 << 20;
+
+/// How much of a body that is too large is read before the connection is given up, in bytes.
+const DISCARD_LIMIT: usize = 64 << 20;
+/// How long a client may take to send such a body.
+const BODY_TIME: Duration = Duration::from_secs(30);
+
+/// A JSON object as body. `Content-Type` is ignored; `null` stands for the zero value, anywhere; bytes after the value are an
+/// error. The type says `#[serde(default, deny_unknown_fields)]` at every depth.
+#[derive(Debug)]
+pub struct StrictJson<T>(pub T);
+
+/// As [`StrictJson`], but no body at all counts as `{}`.
+#[derive(Debug)]
+pub struct OptionalJson<T>(pub T);
+
+/// Path parameters, percent-decoded and not empty.
+#[derive(Debug)]
+pub struct PathParams<T>(pub T);
+
+/// Query parameters. Unknown ones are ignored.
+#[derive(Debug)]
+pub struct QueryParams<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for StrictJson<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        parse(&read_json_body(request).await?).map(Self)
+    }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for OptionalJson<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        let body = read_json_body(request).await?;
+        parse(if body.trim_ascii().is_empty() { b"{}" } else { &body }).map(Self)
+    }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for PathParams<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let invalid = |why: String| ApiError::bad_request(format!("invalid path: {why}"));
+        let raw = RawPathParams::from_request_parts(parts, state)
+            .await
+            .map_err(|e| invalid(e.body_text()))?;
+        if let Some((name, _)) = raw.iter().find(|(_, value)| value.is_empty()) {
+            let route = parts.extensions.get::<MatchedPath>().map_or("", |path| path.as_str());
+            return Err(ApiError::bad_request(missing(route, name)));
+        }
+        match Path::from_request_parts(parts, state).await {
+            Ok(Path(value)) => Ok(Self(value)),
+            Err(e) => Err(invalid(e.body_text())),
+        }
+    }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for QueryParams<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        match Query::from_request_parts(parts, state).await {
+            Ok(Query(value)) => Ok(Self(value)),
+            Err(e) => Err(ApiError::bad_request(format!("invalid query: {}", e.body_text()))),
+        }
+    }
+}
+
+/// The sentence for an empty path parameter; several routes have their own spelling.
+fn missing(route: &str, parameter: &str) -> String {
+    let of_container = route.strip_prefix("/v1/containers/{containerId}/");
+    match (of_container, parameter) {
+        (Some("actions/start" | "log" | "logpath" | "stats"), _) => "missing container Id".into(),
+        (Some("attach" | "exec/attach"), _) => "missing container id".into(),
+        (_, "bottleId" | "action") => "missing bottleId or action".into(),
+        (_, "bridge") => "missing brige".into(),
+        _ => format!("missing {parameter}"),
+    }
+}
+
+/// Why a body could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// It is longer than the route takes.
+    #[error("request body too large: at most {limit} bytes are accepted")]
+    TooLarge {
+        /// What the route takes, in bytes.
+        limit: usize,
+    },
+    /// The connection broke, or the client broke the rules of HTTP.
+    #[error("the request body ended early: {0}")]
+    Broken(String),
+}
+
+/// The whole body of a request, if it is not longer than `limit` bytes.
+pub async fn read_body(request: Request, limit: usize) -> Result<Bytes, BodyError> {
+    read_body_within(request, limit, BODY_TIME).await
+}
+
+async fn read_body_within(request: Request, limit: usize, time: Duration) -> Result<Bytes, BodyError> {
+    if waits_for_consent(request.headers(), limit) {
+        return Err(BodyError::TooLarge { limit });
+    }
+    tokio::time::timeout(time, collect(request.into_body(), limit))
+        .await
+        .unwrap_or_else(|_| Err(BodyError::Broken(format!("it took longer than {time:?}"))))
+}
+
+/// Reads a body to its end. What is over the limit is thrown away, but read: most clients look for the answer only when
+/// they have sent everything.
+async fn collect(mut body: Body, limit: usize) -> Result<Bytes, BodyError> {
+    let mut kept = BytesMut::new();
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| BodyError::Broken(e.to_string()))?;
+        let data = frame.into_data().unwrap_or_default();
+        length += data.len();
+        if length <= limit {
+            kept.extend_from_slice(&data);
+        } else if length > DISCARD_LIMIT {
+            break;
+        }
+    }
+    if length > limit {
+        return Err(BodyError::TooLarge { limit });
+    }
+    Ok(kept.freeze())
+}
+
+/// Whether the client has announced too long a body and asks before it sends it.
+fn waits_for_consent(headers: &HeaderMap, limit: usize) -> bool {
+    let length = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse().ok());
+    headers.contains_key(header::EXPECT) && length.is_some_and(|length: u64| length > limit as u64)
+}
+
+async fn read_json_body(request: Request) -> Result<Bytes, ApiError> {
+    read_body(request, BODY_LIMIT).await.map_err(|e| match e {
+        BodyError::TooLarge { .. } => ApiError::too_large(e.to_string()),
+        BodyError::Broken(_) => ApiError::bad_request(format!("invalid json: {e}")),
+    })
+}
+
+/// One JSON object, by the rules of [`StrictJson`].
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    if body.trim_ascii().is_empty() {
+        return Err(ApiError::bad_request("invalid json: EOF"));
+    }
+    let invalid = |e: serde_json::Error| ApiError::bad_request(format!("invalid json: {e}"));
+    let value = without_nulls(serde_json::from_slice(body).map_err(invalid)?);
+    // A struct could also be read from a list of its fields.
+    if !value.is_object() {
+        return Err(ApiError::bad_request("invalid json: not an object"));
+    }
+    serde_json::from_value(value).map_err(invalid)
+}
+
+/// `null` on its own is `{}`; a member that is `null` counts as absent.
+fn without_nulls(value: Value) -> Value {
+    fn strip(value: &mut Value) {
+        match value {
+            Value::Object(members) => {
+                members.retain(|_, member| !member.is_null());
+                members.values_mut().for_each(strip);
+            }
+            Value::Array(items) => items.iter_mut().for_each(strip),
+            _ => {}
+        }
+    }
+    if value.is_null() {
+        return Value::Object(serde_json::Map::new());
+    }
+    let mut value = value;
+    strip(&mut value);
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+    use serde::Deserialize;
+
+    #[derive(Debug, Default, PartialEq, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Sample {
+        image: String,
+        port: Vec<String>,
+        tty: bool,
+        inner: Inner,
+    }
+
+    #[derive(Debug, Default, PartialEq, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Inner {
+        n: i32,
+    }
+
+    fn request(body: impl Into<Body>) -> Request {
+        Request::builder().body(body.into()).unwrap()
+    }
+
+    async fn strict(body: &str) -> Result<Sample, ApiError> {
+        StrictJson::from_request(request(body.to_owned()), &())
+            .await
+            .map(|StrictJson(v)| v)
+    }
+
+    #[rstest]
+    #[case("{}")]
+    #[case("null")]
+    #[case(" {\"image\":null,\"port\":null,\"tty\":null,\"inner\":null}\n")]
+    #[case("{\"inner\":{\"n\":null}}")]
+    #[tokio::test]
+    async fn absent_and_null_are_the_zero_value(#[case] body: &str) {
+        assert_eq!(strict(body).await.unwrap(), Sample::default());
+    }
+
+    #[rstest]
+    #[case("", "invalid json: EOF")]
+    #[case(" \n", "invalid json: EOF")]
+    #[case("{", "invalid json: EOF while parsing")]
+    #[case("{} {}", "invalid json: trailing characters")]
+    #[case("{}x", "invalid json: trailing characters")]
+    #[case("[]", "invalid json: not an object")]
+    #[case("{\"nope\":1}", "invalid json: unknown field `nope`")]
+    #[case("{\"Image\":\"x\"}", "invalid json: unknown field `Image`")]
+    #[case("{\"inner\":{\"m\":1}}", "invalid json: unknown field `m`")]
+    #[case("{\"image\":1}", "invalid json: invalid type")]
+    #[tokio::test]
+    async fn anything_else_is_refused(#[case] body: &str, #[case] message: &str) {
+        let error = strict(body).await.unwrap_err();
+        assert_eq!(error.status, 400);
+        assert!(error.message.starts_with(message), "{}", error.message);
+    }
+
+    #[tokio::test]
+    async fn deep_nesting_is_an_error_and_not_a_crash() {
+        let error = strict(&"[".repeat(BODY_LIMIT - 1)).await.unwrap_err();
+        assert!(error.message.contains("recursion limit"), "{}", error.message);
+    }
+
+    #[tokio::test]
+    async fn start_takes_no_body() {
+        for body in ["", "\n", "{}", "null"] {
+            let OptionalJson(value) = OptionalJson::<Sample>::from_request(request(body), &()).await.unwrap();
+            assert_eq!(value, Sample::default());
+        }
+        let error = OptionalJson::<Sample>::from_request(request("{"), &())
+            .await
+            .unwrap_err();
+        assert_eq!(error.status, 400);
+    }
+
+    #[tokio::test]
+    async fn one_mebibyte_is_the_limit() {
+        let blank = |n: usize| format!("{{}}{}", " ".repeat(n - 2));
+        strict(&blank(BODY_LIMIT)).await.unwrap();
+        assert_eq!(strict(&blank(BODY_LIMIT + 1)).await.unwrap_err().status, 413);
+        let streamed = Body::from_stream(futures_util::stream::repeat_with(|| {
+            Ok::<_, std::io::Error>(Bytes::from_static(&[b' '; 4096]))
+        }));
+        let endless = StrictJson::<Sample>::from_request(request(streamed), &()).await;
+        assert_eq!(endless.unwrap_err().status, 413);
+        let announced = Request::builder()
+            .header("content-length", "99999999")
+            .header("expect", "100-continue")
+            .body(Body::empty());
+        let early = StrictJson::<Sample>::from_request(announced.unwrap(), &()).await;
+        assert_eq!(early.unwrap_err().status, 413);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_never_ends_is_given_up() {
+        let stalled = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+        let read = read_body_within(request(stalled), BODY_LIMIT, Duration::from_millis(20)).await;
+        let error = read.unwrap_err().to_string();
+        assert_eq!(error, "the request body ended early: it took longer than 20ms");
+    }
+}

@@ -1,0 +1,81 @@
+//! The hook listener (port 7756): what the runtime reports of containers (`contract/api.md` 16).
+
+use axum::extract::{Request, State};
+use axum::http::HeaderMap;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::extract::{BODY_LIMIT, BodyError, read_body};
+use super::identity::Caller;
+use super::{ApiError, AuditEntry, Done, Failure, Success, done};
+use crate::container::{ContainerError, ContainerService};
+use crate::pki::SpiffeId;
+use crate::runtime::hook::{EVENT_HEADER, HookEvent, HookState};
+
+/// The words that a report may use for a state.
+const STATES: [&str; 4] = ["creating", "created", "running", "stopped"];
+
+/// The routes of the hook listener, with their description.
+pub fn routes() -> OpenApiRouter<ContainerService> {
+    OpenApiRouter::new().routes(routes!(report))
+}
+
+/// Report an event of the container that the client certificate names
+#[utoipa::path(post, path = "/v1/hooks/droplet", tag = "hooks",
+    params(("X-Hook-Event" = String, Header, description = "createRuntime, createContainer, poststart, stopContainer or poststop")),
+    request_body(content = String, content_type = "application/json", description = "State of the runtime"),
+    responses((status = 200, body = Done), (status = 400, body = Failure),
+        (status = 403, body = Failure, description = "The certificate speaks for another container, or for none"),
+        (status = 409, body = Failure, description = "The event cannot occur in the state of the container"),
+        (status = 413, body = Failure), (status = 500, body = Failure)))]
+async fn report(
+    State(containers): State<ContainerService>,
+    Caller(caller): Caller,
+    entry: AuditEntry,
+    headers: HeaderMap,
+    request: Request,
+) -> Result<Success<Done>, ApiError> {
+    let event = headers
+        .get(EVENT_HEADER)
+        .map(|v| v.to_str().unwrap_or_default())
+        .filter(|v| !v.is_empty());
+    let event = event.ok_or_else(|| ApiError::bad_request("invalid request"))?;
+    let body = read_body(request, BODY_LIMIT).await.map_err(|e| match e {
+        BodyError::TooLarge { .. } => ApiError::too_large(format!("read hook body failed: {e}")),
+        BodyError::Broken(_) => ApiError::bad_request(format!("read hook body failed: {e}")),
+    })?;
+    let state: HookState =
+        serde_json::from_slice(&body).map_err(|e| ApiError::bad_request(format!("invalid json: {e}")))?;
+    entry.target(|target| target.container_id = state.id.clone());
+    check_reporter(&containers, &caller, &state.id)
+        .map_err(|reason| ApiError::forbidden(format!("validate failed: {reason}")))?;
+
+    let failed = |e: ApiError| e.prefixed("service hook failed: ");
+    let event: HookEvent = event
+        .parse()
+        .map_err(|()| failed(ApiError::bad_request(format!("csm unknown eventType: {event}"))))?;
+    if !STATES.contains(&state.status.as_str()) {
+        let sentence = format!("unknown status {:?}; it is one of {}", state.status, STATES.join(", "));
+        return Err(failed(ApiError::bad_request(sentence)));
+    }
+    containers.hook(event, state).await.map_err(|e| failed(e.into()))?;
+    Ok(done("hook applied"))
+}
+
+/// A certificate speaks for the container whose id it carries, by exactly that id, and for nothing else.
+fn check_reporter(containers: &ContainerService, caller: &SpiffeId, reported: &str) -> Result<(), String> {
+    let SpiffeId::Container(id) = caller else {
+        return Err(format!("invalid spiffe path: {caller}"));
+    };
+    match containers.find(id) {
+        Ok(container) if container.id == *id => {}
+        Ok(_) | Err(ContainerError::Ambiguous(_)) => return Err(format!("container: {id} not found")),
+        Err(error) => return Err(error.to_string()),
+    }
+    if id != reported {
+        return Err(format!(
+            "SPIFFE ID did not match the state ID: spiffe={id}, state={reported}"
+        ));
+    }
+    Ok(())
+}

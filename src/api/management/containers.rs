@@ -1,0 +1,387 @@
+//! `/v1/containers` (`contract/api.md` 5).
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
+
+use super::Management;
+use crate::api::time::rfc3339;
+use crate::api::{
+    ApiError, AuditEntry, Failure, OptionalJson, PathParams, QueryParams, StrictJson, Success, SuccessBody, success,
+};
+use crate::container::{CreateRequest, DEFAULT_LINES};
+use crate::store::{Container, Protocol};
+
+/// A container as clients see it.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerView {
+    /// Id, 12 characters.
+    container_id: String,
+    /// Name.
+    name: String,
+    /// Pod it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod_id: Option<String>,
+    /// `creating`, `created`, `running` or `stopped`.
+    state: String,
+    /// Process id on the host; 0 without a process.
+    pid: i32,
+    /// Repository of the image; always contains a `/`.
+    image_repository: String,
+    /// Tag or digest of the image.
+    image_reference: String,
+    /// Effective argument vector.
+    command: Vec<String>,
+    /// IPv4 address.
+    address: String,
+    /// Published ports.
+    forwards: Vec<ForwardView>,
+    /// When its making began.
+    creating_at: String,
+    /// When it was made.
+    created_at: String,
+    /// Last start (sic).
+    stated_at: String,
+    /// Last end.
+    stopped_at: String,
+    /// Exit status of the last run; absent before the first end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_code: Option<i32>,
+    /// Why the last run ended: `Completed`, `Error`, `OOMKilled`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// More about the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+}
+
+/// A published port.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ForwardView {
+    /// Port of the host.
+    source: u16,
+    /// Port of the container.
+    destination: u16,
+    /// `tcp` or `udp`.
+    #[schema(value_type = String)]
+    protocol: Protocol,
+}
+
+impl From<&Container> for ContainerView {
+    fn from(c: &Container) -> Self {
+        let exit = c.exit.as_ref();
+        Self {
+            container_id: c.id.clone(),
+            name: c.name.clone(),
+            pod_id: c.pod_id.clone(),
+            state: c.state.to_string(),
+            pid: c.process.as_ref().map_or(0, |p| p.pid),
+            image_repository: c.image_repository.clone(),
+            image_reference: c.image_reference.clone(),
+            command: c.spec.args.clone(),
+            address: c
+                .attachment
+                .as_ref()
+                .map_or_else(String::new, |a| a.address.to_string()),
+            forwards: c
+                .forwards
+                .iter()
+                .map(|f| ForwardView {
+                    source: f.host_port,
+                    destination: f.container_port,
+                    protocol: f.protocol,
+                })
+                .collect(),
+            creating_at: rfc3339(c.creating_at),
+            created_at: rfc3339(c.created_at),
+            stated_at: rfc3339(c.started_at),
+            stopped_at: rfc3339(c.stopped_at),
+            exit_code: exit.map(|e| e.code),
+            reason: exit.map(|e| e.reason.clone()),
+            message: exit.map(|e| e.message.clone()),
+        }
+    }
+}
+
+/// A new container.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct CreateBody {
+    /// Image reference, required; pulled when it is not present.
+    #[schema(required, example = "docker.io/library/nginx:1.27")]
+    image: String,
+    /// Replaces entrypoint and cmd of the image.
+    command: Vec<String>,
+    /// `<host>:<container>[:tcp|udp]`
+    #[schema(example = json!(["8080:80"]))]
+    port: Vec<String>,
+    /// `<host path>:<container path>[:ro|rw]`
+    mount: Vec<String>,
+    /// `KEY=VALUE`
+    env: Vec<String>,
+    /// Name of a network [default: raind0]
+    network: String,
+    /// Pseudo-terminal.
+    tty: bool,
+    /// Name [default: random]
+    name: String,
+    /// Pod to join.
+    #[serde(rename = "podId")]
+    pod_id: String,
+}
+
+impl From<CreateBody> for CreateRequest {
+    fn from(b: CreateBody) -> Self {
+        Self {
+            image: b.image,
+            command: b.command,
+            ports: b.port,
+            mounts: b.mount,
+            env: b.env,
+            network: b.network,
+            tty: b.tty,
+            name: b.name,
+            pod_id: b.pod_id,
+        }
+    }
+}
+
+/// The id of a container.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Id {
+    /// Id, or the parameter as given where the route says so.
+    id: String,
+}
+
+/// Start options. The value has no effect: the container's own `tty` counts.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct StartBody {
+    /// Ignored.
+    #[allow(dead_code, reason = "clients send it")]
+    tty: bool,
+}
+
+/// A command to run in a container.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ExecBody {
+    /// Argument vector, not empty.
+    #[schema(required)]
+    command: Vec<String>,
+    /// Pseudo-terminal, reached through the exec attach.
+    tty: bool,
+}
+
+/// Which part of a log.
+#[derive(Debug, Deserialize, IntoParams)]
+pub struct LogQuery {
+    /// How many lines from the end, at most 5000 [default: 100]
+    #[param(value_type = Option<i64>)]
+    tail_lines: Option<String>,
+}
+
+/// Says in the audit record which container a request is about.
+fn about(m: &Management, entry: &AuditEntry, parameter: &str) {
+    entry.target(|target| match m.containers.find(parameter) {
+        Ok(container) => {
+            target.container_id = container.id.clone();
+            target.container_name = container.name.clone();
+        }
+        Err(_) => target.container_id = parameter.to_owned(),
+    });
+}
+
+/// Failure of an operation on one container; the parameter comes back as `data.id`.
+fn of(parameter: &str) -> impl Fn(crate::container::ContainerError) -> ApiError + '_ {
+    move |error| {
+        ApiError::from(error)
+            .prefixed("service failed: ")
+            .with_data(json!({ "id": parameter }))
+    }
+}
+
+/// All containers by creation time
+#[utoipa::path(get, path = "/v1/containers", tag = "containers",
+    responses((status = 200, body = SuccessBody<Vec<ContainerView>>)))]
+pub async fn list(State(m): State<Management>) -> Success<SuccessBody<Vec<ContainerView>>> {
+    let views = m
+        .containers
+        .list()
+        .iter()
+        .map(|c| ContainerView::from(c.as_ref()))
+        .collect();
+    success("retrieve container list success", views)
+}
+
+/// One container
+#[utoipa::path(get, path = "/v1/containers/{containerId}", tag = "containers",
+    params(("containerId" = String, Path, description = "Name, id, or unique id prefix of at least 4 characters")),
+    responses((status = 200, body = SuccessBody<ContainerView>), (status = 404, body = Failure),
+        (status = 409, body = Failure, description = "The prefix is ambiguous")))]
+pub async fn get(
+    State(m): State<Management>,
+    entry: AuditEntry,
+    PathParams(id): PathParams<String>,
+) -> Result<Success<SuccessBody<ContainerView>>, ApiError> {
+    about(&m, &entry, &id);
+    let container = m.containers.find(&id)?;
+    Ok(success(
+        "retrieve container info success",
+        ContainerView::from(container.as_ref()),
+    ))
+}
+
+/// Create a container; it is not started
+#[utoipa::path(post, path = "/v1/containers", tag = "containers", request_body = CreateBody,
+    responses((status = 200, body = SuccessBody<Id>), (status = 400, body = Failure),
+        (status = 404, body = Failure, description = "Image, pod or network unknown"),
+        (status = 409, body = Failure, description = "Name, host port or last address taken"),
+        (status = 413, body = Failure), (status = 500, body = Failure),
+        (status = 502, body = Failure, description = "The registry failed or refused")))]
+pub async fn create(
+    State(m): State<Management>,
+    entry: AuditEntry,
+    body: Result<StrictJson<CreateBody>, ApiError>,
+) -> Result<Success<SuccessBody<Id>>, ApiError> {
+    let no_id = json!({ "id": "" });
+    let StrictJson(body) = body.map_err(|e| e.with_data(no_id.clone()))?;
+    entry.target(|target| {
+        target.container_name = body.name.clone();
+        target.image_ref = body.image.clone();
+        target.command = body.command.clone();
+        target.port = body.port.clone();
+        target.mount = body.mount.clone();
+        target.network = body.network.clone();
+        target.tty = body.tty;
+    });
+    let id = m
+        .containers
+        .create(body.into())
+        .await
+        .map_err(|e| ApiError::from(e).prefixed("service failed: ").with_data(no_id))?;
+    entry.target(|target| target.container_id = id.clone());
+    Ok(success("cotainer created", Id { id }))
+}
+
+/// Start a created or stopped container
+#[utoipa::path(post, path = "/v1/containers/{containerId}/actions/start", tag = "containers",
+    params(("containerId" = String, Path)), request_body = StartBody,
+    responses((status = 200, body = SuccessBody<Id>), (status = 400, body = Failure), (status = 404, body = Failure),
+        (status = 409, body = Failure), (status = 500, body = Failure)))]
+pub async fn start(
+    State(m): State<Management>,
+    entry: AuditEntry,
+    PathParams(id): PathParams<String>,
+    body: Result<OptionalJson<StartBody>, ApiError>,
+) -> Result<Success<SuccessBody<Id>>, ApiError> {
+    about(&m, &entry, &id);
+    body.map_err(|e| e.with_data(json!({ "id": id })))?;
+    let started = m.containers.start(&id).await.map_err(of(&id))?;
+    Ok(success("container started", Id { id: started }))
+}
+
+/// Stop a running container: TERM, KILL after 3 s
+#[utoipa::path(post, path = "/v1/containers/{containerId}/actions/stop", tag = "containers",
+    params(("containerId" = String, Path)),
+    responses((status = 200, body = SuccessBody<Id>), (status = 404, body = Failure), (status = 409, body = Failure),
+        (status = 500, body = Failure)))]
+pub async fn stop(
+    State(m): State<Management>,
+    entry: AuditEntry,
+    PathParams(id): PathParams<String>,
+) -> Result<Success<SuccessBody<Id>>, ApiError> {
+    about(&m, &entry, &id);
+    let stopped = m.containers.stop(&id).await.map_err(of(&id))?;
+    Ok(success("container stopped", Id { id: stopped }))
+}
+
+/// Run one more process in a running container; the answer comes when it was launched
+#[utoipa::path(post, path = "/v1/containers/{containerId}/actions/exec", tag = "containers",
+    params(("containerId" = String, Path)), request_body = ExecBody,
+    responses((status = 200, body = SuccessBody<Id>), (status = 400, body = Failure), (status = 404, body = Failure),
+        (status = 409, body = Failure), (status = 500, body = Failure)))]
+pub async fn exec(
+    State(m): State<Management>,
+    entry: AuditEntry,
+    PathParams(id): PathParams<String>,
+    body: Result<StrictJson<ExecBody>, ApiError>,
+) -> Result<Success<SuccessBody<Id>>, ApiError> {
+    about(&m, &entry, &id);
+    let StrictJson(body) = body.map_err(|e| e.with_data(json!({ "id": id })))?;
+    entry.target(|target| {
+        target.command = body.command.clone();
+        target.tty = body.tty;
+    });
+    m.containers.exec(&id, body.tty, body.command).await.map_err(|e| {
+        let error = ApiError::from(e).prefixed("service failed: ");
+        // Only malformed requests carry data on this route.
+        if error.status == 400 {
+            error.with_data(json!({ "id": id }))
+        } else {
+            error
+        }
+    })?;
+    Ok(success("container executed", Id { id }))
+}
+
+/// Delete a container that does not run
+#[utoipa::path(delete, path = "/v1/containers/{containerId}/actions/delete", tag = "containers",
+    params(("containerId" = String, Path)),
+    responses((status = 200, body = SuccessBody<Id>), (status = 404, body = Failure), (status = 409, body = Failure),
+        (status = 500, body = Failure)))]
+pub async fn delete(
+    State(m): State<Management>,
+    entry: AuditEntry,
+    PathParams(id): PathParams<String>,
+) -> Result<Success<SuccessBody<Id>>, ApiError> {
+    about(&m, &entry, &id);
+    let deleted = m.containers.delete(&id).await.map_err(of(&id))?;
+    Ok(success("container deleted", Id { id: deleted }))
+}
+
+/// The last lines of a container's log
+#[utoipa::path(get, path = "/v1/containers/{containerId}/log", tag = "containers",
+    params(("containerId" = String, Path), LogQuery),
+    responses((status = 200, body = String, content_type = "text/plain"), (status = 400, body = Failure),
+        (status = 404, body = Failure)))]
+pub async fn log(
+    State(m): State<Management>,
+    entry: AuditEntry,
+    PathParams(id): PathParams<String>,
+    QueryParams(query): QueryParams<LogQuery>,
+) -> Result<Response, ApiError> {
+    about(&m, &entry, &id);
+    let lines = match query.tail_lines {
+        None => DEFAULT_LINES,
+        Some(text) => text.parse().map_err(|_| ApiError::bad_request("invalid tail_lines"))?,
+    };
+    let text = m
+        .containers
+        .tail_log(&id, lines)
+        .await
+        .map_err(|e| ApiError::from(e).prefixed("tail failed: "))?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response())
+}
+
+/// Where the log of a container is
+#[utoipa::path(get, path = "/v1/containers/{containerId}/logpath", tag = "containers",
+    params(("containerId" = String, Path)),
+    responses((status = 200, body = SuccessBody<String>), (status = 404, body = Failure)))]
+pub async fn log_path(
+    State(m): State<Management>,
+    entry: AuditEntry,
+    PathParams(id): PathParams<String>,
+) -> Result<Success<SuccessBody<String>>, ApiError> {
+    about(&m, &entry, &id);
+    let path = m
+        .containers
+        .log_path(&id)
+        .map_err(|e| ApiError::from(e).prefixed("log path: "))?;
+    Ok(success("log path", path.to_string_lossy().into_owned()))
+}

@@ -1,0 +1,56 @@
+//! Which status an error of a service becomes (`contract/api.md` 0.1).
+
+use crate::api::ApiError;
+use crate::container::ContainerError;
+use crate::image::ImageError;
+
+impl From<ContainerError> for ApiError {
+    fn from(error: ContainerError) -> Self {
+        use ContainerError as E;
+        let message = error.to_string();
+        match error {
+            E::Image(image) => image.into(),
+            E::NotFound(_) | E::PodNotFound(_) | E::NetworkNotFound(_) => Self::not_found(message),
+            E::InvalidName(_)
+            | E::NameIsId(_)
+            | E::NoCommand
+            | E::InvalidMount(_)
+            | E::PortFormat(_)
+            | E::InvalidPort(_)
+            | E::EmptyCommand
+            | E::TooManyLines(_) => Self::bad_request(message),
+            E::Ambiguous(_)
+            | E::NameTaken(_)
+            | E::PortTaken { .. }
+            | E::SubnetFull(_)
+            | E::AlreadyStarted(_)
+            | E::WrongState { .. }
+            | E::NotRunning(_)
+            | E::ManagedByBottle { .. }
+            | E::UnexpectedEvent { .. } => Self::conflict(message),
+            E::NoCertificateDue => Self::forbidden(message),
+            E::Runtime { .. }
+            | E::Cleanup { .. }
+            | E::Io(_)
+            | E::Firewall(_)
+            | E::Network(_)
+            | E::Store(_)
+            | E::Unconfined(_)
+            | E::Panicked => Self::internal(message),
+        }
+    }
+}
+
+impl From<ImageError> for ApiError {
+    fn from(error: ImageError) -> Self {
+        use ImageError as E;
+        let message = error.to_string();
+        match error {
+            E::EmptyRepository | E::InvalidReference(_) => Self::bad_request(message),
+            E::ManifestNotFound(_) | E::NoPlatform { .. } | E::NotFound(_) => Self::not_found(message),
+            E::InUse { .. } => Self::conflict(message),
+            E::Registry { .. } | E::BadLayer { .. } => Self::bad_gateway(message),
+            _ => Self::internal(message),
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The machine-readable description of the management API, collected from the handlers themselves.
+//!
+//! Handlers say what is particular to them. What all of them share is added here once: that a client certificate is
+//! required, the answers that stand around every handler, and names that are unique over the whole document.
+
+use axum::http::StatusCode;
+use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::security::{SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{Content, Ref, RefOr, Response};
+use utoipa::{Modify, OpenApi};
+use utoipa_axum::router::OpenApiRouter;
+
+use super::management;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Condenser API",
+        description = "Management API of Condenser, a high-level container runtime for one Linux host. \
+                       TLS 1.3 with a client certificate `spiffe://raind/cli/<name>` is required.",
+    ),
+    servers((url = "https://localhost:7755")),
+    tags(
+        (name = "containers", description = "Containers and their life cycle"),
+        (name = "images", description = "Images that are present on this host"),
+        (name = "networks", description = "Bridges that containers are attached to"),
+        (name = "policies", description = "Which flows are allowed"),
+    )
+)]
+struct Description;
+
+/// Name of the security scheme in the document.
+const CERTIFICATE: &str = "clientCertificate";
+
+/// The document, OpenAPI 3.1, indented, the same for the same code.
+pub fn openapi_json() -> String {
+    let (_, mut document) = OpenApiRouter::with_openapi(Description::openapi())
+        .merge(management::routes())
+        .split_for_parts();
+    Shared.modify(&mut document);
+    // A document made of strings, numbers and lists has no way to fail.
+    let text = document.to_pretty_json().unwrap_or_default();
+    text + "\n"
+}
+
+/// What all operations have in common.
+struct Shared;
+
+impl Modify for Shared {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = SecurityScheme::MutualTls {
+            description: Some(
+                "A certificate of the daemon's client CA with one URI, `spiffe://raind/cli/<name>`".into(),
+            ),
+            deprecated: None,
+            extensions: None,
+        };
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme(CERTIFICATE, scheme);
+        document.security = Some(vec![SecurityRequirement::new::<_, [String; 0], String>(
+            CERTIFICATE,
+            [],
+        )]);
+        document
+            .paths
+            .paths
+            .values_mut()
+            .flat_map(operations)
+            .for_each(complete);
+    }
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [&mut item.get, &mut item.put, &mut item.post, &mut item.delete]
+        .into_iter()
+        .flatten()
+}
+
+fn complete(operation: &mut Operation) {
+    // The name of a handler is unique in its file only, and a file is a tag.
+    let tag = operation.tags.iter().flatten().next();
+    if let (Some(tag), Some(name)) = (tag, &operation.operation_id) {
+        operation.operation_id = Some(format!("{tag}_{name}"));
+    }
+    let responses = &mut operation.responses.responses;
+    let mut add = |code: &str, description| {
+        responses.entry(code.into()).or_insert_with(|| failure(description));
+    };
+    add("403", "The client certificate has another role");
+    add("500", "");
+    if operation.request_body.is_some() {
+        add("400", "");
+        add("413", "");
+    }
+    for (code, response) in responses {
+        if let RefOr::T(response) = response
+            && response.description.is_empty()
+        {
+            let status = code.parse().ok().and_then(|code: u16| StatusCode::from_u16(code).ok());
+            let reason = status.and_then(|status| status.canonical_reason());
+            response.description = reason.unwrap_or(code).to_owned();
+        }
+    }
+}
+
+fn failure(description: &str) -> RefOr<Response> {
+    let mut response = Response::new(description);
+    let content = Content::new(Some(Ref::from_schema_name("Failure")));
+    response.content.insert("application/json".into(), content.into());
+    RefOr::T(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+    use std::collections::BTreeSet;
+
+    /// Every operation of the document, with its method and path.
+    fn all() -> Vec<(String, Value)> {
+        let document: Value = serde_json::from_str(&openapi_json()).unwrap();
+        let mut all = Vec::new();
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                all.push((format!("{method} {path}"), operation.clone()));
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn operations_have_names_of_their_own() {
+        let names: BTreeSet<_> = all().into_iter().map(|(_, o)| o["operationId"].to_string()).collect();
+        assert_eq!(names.len(), all().len());
+        assert!(names.contains("\"images_pull\""), "{names:?}");
+    }
+
+    #[test]
+    fn every_answer_is_described() {
+        for (operation, content) in all() {
+            let responses = content["responses"].as_object().unwrap();
+            assert!(responses.keys().any(|code| code.starts_with('2')), "{operation}");
+            for code in ["403", "500"] {
+                assert!(responses.contains_key(code), "{operation}: {code}");
+            }
+            for (code, response) in responses {
+                assert!(
+                    !response["description"].as_str().unwrap().is_empty(),
+                    "{operation}: {code}"
+                );
+                if !code.starts_with('2') {
+                    let schema = &response["content"]["application/json"]["schema"]["$ref"];
+                    assert_eq!(schema, "#/components/schemas/Failure", "{operation}: {code}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_operation_has_an_audit_action() {
+        for (operation, _) in all() {
+            let (method, path) = operation.split_once(' ').unwrap();
+            let method = method.to_uppercase().parse().unwrap();
+            let (action, _) = super::super::action::action_of(&method, path, None);
+            assert_ne!(action, "unknown", "{operation}");
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! The configuration that libcontainer gets: derived from ours, never the file itself (`contract/runtime.md` 9, 15.4).
+//!
+//! Pure: everything that depends on the machine comes in through [`Host`]. Hooks, seccomp, environment, search path and
+//! working directory stay out; this runtime does them itself.
+
+use std::path::{Path, PathBuf};
+
+use condenser::runtime::dir::ContainerDir;
+use libcontainer::oci_spec::runtime::Capability;
+use serde_json::{Map, Value, json};
+
+use crate::cgroup::DEFAULT_PIDS;
+use crate::config::{Capabilities, Config, IdMapping, NamespaceKind};
+use crate::namespaces::Joined;
+
+/// Hidden from every container (R12).
+const MASKED_PATHS: [&str; 11] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+    "/sys/fs/bpf",
+];
+/// Read-only in every container (R3, R12).
+const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+/// Group of terminals.
+const TTY_GROUP: u32 = 5;
+
+/// What the derived configuration takes from this machine.
+#[derive(Debug)]
+pub struct Host<'a> {
+    /// Only cgroup v2 is mounted.
+    pub unified_cgroups: bool,
+    /// Whether libcontainer sets the limits. In a foreign user namespace and on cgroup v1 it cannot.
+    pub limits: bool,
+    /// Absolute path of the container's cgroup.
+    pub cgroup: &'a Path,
+    /// Whether init gets a pseudo-terminal.
+    pub terminal: bool,
+    /// Profile that is loaded and is to be applied.
+    pub apparmor: Option<&'a str>,
+    /// Namespaces to join.
+    pub joined: &'a Joined,
+    /// The user's bind mounts, in order.
+    pub binds: &'a [Bind],
+    /// Files of the container's directory that exist, and where the image has them.
+    pub etc: &'a [Bind],
+}
+
+/// A bind mount whose source has been checked and whose destination has no symbolic links.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bind {
+    /// On the host.
+    pub source: PathBuf,
+    /// In the container.
+    pub destination: PathBuf,
+    /// Whether the container may not write to it.
+    pub read_only: bool,
+}
+
+/// The id mappings of a container: those of the configuration, or identity of 65535 (9.6).
+pub fn mappings(configured: &[IdMapping]) -> Vec<IdMapping> {
+    if !configured.is_empty() {
+        return configured.to_vec();
+    }
+    vec![IdMapping {
+        container_id: 0,
+        host_id: 0,
+        size: 65535,
+    }]
+}
+
+/// Id on the host of an id in the container; `None` when it has none.
+pub fn host_id(configured: &[IdMapping], id: u32) -> Option<u32> {
+    mappings(configured).iter().find_map(|mapping| {
+        let offset = id.checked_sub(mapping.container_id)?;
+        (offset < mapping.size).then(|| mapping.host_id.checked_add(offset))?
+    })
+}
+
+/// The derived config.json.
+pub fn spec(config: &Config, host: &Host<'_>) -> Value {
+    let new_namespace = |kind| config.namespace(kind).is_some_and(|n| n.path.is_none());
+    let mut spec = json!({
+        "ociVersion": "1.0.2",
+        "root": { "path": config.root.path, "readonly": config.root.readonly },
+        "process": process(config, host),
+        "mounts": mounts(config, host),
+        "linux": linux(config, host),
+    });
+    if new_namespace(NamespaceKind::Uts) && !config.hostname.is_empty() {
+        spec["hostname"] = json!(config.hostname);
+    }
+    if new_namespace(NamespaceKind::User) {
+        spec["linux"]["uidMappings"] = json!(mappings(&config.linux.uid_mappings));
+        spec["linux"]["gidMappings"] = json!(mappings(&config.linux.gid_mappings));
+    }
+    spec
+}
+
+fn process(config: &Config, host: &Host<'_>) -> Value {
+    let process = &config.process;
+    let mut value = json!({
+        "terminal": host.terminal,
+        "user": {
+            "uid": process.user.uid,
+            "gid": process.user.gid,
+            "umask": process.user.umask.unwrap_or(0o022),
+            "additionalGids": process.user.additional_gids,
+        },
+        "args": process.args,
+        // libcontainer looks HOME up through the image's name service switch when it has none, loading what the image
+        // names there. Nothing else of the environment matters to it.
+        "env": ["HOME=/"],
+        // The real one may have to be made inside the container, after the mounts.
+        "cwd": "/",
+        "capabilities": capabilities(&process.capabilities),
+        "rlimits": process.rlimits,
+        "noNewPrivileges": true,
+        "oomScoreAdj": process.oom_score_adj,
+    });
+    if let Some(profile) = host.apparmor {
+        value["apparmorProfile"] = json!(profile);
+    }
+    value
+}
+
+/// Names that do not exist are left out: less is granted than asked for, never more.
+fn capabilities(capabilities: &Capabilities) -> Value {
+    let known = |names: &[String]| -> Vec<Value> {
+        let exists = |name: &Value| serde_json::from_value::<Capability>(name.clone()).is_ok();
+        names.iter().map(|name| json!(name)).filter(exists).collect()
+    };
+    json!({
+        "bounding": known(&capabilities.bounding),
+        "effective": known(&capabilities.effective),
+        "permitted": known(&capabilities.permitted),
+        "inheritable": known(&capabilities.inheritable),
+        "ambient": known(&capabilities.ambient),
+    })
+}
+
+fn linux(config: &Config, host: &Host<'_>) -> Value {
+    let linux = &config.linux;
+    let namespaces: Vec<Value> = linux
+        .namespaces
+        .iter()
+        .map(|namespace| match host.joined.path(namespace.kind) {
+            Some(path) => json!({ "type": name(namespace.kind), "path": path }),
+            None => json!({ "type": name(namespace.kind) }),
+        })
+        .collect();
+    let mut value = json!({
+        "cgroupsPath": host.cgroup,
+        "namespaces": namespaces,
+        "maskedPaths": union(&MASKED_PATHS, &linux.masked_paths),
+        "readonlyPaths": union(&READONLY_PATHS, &linux.readonly_paths),
+        "sysctl": linux.sysctl,
+        "rootfsPropagation": "private",
+    });
+    if host.limits {
+        value["resources"] = resources(config);
+    }
+    value
+}
+
+/// Missing or not positive limits are left out, which means none (G1).
+fn resources(config: &Config) -> Value {
+    let resources = &config.linux.resources;
+    let mut value = Map::new();
+    if let Some(limit) = resources.memory.limit.filter(|limit| *limit > 0) {
+        value.insert("memory".into(), json!({ "limit": limit }));
+    }
+    let mut cpu = Map::new();
+    if let Some(quota) = resources.cpu.quota.filter(|quota| *quota > 0) {
+        cpu.insert("quota".into(), json!(quota));
+    }
+    if let Some(period) = resources.cpu.period.filter(|period| *period > 0) {
+        cpu.insert("period".into(), json!(period));
+    }
+    if !cpu.is_empty() {
+        value.insert("cpu".into(), cpu.into());
+    }
+    let pids = resources.pids.limit.unwrap_or(DEFAULT_PIDS);
+    if pids > 0 {
+        value.insert("pids".into(), json!({ "limit": pids }));
+    }
+    value.into()
+}
+
+/// The mandatory mounts of 9.3, then those of the user.
+fn mounts(config: &Config, host: &Host<'_>) -> Vec<Value> {
+    let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({ "destination": destination, "type": kind, "source": source, "options": options });
+    let terminals = match host_id(&config.linux.gid_mappings, TTY_GROUP) {
+        Some(_) => &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"][..],
+        None => &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"],
+    };
+    // sysfs shows a network namespace and belongs to its owner: with the host's, only a bind mount is possible.
+    let sys = match config.namespace(NamespaceKind::Network) {
+        Some(_) => mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+        None => mount(
+            "/sys",
+            "bind",
+            "/sys",
+            &["rbind", "rnosuid", "rnoexec", "rnodev", "rro"],
+        ),
+    };
+    let mut mounts = vec![
+        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        mount(
+            "/dev",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
+        mount("/dev/pts", "devpts", "devpts", terminals),
+        sys,
+        mount(
+            "/tmp",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "nodev", "mode=1777", "size=65536k"],
+        ),
+        mount(
+            "/run",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "nodev", "mode=755", "size=65536k"],
+        ),
+    ];
+    if host.unified_cgroups {
+        mounts.push(mount(
+            "/sys/fs/cgroup",
+            "cgroup",
+            "cgroup",
+            &["nosuid", "nodev", "noexec", "ro"],
+        ));
+    }
+    if config.namespace(NamespaceKind::Ipc).is_some() {
+        mounts.push(mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]));
+    }
+    let shm = ["nosuid", "noexec", "nodev", "mode=1777", "size=67108864"];
+    mounts.push(mount("/dev/shm", "tmpfs", "shm", &shm));
+    mounts.extend(host.etc.iter().chain(host.binds).map(|bind| {
+        // Only sub-mounts need a recursive bind; a source without any looks the same.
+        let mut options = vec!["rbind", "rprivate", "nosuid", "nodev", "noexec"];
+        options.extend(bind.read_only.then_some("ro"));
+        json!({ "destination": bind.destination, "type": "bind", "source": bind.source, "options": options })
+    }));
+    mounts
+}
+
+/// The files of the container's directory that are bound over those of the image (9.3, 14 to 16).
+pub fn etc_files(dir: &ContainerDir) -> [(PathBuf, &'static str); 3] {
+    ["/etc/resolv.conf", "/etc/hostname", "/etc/hosts"].map(|destination| {
+        let name = destination.trim_start_matches("/etc/");
+        (dir.etc().join(name), destination)
+    })
+}
+
+fn union(built_in: &[&str], configured: &[String]) -> Vec<String> {
+    let mut paths: Vec<String> = built_in.iter().map(|path| (*path).to_owned()).collect();
+    for path in configured {
+        if !paths.contains(path) {
+            paths.push(path.clone());
+        }
+    }
+    paths
+}
+
+fn name(kind: NamespaceKind) -> &'static str {
+    match kind {
+        NamespaceKind::Mount => "mount",
+        NamespaceKind::Network => "network",
+        NamespaceKind::Uts => "uts",
+        NamespaceKind::Pid => "pid",
+        NamespaceKind::Ipc => "ipc",
+        NamespaceKind::User => "user",
+        NamespaceKind::Cgroup => "cgroup",
+        // `Config::parse` drops these.
+        NamespaceKind::Unknown => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAMESPACES: &str = r#"[{"type":"mount"},{"type":"network"},{"type":"uts"},{"type":"pid"},{"type":"ipc"},
+        {"type":"user"},{"type":"cgroup"}]"#;
+
+    fn config(linux: &str) -> Config {
+        let text = format!(
+            r#"{{"root":{{"path":"/r"}},"hostname":"h","process":{{"args":["sh"],"capabilities":{{
+            "bounding":["CAP_CHOWN","CAP_NONE"]}}}},"linux":{{"namespaces":{NAMESPACES}{linux}}}}}"#
+        );
+        Config::parse(text.as_bytes(), Path::new("config.json")).unwrap()
+    }
+
+    fn derive(config: &Config, unified_cgroups: bool) -> Value {
+        let joined = Joined::default();
+        spec(
+            config,
+            &Host {
+                unified_cgroups,
+                limits: true,
+                cgroup: Path::new("/raind/x"),
+                terminal: false,
+                apparmor: None,
+                joined: &joined,
+                binds: &[Bind {
+                    source: "/s".into(),
+                    destination: "/d".into(),
+                    read_only: true,
+                }],
+                etc: &[Bind {
+                    source: "/e".into(),
+                    destination: "/etc/hosts".into(),
+                    read_only: false,
+                }],
+            },
+        )
+    }
+
+    #[test]
+    fn the_derived_configuration_is_one_that_libcontainer_reads() {
+        let value = derive(&config(""), true);
+        insta::assert_json_snapshot!(value);
+        serde_json::from_value::<libcontainer::oci_spec::runtime::Spec>(value).unwrap();
+    }
+
+    #[test]
+    fn limits_that_are_not_positive_are_none() {
+        let value = derive(
+            &config(r#","resources":{"memory":{"limit":-1},"cpu":{"quota":0},"pids":{"limit":0}}"#),
+            true,
+        );
+        assert_eq!(value["linux"]["resources"], json!({}));
+        let value = derive(
+            &config(r#","resources":{"memory":{"limit":5},"cpu":{"quota":8,"period":10}}"#),
+            true,
+        );
+        let expected =
+            json!({ "memory": { "limit": 5 }, "cpu": { "quota": 8, "period": 10 }, "pids": { "limit": 512 } });
+        assert_eq!(value["linux"]["resources"], expected);
+    }
+
+    #[test]
+    fn a_hybrid_machine_gives_the_container_no_cgroup_mount() {
+        let destinations = |value: &Value| -> Vec<String> {
+            let mounts = value["mounts"].as_array().unwrap();
+            mounts
+                .iter()
+                .map(|m| m["destination"].as_str().unwrap().to_owned())
+                .collect()
+        };
+        let cgroup = "/sys/fs/cgroup".to_owned();
+        assert!(!destinations(&derive(&config(""), false)).contains(&cgroup));
+        assert!(destinations(&derive(&config(""), true)).contains(&cgroup));
+    }
+
+    #[test]
+    fn what_needs_a_namespace_of_its_own_is_left_out_without_it() {
+        let mut config = config("");
+        config
+            .linux
+            .namespaces
+            .retain(|n| matches!(n.kind, NamespaceKind::Mount | NamespaceKind::Pid));
+        let value = derive(&config, false);
+        assert!(value.get("hostname").is_none() && value["linux"].get("uidMappings").is_none());
+        let sys = &value["mounts"][3];
+        assert_eq!((&sys["destination"], &sys["type"]), (&json!("/sys"), &json!("bind")));
+        assert!(!value["mounts"].to_string().contains("mqueue"));
+    }
+
+    #[test]
+    fn ids_are_mapped() {
+        assert_eq!(host_id(&[], 33), Some(33));
+        assert_eq!(host_id(&[], 65535), None);
+        let shifted = [IdMapping {
+            container_id: 0,
+            host_id: 100_000,
+            size: 10,
+        }];
+        assert_eq!(host_id(&shifted, 9), Some(100_009));
+        assert_eq!(host_id(&shifted, 10), None);
+    }
+}

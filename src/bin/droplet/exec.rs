@@ -1,0 +1,217 @@
+//! `exec`: one more process in a running container (`contract/runtime.md` 4.6, 16.3).
+//!
+//! Four processes, each the parent of the next:
+//!
+//! ```text
+//! droplet exec      checks, looks everything up, and returns when the program was executed or could not be
+//!   monitor         stays on the host: log or terminal, reaps, records the end                    (monitor)
+//!     entrant       joins cgroup and namespaces, then makes the process as a child of the monitor  (process)
+//!     process       takes on the container's restrictions and becomes the program                  (process)
+//! ```
+//!
+//! The process gets everything from the container's configuration, nothing from the caller: environment, working
+//! directory, user, capabilities, limits, system call filters, AppArmor profile. What has to be looked up is looked up
+//! here, through descriptors of the container's init, so that nothing can change its meaning on the way.
+//!
+//! What the container could attack is kept from it: the executable is sealed ([`crate::sealed`]), the process is visible in the
+//! container's pid namespace only after it has left every namespace of the host, it can neither be traced nor looked
+//! into before it executes the program, and by then has no descriptor of the host's but its stdio.
+
+mod monitor;
+mod process;
+mod target;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use condenser::runtime::state::Status;
+use rustix::process::{Gid, Resource, Rlimit, Uid};
+
+use crate::audit::{AuditLog, Event, Record};
+use crate::cgroup::Cgroup;
+use crate::cli::{Args, Opt};
+use crate::config::{self, Config};
+use crate::container::{Container, Site};
+use crate::credentials::Credentials;
+use crate::failure::{Failure, Stage};
+use crate::lock::Lock;
+use crate::program::Program;
+use crate::report::{self, Speaker};
+use crate::seccomp::Filters;
+use crate::{apparmor, bundle};
+
+use target::Target;
+
+const OPTIONS: &[Opt] = &[Opt::Flag(&["tty", "t"])];
+/// The monitor gives up before this.
+const ANSWER_LIMIT: Duration = Duration::from_secs(25);
+
+/// What was asked for.
+#[derive(Debug, Clone, Copy)]
+struct Request<'a> {
+    container: &'a Container,
+    audit: &'a AuditLog,
+    tty: bool,
+    command: &'a [String],
+}
+
+/// How that is done: where, and under which restrictions.
+#[derive(Debug)]
+struct Job {
+    target: Target,
+    program: Program,
+    cwd: PathBuf,
+    umask: u32,
+    credentials: Credentials,
+    /// The user and group as the host sees them: owner of the terminal or pipe, so that it can be opened again.
+    owner: (Uid, Gid),
+    cgroup: Cgroup,
+    limits: Vec<(Resource, Rlimit)>,
+    oom_score_adj: i32,
+    apparmor: Option<String>,
+    filters: Filters,
+}
+
+/// `exec [-t|--tty] <id> <argv…>`.
+pub fn run(site: &Site, words: &[String]) -> Result<(), Failure> {
+    let args = Args::parse(OPTIONS, words)?;
+    let (id, command) = match args.positional.split_first() {
+        Some((id, command)) if command.first().is_some_and(|program| !program.is_empty()) => (id, command),
+        Some(_) => return Err(Failure::usage("a command is required")),
+        None => return Err(Failure::usage("a container id is required")),
+    };
+    let container = site.container(id).stage("get_status")?;
+    let audit = AuditLog::open(&site.root).stage("get_status")?;
+    let request = Request {
+        container: &container,
+        audit: &audit,
+        tty: args.flag("tty"),
+        command,
+    };
+    let executed = exec(request);
+    audit.write(
+        &Record::new(Event::Exec, id)
+            .container(&container)
+            .exec_command(command.to_vec())
+            .result(executed.as_ref().err()),
+    );
+    executed
+}
+
+fn exec(request: Request<'_>) -> Result<(), Failure> {
+    let container = request.container;
+    // No create, start or delete happens between the check and the end of the start.
+    let lock = container
+        .lock_path()
+        .and_then(|path| Lock::shared(&path))
+        .stage("get_status")?;
+    let state = container.state().stage("get_status")?;
+    let not_running = || Failure::new("check_status", format!("container: {} not running.", container.id));
+    if state.status != Status::Running {
+        return Err(not_running());
+    }
+    let init = state.process().ok_or_else(not_running)?;
+    let target = Target::open(&init).stage("get_pid")?.ok_or_else(not_running)?;
+
+    let stage = if request.tty { "exec_shim" } else { "exec_nsenter" };
+    let config = container.config().stage(stage)?;
+    let job = Job::new(request, target, &config).stage(stage)?;
+    let (speaker, listener) = report::pair().stage(stage)?;
+    match process::fork().stage(stage)? {
+        None => {
+            // The lock belongs to whoever has its descriptor, and the monitor outlives this command.
+            drop((lock, listener));
+            monitor::run(request, job, speaker)
+        }
+        Some(_) => {
+            drop::<Speaker>(speaker);
+            listener.hear(ANSWER_LIMIT).stage(stage)
+        }
+    }
+}
+
+impl Job {
+    fn new(request: Request<'_>, target: Target, config: &Config) -> Result<Self, Box<dyn std::error::Error>> {
+        let process = &config.process;
+        let user = &process.user;
+        let mut env = process.env.clone();
+        if !env.iter().any(|entry| entry.starts_with("HOME=")) {
+            env.push(format!("HOME={}", target.home(user.uid)));
+        }
+        let unmapped = |what, id| format!("{what} {id} does not exist in the container's user namespace");
+        let uid = bundle::host_id(&config.linux.uid_mappings, user.uid).ok_or_else(|| unmapped("user", user.uid))?;
+        let gid = bundle::host_id(&config.linux.gid_mappings, user.gid).ok_or_else(|| unmapped("group", user.gid))?;
+        Ok(Self {
+            program: Program::new(request.command, &env)?,
+            cwd: if process.cwd.as_os_str().is_empty() {
+                PathBuf::from("/")
+            } else {
+                process.cwd.clone()
+            },
+            umask: user.umask.unwrap_or(0o022),
+            credentials: Credentials::new(user, &process.capabilities),
+            owner: (Uid::from_raw(uid), Gid::from_raw(gid)),
+            cgroup: Cgroup::new(config, &request.container.id)?,
+            limits: process.rlimits.iter().map(limit).collect::<Result<_, _>>()?,
+            oom_score_adj: process.oom_score_adj,
+            apparmor: apparmor::profile(config).map(str::to_owned),
+            filters: Filters::from_config(config)?,
+            target,
+        })
+    }
+}
+
+/// A limit of the configuration in the words of the kernel.
+fn limit(configured: &config::Rlimit) -> Result<(Resource, Rlimit), String> {
+    let resource = match configured.kind.as_str() {
+        "RLIMIT_AS" => Resource::As,
+        "RLIMIT_CORE" => Resource::Core,
+        "RLIMIT_CPU" => Resource::Cpu,
+        "RLIMIT_DATA" => Resource::Data,
+        "RLIMIT_FSIZE" => Resource::Fsize,
+        "RLIMIT_LOCKS" => Resource::Locks,
+        "RLIMIT_MEMLOCK" => Resource::Memlock,
+        "RLIMIT_MSGQUEUE" => Resource::Msgqueue,
+        "RLIMIT_NICE" => Resource::Nice,
+        "RLIMIT_NOFILE" => Resource::Nofile,
+        "RLIMIT_NPROC" => Resource::Nproc,
+        "RLIMIT_RSS" => Resource::Rss,
+        "RLIMIT_RTPRIO" => Resource::Rtprio,
+        "RLIMIT_RTTIME" => Resource::Rttime,
+        "RLIMIT_SIGPENDING" => Resource::Sigpending,
+        "RLIMIT_STACK" => Resource::Stack,
+        unknown => return Err(format!("process.rlimits: {unknown:?} is not a resource limit")),
+    };
+    let finite = |value| Some(value).filter(|value| *value != u64::MAX);
+    let limit = Rlimit {
+        current: finite(configured.soft),
+        maximum: finite(configured.hard),
+    };
+    Ok((resource, limit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_those_of_the_kernel() {
+        let configured = |kind: &str| config::Rlimit {
+            kind: kind.to_owned(),
+            soft: 7,
+            hard: u64::MAX,
+        };
+        let (resource, value) = limit(&configured("RLIMIT_NOFILE")).unwrap();
+        assert_eq!(resource, Resource::Nofile);
+        assert_eq!((value.current, value.maximum), (Some(7), None));
+        assert!(limit(&configured("RLIMIT_FUN")).unwrap_err().contains("RLIMIT_FUN"));
+    }
+
+    #[test]
+    fn a_command_is_required() {
+        let site = Site::from_environment();
+        for words in [&[][..], &["abc".into()], &["-t".into(), "abc".into(), String::new()]] {
+            assert!(run(&site, words).unwrap_err().is_usage(), "{words:?}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! What init does itself, before and after the start signal: working directory, system call filters, `execve`.
+//!
+//! libcontainer has set up everything else by then. How the `execve` went is reported twice: to the monitor over a pipe,
+//! and to whoever runs `start` over a FIFO.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use libcontainer::oci_spec::runtime::Spec;
+use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+
+use crate::program::{ExecError, NOT_EXECUTABLE, Program};
+use crate::report::Speaker;
+use crate::seccomp::Filters;
+use crate::signals;
+
+/// Set up before the fork, carried out in init.
+#[derive(Debug, Clone)]
+pub struct Entrypoint(Rc<Parts>);
+
+#[derive(Debug)]
+struct Parts {
+    program: Program,
+    cwd: PathBuf,
+    filters: Rc<Filters>,
+    reports: [Speaker; 2],
+}
+
+impl Entrypoint {
+    /// Success is reported before the `execve`, taken back if it fails ([`crate::report`]).
+    pub fn new(program: Program, cwd: &Path, filters: Rc<Filters>, reports: [Speaker; 2]) -> Self {
+        // An empty one stays where init is: at the root.
+        let cwd = if cwd.as_os_str().is_empty() {
+            Path::new("/")
+        } else {
+            cwd
+        }
+        .to_owned();
+        Self(Rc::new(Parts {
+            program,
+            cwd,
+            filters,
+            reports,
+        }))
+    }
+
+    fn execute(&self) -> ExecError {
+        signals::reset();
+        if let Err(error) = self.0.filters.install() {
+            return ExecError {
+                status: NOT_EXECUTABLE,
+                message: format!("seccomp: {error}"),
+            };
+        }
+        self.0.program.execute()
+    }
+}
+
+impl Executor for Entrypoint {
+    /// Becomes the program, or ends with the status that shells use.
+    fn exec(&self, _spec: &Spec) -> Result<(), ExecutorError> {
+        self.0.reports.iter().for_each(Speaker::done);
+        let error = self.execute();
+        self.0.reports.iter().for_each(|report| report.failed(&error.message));
+        let _ = writeln!(std::io::stderr(), "droplet: {error}");
+        // SAFETY: ends this process at once. Unwinding into libcontainer would write to descriptors it has closed.
+        unsafe { libc::_exit(error.status) }
+    }
+
+    /// Goes to the working directory, which is made if it does not exist (R6). A missing program is not an error yet.
+    fn validate(&self, _spec: &Spec) -> Result<(), ExecutorValidationError> {
+        let _ = rustix::thread::set_name(c"droplet:init");
+        let cwd = &self.0.cwd;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(cwd)
+            .and_then(|()| std::env::set_current_dir(cwd))
+            // Fails when this is outside of the root, by way of a descriptor of the host's (CVE-2024-21626).
+            .and_then(|()| std::env::current_dir())
+            .map_err(|e| ExecutorValidationError::ArgValidationError(format!("process.cwd {}: {e}", cwd.display())))?;
+        Ok(())
+    }
+
+    /// The program gets its environment from `execve`; this process needs none.
+    fn setup_envs(&self, _envs: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        Ok(())
+    }
+}

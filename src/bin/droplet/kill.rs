@@ -1,0 +1,171 @@
+//! `kill` (`contract/runtime.md` 4.4): stops a container, or delivers a signal to its init.
+//!
+//! TERM, INT, QUIT and KILL mean stop: after a grace period everything is killed, and the verb returns when the monitor
+//! has recorded the end and reported it. Any other signal is delivered and nothing else.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use condenser::runtime::state::Status;
+use rustix::process::{Signal, pidfd_send_signal};
+
+use crate::audit::{AuditLog, Event, Record};
+use crate::cgroup::Cgroup;
+use crate::cli::Args;
+use crate::config::Config;
+use crate::container::{Container, Site};
+use crate::failure::{Failure, Stage};
+use crate::finish::{readable, settle};
+use crate::lock::Lock;
+
+/// From the signal to KILL (K6).
+const GRACE: Duration = Duration::from_secs(3);
+/// From KILL to giving up.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+
+/// Signals that have a name on the command line.
+const NAMES: [(&str, libc::c_int); 31] = [
+    ("HUP", libc::SIGHUP),
+    ("INT", libc::SIGINT),
+    ("QUIT", libc::SIGQUIT),
+    ("ILL", libc::SIGILL),
+    ("TRAP", libc::SIGTRAP),
+    ("ABRT", libc::SIGABRT),
+    ("BUS", libc::SIGBUS),
+    ("FPE", libc::SIGFPE),
+    ("KILL", libc::SIGKILL),
+    ("USR1", libc::SIGUSR1),
+    ("SEGV", libc::SIGSEGV),
+    ("USR2", libc::SIGUSR2),
+    ("PIPE", libc::SIGPIPE),
+    ("ALRM", libc::SIGALRM),
+    ("TERM", libc::SIGTERM),
+    ("STKFLT", libc::SIGSTKFLT),
+    ("CHLD", libc::SIGCHLD),
+    ("CONT", libc::SIGCONT),
+    ("STOP", libc::SIGSTOP),
+    ("TSTP", libc::SIGTSTP),
+    ("TTIN", libc::SIGTTIN),
+    ("TTOU", libc::SIGTTOU),
+    ("URG", libc::SIGURG),
+    ("XCPU", libc::SIGXCPU),
+    ("XFSZ", libc::SIGXFSZ),
+    ("VTALRM", libc::SIGVTALRM),
+    ("PROF", libc::SIGPROF),
+    ("WINCH", libc::SIGWINCH),
+    ("IO", libc::SIGIO),
+    ("PWR", libc::SIGPWR),
+    ("SYS", libc::SIGSYS),
+];
+
+/// Runs the verb.
+pub fn run(site: &Site, words: &[String]) -> Result<(), Failure> {
+    let args = Args::parse(&[], words)?;
+    let (id, signal) = match args.positional.as_slice() {
+        [id] => (id, Signal::TERM),
+        [id, signal] => (
+            id,
+            parse(signal).ok_or_else(|| Failure::usage(format!("unknown signal: {signal}")))?,
+        ),
+        _ => return Err(Failure::usage("a container id and at most a signal are required")),
+    };
+    let container = site.container(id).stage("load_spec")?;
+    let audit = AuditLog::open(&site.root).stage("load_spec")?;
+    let config = container.config().stage("load_spec");
+    let mut sent = Vec::new();
+    let result = match &config {
+        Ok(config) => kill(&container, config, &audit, signal, &mut sent),
+        Err(_) => Ok(()),
+    };
+    let mut record = Record::new(Event::Kill, &container.id)
+        .container(&container)
+        .signals(sent);
+    if let Ok(config) = &config {
+        record = record.config(config);
+    }
+    let result = config.map(|_| ()).and(result);
+    audit.write(&record.result(result.as_ref().err()));
+    result
+}
+
+/// A name with or without `SIG`, in any case, or a number.
+fn parse(text: &str) -> Option<Signal> {
+    if let Ok(number) = text.parse() {
+        return Signal::from_named_raw(number);
+    }
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let (_, number) = NAMES.iter().find(|(known, _)| *known == name)?;
+    Signal::from_named_raw(*number)
+}
+
+fn name(signal: Signal) -> String {
+    let known = NAMES.iter().find(|(_, number)| *number == signal.as_raw());
+    known.map_or_else(|| signal.as_raw().to_string(), |(name, _)| (*name).to_owned())
+}
+
+fn kill(
+    container: &Container,
+    config: &Config,
+    audit: &AuditLog,
+    signal: Signal,
+    sent: &mut Vec<String>,
+) -> Result<(), Failure> {
+    // Nothing is made for a container that does not exist.
+    container.state().stage("get_status")?;
+    let (init, pid) = {
+        let _lock = Lock::exclusive(&container.lock_path().stage("get_status")?).stage("get_status")?;
+        let state = container.state().stage("get_status")?;
+        let init = state.process().and_then(|process| process.pidfd());
+        match (state.status, init) {
+            (Status::Running, Some(init)) => {
+                pidfd_send_signal(&init, signal).stage("send_signal")?;
+                sent.push(name(signal));
+                (init, state.pid)
+            }
+            _ => {
+                return Err(Failure::new(
+                    "check_status",
+                    format!("container: {} not running.", container.id),
+                ));
+            }
+        }
+    };
+    if !matches!(signal, Signal::TERM | Signal::INT | Signal::QUIT | Signal::KILL) {
+        return Ok(());
+    }
+    if signal == Signal::KILL || !readable(&init, Instant::now() + GRACE) {
+        kill_all(container, config, &init);
+        if signal != Signal::KILL {
+            sent.push(name(Signal::KILL));
+        }
+    }
+    if !readable(&init, Instant::now() + KILL_LIMIT) {
+        let message = format!("failed to stop container pid={pid}: context deadline exceeded");
+        return Err(Failure::new("wait_exit_kill", message));
+    }
+    settle(container, audit)
+}
+
+/// Kills the container's processes at once where the kernel can, else its init, with which the others end.
+fn kill_all(container: &Container, config: &Config, init: &OwnedFd) {
+    if !Cgroup::new(config, &container.id).is_ok_and(|cgroup| cgroup.kill()) {
+        let _ = pidfd_send_signal(init, Signal::KILL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_have_names_and_numbers() {
+        for text in ["TERM", "SIGTERM", "sigterm", "term", "15"] {
+            assert_eq!(parse(text), Some(Signal::TERM), "{text}");
+        }
+        for text in ["", "SIG", "TERMINATE", "0", "-1", "65536", "SIGSIGTERM"] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+        assert_eq!(name(Signal::KILL), "KILL");
+    }
+}

@@ -1,0 +1,349 @@
+//! The monitor: parent of a container's init from before its birth until after its end (`contract/runtime.md` 13.2).
+//!
+//! Forked by `create`, never executing anything else, with one thread. In this order it
+//! 1. leaves session, standard streams and (on cgroup v2) service cgroup of its creator,
+//! 2. has libcontainer set init up, and reports to `create`,
+//! 3. forwards output until `create` says that the container stays; if `create` fails or dies instead, it kills init and
+//!    leaves nothing,
+//! 4. forwards output until init ends, then records the end and runs the stopContainer hooks (`finish`).
+//!
+//! It never needs the daemon, and is not disturbed by its end.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use condenser::runtime::state::{REASON_COMPLETED, REASON_ERROR, REASON_OOM};
+use condenser::store::{Exit, ProcessId};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+
+use crate::audit::{AuditLog, Event, Record};
+use crate::cgroup::{self, Cgroup};
+use crate::console::Pump;
+use crate::container::{remove_if_exists, replace};
+use crate::failure::Failure;
+use crate::finish::{finish, readable};
+use crate::init::{self, Init};
+use crate::lock::Lock;
+use crate::logfile::{EventLog, LogFile};
+use crate::plan::Plan;
+use crate::record::RunRecord;
+use crate::report::Bad;
+
+/// How long `create` waits for the monitor's report.
+const SET_UP_LIMIT: Duration = Duration::from_secs(60);
+/// What `create` sends when the container stays.
+const KEEP: u8 = b'k';
+
+/// First message of a monitor.
+#[derive(Debug, Serialize, Deserialize)]
+enum Report {
+    /// Init waits for the start signal.
+    Ready { pid: i32 },
+    /// It could not be set up; nothing is left.
+    Failed { reason: String },
+}
+
+/// `create`'s end of the connection to its monitor. Dropping it makes the monitor give up.
+#[derive(Debug)]
+pub struct Creator {
+    stream: UnixStream,
+    monitor: i32,
+}
+
+impl Creator {
+    /// Forks the monitor, which does not hold the lock.
+    pub fn fork(plan: &Plan, audit: &AuditLog, lock: &Lock) -> std::io::Result<Self> {
+        let (stream, theirs) = UnixStream::pair()?;
+        // SAFETY: this process has one thread, so the child may do whatever this process may.
+        match unsafe { nix::unistd::fork() }? {
+            nix::unistd::ForkResult::Parent { child } => Ok(Self {
+                stream,
+                monitor: child.as_raw(),
+            }),
+            nix::unistd::ForkResult::Child => {
+                drop(stream);
+                // SAFETY: this process leaves below, by `_exit`.
+                unsafe { lock.close_in_child() };
+                monitor(plan, audit, theirs);
+                // SAFETY: ends this process without running what the parent registered for its own end.
+                unsafe { libc::_exit(0) }
+            }
+        }
+    }
+
+    /// Pid of the monitor.
+    pub fn monitor(&self) -> i32 {
+        self.monitor
+    }
+
+    /// Waits until init is set up; its pid.
+    pub fn ready(&self) -> Result<i32, String> {
+        let receive = || -> std::io::Result<Report> {
+            self.stream.set_read_timeout(Some(SET_UP_LIMIT))?;
+            let mut line = String::new();
+            BufReader::new(&self.stream).read_line(&mut line)?;
+            Ok(serde_json::from_str(&line)?)
+        };
+        match receive() {
+            Ok(Report::Ready { pid }) => Ok(pid),
+            Ok(Report::Failed { reason }) => Err(reason),
+            Err(error) => Err(format!("the monitor does not answer: {error}")),
+        }
+    }
+
+    /// The container stays; from here on the monitor is on its own. Fails when it is dead.
+    pub fn keep(&mut self) -> std::io::Result<()> {
+        // The connection does not tell: init has a copy of the monitor's end.
+        if ProcessId::of(self.monitor).is_none() {
+            return Err(std::io::Error::other("the monitor died"));
+        }
+        self.stream.write_all(&[KEEP])
+    }
+
+    /// Makes the monitor kill init, and waits until both are gone.
+    pub fn give_up(self) {
+        drop(self.stream);
+        let Some(pid) = Pid::from_raw(self.monitor) else {
+            return;
+        };
+        if let Ok(monitor) = pidfd_open(pid, PidfdFlags::empty()) {
+            if !readable(&monitor, Instant::now() + Duration::from_secs(10)) {
+                let _ = pidfd_send_signal(&monitor, Signal::KILL);
+            }
+            let _ = rustix::process::waitid(WaitId::PidFd(monitor.as_fd()), WaitIdOptions::EXITED);
+        }
+    }
+}
+
+/// What the forked process does.
+fn monitor(plan: &Plan, audit: &AuditLog, mut creator: UnixStream) {
+    if let Err(error) = detach() {
+        let _ = report(
+            &mut creator,
+            &Report::Failed {
+                reason: format!("monitor: {error}"),
+            },
+        );
+        return;
+    }
+    let init = match init::set_up(plan) {
+        Ok(init) => init,
+        Err(error) => {
+            let failure = Failure::new("prepare", error.to_string());
+            remove_cgroup(plan);
+            note(plan, &failure.message);
+            audit.write(&record(plan, Event::Init, 0).result(Some(&failure)));
+            let _ = report(
+                &mut creator,
+                &Report::Failed {
+                    reason: failure.message,
+                },
+            );
+            return;
+        }
+    };
+    if let Err(error) = attend(plan, audit, init, creator) {
+        note(plan, &error.to_string());
+    }
+}
+
+/// Own session, no standard streams of the creator, no place in the daemon's cgroup, no supplementary groups to inherit.
+fn detach() -> std::io::Result<()> {
+    let _ = rustix::thread::set_name(c"droplet:monitor");
+    rustix::process::setsid()?;
+    if let Err(error) = cgroup::join_monitors() {
+        // The container works; it only ends with the daemon if the service manager kills the daemon's cgroup.
+        eprintln!("droplet: the monitor stays in the cgroup of its creator: {error}");
+    }
+    let null = fs_err::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    nix::unistd::dup2_stdin(&null)?;
+    nix::unistd::dup2_stdout(&null)?;
+    nix::unistd::dup2_stderr(&null)?;
+    rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
+    Ok(rustix::thread::set_thread_groups(&[])?)
+}
+
+/// From the report to the end of init.
+fn attend(plan: &Plan, audit: &AuditLog, init: Init, mut creator: UnixStream) -> std::io::Result<()> {
+    let process = pidfd_open(init.pid, PidfdFlags::empty())?;
+    let mut pump = match pump(plan, init.output) {
+        Ok(pump) => pump,
+        Err(error) => {
+            end_now(plan, process.as_fd());
+            return report(
+                &mut creator,
+                &Report::Failed {
+                    reason: error.to_string(),
+                },
+            );
+        }
+    };
+    let cgroup = Cgroup::new(&plan.config, &plan.container.id).ok();
+    let oom_kills = || cgroup.as_ref().map_or(0, Cgroup::oom_kills);
+    let oom_kills_before = oom_kills();
+    let pid = init.pid.as_raw_nonzero().get();
+    let mut events = plan
+        .tty
+        .then(|| EventLog::open(plan.container.dir.logs().join("shim.log"), "shim"));
+    if let Some(events) = &mut events {
+        events.line(format_args!("init started (pid={pid})"));
+        let path = plan.container.dir.path().join("init.pid");
+        replace(&path, format!("{pid}\n").as_bytes(), 0o600)?;
+    }
+    // A closed connection shows below.
+    let _ = report(&mut creator, &Report::Ready { pid });
+    pump.run(creator.as_fd())?;
+    if !kept(&mut creator) {
+        end_now(plan, process.as_fd());
+        pump.finish()?;
+        return remove_if_exists(&plan.container.dir.path().join("init.pid"));
+    }
+    drop(creator);
+    ignore_signals();
+
+    pump.run(init.executed.as_fd())?;
+    let executed = init.executed.hear(SET_UP_LIMIT);
+    let failure = executed.as_ref().err().map(|bad| match bad {
+        Bad::Died => Failure::new("read_fifo", "killed before it was started"),
+        other => Failure::new("exec_entrypoint", other.to_string()),
+    });
+    let confined = plan.apparmor.is_some();
+    audit.write(
+        &record(plan, Event::Init, pid)
+            .confined(confined)
+            .result(failure.as_ref()),
+    );
+    // Now nobody waits for this process.
+    let _ = audit.trim();
+
+    pump.run(process.as_fd())?;
+    let code = wait(process.as_fd());
+    let exit = classify(code, oom_kills() > oom_kills_before, executed.err());
+    pump.finish()?;
+    if let Some(events) = &mut events {
+        events.line(format_args!("init exited (status={code})"));
+        let failed = Failure::new("wait_init", format!("exit status {code}"));
+        audit.write(&record(plan, Event::Shim, pid).result((code != 0).then_some(&failed)));
+    }
+    finish(&plan.container, &plan.config, audit, &exit).map_err(std::io::Error::other)
+}
+
+fn pump(plan: &Plan, output: init::Output) -> std::io::Result<Pump> {
+    let log = LogFile::open(plan.container.dir.log(plan.tty))?;
+    match output {
+        init::Output::Pipe(pipe) => Pump::pipe(pipe, log),
+        init::Output::Terminal { master, socket } => {
+            let events = EventLog::open(plan.container.dir.logs().join("shim.log"), "shim");
+            Pump::terminal(master, log, socket, events)
+        }
+    }
+}
+
+fn report(creator: &mut UnixStream, report: &Report) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(report)?;
+    line.push(b'\n');
+    creator.write_all(&line)
+}
+
+/// Whether the container stays. `create` that fails or dies closes the connection.
+fn kept(creator: &mut UnixStream) -> bool {
+    let mut answer = [0];
+    creator.read_exact(&mut answer).is_ok() && answer == [KEEP]
+}
+
+/// Kills and reaps an init that is not wanted any more. Nobody is told: the container never was.
+fn end_now(plan: &Plan, process: BorrowedFd<'_>) {
+    let _ = pidfd_send_signal(process, Signal::KILL);
+    wait(process);
+    remove_cgroup(plan);
+    // Without the lock: `create` holds it and waits for us, or is dead, and then there is a next one to find this.
+    if let Ok(Some(mut run)) = RunRecord::read(&plan.container) {
+        run.completed = true;
+        let _ = run.write(&plan.container);
+    }
+}
+
+fn remove_cgroup(plan: &Plan) {
+    if let Ok(cgroup) = Cgroup::new(&plan.config, &plan.container.id) {
+        let _ = cgroup.remove();
+    }
+}
+
+/// Reaps init. Exit status, or 128 + signal number.
+fn wait(process: BorrowedFd<'_>) -> i32 {
+    let status = rustix::io::retry_on_intr(|| rustix::process::waitid(WaitId::PidFd(process), WaitIdOptions::EXITED));
+    status.ok().flatten().map_or(-1, |status| code(&status))
+}
+
+fn code(status: &WaitIdStatus) -> i32 {
+    status
+        .exit_status()
+        .or_else(|| status.terminating_signal().map(|signal| 128 + signal))
+        .unwrap_or(-1)
+}
+
+fn classify(code: i32, oom: bool, refusal: Option<Bad>) -> Exit {
+    let reason = match code {
+        0 => REASON_COMPLETED,
+        code if code == 128 + libc::SIGKILL && oom => REASON_OOM,
+        _ => REASON_ERROR,
+    };
+    // Of a program that ran, nothing is known but its status, even if that is 127.
+    let message = match refusal {
+        Some(Bad::Said(message)) => message,
+        _ => String::new(),
+    };
+    Exit {
+        code,
+        reason: reason.to_owned(),
+        message,
+    }
+}
+
+/// The monitor outlives whoever wants everything to end: it has to record how its container did.
+fn ignore_signals() {
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: sets a disposition; there is no handler. Hooks set it back.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
+/// A line in the container's own log (L4).
+fn note(plan: &Plan, message: &str) {
+    if let Ok(mut log) = LogFile::open(plan.container.dir.log(plan.tty)) {
+        let _ = log.write(format!("droplet: {message}\n").as_bytes());
+    }
+}
+
+fn record(plan: &Plan, event: Event, pid: i32) -> Record {
+    Record::new(event, &plan.container.id)
+        .container(&plan.container)
+        .config(&plan.config)
+        .pid(pid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exit_has_a_reason() {
+        let reason = |code, oom| classify(code, oom, None).reason;
+        assert_eq!(reason(0, true), "Completed");
+        assert_eq!(reason(3, true), "Error");
+        assert_eq!(reason(137, true), "OOMKilled");
+        assert_eq!(reason(137, false), "Error");
+        assert_eq!(reason(143, true), "Error");
+    }
+
+    #[test]
+    fn only_a_refused_program_has_a_message() {
+        let refused = Bad::Said("x: not found in PATH".into());
+        assert_eq!(classify(127, false, Some(refused)).message, "x: not found in PATH");
+        assert_eq!(classify(127, false, None).message, "");
+        assert_eq!(classify(137, false, Some(Bad::Died)).message, "");
+    }
+}

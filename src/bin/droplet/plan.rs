@@ -1,0 +1,85 @@
+//! What `create` is going to do, decided and checked before anything is changed.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use condenser::runtime::mounts::{Mount, MountError};
+
+use crate::apparmor;
+use crate::cgroup::{self, CgroupError};
+use crate::config::{Config, ConfigError, ImageConfig};
+use crate::container::Container;
+use crate::namespaces::{self, Joined, NamespaceError};
+use crate::network::{self, NetworkError};
+use crate::program::{ExecError, Program};
+use crate::seccomp::{FilterError, Filters};
+
+/// Why a configuration cannot be carried out.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+#[allow(missing_docs, reason = "each is the error of a module")]
+pub enum PlanError {
+    Config(#[from] ConfigError),
+    Mount(#[from] MountError),
+    Namespace(#[from] NamespaceError),
+    Network(#[from] NetworkError),
+    Program(#[from] ExecError),
+    Filter(#[from] FilterError),
+    Cgroup(#[from] CgroupError),
+}
+
+/// A container to be set up. Survives the fork into the monitor.
+#[derive(Debug)]
+pub struct Plan {
+    /// Which.
+    pub container: Container,
+    /// Its configuration.
+    pub config: Config,
+    /// Layers of the root file system; `None` when `root.path` is one already.
+    pub image: Option<ImageConfig>,
+    /// The user's bind mounts.
+    pub mounts: Vec<Mount>,
+    /// Namespaces to join.
+    pub joined: Joined,
+    /// Interfaces.
+    pub network: network::Plan,
+    /// System calls that are refused.
+    pub filters: Rc<Filters>,
+    /// Path of its cgroup below each hierarchy.
+    pub cgroup: PathBuf,
+    /// Whether it gets a pseudo-terminal.
+    pub tty: bool,
+    /// The AppArmor profile to apply, which is loaded.
+    pub apparmor: Option<String>,
+}
+
+impl Plan {
+    /// Checks everything that can be checked by looking.
+    pub fn new(container: &Container, config: Config, tty: bool) -> Result<Self, PlanError> {
+        if !config.root.path.is_absolute() {
+            let path = config.root.path.display();
+            return Err(ConfigError::Invalid(format!("root.path {path:?} must be absolute")).into());
+        }
+        let net = config.net()?;
+        let entries = config.mounts.iter();
+        let mounts = entries
+            .map(|m| Mount::from_config(&m.source, &m.destination, &m.kind, &m.options))
+            .collect::<Result<Vec<_>, _>>()?;
+        for mount in &mounts {
+            mount.open_source(&[])?;
+        }
+        Program::new(&config.process.args, &config.process.env)?;
+        Ok(Self {
+            image: config.image()?,
+            mounts,
+            joined: namespaces::open(&config)?,
+            network: network::plan(&config, net.as_ref())?,
+            filters: Rc::new(Filters::from_config(&config)?),
+            cgroup: cgroup::path(&config, &container.id)?,
+            tty,
+            apparmor: apparmor::profile(&config).map(str::to_owned),
+            container: container.clone(),
+            config,
+        })
+    }
+}

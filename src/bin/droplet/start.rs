@@ -1,0 +1,116 @@
+//! `start` (`contract/runtime.md` 4.3): releases init and waits until its program was executed or could not be.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use condenser::runtime::state::Status;
+use fs_err::os::unix::fs::OpenOptionsExt;
+use libcontainer::notify_socket::NotifySocket;
+
+use crate::audit::{AuditLog, Event, Record};
+use crate::cli::Args;
+use crate::config::Config;
+use crate::container::{Container, Site, render};
+use crate::create::render_status;
+use crate::failure::{Failure, Stage};
+use crate::finish::settle;
+use crate::hooks::{Hooks, Phase};
+use crate::init::{EXEC_FIFO, notify_socket};
+use crate::lock::Lock;
+use crate::report::{Bad, Listener};
+
+/// How long an `execve` may take.
+const EXEC_LIMIT: Duration = Duration::from_secs(30);
+
+/// Runs the verb.
+pub fn run(site: &Site, words: &[String]) -> Result<(), Failure> {
+    let args = Args::parse(&[], words)?;
+    let container = site.container(args.id()?).stage("check_status")?;
+    let audit = AuditLog::open(&site.root).stage("check_status")?;
+    start(&container, &audit)
+}
+
+/// Starts a created container and writes the audit record.
+pub fn start(container: &Container, audit: &AuditLog) -> Result<(), Failure> {
+    let config = container.config().stage("load_spec");
+    let result = match &config {
+        Ok(config) => locked(container, config, audit),
+        Err(_) => Ok(()),
+    };
+    let mut record = Record::new(Event::Start, &container.id).container(container);
+    if let Ok(config) = &config {
+        record = record.config(config);
+    }
+    let result = config.and(result);
+    audit.write(&record.result(result.as_ref().err()));
+    result
+}
+
+fn locked(container: &Container, config: &Config, audit: &AuditLog) -> Result<(), Failure> {
+    // Nothing is made for a container that does not exist.
+    container.state().stage("check_status")?;
+    let lock = Lock::exclusive(&container.lock_path().stage("check_status")?).stage("check_status")?;
+    let mut state = container.state().stage("check_status")?;
+    let status = render_status(state.status);
+    let refused = || {
+        Failure::new(
+            "check_status",
+            format!("container {} is {status}, not created", container.id),
+        )
+    };
+    if state.status != Status::Created {
+        return Err(refused());
+    }
+    let init = state
+        .process()
+        .and_then(|process| process.pidfd())
+        .ok_or_else(refused)?;
+    let hooks = Hooks {
+        id: &container.id,
+        config,
+        audit,
+    };
+    let text = render(&state).stage("hook_startContainer")?;
+    hooks
+        .run(Phase::StartContainer, &text, Some(&init))
+        .stage("hook_startContainer")?;
+
+    match release(container).stage("write_fifo")? {
+        Ok(()) => {}
+        Err(Bad::Late(limit)) => {
+            let message = format!(
+                "the program of container {} was not executed within {} s",
+                container.id,
+                limit.as_secs()
+            );
+            return Err(Failure::new("write_fifo", message));
+        }
+        // The monitor records the end; it needs the lock.
+        Err(reason) => {
+            drop(lock);
+            settle(container, audit)?;
+            return Err(Failure::new("write_fifo", reason.to_string()));
+        }
+    }
+    state.status = Status::Running;
+    container.write_state(&state).stage("update_state")?;
+    let text = render(&state).stage("hook_poststart")?;
+    if let Err(error) = hooks.run(Phase::Poststart, &text, None) {
+        eprintln!("{error}");
+    }
+    Ok(())
+}
+
+/// Sends the start signal, and hears whether init could execute the program.
+fn release(container: &Container) -> std::io::Result<Result<(), Bad>> {
+    // Opened before the signal: init holds the other end open until it executes the program or ends.
+    let fifo: std::fs::File = fs_err::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(container.run_dir().join(EXEC_FIFO))?
+        .into();
+    let executed = Listener::from(OwnedFd::from(fifo));
+    let mut signal = NotifySocket::new(notify_socket(container));
+    signal.notify_container_start().map_err(std::io::Error::other)?;
+    Ok(executed.hear(EXEC_LIMIT))
+}

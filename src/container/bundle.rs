@@ -1,0 +1,163 @@
+//! The bundle: the container's directory, the files of its `/etc`, and `config.json`.
+
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Mount, MountBuilder};
+
+use crate::apparmor::Confinement;
+use crate::runtime::dir::ContainerDir;
+use crate::runtime::mounts;
+use crate::store::{Container, Network};
+
+use super::spec::{SpecContext, config_json};
+use super::{ContainerError, ContainerService, cgroup};
+
+/// Resolver of a container without a network of its own; its queries are redirected like all others.
+const FALLBACK_RESOLVER: Ipv4Addr = Ipv4Addr::new(8, 8, 8, 8);
+
+impl ContainerService {
+    /// Writes everything that the runtime reads. On a restart the same is written again: the host's address, and with
+    /// it a hook's URL, may have changed.
+    pub(super) async fn write_bundle(&self, container: &Container) -> Result<(), ContainerError> {
+        let snapshot = self.snapshot();
+        let network = container
+            .attachment
+            .as_ref()
+            .and_then(|a| snapshot.networks().get(&a.network))
+            .cloned();
+        let default = snapshot.networks().get(&self.0.settings.default_network).cloned();
+        let uplink = self.0.services.networks.uplink().borrow().clone();
+        let (container, settings) = (container.clone(), self.0.settings.clone());
+        let lower_dirs = self.0.services.images.lower_dirs(&container.layers);
+        let dir = self.dir(&container.id);
+        super::blocking(move || {
+            let gateway = network.as_ref().map(|n| n.gateway);
+            // What a container did to its own root outlives a restart.
+            let is_new = !dir.diff().exists();
+            make_directories(&dir)?;
+            if is_new {
+                inherit_root(&dir.diff(), &lower_dirs)?;
+            }
+            write_etc(&dir, &container, gateway)?;
+            cgroup::create(&container.id)?;
+            let gateway_or_none = gateway.unwrap_or(Ipv4Addr::UNSPECIFIED);
+            let context = SpecContext {
+                dir: &dir,
+                lower_dirs: &lower_dirs,
+                mounts: mounts(&container.mounts, &settings.root)?,
+                gateway: gateway_or_none,
+                prefix_len: network.as_ref().map_or(24, |n| n.subnet.prefix_len()),
+                host_interface: uplink.as_ref().map_or("", |u| &u.interface),
+                host_address: host_address(uplink.as_ref().map(|u| u.address), default.as_deref(), gateway_or_none),
+                apparmor: settings.confinement == Confinement::Confined,
+                hooks: &settings.hooks,
+            };
+            let config = config_json(&container, &context).map_err(|e| ContainerError::Cleanup {
+                step: "create spec failed",
+                message: e.to_string(),
+            })?;
+            replace(&dir.config(), 0o644, &format!("{config:#}\n"))?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// Where a container reaches the daemon: the host's address, else that of the default network's bridge.
+fn host_address(uplink: Option<Ipv4Addr>, default: Option<&Network>, gateway: Ipv4Addr) -> Ipv4Addr {
+    uplink.or(default.map(|n| n.gateway)).unwrap_or(gateway)
+}
+
+/// Checks mount strings against the policy and the host's files (`contract/runtime.md` 5.4). `root` is the daemon's own
+/// directory, which no container may see.
+pub(super) fn mounts(texts: &[String], root: &Path) -> Result<Vec<Mount>, ContainerError> {
+    let own = [root.to_owned()];
+    texts
+        .iter()
+        .map(|text| mount(text, &own).map_err(ContainerError::InvalidMount))
+        .collect()
+}
+
+fn mount(text: &str, denied: &[PathBuf]) -> Result<Mount, String> {
+    let mount = mounts::parse(text).map_err(|e| e.to_string())?;
+    let source = mount.open_source(denied).map_err(|e| e.to_string())?;
+    let (kind, options) = mount.to_config(source.directory);
+    MountBuilder::default()
+        .destination(&mount.destination)
+        .typ(kind)
+        .source(&mount.source)
+        .options(options.into_iter().map(str::to_owned).collect::<Vec<_>>())
+        .build()
+        .map_err(|e| e.to_string())
+}
+
+fn make_directories(dir: &ContainerDir) -> Result<(), ContainerError> {
+    let make = |path: &Path, mode| {
+        let mut builder = std::fs::DirBuilder::new();
+        builder
+            .recursive(true)
+            .mode(mode)
+            .create(path)
+            .map_err(|e| named(path, e))
+    };
+    make(dir.path(), 0o755)?;
+    for path in [dir.diff(), dir.work(), dir.merged(), dir.etc()] {
+        make(&path, 0o755)?;
+    }
+    make(&dir.logs(), 0o750)?;
+    make(&dir.cert(), 0o700)
+}
+
+/// The root of an overlay looks like the root of its upper directory, so that one takes after the image: owner and mode
+/// are those of the topmost layer that says something about its root, that is, whose root is not as it was made.
+fn inherit_root(upper: &Path, lower_dirs: &[PathBuf]) -> Result<(), ContainerError> {
+    for layer in lower_dirs {
+        let root = fs_err::metadata(layer)?;
+        let (uid, gid, mode) = (root.uid(), root.gid(), root.mode() & 0o7777);
+        if (uid, gid, mode) != (0, 0, 0o755) {
+            std::os::unix::fs::chown(upper, Some(uid), Some(gid)).map_err(|e| named(upper, e))?;
+            fs_err::set_permissions(upper, std::fs::Permissions::from_mode(mode))?;
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn write_etc(dir: &ContainerDir, container: &Container, gateway: Option<Ipv4Addr>) -> Result<(), ContainerError> {
+    let mut hosts = "127.0.0.1 localhost\n".to_owned();
+    if let Some(attachment) = &container.attachment {
+        hosts.push_str(&format!("{} {}\n", attachment.address, container.id));
+    }
+    let resolver = gateway.unwrap_or(FALLBACK_RESOLVER);
+    for (name, text) in [
+        ("hosts", hosts),
+        ("hostname", format!("{}\n", container.id)),
+        ("resolv.conf", format!("nameserver {resolver}\n")),
+    ] {
+        replace(&dir.etc().join(name), 0o644, &text)?;
+    }
+    Ok(())
+}
+
+/// Replaces a file as a whole: after a crash there is the old text or the new one, never half of it.
+fn replace(path: &Path, mode: u32, text: &str) -> Result<(), ContainerError> {
+    let staged = path.with_extension("new");
+    let write = || {
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .open(&staged)?;
+        file.write_all(text.as_bytes())?;
+        std::fs::rename(&staged, path)
+    };
+    write().map_err(|e| named(path, e))
+}
+
+fn named(path: &Path, error: std::io::Error) -> ContainerError {
+    std::io::Error::new(error.kind(), format!("{}: {error}", path.display())).into()
+}

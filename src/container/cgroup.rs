@@ -1,0 +1,92 @@
+//! The daemon's part of cgroups (`contract/runtime.md` 11): on a pure cgroup v2 machine it makes the parent, enables
+//! the controllers, and removes the directories of containers. On cgroup v1 and hybrid machines all of it is the
+//! runtime's, and nothing here acts.
+
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const MOUNT: &str = "/sys/fs/cgroup";
+const PARENT: &str = "/sys/fs/cgroup/raind";
+const CONTROLLERS: [&str; 4] = ["cpu", "memory", "pids", "io"];
+/// How long a cgroup may stay busy after its last process ended.
+const BUSY_LIMIT: Duration = Duration::from_secs(2);
+
+/// Whether the machine has cgroup v2 alone.
+fn is_unified() -> bool {
+    rustix::fs::statfs(MOUNT).is_ok_and(|fs| fs.f_type == nix::sys::statfs::CGROUP2_SUPER_MAGIC.0)
+}
+
+/// Makes the parent and enables what can be enabled. Returns a sentence for the log.
+pub(super) fn prepare() -> std::io::Result<String> {
+    if !is_unified() {
+        return Ok("cgroup v1 or hybrid: limits are set in the v1 hierarchies by the runtime".into());
+    }
+    fs_err::create_dir_all(PARENT)?;
+    // A root that another manager owns may refuse; what it has enabled decides then.
+    let mut missing = Vec::new();
+    for directory in [MOUNT, PARENT] {
+        missing = enable(Path::new(directory));
+    }
+    Ok(match missing[..] {
+        [] => "cgroup v2 with all controllers".into(),
+        _ => format!("cgroup v2 without {}: these limits have no effect", missing.join(", ")),
+    })
+}
+
+/// Enables the controllers for the children of a cgroup; returns those that stay off.
+fn enable(directory: &Path) -> Vec<&'static str> {
+    let control = directory.join("cgroup.subtree_control");
+    let enabled = || std::fs::read_to_string(&control).unwrap_or_default();
+    let is_on = |text: &str, name: &str| text.split_ascii_whitespace().any(|word| word == name);
+    CONTROLLERS
+        .into_iter()
+        .filter(|name| {
+            if !is_on(&enabled(), name) {
+                let _ = std::fs::write(&control, format!("+{name}"));
+            }
+            !is_on(&enabled(), name)
+        })
+        .collect()
+}
+
+fn directory(id: &str) -> PathBuf {
+    Path::new(PARENT).join(id)
+}
+
+/// Makes the directory of a container; a runtime that finds it only fills it.
+pub(super) fn create(id: &str) -> std::io::Result<()> {
+    if is_unified() {
+        fs_err::create_dir_all(directory(id))
+    } else {
+        Ok(())
+    }
+}
+
+/// Mode 0555 once the runtime has written the limits.
+pub(super) fn seal(id: &str) {
+    if is_unified()
+        && let Err(error) = std::fs::set_permissions(directory(id), std::fs::Permissions::from_mode(0o555))
+    {
+        tracing::debug!(container.id = %id, %error, "the cgroup directory keeps its mode");
+    }
+}
+
+/// Removes the directory of a container. The runtime may have done it.
+pub(super) async fn remove(id: &str) -> std::io::Result<()> {
+    if !is_unified() {
+        return Ok(());
+    }
+    let deadline = tokio::time::Instant::now() + BUSY_LIMIT;
+    loop {
+        match fs_err::remove_dir(directory(id)) {
+            Ok(()) => return Ok(()),
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(e) if e.kind() == ErrorKind::ResourceBusy && tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Create: validate, have the image, reserve, write the bundle, let the runtime set it up.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::apparmor::Confinement;
+use crate::image::{ImageRef, Platform};
+use crate::network::ipam;
+use crate::store::{
+    Attachment, Claim, Container, ContainerState, Forward, Image, ImageRunConfig, Network, Operation, ProcessSpec,
+    Protocol, Txn,
+};
+
+use super::request::{effective_command, environment, parse_ports};
+use super::{ContainerError, ContainerService, CreateRequest, bundle, names, transitions};
+
+/// A request whose every part was checked without looking at an image.
+struct Wish {
+    reference: ImageRef,
+    name: String,
+    network: String,
+    forwards: Vec<Forward>,
+    request: CreateRequest,
+}
+
+impl ContainerService {
+    /// Makes a container that waits for its start and returns its id. A failure leaves nothing behind.
+    pub async fn create(&self, request: CreateRequest) -> Result<String, ContainerError> {
+        let service = self.clone();
+        self.detached(async move {
+            let wish = service.check(request).await?;
+            let image = service
+                .0
+                .services
+                .images
+                .ensure(&wish.reference, &Platform::host())
+                .await?;
+            let process = service.process(&wish.request, &image).await?;
+            service.create_from(wish, image, process).await
+        })
+        .await
+    }
+
+    /// Refuses what cannot work before anything is downloaded. What others may take meanwhile is checked again when it
+    /// is reserved.
+    async fn check(&self, request: CreateRequest) -> Result<Wish, ContainerError> {
+        if !request.pod_id.is_empty() {
+            return Err(ContainerError::PodNotFound(request.pod_id));
+        }
+        if !request.name.is_empty() && !names::valid(&request.name) {
+            return Err(ContainerError::InvalidName(request.name));
+        }
+        if let (true, Confinement::Unconfined(reason)) =
+            (self.0.settings.require_apparmor, &self.0.settings.confinement)
+        {
+            return Err(ContainerError::Unconfined(reason.clone()));
+        }
+        let snapshot = self.snapshot();
+        if snapshot.containers().get(&request.name).is_some() {
+            return Err(ContainerError::NameIsId(request.name));
+        }
+        if snapshot.holder(&Claim::ContainerName(request.name.clone())).is_some() {
+            return Err(ContainerError::NameTaken(request.name));
+        }
+        let reference = ImageRef::parse(&request.image)?;
+        let forwards = parse_ports(&request.ports)?;
+        let reserved = &self.0.settings.reserved_ports;
+        if let Some(f) = forwards
+            .iter()
+            .find(|f| f.protocol == Protocol::Tcp && reserved.contains(&f.host_port))
+        {
+            let holder = "condenser itself".to_owned();
+            return Err(ContainerError::PortTaken {
+                port: f.host_port,
+                protocol: f.protocol,
+                holder,
+            });
+        }
+        let network = if request.network.is_empty() {
+            self.0.settings.default_network.clone()
+        } else {
+            request.network.clone()
+        };
+        if snapshot.networks().get(&network).is_none() {
+            return Err(ContainerError::NetworkNotFound(network));
+        }
+        let (mounts, root) = (request.mounts.clone(), self.0.settings.root.clone());
+        super::blocking(move || bundle::mounts(&mounts, &root).map(drop)).await?;
+        Ok(Wish {
+            reference,
+            name: request.name.clone(),
+            network,
+            forwards,
+            request,
+        })
+    }
+
+    /// What runs: the request over the image configuration.
+    async fn process(&self, request: &CreateRequest, image: &Image) -> Result<ProcessSpec, ContainerError> {
+        let config: &ImageRunConfig = &image.config;
+        let args = effective_command(&request.command, config)?;
+        let (env, ignored) = environment(&config.env, &request.env);
+        if !ignored.is_empty() {
+            // Their values may be secrets, their names are not known: only the number is said.
+            tracing::warn!(count = ignored.len(), image = %image.id, "environment entries without '=' have no effect");
+        }
+        let user = if self.0.settings.run_as_image_user {
+            config.user.as_str()
+        } else {
+            ""
+        };
+        let diff_ids: Vec<String> = image.layers.iter().map(|l| l.diff_id.clone()).collect();
+        let user = self.0.services.images.resolve_user(&diff_ids, user).await?;
+        let cwd = if config.working_dir.is_empty() {
+            "/".into()
+        } else {
+            config.working_dir.clone()
+        };
+        // Without its primary group among the supplementary ones a process could drop it (CVE-2023-25173).
+        let mut additional_gids = vec![user.gid];
+        additional_gids.extend(user.additional_gids.into_iter().filter(|gid| *gid != user.gid));
+        Ok(ProcessSpec {
+            args,
+            env,
+            cwd,
+            uid: user.uid,
+            gid: user.gid,
+            additional_gids,
+        })
+    }
+
+    async fn create_from(&self, wish: Wish, image: Arc<Image>, process: ProcessSpec) -> Result<String, ContainerError> {
+        let id = names::fresh_id(&self.snapshot(), Timestamp::now());
+        // Taken before the row exists: the first to see the row must not be faster than we are.
+        let _lock = self.0.locks.lock(&id).await;
+        let container = self.reserve(id, wish, image, process).await?;
+        let id = container.id.clone();
+        tracing::info!(container.id = %id, container.name = %container.name, "creating container");
+        match self.set_up(&container).await {
+            Ok(()) => {
+                tracing::info!(container.id = %id, "container created");
+                Ok(id)
+            }
+            Err(error) => {
+                tracing::warn!(container.id = %id, %error, "create failed, undoing it");
+                if let Err(undo) = self.dismantle(&container).await {
+                    tracing::error!(container.id = %id, error = %undo, "undo of a failed create is not complete");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Name, address, host ports and row, all or nothing.
+    async fn reserve(
+        &self,
+        id: String,
+        wish: Wish,
+        image: Arc<Image>,
+        process: ProcessSpec,
+    ) -> Result<Arc<Container>, ContainerError> {
+        let reserve = self.0.services.store.transact(move |t| {
+            // Between pull and now the image may have been removed; its layers are only safe under a committed row.
+            if t.get::<Image>(&image.id)
+                .is_none_or(|present| present.config_digest != image.config_digest)
+            {
+                return Err(crate::image::ImageError::NotFound(image.id.clone()).into());
+            }
+            let network = t
+                .get::<Network>(&wish.network)
+                .ok_or_else(|| ContainerError::NetworkNotFound(wish.network.clone()))?;
+            let address =
+                ipam::lowest_free(t.snapshot(), &network).ok_or_else(|| ContainerError::SubnetFull(network.subnet))?;
+            let row = new_row(
+                t,
+                id,
+                wish,
+                &image,
+                process,
+                Attachment {
+                    network: network.name.clone(),
+                    address,
+                },
+            );
+            t.put(row).map_err(|taken| ContainerError::taken(taken, t.snapshot()))
+        });
+        reserve.await
+    }
+
+    /// Everything after the row: directory, rules, runtime. The caller undoes it as a whole.
+    async fn set_up(&self, container: &Container) -> Result<(), ContainerError> {
+        self.write_bundle(container).await?;
+        self.0.services.firewall.apply().await?;
+        self.runtime_create(container).await
+    }
+
+    /// The runtime's create, and the state it leads to, with which the operation is over. Hooks have normally told of the
+    /// state already.
+    pub(super) async fn runtime_create(&self, container: &Container) -> Result<(), ContainerError> {
+        self.0
+            .services
+            .runtime
+            .create(&container.id, container.tty)
+            .await
+            .map_err(|source| ContainerError::Runtime {
+                step: "create container failed",
+                source,
+            })?;
+        let process = self.runtime_process(&container.id).await;
+        let id = container.id.clone();
+        self.update(&id, move |c| {
+            transitions::created(c, process, Timestamp::now());
+            c.certificate_due = false;
+            c.operation = None;
+            Ok(())
+        })
+        .await?;
+        self.watch(&id);
+        Ok(())
+    }
+}
+
+fn new_row(t: &Txn, id: String, wish: Wish, image: &Image, spec: ProcessSpec, attachment: Attachment) -> Container {
+    let now = Timestamp::now();
+    let name = if wish.name.is_empty() {
+        names::fresh_name(t.snapshot())
+    } else {
+        wish.name
+    };
+    Container {
+        id,
+        name,
+        pod_id: None,
+        bottle_id: None,
+        spiffe_id: None,
+        state: ContainerState::Creating,
+        operation: Some(Operation::Create),
+        process: None,
+        exit: None,
+        image_repository: image.repository.clone(),
+        image_reference: image.reference.clone(),
+        layers: image.layers.iter().map(|l| l.diff_id.clone()).collect(),
+        spec,
+        mounts: wish.request.mounts,
+        tty: wish.request.tty,
+        attachment: Some(attachment),
+        forwards: wish.forwards,
+        certificate_due: true,
+        creating_at: Some(now),
+        created_at: Some(now),
+        started_at: None,
+        stopped_at: None,
+    }
+}

@@ -1,0 +1,113 @@
+//! Delete, and the undo of a create: both take a container apart, whatever of it is there.
+
+use crate::store::{Container, ContainerState, Operation};
+
+use super::{ContainerError, ContainerService, cgroup, refuse_managed, transitions};
+
+impl ContainerService {
+    /// Removes a container that does not run; returns its id. After a failure it can be repeated.
+    pub async fn delete(&self, parameter: &str) -> Result<String, ContainerError> {
+        let container = self.find(parameter)?;
+        refuse_managed(&container, parameter, "delete operation", "rm")?;
+        let (service, parameter) = (self.clone(), parameter.to_owned());
+        self.detached(async move {
+            let id = container.id.clone();
+            let _lock = service.0.locks.lock(&id).await;
+            let container = service.find(&id).map_err(|_| ContainerError::NotFound(parameter))?;
+            transitions::check_allowed("delete", &container)?;
+            service.dismantle(&container).await?;
+            tracing::info!(container.id = %id, "container deleted");
+            Ok(id)
+        })
+        .await
+    }
+
+    /// Takes everything of a container away; the row goes last and with it, in one transaction, its name, address and
+    /// ports. Every step may have been done before. Goes on after an error, but then keeps the row, so that the rest
+    /// can be tried again, and returns the first error.
+    pub(super) async fn dismantle(&self, container: &Container) -> Result<(), ContainerError> {
+        let id = &container.id;
+        // The journal first: from here on a crash leads to the end of this, whatever it was the undo of.
+        self.update(id, |c| {
+            c.operation = Some(Operation::Delete);
+            Ok(())
+        })
+        .await?;
+        let mut first = None;
+        let mut note = |result: Result<(), ContainerError>| {
+            if let Err(error) = result {
+                tracing::warn!(container.id = %id, %error, "a part of the container could not be removed");
+                first.get_or_insert(error);
+            }
+        };
+        note(self.runtime_forget(container).await);
+        self.unwatch(id);
+        note(
+            self.0
+                .services
+                .networks
+                .remove_stray_link(&container.veth())
+                .await
+                .map_err(Into::into),
+        );
+        note(
+            cgroup::remove(id)
+                .await
+                .map_err(|e| cleanup("delete cgroup subtree failed", &e)),
+        );
+        let directory = self.dir(id).path().to_owned();
+        note(
+            super::blocking(move || match fs_err::remove_dir_all(directory) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    Err(cleanup("delete container directory failed", &e))
+                }
+                _ => Ok(()),
+            })
+            .await,
+        );
+        // A row that is being deleted publishes nothing. Its rules must be gone before its address is free for another.
+        note(
+            self.0
+                .services
+                .firewall
+                .apply()
+                .await
+                .map_err(|e| cleanup("cleanup forward rule failed", &e)),
+        );
+        if let Some(error) = first {
+            return Err(error);
+        }
+        let row = id.clone();
+        self.0
+            .services
+            .store
+            .transact(move |t| {
+                t.remove::<Container>(&row);
+                Ok::<_, ContainerError>(())
+            })
+            .await
+    }
+
+    /// The runtime's part. It may not know the container: a create can fail before it heard of it.
+    async fn runtime_forget(&self, container: &Container) -> Result<(), ContainerError> {
+        let id = &container.id;
+        let volatile = self.0.settings.runtime_run_dir.join(id);
+        if !self.dir(id).state().exists() && !volatile.exists() {
+            return Ok(());
+        }
+        let runtime = &self.0.services.runtime;
+        let failed = |step| move |source| ContainerError::Runtime { step, source };
+        // Only recovery comes here with a live process: a crash between the runtime's answer and ours.
+        if container.state == ContainerState::Running {
+            runtime.stop(id).await.map_err(failed("stop failed"))?;
+        }
+        runtime.delete(id).await.map_err(failed("delete container failed"))
+    }
+}
+
+fn cleanup(step: &'static str, error: &dyn std::fmt::Display) -> ContainerError {
+    ContainerError::Cleanup {
+        step,
+        message: error.to_string(),
+    }
+}

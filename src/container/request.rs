@@ -1,0 +1,206 @@
+//! What a client may ask for, and its translation into checked values (`contract/api.md` 4.6 to 4.8). Pure.
+
+use crate::store::{Forward, ImageRunConfig, Protocol};
+
+use super::ContainerError;
+
+/// A request for a new container. Strings are as the client wrote them.
+#[derive(Debug, Clone, Default)]
+pub struct CreateRequest {
+    /// Image reference.
+    pub image: String,
+    /// Replaces entrypoint and cmd of the image when not empty.
+    pub command: Vec<String>,
+    /// `<host>:<container>[:<protocol>]`
+    pub ports: Vec<String>,
+    /// `<host path>:<container path>[:<options>]`
+    pub mounts: Vec<String>,
+    /// `KEY=VALUE`, after the image's.
+    pub env: Vec<String>,
+    /// Name of a network; empty for the default one.
+    pub network: String,
+    /// Whether to make a pseudo-terminal.
+    pub tty: bool,
+    /// Name; empty for a random one.
+    pub name: String,
+    /// Pod to join.
+    pub pod_id: String,
+}
+
+/// Parses a port string.
+pub fn parse_port(text: &str) -> Result<Forward, ContainerError> {
+    let fields: Vec<&str> = text.split(':').collect();
+    let (host, container, protocol) = match fields[..] {
+        [host, container] => (host, container, "tcp"),
+        [host, container, protocol] => (host, container, protocol),
+        _ => return Err(ContainerError::PortFormat(text.to_owned())),
+    };
+    let port = |field: &str| {
+        let digits = !field.is_empty() && field.bytes().all(|b| b.is_ascii_digit());
+        let number = if digits {
+            field.parse::<u16>().ok().filter(|n| *n > 0)
+        } else {
+            None
+        };
+        number.ok_or_else(|| {
+            ContainerError::InvalidPort(format!("{field:?} in {text:?} is not a port number from 1 to 65535"))
+        })
+    };
+    let protocol = match protocol.to_ascii_lowercase().as_str() {
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        _ => {
+            let message = format!("{protocol:?} in {text:?} is not a protocol; use tcp or udp");
+            return Err(ContainerError::InvalidPort(message));
+        }
+    };
+    Ok(Forward {
+        host_port: port(host)?,
+        container_port: port(container)?,
+        protocol,
+    })
+}
+
+/// Parses all port strings; the same host port twice is refused.
+pub fn parse_ports(texts: &[String]) -> Result<Vec<Forward>, ContainerError> {
+    let mut forwards: Vec<Forward> = Vec::with_capacity(texts.len());
+    for text in texts {
+        let forward = parse_port(text)?;
+        if forwards
+            .iter()
+            .any(|f| (f.host_port, f.protocol) == (forward.host_port, forward.protocol))
+        {
+            let message = format!(
+                "host port {}/{} is published twice",
+                forward.host_port, forward.protocol
+            );
+            return Err(ContainerError::InvalidPort(message));
+        }
+        forwards.push(forward);
+    }
+    Ok(forwards)
+}
+
+/// The argument vector that runs: the request's, else entrypoint and cmd of the image.
+pub fn effective_command(requested: &[String], image: &ImageRunConfig) -> Result<Vec<String>, ContainerError> {
+    let command = if requested.is_empty() {
+        image.entrypoint.iter().chain(&image.cmd).cloned().collect()
+    } else {
+        requested.to_vec()
+    };
+    if command.first().is_none_or(String::is_empty) {
+        return Err(ContainerError::NoCommand);
+    }
+    Ok(command)
+}
+
+/// Variables that every process has: name and value when missing or blank.
+const PRESETS: [(&str, &str); 3] = [
+    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+    ("TERM", "xterm-256color"),
+    ("LANG", "C.UTF-8"),
+];
+
+/// The environment: image, then request; a later entry of a name wins at the place of the first; presets last.
+/// Entries without `=` have no effect; they come back in the second list so that the log can name them.
+pub fn environment(image: &[String], requested: &[String]) -> (Vec<String>, Vec<String>) {
+    let mut entries: Vec<(String, String)> = Vec::new();
+    let mut ignored = Vec::new();
+    let mut set = |name: &str, value: &str| match entries.iter_mut().find(|(n, _)| n == name) {
+        Some(entry) => entry.1 = value.to_owned(),
+        None => entries.push((name.to_owned(), value.to_owned())),
+    };
+    for entry in image.iter().chain(requested) {
+        match entry.split_once('=') {
+            Some((name, value)) if !name.is_empty() => set(name, value),
+            _ => ignored.push(entry.clone()),
+        }
+    }
+    for (name, value) in PRESETS {
+        match entries.iter_mut().find(|(n, _)| n == name) {
+            Some(entry) if entry.1.trim().is_empty() => entry.1 = value.to_owned(),
+            Some(_) => {}
+            None => entries.push((name.to_owned(), value.to_owned())),
+        }
+    }
+    (
+        entries
+            .into_iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect(),
+        ignored,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn strings(words: &[&str]) -> Vec<String> {
+        words.iter().map(|w| w.to_string()).collect()
+    }
+
+    #[test]
+    fn port_strings() {
+        let forward = |h, c, p| Forward {
+            host_port: h,
+            container_port: c,
+            protocol: p,
+        };
+        assert_eq!(parse_port("8080:80").unwrap(), forward(8080, 80, Protocol::Tcp));
+        assert_eq!(parse_port("53:5353:UDP").unwrap(), forward(53, 5353, Protocol::Udp));
+    }
+
+    #[rstest]
+    #[case("80", "port format failed: 80")]
+    #[case("", "port format failed: ")]
+    #[case("1:2:tcp:x", "port format failed: 1:2:tcp:x")]
+    #[case("0:80", "not a port number")]
+    #[case("65536:80", "not a port number")]
+    #[case("+80:80", "not a port number")]
+    #[case("-p:80", "not a port number")]
+    #[case(":80", "not a port number")]
+    #[case("8080:80:sctp", "not a protocol")]
+    fn bad_port_strings(#[case] text: &str, #[case] part: &str) {
+        let error = parse_port(text).unwrap_err().to_string();
+        assert!(
+            error.starts_with("forward rule failed: ") && error.contains(part),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_host_port_is_published_once() {
+        parse_ports(&strings(&["80:1", "80:1:udp", "81:1"])).unwrap();
+        parse_ports(&strings(&["80:1", "80:2"])).unwrap_err();
+    }
+
+    #[test]
+    fn the_request_replaces_entrypoint_and_cmd() {
+        let image = ImageRunConfig {
+            entrypoint: strings(&["e"]),
+            cmd: strings(&["c"]),
+            ..Default::default()
+        };
+        assert_eq!(effective_command(&[], &image).unwrap(), ["e", "c"]);
+        assert_eq!(
+            effective_command(&strings(&["r", "a b\n\""]), &image).unwrap(),
+            ["r", "a b\n\""]
+        );
+        effective_command(&[], &ImageRunConfig::default()).unwrap_err();
+        effective_command(&strings(&[""]), &image).unwrap_err();
+    }
+
+    #[test]
+    fn later_variables_win_and_presets_fill_blanks() {
+        let (env, ignored) = environment(
+            &strings(&["A=1", "PATH= ", "junk"]),
+            &strings(&["B=2", "A=3=4", "=x", "TERM=dumb"]),
+        );
+        let path = format!("PATH={}", PRESETS[0].1);
+        assert_eq!(env, ["A=3=4", &path, "B=2", "TERM=dumb", "LANG=C.UTF-8"]);
+        assert_eq!(ignored, ["junk", "=x"]);
+    }
+}

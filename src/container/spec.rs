@@ -1,0 +1,397 @@
+//! `config.json`: one container as an OCI runtime bundle that the original Droplet, ours and strict runtimes accept
+//! (`contract/runtime.md` 15.2). Pure: everything that is looked up on the host comes in through [`SpecContext`].
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use oci_spec::OciSpecError;
+use oci_spec::runtime::{
+    Arch, Capability, Hook, HookBuilder, HooksBuilder, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder,
+    LinuxIdMapping, LinuxIdMappingBuilder, LinuxMemoryBuilder, LinuxNamespace, LinuxNamespaceBuilder,
+    LinuxNamespaceType, LinuxPidsBuilder, LinuxResourcesBuilder, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompBuilder,
+    LinuxSyscallBuilder, Mount, ProcessBuilder, RootBuilder, SpecBuilder, UserBuilder,
+};
+use serde_json::{Value, json};
+
+use crate::runtime::dir::ContainerDir;
+use crate::runtime::hook::HookEvent;
+use crate::store::Container;
+
+/// Name of the AppArmor profile of containers (`contract/security.md` 7).
+pub const APPARMOR_PROFILE: &str = "raind-default";
+/// The default capability set (`contract/runtime.md` 5.1).
+const CAPABILITIES: [Capability; 14] = [
+    Capability::Chown,
+    Capability::DacOverride,
+    Capability::Fsetid,
+    Capability::Fowner,
+    Capability::Mknod,
+    Capability::NetRaw,
+    Capability::Setgid,
+    Capability::Setuid,
+    Capability::Setfcap,
+    Capability::Setpcap,
+    Capability::NetBindService,
+    Capability::SysChroot,
+    Capability::Kill,
+    Capability::AuditWrite,
+];
+/// The system calls that the original knows to deny. It aborts on any other name, so more denials are the runtime's.
+const DENIED_SYSCALLS: [&str; 19] = [
+    "bpf",
+    "perf_event_open",
+    "kexec_load",
+    "open_by_handle_at",
+    "ptrace",
+    "process_vm_readv",
+    "process_vm_writev",
+    "userfaultfd",
+    "reboot",
+    "swapon",
+    "swapoff",
+    "name_to_handle_at",
+    "init_module",
+    "finit_module",
+    "delete_module",
+    "kcmp",
+    "mount",
+    "unshare",
+    "setns",
+];
+const MEMORY_LIMIT: i64 = 1 << 30;
+const CPU_QUOTA: i64 = 80_000;
+const CPU_PERIOD: u64 = 100_000;
+const PIDS_LIMIT: i64 = 512;
+/// How many ids a container has. Identity-mapped: layers are stored with the ids of the host.
+const ID_MAP_SIZE: u32 = 65_535;
+/// Proc and sys files that no container may see (`contract/runtime.md` 9.3, R12).
+const MASKED_PATHS: [&str; 11] = [
+    "/proc/acpi",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/fs/bpf",
+    "/sys/devices/virtual/powercap",
+];
+const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// How the runtime's hooks reach the daemon. The same for all containers of a daemon.
+#[derive(Debug, Clone)]
+pub struct HookSettings {
+    /// The hook agent.
+    pub agent: PathBuf,
+    /// Directory of `raind.crt` and the hook client pair.
+    pub cert_dir: PathBuf,
+    /// Port of the hook listener.
+    pub hook_port: u16,
+    /// Port of the certificate listener.
+    pub ca_port: u16,
+    /// Value of `RAIND_ROOT_DIR`, when it is not the default.
+    pub root_env: Option<PathBuf>,
+}
+
+/// What the configuration of one container takes from the host.
+#[derive(Debug)]
+pub struct SpecContext<'a> {
+    /// Directory of the container.
+    pub dir: &'a ContainerDir,
+    /// Layer directories, topmost first.
+    pub lower_dirs: &'a [PathBuf],
+    /// Bind mounts, checked.
+    pub mounts: Vec<Mount>,
+    /// Address of the container's bridge.
+    pub gateway: Ipv4Addr,
+    /// Prefix length of its network.
+    pub prefix_len: u8,
+    /// Interface of the default route; informative.
+    pub host_interface: &'a str,
+    /// Address at which the daemon is reached from inside the container.
+    pub host_address: Ipv4Addr,
+    /// Whether AppArmor is on and the profile is loaded.
+    pub apparmor: bool,
+    /// Hooks.
+    pub hooks: &'a HookSettings,
+}
+
+/// The document, as a JSON value: it holds keys that the `oci-spec` types cannot express.
+pub fn config_json(container: &Container, context: &SpecContext<'_>) -> Result<Value, OciSpecError> {
+    let spec = SpecBuilder::default()
+        .version("1.0.2")
+        .root(
+            RootBuilder::default()
+                .path(context.dir.merged())
+                .readonly(false)
+                .build()?,
+        )
+        .hostname(&container.id)
+        .mounts(context.mounts.clone())
+        .process(process(container)?)
+        .linux(linux(container)?)
+        .hooks(
+            HooksBuilder::default()
+                .create_runtime(vec![
+                    certificate_hook(context)?,
+                    hook(context, HookEvent::CreateRuntime)?,
+                ])
+                .create_container(vec![hook(context, HookEvent::CreateContainer)?])
+                .poststart(vec![hook(context, HookEvent::Poststart)?])
+                .poststop(vec![hook(context, HookEvent::Poststop)?])
+                .build()?,
+        )
+        .annotations(annotations(container, context))
+        .build()?;
+    let stop_hook = hook(context, HookEvent::StopContainer)?;
+    // Converting plain data to a JSON value has no way to fail.
+    let mut value = serde_json::to_value(spec).unwrap_or_default();
+    value["hooks"]["stopContainer"] = json!([stop_hook]);
+    value["linux"]["apparmorProfile"] = json!(APPARMOR_PROFILE);
+    if context.apparmor {
+        value["process"]["apparmorProfile"] = json!(APPARMOR_PROFILE);
+    }
+    Ok(value)
+}
+
+fn process(container: &Container) -> Result<oci_spec::runtime::Process, OciSpecError> {
+    let spec = &container.spec;
+    let allowed: std::collections::HashSet<_> = CAPABILITIES.into();
+    ProcessBuilder::default()
+        .terminal(container.tty)
+        .user(
+            UserBuilder::default()
+                .uid(spec.uid)
+                .gid(spec.gid)
+                .additional_gids(spec.additional_gids.clone())
+                .build()?,
+        )
+        .args(spec.args.clone())
+        .env(spec.env.clone())
+        .cwd(&spec.cwd)
+        .no_new_privileges(true)
+        .rlimits(Vec::new())
+        .capabilities(
+            LinuxCapabilitiesBuilder::default()
+                .bounding(allowed.clone())
+                .permitted(allowed.clone())
+                .effective(allowed)
+                .inheritable(std::collections::HashSet::new())
+                .ambient(std::collections::HashSet::new())
+                .build()?,
+        )
+        .build()
+}
+
+fn linux(container: &Container) -> Result<oci_spec::runtime::Linux, OciSpecError> {
+    let resources = LinuxResourcesBuilder::default()
+        .memory(LinuxMemoryBuilder::default().limit(MEMORY_LIMIT).build()?)
+        .cpu(LinuxCpuBuilder::default().quota(CPU_QUOTA).period(CPU_PERIOD).build()?)
+        .pids(LinuxPidsBuilder::default().limit(PIDS_LIMIT).build()?)
+        .build()?;
+    let identity: Vec<LinuxIdMapping> = vec![
+        LinuxIdMappingBuilder::default()
+            .container_id(0u32)
+            .host_id(0u32)
+            .size(ID_MAP_SIZE)
+            .build()?,
+    ];
+    LinuxBuilder::default()
+        .cgroups_path(format!("/raind/{}", container.id))
+        .resources(resources)
+        .namespaces(namespaces()?)
+        .uid_mappings(identity.clone())
+        .gid_mappings(identity)
+        .seccomp(seccomp()?)
+        .masked_paths(MASKED_PATHS.map(String::from).to_vec())
+        .readonly_paths(READONLY_PATHS.map(String::from).to_vec())
+        .build()
+}
+
+fn namespaces() -> Result<Vec<LinuxNamespace>, OciSpecError> {
+    use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network, Pid, User, Uts};
+    [Mount, Network, Uts, Pid, Ipc, User, Cgroup]
+        .into_iter()
+        .map(|kind| LinuxNamespaceBuilder::default().typ(kind).build())
+        .collect()
+}
+
+fn seccomp() -> Result<LinuxSeccomp, OciSpecError> {
+    let architecture = match std::env::consts::ARCH {
+        "aarch64" => Arch::ScmpArchAarch64,
+        "riscv64" => Arch::ScmpArchRiscv64,
+        _ => Arch::ScmpArchX86_64,
+    };
+    LinuxSeccompBuilder::default()
+        .default_action(LinuxSeccompAction::ScmpActAllow)
+        .architectures(vec![architecture])
+        .syscalls(vec![
+            LinuxSyscallBuilder::default()
+                .names(DENIED_SYSCALLS.map(String::from).to_vec())
+                .action(LinuxSeccompAction::ScmpActErrno)
+                .errno_ret(1u32)
+                .build()?,
+        ])
+        .build()
+}
+
+/// A report to the hook listener with the container's own certificate.
+///
+/// `createContainer` runs in the container's network namespace and needs an address that is reachable from there; all
+/// others use `localhost`, which stays right when the host's address changes.
+fn hook(context: &SpecContext<'_>, event: HookEvent) -> Result<Hook, OciSpecError> {
+    let host = match event {
+        HookEvent::CreateContainer => context.host_address.to_string(),
+        _ => "localhost".to_owned(),
+    };
+    let url = format!("https://{host}:{}/v1/hooks/droplet", context.hooks.hook_port);
+    let cert = context.dir.cert();
+    agent(
+        context.hooks,
+        &url,
+        event.as_str(),
+        &cert.join("client.crt"),
+        &cert.join("client.key"),
+    )
+}
+
+/// The request for the container's certificate, with the shared hook client pair.
+fn certificate_hook(context: &SpecContext<'_>) -> Result<Hook, OciSpecError> {
+    let url = format!("https://localhost:{}/v1/pki/sign", context.hooks.ca_port);
+    let dir = &context.hooks.cert_dir;
+    agent(
+        context.hooks,
+        &url,
+        "requestCert",
+        &dir.join("raindHookClient.crt"),
+        &dir.join("raindHookClient.key"),
+    )
+}
+
+fn agent(hooks: &HookSettings, url: &str, event: &str, cert: &Path, key: &Path) -> Result<Hook, OciSpecError> {
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let ca = hooks.cert_dir.join("raind.crt");
+    let mut env = vec!["RAIND-HOOK-SETTER=CONDENSER".to_owned()];
+    env.extend(
+        hooks
+            .root_env
+            .iter()
+            .map(|root| format!("{}={}", crate::runtime::dir::ROOT_ENV, root.display())),
+    );
+    let args = [
+        text(&hooks.agent),
+        "--url".into(),
+        url.into(),
+        "--event".into(),
+        event.into(),
+        "--ca".into(),
+        text(&ca),
+        "--cert".into(),
+        text(cert),
+        "--key".into(),
+        text(key),
+    ];
+    HookBuilder::default()
+        .path(&hooks.agent)
+        .args(args.to_vec())
+        .env(env)
+        .build()
+}
+
+fn annotations(container: &Container, context: &SpecContext<'_>) -> HashMap<String, String> {
+    let attachment = container.attachment.as_ref();
+    let net = json!({
+        "hostInterface": context.host_interface,
+        "bridgeInterface": attachment.map_or("", |a| &a.network),
+        "interface": {
+            "name": container.veth(),
+            "ipv4": {
+                "address": attachment.map_or(String::new(), |a| format!("{}/{}", a.address, context.prefix_len)),
+                "gateway": attachment.map_or(String::new(), |_| context.gateway.to_string()),
+            },
+            "dns": { "servers": ["8.8.8.8"] },
+        },
+    });
+    let image = json!({
+        "rootfsType": "overlay",
+        "imageLayer": context.lower_dirs,
+        "upperDir": context.dir.diff(),
+        "workDir": context.dir.work(),
+    });
+    HashMap::from([
+        ("io.raind.runtime.annotation.version".into(), "0.1.0".into()),
+        ("io.raind.hooks.args".into(), "argv0".into()),
+        ("io.raind.net.config".into(), net.to_string()),
+        ("io.raind.image.config".into(), image.to_string()),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::container;
+
+    fn rendered() -> Value {
+        let dir = ContainerDir::new(Path::new("/etc/raind/container"), "01abcdefghjk");
+        let hooks = HookSettings {
+            agent: "/usr/local/bin/condenser-hook-agent".into(),
+            cert_dir: "/etc/raind/cert".into(),
+            hook_port: 7756,
+            ca_port: 7757,
+            root_env: None,
+        };
+        let context = SpecContext {
+            dir: &dir,
+            lower_dirs: &["/etc/raind/image/l/AB".into(), "/etc/raind/image/l/CD".into()],
+            mounts: Vec::new(),
+            gateway: [10, 166, 0, 254].into(),
+            prefix_len: 24,
+            host_interface: "ens3",
+            host_address: [192, 0, 2, 2].into(),
+            apparmor: false,
+            hooks: &hooks,
+        };
+        let mut c = container("01abcdefghjk", "web").address("10.166.0.7");
+        c.spec.args = vec!["/bin/sh".into(), "-c".into(), "echo 'a  b'\n".into()];
+        config_json(&c, &context).unwrap()
+    }
+
+    /// Sets of capabilities have no order of their own.
+    fn sorted(mut value: Value) -> Value {
+        for set in ["bounding", "permitted", "effective"] {
+            if let Value::Array(names) = &mut value["process"]["capabilities"][set] {
+                names.sort_by_key(|n| n.to_string());
+            }
+        }
+        value
+    }
+
+    #[test]
+    fn the_document_is_the_superset_of_the_contract() {
+        insta::assert_json_snapshot!(sorted(rendered()));
+    }
+
+    #[test]
+    fn what_the_types_cannot_say_is_there() {
+        let value = rendered();
+        assert_eq!(value["linux"]["apparmorProfile"], "raind-default");
+        assert_eq!(value["hooks"]["stopContainer"][0]["args"][4], "stopContainer");
+        assert!(value["process"].get("apparmorProfile").is_none());
+        assert!(value["linux"]["seccomp"].get("defaultErrnoRet").is_none());
+    }
+
+    #[test]
+    fn every_hook_has_argv0_and_only_one_uses_the_host_address() {
+        let value = rendered();
+        let hooks = value["hooks"].as_object().unwrap();
+        let mut from_inside = 0;
+        for hook in hooks.values().flat_map(|list| list.as_array().unwrap()) {
+            assert_eq!(hook["args"][0], hook["path"]);
+            from_inside += usize::from(hook["args"][2].as_str().unwrap().contains("192.0.2.2"));
+        }
+        assert_eq!(from_inside, 1);
+    }
+}

@@ -1,0 +1,80 @@
+//! Start: of a created container, and again of a stopped one.
+
+use jiff::Timestamp;
+
+use crate::store::{Container, ContainerState, Operation};
+
+use super::{ContainerError, ContainerService, refuse_managed, transitions};
+
+impl ContainerService {
+    /// Releases the process; returns the id. A stopped container is created again first.
+    pub async fn start(&self, parameter: &str) -> Result<String, ContainerError> {
+        let container = self.find(parameter)?;
+        refuse_managed(&container, parameter, "operation", "start")?;
+        let (service, parameter) = (self.clone(), parameter.to_owned());
+        self.detached(async move {
+            let id = container.id.clone();
+            let _lock = service.0.locks.lock(&id).await;
+            // It may have gone while this waited for its turn.
+            let container = service.find(&id).map_err(|_| ContainerError::NotFound(parameter))?;
+            transitions::check_allowed("start", &container)?;
+            if container.state == ContainerState::Stopped {
+                service.create_again(&container).await?;
+            }
+            service.release(&id).await?;
+            tracing::info!(container.id = %id, "container started");
+            Ok(id)
+        })
+        .await
+    }
+
+    /// The restart's first half. A failure leaves the container stopped, with all that it owns.
+    async fn create_again(&self, container: &Container) -> Result<(), ContainerError> {
+        let row = self
+            .update(&container.id, |c| {
+                c.state = ContainerState::Creating;
+                c.operation = Some(Operation::Restart);
+                c.certificate_due = true;
+                Ok(c.clone())
+            })
+            .await?;
+        let made = async {
+            self.write_bundle(&row).await?;
+            self.0.services.firewall.apply().await?;
+            self.runtime_create(&row).await
+        };
+        let Err(error) = made.await else { return Ok(()) };
+        tracing::warn!(container.id = %row.id, %error, "restart failed, the container stays stopped");
+        let exit = container.exit.clone();
+        self.update(&container.id, |c| {
+            c.operation = None;
+            c.certificate_due = false;
+            c.state = ContainerState::Stopped;
+            c.process = None;
+            c.exit = exit;
+            Ok(())
+        })
+        .await?;
+        Err(error)
+    }
+
+    async fn release(&self, id: &str) -> Result<(), ContainerError> {
+        let started = self.0.services.runtime.start(id).await;
+        if let Err(source) = started {
+            // A program that cannot be executed ends the container with 126 or 127; the runtime has recorded that.
+            self.settle_exit(id).await;
+            return Err(ContainerError::Runtime {
+                step: "start container failed",
+                source,
+            });
+        }
+        let process = self.runtime_process(id).await;
+        self.update(id, move |c| {
+            transitions::running(c, process, Timestamp::now());
+            Ok(())
+        })
+        .await?;
+        self.watch(id);
+        Ok(())
+    }
+}

@@ -1,0 +1,438 @@
+//! Wiring: builds every service from the configuration, recovers, serves, shuts down.
+//!
+//! Order of a start, and why:
+//! 1. What may fail without having touched the machine: root, directories, store, listeners on loopback.
+//! 2. The network and the rules. They stand before the first container can start.
+//! 3. Certificates (they carry the host's address), then the hook listener, which needs the bridges' addresses.
+//! 4. Everything is bound. Hooks and certificates are served: recovery makes the runtime call back.
+//! 5. Recovery, then the management API.
+//!
+//! A shutdown goes the other way. Containers keep running; their monitors do not need the daemon.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::api::identity::Role;
+use crate::api::listener::{self, BoundListener};
+use crate::api::management::{self, Management};
+use crate::api::{hooks, pki as pki_api, routing};
+use crate::apparmor::{self, Confinement};
+use crate::audit::AuditLog;
+use crate::config::{Config, HOOK_PORT};
+use crate::container::{ContainerService, ContainerSettings, HookSettings, Services};
+use crate::dns::Forwarder;
+use crate::firewall::{Firewall, FirewallSettings};
+use crate::image::{ImageService, ImageSettings};
+use crate::network::{DEFAULT_NETWORK, DNS_ADDRESS, DNS_PORT, NetworkService, NetworkSettings, Uplink};
+use crate::pki::Pki;
+use crate::runtime::dir::{DEFAULT_ROOT, RUNTIME_RUN_DIR};
+use crate::runtime::droplet::Droplet;
+use crate::store::Store;
+
+/// How often the kernel's links and addresses are compared with the networks.
+const RESYNC: Duration = Duration::from_secs(5);
+/// How often certificates are looked at.
+const RENEWAL: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long operations in progress may take to finish at a shutdown. What is not finished then, recovery undoes.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(30);
+
+/// Why the daemon could not start.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each wraps the error of the part it names")]
+pub enum DaemonError {
+    #[error("must be run as root: it makes namespaces, mounts and firewall rules (try sudo)")]
+    NotRoot,
+    #[error("cannot make the directory {path}: {source}")]
+    Directory { path: String, source: std::io::Error },
+    #[error("{purpose}: {source}")]
+    Listen {
+        purpose: &'static str,
+        source: std::io::Error,
+    },
+    #[error("cannot receive signals: {0}")]
+    Signal(std::io::Error),
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
+    #[error("image store: {0}")]
+    Image(#[from] crate::image::ImageError),
+    #[error("network: {0}")]
+    Network(#[from] crate::network::NetworkError),
+    #[error("firewall: {0}")]
+    Firewall(#[from] crate::firewall::FirewallError),
+    #[error("dns: {0}")]
+    Dns(#[from] crate::dns::DnsError),
+    #[error("certificates: {0}")]
+    Pki(#[from] crate::pki::PkiError),
+    #[error("audit log: {0}")]
+    Audit(std::io::Error),
+    #[error("recovery: {0}")]
+    Recovery(#[from] crate::container::ContainerError),
+}
+
+/// Runs until SIGTERM or SIGINT. Returns an error only when the daemon could not start.
+pub async fn run(config: Config) -> Result<(), DaemonError> {
+    let signals = Signals::listen()?;
+    let started = std::time::Instant::now();
+    let daemon = Daemon::start(config).await?;
+    tracing::info!(elapsed_ms = started.elapsed().as_millis() as u64, "ready");
+    let signal = signals.first().await;
+    tracing::info!(signal, "shutting down; containers keep running");
+    daemon.shut_down().await;
+    Ok(())
+}
+
+struct Daemon {
+    containers: ContainerService,
+    audit: AuditLog,
+    /// Ends the management API.
+    management: (CancellationToken, TaskTracker),
+    /// Ends everything that operations in progress still need: hooks, certificates, DNS, periodic work.
+    support: (CancellationToken, TaskTracker),
+}
+
+/// What a listener needs besides its routes.
+#[derive(Clone)]
+struct Serving {
+    pki: Arc<Pki>,
+    audit: AuditLog,
+}
+
+impl Daemon {
+    async fn start(config: Config) -> Result<Self, DaemonError> {
+        prepare(&config)?;
+        let store = Store::open(&config.database())?;
+        let management_socket = listen("the management API", config.management_address).await?;
+        let ca_socket = listen("certificate requests", config.ca_address).await?;
+        let audit = AuditLog::open(&config.log_dir, &host_name()).map_err(DaemonError::Audit)?;
+        let images = ImageService::new(image_settings(&config), store.clone())?;
+
+        let networks = NetworkService::start(
+            NetworkSettings {
+                runtime_subnet: config.runtime_subnet,
+                allow_unfiltered_bridges: config.allow_unfiltered_bridges,
+            },
+            store.clone(),
+        )
+        .await?;
+        let firewall =
+            Firewall::start(store.clone(), networks.uplink(), firewall_settings(&config, &ca_socket)).await?;
+        let dns_address = SocketAddr::from((DNS_ADDRESS, DNS_PORT));
+        let dns = Forwarder::bind(dns_address, config.dns_upstreams.clone(), config.runtime_subnet).await?;
+
+        let uplink = networks.uplink().borrow().clone();
+        let addresses = host_addresses(&store, uplink.as_ref());
+        let pki = Arc::new(Pki::load_or_create(&config.cert_dir(), &addresses)?);
+        let mut hook_sockets = Vec::new();
+        for address in hook_addresses(&config, &addresses) {
+            hook_sockets.push(listen("runtime hooks", address).await?);
+        }
+
+        let confinement = apparmor::load(&config.root_dir).await;
+        match &confinement {
+            Confinement::Confined => tracing::info!("containers are confined by AppArmor"),
+            Confinement::Unconfined(reason) => tracing::warn!(reason, "containers run without AppArmor"),
+        }
+        let containers = ContainerService::new(
+            container_settings(&config, confinement),
+            Services {
+                store: store.clone(),
+                images: images.clone(),
+                networks: networks.clone(),
+                firewall: firewall.clone(),
+                runtime: Arc::new(Droplet::new(config.droplet.clone(), config.container_root())),
+            },
+        );
+
+        let serving = Serving {
+            pki,
+            audit: audit.clone(),
+        };
+        let support = (CancellationToken::new(), TaskTracker::new());
+        let (stop, tasks) = &support;
+        tasks.spawn(dns.run(stop.clone()));
+        let signing = pki_api::Signing {
+            containers: containers.clone(),
+            pki: serving.pki.clone(),
+        };
+        let ca_app = routing::app(plain(pki_api::routes(), signing), Role::Droplet, audit.clone());
+        tasks.spawn(serving.clone().serve(vec![ca_socket], ca_app, stop.clone()));
+        let hook_app = routing::app(
+            plain(hooks::routes(), containers.clone()),
+            Role::Container,
+            audit.clone(),
+        );
+        tasks.spawn(serving.clone().serve(hook_sockets, hook_app.clone(), stop.clone()));
+
+        images.recover().await?;
+        containers.recover().await?;
+
+        let following = Following {
+            config,
+            store: store.clone(),
+            networks,
+            serving: serving.clone(),
+            hook_app,
+        };
+        tasks.spawn(following.run(stop.clone(), tasks.clone()));
+
+        let management = (CancellationToken::new(), TaskTracker::new());
+        let services = Management {
+            store,
+            containers: containers.clone(),
+            images,
+        };
+        let app = routing::app(plain(management::routes(), services), Role::Cli, audit.clone());
+        management
+            .1
+            .spawn(serving.serve(vec![management_socket], app, management.0.clone()));
+        Ok(Self {
+            containers,
+            audit,
+            management,
+            support,
+        })
+    }
+
+    /// First nobody new may ask for anything, then what was asked for is finished, then the rest.
+    async fn shut_down(self) {
+        let Self {
+            containers,
+            audit,
+            management,
+            support,
+        } = self;
+        let finish = async {
+            end(management).await;
+            containers.finish_operations().await;
+            end(support).await;
+        };
+        if tokio::time::timeout(SHUTDOWN_LIMIT, finish).await.is_err() {
+            tracing::warn!("some operations did not finish in time; the next start will undo or finish them");
+        }
+        audit.flush().await;
+    }
+}
+
+/// Routes without their description.
+fn plain<S: Clone + Send + Sync + 'static>(routes: OpenApiRouter<S>, state: S) -> Router {
+    routes.split_for_parts().0.with_state(state)
+}
+
+async fn end((token, tasks): (CancellationToken, TaskTracker)) {
+    token.cancel();
+    tasks.close();
+    tasks.wait().await;
+}
+
+impl Serving {
+    async fn serve(self, sockets: Vec<BoundListener>, app: Router, stop: CancellationToken) {
+        listener::serve(sockets, self.pki, app, self.audit, stop, SHUTDOWN_LIMIT).await;
+    }
+}
+
+/// What the daemon follows while it runs: the host's address, drift of the network, certificates that come of age.
+struct Following {
+    config: Config,
+    store: Store,
+    networks: NetworkService,
+    serving: Serving,
+    hook_app: Router,
+}
+
+impl Following {
+    async fn run(self, stop: CancellationToken, tasks: TaskTracker) {
+        let mut uplink = self.networks.uplink();
+        let mut resync = tokio::time::interval(RESYNC);
+        let mut renewal = tokio::time::interval(RENEWAL);
+        let mut served: BTreeSet<IpAddr> = host_addresses(&self.store, uplink.borrow().as_ref())
+            .into_iter()
+            .collect();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = resync.tick() => {
+                    if let Err(error) = self.networks.repair().await {
+                        tracing::error!(%error, "the network cannot be repaired");
+                    }
+                }
+                _ = renewal.tick() => self.renew(&host_addresses(&self.store, uplink.borrow().as_ref())),
+                changed = uplink.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let now = uplink.borrow_and_update().clone();
+                    tracing::info!(uplink = ?now, "the default route has changed");
+                    let addresses = host_addresses(&self.store, now.as_ref());
+                    self.renew(&addresses);
+                    for address in hook_addresses(&self.config, &addresses) {
+                        if served.insert(address.ip()) {
+                            self.serve_hooks_on(address, &stop, &tasks).await;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn renew(&self, addresses: &[IpAddr]) {
+        // Reads and writes files, and may make keys.
+        let renewed = tokio::task::block_in_place(|| self.serving.pki.renew_due(addresses));
+        if let Err(error) = renewed {
+            tracing::error!(%error, "certificates cannot be renewed");
+        }
+    }
+
+    async fn serve_hooks_on(&self, address: SocketAddr, stop: &CancellationToken, tasks: &TaskTracker) {
+        match listener::bind(address).await {
+            Ok(socket) => {
+                tasks.spawn(
+                    self.serving
+                        .clone()
+                        .serve(vec![socket], self.hook_app.clone(), stop.clone()),
+                );
+            }
+            Err(error) => tracing::error!(%error, "hooks from this address will fail"),
+        }
+    }
+}
+
+struct Signals(tokio::signal::unix::Signal, tokio::signal::unix::Signal);
+
+impl Signals {
+    fn listen() -> Result<Self, DaemonError> {
+        let listen = |kind| signal(kind).map_err(DaemonError::Signal);
+        Ok(Self(listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?))
+    }
+
+    async fn first(mut self) -> &'static str {
+        tokio::select! {
+            _ = self.0.recv() => "SIGTERM",
+            _ = self.1.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Everything that can be refused without having touched more than directories.
+fn prepare(config: &Config) -> Result<(), DaemonError> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(DaemonError::NotRoot);
+    }
+    // Files say their mode themselves; whatever the daemon was started with must not take from it.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    let directories = [
+        (config.root_dir.clone(), 0o755),
+        (config.container_root(), 0o755),
+        (config.image_root(), 0o755),
+        (config.root_dir.join("log"), 0o755),
+        (config.cert_dir(), 0o700),
+        (config.log_dir.clone(), 0o750),
+        (config.run_dir.clone(), 0o755),
+    ];
+    for (path, mode) in directories {
+        make_directory(&path, mode)?;
+    }
+    Ok(())
+}
+
+/// An existing directory keeps its mode, except that an earlier installation made some that nobody can enter.
+fn make_directory(path: &Path, mode: u32) -> Result<(), DaemonError> {
+    let failed = |source| DaemonError::Directory {
+        path: path.display().to_string(),
+        source,
+    };
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .map_err(failed)?;
+    let metadata = std::fs::metadata(path).map_err(failed)?;
+    if metadata.permissions().mode() & 0o100 == 0 {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
+    }
+    Ok(())
+}
+
+async fn listen(purpose: &'static str, address: SocketAddr) -> Result<BoundListener, DaemonError> {
+    listener::bind(address)
+        .await
+        .map_err(|source| DaemonError::Listen { purpose, source })
+}
+
+/// Addresses at which containers and their hooks reach the daemon, besides loopback.
+fn host_addresses(store: &Store, uplink: Option<&Uplink>) -> Vec<IpAddr> {
+    let snapshot = store.snapshot();
+    let gateways = snapshot.networks().iter().map(|network| network.gateway);
+    uplink
+        .map(|u| u.address)
+        .into_iter()
+        .chain(gateways)
+        .map(IpAddr::V4)
+        .collect()
+}
+
+/// Where the hook listener is bound: what the configuration says, else loopback and every address containers use.
+fn hook_addresses(config: &Config, addresses: &[IpAddr]) -> Vec<SocketAddr> {
+    if let Some(configured) = &config.hook_addresses {
+        return configured.clone();
+    }
+    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let all: BTreeSet<_> = addresses.iter().copied().chain([loopback]).collect();
+    all.into_iter().map(|ip| SocketAddr::new(ip, HOOK_PORT)).collect()
+}
+
+fn image_settings(config: &Config) -> ImageSettings {
+    ImageSettings {
+        root: config.image_root(),
+        insecure_registries: config.insecure_registries.clone(),
+        max_layer_bytes: config.max_layer_bytes,
+        max_layer_entries: config.max_layer_entries,
+    }
+}
+
+fn firewall_settings(config: &Config, ca: &BoundListener) -> FirewallSettings {
+    FirewallSettings {
+        runtime_subnet: config.runtime_subnet,
+        hook_port: config.hook_port(),
+        management_port: config.management_address.port(),
+        ca_port: ca.address().port(),
+        ..FirewallSettings::default()
+    }
+}
+
+fn container_settings(config: &Config, confinement: Confinement) -> ContainerSettings {
+    let root = config.container_root();
+    ContainerSettings {
+        runtime_run_dir: RUNTIME_RUN_DIR.into(),
+        default_network: DEFAULT_NETWORK.into(),
+        reserved_ports: vec![
+            config.management_address.port(),
+            config.hook_port(),
+            config.ca_address.port(),
+        ],
+        run_as_image_user: config.run_as_image_user,
+        confinement,
+        require_apparmor: config.require_apparmor,
+        hooks: HookSettings {
+            agent: config.hook_agent.clone(),
+            cert_dir: config.cert_dir(),
+            hook_port: config.hook_port(),
+            ca_port: config.ca_address.port(),
+            root_env: (root != Path::new(DEFAULT_ROOT)).then(|| root.clone()),
+        },
+        root,
+    }
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}

@@ -1,0 +1,239 @@
+//! Flows that the kernel remembers although the rules say otherwise now.
+//!
+//! Address translation is decided once per flow. A TCP connection ends with its peer, but a UDP flow lives as long as
+//! packets come: a client that goes on sending would reach the address of a removed container for ever, or, if it began
+//! before the port was published, never reach the new one. So after a change of published UDP ports such flows are
+//! deleted; the next packet makes a new one by the rules in force.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use netlink_packet_netfilter::conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Tuple};
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use rtnetlink::proto::ConnectionHandle;
+use rtnetlink::sys::{SocketAddr, protocols::NETLINK_NETFILTER};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::state::FirewallState;
+use crate::store;
+
+/// How long the kernel may take to list and delete flows.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A UDP flow over IPv4.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Flow {
+    /// Where the client sends to.
+    destination: SocketAddrV4,
+    /// Where the answers come from; differs when the destination is translated.
+    answers_from: SocketAddrV4,
+    /// What identifies it to the kernel.
+    original: Vec<Tuple>,
+}
+
+/// Deletes the flows that contradict the state. Returns how many there were.
+pub(super) async fn sweep(state: &FirewallState) -> Result<usize, String> {
+    tokio::time::timeout(TIMEOUT, sweep_all(state))
+        .await
+        .unwrap_or_else(|_| Err(format!("no answer from the kernel within {} s", TIMEOUT.as_secs())))
+}
+
+async fn sweep_all(state: &FirewallState) -> Result<usize, String> {
+    let (connection, mut handle, _) = rtnetlink::proto::new_connection(NETLINK_NETFILTER).map_err(|e| e.to_string())?;
+    let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
+    let mut deleted = 0;
+    let mut result = Ok(());
+    for flow in udp_flows(&mut handle).await?.into_iter().filter(|f| is_stale(f, state)) {
+        let delete = ConntrackMessage::Delete(vec![ConntrackAttribute::CtaTupleOrig(flow.original)]);
+        match request(&mut handle, delete, NLM_F_REQUEST | NLM_F_ACK).await {
+            Ok(_) => deleted += 1,
+            // It may have ended by itself meanwhile; the others are still to be deleted.
+            Err(error) => result = Err(error),
+        }
+    }
+    result.map(|()| deleted)
+}
+
+fn is_stale(flow: &Flow, state: &FirewallState) -> bool {
+    let to = flow.destination;
+    let answers = flow.answers_from;
+    let mut published = state
+        .ports
+        .iter()
+        .filter(|p| p.protocol == store::Protocol::Udp && p.host_port == to.port());
+    if answers == to {
+        // Not translated, though now it would be.
+        let host = [state.uplink.as_ref().map(|u| u.address)];
+        let mut local = host
+            .into_iter()
+            .flatten()
+            .chain(state.bridges.iter().map(|b| b.gateway));
+        published.next().is_some() && (to.ip().is_loopback() || local.any(|a| a == *to.ip()))
+    } else {
+        // Translated to a container that is not behind this port, or no longer.
+        state.settings.runtime_subnet.contains(answers.ip())
+            && answers != state.settings.dns
+            && !published.any(|p| (p.address, p.container_port) == (*answers.ip(), answers.port()))
+    }
+}
+
+async fn udp_flows(handle: &mut ConnectionHandle<NetfilterMessage>) -> Result<Vec<Flow>, String> {
+    let all = request(handle, ConntrackMessage::Get(Vec::new()), NLM_F_REQUEST | NLM_F_DUMP).await?;
+    Ok(all.into_iter().filter_map(flow).collect())
+}
+
+async fn request(
+    handle: &mut ConnectionHandle<NetfilterMessage>,
+    message: ConntrackMessage,
+    flags: u16,
+) -> Result<Vec<NetfilterMessage>, String> {
+    let mut header = NetlinkHeader::default();
+    header.flags = flags;
+    let message = NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0), message);
+    let message = NetlinkMessage::new(header, NetlinkPayload::from(message));
+    let mut answers = handle
+        .request(message, SocketAddr::new(0, 0))
+        .map_err(|e| e.to_string())?;
+    let mut all = Vec::new();
+    while let Some(answer) = answers.next().await {
+        match answer.payload {
+            NetlinkPayload::InnerMessage(message) => all.push(message),
+            NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io().to_string()),
+            _ => {}
+        }
+    }
+    Ok(all)
+}
+
+fn flow(message: NetfilterMessage) -> Option<Flow> {
+    let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = message.inner else {
+        return None;
+    };
+    let mut original = None;
+    let mut reply = None;
+    for attribute in attributes {
+        match attribute {
+            ConntrackAttribute::CtaTupleOrig(tuple) => original = Some(tuple),
+            ConntrackAttribute::CtaTupleReply(tuple) => reply = Some(tuple),
+            _ => {}
+        }
+    }
+    let original = original?;
+    let (_, destination) = udp_ends(&original)?;
+    let (answers_from, _) = udp_ends(&reply?)?;
+    Some(Flow {
+        destination,
+        answers_from,
+        original,
+    })
+}
+
+/// Source and destination of one direction; `None` when it is not UDP over IPv4.
+fn udp_ends(tuple: &[Tuple]) -> Option<(SocketAddrV4, SocketAddrV4)> {
+    let unset = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+    let (mut source, mut destination, mut is_udp) = (unset, unset, false);
+    for part in tuple {
+        match part {
+            Tuple::Ip(addresses) => {
+                for address in addresses {
+                    match address {
+                        IPTuple::SourceAddress(IpAddr::V4(ip)) => source.set_ip(*ip),
+                        IPTuple::DestinationAddress(IpAddr::V4(ip)) => destination.set_ip(*ip),
+                        _ => return None,
+                    }
+                }
+            }
+            Tuple::Proto(parts) => {
+                for part in parts {
+                    match part {
+                        ProtoTuple::Protocol(protocol) => is_udp = *protocol == Protocol::Udp,
+                        ProtoTuple::SourcePort(port) => source.set_port(*port),
+                        ProtoTuple::DestinationPort(port) => destination.set_port(*port),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    is_udp.then_some((source, destination))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::firewall::{Bridge, FirewallSettings, PublishedPort};
+    use crate::network::Uplink;
+
+    fn state() -> FirewallState {
+        FirewallState {
+            uplink: Some(Uplink {
+                interface: "eth0".into(),
+                address: Ipv4Addr::new(192, 0, 2, 2),
+            }),
+            bridges: vec![Bridge {
+                name: "raind0".into(),
+                subnet: "10.166.0.0/24".parse().unwrap(),
+                gateway: Ipv4Addr::new(10, 166, 0, 254),
+            }],
+            ports: vec![PublishedPort {
+                bridge: "raind0".into(),
+                address: Ipv4Addr::new(10, 166, 0, 7),
+                host_port: 5353,
+                container_port: 53,
+                protocol: store::Protocol::Udp,
+            }],
+            settings: FirewallSettings::default(),
+        }
+    }
+
+    fn is_stale_flow(destination: &str, answers_from: &str) -> bool {
+        let flow = Flow {
+            destination: destination.parse().unwrap(),
+            answers_from: answers_from.parse().unwrap(),
+            original: Vec::new(),
+        };
+        is_stale(&flow, &state())
+    }
+
+    #[test]
+    fn flows_to_what_is_no_longer_published_are_stale() {
+        assert!(is_stale_flow("192.0.2.2:5353", "10.166.0.9:53"), "another container");
+        assert!(is_stale_flow("192.0.2.2:5353", "10.166.0.7:54"), "another port of it");
+        assert!(
+            is_stale_flow("192.0.2.2:5354", "10.166.0.7:53"),
+            "another port of the host"
+        );
+        assert!(!is_stale_flow("192.0.2.2:5353", "10.166.0.7:53"), "as published");
+    }
+
+    #[test]
+    fn flows_that_began_before_the_port_was_published_are_stale() {
+        assert!(is_stale_flow("192.0.2.2:5353", "192.0.2.2:5353"));
+        assert!(is_stale_flow("127.0.0.1:5353", "127.0.0.1:5353"));
+        assert!(is_stale_flow("10.166.0.254:5353", "10.166.0.254:5353"));
+        assert!(
+            !is_stale_flow("192.0.2.2:5354", "192.0.2.2:5354"),
+            "a port that is not published"
+        );
+    }
+
+    #[test]
+    fn other_flows_are_left_alone() {
+        assert!(!is_stale_flow("9.9.9.9:53", "10.166.254.254:1053"), "redirected DNS");
+        assert!(
+            !is_stale_flow("198.51.100.1:5353", "198.51.100.1:5353"),
+            "to another host"
+        );
+        assert!(
+            !is_stale_flow("192.0.2.2:5354", "172.17.0.2:53"),
+            "published by another program"
+        );
+        assert!(
+            !is_stale_flow("10.166.254.254:1053", "10.166.254.254:1053"),
+            "DNS from the host"
+        );
+    }
+}

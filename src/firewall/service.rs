@@ -1,0 +1,296 @@
+//! The one task that owns the kernel's rules.
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::plan::{JUMPS, JUMPS6, Jump, Scope, above_ours, applied, plan};
+use super::state::{FirewallState, PublishedPort};
+use super::tables::Tables;
+use super::tool::{Family, Tool, Variant};
+use super::{FirewallError, FirewallSettings, Ruleset, conntrack, legacy, render};
+use crate::network::Uplink;
+use crate::store::{Protocol, Store};
+
+/// Handle to the firewall. Clones share it; when the last one is dropped its task ends and the rules stay.
+#[derive(Clone)]
+pub struct Firewall(mpsc::UnboundedSender<Request>);
+
+enum Request {
+    Apply(oneshot::Sender<Result<(), FirewallError>>),
+    Verify(oneshot::Sender<Result<bool, FirewallError>>),
+}
+
+impl Firewall {
+    /// Takes over whatever an earlier run or the original daemon left, applies the rules of the current snapshot, reads
+    /// them back, and begins to follow the uplink. A host without working ip6tables is logged once and left at that.
+    pub async fn start(
+        store: Store,
+        uplink: watch::Receiver<Option<Uplink>>,
+        settings: FirewallSettings,
+    ) -> Result<Self, FirewallError> {
+        let mut worker = Worker {
+            v4: Side::new(Tool::find(settings.variant, Family::V4)?, JUMPS),
+            v6: Tool::find(settings.variant, Family::V6).map(|tool| Side::new(tool, JUMPS6)),
+            store,
+            uplink,
+            settings,
+            swept: None,
+        };
+        worker.take_over().await?;
+        let (sender, requests) = mpsc::unbounded_channel();
+        tokio::spawn(worker.run(requests));
+        Ok(Self(sender))
+    }
+
+    /// Returns when the rules of the snapshot at the time of the call, or of a later one, are in the kernel. Calls that
+    /// come together share one run of the tool; when the rules are there already nothing is run. On an error each table
+    /// holds either its old or its new rules, entirely.
+    pub async fn apply(&self) -> Result<(), FirewallError> {
+        self.ask(Request::Apply).await
+    }
+
+    /// Compares the kernel's rules with ours and puts back what others changed, removed or flushed. `true` when
+    /// something had to be put back.
+    pub async fn verify_and_repair(&self) -> Result<bool, FirewallError> {
+        self.ask(Request::Verify).await
+    }
+
+    async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<T, FirewallError>>) -> Request,
+    ) -> Result<T, FirewallError> {
+        let (sender, answer) = oneshot::channel();
+        self.0.send(request(sender)).map_err(|_| FirewallError::Stopped)?;
+        answer.await.unwrap_or(Err(FirewallError::Stopped))
+    }
+}
+
+/// Removes all our rules and chains, and those of the original daemon, for good: for an uninstallation. No daemon may be
+/// running. The second family is tried even if the first fails.
+pub async fn remove_all(variant: Variant) -> Result<(), FirewallError> {
+    let v4 = match Tool::find(variant, Family::V4) {
+        Ok(tool) => Side::new(tool, &[])
+            .reconcile("", Scope::Takeover(legacy::is_leftover))
+            .await
+            .map(drop),
+        Err(error) => Err(error),
+    };
+    if let Ok(tool) = Tool::find(variant, Family::V6) {
+        let v6 = Side::new(tool, &[]).reconcile("", Scope::Upkeep).await;
+        if let Err(error) = v6 {
+            tracing::warn!(%error, "IPv6 rules are left");
+        }
+    }
+    v4
+}
+
+struct Worker {
+    store: Store,
+    uplink: watch::Receiver<Option<Uplink>>,
+    settings: FirewallSettings,
+    v4: Side,
+    /// Or why there is none.
+    v6: Result<Side, FirewallError>,
+    /// The published UDP ports that the kernel's flows were last compared with.
+    swept: Option<Vec<PublishedPort>>,
+}
+
+impl Worker {
+    async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>) {
+        let mut timer = tokio::time::interval(self.settings.verify_every);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        timer.reset();
+        let mut uplink_is_followed = true;
+        loop {
+            let trouble = tokio::select! {
+                request = requests.recv() => {
+                    let Some(first) = request else { return };
+                    let mut batch = vec![first];
+                    while let Ok(next) = requests.try_recv() {
+                        batch.push(next);
+                    }
+                    self.serve(batch).await;
+                    None
+                }
+                changed = self.uplink.changed(), if uplink_is_followed => {
+                    uplink_is_followed = changed.is_ok();
+                    self.apply().await.err()
+                }
+                _ = timer.tick() => self.verify().await.err(),
+            };
+            if let Some(error) = trouble {
+                tracing::error!(%error, "the packet filter is out of date");
+            }
+        }
+    }
+
+    async fn serve(&mut self, batch: Vec<Request>) {
+        let mut applies = Vec::new();
+        let mut verifications = Vec::new();
+        for request in batch {
+            match request {
+                Request::Apply(answer) => applies.push(answer),
+                Request::Verify(answer) => verifications.push(answer),
+            }
+        }
+        // Nobody may wait for an answer any more; the work is done all the same.
+        if !applies.is_empty() {
+            let result = self.apply().await;
+            applies.into_iter().for_each(|answer| drop(answer.send(result.clone())));
+        }
+        if !verifications.is_empty() {
+            let result = self.verify().await;
+            verifications
+                .into_iter()
+                .for_each(|answer| drop(answer.send(result.clone())));
+        }
+    }
+
+    fn desired(&mut self) -> (FirewallState, Ruleset) {
+        let uplink = self.uplink.borrow_and_update().clone();
+        let state = FirewallState::compute(&self.store.snapshot(), uplink.as_ref(), &self.settings);
+        let rules = render(&state);
+        (state, rules)
+    }
+
+    async fn take_over(&mut self) -> Result<(), FirewallError> {
+        let (state, rules) = self.desired();
+        let changed = self
+            .v4
+            .reconcile(&rules.v4, Scope::Takeover(legacy::is_leftover))
+            .await?;
+        let again = self
+            .v4
+            .reconcile(&rules.v4, Scope::Takeover(legacy::is_leftover))
+            .await?;
+        if !again.is_empty() {
+            return Err(FirewallError::Unverified(format!("{} differ", again.join(", "))));
+        }
+        if let Ok(v6) = &mut self.v6
+            && let Err(error) = v6.reconcile(&rules.v6, Scope::Takeover(|_, _, _| false)).await
+        {
+            self.v6 = Err(error);
+        }
+        if let Err(error) = &self.v6 {
+            tracing::error!(%error, "IPv6 between containers of one network is not filtered");
+        }
+        tracing::info!(?changed, "packet filter rules are in place");
+        self.sweep(&state).await;
+        Ok(())
+    }
+
+    async fn apply(&mut self) -> Result<(), FirewallError> {
+        let (state, rules) = self.desired();
+        self.v4.bring_to(&rules.v4).await?;
+        if let Ok(v6) = &mut self.v6 {
+            v6.bring_to(&rules.v6).await?;
+        }
+        self.sweep(&state).await;
+        Ok(())
+    }
+
+    async fn verify(&mut self) -> Result<bool, FirewallError> {
+        let (state, rules) = self.desired();
+        let mut repaired = self.v4.reconcile(&rules.v4, Scope::Upkeep).await?;
+        if let Ok(v6) = &mut self.v6 {
+            repaired.extend(v6.reconcile(&rules.v6, Scope::Upkeep).await?);
+        }
+        if !repaired.is_empty() {
+            tracing::warn!(?repaired, "packet filter rules were changed by others and are put back");
+        }
+        self.sweep(&state).await;
+        Ok(!repaired.is_empty())
+    }
+
+    /// Only when published UDP ports changed; a failure leaves stale flows, which end when their clients fall silent.
+    async fn sweep(&mut self, state: &FirewallState) {
+        let udp: Vec<_> = state
+            .ports
+            .iter()
+            .filter(|p| p.protocol == Protocol::Udp)
+            .cloned()
+            .collect();
+        if self.swept.as_ref() == Some(&udp) {
+            return;
+        }
+        match conntrack::sweep(state).await {
+            Ok(0) => {}
+            Ok(flows) => tracing::debug!(flows, "stale UDP flows deleted"),
+            Err(error) => tracing::warn!(%error, "stale UDP flows may be left"),
+        }
+        self.swept = Some(udp);
+    }
+}
+
+/// The rules of one family: what we believe the kernel holds, and the tool to change it with.
+struct Side {
+    tool: Tool,
+    jumps: &'static [Jump],
+    /// The rendered text in force and the same as data; `None` when the kernel has to be asked.
+    known: Option<(String, Tables)>,
+    /// The last rule of others above ours that was warned of.
+    above: Option<String>,
+}
+
+impl Side {
+    fn new(tool: Tool, jumps: &'static [Jump]) -> Self {
+        Self {
+            tool,
+            jumps,
+            known: None,
+            above: None,
+        }
+    }
+
+    /// Applies the difference to what we believe; one run of the tool or none. If that is refused, the belief may be
+    /// wrong, and the kernel is asked.
+    async fn bring_to(&mut self, text: &str) -> Result<(), FirewallError> {
+        if let Some((known, tables)) = &self.known {
+            if known == text {
+                return Ok(());
+            }
+            let desired = Tables::parse(text);
+            let outcome = match plan(tables, &desired, self.jumps, Scope::Change) {
+                Some(plan) => self.tool.restore(&plan.input).await,
+                None => Ok(()),
+            };
+            match outcome {
+                Ok(()) => {
+                    self.known = Some((text.to_owned(), applied(&desired, self.jumps)));
+                    return Ok(());
+                }
+                Err(error) => tracing::warn!(%error, "packet filter rules were refused; comparing with the kernel"),
+            }
+        }
+        self.reconcile(text, Scope::Upkeep).await.map(drop)
+    }
+
+    /// Asks the kernel and applies the difference. Returns what differed, as `table/chain`.
+    async fn reconcile(&mut self, text: &str, scope: Scope) -> Result<Vec<String>, FirewallError> {
+        self.known = None;
+        let kernel = Tables::parse(&self.tool.save().await?);
+        let desired = Tables::parse(text);
+        let plan = plan(&kernel, &desired, self.jumps, scope);
+        if let Some(plan) = &plan {
+            self.tool.restore(&plan.input).await?;
+        }
+        self.warn_of_rules_above(&kernel, scope);
+        self.known = Some((text.to_owned(), applied(&desired, self.jumps)));
+        Ok(plan.map(|p| p.differing).unwrap_or_default())
+    }
+
+    fn warn_of_rules_above(&mut self, kernel: &Tables, scope: Scope) {
+        let above = match scope {
+            Scope::Upkeep => above_ours(kernel).map(str::to_owned),
+            Scope::Takeover(_) | Scope::Change => None,
+        };
+        if above != self.above
+            && let Some(rule) = &above
+        {
+            tracing::warn!(
+                rule,
+                "a rule of another program stands above ours in FORWARD and may bypass policy"
+            );
+        }
+        self.above = above;
+    }
+}

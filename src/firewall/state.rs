@@ -1,0 +1,121 @@
+//! What the rules are about, taken from a snapshot. Pure.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use super::FirewallSettings;
+use crate::network::{Uplink, in_order};
+use crate::store::{Operation, Protocol, Snapshot};
+
+/// Everything that decides the rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FirewallState {
+    /// The interface out of this host. Without one the rules that name it are left out.
+    pub uplink: Option<Uplink>,
+    /// The bridges of all networks, in the order of their creation.
+    pub bridges: Vec<Bridge>,
+    /// All published ports, in the order of their containers.
+    pub ports: Vec<PublishedPort>,
+    /// Ports, addresses and defaults.
+    pub settings: FirewallSettings,
+}
+
+/// The bridge of a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bridge {
+    /// Its name.
+    pub name: String,
+    /// Addresses of its containers.
+    pub subnet: Ipv4Net,
+    /// Its own address.
+    pub gateway: Ipv4Addr,
+}
+
+/// A port of the host that leads to a port of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishedPort {
+    /// Bridge that the container is on.
+    pub bridge: String,
+    /// Address of the container.
+    pub address: Ipv4Addr,
+    /// Port of the host.
+    pub host_port: u16,
+    /// Port of the container.
+    pub container_port: u16,
+    /// Transport protocol.
+    pub protocol: Protocol,
+}
+
+impl FirewallState {
+    /// What the rules should be about, as of the snapshot.
+    ///
+    /// A container publishes its ports from its reservation on, also while it is stopped, until its removal begins:
+    /// its rules are gone before its address is free for another.
+    pub fn compute(snapshot: &Snapshot, uplink: Option<&Uplink>, settings: &FirewallSettings) -> Self {
+        let bridges = in_order(snapshot)
+            .iter()
+            .map(|n| Bridge {
+                name: n.name.clone(),
+                subnet: n.subnet,
+                gateway: n.gateway,
+            })
+            .collect();
+        let ports = snapshot
+            .containers()
+            .iter()
+            .filter(|c| c.operation != Some(Operation::Delete))
+            .filter_map(|c| Some((c.attachment.as_ref()?, &c.forwards)))
+            .flat_map(|(attachment, forwards)| {
+                forwards.iter().map(|f| PublishedPort {
+                    bridge: attachment.network.clone(),
+                    address: attachment.address,
+                    host_port: f.host_port,
+                    container_port: f.container_port,
+                    protocol: f.protocol,
+                })
+            })
+            .collect();
+        Self {
+            uplink: uplink.cloned(),
+            bridges,
+            ports,
+            settings: settings.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::ContainerState;
+    use crate::store::records::tests::{container, network};
+
+    #[test]
+    fn ports_are_published_until_the_removal_begins() {
+        let ports = |operation| {
+            let snapshot = Snapshot::build(|t| {
+                t.put(network("raind0", "10.166.0.0/24")).unwrap();
+                let mut c = container("a", "web")
+                    .address("10.166.0.1")
+                    .forward(80)
+                    .in_state(ContainerState::Stopped);
+                c.operation = operation;
+                t.put(c).unwrap();
+                // A member of a pod: no address of its own.
+                t.put(container("b", "member").forward(81)).unwrap();
+            });
+            FirewallState::compute(&snapshot, None, &FirewallSettings::default())
+                .ports
+                .len()
+        };
+        assert_eq!(
+            [
+                ports(None),
+                ports(Some(Operation::Restart)),
+                ports(Some(Operation::Delete))
+            ],
+            [1, 1, 0]
+        );
+    }
+}

@@ -1,0 +1,69 @@
+//! `requestCert`: sees to it that a container has a key and a certificate that lasts (`contract/runtime.md` 7.4).
+
+use std::path::Path;
+use std::time::SystemTime;
+
+use rcgen::string::Ia5String;
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
+use rustls::pki_types::CertificateDer;
+use serde::Deserialize;
+
+use super::options::Options;
+use super::{AgentError, post};
+use crate::pki::pair::{Durability, PairFiles, belongs_to, expires_within, parse, unix};
+use crate::pki::spiffe::uri_names;
+use crate::pki::{RENEWAL, SpiffeId};
+use crate::runtime::dir::{ContainerDir, valid_id};
+
+#[derive(Deserialize)]
+struct State {
+    id: String,
+}
+
+/// Does nothing when the container's pair is whole, its own, and lasts; else gets a new one. Nothing is written before
+/// the daemon has signed, so a failure leaves what was there.
+pub fn ensure(options: &Options, root: &Path, state: &[u8]) -> Result<(), AgentError> {
+    let State { id } = serde_json::from_slice(state).map_err(|e| AgentError::Json(e.to_string()))?;
+    if !valid_id(&id) {
+        return Err(AgentError::Json(format!("{id:?} is not a container id")));
+    }
+    let files = PairFiles::new(&ContainerDir::new(root, &id).cert(), "client");
+    let id = SpiffeId::Container(id);
+    if lasts(&files, &id) {
+        return Ok(());
+    }
+    let key = KeyPair::generate().map_err(|e| AgentError::Request(e.to_string()))?;
+    let request = signing_request(&id, &key).map_err(|e| AgentError::Request(e.to_string()))?;
+    let headers = [("content-type", "application/pem-certificate-chain")];
+    let answer = post(options, &headers, request.into_bytes())?;
+    if !answer.is_success() {
+        return Err(AgentError::Certificate(answer.refusal()));
+    }
+    let signed = pem::parse(&answer.body).map(|block| CertificateDer::from(block.into_contents()));
+    let signed = signed.ok().filter(|certificate| belongs_to(certificate, &key));
+    let signed = signed.ok_or_else(|| AgentError::Certificate("the answer is not a certificate for our key".into()))?;
+    files
+        .write(&[signed], &key, Durability::Replaceable)
+        .map_err(|e| AgentError::Certificate(e.to_string()))
+}
+
+fn lasts(files: &PairFiles, id: &SpiffeId) -> bool {
+    let (Ok(Some(certificates)), Ok(Some(key))) = (files.read_certificates(), files.read_key()) else {
+        return false;
+    };
+    let certificate = &certificates[0];
+    let now = SystemTime::now();
+    let begun = parse(certificate).is_some_and(|c| c.validity().not_before.timestamp() <= unix(now));
+    begun
+        && !expires_within(certificate, now, RENEWAL)
+        && belongs_to(certificate, &key)
+        && uri_names(certificate).is_ok_and(|uris| uris == [id.to_string()])
+}
+
+fn signing_request(id: &SpiffeId, key: &KeyPair) -> Result<String, rcgen::Error> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, "raind-client");
+    params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(id.to_string())?)];
+    params.serialize_request(key)?.pem()
+}

@@ -1,0 +1,161 @@
+//! Kernel parameters that container networking stands on. Each is read first, written only when it differs, and read
+//! back. `/proc/sys/net` shows the network namespace of the process that opens it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::process::Command;
+
+use super::{BridgeFiltering, NetworkError};
+
+/// How long `modprobe` may take.
+const MODPROBE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The tree of kernel parameters.
+#[derive(Debug, Clone)]
+pub(super) struct Sysctl {
+    root: PathBuf,
+}
+
+impl Sysctl {
+    /// The tree of this machine.
+    pub fn new() -> Self {
+        Self {
+            root: "/proc/sys".into(),
+        }
+    }
+
+    /// Lets the host route between its interfaces (`contract/network.md` N-02).
+    pub async fn enable_forwarding(&self) -> Result<(), NetworkError> {
+        self.switch_on("net/ipv4/ip_forward").await
+    }
+
+    /// What each of our bridges needs. `route_localnet` lets a reply find its way back to a client on 127.0.0.1 (N-15).
+    /// IPv6 is off on the bridge, so that a container cannot make itself the host's router by advertising one; kernels
+    /// without IPv6 have no such parameter.
+    pub async fn prepare_bridge(&self, bridge: &str) -> Result<(), NetworkError> {
+        self.switch_on(&format!("net/ipv4/conf/{bridge}/route_localnet"))
+            .await?;
+        let ipv6 = format!("net/ipv6/conf/{bridge}/disable_ipv6");
+        if self.root.join(&ipv6).exists() {
+            self.switch_on(&ipv6).await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Makes bridged frames pass the packet filter, loading `br_netfilter` when it is not there (N-02).
+    pub async fn filter_bridged_traffic(&self) -> BridgeFiltering {
+        let directory = self.root.join("net/bridge");
+        let mut loading = None;
+        if !directory.exists() {
+            loading = load_module("br_netfilter").await.err();
+        }
+        // A kernel may have it built in, where modprobe fails: the parameter decides and not modprobe's word.
+        if !directory.exists() {
+            let detail = loading.map(|e| format!(" ({e})")).unwrap_or_default();
+            return BridgeFiltering::Unavailable(format!(
+                "the kernel has no bridge netfilter: {} does not exist{detail}; load the module br_netfilter",
+                directory.display()
+            ));
+        }
+        for name in ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"] {
+            if let Err(error) = self.switch_on(&format!("net/bridge/{name}")).await {
+                return BridgeFiltering::Unavailable(error.to_string());
+            }
+        }
+        BridgeFiltering::Enabled
+    }
+
+    async fn switch_on(&self, name: &str) -> Result<(), NetworkError> {
+        let path = self.root.join(name);
+        let failed = |message| NetworkError::Sysctl {
+            path: path.clone(),
+            message,
+        };
+        let file = path.clone();
+        tokio::task::spawn_blocking(move || write_one(&file).map_err(|e| e.to_string()))
+            .await
+            .unwrap_or_else(|e| Err(e.to_string()))
+            .map_err(failed)
+    }
+}
+
+fn write_one(path: &Path) -> std::io::Result<()> {
+    if read(path)? == "1" {
+        return Ok(());
+    }
+    std::fs::write(path, "1")?;
+    match read(path)? {
+        now if now == "1" => Ok(()),
+        now => Err(std::io::Error::other(format!("it reads {now:?} afterwards"))),
+    }
+}
+
+fn read(path: &Path) -> std::io::Result<String> {
+    Ok(std::fs::read_to_string(path)?.trim().to_owned())
+}
+
+async fn load_module(name: &str) -> Result<(), String> {
+    let run = Command::new("modprobe").arg(name).kill_on_drop(true).output();
+    match tokio::time::timeout(MODPROBE_TIMEOUT, run).await {
+        Err(_) => Err(format!("modprobe did not end within {} s", MODPROBE_TIMEOUT.as_secs())),
+        Ok(Err(e)) => Err(format!("modprobe: {e}")),
+        Ok(Ok(output)) if output.status.success() => Ok(()),
+        Ok(Ok(output)) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree(entries: &[(&str, &str)]) -> (tempfile::TempDir, Sysctl) {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, value) in entries {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, format!("{value}\n")).unwrap();
+        }
+        let sysctl = Sysctl {
+            root: dir.path().into(),
+        };
+        (dir, sysctl)
+    }
+
+    #[tokio::test]
+    async fn forwarding_is_switched_on() {
+        let (dir, sysctl) = tree(&[("net/ipv4/ip_forward", "0")]);
+        sysctl.enable_forwarding().await.unwrap();
+        assert_eq!(read(&dir.path().join("net/ipv4/ip_forward")).unwrap(), "1");
+    }
+
+    #[tokio::test]
+    async fn a_missing_parameter_is_named() {
+        let (_dir, sysctl) = tree(&[]);
+        let error = sysctl.enable_forwarding().await.unwrap_err().to_string();
+        assert!(error.contains("net/ipv4/ip_forward"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn bridge_filtering_is_switched_on_for_both_families() {
+        let both = [
+            "net/bridge/bridge-nf-call-iptables",
+            "net/bridge/bridge-nf-call-ip6tables",
+        ];
+        let (dir, sysctl) = tree(&both.map(|name| (name, "0")));
+        assert_eq!(sysctl.filter_bridged_traffic().await, BridgeFiltering::Enabled);
+        for name in both {
+            assert_eq!(read(&dir.path().join(name)).unwrap(), "1");
+        }
+    }
+
+    #[tokio::test]
+    async fn without_the_module_the_reason_is_told() {
+        let (_dir, sysctl) = tree(&[("net/ipv4/ip_forward", "1")]);
+        let BridgeFiltering::Unavailable(reason) = sysctl.filter_bridged_traffic().await else {
+            panic!("there is no such directory");
+        };
+        assert!(reason.contains("br_netfilter"), "{reason}");
+    }
+}

@@ -1,0 +1,126 @@
+//! What a container gets when nobody says otherwise (`contract/runtime.md` 5.1, 5.3, 9.3): the values that every writer
+//! of a config.json puts into it.
+
+/// Capabilities: bounding, permitted and effective.
+pub const CAPABILITIES: [&str; 14] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FSETID",
+    "CAP_FOWNER",
+    "CAP_MKNOD",
+    "CAP_NET_RAW",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETFCAP",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_KILL",
+    "CAP_AUDIT_WRITE",
+];
+
+/// System calls that fail with `EPERM`. The original knows these names and aborts on any other, so a config.json names
+/// no more; our runtime adds its own.
+pub const DENIED_SYSCALLS: [&str; 19] = [
+    "bpf",
+    "perf_event_open",
+    "kexec_load",
+    "open_by_handle_at",
+    "ptrace",
+    "process_vm_readv",
+    "process_vm_writev",
+    "userfaultfd",
+    "reboot",
+    "swapon",
+    "swapoff",
+    "name_to_handle_at",
+    "init_module",
+    "finit_module",
+    "delete_module",
+    "kcmp",
+    "mount",
+    "unshare",
+    "setns",
+];
+
+/// Bytes.
+pub const MEMORY_LIMIT: i64 = 1 << 30;
+/// Microseconds of processor time per [`CPU_PERIOD`].
+pub const CPU_QUOTA: i64 = 80_000;
+/// Microseconds.
+pub const CPU_PERIOD: u64 = 100_000;
+/// Tasks.
+pub const PIDS_LIMIT: i64 = 512;
+/// Ids in a container's user namespace, which are those of the host.
+pub const ID_COUNT: u32 = 65_535;
+/// Name of the AppArmor profile.
+pub const APPARMOR_PROFILE: &str = "raind-default";
+
+/// Variables that every process has: name, and value when it is missing or blank.
+pub const ENVIRONMENT: [(&str, &str); 3] = [
+    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+    ("TERM", "xterm-256color"),
+    ("LANG", "C.UTF-8"),
+];
+
+/// Hidden from the container.
+pub const MASKED_PATHS: [&str; 11] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+    "/sys/fs/bpf",
+];
+/// Read-only in the container.
+pub const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// `SCMP_ARCH_…` of this machine.
+pub fn seccomp_architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "aarch64" => "SCMP_ARCH_AARCH64",
+        "riscv64" => "SCMP_ARCH_RISCV64",
+        _ => "SCMP_ARCH_X86_64",
+    }
+}
+
+/// An environment from entries of which later ones win, at the place of the first of that name; what is missing or blank
+/// of [`ENVIRONMENT`] is filled in, last. Entries without `=` or name are dropped.
+pub fn environment<'a>(entries: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let mut variables: Vec<(&str, &str)> = Vec::new();
+    let mut set = |name, value, only_if_blank: bool| match variables.iter_mut().find(|(n, _)| *n == name) {
+        Some(variable) if !only_if_blank || variable.1.trim().is_empty() => variable.1 = value,
+        Some(_) => {}
+        None => variables.push((name, value)),
+    };
+    let assignments = entries.into_iter().filter_map(|entry| entry.split_once('='));
+    for (name, value) in assignments.filter(|(name, _)| !name.is_empty()) {
+        set(name, value, false);
+    }
+    for (name, value) in ENVIRONMENT {
+        set(name, value, true);
+    }
+    variables
+        .into_iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn later_variables_win_and_blanks_are_filled() {
+        let path = format!("PATH={}", ENVIRONMENT[0].1);
+        assert_eq!(
+            environment(["A=1", "PATH= ", "junk", "=x", "B=2", "A=3=4", "TERM=dumb"]),
+            ["A=3=4", &path, "B=2", "TERM=dumb", "LANG=C.UTF-8"]
+        );
+    }
+}

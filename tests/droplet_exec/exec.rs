@@ -1,0 +1,317 @@
+//! The exec'd process is like init, and what becomes of it is known.
+
+use serde_json::{Value, json};
+
+use crate::sandbox::{Sandbox, mode, sandbox, signal, wait_for};
+
+/// Prints everything that a process has from its runtime.
+const SELF_PORTRAIT: &str = "grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp|Sig(Blk|Ign|Cgt))' /proc/self/status; \
+    cat /proc/self/cgroup /proc/self/limits /proc/self/oom_score_adj /proc/self/uid_map; env | sort; pwd; umask; \
+    for ns in user mnt cgroup uts ipc pid net; do readlink /proc/self/ns/$ns; done; cat /proc/self/attr/current; ";
+
+/// A running container, whose program may print first.
+fn running(s: &Sandbox, config: &Value) {
+    s.write(&s.id, config);
+    s.up();
+}
+
+fn sleeper(s: &Sandbox) -> Value {
+    s.config(&s.id, "exec sleep 1000")
+}
+
+/// The audit record of the end of an exec'd process.
+fn end(s: &Sandbox, command: &str) -> Value {
+    wait_for("the record of the end", || {
+        let of =
+            |record: &Value| record["event"] == "exec_shim" && record["exec_command"].to_string().contains(command);
+        s.audit().into_iter().find(of)
+    })
+}
+
+#[test]
+fn the_process_is_like_init_in_everything() {
+    sandbox(|s| {
+        let mut config = s.config(&s.id, &format!("{SELF_PORTRAIT} echo the end; exec sleep 1000"));
+        config["process"]["user"] = json!({ "uid": 33, "gid": 34, "additionalGids": [7, 44], "umask": 0o027 });
+        config["process"]["cwd"] = json!("/home/web");
+        config["process"]["env"] = json!(["PATH=/bin", "ONE=1", "TWO=2 2"]);
+        config["process"]["rlimits"] = json!([{ "type": "RLIMIT_NOFILE", "soft": 100, "hard": 200 }]);
+        config["process"]["oomScoreAdj"] = json!(77);
+        running(s, &config);
+        let of_init = s.log_with("init.log", "the end\n");
+        s.ok(&["exec", &s.id, "sh", "-c", &format!("{SELF_PORTRAIT} echo the end")]);
+        let of_exec = s.log_with("exec.log", "the end\n");
+        assert_eq!(of_exec, of_init);
+        for line in [
+            "Uid:\t33",
+            "NoNewPrivs:\t1",
+            "Seccomp:\t2",
+            "HOME=/home/web",
+            "100                  200",
+            "77\n",
+        ] {
+            assert!(of_exec.contains(line), "{line} in {of_exec}");
+        }
+        assert!(!of_exec.contains("SECRET_OF_THE_DAEMON"));
+    });
+}
+
+#[test]
+fn root_has_the_default_capabilities_and_no_more() {
+    sandbox(|s| {
+        running(s, &sleeper(s));
+        s.ok(&[
+            "exec",
+            &s.id,
+            "sh",
+            "-c",
+            "cat /proc/self/status; ls /proc/self/fd | tr '\\n' ' '; hostname x; mount -t tmpfs x /tmp; \
+                                           cat /proc/self/cgroup; echo the end",
+        ]);
+        let log = s.log_with("exec.log", "the end\n");
+        for set in ["CapPrm", "CapEff", "CapBnd"] {
+            assert!(log.contains(&format!("{set}:\t00000000a80425fb")), "{log}");
+        }
+        assert!(log.contains("hostname: sethostname: Operation not permitted"), "{log}");
+        assert!(log.contains("mount: permission denied"), "{log}");
+        assert!(
+            log.contains("0 1 2 3 hostname"),
+            "stdio and the directory that ls reads: {log}"
+        );
+        let own = std::fs::read_to_string(format!("/proc/{}/cgroup", s.pid(&s.id))).unwrap();
+        assert!(own.contains(&format!("/raind/{}", s.id)), "{own}");
+    });
+}
+
+#[test]
+fn it_is_in_the_cgroup_of_init_as_the_host_sees_it() {
+    sandbox(|s| {
+        running(s, &sleeper(s));
+        s.ok(&["exec", &s.id, "sleep", "777"]);
+        let pid = wait_for("the process", || {
+            let all = crate::sandbox::processes();
+            all.into_iter()
+                .find(|(_, line)| line == "sleep 777 ")
+                .map(|(pid, _)| pid)
+        });
+        let cgroup = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        assert_eq!(cgroup(pid), cgroup(s.pid(&s.id)));
+        let monitor = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let monitor = monitor
+            .rsplit_once(") ")
+            .unwrap()
+            .1
+            .split(' ')
+            .nth(1)
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert!(
+            !cgroup(monitor).contains(&s.id),
+            "the monitor survives the container's limits"
+        );
+        signal(pid, libc::SIGTERM);
+        assert_eq!(end(s, "777")["error"]["message"], "signal: SIGTERM");
+    });
+}
+
+#[test]
+fn with_shifted_ids_it_is_root_of_the_container_only() {
+    sandbox(|s| {
+        let mut config = sleeper(s);
+        let shifted = json!([{ "containerID": 0, "hostID": 100_000, "size": 65_536 }]);
+        config["linux"]["uidMappings"] = shifted.clone();
+        config["linux"]["gidMappings"] = shifted;
+        s.write(&s.id, &config);
+        crate::sandbox::shell(&format!(
+            "chown -R 100000:100000 {} {}; chmod 711 {} {}",
+            s.bundle(&s.id).join("diff").display(),
+            s.image().display(),
+            s.path("").display(),
+            s.root().display(),
+        ));
+        s.up();
+        s.ok(&[
+            "exec",
+            &s.id,
+            "sh",
+            "-c",
+            "id -u; echo again > /dev/stdout; ls -ln /proc/self/fd; exec sleep 778",
+        ]);
+        let log = s.log_with("exec.log", "1 -> pipe");
+        assert!(log.starts_with("0\nagain\n"), "{log}");
+        let mut viewer = {
+            s.ok(&[
+                "exec",
+                "-t",
+                &s.id,
+                "sh",
+                "-c",
+                "tty; ls -ln $(tty); echo again > $(tty)",
+            ]);
+            wait_for("the end", || {
+                let log = s.log("exec_console.log");
+                log.contains("again").then_some(log)
+            })
+        };
+        viewer.truncate(200);
+        assert!(
+            viewer.starts_with("/dev/pts/") && viewer.contains(" 0        5 "),
+            "{viewer}"
+        );
+    });
+}
+
+#[test]
+fn output_and_status_are_recorded() {
+    sandbox(|s| {
+        running(s, &sleeper(s));
+        s.ok(&["exec", &s.id, "sh", "-c", "echo out; echo err >&2; exit 3"]);
+        s.ok(&["exec", &s.id, "sh", "-c", "echo more; kill -9 $$"]);
+        let failed = end(s, "exit 3");
+        assert_eq!(
+            (&failed["result"], &failed["error"]["message"]),
+            (&json!("fail"), &json!("exit status 3"))
+        );
+        assert_eq!(end(s, "more")["error"]["message"], "signal: SIGKILL");
+        assert!(failed["pid"].as_i64().unwrap() > 1);
+        let log = s.log("exec.log");
+        assert!(log == "out\nerr\nmore\n" || log == "more\nout\nerr\n", "{log}");
+        assert_eq!(mode(&s.bundle(&s.id).join("logs/exec.log")), 0o640);
+        let verbs = s.audit().into_iter().filter(|record| record["event"] == "exec");
+        assert!(verbs.map(|record| record["result"].clone()).eq(["success", "success"]));
+        assert!(s.log("exec_shim.log").contains("command ended: exit status 3\n"));
+    });
+}
+
+#[test]
+fn it_does_not_wait_for_the_end_and_keeps_nothing_of_the_caller() {
+    sandbox(|s| {
+        running(s, &sleeper(s));
+        // Returns although the process runs on: nothing holds the caller's pipes.
+        s.ok(&["exec", &s.id, "sh", "-c", "echo started; read x; sleep 779 & echo left"]);
+        let log = s.log_with("exec.log", "left\n");
+        assert_eq!(log, "started\nleft\n", "there is no input");
+        assert_eq!(end(s, "779")["result"], "success");
+        // What it left behind goes on writing, and ends with the container.
+        s.ok(&["kill", &s.id, "KILL"]);
+        s.ok(&["delete", &s.id]);
+        s.gone(&s.id);
+    });
+}
+
+#[test]
+fn what_cannot_be_executed_fails_and_is_named() {
+    sandbox(|s| {
+        let mut config = sleeper(s);
+        config["process"]["cwd"] = json!("/work");
+        running(s, &config);
+        let id = s.id.as_str();
+        assert_eq!(s.fails(&["exec", id, "nosuch"]), "nosuch: not found in PATH");
+        assert_eq!(
+            s.fails(&["exec", id, "/no/such"]),
+            "/no/such: no such file or directory"
+        );
+        assert_eq!(s.fails(&["exec", id, "/etc/passwd"]), "/etc/passwd: permission denied");
+        assert_eq!(s.fails(&["exec", id, "/etc"]), "/etc: is a directory");
+        assert_eq!(s.fails(&["exec", "-t", id, "nosuch"]), "nosuch: not found in PATH");
+        assert!(
+            !s.bundle(id).join("exec_tty.sock").is_symlink(),
+            "nothing is left of a session that never was"
+        );
+        let record = s.audit().pop().unwrap();
+        assert_eq!(
+            (&record["event"], &record["error"]["stage"]),
+            (&json!("exec"), &json!("exec_shim"))
+        );
+        s.ok(&["exec", id, "rmdir", "/work"]);
+        end(s, "rmdir");
+        assert_eq!(
+            s.fails(&["exec", id, "true"]),
+            "working directory /work: No such file or directory (os error 2)"
+        );
+    });
+}
+
+#[test]
+fn a_container_that_does_not_run_is_refused() {
+    sandbox(|s| {
+        let id = s.id.as_str();
+        let not_running = format!("container: {id} not running.");
+        s.write(id, &sleeper(s));
+        assert_eq!(s.fails(&["exec", id, "true"]), format!("container {id} does not exist"));
+        s.ok(&["create", id]);
+        assert_eq!(s.fails(&["exec", id, "true"]), not_running);
+        s.ok(&["start", id]);
+        s.ok(&["kill", id, "KILL"]);
+        assert_eq!(s.fails(&["exec", id, "true"]), not_running);
+        for args in [
+            &["exec"][..],
+            &["exec", id],
+            &["exec", id, ""],
+            &["exec", "-x", id, "true"],
+        ] {
+            let output = s.droplet(args);
+            assert_eq!(output.status.code(), Some(1), "{args:?}");
+            assert!(
+                String::from_utf8_lossy(&output.stdout).starts_with("Incorrect Usage: "),
+                "{args:?}"
+            );
+        }
+        assert!(s.fails(&["exec", "../x", "true"]).contains("invalid container id"));
+    });
+}
+
+#[test]
+fn arguments_are_never_options() {
+    sandbox(|s| {
+        running(s, &sleeper(s));
+        s.ok(&["exec", &s.id, "echo", "-t", "--tty", "--", "a  b", "$HOME", ""]);
+        assert_eq!(s.log_with("exec.log", "\n"), "-t --tty -- a  b $HOME \n");
+        assert_eq!(s.fails(&["exec", "--", &s.id, "-t"]), "-t: not found in PATH");
+    });
+}
+
+#[test]
+fn many_at_once_all_run() {
+    sandbox(|s| {
+        running(s, &sleeper(s));
+        let children: Vec<_> = (0..20)
+            .map(|n| {
+                s.command(&["exec", &s.id, "echo", &format!("line {n}")])
+                    .spawn()
+                    .unwrap()
+            })
+            .collect();
+        for mut child in children {
+            assert!(child.wait().unwrap().success());
+        }
+        let log = wait_for("all lines", || {
+            Some(s.log("exec.log")).filter(|log| log.lines().count() == 20)
+        });
+        let mut lines: Vec<_> = log.lines().collect();
+        lines.sort_unstable();
+        lines.dedup();
+        assert_eq!(lines.len(), 20, "{log}");
+    });
+}
+
+#[test]
+fn a_rotated_log_goes_on_under_its_name() {
+    sandbox(|s| {
+        running(s, &sleeper(s));
+        s.ok(&[
+            "exec",
+            &s.id,
+            "sh",
+            "-c",
+            "echo one; while [ ! -e /tmp/go ]; do sleep 0.01; done; echo two",
+        ]);
+        s.log_with("exec.log", "one\n");
+        let logs = s.bundle(&s.id).join("logs");
+        std::fs::rename(logs.join("exec.log"), logs.join("exec.log.1")).unwrap();
+        s.ok(&["exec", &s.id, "touch", "/tmp/go"]);
+        assert_eq!(s.log_with("exec.log", "two"), "two\n");
+        assert_eq!(s.log("exec.log.1"), "one\n");
+    });
+}

@@ -1,0 +1,16 @@
+//! `droplet exec`, `attach` and what protects the runtime from a container, end to end: the real binary, real containers
+//! (`contract/runtime.md` 12, 16.3, 17.7).
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod attach;
+mod exec;
+mod protection;
+#[allow(
+    dead_code,
+    reason = "shared with the tests of the life cycle, which use other parts of it"
+)]
+#[path = "../droplet_lifecycle/sandbox.rs"]
+mod sandbox;
+mod terminal;
+mod viewer;

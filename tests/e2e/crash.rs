@@ -1,0 +1,220 @@
+//! The daemon goes away at the worst moments and comes back.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::{HOST, Inventory, Lab, get, post, send, wait_for};
+use crate::{lab_with_busybox, until_term};
+
+/// All containers, each as the API shows it.
+fn containers(lab: &Lab) -> Vec<Value> {
+    lab.api().ok(get("/v1/containers")).as_array().unwrap().clone()
+}
+
+/// Whatever is there is whole: it can be stopped where it runs, and deleted, and then nothing is left.
+fn clear(lab: &Lab, before: &Inventory) {
+    for container in containers(lab) {
+        let id = container["containerId"].as_str().unwrap();
+        let state = container["state"].as_str().unwrap();
+        assert_ne!(state, "creating", "recovery left {container}");
+        if state == "running" {
+            lab.api().stop(id);
+        }
+        lab.api().delete(id);
+    }
+    lab.assert_unchanged(before);
+}
+
+/// Kills the daemon at that moment of an operation, starts it again and hands over to `check`.
+fn interrupted(lab: &Lab, after: Duration, operation: impl FnOnce() + Send, check: impl FnOnce()) {
+    std::thread::scope(|scope| {
+        scope.spawn(operation);
+        let begun = Instant::now();
+        while begun.elapsed() < after {
+            std::thread::yield_now();
+        }
+        lab.daemon().kill9();
+    });
+    lab.daemon().start();
+    check();
+}
+
+/// Moments spread over how long the operation takes, a little beyond its end.
+fn moments(whole: Duration) -> impl Iterator<Item = Duration> {
+    (0..10).map(move |tenth| whole * tenth / 8)
+}
+
+#[test]
+fn a_crash_during_a_create_leaves_all_or_nothing() {
+    let (lab, image) = lab_with_busybox();
+    let before = lab.inventory();
+    let request = json!({ "image": image, "name": "web", "port": ["8080:80"], "command": until_term(0) });
+    let begun = Instant::now();
+    lab.api().create(request.clone());
+    let whole = begun.elapsed();
+    clear(&lab, &before);
+    for moment in moments(whole) {
+        let api = lab.api();
+        let create = || drop(api.try_call(post("/v1/containers", request.clone())));
+        interrupted(&lab, moment, create, || {
+            let left = containers(&lab);
+            assert!(left.iter().all(|container| container["state"] == "created"), "{left:?}");
+            if left.is_empty() {
+                lab.assert_unchanged(&before);
+            }
+            // The name, the address and the port are free again.
+            clear(&lab, &before);
+            lab.api().create(request.clone());
+            clear(&lab, &before);
+        });
+    }
+}
+
+#[test]
+fn a_crash_during_a_delete_is_made_up_for() {
+    let (lab, image) = lab_with_busybox();
+    let before = lab.inventory();
+    let request = json!({ "image": image, "name": "web", "port": ["8080:80"], "command": until_term(0) });
+    lab.api().create(request.clone());
+    let begun = Instant::now();
+    lab.api().delete("web");
+    let whole = begun.elapsed();
+    for moment in moments(whole) {
+        lab.api().create(request.clone());
+        let api = lab.api();
+        let remove = || drop(api.try_call(send("DELETE", "/v1/containers/web/actions/delete", Vec::new())));
+        interrupted(&lab, moment, remove, || clear(&lab, &before));
+    }
+}
+
+#[test]
+fn a_crash_during_start_or_stop_keeps_the_container() {
+    let (lab, image) = lab_with_busybox();
+    let before = lab.inventory();
+    let request = json!({ "image": image, "name": "web", "command": until_term(0) });
+    for moment in moments(Duration::from_millis(60)) {
+        lab.api().run(request.clone());
+        lab.api().stop("web");
+        let api = lab.api();
+        let act = |action: &str| drop(api.try_call(post(&format!("/v1/containers/web/actions/{action}"), json!({}))));
+        // Started from stopped: the runtime creates it again.
+        interrupted(
+            &lab,
+            moment,
+            || act("start"),
+            || {
+                let state = lab.api().container("web")["state"].as_str().unwrap().to_owned();
+                assert!(["running", "created", "stopped"].contains(&state.as_str()), "{state}");
+                if state != "running" {
+                    lab.api().start("web");
+                }
+            },
+        );
+        interrupted(
+            &lab,
+            moment,
+            || act("stop"),
+            || {
+                let state = lab.api().container("web")["state"].as_str().unwrap().to_owned();
+                assert!(["running", "stopped"].contains(&state.as_str()), "{state}");
+            },
+        );
+        clear(&lab, &before);
+    }
+}
+
+#[test]
+fn a_crash_during_a_pull_leaves_no_layer() {
+    use crate::support::{ImageSpec, Layer};
+    let lab = Lab::running();
+    let spec = ImageSpec::busybox().layer(Layer::new().file("blob", 0o644, vec![7; 16 << 20]));
+    let image = lab.push(&spec, "lab/big:1");
+    let before = lab.inventory();
+    for moment in moments(Duration::from_millis(200)) {
+        let api = lab.api();
+        let pull = || drop(api.try_call(post("/v1/images", json!({ "image": image }))));
+        interrupted(&lab, moment, pull, || {
+            let present = lab.api().ok(get("/v1/images"));
+            if present.as_array().unwrap().is_empty() {
+                lab.assert_unchanged(&before);
+            } else {
+                lab.api()
+                    .ok(crate::support::delete("/v1/images").json(&json!({ "image": image })));
+            }
+        });
+    }
+    lab.assert_unchanged(&before);
+}
+
+#[test]
+fn containers_outlive_the_daemon() {
+    let (lab, image) = lab_with_busybox();
+    let before = lab.inventory();
+    let api = lab.api();
+    let web = api.run(json!({ "image": image, "command": ["/bin/httpd", "-f", "-h", "/www"], "port": ["8080:80"] }));
+    let short = api.run(json!({ "image": image, "command": until_term(7) }));
+    wait_for("a container at work", Duration::from_secs(5), || {
+        if api.log(&short).contains("started") {
+            Ok(())
+        } else {
+            Err("no line yet")
+        }
+    });
+    let pid = api.container(&web)["pid"].clone();
+    let answers = || lab.outside_get(&format!("{HOST}:8080"), "/").map(|reply| reply.text());
+    wait_for("the web server", Duration::from_secs(5), answers);
+
+    lab.daemon().stop();
+    assert_eq!(answers().unwrap(), "hello from the lab\n");
+    lab.daemon().start();
+    assert_eq!(
+        (&api.container(&web)["state"], &api.container(&web)["pid"]),
+        (&json!("running"), &pid)
+    );
+
+    // An end that nobody saw is told with its code.
+    let gone = api.container(&short)["pid"].to_string();
+    lab.daemon().kill9();
+    lab.machine().run(&["kill", &gone]);
+    wait_for("the end of the process", Duration::from_secs(5), || {
+        let command = lab.machine().read(&format!("/proc/{gone}/cmdline"));
+        if command.is_empty() { Ok(()) } else { Err(command) }
+    });
+    lab.daemon().start();
+    let ended = api.wait_state(&short, "stopped");
+    assert_eq!((&ended["exitCode"], &ended["reason"]), (&json!(7), &json!("Error")));
+    assert_eq!(answers().unwrap(), "hello from the lab\n");
+    clear(&lab, &before);
+}
+
+#[test]
+fn rules_that_somebody_flushed_come_back() {
+    let (lab, _) = lab_with_busybox();
+    let before = lab.inventory();
+    lab.machine().run(&["iptables", "-F", "FORWARD"]);
+    lab.daemon().restart();
+    lab.assert_unchanged(&before);
+}
+
+#[test]
+fn a_monitor_that_is_killed_does_not_hide_the_end() {
+    let (lab, image) = lab_with_busybox();
+    let before = lab.inventory();
+    let id = lab.api().run(json!({ "image": image, "command": until_term(0) }));
+    let init = lab.api().container(&id)["pid"].as_i64().unwrap();
+    let stat = lab.machine().read(&format!("/proc/{init}/stat"));
+    let monitor = stat
+        .rsplit_once(')')
+        .unwrap()
+        .1
+        .split_ascii_whitespace()
+        .nth(1)
+        .unwrap()
+        .to_owned();
+    assert_ne!(monitor, "1");
+    lab.machine().run(&["kill", "-9", &monitor]);
+    lab.machine().output(&["kill", "-9", &init.to_string()]);
+    lab.api().wait_state(&id, "stopped");
+    clear(&lab, &before);
+}

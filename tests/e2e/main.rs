@@ -1,0 +1,38 @@
+//! End-to-end tests: the real daemon, runtime and hook agent in a lab, seen through their interfaces only.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed expectation is a failed test"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod auth;
+mod crash;
+mod hooks;
+mod images;
+mod inside;
+mod lab;
+mod lifecycle;
+mod load;
+mod ports;
+mod refusals;
+mod replay;
+mod startup;
+
+use serde_json::{Value, json};
+use support::{ImageSpec, Lab};
+
+/// A command that runs until it is asked to end, and then ends with that code.
+fn until_term(code: u8) -> Value {
+    let script = format!("trap 'exit {code}' TERM; echo started; while :; do sleep 1000 & wait $!; done");
+    json!(["/bin/sh", "-c", script])
+}
+
+/// A lab whose daemon serves and has busybox, and the name of that image.
+fn lab_with_busybox() -> (Lab, String) {
+    let lab = Lab::running();
+    let image = lab.pull(&ImageSpec::busybox(), "library/busybox:1");
+    (lab, image)
+}

@@ -1,0 +1,329 @@
+//! Bad input: each gets the status and the sentence of the contract, and nothing is left behind.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tar::EntryType;
+
+use crate::support::{ImageSpec, Inventory, Lab, Layer, REGISTRY, delete, get, post, send};
+use crate::{lab_with_busybox, until_term};
+
+/// Sends a create request that has to be refused, and compares the machine before and after.
+fn refused(lab: &Lab, before: &Inventory, mut request: Value, image: &str, status: u16, message: &str) -> String {
+    if request.get("image").is_none() {
+        request["image"] = image.into();
+    }
+    let reply = lab.api().call(post("/v1/containers", request.clone()));
+    assert_eq!(reply.json()["data"], json!({ "id": "" }), "{request}");
+    let said = reply.refused(status, message);
+    lab.assert_unchanged(before);
+    said
+}
+
+#[test]
+fn of_containers() {
+    let (lab, image) = lab_with_busybox();
+    let api = lab.api();
+    lab.machine().write("/mnt/note", "x");
+    lab.machine().run(&["ln", "-s", "/etc/raind", "/mnt/link"]);
+    let web = api.run(json!({ "image": image, "name": "web", "port": ["8080:80"], "command": until_term(0) }));
+    let before = lab.inventory();
+    let refuse = |request: Value, status, message: &str| refused(&lab, &before, request, &image, status, message);
+
+    for name in [
+        "a/b",
+        "-x",
+        ".x",
+        "stats",
+        "condenser-pod-infra-x",
+        "a b",
+        "é",
+        &"x".repeat(129),
+    ] {
+        let said = refuse(json!({ "name": name }), 400, "service failed: ");
+        assert!(said.contains(name) || name.len() > 100, "{said}");
+    }
+    refuse(
+        json!({ "name": "web" }),
+        409,
+        "service failed: name: web already used by other container",
+    );
+    // A name that is an id would hide the container that has it.
+    let message = format!("service failed: invalid container name: {web:?} is the id of another container");
+    refuse(json!({ "name": web }), 400, &message);
+    refuse(json!({ "image": "" }), 400, "service failed: empty repository");
+    for image in [
+        "../../x@y",
+        "a//b",
+        "UPPER/x",
+        "a/..",
+        "a:b:c",
+        "a@sha256:zz",
+        "https://a/b",
+        "a b",
+    ] {
+        let message = format!("service failed: invalid image reference: {image}");
+        assert_eq!(refuse(json!({ "image": image }), 400, &message), message);
+    }
+    for port in ["80", "1:2:tcp:3", ""] {
+        let message = format!("service failed: forward rule failed: port format failed: {port}");
+        refuse(json!({ "port": [port] }), 400, &message);
+    }
+    for port in [
+        "0:80",
+        "80:0",
+        "65536:80",
+        "a:80",
+        "80:80:sctp",
+        "-1:80",
+        "80:80:",
+        " 80:80",
+    ] {
+        let said = refuse(json!({ "port": [port] }), 400, "service failed: ");
+        assert!(!said.contains("exit status"), "{said}");
+    }
+    let said = refuse(json!({ "port": ["8080:81"] }), 409, "service failed: ");
+    assert!(
+        said.contains("web") || said.contains(&web),
+        "the holder is not named: {said}"
+    );
+    refuse(json!({ "port": ["9000:80", "8080:80"] }), 409, "service failed: ");
+    refuse(json!({ "port": ["9000:80", "9000:81"] }), 400, "service failed: ");
+
+    let mounts = [
+        ("/mnt", "invalid mount format"),
+        ("/no/such:/x", "stat /no/such: no such file or directory"),
+        ("relative:/x", ""),
+        ("/mnt/note:relative", ""),
+        ("/etc/raind/cert:/x", "invalid mount source: /etc/raind/cert"),
+        ("/mnt/../etc/raind:/x", "invalid mount source: "),
+        ("/proc:/x", "invalid mount source: /proc"),
+        ("/:/x", "invalid mount source: /"),
+        ("/root:/x", "invalid mount source: /root"),
+        ("/mnt/link:/x", ""),
+        ("/mnt/link/cert:/x", ""),
+        ("/mnt:/proc/x", "invalid mount destination: /proc/x"),
+        ("/mnt:/", "invalid mount destination: /"),
+        ("/mnt:/x:exec", ""),
+    ];
+    for (mount, message) in mounts {
+        let said = refuse(json!({ "mount": [mount] }), 400, "service failed: create spec failed: ");
+        assert!(said.contains(message), "{mount}: {said}");
+    }
+    refuse(
+        json!({ "network": "nonet" }),
+        404,
+        "service failed: target bridge not configured: nonet",
+    );
+    refuse(
+        json!({ "network": "eth0" }),
+        404,
+        "service failed: target bridge not configured: eth0",
+    );
+    refuse(json!({ "podId": "nopod" }), 404, "service failed: pod: nopod not found");
+
+    for body in [
+        "",
+        "{",
+        "[]",
+        "\"x\"",
+        "{\"image\":1}",
+        "{\"image\":\"a\"} {}",
+        "{\"Image\":\"a\"}",
+        "{\"foo\":1}",
+        "\u{0}",
+    ] {
+        let reply = api.call(send("POST", "/v1/containers", body));
+        assert_eq!(reply.json()["data"], json!({ "id": "" }), "{body}");
+        reply.refused(400, "invalid json: ");
+    }
+    let large = format!("{{\"image\":\"{}\"}}", "a".repeat(1 << 20));
+    assert_eq!(api.call(send("POST", "/v1/containers", large)).status, 413);
+
+    let act = |method: &str, name: &str, action: &str| {
+        api.call(send(
+            method,
+            &format!("/v1/containers/{name}/actions/{action}"),
+            Vec::new(),
+        ))
+    };
+    act("POST", "web", "start").refused(409, &format!("service failed: container: {web} already started"));
+    act("DELETE", "web", "delete").refused(
+        409,
+        "service failed: delete operation not allowed to current container status: running",
+    );
+    for (method, action) in [("POST", "start"), ("POST", "stop"), ("DELETE", "delete")] {
+        let reply = act(method, "nosuch", action);
+        assert_eq!(reply.json()["data"], json!({ "id": "nosuch" }));
+        reply.refused(404, "service failed: container: nosuch not found");
+        let reply = act(method, "", action);
+        assert_eq!(reply.status, 400, "{}", reply.text());
+    }
+    for path in ["", "/log", "/logpath"] {
+        assert_eq!(
+            api.call(get(&format!("/v1/containers/nosuch{path}"))).status,
+            404,
+            "{path}"
+        );
+    }
+    lab.assert_unchanged(&before);
+
+    api.stop("web");
+    act("POST", "web", "stop").refused(
+        409,
+        "service failed: stop operation not allowed to current container status: stopped",
+    );
+}
+
+#[test]
+fn of_images() {
+    let lab = Lab::running();
+    let api = lab.api();
+    let registry = lab.registry();
+    let plain = |layer: Layer| ImageSpec::scratch().layer(layer);
+    let file = || Layer::new().file("f", 0o644, "content");
+
+    let wrong = registry.push(&plain(file()), "bad/digest:1");
+    registry.spoil(&wrong.layers[0], &Layer::new().file("f", 0o644, "another").blob());
+    let cut = registry.push(&plain(file()), "bad/cut:1");
+    let blob = file().blob();
+    registry.spoil(&cut.layers[0], &blob[..blob.len() / 2]);
+    for (name, path) in [
+        ("up", "../../escape"),
+        ("absolute", "/../../escape"),
+        ("inside", "a/../../escape"),
+    ] {
+        registry.push(&plain(Layer::new().file(path, 0o644, "x")), &format!("bad/{name}:1"));
+    }
+    // Through a link of an earlier entry, and of an earlier layer: must land inside or be refused.
+    let link = || Layer::new().symlink("out", "../../../../../../mnt");
+    registry.push(&plain(link().file("out/escape", 0o644, "x")), "bad/link:1");
+    registry.push(
+        &plain(link()).layer(Layer::new().file("out/escape", 0o644, "x")),
+        "bad/link-below:1",
+    );
+    registry.push(
+        &plain(Layer::new().hardlink("shadow", "../../../../../etc/shadow")),
+        "bad/hardlink:1",
+    );
+    let other = ImageSpec::scratch().layer(file()).architecture("riscv64");
+    registry.push_index(&[other], "bad/platform:1");
+    let garbage = registry.blob("bad/garbage", b"this is not an archive, whatever its type says");
+    let config = registry.blob("bad/garbage", &plain(file()).config_document());
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": kind,
+        "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": config, "size": plain(file()).config_document().len() },
+        "layers": [{ "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": garbage, "size": 46 }],
+    });
+    registry.manifest("bad/garbage", "1", kind, &manifest);
+    let device = Layer::new().entry(EntryType::Block, "disk", "", 0o666, (0, 0), &[]);
+    registry.push(&plain(device), "odd/device:1");
+
+    let before = lab.inventory();
+    let pull = |image: &str| api.call(post("/v1/images", json!({ "image": image })));
+    let cases = [
+        ("nosuch/image:1", 404, "pull failed: manifest fetch failed: 404: "),
+        ("bad/digest:1", 502, "pull failed: "),
+        ("bad/cut:1", 502, "pull failed: "),
+        ("bad/up:1", 502, "pull failed: "),
+        ("bad/inside:1", 502, "pull failed: "),
+        ("bad/garbage:1", 502, "pull failed: "),
+        ("bad/hardlink:1", 502, "pull failed: "),
+    ];
+    for (name, status, message) in cases {
+        pull(&format!("{REGISTRY}/{name}")).refused(status, message);
+        lab.assert_unchanged(&before);
+    }
+    let platform = format!(
+        "pull failed: no manifest for platform linux/{}",
+        ImageSpec::scratch().platform()
+    );
+    assert_eq!(
+        pull(&format!("{REGISTRY}/bad/platform:1")).refused(404, "pull failed: "),
+        platform
+    );
+    pull("192.0.2.1:5999/down:1").refused(502, "pull failed: ");
+    pull("registry.invalid/app:1").refused(502, "pull failed: ");
+    pull("").refused(400, "pull failed: empty repository");
+    for image in ["../../x@y", "a/../b", "A", "x:", "x@sha256:1"] {
+        let message = format!("pull failed: invalid image reference: {image}");
+        assert_eq!(pull(image).refused(400, &message), message);
+    }
+    for body in ["", "{", "{\"image\":\"a\",\"tag\":1}"] {
+        api.call(send("POST", "/v1/images", body))
+            .refused(400, "invalid json: ");
+        api.call(send("DELETE", "/v1/images", body))
+            .refused(400, "invalid json: ");
+    }
+    let absent = |call| api.call(call).refused(404, "");
+    assert_eq!(
+        absent(get("/v1/images/status?image=nosuch")),
+        "retrieve image status failed: library/nosuch:latest not found"
+    );
+    assert_eq!(
+        absent(get("/v1/images/fs?image=nosuch")),
+        "retrieve image fs info failed: bundle path not found."
+    );
+    let removal = delete("/v1/images").json(&json!({ "image": "nosuch" }));
+    assert_eq!(absent(removal), "remove failed: bundle path not found.");
+    assert_eq!(api.ok(get("/v1/images")), json!([]));
+    lab.assert_unchanged(&before);
+
+    // These may be pulled, as long as they stay inside.
+    for name in ["bad/absolute:1", "bad/link:1", "bad/link-below:1"] {
+        pull(&format!("{REGISTRY}/{name}"));
+    }
+    for path in [
+        "/escape",
+        "/etc/escape",
+        "/mnt/escape",
+        "/etc/raind/escape",
+        "/etc/raind/image/escape",
+    ] {
+        assert!(!lab.machine().path(path).exists(), "{path}");
+    }
+    assert_eq!(pull(&format!("{REGISTRY}/odd/device:1")).status, 200);
+}
+
+#[test]
+fn of_a_create_whose_image_cannot_be_pulled() {
+    let lab = Lab::running();
+    lab.registry();
+    let before = lab.inventory();
+    let unknown = format!("{REGISTRY}/nosuch:1");
+    refused(
+        &lab,
+        &before,
+        json!({}),
+        &unknown,
+        404,
+        "service failed: manifest fetch failed: 404: ",
+    );
+    refused(
+        &lab,
+        &before,
+        json!({}),
+        "192.0.2.1:5999/down:1",
+        502,
+        "service failed: ",
+    );
+}
+
+#[test]
+fn of_slow_and_broken_clients() {
+    use std::io::{Read, Write};
+    let lab = Lab::running();
+    // A client that says nothing must not keep others waiting, nor stay for ever.
+    let mut silent = lab.machine().at(crate::support::Place::Host, || {
+        std::net::TcpStream::connect(("127.0.0.1", 7755)).unwrap()
+    });
+    lab.api().ok(get("/v1/containers"));
+    silent.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    assert_eq!(silent.read(&mut [0; 16]).unwrap_or(0), 0, "the daemon hangs up");
+    let mut noise = lab.machine().at(crate::support::Place::Host, || {
+        std::net::TcpStream::connect(("127.0.0.1", 7755)).unwrap()
+    });
+    let _ = noise.write_all(&[0x16; 4096]);
+    lab.api().ok(get("/v1/containers"));
+}

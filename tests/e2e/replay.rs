@@ -1,0 +1,549 @@
+//! Replays recorded requests of the original (`tests/fixtures/golden`) and compares the answers: status, envelope,
+//! message, names and types of all fields, and the values that do not depend on the run. Where the contract calls the
+//! recorded answer a defect, the case says what is wanted instead.
+//!
+//! One lab per group; the requests of a group build on each other, in the recorded order.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tar::EntryType;
+
+use crate::support::{Identity, ImageSpec, Lab, Layer, Reply, delete, send};
+
+/// Fields of the container object that the original does not have (`contract/api.md` 5.2).
+const NEW_FIELDS: [&str; 3] = ["exitCode", "reason", "message"];
+/// Fields whose value is the same in every run.
+const FIXED_FIELDS: [&str; 21] = [
+    "id",
+    "image",
+    "os",
+    "arch",
+    "state",
+    "imageRepository",
+    "imageReference",
+    "command",
+    "user",
+    "repoTags",
+    "repository",
+    "reference",
+    "source",
+    "destination",
+    "protocol",
+    "mode",
+    "policies_total",
+    "Interface",
+    "Address",
+    "NumContainers",
+    "bridge",
+];
+
+/// A recorded exchange and how the wanted answer differs from the recorded one.
+struct Case {
+    file: &'static str,
+    /// Another recording whose answer is wanted.
+    like: Option<&'static str>,
+    status: Option<u16>,
+    /// The recorded message has a free tail, or another text is wanted: how it begins.
+    starts: Option<&'static str>,
+}
+
+fn case(file: &'static str) -> Case {
+    Case {
+        file,
+        like: None,
+        status: None,
+        starts: None,
+    }
+}
+
+impl Case {
+    fn status(mut self, status: u16) -> Self {
+        self.status = Some(status);
+        self
+    }
+
+    fn like(mut self, file: &'static str) -> Self {
+        self.like = Some(file);
+        self
+    }
+
+    fn starts(mut self, message: &'static str) -> Self {
+        self.starts = Some(message);
+        self
+    }
+}
+
+/// A lab in which recordings are replayed.
+struct Replay {
+    lab: Lab,
+    /// Recorded ids and digests, and what they are in this run.
+    names: HashMap<String, String>,
+    misfits: Vec<String>,
+}
+
+impl Replay {
+    fn new() -> Self {
+        Self {
+            lab: Lab::running(),
+            names: HashMap::new(),
+            misfits: Vec::new(),
+        }
+    }
+
+    fn run(&mut self, case: Case) -> Reply {
+        let recorded = recording(case.file);
+        let wanted = case.like.map_or_else(|| recorded.clone(), recording);
+        let reply = self.send(&recorded["request"]);
+        let mut wrong = Vec::new();
+        let status = case
+            .status
+            .unwrap_or(wanted["response"]["status"].as_u64().unwrap() as u16);
+        if reply.status != status {
+            wrong.push(format!("status {} instead of {status}", reply.status));
+        }
+        let body = wanted["response"]["body"].as_str().unwrap();
+        // An answer of two documents is a defect; the first one is the answer.
+        let document = serde_json::Deserializer::from_str(body).into_iter::<Value>().next();
+        match document {
+            Some(Ok(Value::Object(envelope))) => self.compare(&case, status, envelope, &reply, &mut wrong),
+            // Plain text of the HTTP layer became an envelope with the same words; 405 had no words.
+            _ if status >= 400 => {
+                let words = json!({ "message": body.trim_end() });
+                self.compare(&case, status, words.as_object().unwrap().clone(), &reply, &mut wrong);
+            }
+            _ if reply.text() != body => wrong.push(format!("text {:?} instead of {body:?}", reply.text())),
+            _ => {}
+        }
+        if !wrong.is_empty() {
+            let said = format!(
+                "{}: {}\n    {}",
+                recorded["request"],
+                reply.text().trim_end(),
+                wrong.join("\n    ")
+            );
+            self.misfits.push(said);
+        }
+        reply
+    }
+
+    fn send(&self, request: &Value) -> Reply {
+        let text = |value: &Value| self.renamed(value.as_str().unwrap_or_default());
+        let mut call = send(
+            request["method"].as_str().unwrap(),
+            &text(&request["path"]),
+            text(&request["body"]),
+        );
+        for (name, value) in request["headers"].as_object().into_iter().flatten() {
+            call = call.header(name, value.as_str().unwrap());
+        }
+        let port = request["port"].as_u64().unwrap_or(7755) as u16;
+        self.lab.api_as(port, self.identity(request)).call(call)
+    }
+
+    /// The names of certificates in the recordings.
+    fn identity(&self, request: &Value) -> Identity {
+        let issued = |uris: &[&str]| Identity::Issued(uris.iter().map(|uri| (*uri).to_owned()).collect());
+        match request.get("clientCert").map(|name| name.as_str().unwrap_or_default()) {
+            None => Identity::Cli,
+            Some("hook") => Identity::Hook,
+            Some("noURI") => issued(&[]),
+            Some("cliBob") => issued(&["spiffe://raind/cli/bob"]),
+            Some("foreignDomain") => issued(&["spiffe://elsewhere/cli/admin"]),
+            Some("twoURI-cliSecond") => issued(&["spiffe://raind/container/x", "spiffe://raind/cli/admin"]),
+            Some("container") => Identity::Container(self.renamed("01m85d6ag2dj")),
+            Some("containerGhost") => issued(&["spiffe://raind/container/ghost"]),
+            Some("containerBadPath") => issued(&["spiffe://raind/containerx/a/b"]),
+            Some(other) => panic!("unknown certificate {other}"),
+        }
+    }
+
+    fn renamed(&self, text: &str) -> String {
+        self.names
+            .iter()
+            .fold(text.to_owned(), |text, (old, new)| text.replace(old, new))
+    }
+
+    fn compare(
+        &mut self,
+        case: &Case,
+        status: u16,
+        wanted: serde_json::Map<String, Value>,
+        reply: &Reply,
+        wrong: &mut Vec<String>,
+    ) {
+        let Ok(got) = serde_json::from_slice::<Value>(&reply.body) else {
+            wrong.push("no envelope".into());
+            return;
+        };
+        if reply.headers.get("content-type").map(|value| value.as_bytes()) != Some(b"application/json") {
+            wrong.push(format!("content type {:?}", reply.headers.get("content-type")));
+        }
+        if !reply.body.ends_with(b"}\n") || reply.body[..reply.body.len() - 1].contains(&b'\n') {
+            wrong.push("not one line".into());
+        }
+        let success = if status < 300 { "success" } else { "fail" };
+        if got["status"] != success {
+            wrong.push(format!("envelope status {} instead of {success}", got["status"]));
+        }
+        let said = got["message"].as_str().unwrap_or_default();
+        let recorded = self.renamed(wanted["message"].as_str().unwrap_or_default());
+        let fits = match case.starts {
+            None => said == recorded,
+            Some(start) => said.starts_with(start) && said.len() > start.len(),
+        };
+        if !fits {
+            wrong.push(format!("message {said:?}, recorded {recorded:?}"));
+        }
+        match (wanted.get("data"), got.get("data")) {
+            (None, None) => {}
+            (Some(wanted), Some(got)) => {
+                self.learn(wanted, got);
+                self.shape("data", wanted, got, case.like.is_none(), wrong);
+            }
+            (wanted, got) => wrong.push(format!("data {got:?}, recorded {wanted:?}")),
+        }
+    }
+
+    /// A created object has another id than in the recording.
+    fn learn(&mut self, wanted: &Value, got: &Value) {
+        if let (Some(old), Some(new)) = (wanted["id"].as_str(), got["id"].as_str())
+            && is_id(old)
+            && is_id(new)
+        {
+            self.names.entry(old.into()).or_insert_with(|| new.into());
+        }
+    }
+
+    /// Names and types of all fields; values only where `exact` and where they do not depend on the run.
+    fn shape(&self, path: &str, wanted: &Value, got: &Value, exact: bool, wrong: &mut Vec<String>) {
+        let fixed = exact && FIXED_FIELDS.contains(&path.rsplit('.').next().unwrap_or_default());
+        let fits = match (wanted, got) {
+            // `contract/api.md` 3.3: an empty list is a list.
+            (Value::Null, Value::Array(list)) => !exact || list.is_empty(),
+            (Value::Object(wanted), Value::Object(got)) => {
+                for (name, wanted) in wanted {
+                    match got.get(name) {
+                        Some(got) => self.shape(&format!("{path}.{name}"), wanted, got, exact, wrong),
+                        None => wrong.push(format!("{path}.{name} is missing")),
+                    }
+                }
+                let new = got
+                    .keys()
+                    .filter(|name| !wanted.contains_key(*name) && !NEW_FIELDS.contains(&name.as_str()));
+                wrong.extend(new.map(|name| format!("{path}.{name} is new")));
+                true
+            }
+            // Which objects are in a list, and their order, depends on what else was done; they are all of one shape.
+            (Value::Array(wanted), Value::Array(got)) if wanted.first().is_some_and(Value::is_object) && !fixed => {
+                for got in got {
+                    self.shape(&format!("{path}[]"), &wanted[0], got, false, wrong);
+                }
+                !got.is_empty()
+            }
+            (Value::Array(wanted), Value::Array(got)) => !fixed || wanted == got,
+            (Value::String(wanted), Value::String(got)) => {
+                let time = |text: &str| text.parse::<jiff::Timestamp>().is_ok();
+                let unset = |text: &str| text.starts_with("0001-");
+                time(wanted) == time(got)
+                    && (!exact || unset(wanted) == unset(got))
+                    && (!fixed || self.renamed(wanted) == *got || wanted.starts_with("sha256:"))
+            }
+            (Value::Number(wanted), Value::Number(got)) => !fixed || wanted == got,
+            (wanted, got) => std::mem::discriminant(wanted) == std::mem::discriminant(got),
+        };
+        if !fits {
+            wrong.push(format!("{path} is {got}, recorded {wanted}"));
+        }
+    }
+
+    fn all(&mut self, cases: Vec<Case>) {
+        for case in cases {
+            self.run(case);
+        }
+    }
+
+    fn finish(self) {
+        assert!(
+            self.misfits.is_empty(),
+            "{} misfits:\n{}",
+            self.misfits.len(),
+            self.misfits.join("\n")
+        );
+    }
+}
+
+fn is_id(text: &str) -> bool {
+    matches!(text.len(), 12 | 26)
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+}
+
+fn recording(name: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/golden/{name}.json"));
+    let text = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_slice(&text).unwrap()
+}
+
+/// The images of the recordings, under the same names.
+fn push_images(replay: &mut Replay) {
+    let hub = replay.lab.hub();
+    let busybox = ImageSpec::busybox().env("PATH=/bin");
+    hub.push(&busybox, "library/busybox:latest");
+    hub.push(&busybox, "pause:3.9");
+    let multi = busybox.clone().user("1000:1000").workdir("/tmp");
+    let index = hub.push_index(std::slice::from_ref(&multi), "library/multi:latest");
+    let one = hub.push(&multi, "library/multi:one").manifest;
+    let recorded = "sha256:7076a335870a46de6856c03f254cc9ce0dca936a5c9fd9fd8df7895fa2ec8cac";
+    assert_ne!(index, one);
+    replay.names.insert(recorded.into(), one);
+    let layer = Layer::new().dir("var", 0o755);
+    let one_layer = |layer: Layer| ImageSpec::scratch().layer(layer);
+    let whiteout = Layer::new().entry(EntryType::Regular, "var/.wh.gone", "", 0o644, (0, 0), &[]);
+    hub.push(
+        &one_layer(layer.clone().file("var/gone", 0o644, "x")).layer(whiteout),
+        "library/whiteout:latest",
+    );
+    hub.push(&one_layer(layer.clone().plain()), "library/plaintar:latest");
+    let fifo = layer.clone().entry(EntryType::Fifo, "var/fifo", "", 0o644, (0, 0), &[]);
+    hub.push(&one_layer(fifo), "library/fifo:latest");
+    hub.push(
+        &one_layer(layer.file("../../escape", 0o644, "x")),
+        "library/traversal:latest",
+    );
+    let hello = Layer::new().dir("app", 0o755).file("app/hello.txt", 0o644, "hello\n");
+    hub.push(
+        &busybox.layer(hello).cmd(&["/bin/cat", "/app/hello.txt"]),
+        "library/built:v1",
+    );
+}
+
+#[test]
+fn images() {
+    let mut replay = Replay::new();
+    push_images(&mut replay);
+    replay.all(vec![
+        case("003-images-list-empty"),
+        case("048-image-pull"),
+        case("049-image-pull-again"),
+        case("050-image-pull-os-arch"),
+        case("051-image-pull-no-platform").status(404),
+        // A failed pull changes nothing.
+        case("052-image-status-after-failed-repull").like("070-image-status-manifest-list"),
+        case("053-image-list-after-failed-repull"),
+        case("054-image-pull-multi"),
+        case("055-image-pull-other-registry"),
+        case("056-image-pull-by-digest"),
+        case("057-image-pull-whiteouts"),
+        case("058-image-pull-not-found")
+            .status(404)
+            .starts("pull failed: manifest fetch failed: 404: "),
+        case("059-image-pull-uncompressed-layer").like("057-image-pull-whiteouts"),
+        case("060-image-pull-fifo-in-layer").like("057-image-pull-whiteouts"),
+        case("061-image-pull-traversal-in-layer")
+            .status(502)
+            .starts("pull failed: "),
+        case("062-image-pull-registry-down").status(502).starts("pull failed: "),
+        case("063-image-pull-unresolvable").status(502).starts("pull failed: "),
+        case("064-image-pull-empty-name").status(400),
+        case("065-image-pull-invalid-json").starts("invalid json: "),
+        case("066-image-pull-unknown-field").starts("invalid json: "),
+        case("067-image-pull-empty-body").starts("invalid json: "),
+        case("068-image-list"),
+        case("069-image-status"),
+        case("070-image-status-manifest-list"),
+        case("074-image-status-not-found").status(404),
+        case("075-image-fs"),
+        case("076-image-fs-missing-query"),
+        case("077-image-fs-not-found").status(404),
+    ]);
+    replay
+        .lab
+        .api()
+        .ok(delete("/v1/images").json(&json!({ "image": "whiteout:latest" })));
+    replay.all(vec![
+        case("079-image-remove-again").status(404),
+        case("080-image-remove-not-found").status(404),
+        case("081-image-remove-invalid-json").starts("invalid json: "),
+        case("082-image-remove-empty-name").status(400),
+    ]);
+    let left = replay.lab.machine().path("/etc/escape");
+    assert!(!left.exists());
+    replay.finish();
+}
+
+#[test]
+fn containers() {
+    let mut replay = Replay::new();
+    push_images(&mut replay);
+    std::fs::create_dir(replay.lab.machine().path("/mnt/data")).unwrap();
+    replay.names.insert("/srv/data".into(), "/mnt/data".into());
+    replay.all(vec![
+        case("103-container-create-invalid-json").starts("invalid json: "),
+        case("104-container-create-unknown-field").starts("invalid json: "),
+        case("105-container-create-wrong-type").starts("invalid json: "),
+        case("106-container-create-empty-body").starts("invalid json: "),
+        case("107-container-create-no-image").status(400),
+        case("108-container-create-unknown-image")
+            .status(404)
+            .starts("service failed: manifest fetch failed: 404: "),
+        case("109-container-create-unknown-network").status(404),
+        case("110-container-create-bad-port").status(400),
+        case("111-container-create-bad-port-number")
+            .status(400)
+            .starts("service failed: forward rule failed: "),
+        case("112-container-create-bad-mount")
+            .status(400)
+            .starts("service failed: create spec failed: "),
+        case("113-container-create-bad-mount-format")
+            .status(400)
+            .starts("service failed: create spec failed: "),
+        case("114-container-create-unknown-pod").status(404),
+        case("115-container-create-env-without-equals"),
+        case("116-container-start-env-without-equals"),
+        case("118-containers-list-after-failures"),
+        case("119-container-create"),
+        case("120-container-create-name-in-use").status(409),
+        // The holder is named.
+        case("121-container-create-dup-hostport")
+            .like("120-container-create-name-in-use")
+            .status(409)
+            .starts("service failed: "),
+        case("122-containers-list-created"),
+        case("123-container-get"),
+        case("124-container-get-by-name").like("123-container-get"),
+        case("125-container-get-unknown").status(404),
+        case("128-container-stop-created").status(409),
+        case("130-container-start"),
+        case("132-container-get-running"),
+        case("137-container-log-bad-query"),
+        case("139-container-log-unknown").status(404),
+        case("140-container-logpath"),
+        case("141-container-logpath-unknown").status(404),
+        case("142-container-exec"),
+        case("143-container-exec-invalid-json").starts("invalid json: "),
+        case("144-container-exec-unknown").status(404),
+        case("145-container-exec-no-command")
+            .status(400)
+            .starts("service failed: "),
+        case("151-container-delete-unknown").status(404),
+    ]);
+    let web = replay.renamed("01m85d6ag2dj");
+    let log = replay.lab.api().log(&web);
+    assert_eq!(log, "started\nwarn\n");
+    replay.all(vec![
+        case("135-container-log-tail-1"),
+        case("152-container-create-random-name"),
+        case("153-container-start-short-lived"),
+    ]);
+    let short = replay.renamed("01m85d6cmjt7");
+    replay.lab.api().wait_state(&short, "stopped");
+    replay.all(vec![
+        case("154-container-get-exited"),
+        case("156-container-stop-exited").status(409),
+        case("157-container-restart-exited"),
+    ]);
+    replay.lab.api().wait_state(&short, "stopped");
+    replay.all(vec![
+        case("158-container-delete-exited"),
+        case("159-container-create-bad-command"),
+        case("160-container-start-bad-command")
+            .like("156-container-stop-exited")
+            .status(500)
+            .starts("service failed: start container failed: "),
+        case("163-container-delete-bad-command"),
+        case("164-container-create-tty"),
+        case("165-container-start-tty"),
+        case("171-container-stop-tty"),
+        case("173-container-create-image-user"),
+        case("174-container-start-image-user"),
+        case("175-container-exec-image-user"),
+        case("176-image-remove-in-use")
+            .like("079-image-remove-again")
+            .status(409)
+            .starts("remove failed: "),
+        case("177-container-stop-image-gone"),
+        case("402-container-stop"),
+        case("403-container-get-stopped"),
+        case("405-container-start-stopped"),
+    ]);
+    replay.finish();
+}
+
+#[test]
+fn routing_and_other_lists() {
+    let mut replay = Replay::new();
+    replay.all(vec![
+        case("008-networks-list-default"),
+        case("009-policies-list-empty-raind-ew"),
+        case("010-policies-list-empty-raind-ns-obs"),
+        case("011-policies-list-empty-raind-ns-enf"),
+        case("012-policies-list-unknown-chain")
+            .like("017-unknown-route")
+            .status(404)
+            .starts(""),
+        case("017-unknown-route"),
+        case("018-unknown-route-root"),
+        case("019-trailing-slash"),
+    ]);
+    let reply = replay.run(case("020-method-not-allowed").starts(""));
+    let allowed: Vec<_> = reply.headers.get_all("allow").iter().collect();
+    assert_eq!(allowed.len(), 1, "{reply:?}");
+    let mut methods: Vec<_> = allowed[0].to_str().unwrap().split(", ").collect();
+    methods.sort_unstable();
+    assert_eq!(methods, ["GET", "POST"]);
+    let head = replay.lab.api().call(send("HEAD", "/v1/containers", Vec::new()));
+    assert_eq!(head.status, 405);
+    replay.finish();
+}
+
+#[test]
+fn identities() {
+    let mut replay = Replay::new();
+    push_images(&mut replay);
+    replay.all(vec![
+        case("031-tls-mgmt-foreign-domain"),
+        // The original dropped the connection.
+        case("034-tls-hook-cert-without-uri").like("035-tls-hook-foreign-domain"),
+        case("035-tls-hook-foreign-domain"),
+        case("040-tls-mgmt-other-cli-identity"),
+        case("041-tls-mgmt-two-uris-first-wins"),
+        case("042-spiffe-hook-cert-on-mgmt"),
+        case("043-spiffe-hook-cert-on-mgmt-unknown-route"),
+        case("044-spiffe-cli-cert-on-hook"),
+        case("045-spiffe-cli-cert-on-ca"),
+        case("266-pki-garbage"),
+        case("267-pki-wrong-pem-type"),
+        case("268-pki-bad-der"),
+        case("269-pki-bad-signature"),
+        case("270-pki-no-uri"),
+        case("272-pki-wrong-scheme"),
+        case("273-pki-wrong-domain"),
+        case("274-pki-short-path"),
+        case("275-pki-long-path"),
+        case("276-pki-empty-id"),
+        case("277-pki-bad-chars"),
+        case("279-pki-role-droplet"),
+        // Refused already for its key of 2,048 bits.
+        case("280-pki-unknown-container").status(403).starts(""),
+        case("286-pki-get").starts(""),
+    ]);
+    std::fs::create_dir(replay.lab.machine().path("/mnt/data")).unwrap();
+    replay.names.insert("/srv/data".into(), "/mnt/data".into());
+    replay.all(vec![
+        case("119-container-create"),
+        case("130-container-start"),
+        case("252-hook-invalid-json").starts("invalid json: "),
+        case("253-hook-id-mismatch"),
+        case("254-hook-unknown-container"),
+        case("255-hook-bad-spiffe-path").like("031-tls-mgmt-foreign-domain"),
+        case("256-hook-unknown-event").status(400),
+        case("260-hook-unknown-route"),
+        case("261-hook-get").starts(""),
+        case("262-mgmt-api-on-hook-port"),
+        case("263-container-cert-on-mgmt"),
+    ]);
+    replay.finish();
+}

@@ -1,0 +1,187 @@
+//! The test lab: the real programs on a machine of their own.
+//!
+//! A [`Lab`] is a set of private namespaces made by `scripts/lab.sh` (see there for the picture): the daemon, its
+//! containers and everything that they program live in it, under the paths and names of a real installation. Labs run
+//! side by side, touch nothing outside, and leave nothing behind, also when the test is killed.
+//!
+//! ```no_run
+//! let lab = Lab::running();                                        // a lab and a daemon that serves
+//! let image = lab.push(&ImageSpec::busybox().cmd(&["httpd", "-f"]), "web:1");
+//! lab.api().ok(post("/v1/images", json!({ "image": image })));
+//! let before = lab.inventory();
+//! let id = lab.api().create(json!({ "image": image, "port": ["8080:80"] }));
+//! lab.api().start(&id);
+//! assert_eq!(lab.outside_get("192.0.2.2:8080", "/").status, 404);
+//! lab.api().stop(&id);
+//! lab.api().delete(&id);
+//! lab.assert_unchanged(&before);                                   // rules, links, mounts, cgroups, processes, files
+//! ```
+//!
+//! What the lab never does: change the machine's network, mounts or files, or wait for a fixed time.
+
+#![allow(
+    dead_code,
+    unused_imports,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "each test program uses a part of the lab, and a failed expectation in the lab is a failed test"
+)]
+
+mod api;
+mod daemon;
+mod dns;
+mod forks;
+mod image;
+mod inventory;
+mod machine;
+mod registry;
+
+use std::fmt::Display;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+pub use api::{Api, Call, Identity, Reply, Session, delete, get, post, send};
+pub use daemon::Daemon;
+pub use forks::Forks;
+pub use image::{ImageSpec, Layer};
+pub use inventory::Inventory;
+pub use machine::{Machine, Place};
+pub use registry::{Pushed, Registry};
+
+/// Address of the lab's uplink, the host address of the daemon.
+pub const HOST: &str = "192.0.2.2";
+/// Address of the outside: registry, DNS server, clients of published ports.
+pub const OUTSIDE: &str = "192.0.2.1";
+/// The registry that speaks plain HTTP, as the daemon of a lab is told by default.
+pub const REGISTRY: &str = "192.0.2.1:5000";
+
+/// A machine with an outside and, once started, a daemon.
+pub struct Lab {
+    machine: Arc<Machine>,
+    daemon: Daemon,
+    registry: OnceLock<Registry>,
+    hub: OnceLock<Registry>,
+    authority: registry::Authority,
+    /// Ends the outside's DNS server with the lab.
+    _dns: dns::Server,
+}
+
+impl Lab {
+    /// A lab without a running daemon.
+    pub fn start() -> Self {
+        // Twice in one process is fine: the first one stays.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let machine = Arc::new(Machine::start());
+        let authority = registry::Authority::trusted_by(&machine);
+        Self {
+            daemon: Daemon::new(machine.clone()),
+            registry: OnceLock::new(),
+            hub: OnceLock::new(),
+            authority,
+            _dns: dns::Server::start(&machine),
+            machine,
+        }
+    }
+
+    /// A lab whose daemon serves.
+    pub fn running() -> Self {
+        let lab = Self::start();
+        lab.daemon.start();
+        lab
+    }
+
+    /// The namespaces: commands, files and sockets in them.
+    pub fn machine(&self) -> &Arc<Machine> {
+        &self.machine
+    }
+
+    /// The daemon's process.
+    pub fn daemon(&self) -> &Daemon {
+        &self.daemon
+    }
+
+    /// The management API as the CLI speaks it: port 7755 with `raindClient.crt`.
+    pub fn api(&self) -> Api {
+        self.api_as(7755, Identity::Cli)
+    }
+
+    /// A listener of the daemon, with any identity.
+    pub fn api_as(&self, port: u16, identity: Identity) -> Api {
+        Api::new(self.machine.clone(), port, identity)
+    }
+
+    /// The registry at [`REGISTRY`], a real docker-registry; started on first use.
+    pub fn registry(&self) -> &Registry {
+        self.registry.get_or_init(|| Registry::plain(&self.machine))
+    }
+
+    /// A stand-in for Docker Hub: the same images under the hub's name, over TLS with a certificate that the lab's CA
+    /// store trusts; started on first use.
+    pub fn hub(&self) -> &Registry {
+        // Uploads go through the plain one.
+        self.registry();
+        self.hub.get_or_init(|| Registry::hub(&self.machine, &self.authority))
+    }
+
+    /// Uploads an image to [`REGISTRY`] under `name` (`app:1`) and returns the name that the daemon pulls it by.
+    pub fn push(&self, image: &ImageSpec, name: &str) -> String {
+        self.registry().push(image, name);
+        format!("{REGISTRY}/{name}")
+    }
+
+    /// Uploads an image and has the daemon pull it.
+    pub fn pull(&self, image: &ImageSpec, name: &str) -> String {
+        let reference = self.push(image, name);
+        self.api()
+            .ok(post("/v1/images", serde_json::json!({ "image": reference })));
+        reference
+    }
+
+    /// One GET over plain HTTP from there.
+    pub fn get_from(&self, place: Place, address: &str, path: &str) -> Result<Reply, String> {
+        api::plain(&self.machine, place, address, get(path))
+    }
+
+    /// One GET from the outside, as a client of a published port sees it.
+    pub fn outside_get(&self, address: &str, path: &str) -> Result<Reply, String> {
+        self.get_from(Place::Outside, address, path)
+    }
+
+    /// The network of a running container.
+    pub fn network_of(&self, container: &str) -> Place {
+        Place::Process(self.api().container(container)["pid"].as_i64().unwrap())
+    }
+
+    /// All that the daemon can leave behind, for [`Lab::assert_unchanged`].
+    pub fn inventory(&self) -> Inventory {
+        Inventory::take(&self.machine)
+    }
+
+    /// Fails when anything is there now that was not, or the other way round. Processes that are on their way out get
+    /// five seconds.
+    pub fn assert_unchanged(&self, before: &Inventory) {
+        wait_for("the machine as it was before", Duration::from_secs(5), || {
+            before.same_as(&self.inventory())
+        });
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("---- log of the daemon ----\n{}---- end ----", self.daemon.log());
+        }
+    }
+}
+
+/// Asks every 10 ms until the answer is `Ok`; panics with the last answer when the time is over.
+pub fn wait_for<T, E: Display>(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<T, E>) -> T {
+    let end = Instant::now() + limit;
+    loop {
+        match ask() {
+            Ok(found) => return found,
+            Err(last) if Instant::now() >= end => panic!("waited {limit:?} for {what}; last seen: {last}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+}
