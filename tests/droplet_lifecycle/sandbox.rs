@@ -343,6 +343,14 @@ impl Sandbox {
         run["finisher"]["pid"].as_i64().unwrap() as i32
     }
 
+    /// Kills the monitor and waits until it is dead.
+    pub fn kill_monitor(&self, id: &str) {
+        let monitor = self.monitor(id);
+        signal(monitor, libc::SIGKILL);
+        let gone = || !processes().iter().any(|(pid, _)| *pid == monitor);
+        wait_for("the monitor's death", || gone().then_some(()));
+    }
+
     /// A log of a container.
     pub fn log(&self, name: &str) -> String {
         fs::read_to_string(self.bundle(&self.id).join("logs").join(name)).unwrap_or_default()
