@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::sandbox::{Sandbox, interface_exists, processes, sandbox, shell, signal, wait_for};
+use crate::sandbox::{Sandbox, interface_exists, processes, sandbox, shell, wait_for};
 
 /// `create` fails with this text; nothing is left; with the right configuration it then works.
 fn fails_and_recovers(s: &Sandbox, broken: &Value, expected: &str) {

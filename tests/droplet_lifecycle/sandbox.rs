@@ -1,5 +1,5 @@
 //! A place where the real `droplet` can do anything: every test runs once more in a process of its own, in private
-//! mount, network and pid namespaces, with a bridge, a private `/run/raind` and an image made from busybox. When that
+//! mount, network and pid namespaces, with a bridge, a private `/run` and an image made from busybox. When that
 //! process ends, however it does, everything started in it ends too.
 
 use std::fs;
@@ -108,9 +108,8 @@ pub struct Sandbox {
 impl Sandbox {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        fs::create_dir_all("/run/raind").unwrap();
         for command in [
-            "mount -t tmpfs tmpfs /run/raind",
+            "mount -t tmpfs tmpfs /run",
             "ip link set lo up",
             "ip link add raind0 type bridge",
             "ip addr add 10.166.0.254/24 dev raind0",
