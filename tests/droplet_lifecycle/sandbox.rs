@@ -403,6 +403,40 @@ impl Sandbox {
     }
 }
 
+/// Cgroups are the machine's: what a test did not delete would stay.
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+        for cgroups in hierarchies.filter_map(|hierarchy| fs::read_dir(hierarchy.path().join("raind")).ok()) {
+            for cgroup in cgroups.flatten().map(|cgroup| cgroup.path()) {
+                // Ids that a test derives from its own differ at the end.
+                if cgroup
+                    .file_name()
+                    .is_some_and(|name| name.to_string_lossy().starts_with(&self.id[..10]))
+                {
+                    remove_cgroup(&cgroup);
+                }
+            }
+        }
+    }
+}
+
+fn remove_cgroup(path: &Path) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while fs::remove_dir(path).is_err() && path.exists() && Instant::now() < deadline {
+        for pid in fs::read_to_string(path.join("cgroup.procs"))
+            .unwrap_or_default()
+            .lines()
+        {
+            if let Some(pid) = pid.parse().ok().filter(|pid| *pid > 0) {
+                // SAFETY: no memory is involved.
+                unsafe { libc::kill(pid, libc::SIGKILL) };
+            }
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Whether the sandbox has a network interface of this name.
 pub fn interface_exists(name: &str) -> bool {
     let name = std::ffi::CString::new(name).unwrap();
