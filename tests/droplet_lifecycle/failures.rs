@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::sandbox::{Sandbox, interface_exists, processes, sandbox, shell, signal, wait_for};
+use crate::sandbox::{Sandbox, interface_exists, processes, sandbox, shell, wait_for};
 
 /// `create` fails with this text; nothing is left; with the right configuration it then works.
 fn fails_and_recovers(s: &Sandbox, broken: &Value, expected: &str) {
@@ -120,11 +120,11 @@ fn refused_program(args: Value, code: i32, message: &'static str) {
         let id = s.id.as_str();
         let mut config = s.config(id, "");
         config["process"]["args"] = args;
-        config["hooks"] =
-            json!({ "stopContainer": [s.hook("stop", "true")], "poststart": [s.hook("poststart", "true")] });
+        config["hooks"] = json!({ "stopContainer": [s.hook("stop", "sleep 0.2; echo told")], "poststart": [s.hook("poststart", "true")] });
         s.write(id, &config);
         s.ok(&["create", id]);
         assert_eq!(s.fails(&["start", id]), message);
+        assert_eq!(s.hook_output("stop"), "told\n", "start returns when all is said");
         let state = s.state(id);
         assert_eq!(
             (&state["status"], &state["exit_code"]),
@@ -204,7 +204,7 @@ fn what_a_killed_create_leaves_is_cleaned_up_by_the_next_verb() {
             let mut create = s.command(&["create", id]).stderr(Stdio::null()).spawn().unwrap();
             wait_for("the hook", || (s.payloads().len() > before).then_some(()));
             if with_monitor {
-                signal(s.monitor(id), libc::SIGKILL);
+                s.kill_monitor(id);
             }
             create.kill().unwrap();
             create.wait().unwrap();
@@ -242,7 +242,7 @@ fn create_fails_when_its_monitor_is_killed() {
         s.write(id, &config);
         let mut create = s.command(&["create", id]).stderr(Stdio::null()).spawn().unwrap();
         wait_for("the hook", || (s.payloads().len() == 1).then_some(()));
-        signal(s.monitor(id), libc::SIGKILL);
+        s.kill_monitor(id);
         fs::write(go, "").unwrap();
         assert_eq!(create.wait().unwrap().code(), Some(1));
         assert_eq!(s.traces(id), Vec::<String>::new());
