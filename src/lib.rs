@@ -17,6 +17,7 @@
 //! - [`pki`]: CA, certificates, SPIFFE ids
 //! - [`audit`]: one record per request
 //! - [`logfile`]: append-only files that rotate
+//! - [`logs`]: reading, following and bounding the logs of containers
 //! - [`hook_agent`]: what `condenser-hook-agent` does
 //! - [`apparmor`]: the confinement profile
 
@@ -31,6 +32,7 @@ pub mod firewall;
 pub mod hook_agent;
 pub mod image;
 pub mod logfile;
+pub mod logs;
 pub mod network;
 pub mod pki;
 pub mod policy;
