@@ -12,6 +12,7 @@
 //! - [`runtime`]: what the daemon and `bin/droplet` share, and the driver that starts it
 //! - [`network`]: bridges, addresses, the uplink
 //! - [`firewall`]: desired rules, rendered as a whole and applied at once
+//! - [`events`]: what happened to objects, for clients that watch
 //! - [`policy`]: chains and modes
 //! - [`dns`]: the forwarder behind the containers' resolver
 //! - [`pki`]: CA, certificates, SPIFFE ids
@@ -28,6 +29,7 @@ pub mod config;
 pub mod container;
 pub mod daemon;
 pub mod dns;
+pub mod events;
 pub mod firewall;
 pub mod hook_agent;
 pub mod image;

@@ -22,6 +22,8 @@ use super::management;
     servers((url = "https://localhost:7755")),
     tags(
         (name = "containers", description = "Containers and their life cycle"),
+        (name = "terminals", description = "Attaching to terminals over WebSocket"),
+        (name = "events", description = "What happens, as it happens"),
         (name = "images", description = "Images that are present on this host"),
         (name = "networks", description = "Bridges that containers are attached to"),
         (name = "policies", description = "Which flows are allowed"),

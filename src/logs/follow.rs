@@ -108,7 +108,7 @@ mod tests {
     }
 
     fn watcher() -> Watcher {
-        let watcher = Watcher::new().unwrap();
+        let watcher = Watcher::open();
         tokio::spawn(watcher.clone().run(CancellationToken::new()));
         watcher
     }

@@ -4,12 +4,12 @@
 //! and arms it anew before the next look. So a log that is written to all the time costs only as often as it is read.
 
 use std::collections::HashMap;
+use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use std::{future, io};
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
@@ -29,7 +29,8 @@ pub struct Watcher(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    inotify: AsyncFd<OwnedFd>,
+    /// `None` when the host has no inotify instance left.
+    inotify: Option<AsyncFd<OwnedFd>>,
     /// Who waits for which watch.
     waiting: Mutex<HashMap<i32, Vec<oneshot::Sender<()>>>>,
 }
@@ -50,23 +51,26 @@ impl Armed {
 }
 
 impl Watcher {
-    /// Fails when the host has no inotify instance left. Needs an async runtime.
-    pub fn new() -> io::Result<Self> {
-        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        // SAFETY: an `OwnedFd` names one open file description for as long as it lives, and the `AsyncFd` owns it.
-        let inotify = unsafe { AsyncFd::register_with_interest(inotify, Interest::READABLE) };
-        Ok(Self(Arc::new(Shared {
-            inotify: inotify.map_err(|failed| failed.into_parts().1)?,
+    /// Needs an async runtime.
+    pub fn open() -> Self {
+        let inotify = new_inotify().inspect_err(|error| {
+            tracing::warn!(%error, "no inotify instance (fs.inotify.max_user_instances): logs are polled instead");
+        });
+        Self(Arc::new(Shared {
+            inotify: inotify.ok(),
             waiting: Mutex::default(),
-        })))
+        }))
     }
 
     /// From now on the directory is watched. To be called before one looks, so that nothing happens in between.
     pub fn arm(&self, directory: &Path) -> Armed {
+        let Some(inotify) = &self.0.inotify else {
+            return Armed(None);
+        };
         let flags = WatchFlags::MODIFY | WatchFlags::DELETE_SELF | WatchFlags::ONLYDIR | WatchFlags::ONESHOT;
         // Under the lock: a watch that fires at once finds who waits for it.
         let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        match inotify::add_watch(&self.0.inotify, directory, flags) {
+        match inotify::add_watch(inotify, directory, flags) {
             Ok(watch) => {
                 let (sender, receiver) = oneshot::channel();
                 let all = waiting.entry(watch).or_default();
@@ -83,22 +87,20 @@ impl Watcher {
 
     /// Wakes those whose watch fires, until `stop`.
     pub async fn run(self, stop: CancellationToken) {
+        let Some(inotify) = &self.0.inotify else { return };
         tokio::select! {
             () = stop.cancelled() => {}
-            error = self.dispatch() => {
-                tracing::error!(%error, "directories cannot be watched any more");
-                future::pending().await
-            }
+            error = self.dispatch(inotify) => tracing::error!(%error, "logs are not watched any more"),
         }
     }
 
-    async fn dispatch(&self) -> io::Error {
+    async fn dispatch(&self, inotify: &AsyncFd<OwnedFd>) -> io::Error {
         loop {
-            let mut guard = match self.0.inotify.readable().await {
+            let mut guard = match inotify.readable().await {
                 Ok(guard) => guard,
                 Err(error) => return error,
             };
-            match self.wake() {
+            match self.wake(inotify) {
                 Ok(()) => guard.clear_ready(),
                 Err(error) => return error,
             }
@@ -106,9 +108,9 @@ impl Watcher {
     }
 
     /// Takes all events there are.
-    fn wake(&self) -> io::Result<()> {
+    fn wake(&self, inotify: &AsyncFd<OwnedFd>) -> io::Result<()> {
         let mut buffer = [MaybeUninit::uninit(); BUFFER];
-        let mut events = inotify::Reader::new(&self.0.inotify, &mut buffer);
+        let mut events = inotify::Reader::new(inotify, &mut buffer);
         loop {
             let event = match events.next() {
                 Ok(event) => event,
@@ -125,6 +127,13 @@ impl Watcher {
     }
 }
 
+fn new_inotify() -> io::Result<AsyncFd<OwnedFd>> {
+    let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+    // SAFETY: an `OwnedFd` names one open file description for as long as it lives, and the `AsyncFd` owns it.
+    let registered = unsafe { AsyncFd::register_with_interest(inotify, Interest::READABLE) };
+    registered.map_err(|failed| failed.into_parts().1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,7 +143,7 @@ mod tests {
     }
 
     fn running() -> Watcher {
-        let watcher = Watcher::new().unwrap();
+        let watcher = Watcher::open();
         tokio::spawn(watcher.clone().run(CancellationToken::new()));
         watcher
     }

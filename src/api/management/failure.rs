@@ -9,7 +9,7 @@ impl From<ContainerError> for ApiError {
         use ContainerError as E;
         let message = error.to_string();
         match error {
-            E::Image(image) => return image.into(),
+            E::Image(image) => image.into(),
             E::NotFound(_) | E::PodNotFound(_) | E::NetworkNotFound(_) => Self::not_found(message),
             E::InvalidName(_)
             | E::NameIsId(_)
@@ -26,6 +26,8 @@ impl From<ContainerError> for ApiError {
             | E::AlreadyStarted(_)
             | E::WrongState { .. }
             | E::NotRunning(_)
+            | E::NoTerminal(_)
+            | E::TooManyClients(_)
             | E::ManagedByBottle { .. }
             | E::UnexpectedEvent { .. } => Self::conflict(message),
             E::NoCertificateDue => Self::forbidden(message),
