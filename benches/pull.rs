@@ -5,6 +5,8 @@
 //! `cargo bench --bench pull [rounds]`, as root. The target is 2/3 of a second and less than the two programs take
 //! (`contract/baseline.md`: a third of the original's 2.06 s).
 
+#![allow(clippy::expect_used, reason = "a bench that cannot run panics")]
+
 #[path = "../tests/image_support/mod.rs"]
 mod image_support;
 

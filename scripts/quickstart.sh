@@ -83,11 +83,12 @@ clean() {
         end "$run/registry.pid"
     fi
     if [ -f "$mark" ]; then
-        say "removing what the daemon made: its rules, bridges and directories"
+        say "removing what the daemon made: its rules, bridges, cgroups and directories"
         for family in iptables ip6tables; do
             if "$family-save" | grep -q RAIND; then "$family-save" | grep -v RAIND | "$family-restore"; fi
         done
         for link in $(ip -brief link show type bridge | awk '$1 ~ /^raind/ { print $1 }'); do ip link delete "$link"; done
+        rmdir /sys/fs/cgroup/raind /sys/fs/cgroup/*/raind 2> /dev/null || true
         while read -r value file; do echo "$value" > "$file" || true; done < "$run/sysctls"
         # One of them may be a mount point, which stays.
         for directory in /etc/raind /var/log/raind /run/raind; do

@@ -74,7 +74,8 @@ pub struct Settings {
         value_delimiter = ','
     )]
     pub dns_upstreams: Option<Vec<String>>,
-    /// Start even if bridged traffic cannot be filtered, so that containers can reach each other [default: false]
+    /// Leave bridge ports connected although their traffic cannot be filtered, so that containers of one network can
+    /// reach each other; otherwise such ports are isolated [default: false]
     #[arg(long, env = "CONDENSER_ALLOW_UNFILTERED_BRIDGES", value_name = "BOOL")]
     pub allow_unfiltered_bridges: Option<bool>,
     /// Registries (`host[:port]`) spoken to in plain HTTP [default: none]

@@ -302,7 +302,9 @@ impl Following {
     }
 
     fn renew(&self, addresses: &[IpAddr]) {
-        if let Err(error) = self.serving.pki.renew_due(addresses) {
+        // Reads and writes files, and may make keys.
+        let renewed = tokio::task::block_in_place(|| self.serving.pki.renew_due(addresses));
+        if let Err(error) = renewed {
             tracing::error!(%error, "certificates cannot be renewed");
         }
     }

@@ -2,6 +2,8 @@
 //!
 //! One test in a program of its own, because it sets `SSL_CERT_FILE` for the whole process.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod image_support;
 
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! Pulling from a registry that misbehaves: tokens, broken connections, wrong documents.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod image_support;
 
 use std::sync::Arc;

@@ -12,7 +12,7 @@ use axum::Router;
 use axum::extract::Path as Segment;
 use axum::routing::{get, post};
 use condenser::api::identity::Role;
-use condenser::api::{done, listener, routing};
+use condenser::api::{StrictJson, done, listener, routing};
 use condenser::audit::AuditLog;
 use condenser::pki::Pki;
 use condenser::pki::pair::{Durability, PairFiles};
@@ -63,6 +63,10 @@ impl Daemon {
             .route(
                 "/v1/containers/{id}",
                 get(|Segment(id): Segment<String>| async move { done(id) }),
+            )
+            .route(
+                "/v1/json",
+                post(|StrictJson(value): StrictJson<Value>| async move { done(value.to_string()) }),
             )
             .route("/v1/slow", post(wait));
         let bound = listener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
@@ -296,6 +300,22 @@ async fn methods_and_paths_are_exact() {
     assert_eq!((slash.code, slash.message().as_str()), (404, "404 page not found"));
     let decoded = daemon.curl(Some(&admin), &[&daemon.url("/v1/containers/a%20b")]).await;
     assert_eq!(decoded.message(), "a b");
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn too_large_a_body_is_refused_while_it_is_sent(
+    #[values("--http1.1", "--http2")] version: &str,
+    #[values("Expect:", "Transfer-Encoding: chunked")] header: &str,
+) {
+    let daemon = Daemon::start(Role::Cli).await;
+    let body = daemon.dir.path().join("body");
+    std::fs::write(&body, vec![b' '; 20 << 20]).unwrap();
+    let data = format!("@{}", body.display());
+    let url = daemon.url("/v1/json");
+    let args = [version, "-H", header, "--data-binary", &data, &url];
+    let answer = daemon.curl(Some(&daemon.admin()), &args).await;
+    assert_eq!(answer.code, 413, "{answer:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,9 @@
 //! `docs/openapi.json` is what the handlers say. After a change of the API: `UPDATE=1 cargo test --test openapi`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed expectation is a failed test"
+)]
 
 use std::path::Path;
 

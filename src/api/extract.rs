@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, MatchedPath, Path, Query, RawPathParams, Request};
-use axum::http::header;
 use axum::http::request::Parts;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use axum::http::{HeaderMap, header};
+use bytes::BytesMut;
+use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -15,6 +16,8 @@ use super::ApiError;
 /// Largest JSON or YAML body, hook state and signing request, in bytes.
 pub const BODY_LIMIT: usize = 1 << 20;
 
+/// How much of a body that is too large is read before the connection is given up, in bytes.
+const DISCARD_LIMIT: usize = 64 << 20;
 /// How long a client may take to send such a body.
 const BODY_TIME: Duration = Duration::from_secs(30);
 
@@ -114,20 +117,41 @@ pub async fn read_body(request: Request, limit: usize) -> Result<Bytes, BodyErro
 }
 
 async fn read_body_within(request: Request, limit: usize, time: Duration) -> Result<Bytes, BodyError> {
-    let announced = request
-        .headers()
-        .get(header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > limit as u64) {
+    if waits_for_consent(request.headers(), limit) {
         return Err(BodyError::TooLarge { limit });
     }
-    let body: Body = request.into_body();
-    match tokio::time::timeout(time, Limited::new(body, limit).collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(e)) if e.is::<LengthLimitError>() => Err(BodyError::TooLarge { limit }),
-        Ok(Err(e)) => Err(BodyError::Broken(e.to_string())),
-        Err(_) => Err(BodyError::Broken(format!("it took longer than {time:?}"))),
+    tokio::time::timeout(time, collect(request.into_body(), limit))
+        .await
+        .unwrap_or_else(|_| Err(BodyError::Broken(format!("it took longer than {time:?}"))))
+}
+
+/// Reads a body to its end. What is over the limit is thrown away, but read: most clients look for the answer only when
+/// they have sent everything.
+async fn collect(mut body: Body, limit: usize) -> Result<Bytes, BodyError> {
+    let mut kept = BytesMut::new();
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| BodyError::Broken(e.to_string()))?;
+        let data = frame.into_data().unwrap_or_default();
+        length += data.len();
+        if length <= limit {
+            kept.extend_from_slice(&data);
+        } else if length > DISCARD_LIMIT {
+            break;
+        }
     }
+    if length > limit {
+        return Err(BodyError::TooLarge { limit });
+    }
+    Ok(kept.freeze())
+}
+
+/// Whether the client has announced too long a body and asks before it sends it.
+fn waits_for_consent(headers: &HeaderMap, limit: usize) -> bool {
+    let length = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse().ok());
+    headers.contains_key(header::EXPECT) && length.is_some_and(|length: u64| length > limit as u64)
 }
 
 async fn read_json_body(request: Request) -> Result<Bytes, ApiError> {
@@ -260,6 +284,7 @@ mod tests {
         assert_eq!(endless.unwrap_err().status, 413);
         let announced = Request::builder()
             .header("content-length", "99999999")
+            .header("expect", "100-continue")
             .body(Body::empty());
         let early = StrictJson::<Sample>::from_request(announced.unwrap(), &()).await;
         assert_eq!(early.unwrap_err().status, 413);

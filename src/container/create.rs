@@ -192,15 +192,11 @@ impl ContainerService {
     async fn set_up(&self, container: &Container) -> Result<(), ContainerError> {
         self.write_bundle(container).await?;
         self.0.services.firewall.apply().await?;
-        self.runtime_create(container).await?;
-        self.update(&container.id, |c| {
-            c.operation = None;
-            Ok(())
-        })
-        .await
+        self.runtime_create(container).await
     }
 
-    /// The runtime's create, and the state it leads to. Its hooks have normally told already.
+    /// The runtime's create, and the state it leads to, with which the operation is over. Hooks have normally told of the
+    /// state already.
     pub(super) async fn runtime_create(&self, container: &Container) -> Result<(), ContainerError> {
         self.0
             .services
@@ -216,6 +212,7 @@ impl ContainerService {
         self.update(&id, move |c| {
             transitions::created(c, process, Timestamp::now());
             c.certificate_due = false;
+            c.operation = None;
             Ok(())
         })
         .await?;
@@ -225,6 +222,7 @@ impl ContainerService {
 }
 
 fn new_row(t: &Txn, id: String, wish: Wish, image: &Image, spec: ProcessSpec, attachment: Attachment) -> Container {
+    let now = Timestamp::now();
     let name = if wish.name.is_empty() {
         names::fresh_name(t.snapshot())
     } else {
@@ -249,8 +247,8 @@ fn new_row(t: &Txn, id: String, wish: Wish, image: &Image, spec: ProcessSpec, at
         attachment: Some(attachment),
         forwards: wish.forwards,
         certificate_due: true,
-        creating_at: None,
-        created_at: Some(Timestamp::now()),
+        creating_at: Some(now),
+        created_at: Some(now),
         started_at: None,
         stopped_at: None,
     }

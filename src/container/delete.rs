@@ -15,12 +15,6 @@ impl ContainerService {
             let _lock = service.0.locks.lock(&id).await;
             let container = service.find(&id).map_err(|_| ContainerError::NotFound(parameter))?;
             transitions::check_allowed("delete", &container)?;
-            service
-                .update(&id, |c| {
-                    c.operation = Some(Operation::Delete);
-                    Ok(())
-                })
-                .await?;
             service.dismantle(&container).await?;
             tracing::info!(container.id = %id, "container deleted");
             Ok(id)
@@ -33,6 +27,12 @@ impl ContainerService {
     /// can be tried again, and returns the first error.
     pub(super) async fn dismantle(&self, container: &Container) -> Result<(), ContainerError> {
         let id = &container.id;
+        // The journal first: from here on a crash leads to the end of this, whatever it was the undo of.
+        self.update(id, |c| {
+            c.operation = Some(Operation::Delete);
+            Ok(())
+        })
+        .await?;
         let mut first = None;
         let mut note = |result: Result<(), ContainerError>| {
             if let Err(error) = result {
@@ -65,6 +65,15 @@ impl ContainerService {
             })
             .await,
         );
+        // A row that is being deleted publishes nothing. Its rules must be gone before its address is free for another.
+        note(
+            self.0
+                .services
+                .firewall
+                .apply()
+                .await
+                .map_err(|e| cleanup("cleanup forward rule failed", &e)),
+        );
         if let Some(error) = first {
             return Err(error);
         }
@@ -76,14 +85,7 @@ impl ContainerService {
                 t.remove::<Container>(&row);
                 Ok::<_, ContainerError>(())
             })
-            .await?;
-        // The row is gone, and the rules are computed from rows: what fails here is repaired by the next apply.
-        self.0
-            .services
-            .firewall
-            .apply()
             .await
-            .map_err(|e| cleanup("cleanup forward rule failed", &e))
     }
 
     /// The runtime's part. It may not know the container: a create can fail before it heard of it.

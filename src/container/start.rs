@@ -43,24 +43,19 @@ impl ContainerService {
             self.0.services.firewall.apply().await?;
             self.runtime_create(&row).await
         };
-        let result = made.await;
-        if let Err(error) = &result {
-            tracing::warn!(container.id = %row.id, %error, "restart failed, the container stays stopped");
-        }
-        let failed = result.is_err();
+        let Err(error) = made.await else { return Ok(()) };
+        tracing::warn!(container.id = %row.id, %error, "restart failed, the container stays stopped");
         let exit = container.exit.clone();
-        self.update(&container.id, move |c| {
+        self.update(&container.id, |c| {
             c.operation = None;
             c.certificate_due = false;
-            if failed {
-                c.state = ContainerState::Stopped;
-                c.process = None;
-                c.exit = exit;
-            }
+            c.state = ContainerState::Stopped;
+            c.process = None;
+            c.exit = exit;
             Ok(())
         })
         .await?;
-        result
+        Err(error)
     }
 
     async fn release(&self, id: &str) -> Result<(), ContainerError> {

@@ -18,8 +18,8 @@
 //! filter FORWARD      RAIND-HAIRPIN                   published ports between containers of one network
 //!                     RAIND-ROOT -> RAIND-EW -> RAIND-ISOLATE, RAIND-NS-OBS or RAIND-NS-ENF
 //!                     RAIND-FWD                       published ports from outside
-//! nat    PREROUTING   RAIND-PREROUTING                DNS redirect, published ports
-//!        OUTPUT       RAIND-OUTPUT                    published ports, from the host itself
+//! nat    PREROUTING   RAIND-PREROUTING -> RAIND-PORTS DNS redirect, published ports
+//!        OUTPUT       RAIND-PORTS                     published ports, from the host itself
 //!        POSTROUTING  RAIND-POSTROUTING               masquerade
 //! ip6: filter FORWARD RAIND-ROOT -> RAIND-ISOLATE     no IPv6 between containers
 //! ```

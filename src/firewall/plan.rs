@@ -32,7 +32,7 @@ pub(super) const JUMPS: &[Jump] = &[
     jump("filter", "FORWARD", "RAIND-ROOT", Place::Top),
     jump("filter", "FORWARD", "RAIND-FWD", Place::Top),
     jump("nat", "PREROUTING", "RAIND-PREROUTING", Place::Bottom),
-    jump("nat", "OUTPUT", "RAIND-OUTPUT", Place::Bottom),
+    jump("nat", "OUTPUT", "RAIND-PORTS", Place::Bottom),
     jump("nat", "POSTROUTING", "RAIND-POSTROUTING", Place::Bottom),
 ];
 
@@ -50,6 +50,8 @@ pub(super) enum Scope {
     Takeover(fn(table: &str, chain: &str, rule: &str) -> bool),
     /// Later: each jump is there once and in order. Rules that others have put above ours since stay where they are.
     Upkeep,
+    /// From rules that we wrote to others: in a chain of which most stays, single rules are removed and inserted.
+    Change,
 }
 
 /// What to feed to iptables-restore, and why.
@@ -123,8 +125,10 @@ impl TablePlan {
     fn new(table: &str, kernel: &Tables, desired: &Tables, jumps: &[Jump], scope: Scope) -> Self {
         let mut plan = Self::default();
         for (chain, rules) in desired.chains(table) {
-            if !kernel.rules(table, chain).is_some_and(|now| same(now, rules)) {
-                plan.rewrite(chain, rules);
+            match kernel.rules(table, chain) {
+                Some(now) if same(now, rules) => {}
+                Some(now) if matches!(scope, Scope::Change) => plan.edit(chain, now, rules),
+                _ => plan.rewrite(chain, rules),
             }
         }
         let is_stale = |chain: &str| is_ours(chain) && desired.rules(table, chain).is_none();
@@ -146,7 +150,7 @@ impl TablePlan {
                     // Where we have jumps they have been dealt with.
                     (Some(to), _) if is_ours(to) => expected.is_empty() && is_stale(to),
                     (_, Scope::Takeover(is_leftover)) => is_leftover(table, chain, rule),
-                    (_, Scope::Upkeep) => false,
+                    (_, Scope::Upkeep | Scope::Change) => false,
                 };
                 if is_leftover {
                     plan.remove(chain, rule);
@@ -167,6 +171,25 @@ impl TablePlan {
         let _ = writeln!(self.declarations, ":{chain} - [0:0]");
         for rule in rules {
             let _ = writeln!(self.additions, "-A {chain} {rule}");
+        }
+    }
+
+    /// Replaces what is between the rules at both ends that stay; everything when that is most of the chain.
+    fn edit(&mut self, chain: &str, now: &[String], rules: &[String]) {
+        let head = now.iter().zip(rules).take_while(|(a, b)| a == b).count();
+        let ends = now[head..].iter().rev().zip(rules[head..].iter().rev());
+        let tail = ends.take_while(|(a, b)| a == b).count();
+        let (gone, new) = (&now[head..now.len() - tail], &rules[head..rules.len() - tail]);
+        if gone.len() + new.len() > head + tail {
+            return self.rewrite(chain, rules);
+        }
+        self.differing.push(chain.to_owned());
+        // By content and not by number: if the chain is not what we believe, this is refused and the kernel is asked.
+        for rule in gone {
+            let _ = writeln!(self.removals, "-D {chain} {rule}");
+        }
+        for (n, rule) in new.iter().enumerate() {
+            let _ = writeln!(self.additions, "-I {chain} {} {rule}", head + n + 1);
         }
     }
 
@@ -265,6 +288,38 @@ mod tests {
             "*filter\n:RAIND-ROOT - [0:0]\n-A RAIND-ROOT -j DROP\nCOMMIT\n"
         );
         assert_eq!(plan.differing, ["filter/RAIND-ROOT"]);
+    }
+
+    #[test]
+    fn of_a_chain_that_mostly_stays_only_the_difference_is_written() {
+        let chain = |rules: &str| {
+            let rules: String = rules.chars().map(|r| format!("-A RAIND-ROOT -s {r}\n")).collect();
+            Tables::parse(&format!("*filter\n:RAIND-ROOT - [0:0]\n{rules}COMMIT\n"))
+        };
+        for (from, to, expected) in [
+            ("12345", "123x45", "-I RAIND-ROOT 4 -s x\n"),
+            ("12345", "12345xy", "-I RAIND-ROOT 6 -s x\n-I RAIND-ROOT 7 -s y\n"),
+            ("12345", "x12345", "-I RAIND-ROOT 1 -s x\n"),
+            ("12345", "1245", "-D RAIND-ROOT -s 3\n"),
+            ("12345", "12x45", "-D RAIND-ROOT -s 3\n-I RAIND-ROOT 3 -s x\n"),
+            (
+                "12345",
+                "1x",
+                ":RAIND-ROOT - [0:0]\n-A RAIND-ROOT -s 1\n-A RAIND-ROOT -s x\n",
+            ),
+            ("1", "", ":RAIND-ROOT - [0:0]\n"),
+        ] {
+            let input = |scope| plan(&chain(from), &chain(to), &[], scope).unwrap().input;
+            assert_eq!(
+                input(Scope::Change),
+                format!("*filter\n{expected}COMMIT\n"),
+                "{from} -> {to}"
+            );
+            assert!(
+                input(Scope::Upkeep).contains(":RAIND-ROOT"),
+                "read from the kernel: the whole chain"
+            );
+        }
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub fn render(state: &FirewallState) -> Ruleset {
     };
     let nat = Table {
         name: "nat",
-        chains: vec![prerouting(state), output(state), postrouting(state)],
+        chains: vec![prerouting(state), ports(state), postrouting(state)],
     };
     let filter6 = Table {
         name: "filter",
@@ -330,15 +330,13 @@ fn prerouting(state: &FirewallState) -> Chain {
     for b in &state.bridges {
         chain.add(format!("-i {} -j RETURN", b.name));
     }
-    for p in &state.ports {
-        chain.add(format!("{} {}", to_local_port(p), dnat(p)));
-    }
+    chain.add("-j RAIND-PORTS");
     chain
 }
 
-/// Published ports for processes of the host.
-fn output(state: &FirewallState) -> Chain {
-    let mut chain = Chain::new("RAIND-OUTPUT");
+/// Published ports for processes of the host and for all other interfaces.
+fn ports(state: &FirewallState) -> Chain {
+    let mut chain = Chain::new("RAIND-PORTS");
     for p in &state.ports {
         chain.add(format!("{} {}", to_local_port(p), dnat(p)));
     }

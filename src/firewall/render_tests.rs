@@ -40,6 +40,7 @@ fn home(table: &str, chain: &str, rule: &str) -> String {
     match (table, chain) {
         ("filter", "FORWARD") if rule.contains("--ctstate DNAT") => "RAIND-HAIRPIN".into(),
         ("filter", "FORWARD") => "RAIND-FWD".into(),
+        ("nat", "OUTPUT") => "RAIND-PORTS".into(),
         ("nat", chain) if !chain.starts_with("RAIND-") => format!("RAIND-{chain}"),
         _ => chain.into(),
     }
@@ -163,7 +164,7 @@ fn without_an_uplink_no_rule_names_one() {
     for rule in [
         "-A RAIND-NS-OBS -i raind0 -j ACCEPT",
         "-A RAIND-POSTROUTING -s 10.166.0.0/16 ! -d 10.166.0.0/16 -j MASQUERADE",
-        "-A RAIND-PREROUTING -p tcp -m addrtype --dst-type LOCAL -m tcp --dport 8080 -j DNAT --to-destination 10.166.0.2:80",
+        "-A RAIND-PORTS -p tcp -m addrtype --dst-type LOCAL -m tcp --dport 8080 -j DNAT --to-destination 10.166.0.2:80",
     ] {
         assert!(v4.lines().any(|l| l == rule), "{rule}");
     }

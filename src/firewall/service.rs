@@ -249,7 +249,7 @@ impl Side {
                 return Ok(());
             }
             let desired = Tables::parse(text);
-            let outcome = match plan(tables, &desired, self.jumps, Scope::Upkeep) {
+            let outcome = match plan(tables, &desired, self.jumps, Scope::Change) {
                 Some(plan) => self.tool.restore(&plan.input).await,
                 None => Ok(()),
             };
@@ -281,7 +281,7 @@ impl Side {
     fn warn_of_rules_above(&mut self, kernel: &Tables, scope: Scope) {
         let above = match scope {
             Scope::Upkeep => above_ours(kernel).map(str::to_owned),
-            Scope::Takeover(_) => None,
+            Scope::Takeover(_) | Scope::Change => None,
         };
         if above != self.above
             && let Some(rule) = &above

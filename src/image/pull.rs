@@ -194,11 +194,22 @@ async fn bring_layers(
         .map(|(diff_id, layer)| bring_layer(inner, image, diff_id, layer, &stop, progress))
         .collect();
     let mut outcome = Ok(());
+    // Writing back what is ready while the rest is unpacked leaves little for the sync at the end to wait for.
+    let mut syncs = Vec::new();
     while let Some(result) = running.next().await {
         if outcome.is_ok() && result.is_err() {
             stop.cancel();
             outcome = result;
         }
+        if outcome.is_ok() && !running.is_empty() {
+            let layers = inner.layers.clone();
+            syncs.push(tokio::spawn(blocking(move || layers.sync())));
+        }
+    }
+    // Their errors count: the kernel tells a failed write once.
+    for sync in syncs {
+        let synced = sync.await.map_err(|e| ImageError::Io(e.to_string()));
+        outcome = outcome.and(synced.flatten());
     }
     outcome
 }

@@ -1,7 +1,6 @@
 //! What a container tries against the runtime that enters it.
 
 use std::fs;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -25,6 +24,12 @@ fn droplet(s: &Sandbox, program: &Path, args: &[&str]) {
         "{args:?}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+/// A file that programs get from whoever starts them.
+fn inheritable(file: fs::File) -> fs::File {
+    rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty()).unwrap();
+    file
 }
 
 /// Puts what the runtime is linked against into the image: its binary can then run in the container.
@@ -132,16 +137,17 @@ fn monitors_run_from_a_file_that_cannot_be_written() {
 
 #[test]
 fn a_working_directory_cannot_lead_to_the_host() {
-    // CVE-2024-21626: the working directory is a link to a descriptor that the runtime has open.
+    // CVE-2024-21626: the working directory is a link to a descriptor that the runtime has open, or was given.
     sandbox(|s| {
         let mut config = s.config(&s.id, "exec sleep 1000");
         config["process"]["cwd"] = "/work/dir".into();
         s.write(&s.id, &config);
         s.up();
+        let _root_of_the_host = inheritable(fs::File::open("/").unwrap());
         for fd in 0..24 {
             let lead = format!("rm -rf /work/dir; ln -s /proc/self/fd/{fd} /work/dir");
             shell(&format!("nsenter -t {} -a /bin/busybox sh -c '{lead}'", s.pid(&s.id)));
-            let output = s.droplet(&["exec", &s.id, "pwd"]);
+            let output = s.droplet(&["exec", &s.id, "true"]);
             assert_eq!(output.status.code(), Some(1), "descriptor {fd}");
         }
         assert_eq!(s.log("exec.log"), "");
@@ -153,9 +159,7 @@ fn descriptors_of_the_caller_go_nowhere() {
     sandbox(|s| {
         s.bundle_with("exec sleep 1000");
         s.up();
-        let secret = fs::File::create(s.path("secret")).unwrap();
-        // SAFETY: the descriptor is open; it is to be inherited.
-        unsafe { libc::fcntl(secret.as_raw_fd(), libc::F_SETFD, 0) };
+        let _secret = inheritable(fs::File::create(s.path("secret")).unwrap());
         s.ok(&["exec", &s.id, "sleep", "776"]);
         let process = find("sleep 776");
         let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();

@@ -232,6 +232,54 @@ fn what_a_killed_create_leaves_is_cleaned_up_by_the_next_verb() {
 }
 
 #[test]
+fn create_fails_when_its_monitor_is_killed() {
+    sandbox(|s| {
+        let id = s.id.as_str();
+        let go = s.path("go");
+        let mut config = s.config(id, "sleep 1000");
+        let wait = format!("until [ -e {} ]; do sleep 0.01; done", go.display());
+        config["hooks"] = json!({ "createContainer": [s.hook("slow", &wait)] });
+        s.write(id, &config);
+        let mut create = s.command(&["create", id]).stderr(Stdio::null()).spawn().unwrap();
+        wait_for("the hook", || (s.payloads().len() == 1).then_some(()));
+        signal(s.monitor(id), libc::SIGKILL);
+        fs::write(go, "").unwrap();
+        assert_eq!(create.wait().unwrap().code(), Some(1));
+        assert_eq!(s.traces(id), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn a_pid_that_means_another_process_now_is_not_touched() {
+    sandbox(|s| {
+        let id = s.id.as_str();
+        s.bundle_with("exit 3");
+        s.up();
+        s.ended(id);
+        let mut other = Command::new("sleep").arg("1000").spawn().unwrap();
+        let path = s.bundle(id).join("state.json");
+        let mut state = s.state(id);
+        state["status"] = json!("running");
+        state["pid"] = json!(other.id());
+        for (key, value) in [("pidStartTime", json!(1)), ("bootId", json!("before the reboot"))] {
+            state[key] = value;
+            fs::write(&path, state.to_string()).unwrap();
+            assert_eq!(s.state(id)["status"], "stopped", "{key}");
+            assert!(s.fails(&["kill", id, "KILL"]).contains("not running"));
+            assert!(s.fails(&["start", id]).contains("is stopped"));
+            state["pidStartTime"] = Value::Null;
+        }
+        // As after a reboot.
+        fs::remove_dir_all(format!("/run/raind/droplet/{id}")).unwrap();
+        s.ok(&["delete", id]);
+        s.gone(id);
+        assert_eq!(other.try_wait().unwrap(), None, "it lives");
+        other.kill().unwrap();
+        other.wait().unwrap();
+    });
+}
+
+#[test]
 fn a_stale_interface_is_replaced_and_a_foreign_one_is_not() {
     sandbox(|s| {
         let id = s.id.as_str();

@@ -207,6 +207,40 @@ fn limits_are_set_and_counted() {
     });
 }
 
+/// This machine's cgroup v2 has no controllers, so no limits here; everything else about it.
+#[test]
+fn with_cgroup_v2_alone_the_daemons_directory_is_used() {
+    sandbox(|s| {
+        if fs::metadata("/sys/fs/cgroup/cgroup.controllers").is_err() {
+            shell("mount --bind /sys/fs/cgroup/unified /sys/fs/cgroup");
+        }
+        let id = s.id.as_str();
+        let cgroup = format!("/sys/fs/cgroup/raind/{id}");
+        fs::create_dir_all(&cgroup).unwrap();
+        let mut config = s.config(
+            id,
+            "cat /proc/self/cgroup; grep /sys/fs/cgroup /proc/self/mounts; exec sleep 1000",
+        );
+        config["linux"]["resources"] = json!({ "pids": { "limit": 0 } });
+        s.write(id, &config);
+        s.up();
+        let log = s.log_with("init.log", "cgroup2");
+        assert!(log.contains("0::/\n"), "the root of its cgroup namespace: {log}");
+        assert!(log.contains(" /sys/fs/cgroup cgroup2 ro,nosuid,nodev,noexec"), "{log}");
+        let of = |pid: i32| fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        assert!(of(s.pid(id)).contains(&format!("0::/raind/{id}\n")));
+        assert!(of(s.monitor(id)).contains("0::/raind/_monitors\n"));
+        s.ok(&["kill", id, "KILL"]);
+        assert_eq!(s.state(id)["exit_code"], 137);
+        s.ok(&["delete", id]);
+        assert!(fs::exists(&cgroup).unwrap(), "the daemon's to remove");
+        fs::remove_dir(&cgroup).unwrap();
+        s.gone(id);
+        // Shared with other tests.
+        let _ = fs::remove_dir("/sys/fs/cgroup/raind/_monitors").and_then(|()| fs::remove_dir("/sys/fs/cgroup/raind"));
+    });
+}
+
 #[test]
 fn the_network_is_a_veth_pair_on_the_bridge() {
     sandbox(|s| {

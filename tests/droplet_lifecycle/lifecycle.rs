@@ -239,8 +239,10 @@ fn a_terminal_belongs_to_the_container_and_its_output_is_logged() {
             "{}",
             s.log("shim.log")
         );
-        wait_for("the socket to go", || (!socket.exists()).then_some(()));
-        assert!(!s.bundle(id).join("init.pid").exists());
+        let init_pid = s.bundle(id).join("init.pid");
+        wait_for("the files to go", || {
+            (!socket.exists() && !init_pid.exists()).then_some(())
+        });
         s.ok(&["delete", id]);
         s.gone(id);
     });
@@ -397,6 +399,16 @@ fn run_ends_with_the_containers_status() {
             format!("create container success. ID: {id}\n")
         );
         assert_eq!(s.log("init.log"), "out\n");
+        s.ok(&["delete", id]);
+        s.bundle_with("read line; echo got $line; exit 6");
+        // Enter is what a terminal sends for a line; the end of input must not come before the answer.
+        let mut shell = std::process::Command::new("/bin/sh");
+        shell.args(["-c", "(echo hello; sleep 5) | \"$0\" run -t $1"]);
+        shell.args([env!("CARGO_BIN_EXE_droplet"), id]);
+        let output = shell.env("RAIND_ROOT_DIR", s.root()).output().unwrap();
+        assert_eq!(output.status.code(), Some(6));
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(stdout.ends_with("got hello\r\n"), "{stdout}");
         s.ok(&["delete", id]);
     });
 }

@@ -44,7 +44,7 @@ fn infra(s: &Sandbox) -> i32 {
 fn members_share_user_network_ipc_and_host_name() {
     sandbox(|s| {
         let pid = infra(s);
-        let members = [format!("{}a", &s.id[..11]), format!("{}b", &s.id[..11])];
+        let members = [format!("{}x", &s.id[..11]), format!("{}y", &s.id[..11])];
         for id in &members {
             s.write(
                 id,
@@ -104,7 +104,7 @@ fn members_share_user_network_ipc_and_host_name() {
 fn namespaces_that_do_not_fit_are_refused() {
     sandbox(|s| {
         let pid = infra(s);
-        let id = format!("{}a", &s.id[..11]);
+        let id = format!("{}x", &s.id[..11]);
         let refused = |edit: &dyn Fn(&mut Value), expected: &str| {
             let mut config = member(s, &id, pid, "true");
             edit(&mut config);
@@ -143,7 +143,7 @@ fn namespaces_that_do_not_fit_are_refused() {
 fn a_member_can_be_created_from_inside_the_user_namespace() {
     sandbox(|s| {
         let pid = infra(s);
-        let id = format!("{}a", &s.id[..11]);
+        let id = format!("{}x", &s.id[..11]);
         let mut config = member(
             s,
             &id,

@@ -116,6 +116,7 @@ fn a_container_sees_the_entries_as_the_layers_have_them() {
         .symlink("lib", "usr/lib")
         .file("lib/library", 0o644, "library\n");
     let upper = Layer::new()
+        .dir("app", 0o750)
         .file("app/.wh.gone", 0o644, "")
         .file("app/opaque/.wh..wh..opq", 0o644, "")
         .file("app/opaque/shown", 0o644, "x");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::{ImageSpec, Lab, Layer, wait_for};
+use crate::support::{ImageSpec, Lab, Layer, post, wait_for};
 use crate::{lab_with_busybox, until_term};
 
 /// The fourteen default capabilities (`contract/runtime.md` 9.6).
@@ -94,7 +94,9 @@ fn limits_hold_for_init_and_exec_and_cannot_be_raised_from_inside() {
     for line in group.lines() {
         let path = line.rsplit(':').next().unwrap();
         let controllers = line.split(':').nth(1).unwrap();
-        if ["memory", "pids", "cpu", ""].contains(&controllers) {
+        // The version 2 hierarchy counts only where it is the one with the controllers.
+        let hybrid = group.lines().count() > 1;
+        if ["memory", "pids", "cpu"].contains(&controllers) || !hybrid {
             assert!(path.ends_with(&format!("/raind/{id}")), "{line}");
         }
     }
@@ -105,10 +107,9 @@ fn limits_hold_for_init_and_exec_and_cannot_be_raised_from_inside() {
         ("/sys/fs/cgroup/raind", "raind")
     };
     let members = lab.machine().read(&format!("{pids}/{id}/cgroup.procs"));
-    let names: Vec<_> = members
-        .lines()
-        .map(|pid| lab.machine().read(&format!("/proc/{pid}/cmdline")))
-        .collect();
+    // The kernel numbers them as this process, which is outside of the lab, sees them.
+    let command = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let names: Vec<_> = members.lines().map(command).collect();
     // The shell and its sleep, and the sleep of the exec.
     let sleeps = names.iter().filter(|name| name.contains("sleep\x001000")).count();
     assert!(sleeps >= 2, "{names:?}");
@@ -129,7 +130,7 @@ fn limits_hold_for_init_and_exec_and_cannot_be_raised_from_inside() {
     // A fork bomb stays within it.
     let said = api.exec(
         &id,
-        "i=0; while [ $i -lt 600 ]; do sleep 30 & i=$((i+1)); done; echo through",
+        "(i=0; while [ $i -lt 600 ]; do sleep 30 & i=$((i+1)); done; echo through)",
     );
     assert!(!said.contains("through"), "600 processes under a limit of 512");
     api.stop(&id);
@@ -215,15 +216,12 @@ fn it_cannot_overwrite_the_runtime() {
     let id = api.run(json!({ "image": image, "command": ["/hunter"] }));
     for _ in 0..10 {
         let path = format!("/v1/containers/{id}/actions/exec");
-        api.call(crate::support::post(&path, json!({ "command": ["/bait"] })));
+        api.call(post(&path, json!({ "command": ["/bait"] })));
         api.exec(&id, "true");
     }
     // The runtime itself as the container's program, the other way in.
     let bait = api.create(json!({ "image": image, "command": ["/bait"] }));
-    api.call(crate::support::post(
-        &format!("/v1/containers/{bait}/actions/start"),
-        json!({}),
-    ));
+    api.call(post(&format!("/v1/containers/{bait}/actions/start"), json!({})));
     let said = api.log(&id);
     assert!(!said.contains("WRITTEN"), "{said}");
     assert_eq!(fingerprint(), before);

@@ -1,6 +1,6 @@
 //! What the image tests share: images made in memory, a real registry, a registry that misbehaves, an image store.
-
 #![allow(dead_code, reason = "each test program uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 pub mod content;
 pub mod peer;

@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use super::machine::{Machine, Place, child_of};
 use super::{OUTSIDE, REGISTRY, wait_for};
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_condenser");
 /// Where the daemon's own log is in the lab.
 const LOG: &str = "/run/condenser.log";
 /// Longer than any start and any orderly end takes on a busy machine.
@@ -71,7 +72,7 @@ impl Daemon {
             .open(self.machine.path(LOG))
             .unwrap();
         let nsenter = self
-            .command(&[])
+            .command()
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
@@ -80,9 +81,12 @@ impl Daemon {
         *process = Some(Process { nsenter, pid });
     }
 
-    /// Runs it with further arguments to its end, for starts that are refused.
+    /// Runs it with further arguments to its end, for starts that are refused. After 20 seconds it is ended, with
+    /// code 124.
     pub fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
+        let mut command = self.machine.command(Place::Host, "/usr/bin/timeout");
+        command.args(["20", PROGRAM]).args(arguments);
+        command.envs(self.environment()).output().unwrap()
     }
 
     /// Asks it to end (SIGTERM) and waits.
@@ -120,12 +124,14 @@ impl Daemon {
         self.process.lock().unwrap()
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.machine.command(Place::Host, env!("CARGO_BIN_EXE_condenser"));
+    fn command(&self) -> Command {
+        let mut command = self.machine.command(Place::Host, PROGRAM);
+        command.envs(self.environment());
         command
-            .args(arguments)
-            .envs(self.settings.lock().unwrap().iter().cloned());
-        command
+    }
+
+    fn environment(&self) -> Vec<(String, String)> {
+        self.settings.lock().unwrap().clone()
     }
 
     fn end(&self, signal: Signal) -> ExitStatus {

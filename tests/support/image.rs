@@ -218,6 +218,8 @@ impl Layer {
         header.set_gid(gid);
         header.set_mtime(1_700_000_000);
         header.set_size(content.len() as u64);
+        header.set_device_major(1).unwrap();
+        header.set_device_minor(3).unwrap();
         header.set_cksum();
         self.archive.extend_from_slice(header.as_bytes());
         self.archive.extend_from_slice(content);
@@ -280,6 +282,12 @@ fn busybox_layer() -> Layer {
             "root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000::/home:/bin/sh\n",
         )
         .file("etc/group", 0o644, "root:x:0:\nweb:x:1000:\nextra:x:2000:web\n")
+        // Without it the static libc looks for modules that are not there, and crashes.
+        .file(
+            "etc/nsswitch.conf",
+            0o644,
+            "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n",
+        )
         .file("www/index.html", 0o644, "hello from the lab\n");
     for command in commands.lines().filter(|command| *command != "busybox") {
         layer = layer.symlink(&format!("bin/{command}"), "busybox");

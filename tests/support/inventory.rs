@@ -6,6 +6,14 @@ use std::path::Path;
 
 use super::machine::Machine;
 
+/// What the first container makes for all that follow, and what belongs to the lab: no container's.
+const COMMON: [&str; 4] = [
+    "/raind",
+    "/run/raind/droplet",
+    "/etc/raind/log/droplet_audit.log",
+    "docker-registry",
+];
+
 /// Lines by kind. Two inventories of a machine are equal when nothing came and nothing went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inventory(BTreeMap<&'static str, Vec<String>>);
@@ -24,7 +32,7 @@ impl Inventory {
                 command(&["ip", "route", "show", "table", "all", "type", "unicast"]),
             ),
             ("mounts", mounts(&machine.read("/proc/1/mountinfo"))),
-            ("cgroups", tree(machine, "/sys/fs/cgroup", Path::is_dir)),
+            ("cgroups", cgroups(machine)),
             ("files", files(machine)),
             ("processes", processes(machine)),
         ]))
@@ -111,8 +119,15 @@ fn files(machine: &Machine) -> Vec<String> {
     for root in ["/etc/raind", "/run/raind", "/var/log/raind"] {
         found.extend(tree(machine, root, |_| true));
     }
-    found.retain(|path| !path.ends_with("-wal") && !path.ends_with("-shm"));
+    found.retain(|path| !path.ends_with("-wal") && !path.ends_with("-shm") && !COMMON.contains(&path.as_str()));
     found.into_iter().collect()
+}
+
+/// Without the parent of all containers' groups.
+fn cgroups(machine: &Machine) -> Vec<String> {
+    let mut found = tree(machine, "/sys/fs/cgroup", Path::is_dir);
+    found.retain(|path| !path.ends_with(COMMON[0]));
+    found
 }
 
 fn tree(machine: &Machine, root: &str, keep: fn(&Path) -> bool) -> Vec<String> {
@@ -163,7 +178,7 @@ fn processes(machine: &Machine) -> Vec<String> {
                     .map(str::to_owned)
                     .reduce(|a, b| a + " " + &b),
             );
-        } else {
+        } else if !line.starts_with(COMMON[3]) {
             found.push(line);
         }
     }

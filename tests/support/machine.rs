@@ -20,6 +20,8 @@ pub enum Place {
     Host,
     /// The one behind the uplink.
     Outside,
+    /// The one of a process, by its pid in the lab: of a container.
+    Process(i64),
 }
 
 /// A running `scripts/lab.sh`. Its end, and the end of the test process however it comes, ends all that runs in it.
@@ -31,8 +33,6 @@ pub struct Machine {
     pid: i32,
     /// `cgroup.procs` of every cgroup of the lab.
     groups: Arc<Vec<File>>,
-    host: File,
-    outside: File,
 }
 
 impl Machine {
@@ -61,8 +61,6 @@ impl Machine {
             script,
             pid,
             groups: Arc::new(groups),
-            host: File::open(format!("/proc/{pid}/ns/net")).unwrap(),
-            outside: File::open(format!("/proc/{pid}/root/run/netns/outside")).unwrap(),
         }
     }
 
@@ -89,14 +87,12 @@ impl Machine {
 
     /// A command that is going to run in the lab, in its cgroups.
     pub fn command(&self, place: Place, program: &str) -> Command {
-        let mut command = Command::new("nsenter");
+        // By its path: the PATH of the command may be set to anything.
+        let mut command = Command::new("/usr/bin/nsenter");
         command
             .arg(format!("--target={}", self.pid))
             .args(["--mount", "--uts", "--ipc", "--pid", "--cgroup"])
-            .arg(match place {
-                Place::Host => "--net".into(),
-                Place::Outside => format!("--net=/proc/{}/root/run/netns/outside", self.pid),
-            })
+            .arg(format!("--net={}", self.namespace(place).display()))
             .arg("--")
             .arg(program)
             .stdin(Stdio::null());
@@ -110,6 +106,14 @@ impl Machine {
         // SAFETY: between fork and exec the closure only calls write(2) on files that are open already.
         unsafe { command.pre_exec(join) };
         command
+    }
+
+    fn namespace(&self, place: Place) -> PathBuf {
+        match place {
+            Place::Host => format!("/proc/{}/ns/net", self.pid).into(),
+            Place::Outside => self.path("/run/netns/outside"),
+            Place::Process(pid) => self.path(&format!("/proc/{pid}/ns/net")),
+        }
     }
 
     /// Runs a command on the host of the lab for at most 30 seconds.
@@ -138,10 +142,7 @@ impl Machine {
 
     /// Runs `work` on a thread of that network namespace. Sockets opened there stay there.
     pub fn at<T: Send>(&self, place: Place, work: impl FnOnce() -> T + Send) -> T {
-        let namespace = match place {
-            Place::Host => &self.host,
-            Place::Outside => &self.outside,
-        };
+        let namespace = File::open(self.namespace(place)).unwrap();
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).unwrap();

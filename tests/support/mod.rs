@@ -118,6 +118,8 @@ impl Lab {
     /// A stand-in for Docker Hub: the same images under the hub's name, over TLS with a certificate that the lab's CA
     /// store trusts; started on first use.
     pub fn hub(&self) -> &Registry {
+        // Uploads go through the plain one.
+        self.registry();
         self.hub.get_or_init(|| Registry::hub(&self.machine, &self.authority))
     }
 
@@ -135,14 +137,19 @@ impl Lab {
         reference
     }
 
-    /// One GET from the outside over plain HTTP, as a client of a published port sees it.
-    pub fn outside_get(&self, address: &str, path: &str) -> Result<Reply, String> {
-        api::plain(&self.machine, Place::Outside, address, get(path))
+    /// One GET over plain HTTP from there.
+    pub fn get_from(&self, place: Place, address: &str, path: &str) -> Result<Reply, String> {
+        api::plain(&self.machine, place, address, get(path))
     }
 
-    /// One GET from the host itself.
-    pub fn host_get(&self, address: &str, path: &str) -> Result<Reply, String> {
-        api::plain(&self.machine, Place::Host, address, get(path))
+    /// One GET from the outside, as a client of a published port sees it.
+    pub fn outside_get(&self, address: &str, path: &str) -> Result<Reply, String> {
+        self.get_from(Place::Outside, address, path)
+    }
+
+    /// The network of a running container.
+    pub fn network_of(&self, container: &str) -> Place {
+        Place::Process(self.api().container(container)["pid"].as_i64().unwrap())
     }
 
     /// All that the daemon can leave behind, for [`Lab::assert_unchanged`].

@@ -27,20 +27,12 @@ const CHUNK: usize = 32 << 10;
 pub fn run(site: &Site, words: &[String]) -> Result<ExitCode, Failure> {
     let args = Args::parse(&[], words)?;
     let container = site.container(args.id()?).stage("attach")?;
-    attach(&container)
-}
-
-/// Connects stdin and stdout to the terminal of a container, until one of them ends.
-pub fn attach(container: &Container) -> Result<ExitCode, Failure> {
-    let socket = connect(container.dir.path(), "tty.sock")
-        .map_err(|e| format!("container {} has no terminal to attach to: {e}", container.id))
-        .stage("attach")?;
-    let signal = Attached::begin(socket).and_then(Attached::forward).stage("attach")?;
+    let signal = Attached::connect(&container)?.forward().stage("attach")?;
     Ok(signal.map_or(ExitCode::SUCCESS, |number| ExitCode::from(128 + number)))
 }
 
-/// An open connection.
-struct Attached {
+/// A connection between this terminal and that of a container.
+pub struct Attached {
     socket: OwnedFd,
     signals: SignalFd,
     /// Frames that are still to be sent. While there are some, no more input is read.
@@ -49,6 +41,14 @@ struct Attached {
 }
 
 impl Attached {
+    /// Connects. A terminal at stdin is raw from now on, until this is dropped.
+    pub fn connect(container: &Container) -> Result<Self, Failure> {
+        let socket = connect(container.dir.path(), "tty.sock")
+            .map_err(|e| format!("container {} has no terminal to attach to: {e}", container.id))
+            .stage("attach")?;
+        Self::begin(socket).stage("attach")
+    }
+
     fn begin(socket: OwnedFd) -> io::Result<Self> {
         ioctl_fionbio(&socket, true)?;
         let signals: SigSet = [Signal::SIGWINCH, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT]
@@ -66,7 +66,7 @@ impl Attached {
     }
 
     /// Forwards in both directions. The number of the signal that ended it, if one did.
-    fn forward(mut self) -> io::Result<Option<u8>> {
+    pub fn forward(mut self) -> io::Result<Option<u8>> {
         let (stdin, stdout) = (io::stdin(), io::stdout());
         let mut buffer = vec![0; CHUNK];
         let mut input_ended = false;

@@ -24,6 +24,11 @@ const MAX_LINES: usize = 15_000;
 /// No record is shorter, so a file below `MAX_LINES` times this need not be counted.
 const MIN_RECORD: u64 = 128;
 
+/// The log cannot be opened. Nothing is done that could not be recorded.
+#[derive(Debug, thiserror::Error)]
+#[error("audit logger init failed: {0}")]
+pub struct AuditError(#[from] std::io::Error);
+
 /// The open log.
 #[derive(Debug)]
 pub struct AuditLog {
@@ -104,6 +109,9 @@ struct Lsm {
 #[derive(Debug, Serialize)]
 struct AppArmor {
     profile: String,
+    /// Present when it was to be applied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    applied: Option<bool>,
 }
 
 #[derive(Debug, Serialize)]
@@ -139,9 +147,7 @@ impl Record {
     /// A record about a container.
     pub fn new(event: Event, container_id: &str) -> Self {
         Self {
-            ts: jiff::ZonedDateTime::now()
-                .strftime("%Y-%m-%dT%H:%M:%S%.9f%:z")
-                .to_string(),
+            ts: crate::clock::now().strftime("%Y-%m-%dT%H:%M:%S%.9f%:z").to_string(),
             log_version: "0.1.0",
             event,
             runtime: "droplet",
@@ -200,8 +206,17 @@ impl Record {
         self.lsm = config.apparmor_profile().map(|profile| Lsm {
             apparmor: AppArmor {
                 profile: profile.to_owned(),
+                applied: None,
             },
         });
+        self
+    }
+
+    /// Adds whether the AppArmor profile that the configuration asks for is applied (S2).
+    pub fn confined(mut self, confined: bool) -> Self {
+        if let Some(lsm) = &mut self.lsm {
+            lsm.apparmor.applied = Some(confined);
+        }
         self
     }
 
@@ -242,7 +257,7 @@ impl Record {
 
 impl AuditLog {
     /// The log beside the container directories below `root`. Fails when it cannot be written.
-    pub fn open(root: &Path) -> std::io::Result<Self> {
+    pub fn open(root: &Path) -> Result<Self, AuditError> {
         let directory = root.parent().unwrap_or(root).join("log");
         fs_err::create_dir_all(&directory)?;
         let log = Self {

@@ -188,7 +188,9 @@ fn resources(config: &Config) -> Value {
         value.insert("cpu".into(), cpu.into());
     }
     let pids = resources.pids.limit.unwrap_or(DEFAULT_PIDS);
-    value.insert("pids".into(), json!({ "limit": if pids > 0 { pids } else { -1 } }));
+    if pids > 0 {
+        value.insert("pids".into(), json!({ "limit": pids }));
+    }
     value.into()
 }
 
@@ -339,7 +341,7 @@ mod tests {
             &config(r#","resources":{"memory":{"limit":-1},"cpu":{"quota":0},"pids":{"limit":0}}"#),
             true,
         );
-        assert_eq!(value["linux"]["resources"], json!({ "pids": { "limit": -1 } }));
+        assert_eq!(value["linux"]["resources"], json!({}));
         let value = derive(
             &config(r#","resources":{"memory":{"limit":5},"cpu":{"quota":8,"period":10}}"#),
             true,

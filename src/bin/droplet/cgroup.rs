@@ -89,10 +89,15 @@ impl Cgroup {
         })
     }
 
-    /// Moves this process into the cgroup, in every hierarchy that the container is in.
+    /// Moves this process, which must have one thread, into the cgroup, in every hierarchy that the container is in.
     pub fn join(&self) -> std::io::Result<()> {
+        let file = match self.layout {
+            Layout::Unified => "cgroup.procs",
+            // For a thread that moves itself the kernel need not wait until all others have noticed (milliseconds).
+            Layout::Legacy(_) => "tasks",
+        };
         for directory in self.directories().filter(|directory| directory.exists()) {
-            fs_err::write(directory.join("cgroup.procs"), "0")?;
+            fs_err::write(directory.join(file), "0")?;
         }
         Ok(())
     }

@@ -46,13 +46,18 @@ const OPTIONS: &[Opt] = &[Opt::Flag(&["tty", "t"])];
 /// The monitor gives up before this.
 const ANSWER_LIMIT: Duration = Duration::from_secs(25);
 
-/// What is executed, where, and under which restrictions.
-#[derive(Debug)]
-struct Job<'a> {
+/// What was asked for.
+#[derive(Debug, Clone, Copy)]
+struct Request<'a> {
     container: &'a Container,
     audit: &'a AuditLog,
     tty: bool,
     command: &'a [String],
+}
+
+/// How that is done: where, and under which restrictions.
+#[derive(Debug)]
+struct Job {
     target: Target,
     program: Program,
     cwd: PathBuf,
@@ -76,10 +81,14 @@ pub fn run(site: &Site, words: &[String]) -> Result<(), Failure> {
         None => return Err(Failure::usage("a container id is required")),
     };
     let container = site.container(id).stage("get_status")?;
-    let audit = AuditLog::open(&site.root)
-        .map_err(|e| format!("audit logger init failed: {e}"))
-        .stage("exec")?;
-    let executed = exec(&container, &audit, args.flag("tty"), command);
+    let audit = AuditLog::open(&site.root).stage("get_status")?;
+    let request = Request {
+        container: &container,
+        audit: &audit,
+        tty: args.flag("tty"),
+        command,
+    };
+    let executed = exec(request);
     audit.write(
         &Record::new(Event::Exec, id)
             .container(&container)
@@ -89,7 +98,8 @@ pub fn run(site: &Site, words: &[String]) -> Result<(), Failure> {
     executed
 }
 
-fn exec(container: &Container, audit: &AuditLog, tty: bool, command: &[String]) -> Result<(), Failure> {
+fn exec(request: Request<'_>) -> Result<(), Failure> {
+    let container = request.container;
     // No create, start or delete happens between the check and the end of the start.
     let lock = container
         .lock_path()
@@ -103,15 +113,15 @@ fn exec(container: &Container, audit: &AuditLog, tty: bool, command: &[String]) 
     let init = state.process().ok_or_else(not_running)?;
     let target = Target::open(&init).stage("get_pid")?.ok_or_else(not_running)?;
 
-    let stage = if tty { "exec_shim" } else { "exec_nsenter" };
+    let stage = if request.tty { "exec_shim" } else { "exec_nsenter" };
     let config = container.config().stage(stage)?;
-    let job = Job::new(container, audit, tty, command, target, &config).stage(stage)?;
+    let job = Job::new(request, target, &config).stage(stage)?;
     let (speaker, listener) = report::pair().stage(stage)?;
     match process::fork().stage(stage)? {
         None => {
             // The lock belongs to whoever has its descriptor, and the monitor outlives this command.
             drop((lock, listener));
-            monitor::run(&job, speaker)
+            monitor::run(request, job, speaker)
         }
         Some(_) => {
             drop::<Speaker>(speaker);
@@ -120,15 +130,8 @@ fn exec(container: &Container, audit: &AuditLog, tty: bool, command: &[String]) 
     }
 }
 
-impl<'a> Job<'a> {
-    fn new(
-        container: &'a Container,
-        audit: &'a AuditLog,
-        tty: bool,
-        command: &'a [String],
-        target: Target,
-        config: &Config,
-    ) -> Result<Self, Box<dyn std::error::Error>> {
+impl Job {
+    fn new(request: Request<'_>, target: Target, config: &Config) -> Result<Self, Box<dyn std::error::Error>> {
         let process = &config.process;
         let user = &process.user;
         let mut env = process.env.clone();
@@ -139,7 +142,7 @@ impl<'a> Job<'a> {
         let uid = bundle::host_id(&config.linux.uid_mappings, user.uid).ok_or_else(|| unmapped("user", user.uid))?;
         let gid = bundle::host_id(&config.linux.gid_mappings, user.gid).ok_or_else(|| unmapped("group", user.gid))?;
         Ok(Self {
-            program: Program::new(command, &env)?,
+            program: Program::new(request.command, &env)?,
             cwd: if process.cwd.as_os_str().is_empty() {
                 PathBuf::from("/")
             } else {
@@ -148,15 +151,11 @@ impl<'a> Job<'a> {
             umask: user.umask.unwrap_or(0o022),
             credentials: Credentials::new(user, &process.capabilities),
             owner: (Uid::from_raw(uid), Gid::from_raw(gid)),
-            cgroup: Cgroup::new(config, &container.id)?,
+            cgroup: Cgroup::new(config, &request.container.id)?,
             limits: process.rlimits.iter().map(limit).collect::<Result<_, _>>()?,
             oom_score_adj: process.oom_score_adj,
             apparmor: apparmor::profile(config).map(str::to_owned),
             filters: Filters::from_config(config)?,
-            container,
-            audit,
-            tty,
-            command,
             target,
         })
     }

@@ -1,11 +1,10 @@
 //! What init does itself, before and after the start signal: working directory, system call filters, `execve`.
 //!
-//! libcontainer has set up everything else by then. How the `execve` went is told twice, over descriptors that it closes
-//! when it succeeds: to the monitor over a pipe, and to whoever runs `start` over a FIFO.
+//! libcontainer has set up everything else by then. How the `execve` went is reported twice: to the monitor over a pipe,
+//! and to whoever runs `start` over a FIFO.
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -14,6 +13,7 @@ use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 
 use crate::program::{ExecError, NOT_EXECUTABLE, Program};
+use crate::report::Speaker;
 use crate::seccomp::Filters;
 use crate::signals;
 
@@ -26,12 +26,12 @@ struct Parts {
     program: Program,
     cwd: PathBuf,
     filters: Rc<Filters>,
-    told: [OwnedFd; 2],
+    reports: [Speaker; 2],
 }
 
 impl Entrypoint {
-    /// `told` hear why the program could not be executed; the end of the stream means that it could, or that init died.
-    pub fn new(program: Program, cwd: &Path, filters: Rc<Filters>, told: [OwnedFd; 2]) -> Self {
+    /// Success is reported before the `execve`, taken back if it fails ([`crate::report`]).
+    pub fn new(program: Program, cwd: &Path, filters: Rc<Filters>, reports: [Speaker; 2]) -> Self {
         // An empty one stays where init is: at the root.
         let cwd = if cwd.as_os_str().is_empty() {
             Path::new("/")
@@ -43,7 +43,7 @@ impl Entrypoint {
             program,
             cwd,
             filters,
-            told,
+            reports,
         }))
     }
 
@@ -62,10 +62,9 @@ impl Entrypoint {
 impl Executor for Entrypoint {
     /// Becomes the program, or ends with the status that shells use.
     fn exec(&self, _spec: &Spec) -> Result<(), ExecutorError> {
+        self.0.reports.iter().for_each(Speaker::done);
         let error = self.execute();
-        for listener in &self.0.told {
-            let _ = rustix::io::write(listener, error.message.as_bytes());
-        }
+        self.0.reports.iter().for_each(|report| report.failed(&error.message));
         let _ = writeln!(std::io::stderr(), "droplet: {error}");
         // SAFETY: ends this process at once. Unwinding into libcontainer would write to descriptors it has closed.
         unsafe { libc::_exit(error.status) }

@@ -27,6 +27,7 @@ use crate::executor::Entrypoint;
 use crate::namespaces;
 use crate::plan::Plan;
 use crate::program::{ExecError, Program};
+use crate::report::{self, Listener, Speaker};
 use crate::rootfs::{self, RootfsError, Stage};
 use crate::socket::Socket;
 
@@ -69,8 +70,8 @@ pub struct Init {
     pub pid: Pid,
     /// Where its output arrives.
     pub output: Output,
-    /// Its end says that the program was executed; what comes before says why it was not.
-    pub executed: OwnedFd,
+    /// Hears whether it has executed the program.
+    pub executed: Listener,
 }
 
 /// Output of a container.
@@ -91,13 +92,13 @@ pub enum Output {
 pub fn set_up(plan: &Plan) -> Result<Init, InitError> {
     let stage = Stage::enter()?;
     let program = prepare_root(plan)?;
-    let fifo = open_fifo(plan)?;
-    let (executed, told) = pipe_with(PipeFlags::CLOEXEC).map_err(std::io::Error::from)?;
+    let to_start = open_fifo(plan)?;
+    let (to_monitor, executed) = report::pair()?;
     let entrypoint = Entrypoint::new(
         program,
         &plan.config.process.cwd,
         Rc::clone(&plan.filters),
-        [fifo, told],
+        [to_monitor, to_start],
     );
     let streams = Streams::open(plan)?;
     let built = build(plan, entrypoint, &streams);
@@ -163,7 +164,7 @@ fn limits_are_ours() -> bool {
 }
 
 /// The FIFO that `start` listens to. Opened for reading too: with a reader, opening it for writing does not block.
-fn open_fifo(plan: &Plan) -> std::io::Result<OwnedFd> {
+fn open_fifo(plan: &Plan) -> std::io::Result<Speaker> {
     let path = plan.container.run_dir().join(EXEC_FIFO);
     rustix::fs::mknodat(
         rustix::fs::CWD,
@@ -177,7 +178,7 @@ fn open_fifo(plan: &Plan) -> std::io::Result<OwnedFd> {
         .write(true)
         .custom_flags(libc::O_CLOEXEC)
         .open(path)?;
-    Ok(file.into())
+    Ok(OwnedFd::from(file).into())
 }
 
 /// Standard streams of init, as far as they must exist before it does.

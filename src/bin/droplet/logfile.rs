@@ -116,7 +116,7 @@ impl EventLog {
     /// Writes one line, local time.
     pub fn line(&mut self, event: impl Display) {
         if let Some(file) = &mut self.file {
-            let now = jiff::ZonedDateTime::now().strftime("%Y/%m/%d %H:%M:%S.%6f");
+            let now = crate::clock::now().strftime("%Y/%m/%d %H:%M:%S.%6f");
             let _ = file.write(format!("{}: {now} {event}\n", self.prefix).as_bytes());
         }
     }

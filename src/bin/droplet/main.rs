@@ -11,6 +11,7 @@ mod audit;
 mod bundle;
 mod cgroup;
 mod cli;
+mod clock;
 mod config;
 mod console;
 mod container;

@@ -10,12 +10,12 @@
 //! It never needs the daemon, and is not disturbed by its end.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use condenser::runtime::state::{REASON_COMPLETED, REASON_ERROR, REASON_OOM};
-use condenser::store::Exit;
+use condenser::store::{Exit, ProcessId};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
@@ -29,8 +29,8 @@ use crate::init::{self, Init};
 use crate::lock::Lock;
 use crate::logfile::{EventLog, LogFile};
 use crate::plan::Plan;
-use crate::program::{NOT_EXECUTABLE, NOT_FOUND};
 use crate::record::RunRecord;
+use crate::report::Bad;
 
 /// How long `create` waits for the monitor's report.
 const SET_UP_LIMIT: Duration = Duration::from_secs(60);
@@ -94,8 +94,12 @@ impl Creator {
         }
     }
 
-    /// The container stays; from here on the monitor is on its own.
+    /// The container stays; from here on the monitor is on its own. Fails when it is dead.
     pub fn keep(&mut self) -> std::io::Result<()> {
+        // The connection does not tell: init has a copy of the monitor's end.
+        if ProcessId::of(self.monitor).is_none() {
+            return Err(std::io::Error::other("the monitor died"));
+        }
         self.stream.write_all(&[KEEP])
     }
 
@@ -201,17 +205,23 @@ fn attend(plan: &Plan, audit: &AuditLog, init: Init, mut creator: UnixStream) ->
     ignore_signals();
 
     pump.run(init.executed.as_fd())?;
-    let refusal = refusal(init.executed);
-    let failure = refusal
-        .as_ref()
-        .map(|message| Failure::new("exec_entrypoint", message.clone()));
-    audit.write(&record(plan, Event::Init, pid).result(failure.as_ref()));
+    let executed = init.executed.hear(SET_UP_LIMIT);
+    let failure = executed.as_ref().err().map(|bad| match bad {
+        Bad::Died => Failure::new("read_fifo", "killed before it was started"),
+        other => Failure::new("exec_entrypoint", other.to_string()),
+    });
+    let confined = plan.apparmor.is_some();
+    audit.write(
+        &record(plan, Event::Init, pid)
+            .confined(confined)
+            .result(failure.as_ref()),
+    );
     // Now nobody waits for this process.
     let _ = audit.trim();
 
     pump.run(process.as_fd())?;
     let code = wait(process.as_fd());
-    let exit = classify(code, oom_kills() > oom_kills_before, refusal);
+    let exit = classify(code, oom_kills() > oom_kills_before, executed.err());
     pump.finish()?;
     if let Some(events) = &mut events {
         events.line(format_args!("init exited (status={code})"));
@@ -275,23 +285,17 @@ fn code(status: &WaitIdStatus) -> i32 {
         .unwrap_or(-1)
 }
 
-/// What init said when it could not execute the program; `None` when it could, or died before it tried.
-fn refusal(executed: OwnedFd) -> Option<String> {
-    let mut text = String::new();
-    let _ = std::fs::File::from(executed).read_to_string(&mut text);
-    (!text.is_empty()).then_some(text)
-}
-
-fn classify(code: i32, oom: bool, refusal: Option<String>) -> Exit {
+fn classify(code: i32, oom: bool, refusal: Option<Bad>) -> Exit {
     let reason = match code {
         0 => REASON_COMPLETED,
         code if code == 128 + libc::SIGKILL && oom => REASON_OOM,
         _ => REASON_ERROR,
     };
     // Of a program that ran, nothing is known but its status, even if that is 127.
-    let message = refusal
-        .filter(|_| matches!(code, NOT_FOUND | NOT_EXECUTABLE))
-        .unwrap_or_default();
+    let message = match refusal {
+        Some(Bad::Said(message)) => message,
+        _ => String::new(),
+    };
     Exit {
         code,
         reason: reason.to_owned(),
@@ -337,11 +341,9 @@ mod tests {
 
     #[test]
     fn only_a_refused_program_has_a_message() {
-        assert_eq!(
-            classify(127, false, Some("x: not found".into())).message,
-            "x: not found"
-        );
+        let refused = Bad::Said("x: not found in PATH".into());
+        assert_eq!(classify(127, false, Some(refused)).message, "x: not found in PATH");
         assert_eq!(classify(127, false, None).message, "");
-        assert_eq!(classify(137, false, Some("half".into())).message, "");
+        assert_eq!(classify(137, false, Some(Bad::Died)).message, "");
     }
 }

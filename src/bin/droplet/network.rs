@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
@@ -17,6 +18,8 @@ use crate::config::{Config, NamespaceKind, NetConfig};
 
 /// The kernel's limit for interface names, without the terminating NUL.
 const MAX_NAME: usize = 15;
+/// How long an interface of the run before may take to vanish.
+const LEAVING: Duration = Duration::from_secs(2);
 /// Name of the interface in the container.
 const INTERFACE: &str = "eth0";
 
@@ -139,14 +142,25 @@ impl Veth {
         })?;
         match self.add(host, &bridge, namespace).await {
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
-                if !remove_stale(host, &self.name).await? {
-                    return Err(NetworkError::Taken(self.name.clone()));
-                }
+                self.wait_until_free(host).await?;
                 self.add(host, &bridge, namespace).await
             }
             other => other,
         }
         .map_err(|source| self.failed("create veth", &self.name, source))
+    }
+
+    /// The kernel takes a network namespace down some time after its last process has gone, so the interface of the run
+    /// before may still look used.
+    async fn wait_until_free(&self, host: &Handle) -> Result<(), NetworkError> {
+        let end = Instant::now() + LEAVING;
+        while !remove_stale(host, &self.name).await? {
+            if Instant::now() >= end {
+                return Err(NetworkError::Taken(self.name.clone()));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
     }
 
     async fn add(&self, host: &Handle, bridge: &LinkMessage, namespace: &File) -> std::io::Result<()> {
@@ -307,7 +321,7 @@ fn enter<T>(namespace: &File, action: impl FnOnce() -> std::io::Result<T>) -> Re
 
 /// Runs to completion on this thread; no other is started.
 fn block_on<T>(work: impl Future<Output = Result<T, NetworkError>>) -> Result<T, NetworkError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
     let runtime = runtime.map_err(|source| NetworkError::Kernel {
         action: "start",
         object: "event loop".to_owned(),

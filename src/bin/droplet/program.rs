@@ -2,9 +2,9 @@
 //!
 //! Runs in the process that becomes the program, with the container's root and rights. argv\[0\] stays as configured.
 
-use std::ffi::{CString, NulError, OsStr};
+use std::ffi::{CString, NulError};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
@@ -112,19 +112,14 @@ fn candidates(name: &str, path: &str) -> Vec<PathBuf> {
     if name.is_empty() {
         return Vec::new();
     }
-    let directory = |element| {
-        if element == "" {
-            Path::new(".")
-        } else {
-            Path::new(OsStr::new(element))
-        }
-    };
+    let directory = |element: &str| PathBuf::from(if element.is_empty() { "." } else { element });
     path.split(':').map(|element| directory(element).join(name)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
 
     use super::*;
 

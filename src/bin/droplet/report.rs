@@ -60,6 +60,26 @@ impl Speaker {
     }
 }
 
+impl From<OwnedFd> for Speaker {
+    /// The write end of a pipe or FIFO.
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+impl From<OwnedFd> for Listener {
+    /// The read end of a pipe or FIFO.
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl AsFd for Speaker {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -1,8 +1,9 @@
-//! `run` (`contract/runtime.md` 4.10): create, start and wait, with the container's exit status as our own.
+//! `run` (`contract/runtime.md` 4.10): create, start, attach to a terminal, wait; the container's exit status is ours.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use crate::attach::Attached;
 use crate::audit::AuditLog;
 use crate::cli::Args;
 use crate::container::{Container, Site};
@@ -21,7 +22,12 @@ pub fn run(site: &Site, words: &[String]) -> Result<ExitCode, Failure> {
         true => println!("create container success. ID: {} pid: {pid}", container.id),
         false => println!("create container success. ID: {}", container.id),
     }
+    // Connected before the program can write anything.
+    let attached = args.flag("tty").then(|| Attached::connect(&container)).transpose()?;
     start(&container, &audit)?;
+    if let Some(signal) = attached.map(Attached::forward).transpose().stage("attach")?.flatten() {
+        return Ok(ExitCode::from(128 + signal));
+    }
     wait(&container, &audit)
 }
 

@@ -1,10 +1,10 @@
 //! `start` (`contract/runtime.md` 4.3): releases init and waits until its program was executed or could not be.
 
-use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
-use std::time::{Duration, Instant};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use condenser::runtime::state::Status;
+use fs_err::os::unix::fs::OpenOptionsExt;
 use libcontainer::notify_socket::NotifySocket;
 
 use crate::audit::{AuditLog, Event, Record};
@@ -13,10 +13,11 @@ use crate::config::Config;
 use crate::container::{Container, Site, render};
 use crate::create::render_status;
 use crate::failure::{Failure, Stage};
-use crate::finish::{readable, settle};
+use crate::finish::settle;
 use crate::hooks::{Hooks, Phase};
 use crate::init::{EXEC_FIFO, notify_socket};
 use crate::lock::Lock;
+use crate::report::{Bad, Listener};
 
 /// How long an `execve` may take.
 const EXEC_LIMIT: Duration = Duration::from_secs(30);
@@ -74,11 +75,22 @@ fn locked(container: &Container, config: &Config, audit: &AuditLog) -> Result<()
         .run(Phase::StartContainer, &text, Some(&init))
         .stage("hook_startContainer")?;
 
-    if let Some(reason) = release(container).stage("write_fifo")? {
+    match release(container).stage("write_fifo")? {
+        Ok(()) => {}
+        Err(Bad::Late(limit)) => {
+            let message = format!(
+                "the program of container {} was not executed within {} s",
+                container.id,
+                limit.as_secs()
+            );
+            return Err(Failure::new("write_fifo", message));
+        }
         // The monitor records the end; it needs the lock.
-        drop(lock);
-        settle(container, audit)?;
-        return Err(Failure::new("write_fifo", reason));
+        Err(reason) => {
+            drop(lock);
+            settle(container, audit)?;
+            return Err(Failure::new("write_fifo", reason.to_string()));
+        }
     }
     state.status = Status::Running;
     container.write_state(&state).stage("update_state")?;
@@ -89,32 +101,16 @@ fn locked(container: &Container, config: &Config, audit: &AuditLog) -> Result<()
     Ok(())
 }
 
-/// Sends the start signal. What init says when it cannot execute the program.
-fn release(container: &Container) -> std::io::Result<Option<String>> {
-    // Before the signal: init holds the other end open until it executes the program or ends.
-    let mut executed = fs_err::OpenOptions::new();
-    executed
-        .options_mut()
+/// Sends the start signal, and hears whether init could execute the program.
+fn release(container: &Container) -> std::io::Result<Result<(), Bad>> {
+    // Opened before the signal: init holds the other end open until it executes the program or ends.
+    let fifo: std::fs::File = fs_err::OpenOptions::new()
         .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC);
-    let mut executed = executed.open(container.run_dir().join(EXEC_FIFO))?;
+        .custom_flags(libc::O_NONBLOCK)
+        .open(container.run_dir().join(EXEC_FIFO))?
+        .into();
+    let executed = Listener::from(OwnedFd::from(fifo));
     let mut signal = NotifySocket::new(notify_socket(container));
     signal.notify_container_start().map_err(std::io::Error::other)?;
-
-    let deadline = Instant::now() + EXEC_LIMIT;
-    let mut said = Vec::new();
-    let mut buffer = [0; 4096];
-    while readable(executed.file(), deadline) {
-        match executed.read(&mut buffer)? {
-            0 => {
-                let text = String::from_utf8_lossy(&said).into_owned();
-                return Ok((!text.is_empty()).then_some(text));
-            }
-            n => said.extend_from_slice(&buffer[..n]),
-        }
-    }
-    Err(std::io::Error::other(format!(
-        "the program was not executed within {} s",
-        EXEC_LIMIT.as_secs()
-    )))
+    Ok(executed.hear(EXEC_LIMIT))
 }

@@ -3,13 +3,14 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use condenser::runtime::dir::ContainerDir;
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::fs::{Mode, OFlags, fchown, open};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{WaitId, WaitIdOptions, chdir, setsid, waitid};
 
-use super::Job;
 use super::process::{self, Process, Stdio};
+use super::{Job, Request};
 use crate::audit::{Event, Record};
 use crate::cgroup;
 use crate::console::Pump;
@@ -23,11 +24,14 @@ use crate::socket::Socket;
 const ALIAS: &str = "exec_tty.sock";
 
 /// Does everything, and ends this process. `answer` hears when the program was executed, or why it was not.
-pub fn run(job: &Job<'_>, answer: Speaker) -> ! {
-    let mut events = EventLog::open(job.container.dir.logs().join("exec_shim.log"), "exec_shim");
-    match detach().and_then(|null| start(job, null)) {
+pub fn run(request: Request<'_>, job: Job, answer: Speaker) -> ! {
+    let mut events = EventLog::open(request.container.dir.logs().join("exec_shim.log"), "exec_shim");
+    match detach().and_then(|null| start(request, job, null)) {
         Ok((mut pump, process)) => {
-            events.line(format_args!("command started: pid {} {:?}", process.pid, job.command));
+            events.line(format_args!(
+                "command started: pid {} {:?}",
+                process.pid, request.command
+            ));
             answer.done();
             drop(answer);
             let ended = attend(&mut pump, &process);
@@ -35,9 +39,9 @@ pub fn run(job: &Job<'_>, answer: Speaker) -> ! {
                 Ok(()) => "command ended: exit status 0".to_owned(),
                 Err(failure) => format!("command ended: {failure}"),
             });
-            record(job, process.pid.as_raw_nonzero().get(), ended);
+            record(request, process.pid.as_raw_nonzero().get(), ended);
             // What it left in the background may go on writing to the log, but not to a terminal.
-            if !job.tty {
+            if !request.tty {
                 let _ = pump.run_to_end();
             }
             let _ = pump.finish();
@@ -46,7 +50,7 @@ pub fn run(job: &Job<'_>, answer: Speaker) -> ! {
         Err(failure) => {
             events.line(format_args!("command not started: {failure}"));
             answer.failed(&failure.message);
-            record(job, 0, Err(failure));
+            record(request, 0, Err(failure));
             std::process::exit(1)
         }
     }
@@ -68,18 +72,20 @@ fn detach() -> Result<OwnedFd, Failure> {
     Ok(null)
 }
 
-fn start(job: &Job<'_>, null: OwnedFd) -> Result<(Pump, Process), Failure> {
-    let (pump, stdio) = match job.tty {
-        true => terminal(job)?,
-        false => pipe(job, null)?,
+/// Takes the job: what is open of the container is closed when it has been done, whatever the container does then.
+fn start(request: Request<'_>, job: Job, null: OwnedFd) -> Result<(Pump, Process), Failure> {
+    let dir = &request.container.dir;
+    let (pump, stdio) = match request.tty {
+        true => terminal(dir, &job)?,
+        false => pipe(dir, &job, null)?,
     };
-    let process = process::start(job, stdio).stage("exec_command")?;
+    let process = process::start(&job, stdio).stage("exec_command")?;
     Ok((pump, process))
 }
 
 /// Output to `exec.log`, no input.
-fn pipe(job: &Job<'_>, null: OwnedFd) -> Result<(Pump, Stdio), Failure> {
-    let log = LogFile::open(job.container.dir.exec_log()).stage("open_log")?;
+fn pipe(dir: &ContainerDir, job: &Job, null: OwnedFd) -> Result<(Pump, Stdio), Failure> {
+    let log = LogFile::open(dir.exec_log()).stage("open_log")?;
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).stage("open_log")?;
     // A pipe belongs to who made it, and `/dev/stdout` can only be opened by who may.
     fchown(&writer, Some(job.owner.0), Some(job.owner.1)).stage("open_log")?;
@@ -93,8 +99,7 @@ fn pipe(job: &Job<'_>, null: OwnedFd) -> Result<(Pump, Stdio), Failure> {
 }
 
 /// A terminal of the container, and the session's own socket, listening when this returns.
-fn terminal(job: &Job<'_>) -> Result<(Pump, Stdio), Failure> {
-    let dir = &job.container.dir;
+fn terminal(dir: &ContainerDir, job: &Job) -> Result<(Pump, Stdio), Failure> {
     let log = LogFile::open(dir.logs().join("exec_console.log")).stage("open_log")?;
     let events = EventLog::open(dir.logs().join("exec_shim.log"), "exec_shim");
     let (master, slave) = job.target.open_pty().stage("open_pty")?;
@@ -135,11 +140,11 @@ fn name(signal: i32) -> String {
     }
 }
 
-fn record(job: &Job<'_>, pid: i32, ended: Result<(), Failure>) {
-    job.audit.write(
-        &Record::new(Event::ExecShim, &job.container.id)
-            .container(job.container)
-            .exec_command(job.command.to_vec())
+fn record(request: Request<'_>, pid: i32, ended: Result<(), Failure>) {
+    request.audit.write(
+        &Record::new(Event::ExecShim, &request.container.id)
+            .container(request.container)
+            .exec_command(request.command.to_vec())
             .pid(pid)
             .result(ended.err().as_ref()),
     );

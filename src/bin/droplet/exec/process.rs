@@ -65,7 +65,7 @@ fn fork_sibling() -> rustix::io::Result<Option<Pid>> {
 }
 
 /// Starts the program of `job` in its container. Returns when it was executed, or could not be.
-pub fn start(job: &Job<'_>, stdio: Stdio) -> Result<Process, String> {
+pub fn start(job: &Job, stdio: Stdio) -> Result<Process, String> {
     let system = |e: Errno| format!("cannot start a process: {e}");
     let (speaker, listener) = report::pair().map_err(|e| e.to_string())?;
     let (pid_reader, pid_writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(system)?;
@@ -110,7 +110,7 @@ fn read_pid(reader: &OwnedFd) -> Option<Pid> {
 }
 
 /// The entrant: joins the container, makes the process, tells its pid, ends.
-fn enter(job: &Job<'_>, stdio: &Stdio, speaker: &Speaker, pid_writer: &OwnedFd) -> ! {
+fn enter(job: &Job, stdio: &Stdio, speaker: &Speaker, pid_writer: &OwnedFd) -> ! {
     let made = join(job).and_then(|proc| match fork_sibling() {
         Ok(None) => Err(become_program(job, stdio, speaker, proc)),
         Ok(Some(pid)) => {
@@ -128,7 +128,7 @@ fn enter(job: &Job<'_>, stdio: &Stdio, speaker: &Speaker, pid_writer: &OwnedFd) 
 
 /// Moves this process into the container, as its root and with all capabilities there. Returns the host's procfs, which
 /// is out of reach afterwards, if it is still needed.
-fn join(job: &Job<'_>) -> Result<Option<OwnedFd>, String> {
+fn join(job: &Job) -> Result<Option<OwnedFd>, String> {
     hide()?;
     let score = job.oom_score_adj.to_string();
     fs_err::write("/proc/self/oom_score_adj", score).map_err(|e| e.to_string())?;
@@ -162,7 +162,7 @@ fn hide() -> Result<(), String> {
 }
 
 /// The process: restricts itself and becomes the program. Returns why it could not.
-fn become_program(job: &Job<'_>, stdio: &Stdio, speaker: &Speaker, proc: Option<OwnedFd>) -> String {
+fn become_program(job: &Job, stdio: &Stdio, speaker: &Speaker, proc: Option<OwnedFd>) -> String {
     match restrict(job, stdio, speaker, proc) {
         Ok(()) => {
             speaker.done();
@@ -172,7 +172,7 @@ fn become_program(job: &Job<'_>, stdio: &Stdio, speaker: &Speaker, proc: Option<
     }
 }
 
-fn restrict(job: &Job<'_>, stdio: &Stdio, speaker: &Speaker, proc: Option<OwnedFd>) -> Result<(), String> {
+fn restrict(job: &Job, stdio: &Stdio, speaker: &Speaker, proc: Option<OwnedFd>) -> Result<(), String> {
     setsid().map_err(|e| format!("cannot start a session: {e}"))?;
     if stdio.terminal {
         ioctl_tiocsctty(&stdio.input).map_err(|e| format!("cannot take the terminal: {e}"))?;
