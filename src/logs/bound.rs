@@ -35,7 +35,10 @@ pub fn bound(directory: &Path, limits: &Limits) -> io::Result<u64> {
             continue;
         }
         match put_aside(&path, limits.max_files) {
-            Ok(()) => renamed = true,
+            Ok(()) => {
+                tracing::debug!(log = %path.display(), size, "log put aside");
+                renamed = true;
+            }
             Err(error) => tracing::warn!(log = %path.display(), %error, "a log cannot be put aside and grows further"),
         }
     }

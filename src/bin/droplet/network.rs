@@ -321,7 +321,10 @@ fn enter<T>(namespace: &File, action: impl FnOnce() -> std::io::Result<T>) -> Re
 
 /// Runs to completion on this thread; no other is started.
 fn block_on<T>(work: impl Future<Output = Result<T, NetworkError>>) -> Result<T, NetworkError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build();
     let runtime = runtime.map_err(|source| NetworkError::Kernel {
         action: "start",
         object: "event loop".to_owned(),
