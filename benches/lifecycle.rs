@@ -183,13 +183,23 @@ fn long_list() {
     lab.api().start(&id);
     lab.api().wait_state(&id, "stopped");
     lab.daemon().stop();
-    // SQLite resolves the way into the lab to a path that is outside of it: the file comes out and goes back.
+    // SQLite resolves the way into the lab to a path that is outside of it: its files come out and one goes back.
     let here = tempfile::tempdir().unwrap();
+    let there = |suffix: &str| lab.machine().path(&format!("/etc/raind/store/condenser.db{suffix}"));
+    for suffix in ["", "-wal", "-shm"] {
+        let file = there(suffix);
+        if file.exists() {
+            std::fs::copy(&file, here.path().join(format!("condenser.db{suffix}"))).unwrap();
+            std::fs::remove_file(&file).unwrap();
+        }
+    }
     let database = here.path().join("condenser.db");
-    let there = lab.machine().path("/etc/raind/store/condenser.db");
-    std::fs::copy(&there, &database).unwrap();
     multiply(&database);
-    std::fs::copy(&database, &there).unwrap();
+    support::wait_for("a closed database", Duration::from_secs(5), || {
+        let open = here.path().join("condenser.db-wal").exists();
+        (!open).then_some(()).ok_or("it is open")
+    });
+    std::fs::copy(&database, there("")).unwrap();
     lab.daemon().start();
 
     let mut session = lab.api().session().unwrap();

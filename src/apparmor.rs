@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::container::APPARMOR_PROFILE;
+use crate::runtime::defaults::APPARMOR_PROFILE;
 
 /// The profile's text.
 const PROFILE: &str = include_str!("../assets/apparmor/raind-default");

@@ -91,17 +91,35 @@ impl ContainerService {
     /// The runtime's part. It may not know the container: a create can fail before it heard of it.
     async fn runtime_forget(&self, container: &Container) -> Result<(), ContainerError> {
         let id = &container.id;
-        let volatile = self.0.settings.runtime_run_dir.join(id);
-        if !self.dir(id).state().exists() && !volatile.exists() {
-            return Ok(());
-        }
-        let runtime = &self.0.services.runtime;
-        let failed = |step| move |source| ContainerError::Runtime { step, source };
         // Only recovery comes here with a live process: a crash between the runtime's answer and ours.
         if container.state == ContainerState::Running {
-            runtime.stop(id).await.map_err(failed("stop failed"))?;
+            let stopped = self.0.services.runtime.stop(id).await;
+            stopped.map_err(|source| ContainerError::Runtime {
+                step: "stop failed",
+                source,
+            })?;
         }
-        runtime.delete(id).await.map_err(failed("delete container failed"))
+        self.delete_in_runtime(id).await
+    }
+
+    /// Makes the runtime forget a container. One without a state file is unknown to it; what is left of its volatile files
+    /// then is nobody's.
+    pub(super) async fn delete_in_runtime(&self, id: &str) -> Result<(), ContainerError> {
+        let state = self.dir(id).state();
+        if state.exists()
+            && let Err(source) = self.0.services.runtime.delete(id).await
+            // A create that a crash of the daemon cut off undoes itself at the same time, and may have been faster.
+            && state.exists()
+        {
+            let step = "delete container failed";
+            return Err(ContainerError::Runtime { step, source });
+        }
+        let volatile = self.0.settings.runtime_run_dir.join(id);
+        super::blocking(move || match fs_err::remove_dir_all(volatile) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
+            _ => Ok(()),
+        })
+        .await
     }
 }
 

@@ -53,7 +53,7 @@ pub use error::ContainerError;
 pub use logs::{DEFAULT_LINES, LogRequest, MAX_LINES};
 pub use names::INFRA_PREFIX;
 pub use request::CreateRequest;
-pub use spec::{APPARMOR_PROFILE, HookSettings};
+pub use spec::HookSettings;
 
 /// Shortest id prefix that a client may use for an id.
 const MIN_PREFIX: usize = 4;

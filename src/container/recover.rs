@@ -70,9 +70,7 @@ impl ContainerService {
         if state.as_ref().is_some_and(|s| s.status == Status::Running) {
             runtime.stop(id).await.map_err(failed)?;
         }
-        if state.is_some() || self.0.settings.runtime_run_dir.join(id).exists() {
-            runtime.delete(id).await.map_err(failed)?;
-        }
+        self.delete_in_runtime(id).await?;
         self.update(id, |c| {
             c.state = ContainerState::Stopped;
             c.operation = None;
@@ -148,9 +146,7 @@ impl ContainerService {
         if state.as_ref().is_some_and(|s| s.status == Status::Running) {
             runtime.stop(id).await.map_err(failed)?;
         }
-        if state.is_some() || self.0.settings.runtime_run_dir.join(id).exists() {
-            runtime.delete(id).await.map_err(failed)?;
-        }
+        self.delete_in_runtime(id).await?;
         self.0.services.networks.remove_stray_link(&format!("rd_{id}")).await?;
         cgroup::remove(id).await?;
         let directory = self.dir(id).path().to_owned();

@@ -1,5 +1,6 @@
 //! What a client may ask for, and its translation into checked values (`contract/api.md` 4.6 to 4.8). Pure.
 
+use crate::runtime::defaults;
 use crate::store::{Forward, ImageRunConfig, Protocol};
 
 use super::ContainerError;
@@ -94,42 +95,15 @@ pub fn effective_command(requested: &[String], image: &ImageRunConfig) -> Result
     Ok(command)
 }
 
-/// Variables that every process has: name and value when missing or blank.
-const PRESETS: [(&str, &str); 3] = [
-    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
-    ("TERM", "xterm-256color"),
-    ("LANG", "C.UTF-8"),
-];
-
-/// The environment: image, then request; a later entry of a name wins at the place of the first; presets last.
-/// Entries without `=` have no effect; they come back in the second list so that the log can name them.
+/// The environment: image, then request, presets for what is missing ([`defaults::environment`]). Entries without `=` have
+/// no effect; they come back in the second list so that the log can tell of them.
 pub fn environment(image: &[String], requested: &[String]) -> (Vec<String>, Vec<String>) {
-    let mut entries: Vec<(String, String)> = Vec::new();
-    let mut ignored = Vec::new();
-    let mut set = |name: &str, value: &str| match entries.iter_mut().find(|(n, _)| n == name) {
-        Some(entry) => entry.1 = value.to_owned(),
-        None => entries.push((name.to_owned(), value.to_owned())),
-    };
-    for entry in image.iter().chain(requested) {
-        match entry.split_once('=') {
-            Some((name, value)) if !name.is_empty() => set(name, value),
-            _ => ignored.push(entry.clone()),
-        }
-    }
-    for (name, value) in PRESETS {
-        match entries.iter_mut().find(|(n, _)| n == name) {
-            Some(entry) if entry.1.trim().is_empty() => entry.1 = value.to_owned(),
-            Some(_) => {}
-            None => entries.push((name.to_owned(), value.to_owned())),
-        }
-    }
-    (
-        entries
-            .into_iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect(),
-        ignored,
-    )
+    let entries = || image.iter().chain(requested);
+    let ignored = entries()
+        .filter(|entry| entry.find('=').is_none_or(|at| at == 0))
+        .cloned()
+        .collect();
+    (defaults::environment(entries().map(String::as_str)), ignored)
 }
 
 #[cfg(test)]
@@ -199,7 +173,7 @@ mod tests {
             &strings(&["A=1", "PATH= ", "junk"]),
             &strings(&["B=2", "A=3=4", "=x", "TERM=dumb"]),
         );
-        let path = format!("PATH={}", PRESETS[0].1);
+        let path = format!("PATH={}", defaults::ENVIRONMENT[0].1);
         assert_eq!(env, ["A=3=4", &path, "B=2", "TERM=dumb", "LANG=C.UTF-8"]);
         assert_eq!(ignored, ["junk", "=x"]);
     }

@@ -1,7 +1,7 @@
 //! `config.json`: one container as an OCI runtime bundle that the original Droplet, ours and strict runtimes accept
 //! (`contract/runtime.md` 15.2). Pure: everything that is looked up on the host comes in through [`SpecContext`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
@@ -12,74 +12,16 @@ use oci_spec::runtime::{
     LinuxNamespaceType, LinuxPidsBuilder, LinuxResourcesBuilder, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompBuilder,
     LinuxSyscallBuilder, Mount, ProcessBuilder, RootBuilder, SpecBuilder, UserBuilder,
 };
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::runtime::defaults::{
+    APPARMOR_PROFILE, CAPABILITIES, CPU_PERIOD, CPU_QUOTA, DENIED_SYSCALLS, ID_COUNT, MASKED_PATHS, MEMORY_LIMIT,
+    PIDS_LIMIT, READONLY_PATHS, seccomp_architecture,
+};
 use crate::runtime::dir::ContainerDir;
 use crate::runtime::hook::HookEvent;
 use crate::store::Container;
-
-/// Name of the AppArmor profile of containers (`contract/security.md` 7).
-pub const APPARMOR_PROFILE: &str = "raind-default";
-/// The default capability set (`contract/runtime.md` 5.1).
-const CAPABILITIES: [Capability; 14] = [
-    Capability::Chown,
-    Capability::DacOverride,
-    Capability::Fsetid,
-    Capability::Fowner,
-    Capability::Mknod,
-    Capability::NetRaw,
-    Capability::Setgid,
-    Capability::Setuid,
-    Capability::Setfcap,
-    Capability::Setpcap,
-    Capability::NetBindService,
-    Capability::SysChroot,
-    Capability::Kill,
-    Capability::AuditWrite,
-];
-/// The system calls that the original knows to deny. It aborts on any other name, so more denials are the runtime's.
-const DENIED_SYSCALLS: [&str; 19] = [
-    "bpf",
-    "perf_event_open",
-    "kexec_load",
-    "open_by_handle_at",
-    "ptrace",
-    "process_vm_readv",
-    "process_vm_writev",
-    "userfaultfd",
-    "reboot",
-    "swapon",
-    "swapoff",
-    "name_to_handle_at",
-    "init_module",
-    "finit_module",
-    "delete_module",
-    "kcmp",
-    "mount",
-    "unshare",
-    "setns",
-];
-const MEMORY_LIMIT: i64 = 1 << 30;
-const CPU_QUOTA: i64 = 80_000;
-const CPU_PERIOD: u64 = 100_000;
-const PIDS_LIMIT: i64 = 512;
-/// How many ids a container has. Identity-mapped: layers are stored with the ids of the host.
-const ID_MAP_SIZE: u32 = 65_535;
-/// Proc and sys files that no container may see (`contract/runtime.md` 9.3, R12).
-const MASKED_PATHS: [&str; 11] = [
-    "/proc/acpi",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/sys/firmware",
-    "/sys/fs/bpf",
-    "/sys/devices/virtual/powercap",
-];
-const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// How the runtime's hooks reach the daemon. The same for all containers of a daemon.
 #[derive(Debug, Clone)]
@@ -159,7 +101,7 @@ pub fn config_json(container: &Container, context: &SpecContext<'_>) -> Result<V
 
 fn process(container: &Container) -> Result<oci_spec::runtime::Process, OciSpecError> {
     let spec = &container.spec;
-    let allowed: std::collections::HashSet<_> = CAPABILITIES.into();
+    let allowed: HashSet<Capability> = CAPABILITIES.into_iter().filter_map(named).collect();
     ProcessBuilder::default()
         .terminal(container.tty)
         .user(
@@ -179,11 +121,16 @@ fn process(container: &Container) -> Result<oci_spec::runtime::Process, OciSpecE
                 .bounding(allowed.clone())
                 .permitted(allowed.clone())
                 .effective(allowed)
-                .inheritable(std::collections::HashSet::new())
-                .ambient(std::collections::HashSet::new())
+                .inheritable(HashSet::new())
+                .ambient(HashSet::new())
                 .build()?,
         )
         .build()
+}
+
+/// A value of the specification by the name it has in a document.
+fn named<T: DeserializeOwned>(name: &str) -> Option<T> {
+    serde_json::from_value(json!(name)).ok()
 }
 
 fn linux(container: &Container) -> Result<oci_spec::runtime::Linux, OciSpecError> {
@@ -196,7 +143,7 @@ fn linux(container: &Container) -> Result<oci_spec::runtime::Linux, OciSpecError
         LinuxIdMappingBuilder::default()
             .container_id(0u32)
             .host_id(0u32)
-            .size(ID_MAP_SIZE)
+            .size(ID_COUNT)
             .build()?,
     ];
     LinuxBuilder::default()
@@ -220,14 +167,9 @@ fn namespaces() -> Result<Vec<LinuxNamespace>, OciSpecError> {
 }
 
 fn seccomp() -> Result<LinuxSeccomp, OciSpecError> {
-    let architecture = match std::env::consts::ARCH {
-        "aarch64" => Arch::ScmpArchAarch64,
-        "riscv64" => Arch::ScmpArchRiscv64,
-        _ => Arch::ScmpArchX86_64,
-    };
     LinuxSeccompBuilder::default()
         .default_action(LinuxSeccompAction::ScmpActAllow)
-        .architectures(vec![architecture])
+        .architectures(named::<Arch>(seccomp_architecture()).into_iter().collect::<Vec<_>>())
         .syscalls(vec![
             LinuxSyscallBuilder::default()
                 .names(DENIED_SYSCALLS.map(String::from).to_vec())

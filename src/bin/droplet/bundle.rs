@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use condenser::runtime::defaults::{MASKED_PATHS, READONLY_PATHS};
 use condenser::runtime::dir::ContainerDir;
 use libcontainer::oci_spec::runtime::Capability;
 use serde_json::{Map, Value, json};
@@ -13,22 +14,6 @@ use crate::cgroup::DEFAULT_PIDS;
 use crate::config::{Capabilities, Config, IdMapping, NamespaceKind};
 use crate::namespaces::Joined;
 
-/// Hidden from every container (R12).
-const MASKED_PATHS: [&str; 11] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-    "/sys/fs/bpf",
-];
-/// Read-only in every container (R3, R12).
-const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 /// Group of terminals.
 const TTY_GROUP: u32 = 5;
 

@@ -191,27 +191,7 @@ mod tests {
 
     use super::*;
 
-    const DEFAULT_LIST: &[&str] = &[
-        "bpf",
-        "perf_event_open",
-        "kexec_load",
-        "open_by_handle_at",
-        "ptrace",
-        "process_vm_readv",
-        "process_vm_writev",
-        "userfaultfd",
-        "reboot",
-        "swapon",
-        "swapoff",
-        "name_to_handle_at",
-        "init_module",
-        "finit_module",
-        "delete_module",
-        "kcmp",
-        "mount",
-        "unshare",
-        "setns",
-    ];
+    use condenser::runtime::defaults::DENIED_SYSCALLS as DEFAULT_LIST;
 
     fn config(rules: serde_json::Value, extra: &str) -> Config {
         let text = json!({
