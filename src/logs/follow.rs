@@ -187,6 +187,12 @@ mod tests {
         assert_eq!(all.concat(), b"text\n");
     }
 
+    /// The rest of a line of 400 bytes.
+    const FILL: &str = match std::str::from_utf8(&[b'.'; 390]) {
+        Ok(fill) => fill,
+        Err(_) => unreachable!(),
+    };
+
     /// The lines `0`, `1`, … in pieces that do not end with a line, about 100 MB of them.
     fn write_numbers(log: &Path) -> usize {
         let mut writer = Writer::new(log);
@@ -194,7 +200,7 @@ mod tests {
         let mut left = 100 << 20;
         while left > 0 {
             while text.len() < 32 << 10 {
-                writeln!(text, "{lines:0>399}").unwrap();
+                writeln!(text, "{lines:09}{FILL}").unwrap();
                 lines += 1;
             }
             let piece: Vec<u8> = text.drain(..32 << 10).collect();
@@ -210,13 +216,13 @@ mod tests {
         let mut pieces = std::pin::pin!(pieces);
         let (mut begun, mut next) = (Vec::new(), 0);
         while let Some(piece) = pieces.next().await {
-            begun.extend(piece.unwrap());
+            begun.extend_from_slice(&piece.unwrap());
             let whole = begun
                 .iter()
                 .rposition(|byte| *byte == b'\n')
                 .map_or(0, |newline| newline + 1);
             for line in begun.drain(..whole).as_slice().chunks(400) {
-                let number: usize = std::str::from_utf8(&line[..399]).unwrap().parse().unwrap();
+                let number: usize = std::str::from_utf8(&line[..9]).unwrap().parse().unwrap();
                 assert_eq!((number, line[399]), (next, b'\n'));
                 next += 1;
             }

@@ -116,7 +116,7 @@ impl LogReader {
             if piece.is_empty() {
                 return Ok(all);
             }
-            all.extend(piece);
+            all.extend_from_slice(&piece);
         }
     }
 

@@ -15,11 +15,17 @@ pub(super) struct Stamps {
     times: Option<Times>,
     /// The next byte begins a line.
     pub at_line_start: bool,
+    /// The time of the last line, and how it is written: the next one often has the same.
+    last: (Option<Timestamp>, String),
 }
 
 impl Stamps {
     pub fn new(times: Option<Times>, at_line_start: bool) -> Self {
-        Self { times, at_line_start }
+        Self {
+            times,
+            at_line_start,
+            last: (None, UNKNOWN.to_owned()),
+        }
     }
 
     /// The piece at that offset with `<time> ` in front of the lines that begin in it.
@@ -31,19 +37,22 @@ impl Stamps {
         let mut done = 0;
         for line in piece.split_inclusive(|byte| *byte == b'\n') {
             if self.at_line_start {
-                stamped.extend(self.stamp(offset + done)?.as_bytes());
+                stamped.extend_from_slice(self.stamp(offset + done)?.as_bytes());
                 stamped.push(b' ');
             }
-            stamped.extend(line);
+            stamped.extend_from_slice(line);
             done += line.len() as u64;
             self.at_line_start = line.ends_with(b"\n");
         }
         Ok(stamped)
     }
 
-    fn stamp(&mut self, offset: u64) -> io::Result<String> {
+    fn stamp(&mut self, offset: u64) -> io::Result<&str> {
         let time = self.times.as_mut().map(|times| times.at(offset)).transpose()?.flatten();
-        Ok(time.map_or_else(|| UNKNOWN.to_owned(), text))
+        if time != self.last.0 {
+            self.last = (time, time.map_or_else(|| UNKNOWN.to_owned(), text));
+        }
+        Ok(&self.last.1)
     }
 }
 

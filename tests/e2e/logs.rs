@@ -171,7 +171,7 @@ struct Numbers {
 
 impl Numbers {
     fn take(&mut self, piece: &[u8]) {
-        self.begun.extend(piece);
+        self.begun.extend_from_slice(piece);
         let whole = self
             .begun
             .iter()

@@ -79,7 +79,7 @@ impl Answer {
             }
             let seen = seen.into_owned();
             match self.piece() {
-                Ok(Some(piece)) => self.seen.extend(piece),
+                Ok(Some(piece)) => self.seen.extend_from_slice(&piece),
                 other => panic!("{other:?} instead of {text:?} after {seen:?}"),
             }
         }
@@ -113,7 +113,7 @@ impl Answer {
     pub fn rest(mut self) -> String {
         let mut all = std::mem::take(&mut self.seen);
         while let Some(piece) = self.piece().unwrap() {
-            all.extend(piece);
+            all.extend_from_slice(&piece);
         }
         String::from_utf8(all).unwrap()
     }
@@ -143,7 +143,8 @@ impl Terminal {
         while !self.seen.contains(text) {
             // Of what was seen before, only a part of the text can matter.
             let old = self.seen.len().saturating_sub(MEMORY);
-            self.seen.drain(..self.seen.ceil_char_boundary(old));
+            let old = (old..).find(|at| self.seen.is_char_boundary(*at)).unwrap();
+            self.seen.drain(..old);
             match self.message() {
                 Some(Message::Binary(piece)) => self.seen += &String::from_utf8_lossy(&piece),
                 other => panic!("{other:?} instead of {text:?} after {:?}", self.seen),
