@@ -83,15 +83,18 @@ pub(super) fn after(path: &Path, inode: u64) -> io::Result<Next> {
             let removed = candidates(path).next().is_none();
             return Ok(if removed { Next::Nothing } else { Next::Lost });
         };
+        let place = place as u32;
         let mut next = None;
-        for n in (0..place).rev() {
-            next = Generation::open(&aside(path, n as u32))?;
-            if next.is_some() {
-                break;
-            }
+        let mut at = place;
+        while next.is_none() && at > 0 {
+            at -= 1;
+            next = Generation::open(&aside(path, at))?;
         }
-        // While this file was not renamed, none below it was: they are renamed from the highest number down.
-        if inode_of(&aside(path, place as u32)) == Some(inode) {
+        // Below a file that stays at its place, a file can only move up to a number that was free. If none of those
+        // has been taken meanwhile, nothing has moved past this search.
+        let empty_since = if next.is_some() { at + 1 } else { 0 };
+        let unmoved = (empty_since..place).all(|n| inode_of(&aside(path, n)).is_none());
+        if unmoved && inode_of(&aside(path, place)) == Some(inode) {
             return Ok(next.map_or(Next::Nothing, Next::File));
         }
     }

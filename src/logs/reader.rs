@@ -182,6 +182,8 @@ impl Place {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
     use crate::logs::put_aside;
 
@@ -225,6 +227,31 @@ mod tests {
         assert_eq!(read(&mut reader), "3\n");
         assert_eq!(read(&mut reader), "4\n");
         assert_eq!(read(&mut reader), "");
+    }
+
+    #[test]
+    fn what_is_written_right_before_a_file_is_put_aside_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let mut reader = LogReader::open(&log, &FOLLOW).unwrap();
+        // The writer may be so many lines, each in a file of its own, ahead.
+        let (ahead, done) = mpsc::sync_channel(10);
+        let path = log.clone();
+        let writer = std::thread::spawn(move || {
+            for number in 0..1500 {
+                append(&path, &format!("{number}\n"));
+                put_aside(&path, 15).unwrap();
+                ahead.send(()).unwrap();
+            }
+        });
+        let mut expected = 0..1500;
+        while expected.start < expected.end {
+            for line in read(&mut reader).lines() {
+                assert_eq!(Some(line), expected.next().map(|number| number.to_string()).as_deref());
+                done.recv().unwrap();
+            }
+        }
+        writer.join().unwrap();
     }
 
     #[test]

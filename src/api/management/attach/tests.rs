@@ -128,6 +128,10 @@ async fn what_was_written_last_arrives_although_input_is_not_taken() {
     for _ in 0..5 {
         client.send(binary(b"nobody reads this")).await.unwrap();
     }
+    // The answer says that all of it was dealt with.
+    client.send(tungstenite::Message::Ping("x".into())).await.unwrap();
+    let answer = in_time(client.next()).await.unwrap().unwrap();
+    assert_eq!(answer, tungstenite::Message::Pong("x".into()));
     terminal.write_all(b"last words").await.unwrap();
     drop(terminal);
     let (received, code, _) = rest(&mut client).await;
