@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::process::{find, parent};
 use crate::sandbox::{Sandbox, mode, sandbox, signal, wait_for};
 
 /// Prints everything that a process has from its runtime.
@@ -88,26 +89,11 @@ fn it_is_in_the_cgroup_of_init_as_the_host_sees_it() {
     sandbox(|s| {
         running(s, &sleeper(s));
         s.ok(&["exec", &s.id, "sleep", "777"]);
-        let pid = wait_for("the process", || {
-            let all = crate::sandbox::processes();
-            all.into_iter()
-                .find(|(_, line)| line == "sleep 777 ")
-                .map(|(pid, _)| pid)
-        });
+        let pid = find("sleep 777");
         let cgroup = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
         assert_eq!(cgroup(pid), cgroup(s.pid(&s.id)));
-        let monitor = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        let monitor = monitor
-            .rsplit_once(") ")
-            .unwrap()
-            .1
-            .split(' ')
-            .nth(1)
-            .unwrap()
-            .parse()
-            .unwrap();
         assert!(
-            !cgroup(monitor).contains(&s.id),
+            !cgroup(parent(pid)).contains(&s.id),
             "the monitor survives the container's limits"
         );
         signal(pid, libc::SIGTERM);
@@ -313,5 +299,67 @@ fn a_rotated_log_goes_on_under_its_name() {
         s.ok(&["exec", &s.id, "touch", "/tmp/go"]);
         assert_eq!(s.log_with("exec.log", "two"), "two\n");
         assert_eq!(s.log("exec.log.1"), "one\n");
+    });
+}
+
+#[test]
+fn in_a_pods_member_it_is_like_the_members_init() {
+    sandbox(|s| {
+        running(s, &sleeper(s));
+        let infra = s.pid(&s.id);
+        let id = format!("{}x", &s.id[..11]);
+        let mut config = s.config(&id, &format!("{SELF_PORTRAIT} hostname; echo the end; exec sleep 1000"));
+        let joined = |kind: &str, name: &str| json!({ "type": kind, "path": format!("/proc/{infra}/ns/{name}") });
+        config["linux"]["namespaces"] = json!([
+            joined("user", "user"), joined("network", "net"), joined("ipc", "ipc"), joined("uts", "uts"),
+            { "type": "mount" }, { "type": "pid" }, { "type": "cgroup" },
+        ]);
+        s.write(&id, &config);
+        s.ok(&["create", &id]);
+        s.ok(&["start", &id]);
+        s.ok(&[
+            "exec",
+            &id,
+            "sh",
+            "-c",
+            &format!("{SELF_PORTRAIT} hostname; echo the end"),
+        ]);
+        let log = |name: &str| {
+            wait_for(name, || {
+                let log = std::fs::read_to_string(s.bundle(&id).join("logs").join(name)).unwrap_or_default();
+                log.ends_with("the end\n").then_some(log)
+            })
+        };
+        assert_eq!(log("exec.log"), log("init.log"));
+        s.ok(&["kill", &id, "KILL"]);
+        s.ok(&["delete", &id]);
+        s.gone(&id);
+    });
+}
+
+/// This machine's cgroup v2 has no controllers, so no limits here; everything else about it.
+#[test]
+fn with_cgroup_v2_alone_it_joins_the_daemons_directory() {
+    sandbox(|s| {
+        if std::fs::metadata("/sys/fs/cgroup/cgroup.controllers").is_err() {
+            crate::sandbox::shell("mount --bind /sys/fs/cgroup/unified /sys/fs/cgroup");
+        }
+        let cgroup = std::path::Path::new("/sys/fs/cgroup/raind").join(&s.id);
+        std::fs::create_dir_all(&cgroup).unwrap();
+        let mut config = sleeper(s);
+        config["linux"]["resources"] = json!({ "pids": { "limit": 0 } });
+        running(s, &config);
+        s.ok(&["exec", &s.id, "sleep", "775"]);
+        let pid = find("sleep 775");
+        let of = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        assert!(of(pid).contains(&format!("0::/raind/{}\n", s.id)), "{}", of(pid));
+        assert!(of(parent(pid)).contains("0::/raind/_monitors\n"), "{}", of(parent(pid)));
+        s.ok(&["kill", &s.id, "KILL"]);
+        assert_eq!(end(s, "775")["error"]["message"], "signal: SIGKILL");
+        s.ok(&["delete", &s.id]);
+        wait_for("the cgroup to be empty", || std::fs::remove_dir(&cgroup).ok());
+        // Shared with other tests.
+        let above = cgroup.parent().unwrap();
+        let _ = std::fs::remove_dir(above.join("_monitors")).and_then(|()| std::fs::remove_dir(above));
     });
 }

@@ -5,6 +5,7 @@
 
 mod attach;
 mod exec;
+mod process;
 mod protection;
 #[allow(
     dead_code,
@@ -12,5 +13,6 @@ mod protection;
 )]
 #[path = "../droplet_lifecycle/sandbox.rs"]
 mod sandbox;
+mod spec;
 mod terminal;
 mod viewer;

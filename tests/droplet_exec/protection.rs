@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::sandbox::{Sandbox, processes, sandbox, shell, wait_for};
+use crate::process::{find, parent};
+use crate::sandbox::{Sandbox, sandbox, shell};
 
 /// A copy of the runtime, so that an attack that succeeds does no harm here.
 fn own_droplet(s: &Sandbox) -> PathBuf {
@@ -40,16 +41,6 @@ fn add_libraries(s: &Sandbox, program: &Path) {
         fs::create_dir_all(to.parent().unwrap()).unwrap();
         fs::copy(library, to).unwrap();
     }
-}
-
-/// The pid, as the host sees it, of the process whose command line begins so.
-fn find(command_line: &str) -> i32 {
-    wait_for(command_line, || {
-        let all = processes();
-        all.into_iter()
-            .find(|(_, line)| line.starts_with(command_line))
-            .map(|(pid, _)| pid)
-    })
 }
 
 #[test]
@@ -91,9 +82,10 @@ fn the_binary_cannot_be_overwritten_through_proc() {
 fn nobody_can_look_into_it_before_the_program_runs() {
     sandbox(|s| {
         // Every executable that can be seen, as long as the container lives.
-        let watch = "while [ ! -e /tmp/stop ]; do for p in /proc/[0-9]*; do readlink $p/exe; readlink $p/cwd; \
-            readlink $p/root; ls -l $p/fd; done; done 2>/dev/null | sort -u; echo the end; exec sleep 1000";
-        std::os::unix::fs::symlink("busybox", s.image().join("bin/sort")).unwrap();
+        let watch = "while [ ! -e /tmp/stop ]; do for link in /proc/[0-9]*/exe /proc/[0-9]*/cwd /proc/[0-9]*/root \
+            /proc/[0-9]*/fd/*; do readlink $link; done; done 2>/dev/null | awk '!seen[$0]++'; echo the end; \
+            exec sleep 1000";
+        std::os::unix::fs::symlink("busybox", s.image().join("bin/awk")).unwrap();
         s.bundle_with(watch);
         s.up();
         for _ in 0..100 {
@@ -114,17 +106,7 @@ fn monitors_run_from_a_file_that_cannot_be_written() {
         s.bundle_with("exec sleep 1000");
         s.up();
         s.ok(&["exec", &s.id, "sleep", "777"]);
-        let of_exec = {
-            let stat = fs::read_to_string(format!("/proc/{}/stat", find("sleep 777"))).unwrap();
-            stat.rsplit_once(") ")
-                .unwrap()
-                .1
-                .split(' ')
-                .nth(1)
-                .unwrap()
-                .parse()
-                .unwrap()
-        };
+        let of_exec = parent(find("sleep 777"));
         for monitor in [s.monitor(&s.id), of_exec] {
             let error = fs::OpenOptions::new()
                 .write(true)
@@ -162,17 +144,7 @@ fn descriptors_of_the_caller_go_nowhere() {
         let _secret = inheritable(fs::File::create(s.path("secret")).unwrap());
         s.ok(&["exec", &s.id, "sleep", "776"]);
         let process = find("sleep 776");
-        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
-        let monitor: i32 = stat
-            .rsplit_once(") ")
-            .unwrap()
-            .1
-            .split(' ')
-            .nth(1)
-            .unwrap()
-            .parse()
-            .unwrap();
-        for pid in [process, monitor] {
+        for pid in [process, parent(process)] {
             let open = shell(&format!("ls -l /proc/{pid}/fd"));
             assert!(!open.contains("secret"), "{open}");
         }

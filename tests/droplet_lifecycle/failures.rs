@@ -120,11 +120,11 @@ fn refused_program(args: Value, code: i32, message: &'static str) {
         let id = s.id.as_str();
         let mut config = s.config(id, "");
         config["process"]["args"] = args;
-        config["hooks"] =
-            json!({ "stopContainer": [s.hook("stop", "true")], "poststart": [s.hook("poststart", "true")] });
+        config["hooks"] = json!({ "stopContainer": [s.hook("stop", "sleep 0.2; echo told")], "poststart": [s.hook("poststart", "true")] });
         s.write(id, &config);
         s.ok(&["create", id]);
         assert_eq!(s.fails(&["start", id]), message);
+        assert_eq!(s.hook_output("stop"), "told\n", "start returns when all is said");
         let state = s.state(id);
         assert_eq!(
             (&state["status"], &state["exit_code"]),

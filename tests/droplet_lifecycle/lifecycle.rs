@@ -344,6 +344,30 @@ fn without_its_monitor_a_container_can_be_killed_and_deleted() {
 }
 
 #[test]
+fn an_end_that_was_recorded_survives_a_monitor_killed_in_its_hooks() {
+    sandbox(|s| {
+        let id = s.id.as_str();
+        let (go, mut config) = (s.path("go"), s.config(id, "exit 3"));
+        let wait = format!("until [ -e {} ]; do sleep 0.01; done", go.display());
+        config["hooks"] = json!({ "stopContainer": [s.hook("stop", &wait)] });
+        s.write(id, &config);
+        s.up();
+        wait_for("the hook", || (s.payloads().len() == 1).then_some(()));
+        signal(s.monitor(id), libc::SIGKILL);
+        fs::write(go, "").unwrap();
+        s.ok(&["create", id]);
+        let told = s.payloads();
+        assert_eq!(told.len(), 2, "nobody knows whether the first one arrived");
+        assert_eq!(
+            (&told[1].1["exit_code"], &told[1].1["reason"]),
+            (&json!(3), &json!("Error"))
+        );
+        s.ok(&["delete", id]);
+        s.gone(id);
+    });
+}
+
+#[test]
 fn one_create_leaves_one_process_besides_init() {
     sandbox(|s| {
         let id = s.id.as_str();
@@ -361,6 +385,78 @@ fn one_create_leaves_one_process_besides_init() {
         );
         s.ok(&["kill", id, "KILL"]);
         s.ok(&["delete", id]);
+        s.gone(id);
+    });
+}
+
+#[test]
+fn many_containers_at_a_time_do_not_disturb_each_other() {
+    sandbox(|s| {
+        let ids: Vec<String> = (0..16).map(|n| format!("{}{n:02}", &s.id[..10])).collect();
+        for (n, id) in ids.iter().enumerate() {
+            let mut config = s.config(id, &format!("hostname; exit {n}"));
+            let net = config["annotations"]["io.raind.net.config"].as_str().unwrap();
+            config["annotations"]["io.raind.net.config"] =
+                json!(net.replace("10.166.0.7/", &format!("10.166.0.{}/", n + 10)));
+            config["hooks"] = json!({ "createContainer": [s.hook(id, "true")] });
+            s.write(id, &config);
+        }
+        std::thread::scope(|scope| {
+            for chunk in ids.chunks(2) {
+                scope.spawn(move || {
+                    for id in chunk {
+                        s.ok(&["create", id]);
+                        s.ok(&["start", id]);
+                    }
+                });
+            }
+        });
+        for (n, id) in ids.iter().enumerate() {
+            assert_eq!(s.ended(id)["exit_code"], json!(n));
+            let log = fs::read_to_string(s.bundle(id).join("logs/init.log")).unwrap();
+            assert_eq!(log, format!("{id}\n"));
+            s.ok(&["delete", id]);
+            s.gone(id);
+        }
+    });
+}
+
+#[test]
+fn verbs_on_one_container_at_a_time_take_turns() {
+    sandbox(|s| {
+        let id = s.id.as_str();
+        s.bundle_with("sleep 1000");
+        std::thread::scope(|scope| {
+            let creates: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| s.droplet(&["create", id]).status.success()))
+                .collect();
+            let created = creates.into_iter().map(|create| create.join().unwrap());
+            assert_eq!(
+                created.filter(|success| *success).count(),
+                1,
+                "one creates, the others are refused"
+            );
+        });
+        std::thread::scope(|scope| {
+            let starts: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| s.droplet(&["start", id]).status.success()))
+                .collect();
+            let started = starts.into_iter().map(|start| start.join().unwrap());
+            assert_eq!(started.filter(|success| *success).count(), 1);
+        });
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| s.droplet(&["kill", id, "KILL"]));
+            }
+        });
+        assert_eq!(s.state(id)["exit_code"], 137);
+        std::thread::scope(|scope| {
+            let deletes: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| s.droplet(&["delete", id]).status.success()))
+                .collect();
+            let deleted = deletes.into_iter().map(|delete| delete.join().unwrap());
+            assert_eq!(deleted.filter(|success| *success).count(), 1);
+        });
         s.gone(id);
     });
 }
@@ -384,6 +480,29 @@ fn a_listing_shows_every_container() {
         assert!(lines[1].starts_with(&format!("{id:<15} {:<15} ", "running")), "{table}");
         s.ok(&["kill", id, "KILL"]);
         s.ok(&["delete", id]);
+    });
+}
+
+#[test]
+fn the_root_may_be_named_relative_to_the_working_directory() {
+    sandbox(|s| {
+        let id = s.id.as_str();
+        s.bundle_with("cat /etc/hostname; exit 2");
+        for verb in ["create", "start"] {
+            let mut command = s.command(&[verb, id]);
+            assert!(
+                command
+                    .env("RAIND_ROOT_DIR", "container")
+                    .current_dir(s.path(""))
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+        }
+        assert_eq!(s.ended(id)["exit_code"], 2);
+        assert_eq!(s.log("init.log"), format!("{id}\n"));
+        s.ok(&["delete", id]);
+        s.gone(id);
     });
 }
 

@@ -12,6 +12,7 @@ use condenser::runtime::state::{RuntimeState, Status};
 use fs_err::os::unix::fs::OpenOptionsExt;
 
 use crate::config::{Config, ConfigError};
+use crate::lock::Lock;
 
 /// Why a container cannot be found or read.
 #[derive(Debug, thiserror::Error)]
@@ -40,8 +41,10 @@ impl Site {
     /// The site that the environment names.
     pub fn from_environment() -> Self {
         let root = std::env::var_os(ROOT_ENV).filter(|root| !root.is_empty());
+        let root = root.map_or_else(|| PathBuf::from(DEFAULT_ROOT), PathBuf::from);
         Self {
-            root: root.map_or_else(|| PathBuf::from(DEFAULT_ROOT), PathBuf::from),
+            // The monitor works elsewhere. Only an empty path cannot be made absolute.
+            root: std::path::absolute(&root).unwrap_or(root),
             run: PathBuf::from(RUNTIME_RUN_DIR),
         }
     }
@@ -75,12 +78,31 @@ impl Container {
         &self.run
     }
 
-    /// File of [`crate::lock::Lock`]; its directory is made when missing.
+    /// File of the [`Lock`]; its directory is made when missing.
     pub fn lock_path(&self) -> std::io::Result<PathBuf> {
         if let Some(parent) = self.run.parent() {
             std::fs::DirBuilder::new().recursive(true).mode(0o711).create(parent)?;
         }
         Ok(self.run.with_extension("lock"))
+    }
+
+    /// Takes the lock of a container that exists.
+    pub fn lock(&self) -> Result<Lock, ContainerError> {
+        self.existing(Lock::exclusive(&self.lock_path()?)?)
+    }
+
+    /// The same, shared.
+    pub fn lock_shared(&self) -> Result<Lock, ContainerError> {
+        self.existing(Lock::shared(&self.lock_path()?)?)
+    }
+
+    /// Of a container that does not exist, or was deleted while we waited, no lock may stay behind.
+    fn existing(&self, lock: Lock) -> Result<Lock, ContainerError> {
+        if self.dir.state().exists() {
+            return Ok(lock);
+        }
+        lock.remove()?;
+        Err(ContainerError::Unknown(self.id.clone()))
     }
 
     /// Copy of `config.json` that `create` keeps (X12).

@@ -17,7 +17,6 @@ use crate::create::remove_traces;
 use crate::failure::{Failure, Stage};
 use crate::finish::{readable, settle};
 use crate::hooks::{Hooks, Phase};
-use crate::lock::Lock;
 use crate::network;
 use crate::record::RunRecord;
 
@@ -49,7 +48,7 @@ fn unlocked(container: &Container, audit: &AuditLog, config: Option<&Config>) ->
     if container.state().stage("get_status")?.status == Status::Stopped && config.is_some() {
         settle(container, audit)?;
     }
-    let lock = Lock::exclusive(&container.lock_path().stage("get_status")?).stage("get_status")?;
+    let lock = container.lock().stage("get_status")?;
     let mut state = container.state().stage("get_status")?;
     let monitor = RunRecord::read(container)
         .stage("get_status")?

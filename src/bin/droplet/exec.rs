@@ -34,7 +34,6 @@ use crate::config::{self, Config};
 use crate::container::{Container, Site};
 use crate::credentials::Credentials;
 use crate::failure::{Failure, Stage};
-use crate::lock::Lock;
 use crate::program::Program;
 use crate::report::{self, Speaker};
 use crate::seccomp::Filters;
@@ -101,10 +100,7 @@ pub fn run(site: &Site, words: &[String]) -> Result<(), Failure> {
 fn exec(request: Request<'_>) -> Result<(), Failure> {
     let container = request.container;
     // No create, start or delete happens between the check and the end of the start.
-    let lock = container
-        .lock_path()
-        .and_then(|path| Lock::shared(&path))
-        .stage("get_status")?;
+    let lock = container.lock_shared().stage("get_status")?;
     let state = container.state().stage("get_status")?;
     let not_running = || Failure::new("check_status", format!("container: {} not running.", container.id));
     if state.status != Status::Running {

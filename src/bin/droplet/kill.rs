@@ -16,7 +16,6 @@ use crate::config::Config;
 use crate::container::{Container, Site};
 use crate::failure::{Failure, Stage};
 use crate::finish::{readable, settle};
-use crate::lock::Lock;
 
 /// From the signal to KILL (K6).
 const GRACE: Duration = Duration::from_secs(3);
@@ -111,10 +110,8 @@ fn kill(
     signal: Signal,
     sent: &mut Vec<String>,
 ) -> Result<(), Failure> {
-    // Nothing is made for a container that does not exist.
-    container.state().stage("get_status")?;
     let (init, pid) = {
-        let _lock = Lock::exclusive(&container.lock_path().stage("get_status")?).stage("get_status")?;
+        let _lock = container.lock().stage("get_status")?;
         let state = container.state().stage("get_status")?;
         let init = state.process().and_then(|process| process.pidfd());
         match (state.status, init) {

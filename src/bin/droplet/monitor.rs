@@ -10,8 +10,9 @@
 //! It never needs the daemon, and is not disturbed by its end.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use condenser::runtime::state::{REASON_COMPLETED, REASON_ERROR, REASON_OOM};
@@ -30,7 +31,7 @@ use crate::lock::Lock;
 use crate::logfile::{EventLog, LogFile};
 use crate::plan::Plan;
 use crate::record::RunRecord;
-use crate::report::Bad;
+use crate::report::{Bad, Listener};
 
 /// How long `create` waits for the monitor's report.
 const SET_UP_LIMIT: Duration = Duration::from_secs(60);
@@ -120,40 +121,38 @@ impl Creator {
 
 /// What the forked process does.
 fn monitor(plan: &Plan, audit: &AuditLog, mut creator: UnixStream) {
-    if let Err(error) = detach() {
-        let _ = report(
-            &mut creator,
-            &Report::Failed {
-                reason: format!("monitor: {error}"),
-            },
-        );
-        return;
-    }
-    let init = match init::set_up(plan) {
-        Ok(init) => init,
-        Err(error) => {
-            let failure = Failure::new("prepare", error.to_string());
-            remove_cgroup(plan);
-            note(plan, &failure.message);
-            audit.write(&record(plan, Event::Init, 0).result(Some(&failure)));
-            let _ = report(
-                &mut creator,
-                &Report::Failed {
-                    reason: failure.message,
-                },
-            );
-            return;
+    let failed = |stage: &'static str, error: &dyn std::fmt::Display| {
+        let failure = Failure::new(stage, error.to_string());
+        remove_cgroup(plan);
+        note(plan, &failure.message);
+        audit.write(&record(plan, Event::Init, 0).result(Some(&failure)));
+        Report::Failed {
+            reason: failure.message,
         }
     };
-    if let Err(error) = attend(plan, audit, init, creator) {
-        note(plan, &error.to_string());
+    let started = detach()
+        .map_err(|e| failed("prepare", &e))
+        .and_then(|()| init::set_up(plan).map_err(|e| failed("prepare", &e)))
+        .and_then(|init| Attendant::new(plan, init).map_err(|e| failed("prepare", &e)));
+    match started {
+        Err(report) => send(&mut creator, &report),
+        Ok(mut attendant) => {
+            if attendant.wait_for_creator(creator) {
+                ignore_signals();
+                attendant.attend(audit);
+            } else {
+                attendant.give_up();
+            }
+        }
     }
 }
 
-/// Own session, no standard streams of the creator, no place in the daemon's cgroup, no supplementary groups to inherit.
+/// Own session, no working directory and standard streams of the creator, no place in the daemon's cgroup, no
+/// supplementary groups to inherit.
 fn detach() -> std::io::Result<()> {
     let _ = rustix::thread::set_name(c"droplet:monitor");
     rustix::process::setsid()?;
+    std::env::set_current_dir("/")?;
     if let Err(error) = cgroup::join_monitors() {
         // The container works; it only ends with the daemon if the service manager kills the daemon's cgroup.
         eprintln!("droplet: the monitor stays in the cgroup of its creator: {error}");
@@ -166,86 +165,113 @@ fn detach() -> std::io::Result<()> {
     Ok(rustix::thread::set_thread_groups(&[])?)
 }
 
-/// From the report to the end of init.
-fn attend(plan: &Plan, audit: &AuditLog, init: Init, mut creator: UnixStream) -> std::io::Result<()> {
-    let process = pidfd_open(init.pid, PidfdFlags::empty())?;
-    let mut pump = match pump(plan, init.output) {
-        Ok(pump) => pump,
-        Err(error) => {
-            end_now(plan, process.as_fd());
-            return report(
-                &mut creator,
-                &Report::Failed {
-                    reason: error.to_string(),
-                },
-            );
+/// Looks after an init that exists.
+struct Attendant<'a> {
+    plan: &'a Plan,
+    pid: i32,
+    process: OwnedFd,
+    executed: Listener,
+    pump: Pump,
+    cgroup: Option<Cgroup>,
+    oom_kills: u64,
+    /// What happens to a terminal container is noted.
+    events: Option<EventLog>,
+}
+
+impl<'a> Attendant<'a> {
+    /// On failure init is gone.
+    fn new(plan: &'a Plan, init: Init) -> std::io::Result<Self> {
+        let process = pidfd_open(init.pid, PidfdFlags::empty())?;
+        let pid = init.pid.as_raw_nonzero().get();
+        let prepare = || {
+            if plan.tty {
+                replace(&init_pid_file(plan), format!("{pid}\n").as_bytes(), 0o600)?;
+            }
+            pump(plan, init.output)
+        };
+        let pump = prepare().inspect_err(|_| end_now(plan, process.as_fd()))?;
+        let cgroup = Cgroup::new(&plan.config, &plan.container.id).ok();
+        Ok(Self {
+            plan,
+            pid,
+            executed: init.executed,
+            pump,
+            oom_kills: cgroup.as_ref().map_or(0, Cgroup::oom_kills),
+            cgroup,
+            events: plan.tty.then(|| event_log(plan)),
+            process,
+        })
+    }
+
+    /// Reports to `create`, and forwards output until that has said whether the container stays.
+    fn wait_for_creator(&mut self, mut creator: UnixStream) -> bool {
+        let pid = self.pid;
+        if let Some(events) = &mut self.events {
+            events.line(format_args!("init started (pid={pid})"));
         }
-    };
-    let cgroup = Cgroup::new(&plan.config, &plan.container.id).ok();
-    let oom_kills = || cgroup.as_ref().map_or(0, Cgroup::oom_kills);
-    let oom_kills_before = oom_kills();
-    let pid = init.pid.as_raw_nonzero().get();
-    let mut events = plan
-        .tty
-        .then(|| EventLog::open(plan.container.dir.logs().join("shim.log"), "shim"));
-    if let Some(events) = &mut events {
-        events.line(format_args!("init started (pid={pid})"));
-        let path = plan.container.dir.path().join("init.pid");
-        replace(&path, format!("{pid}\n").as_bytes(), 0o600)?;
+        send(&mut creator, &Report::Ready { pid });
+        self.pump.run(creator.as_fd()).is_ok() && kept(&mut creator)
     }
-    // A closed connection shows below.
-    let _ = report(&mut creator, &Report::Ready { pid });
-    pump.run(creator.as_fd())?;
-    if !kept(&mut creator) {
-        end_now(plan, process.as_fd());
-        pump.finish()?;
-        return remove_if_exists(&plan.container.dir.path().join("init.pid"));
-    }
-    drop(creator);
-    ignore_signals();
 
-    pump.run(init.executed.as_fd())?;
-    let executed = init.executed.hear(SET_UP_LIMIT);
-    let failure = executed.as_ref().err().map(|bad| match bad {
-        Bad::Died => Failure::new("read_fifo", "killed before it was started"),
-        other => Failure::new("exec_entrypoint", other.to_string()),
-    });
-    let confined = plan.apparmor.is_some();
-    audit.write(
-        &record(plan, Event::Init, pid)
-            .confined(confined)
-            .result(failure.as_ref()),
-    );
-    // Now nobody waits for this process.
-    let _ = audit.trim();
-
-    pump.run(process.as_fd())?;
-    let code = wait(process.as_fd());
-    let exit = classify(code, oom_kills() > oom_kills_before, executed.err());
-    pump.finish()?;
-    if let Some(events) = &mut events {
-        events.line(format_args!("init exited (status={code})"));
-        let failed = Failure::new("wait_init", format!("exit status {code}"));
-        audit.write(&record(plan, Event::Shim, pid).result((code != 0).then_some(&failed)));
+    /// Undoes everything of this run that is not `create`'s to undo.
+    fn give_up(self) {
+        end_now(self.plan, self.process.as_fd());
+        let _ = self.pump.finish();
+        let _ = remove_if_exists(&init_pid_file(self.plan));
     }
-    finish(&plan.container, &plan.config, audit, &exit).map_err(std::io::Error::other)
+
+    /// Until init has ended and everybody knows. Output that cannot be forwarded is no reason not to be there then.
+    fn attend(mut self, audit: &AuditLog) {
+        let _ = self.pump.run(self.executed.as_fd());
+        let executed = self.executed.hear(SET_UP_LIMIT);
+        let failure = executed.as_ref().err().map(|bad| match bad {
+            Bad::Died => Failure::new("read_fifo", "killed before it was started"),
+            other => Failure::new("exec_entrypoint", other.to_string()),
+        });
+        let init = record(self.plan, Event::Init, self.pid).confined(self.plan.apparmor.is_some());
+        audit.write(&init.result(failure.as_ref()));
+        // Now nobody waits for this process.
+        let _ = audit.trim();
+
+        let _ = self.pump.run(self.process.as_fd());
+        let code = wait(self.process.as_fd());
+        let oom_kills = self.cgroup.as_ref().map_or(0, Cgroup::oom_kills);
+        let exit = classify(code, oom_kills > self.oom_kills, executed.err());
+        let _ = self.pump.finish();
+        if let Some(events) = &mut self.events {
+            events.line(format_args!("init exited (status={code})"));
+            let failed = Failure::new("wait_init", format!("exit status {code}"));
+            audit.write(&record(self.plan, Event::Shim, self.pid).result((code != 0).then_some(&failed)));
+        }
+        if let Err(error) = finish(&self.plan.container, &self.plan.config, audit, &exit) {
+            note(self.plan, &error.to_string());
+        }
+    }
 }
 
 fn pump(plan: &Plan, output: init::Output) -> std::io::Result<Pump> {
     let log = LogFile::open(plan.container.dir.log(plan.tty))?;
     match output {
         init::Output::Pipe(pipe) => Pump::pipe(pipe, log),
-        init::Output::Terminal { master, socket } => {
-            let events = EventLog::open(plan.container.dir.logs().join("shim.log"), "shim");
-            Pump::terminal(master, log, socket, events)
-        }
+        init::Output::Terminal { master, socket } => Pump::terminal(master, log, socket, event_log(plan)),
     }
 }
 
-fn report(creator: &mut UnixStream, report: &Report) -> std::io::Result<()> {
-    let mut line = serde_json::to_vec(report)?;
-    line.push(b'\n');
-    creator.write_all(&line)
+fn event_log(plan: &Plan) -> EventLog {
+    EventLog::open(plan.container.dir.logs().join("shim.log"), "shim")
+}
+
+/// For whoever looks for it there, as the original's shim wrote it.
+fn init_pid_file(plan: &Plan) -> PathBuf {
+    plan.container.dir.path().join("init.pid")
+}
+
+/// A creator that is not there any more shows when its answer is awaited.
+fn send(creator: &mut UnixStream, report: &Report) {
+    if let Ok(mut line) = serde_json::to_vec(report) {
+        line.push(b'\n');
+        let _ = creator.write_all(&line);
+    }
 }
 
 /// Whether the container stays. `create` that fails or dies closes the connection.

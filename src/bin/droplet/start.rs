@@ -16,7 +16,6 @@ use crate::failure::{Failure, Stage};
 use crate::finish::settle;
 use crate::hooks::{Hooks, Phase};
 use crate::init::{EXEC_FIFO, notify_socket};
-use crate::lock::Lock;
 use crate::report::{Bad, Listener};
 
 /// How long an `execve` may take.
@@ -47,9 +46,7 @@ pub fn start(container: &Container, audit: &AuditLog) -> Result<(), Failure> {
 }
 
 fn locked(container: &Container, config: &Config, audit: &AuditLog) -> Result<(), Failure> {
-    // Nothing is made for a container that does not exist.
-    container.state().stage("check_status")?;
-    let lock = Lock::exclusive(&container.lock_path().stage("check_status")?).stage("check_status")?;
+    let lock = container.lock().stage("check_status")?;
     let mut state = container.state().stage("check_status")?;
     let status = render_status(state.status);
     let refused = || {

@@ -2,7 +2,7 @@
 //!
 //! Everything here runs in forked processes of a program with one thread, and ends in `execve` or `_exit`.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
@@ -111,7 +111,16 @@ fn read_pid(reader: &OwnedFd) -> Option<Pid> {
 
 /// The entrant: joins the container, makes the process, tells its pid, ends.
 fn enter(job: &Job, stdio: &Stdio, speaker: &Speaker, pid_writer: &OwnedFd) -> ! {
-    let made = join(job).and_then(|proc| match fork_sibling() {
+    // Not least the monitor's own way to report: if this process hangs, the monitor must still be heard.
+    let needed = [
+        speaker.as_fd(),
+        pid_writer.as_fd(),
+        stdio.input.as_fd(),
+        stdio.output.as_fd(),
+        job.target.as_fd(),
+    ];
+    let closed = close_others(needed).map_err(|e| format!("cannot close what is not needed: {e}"));
+    let made = closed.and_then(|()| join(job)).and_then(|proc| match fork_sibling() {
         Ok(None) => Err(become_program(job, stdio, speaker, proc)),
         Ok(Some(pid)) => {
             let _ = rustix::io::write(pid_writer, &pid.as_raw_nonzero().get().to_ne_bytes());
@@ -209,12 +218,21 @@ fn keep_only(stdio: &Stdio, speaker: &Speaker) -> std::io::Result<()> {
     dup2_stdin(&stdio.input)?;
     dup2_stdout(&stdio.output)?;
     dup2_stderr(&stdio.output)?;
-    let kept = speaker.as_fd().as_raw_fd().cast_unsigned();
-    for (first, last) in [(3, kept - 1), (kept + 1, libc::c_uint::MAX)] {
-        // SAFETY: who owned these descriptors never uses them again: this process ends in `execve` or `_exit`.
-        if first <= last && unsafe { libc::close_range(first, last, 0) } != 0 {
+    close_others([speaker.as_fd()])
+}
+
+/// Closes every descriptor but stdio and those given. Who owned one never uses it again: this process ends in `execve`
+/// or `_exit`.
+fn close_others<const N: usize>(kept: [BorrowedFd<'_>; N]) -> std::io::Result<()> {
+    let mut kept = kept.map(|fd| fd.as_raw_fd().cast_unsigned());
+    kept.sort_unstable();
+    let mut first = 3;
+    for end in kept.into_iter().chain([libc::c_uint::MAX]) {
+        // SAFETY: see above.
+        if first < end && unsafe { libc::close_range(first, end - 1, 0) } != 0 {
             return Err(std::io::Error::last_os_error());
         }
+        first = end.saturating_add(1).max(3);
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The container that is entered, by descriptors of its init: they cannot come to mean another process.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use condenser::store::ProcessId;
@@ -97,6 +97,13 @@ impl Target {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let slave = ioctl_tiocgptpeer(&master, flags)?;
         Ok((master, slave))
+    }
+}
+
+impl AsFd for Target {
+    /// All that [`Target::enter`] needs.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
     }
 }
 
