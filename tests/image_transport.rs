@@ -106,6 +106,27 @@ async fn who_cannot_get_a_token_learns_why() {
     refused(CHALLENGE, "token", "gives no token for app: 403: go away").await;
 }
 
+#[tokio::test]
+async fn a_silent_token_service_holds_up_only_its_own_users() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (stuck, peer) = (Peer::start().await, Peer::start().await);
+    let place = Place::new(&[&stuck.address.to_string(), &peer.address.to_string()]).await;
+    let image = TestImage::of(&[Layer::file("a", "1")]);
+    let realm = format!(r#"Bearer realm="http://{}/token""#, silent.local_addr().unwrap());
+    for (peer, challenge) in [(&stuck, realm), (&peer, CHALLENGE.to_owned())] {
+        peer.with(|b| {
+            b.challenges = vec![challenge];
+            b.token_member = "token".into();
+        });
+    }
+    let reference = ImageRef::parse(&stuck.offer("1", &image)).unwrap();
+    let images = place.images.clone();
+    let waiting = tokio::spawn(async move { images.pull(&reference, &Platform::host()).await });
+    let _connection = silent.accept().await.unwrap();
+    place.pull(&peer.offer("1", &image)).await.unwrap();
+    assert!(!waiting.is_finished());
+}
+
 #[rstest::rstest]
 #[case::with_ranges(false)]
 #[case::without_ranges(true)]

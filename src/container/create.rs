@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::apparmor::Confinement;
-use crate::image::{ImageRef, Platform};
+use crate::image::{ImageRef, Platform, still_present};
 use crate::network::ipam;
 use crate::store::{
     Attachment, Claim, Container, ContainerState, Forward, Image, ImageRunConfig, Network, Operation, ProcessSpec,
@@ -15,7 +15,11 @@ use crate::store::{
 use super::request::{effective_command, environment, parse_ports};
 use super::{ContainerError, ContainerService, CreateRequest, bundle, names, transitions};
 
+/// How often an image that vanishes between pull and use is asked for again.
+const ENSURE_TRIES: usize = 3;
+
 /// A request whose every part was checked without looking at an image.
+#[derive(Clone)]
 struct Wish {
     reference: ImageRef,
     name: String,
@@ -30,14 +34,21 @@ impl ContainerService {
         let service = self.clone();
         self.detached(async move {
             let wish = service.check(request).await?;
-            let image = service
-                .0
-                .services
-                .images
-                .ensure(&wish.reference, &Platform::host())
-                .await?;
-            let process = service.process(&wish.request, &image).await?;
-            service.create_from(wish, image, process).await
+            for _ in 0..ENSURE_TRIES {
+                let image = service
+                    .0
+                    .services
+                    .images
+                    .ensure(&wish.reference, &Platform::host())
+                    .await?;
+                let process = service.process(&wish.request, &image).await?;
+                match service.create_from(wish.clone(), image, process).await {
+                    // Removed or replaced by another request in this moment: the reference may mean a new one now.
+                    Err(ContainerError::ImageGone(_)) => {}
+                    result => return result,
+                }
+            }
+            Err(ContainerError::ImageGone(wish.reference.canonical()))
         })
         .await
     }
@@ -162,10 +173,8 @@ impl ContainerService {
     ) -> Result<Arc<Container>, ContainerError> {
         let reserve = self.0.services.store.transact(move |t| {
             // Between pull and now the image may have been removed; its layers are only safe under a committed row.
-            if t.get::<Image>(&image.id)
-                .is_none_or(|present| present.config_digest != image.config_digest)
-            {
-                return Err(crate::image::ImageError::NotFound(image.id.clone()).into());
+            if !still_present(t, &image) {
+                return Err(ContainerError::ImageGone(image.id.clone()));
             }
             let network = t
                 .get::<Network>(&wish.network)

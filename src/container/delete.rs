@@ -85,7 +85,21 @@ impl ContainerService {
                 t.remove::<Container>(&row);
                 Ok::<_, ContainerError>(())
             })
-            .await
+            .await?;
+        self.sweep_layers(&container.layers).await;
+        Ok(())
+    }
+
+    /// Removes the layers of a container that is gone if no image needs them. They are swept at the next start too.
+    async fn sweep_layers(&self, layers: &[String]) {
+        let snapshot = self.snapshot();
+        let mut images = snapshot.images().iter();
+        if images.any(|image| image.layers.iter().map(|layer| &layer.diff_id).eq(layers)) {
+            return;
+        }
+        if let Err(error) = self.0.services.images.sweep().await {
+            tracing::warn!(%error, "layers that nothing needs could not be removed");
+        }
     }
 
     /// The runtime's part. It may not know the container: a create can fail before it heard of it.

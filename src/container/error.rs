@@ -34,6 +34,9 @@ pub enum ContainerError {
     /// The image cannot be had.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// The image was removed or replaced while the container was being made.
+    #[error("image {0} was removed meanwhile; try again")]
+    ImageGone(String),
     /// Neither request nor image say what to run.
     #[error("create spec failed: no command: the image has neither entrypoint nor cmd, so the request must name one")]
     NoCommand,

@@ -16,7 +16,6 @@
 //! All functions block, except where they say `async`.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -118,7 +117,7 @@ impl LayerStore {
     /// Makes everything durable that has a final name now, with one `syncfs`. It waits for what others wrote to the
     /// same file system as well; one `fsync` per file would be many times slower.
     pub(super) fn sync(&self) -> io::Result<()> {
-        rustix::fs::syncfs(File::open(&self.layers)?).map_err(|e| named(e, &self.layers))
+        rustix::fs::syncfs(fs_err::File::open(&self.layers)?).map_err(|e| named(e, &self.layers))
     }
 
     /// Keeps sweeps away from these, there or not yet there, as long as the value lives.

@@ -57,7 +57,8 @@ pub use self::pull::Progress;
 pub use self::reference::ImageRef;
 pub use self::user::User;
 
-/// How many blobs are downloaded and unpacked at once, if there are as many processors.
+/// How many blobs are downloaded and unpacked at once, at most. One more than there are processors: now and then each
+/// of them waits for the network or the disk.
 const MAX_DOWNLOADS: usize = 3;
 /// Largest `/etc/passwd` or `/etc/group` of an image that is read, in bytes.
 const MAX_ACCOUNTS: u64 = 1 << 20;
@@ -103,7 +104,7 @@ impl ImageService {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self(Arc::new(Inner {
             registry: Registry::new(settings.insecure_registries.clone()),
-            downloads: Semaphore::new(cores.min(MAX_DOWNLOADS)),
+            downloads: Semaphore::new(MAX_DOWNLOADS.min(cores + 1)),
             flights: Mutex::default(),
             settings,
             store,

@@ -33,12 +33,16 @@ const MAX_TOKEN_REPLY: u64 = 64 << 10;
 /// How much of an error answer is read and shown.
 const MAX_ERROR_BODY: u64 = 4 << 10;
 
+/// The token of one repository, locked while a new one is asked for.
+type Slot = Arc<Mutex<Option<String>>>;
+
 /// Client of all registries. Connections and tokens are shared.
 pub(super) struct Registry {
     insecure: Vec<String>,
     client: OnceCell<Client>,
-    /// By registry and repository.
-    tokens: Mutex<HashMap<(String, String), String>>,
+    /// By registry and repository. Each has a lock of its own: a token service that does not answer holds up only those
+    /// who need it.
+    tokens: std::sync::Mutex<HashMap<(String, String), Slot>>,
 }
 
 /// A manifest as it was fetched.
@@ -53,7 +57,7 @@ impl Registry {
         Self {
             insecure,
             client: OnceCell::new(),
-            tokens: Mutex::default(),
+            tokens: Default::default(),
         }
     }
 
@@ -149,7 +153,7 @@ impl Registry {
                 (request, _) => request,
             }
         };
-        let token = self.tokens.lock().await.get(&key(image)).cloned();
+        let token = self.token(image).lock().await.clone();
         let response = self.send(image, tail, with(&token)).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
@@ -165,8 +169,9 @@ impl Registry {
         stale: Option<String>,
         headers: &HeaderMap,
     ) -> Result<String, ImageError> {
-        let mut tokens = self.tokens.lock().await;
-        if let Some(token) = tokens.get(&key(image)).filter(|t| Some(*t) != stale.as_ref()) {
+        let current = self.token(image);
+        let mut current = current.lock().await;
+        if let Some(token) = current.as_ref().filter(|t| Some(*t) != stale.as_ref()) {
             return Ok(token.clone());
         }
         let scope = format!("repository:{}:pull", image.path());
@@ -188,8 +193,14 @@ impl Registry {
         let token = reply
             .and_then(|reply| token::token_of(&reply))
             .map_err(|e| failed(image, e))?;
-        tokens.insert(key(image), token.clone());
+        *current = Some(token.clone());
         Ok(token)
+    }
+
+    fn token(&self, image: &ImageRef) -> Slot {
+        let key = (image.registry().to_owned(), image.path().to_owned());
+        let mut tokens = self.tokens.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        tokens.entry(key).or_default().clone()
     }
 
     /// Sends a request, again after a pause when the trouble looks temporary: 429, 5xx, a broken connection. A host
@@ -281,10 +292,6 @@ fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
     } else {
         attempt.follow()
     }
-}
-
-fn key(image: &ImageRef) -> (String, String) {
-    (image.registry().to_owned(), image.path().to_owned())
 }
 
 fn temporary(status: StatusCode) -> bool {

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::sandbox::{Sandbox, interface_exists, processes, sandbox, shell, signal, wait_for};
+use crate::sandbox::{Sandbox, interface_exists, processes, sandbox, shell, wait_for};
 
 /// `create` fails with this text; nothing is left; with the right configuration it then works.
 fn fails_and_recovers(s: &Sandbox, broken: &Value, expected: &str) {
@@ -204,7 +204,7 @@ fn what_a_killed_create_leaves_is_cleaned_up_by_the_next_verb() {
             let mut create = s.command(&["create", id]).stderr(Stdio::null()).spawn().unwrap();
             wait_for("the hook", || (s.payloads().len() > before).then_some(()));
             if with_monitor {
-                signal(s.monitor(id), libc::SIGKILL);
+                s.kill_monitor(id);
             }
             create.kill().unwrap();
             create.wait().unwrap();
@@ -242,7 +242,7 @@ fn create_fails_when_its_monitor_is_killed() {
         s.write(id, &config);
         let mut create = s.command(&["create", id]).stderr(Stdio::null()).spawn().unwrap();
         wait_for("the hook", || (s.payloads().len() == 1).then_some(()));
-        signal(s.monitor(id), libc::SIGKILL);
+        s.kill_monitor(id);
         fs::write(go, "").unwrap();
         assert_eq!(create.wait().unwrap().code(), Some(1));
         assert_eq!(s.traces(id), Vec::<String>::new());

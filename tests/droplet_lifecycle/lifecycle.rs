@@ -326,7 +326,7 @@ fn without_its_monitor_a_container_can_be_killed_and_deleted() {
         let id = s.id.as_str();
         with_all_hooks(s, s.config(id, "sleep 1000"));
         s.up();
-        signal(s.monitor(id), libc::SIGKILL);
+        s.kill_monitor(id);
         assert_eq!(s.state(id)["status"], "running");
         s.ok(&["kill", id, "KILL"]);
         let state = s.state(id);
@@ -353,7 +353,7 @@ fn an_end_that_was_recorded_survives_a_monitor_killed_in_its_hooks() {
         s.write(id, &config);
         s.up();
         wait_for("the hook", || (s.payloads().len() == 1).then_some(()));
-        signal(s.monitor(id), libc::SIGKILL);
+        s.kill_monitor(id);
         fs::write(go, "").unwrap();
         s.ok(&["create", id]);
         let told = s.payloads();

@@ -1,5 +1,5 @@
 //! A place where the real `droplet` can do anything: every test runs once more in a process of its own, in private
-//! mount, network and pid namespaces, with a bridge, a private `/run/raind` and an image made from busybox. When that
+//! mount, network and pid namespaces, with a bridge, a private `/run` and an image made from busybox. When that
 //! process ends, however it does, everything started in it ends too.
 
 use std::fs;
@@ -108,9 +108,8 @@ pub struct Sandbox {
 impl Sandbox {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        fs::create_dir_all("/run/raind").unwrap();
         for command in [
-            "mount -t tmpfs tmpfs /run/raind",
+            "mount -t tmpfs tmpfs /run",
             "ip link set lo up",
             "ip link add raind0 type bridge",
             "ip addr add 10.166.0.254/24 dev raind0",
@@ -343,6 +342,14 @@ impl Sandbox {
         run["finisher"]["pid"].as_i64().unwrap() as i32
     }
 
+    /// Kills the monitor and waits until it is dead.
+    pub fn kill_monitor(&self, id: &str) {
+        let monitor = self.monitor(id);
+        signal(monitor, libc::SIGKILL);
+        let gone = || !processes().iter().any(|(pid, _)| *pid == monitor);
+        wait_for("the monitor's death", || gone().then_some(()));
+    }
+
     /// A log of a container.
     pub fn log(&self, name: &str) -> String {
         fs::read_to_string(self.bundle(&self.id).join("logs").join(name)).unwrap_or_default()
@@ -393,6 +400,40 @@ impl Sandbox {
     pub fn audit(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.path("log/droplet_audit.log")).unwrap_or_default();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+/// Cgroups are the machine's: what a test did not delete would stay.
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+        for cgroups in hierarchies.filter_map(|hierarchy| fs::read_dir(hierarchy.path().join("raind")).ok()) {
+            for cgroup in cgroups.flatten().map(|cgroup| cgroup.path()) {
+                // Ids that a test derives from its own differ at the end.
+                if cgroup
+                    .file_name()
+                    .is_some_and(|name| name.to_string_lossy().starts_with(&self.id[..10]))
+                {
+                    remove_cgroup(&cgroup);
+                }
+            }
+        }
+    }
+}
+
+fn remove_cgroup(path: &Path) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while fs::remove_dir(path).is_err() && path.exists() && Instant::now() < deadline {
+        for pid in fs::read_to_string(path.join("cgroup.procs"))
+            .unwrap_or_default()
+            .lines()
+        {
+            if let Some(pid) = pid.parse().ok().filter(|pid| *pid > 0) {
+                // SAFETY: no memory is involved.
+                unsafe { libc::kill(pid, libc::SIGKILL) };
+            }
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -55,6 +55,36 @@ fn layers_are_stored_once_and_live_as_long_as_they_are_used() {
 }
 
 #[test]
+fn layers_of_a_replaced_image_go_with_its_last_container() {
+    let lab = Lab::running();
+    let big = |name: &str| Layer::new().file(name, 0o644, vec![name.as_bytes()[0]; 4 << 20]);
+    let image = lab.pull(&ImageSpec::busybox().layer(big("old")), "lab/app:1");
+    let used = disk_usage(&lab);
+    let id = lab.api().create(json!({ "image": image, "command": ["/bin/true"] }));
+    lab.pull(&ImageSpec::busybox().layer(big("new")), "lab/app:1");
+    assert!(
+        disk_usage(&lab) > used + (3 << 20),
+        "the container stands on the old layers"
+    );
+    lab.api().delete(&id);
+    assert!(disk_usage(&lab) < used + (1 << 20), "nothing stands on the old layers");
+}
+
+#[test]
+fn a_user_that_the_image_does_not_have_is_bad_input() {
+    let lab = Lab::running();
+    let before = lab.inventory();
+    let image = lab.pull(&ImageSpec::busybox().user("nobody-knows"), "lab/user:1");
+    let said = lab
+        .api()
+        .call(post("/v1/containers", json!({ "image": image })))
+        .refused(400, "service failed: ");
+    assert!(said.contains("nobody-knows"), "{said}");
+    remove(&lab, &image);
+    lab.assert_unchanged(&before);
+}
+
+#[test]
 fn an_image_in_use_is_not_removed() {
     let (lab, image) = lab_with_busybox();
     let id = lab

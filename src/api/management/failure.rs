@@ -20,6 +20,7 @@ impl From<ContainerError> for ApiError {
             | E::EmptyCommand
             | E::TooManyLines(_) => Self::bad_request(message),
             E::Ambiguous(_)
+            | E::ImageGone(_)
             | E::NameTaken(_)
             | E::PortTaken { .. }
             | E::SubnetFull(_)
@@ -48,11 +49,11 @@ impl From<ImageError> for ApiError {
         use ImageError as E;
         let message = error.to_string();
         match error {
-            E::EmptyRepository | E::InvalidReference(_) => Self::bad_request(message),
+            E::EmptyRepository | E::InvalidReference(_) | E::UnknownUser { .. } => Self::bad_request(message),
             E::ManifestNotFound(_) | E::NoPlatform { .. } | E::NotFound(_) => Self::not_found(message),
             E::InUse { .. } => Self::conflict(message),
-            E::Registry { .. } | E::BadLayer { .. } => Self::bad_gateway(message),
-            _ => Self::internal(message),
+            E::Registry { .. } | E::BadImage { .. } | E::BadLayer { .. } => Self::bad_gateway(message),
+            E::Store(_) | E::Io(_) => Self::internal(message),
         }
     }
 }

@@ -165,6 +165,34 @@ fn later_entries_replace_earlier_ones() {
 }
 
 #[test]
+fn a_path_means_what_it_means_now() {
+    let lab = Lab::new();
+    let tar = Tar::new()
+        .dir("one", 0o755)
+        .dir("two", 0o755)
+        .symlink("link", "one")
+        .file("link/first", "")
+        .symlink("link", "two")
+        .file("link/second", "")
+        .file("dir/sub/old", "")
+        .file("dir", "")
+        .dir("dir", 0o755)
+        .file("dir/sub/new", "");
+    lab.unpack(tar).unwrap();
+    let expected = [
+        "dir/",
+        "dir/sub/",
+        "dir/sub/new",
+        "link",
+        "one/",
+        "one/first",
+        "two/",
+        "two/second",
+    ];
+    assert_eq!(names(&lab.root()), expected);
+}
+
+#[test]
 fn links_lead_to_places_inside_the_root() {
     let lab = Lab::new();
     let host = lab.host();
