@@ -49,7 +49,7 @@ const SHUTTING_DOWN: Farewell = (close_code::AWAY, "daemon is shutting down");
     params(("containerId" = String, Path)),
     responses((status = 101, description = "WebSocket, ends with close code 1000, 1001 or 1013"),
         (status = 400, body = Failure, description = "Not a WebSocket handshake over HTTP/1.1"),
-        (status = 403, body = Failure, description = "Origin not allowed"), (status = 404, body = Failure),
+        (status = 403, body = Failure, description = "Another role, or an origin that is not allowed"), (status = 404, body = Failure),
         (status = 409, body = Failure, description = "No terminal, not created or running, or 16 clients already")))]
 pub async fn attach(
     State(m): State<Management>,
@@ -68,7 +68,7 @@ pub async fn attach(
     params(("containerId" = String, Path)),
     responses((status = 101, description = "WebSocket, ends with close code 1000, 1001 or 1013"),
         (status = 400, body = Failure, description = "Not a WebSocket handshake over HTTP/1.1"),
-        (status = 403, body = Failure, description = "Origin not allowed"), (status = 404, body = Failure),
+        (status = 403, body = Failure, description = "Another role, or an origin that is not allowed"), (status = 404, body = Failure),
         (status = 409, body = Failure, description = "Not running, or 16 clients already")))]
 pub async fn exec_attach(
     State(m): State<Management>,
