@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use ipnet::Ipv4Net;
 use serde::Deserialize;
 
+use crate::logs::Limits;
+
 /// Where the configuration file is looked for when `--config` is not given. It may be absent.
 pub const DEFAULT_FILE: &str = "/etc/raind/condenser.toml";
 
@@ -90,6 +92,20 @@ pub struct Settings {
     /// Largest number of entries of one image layer [default: 2000000]
     #[arg(long, env = "CONDENSER_MAX_LAYER_ENTRIES", value_name = "N")]
     pub max_layer_entries: Option<u64>,
+    /// Size at which a log of a container is put aside and a new one begun, in bytes [default: 64 MiB]
+    #[arg(long, env = "CONDENSER_LOG_MAX_BYTES", value_name = "BYTES")]
+    pub log_max_bytes: Option<u64>,
+    /// How many files of a container's log are kept beside the current one [default: 4]
+    #[arg(long, env = "CONDENSER_LOG_MAX_FILES", value_name = "N")]
+    pub log_max_files: Option<u32>,
+    /// Values of `Origin` that may attach to terminals besides the API's own address [default: none]
+    #[arg(
+        long,
+        env = "CONDENSER_ALLOWED_ORIGINS",
+        value_name = "ORIGIN",
+        value_delimiter = ','
+    )]
+    pub allowed_origins: Option<Vec<String>>,
 }
 
 /// Format of the daemon's own log.
@@ -125,6 +141,8 @@ pub struct Config {
     pub insecure_registries: Vec<String>,
     pub max_layer_bytes: u64,
     pub max_layer_entries: u64,
+    pub log_limits: Limits,
+    pub allowed_origins: Vec<String>,
 }
 
 /// Why a configuration was refused. The text names the value and the way out.
@@ -198,6 +216,9 @@ impl Settings {
             insecure_registries,
             max_layer_bytes,
             max_layer_entries,
+            log_max_bytes,
+            log_max_files,
+            allowed_origins,
         )
     }
 }
@@ -241,6 +262,8 @@ impl Config {
             insecure_registries: s.insecure_registries.unwrap_or_default(),
             max_layer_bytes: s.max_layer_bytes.unwrap_or(64 << 30),
             max_layer_entries: s.max_layer_entries.unwrap_or(2_000_000),
+            log_limits: log_limits(s.log_max_bytes, s.log_max_files)?,
+            allowed_origins: s.allowed_origins.unwrap_or_default(),
         };
         if config.runtime_subnet.prefix_len() > 24 {
             return Err(ConfigError::Invalid {
@@ -301,6 +324,27 @@ fn absolute(name: &'static str, value: Option<PathBuf>, default: &str) -> Result
         return Err(ConfigError::Invalid { name, message });
     }
     Ok(path)
+}
+
+/// A file that is too small would be put aside all the time.
+fn log_limits(max_bytes: Option<u64>, max_files: Option<u32>) -> Result<Limits, ConfigError> {
+    let limits = Limits {
+        max_bytes: max_bytes.unwrap_or(64 << 20),
+        max_files: max_files.unwrap_or(4),
+    };
+    if limits.max_bytes < 64 << 10 {
+        return Err(ConfigError::Invalid {
+            name: "log_max_bytes",
+            message: format!("{} is too small; name at least 65536", limits.max_bytes),
+        });
+    }
+    if !(1..=1000).contains(&limits.max_files) {
+        return Err(ConfigError::Invalid {
+            name: "log_max_files",
+            message: format!("{} is not between 1 and 1000", limits.max_files),
+        });
+    }
+    Ok(limits)
 }
 
 fn upstreams(value: Option<Vec<String>>) -> Result<Vec<SocketAddr>, ConfigError> {
@@ -381,6 +425,14 @@ mod tests {
             },
             Settings {
                 hook_addresses: Some(vec![]),
+                ..Settings::default()
+            },
+            Settings {
+                log_max_bytes: Some(65_535),
+                ..Settings::default()
+            },
+            Settings {
+                log_max_files: Some(0),
                 ..Settings::default()
             },
         ];

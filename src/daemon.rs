@@ -24,15 +24,17 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::api::identity::Role;
 use crate::api::listener::{self, BoundListener};
-use crate::api::management::{self, Management};
+use crate::api::management::{self, Management, Sessions};
 use crate::api::{hooks, pki as pki_api, routing};
 use crate::apparmor::{self, Confinement};
 use crate::audit::AuditLog;
 use crate::config::{Config, HOOK_PORT};
 use crate::container::{ContainerService, ContainerSettings, HookSettings, Services};
 use crate::dns::Forwarder;
+use crate::events::{self, Events};
 use crate::firewall::{Firewall, FirewallSettings};
 use crate::image::{ImageService, ImageSettings};
+use crate::logs::Watcher;
 use crate::metrics::{Activity, MetricsLog, Sampler};
 use crate::network::{DEFAULT_NETWORK, DNS_ADDRESS, DNS_PORT, NetworkService, NetworkSettings, Uplink};
 use crate::pki::Pki;
@@ -114,6 +116,9 @@ impl Daemon {
     async fn start(config: Config) -> Result<Self, DaemonError> {
         prepare(&config)?;
         let store = Store::open(&config.database())?;
+        let events = Events::new(events::KEPT);
+        // From here on, so that recovery is among them.
+        let commits = store.subscribe();
         let management_socket = listen("the management API", config.management_address).await?;
         let ca_socket = listen("certificate requests", config.ca_address).await?;
         let audit = AuditLog::open(&config.log_dir, &host_name()).map_err(DaemonError::Audit)?;
@@ -147,6 +152,7 @@ impl Daemon {
             Confinement::Confined => tracing::info!("containers are confined by AppArmor"),
             Confinement::Unconfined(reason) => tracing::warn!(reason, "containers run without AppArmor"),
         }
+        let watcher = Watcher::open();
         let containers = ContainerService::new(
             container_settings(&config, confinement),
             Services {
@@ -156,6 +162,7 @@ impl Daemon {
                 firewall: firewall.clone(),
                 runtime: Arc::new(Droplet::new(config.droplet.clone(), config.container_root())),
                 activity: activity.clone(),
+                watcher: watcher.clone(),
             },
         );
 
@@ -166,6 +173,8 @@ impl Daemon {
         let support = (CancellationToken::new(), TaskTracker::new());
         let (stop, tasks) = &support;
         tasks.spawn(dns.run(stop.clone()));
+        tasks.spawn(events.clone().run(commits, stop.clone()));
+        tasks.spawn(watcher.run(stop.clone()));
         let signing = pki_api::Signing {
             containers: containers.clone(),
             pki: serving.pki.clone(),
@@ -183,7 +192,9 @@ impl Daemon {
         containers.recover().await?;
         let metrics_log = MetricsLog::open(&config.log_dir);
         tasks.spawn(sampler.clone().run(store.clone(), metrics_log, stop.clone()));
+        tasks.spawn(containers.clone().bound_logs(stop.clone()));
 
+        let allowed_origins = config.allowed_origins.clone().into();
         let following = Following {
             config,
             store: store.clone(),
@@ -200,6 +211,12 @@ impl Daemon {
             images,
             sampler,
             activity,
+            events,
+            sessions: Sessions {
+                stop: management.0.clone(),
+                tasks: management.1.clone(),
+            },
+            allowed_origins,
         };
         let app = routing::app(plain(management::routes(), services), Role::Cli, audit.clone());
         management
@@ -432,6 +449,7 @@ fn container_settings(config: &Config, confinement: Confinement) -> ContainerSet
         run_as_image_user: config.run_as_image_user,
         confinement,
         require_apparmor: config.require_apparmor,
+        log_limits: config.log_limits,
         hooks: HookSettings {
             agent: config.hook_agent.clone(),
             cert_dir: config.cert_dir(),

@@ -12,12 +12,14 @@
 //! - [`runtime`]: what the daemon and `bin/droplet` share, and the driver that starts it
 //! - [`network`]: bridges, addresses, the uplink
 //! - [`firewall`]: desired rules, rendered as a whole and applied at once
+//! - [`events`]: what happened to objects, for clients that watch
 //! - [`policy`]: chains and modes
 //! - [`dns`]: the forwarder behind the containers' resolver
 //! - [`pki`]: CA, certificates, SPIFFE ids
 //! - [`audit`]: one record per request
 //! - [`metrics`]: what containers use and what the daemon does, in figures
 //! - [`logfile`]: append-only files that rotate
+//! - [`logs`]: reading, following and bounding the logs of containers
 //! - [`hook_agent`]: what `condenser-hook-agent` does
 //! - [`time`]: times as others read them
 //! - [`apparmor`]: the confinement profile
@@ -29,10 +31,12 @@ pub mod config;
 pub mod container;
 pub mod daemon;
 pub mod dns;
+pub mod events;
 pub mod firewall;
 pub mod hook_agent;
 pub mod image;
 pub mod logfile;
+pub mod logs;
 pub mod metrics;
 pub mod network;
 pub mod pki;

@@ -8,6 +8,8 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::logs::put_aside;
+
 /// Size at which a file is put aside, in bytes.
 pub const LIMIT: u64 = 50 * 1024 * 1024;
 /// How many files are kept beside the current one.
@@ -79,18 +81,9 @@ impl RotatingFile {
     }
 
     fn rotate(&mut self) -> io::Result<()> {
-        for n in (1..KEPT).rev() {
-            rename_if_present(&self.aside(n), &self.aside(n + 1))?;
-        }
-        rename_if_present(&self.path, &self.aside(1))?;
+        put_aside(&self.path, KEPT)?;
         (self.file, self.size, self.torn) = open(&self.path)?;
         Ok(())
-    }
-
-    fn aside(&self, n: u32) -> PathBuf {
-        let mut name = self.path.clone().into_os_string();
-        name.push(format!(".{n}"));
-        name.into()
     }
 }
 
@@ -121,13 +114,6 @@ fn open(path: &Path) -> io::Result<(std::fs::File, u64, bool)> {
         file.read_exact(&mut last)?;
     }
     Ok((file, size, last != [b'\n']))
-}
-
-fn rename_if_present(from: &Path, to: &Path) -> io::Result<()> {
-    match std::fs::rename(from, to) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
 }
 
 fn named(path: &Path, error: &io::Error) -> io::Error {

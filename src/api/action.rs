@@ -25,6 +25,7 @@ pub fn action_of(method: &Method, path: &str, event: Option<&str>) -> (&'static 
         ("GET", ["networks"]) => ("network.list", Information),
         ("POST", ["networks"]) => ("network.create", Medium),
         ("DELETE", ["networks", _, "actions", "delete"]) => ("network.delete", High),
+        ("GET", ["events"]) => ("event.watch", Information),
         ("GET", ["logs", "netflow"]) => ("netflow.read", Information),
         _ => UNKNOWN,
     }
@@ -169,6 +170,7 @@ mod tests {
         POST /v1/policies/revert policy.revert medium
         POST /v1/policies/ns/mode policy.mode.change critical
         DELETE /v1/policies/p policy.delete medium
+        GET /v1/events event.watch information
         GET /v1/logs/netflow netflow.read information
         POST /v1/pki/sign pki.sign high
         POST /v1/hooks/droplet hook.apply medium

@@ -77,6 +77,12 @@ pub enum ContainerError {
     /// Exec in a container that does not run.
     #[error("container: {0} not running.")]
     NotRunning(String),
+    /// Attach to a container that was created without a terminal.
+    #[error("container: {0} has tty mode disabled.\nif attach operation needed, use -t option when create container")]
+    NoTerminal(String),
+    /// One client more than a terminal takes.
+    #[error("container: {0} already has {max} attached clients; detach one first", max = super::MAX_CLIENTS)]
+    TooManyClients(String),
     /// Exec without a command.
     #[error("a command is needed: `command` must name a program")]
     EmptyCommand,

@@ -1,21 +1,37 @@
-//! The last lines of a container's log (`contract/api.md` 5.10).
+//! The log of a container (`contract/api.md` 5.10): what it wrote, or for one with a terminal, what was shown there.
 
-use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 
-use crate::store::Container;
+use bytes::Bytes;
+use futures_util::Stream;
+use jiff::Timestamp;
+use tokio::sync::broadcast::error::RecvError;
 
 use super::{ContainerError, ContainerService};
+use crate::logs::{self, Follow, LogReader, Selection, View};
+use crate::store::{Change, Container, ContainerState, Kind, Object};
 
 /// Lines when the client does not say.
 pub const DEFAULT_LINES: i64 = 100;
-/// Most lines that are given out at once.
+/// Most lines that are counted from the end.
 pub const MAX_LINES: usize = 5000;
-/// How far back in the file lines are looked for, in bytes.
-const WINDOW: u64 = 4 << 20;
+
+/// Which part of a log, and how.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogRequest {
+    /// Only so many lines from the end; a number below 0 counts as 0.
+    pub lines: Option<i64>,
+    /// Only lines written at this time or later.
+    pub since: Option<Timestamp>,
+    /// Whether each line begins with the time it was written at.
+    pub timestamps: bool,
+    /// Whether what is written later follows, until the container has ended.
+    pub follow: bool,
+}
 
 impl ContainerService {
-    /// Path of the log of a container.
+    /// Path of the log of a container. What was put aside is beside it.
     pub fn log_path(&self, parameter: &str) -> Result<PathBuf, ContainerError> {
         Ok(self.log_of(&*self.find(parameter)?))
     }
@@ -25,87 +41,91 @@ impl ContainerService {
         self.dir(&container.id).log(container.tty)
     }
 
-    /// The last `lines` lines as they are in the file. No file yet, or no line asked for: nothing.
-    pub async fn tail_log(&self, parameter: &str, lines: i64) -> Result<Vec<u8>, ContainerError> {
-        let path = self.log_path(parameter)?;
-        let Ok(lines) = usize::try_from(lines) else {
-            return Ok(Vec::new());
+    /// The log in pieces, which are read as they are taken. No log yet is an empty one.
+    pub async fn log(
+        &self,
+        parameter: &str,
+        request: LogRequest,
+    ) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + use<>, ContainerError> {
+        let container = self.find(parameter)?;
+        let path = self.dir(&container.id).log(container.tty);
+        let view = request.view()?;
+        let follow = view.follow.then(|| Follow {
+            watcher: self.0.services.watcher.clone(),
+            ended: Box::pin(self.clone().run_ended(container.id.clone())),
+        });
+        let reader = super::blocking(move || Ok(LogReader::open(&path, &view)?)).await?;
+        Ok(logs::stream(reader, follow))
+    }
+
+    /// Returns when the container has ended or is gone, also when it was started again a moment later.
+    async fn run_ended(self, id: String) {
+        let mut commits = self.0.services.store.subscribe();
+        let runs = || {
+            let snapshot = self.snapshot();
+            let container = snapshot.containers().get(&id);
+            container.is_some_and(|container| container.state != ContainerState::Stopped)
         };
-        if lines > MAX_LINES {
+        while runs() {
+            loop {
+                match commits.recv().await {
+                    Ok(commit) if commit.changes.iter().any(|change| ends(change, &id)) => return,
+                    Ok(_) => {}
+                    Err(RecvError::Lagged(_)) => break,
+                    Err(RecvError::Closed) => return,
+                }
+            }
+        }
+    }
+}
+
+impl LogRequest {
+    fn view(&self) -> Result<View, ContainerError> {
+        let lines = self.lines.map(|lines| usize::try_from(lines).unwrap_or(0));
+        if lines.is_some_and(|lines| lines > MAX_LINES) {
             return Err(ContainerError::TooManyLines(MAX_LINES));
         }
-        super::blocking(move || Ok(tail_file(&path, lines)?)).await
+        Ok(View {
+            selection: Selection {
+                lines,
+                since: self.since,
+            },
+            timestamps: self.timestamps,
+            follow: self.follow,
+        })
     }
 }
 
-/// The last `lines` lines of a file that may be growing; a missing file has none.
-pub(crate) fn tail_file(path: &Path, lines: usize) -> std::io::Result<Vec<u8>> {
-    let mut file = match fs_err::File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(e),
-    };
-    let size = file.metadata()?.len();
-    // One byte more than the window: it tells whether the window begins at a line border.
-    let start = size.saturating_sub(WINDOW + 1);
-    file.seek(SeekFrom::Start(start))?;
-    let mut bytes = Vec::new();
-    file.take(WINDOW + 1).read_to_end(&mut bytes)?;
-    Ok(last_lines(&bytes, start > 0, lines).to_vec())
-}
-
-/// The last `lines` lines of `bytes`. When `cut` is set, `bytes` is the end of something longer and its first line is
-/// only trusted after a line break. A last line without line break counts.
-fn last_lines(bytes: &[u8], cut: bool, lines: usize) -> &[u8] {
-    if lines == 0 {
-        return &[];
+/// Whether the container stops or goes with this change.
+fn ends(change: &Change, id: &str) -> bool {
+    if change.kind != Kind::Container || change.id != id {
+        return false;
     }
-    let begin = if cut {
-        bytes.iter().position(|b| *b == b'\n').map_or(bytes.len(), |at| at + 1)
-    } else {
-        0
-    };
-    let bytes = &bytes[begin..];
-    let body = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-    let from = body
-        .iter()
-        .enumerate()
-        .rev()
-        .filter(|(_, b)| **b == b'\n')
-        .nth(lines - 1)
-        .map_or(0, |(at, _)| at + 1);
-    &bytes[from..]
+    match &change.new {
+        Some(Object::Container(container)) => container.state == ContainerState::Stopped,
+        _ => true,
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use rstest::rstest;
-
     use super::*;
 
-    #[rstest]
-    #[case(b"", false, 5, b"")]
-    #[case(b"a\nb\nc\n", false, 2, b"b\nc\n")]
-    #[case(b"a\nb\nc", false, 2, b"b\nc")]
-    #[case(b"a\nb\n", false, 9, b"a\nb\n")]
-    #[case(b"\n\n\n", false, 2, b"\n\n")]
-    #[case(b"a\nb\n", false, 0, b"")]
-    #[case(b"rest of a long line\nb\n", true, 9, b"b\n")]
-    #[case(b"\nb\n", true, 9, b"b\n")]
-    #[case(b"no border at all", true, 9, b"")]
-    fn lines(#[case] bytes: &[u8], #[case] cut: bool, #[case] count: usize, #[case] expected: &[u8]) {
-        assert_eq!(last_lines(bytes, cut, count), expected);
-    }
-
     #[test]
-    fn a_file_longer_than_the_window_starts_at_a_line() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        assert!(tail_file(&path, 10).unwrap().is_empty());
-        let line = format!("{}\n", "x".repeat(99_999));
-        std::fs::write(&path, line.repeat(50)).unwrap();
-        let tail = tail_file(&path, MAX_LINES).unwrap();
-        assert_eq!(tail.len() % line.len(), 0);
-        assert!(tail.len() as u64 <= WINDOW && tail.len() as u64 > WINDOW - line.len() as u64);
+    fn lines_are_counted_within_limits() {
+        let lines = |lines| {
+            let request = LogRequest {
+                lines,
+                ..LogRequest::default()
+            };
+            request
+                .view()
+                .map(|view| view.selection.lines)
+                .map_err(|e| e.to_string())
+        };
+        assert_eq!(lines(None), Ok(None));
+        assert_eq!(lines(Some(-1)), Ok(Some(0)));
+        assert_eq!(lines(Some(5000)), Ok(Some(5000)));
+        assert_eq!(lines(Some(5001)), Err("invalid tail lines: max=5000".into()));
     }
 }

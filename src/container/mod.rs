@@ -14,6 +14,7 @@
 //!
 //! What it never does: start processes (that is `runtime`), write rules (`firewall`), or know HTTP.
 
+mod attach;
 mod bundle;
 mod cgroup;
 mod create;
@@ -26,6 +27,7 @@ mod logs;
 mod names;
 mod recover;
 mod request;
+mod rotation;
 mod spec;
 mod start;
 mod stop;
@@ -40,14 +42,16 @@ use tokio_util::task::TaskTracker;
 use crate::apparmor::Confinement;
 use crate::firewall::Firewall;
 use crate::image::ImageService;
+use crate::logs::{Limits, Watcher};
 use crate::metrics::{Activity, Verb};
 use crate::network::NetworkService;
 use crate::runtime::Runtime;
 use crate::runtime::dir::ContainerDir;
 use crate::store::{Claim, Container, Snapshot, Store};
 
+pub use attach::{MAX_CLIENTS, Terminal};
 pub use error::ContainerError;
-pub use logs::{DEFAULT_LINES, MAX_LINES};
+pub use logs::{DEFAULT_LINES, LogRequest, MAX_LINES};
 pub use names::INFRA_PREFIX;
 pub use request::CreateRequest;
 pub use spec::HookSettings;
@@ -74,6 +78,8 @@ pub struct ContainerSettings {
     pub require_apparmor: bool,
     /// How hooks reach the daemon.
     pub hooks: HookSettings,
+    /// How much of each log is kept.
+    pub log_limits: Limits,
 }
 
 /// The services below this one.
@@ -86,6 +92,7 @@ pub struct Services {
     pub firewall: Firewall,
     pub runtime: Arc<dyn Runtime>,
     pub activity: Activity,
+    pub watcher: Watcher,
 }
 
 /// All operations on containers. Clones share one service.
@@ -98,6 +105,7 @@ struct Inner {
     locks: lock::KeyedLocks,
     operations: TaskTracker,
     watched: watch::Watched,
+    clients: Arc<attach::Clients>,
 }
 
 impl ContainerService {
@@ -109,6 +117,7 @@ impl ContainerService {
             locks: lock::KeyedLocks::default(),
             operations: TaskTracker::new(),
             watched: watch::Watched::default(),
+            clients: Arc::default(),
         }))
     }
 

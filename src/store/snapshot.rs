@@ -8,8 +8,8 @@ use std::sync::Arc;
 use imbl::{HashMap, OrdMap};
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::records::{Container, Image, Network, Protocol};
 use super::writer::StoreError;
@@ -42,7 +42,7 @@ pub trait Record: Serialize + DeserializeOwned + Clone + fmt::Debug + Send + Syn
 macro_rules! kinds {
     ($($kind:ident, $field:ident, $doc:literal);* $(;)?) => {
         /// The kinds of stored objects.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "lowercase")]
         pub enum Kind { $(#[doc = $doc] $kind),* }
 

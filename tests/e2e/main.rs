@@ -10,17 +10,20 @@ mod support;
 
 mod auth;
 mod crash;
+mod events;
 mod hooks;
 mod images;
 mod inside;
 mod lab;
 mod lifecycle;
 mod load;
+mod logs;
 mod metrics;
 mod ports;
 mod refusals;
 mod replay;
 mod startup;
+mod terminals;
 
 use serde_json::{Value, json};
 use support::{ImageSpec, Lab};

@@ -18,6 +18,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
+use tokio_rustls::client::TlsStream;
 
 use super::machine::{Machine, Place};
 use super::wait_for;
@@ -72,7 +73,7 @@ impl Call {
         self
     }
 
-    fn into_request(self, host: &str) -> Request<Full<Bytes>> {
+    pub(super) fn into_request(self, host: &str) -> Request<Full<Bytes>> {
         let mut request = Request::builder().method(self.method).uri(self.path).header(HOST, host);
         for (name, value) in self.headers {
             request = request.header(name, value);
@@ -186,20 +187,26 @@ impl Api {
 
     /// A connection that is kept.
     pub fn session(&self) -> Result<Session, String> {
-        let runtime = runtime();
-        let stream = connect(&self.machine, Place::Host, &format!("127.0.0.1:{}", self.port))?;
-        let tls = tokio_rustls::TlsConnector::from(self.tls.clone());
-        let sender = runtime.block_on(async {
-            let stream = tokio::net::TcpStream::from_std(stream).map_err(|e| e.to_string())?;
-            let name = ServerName::try_from("localhost").unwrap();
-            let stream = tls.connect(name, stream).await.map_err(|e| format!("TLS: {e}"))?;
-            open(TokioIo::new(stream)).await
-        })?;
+        let (runtime, stream) = self.dial()?;
+        let sender = runtime.block_on(open(TokioIo::new(stream)))?;
         Ok(Session {
             runtime,
             sender,
             host: "localhost".into(),
         })
+    }
+
+    /// A connection on which nothing was said yet, and what drives it.
+    pub(super) fn dial(&self) -> Result<(Runtime, TlsStream<tokio::net::TcpStream>), String> {
+        let runtime = runtime();
+        let stream = connect(&self.machine, Place::Host, &format!("127.0.0.1:{}", self.port))?;
+        let tls = tokio_rustls::TlsConnector::from(self.tls.clone());
+        let stream = runtime.block_on(async {
+            let stream = tokio::net::TcpStream::from_std(stream).map_err(|e| e.to_string())?;
+            let name = ServerName::try_from("localhost").unwrap();
+            tls.connect(name, stream).await.map_err(|e| format!("TLS: {e}"))
+        })?;
+        Ok((runtime, stream))
     }
 
     /// Creates a container and returns its id.
@@ -283,8 +290,8 @@ impl Api {
 
 /// A kept connection.
 pub struct Session {
-    runtime: Runtime,
-    sender: SendRequest<Full<Bytes>>,
+    pub(super) runtime: Runtime,
+    pub(super) sender: SendRequest<Full<Bytes>>,
     host: String,
 }
 

@@ -35,6 +35,7 @@ mod image;
 mod inventory;
 mod machine;
 mod registry;
+mod streams;
 
 use std::fmt::Display;
 use std::sync::{Arc, OnceLock};
@@ -47,6 +48,7 @@ pub use image::{ImageSpec, Layer};
 pub use inventory::Inventory;
 pub use machine::{Machine, Place};
 pub use registry::{Pushed, Registry};
+pub use streams::{Answer, Terminal};
 
 /// Address of the lab's uplink, the host address of the daemon.
 pub const HOST: &str = "192.0.2.2";

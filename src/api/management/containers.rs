@@ -1,18 +1,14 @@
 //! `/v1/containers` (`contract/api.md` 5).
 
 use axum::extract::State;
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
 use super::Management;
 use crate::api::time::rfc3339;
-use crate::api::{
-    ApiError, AuditEntry, Failure, OptionalJson, PathParams, QueryParams, StrictJson, Success, SuccessBody, success,
-};
-use crate::container::{CreateRequest, DEFAULT_LINES};
+use crate::api::{ApiError, AuditEntry, Failure, OptionalJson, PathParams, StrictJson, Success, SuccessBody, success};
+use crate::container::CreateRequest;
 use crate::store::{Container, Protocol};
 
 /// A container as clients see it.
@@ -178,14 +174,6 @@ pub struct ExecBody {
     tty: bool,
 }
 
-/// Which part of a log.
-#[derive(Debug, Deserialize, IntoParams)]
-pub struct LogQuery {
-    /// How many lines from the end, at most 5000 [default: 100]
-    #[param(value_type = Option<i64>)]
-    tail_lines: Option<String>,
-}
-
 /// Says in the audit record which container a request is about.
 pub(super) fn about(m: &Management, entry: &AuditEntry, parameter: &str) {
     entry.target(|target| match m.containers.find(parameter) {
@@ -343,30 +331,6 @@ pub async fn delete(
     about(&m, &entry, &id);
     let deleted = m.containers.delete(&id).await.map_err(of(&id))?;
     Ok(success("container deleted", Id { id: deleted }))
-}
-
-/// The last lines of a container's log
-#[utoipa::path(get, path = "/v1/containers/{containerId}/log", tag = "containers",
-    params(("containerId" = String, Path), LogQuery),
-    responses((status = 200, body = String, content_type = "text/plain"), (status = 400, body = Failure),
-        (status = 404, body = Failure)))]
-pub async fn log(
-    State(m): State<Management>,
-    entry: AuditEntry,
-    PathParams(id): PathParams<String>,
-    QueryParams(query): QueryParams<LogQuery>,
-) -> Result<Response, ApiError> {
-    about(&m, &entry, &id);
-    let lines = match query.tail_lines {
-        None => DEFAULT_LINES,
-        Some(text) => text.parse().map_err(|_| ApiError::bad_request("invalid tail_lines"))?,
-    };
-    let text = m
-        .containers
-        .tail_log(&id, lines)
-        .await
-        .map_err(|e| ApiError::from(e).prefixed("tail failed: "))?;
-    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response())
 }
 
 /// Where the log of a container is

@@ -27,6 +27,8 @@ impl From<ContainerError> for ApiError {
             | E::AlreadyStarted(_)
             | E::WrongState { .. }
             | E::NotRunning(_)
+            | E::NoTerminal(_)
+            | E::TooManyClients(_)
             | E::ManagedByBottle { .. }
             | E::UnexpectedEvent { .. } => Self::conflict(message),
             E::NoCertificateDue => Self::forbidden(message),

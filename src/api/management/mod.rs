@@ -3,18 +3,26 @@
 //! One file per resource. A handler parses, calls one method of a service and renders; which status an error of a
 //! service becomes is decided in [`failure`].
 
+mod attach;
 mod containers;
+mod events;
 mod failure;
 mod images;
+mod logs;
 mod metrics;
 mod networks;
 mod policies;
 mod stats;
 
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::container::ContainerService;
+use crate::events::Events;
 use crate::image::ImageService;
 use crate::metrics::{Activity, Sampler};
 use crate::store::Store;
@@ -28,6 +36,19 @@ pub struct Management {
     pub images: ImageService,
     pub sampler: Sampler,
     pub activity: Activity,
+    pub events: Events,
+    pub sessions: Sessions,
+    /// Values of `Origin` that may open a WebSocket besides the API's own.
+    pub allowed_origins: Arc<[String]>,
+}
+
+/// What goes on after its request was answered: terminals, and answers without an end.
+#[derive(Debug, Clone)]
+pub struct Sessions {
+    /// Ends them all.
+    pub stop: CancellationToken,
+    /// Waited for after `stop`.
+    pub tasks: TaskTracker,
 }
 
 /// All routes, with their description.
@@ -39,10 +60,13 @@ pub fn routes() -> OpenApiRouter<Management> {
         .routes(routes!(containers::stop))
         .routes(routes!(containers::exec))
         .routes(routes!(containers::delete))
-        .routes(routes!(containers::log))
         .routes(routes!(containers::log_path))
         .routes(routes!(stats::all_stats))
         .routes(routes!(stats::stats))
+        .routes(routes!(logs::log))
+        .routes(routes!(attach::attach))
+        .routes(routes!(attach::exec_attach))
+        .routes(routes!(events::watch))
         .routes(routes!(images::list, images::pull, images::remove))
         .routes(routes!(images::status))
         .routes(routes!(images::disk_usage))

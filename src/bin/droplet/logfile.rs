@@ -2,24 +2,33 @@
 //!
 //! [`LogFile`] takes the raw output of processes, [`EventLog`] the notes of a monitor about itself. Both are appended to
 //! and never truncated, so several writers and a restart keep what is there. Whoever rotates a log renames it: the next
-//! write notices and goes to a new file under the old name. A line that had begun is ended in the old file.
+//! write notices and goes to a new file under the old name. A line that had begun is ended in the old file, unless it
+//! goes on and on. When what was written stands beside the log ([`times`](condenser::logs::times)).
 
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
+use condenser::logs::times::TimesWriter;
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt;
+
+/// How far a line may go on in a file that was renamed; a limit on the size of a log must hold for one without lines.
+const MAX_OVERHANG: usize = 1 << 20;
 
 /// Output of processes.
 #[derive(Debug)]
 pub struct LogFile {
     path: PathBuf,
     file: fs::File,
+    /// `None` where they cannot be kept: the log matters more.
+    times: Option<TimesWriter>,
     /// Device and inode of `file`.
     identity: (u64, u64),
     mid_line: bool,
+    /// Bytes written to `file` since it was renamed.
+    overhang: usize,
 }
 
 impl LogFile {
@@ -31,12 +40,14 @@ impl LogFile {
             .create(true)
             .mode(0o640)
             .open(&path)?;
-        let identity = identity(&file.metadata()?);
+        let metadata = file.metadata()?;
         Ok(Self {
+            times: TimesWriter::open(&path, &metadata).ok(),
             path,
             file,
-            identity,
+            identity: identity(&metadata),
             mid_line: false,
+            overhang: 0,
         })
     }
 
@@ -46,10 +57,12 @@ impl LogFile {
             let end_of_line = match piece.iter().position(|&b| b == b'\n') {
                 _ if !self.mid_line => 0,
                 Some(newline) => newline + 1,
-                None => piece.len(),
+                None if self.overhang < MAX_OVERHANG => piece.len(),
+                None => 0,
             };
             let (tail, rest) = piece.split_at(end_of_line);
             self.append(tail)?;
+            self.overhang += tail.len();
             piece = rest;
             if piece.is_empty() {
                 return Ok(());
@@ -63,8 +76,10 @@ impl LogFile {
     }
 
     fn append(&mut self, piece: &[u8]) -> io::Result<()> {
-        if let Some(last) = piece.last() {
-            self.mid_line = *last != b'\n';
+        let Some(last) = piece.last() else { return Ok(()) };
+        self.mid_line = *last != b'\n';
+        if let Some(times) = &mut self.times {
+            let _ = times.note(|| Ok(self.file.metadata()?.len()));
         }
         self.file.write_all(piece)
     }
@@ -110,6 +125,8 @@ impl EventLog {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+
+    use condenser::logs::{LogReader, View};
 
     use super::*;
 
@@ -162,6 +179,44 @@ mod tests {
         log.write(b"more\n").unwrap();
         assert_eq!(place.read("log.1"), "begun still ended\n");
         assert_eq!(place.read("log"), "next\nmore\n");
+    }
+
+    #[test]
+    fn a_line_without_end_does_not_stay_in_the_old_file_for_ever() {
+        let place = Place::new();
+        let mut log = LogFile::open(place.path("log")).unwrap();
+        log.write(b"begun").unwrap();
+        std::fs::rename(place.path("log"), place.path("log.1")).unwrap();
+        for _ in 0..40 {
+            log.write(&[b'x'; 32 << 10]).unwrap();
+        }
+        assert_eq!(place.read("log.1").len(), "begun".len() + MAX_OVERHANG);
+        assert_eq!(place.read("log").len(), 40 * (32 << 10) - MAX_OVERHANG);
+    }
+
+    #[test]
+    fn the_time_of_each_line_can_be_read() {
+        let place = Place::new();
+        let mut log = LogFile::open(place.path("log")).unwrap();
+        let before = jiff::Timestamp::now();
+        log.write(b"one\n").unwrap();
+        std::fs::rename(place.path("log"), place.path("log.1")).unwrap();
+        log.write(b"two\n").unwrap();
+        let view = View {
+            timestamps: true,
+            ..View::default()
+        };
+        let text = LogReader::open(&place.path("log"), &view)
+            .unwrap()
+            .read_to_end()
+            .unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let lines: Vec<_> = text.lines().map(|line| line.split_once(' ').unwrap()).collect();
+        assert_eq!((lines[0].1, lines[1].1), ("one", "two"));
+        for (time, _) in lines {
+            let time: jiff::Timestamp = time.parse().unwrap();
+            assert!(time.duration_since(before).as_millis_f64().abs() < 10_000.0, "{time}");
+        }
     }
 
     #[test]

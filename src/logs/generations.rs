@@ -1,0 +1,205 @@
+//! The files of one log: `<log>`, then `<log>.1` (newest) and upwards. They may be renamed at any moment, so a file is
+//! recognised by its inode.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use fs_err::File;
+
+/// An open file of a log.
+#[derive(Debug)]
+pub(super) struct Generation {
+    pub file: File,
+    pub inode: u64,
+}
+
+impl Generation {
+    /// `None` when there is no such file.
+    fn open(path: &Path) -> io::Result<Option<Self>> {
+        match File::open(path) {
+            Ok(file) => {
+                let inode = file.metadata()?.ino();
+                Ok(Some(Self { file, inode }))
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    pub fn size(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+}
+
+/// What comes after a file.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// Nothing yet: the file is the newest one, or the log was removed as a whole.
+    Nothing,
+    /// This one.
+    File(Generation),
+    /// Nobody knows: the file does not belong to the log any more.
+    Lost,
+}
+
+/// Makes room for a new file: the current one becomes `.1`, older ones move up as far as there is no free number, and
+/// those above `kept` go. A crash in the middle leaves a free number, which the next call uses.
+pub fn put_aside(path: &Path, kept: u32) -> io::Result<()> {
+    if inode_of(path).is_none() {
+        return Ok(());
+    }
+    let mut surplus = kept + 1;
+    while remove_if_present(&aside(path, surplus))? {
+        surplus += 1;
+    }
+    let free = (1..kept).find(|n| inode_of(&aside(path, *n)).is_none()).unwrap_or(kept);
+    for n in (0..free).rev() {
+        std::fs::rename(aside(path, n), aside(path, n + 1))?;
+    }
+    Ok(())
+}
+
+/// All files, oldest first.
+pub(super) fn open_all(path: &Path) -> io::Result<Vec<Generation>> {
+    let mut found: Vec<Generation> = Vec::new();
+    for candidate in candidates(path) {
+        if let Some(generation) = Generation::open(&candidate)? {
+            // Renamed since the last step.
+            if found.iter().all(|known| known.inode != generation.inode) {
+                found.push(generation);
+            }
+        }
+    }
+    found.reverse();
+    Ok(found)
+}
+
+/// What comes after the file with that inode.
+pub(super) fn after(path: &Path, inode: u64) -> io::Result<Next> {
+    loop {
+        // Files only move to higher numbers, and so does this search: it cannot miss one that is there.
+        let Some(place) = candidates(path).position(|candidate| inode_of(&candidate) == Some(inode)) else {
+            let removed = candidates(path).next().is_none();
+            return Ok(if removed { Next::Nothing } else { Next::Lost });
+        };
+        let place = place as u32;
+        let mut next = None;
+        let mut at = place;
+        while next.is_none() && at > 0 {
+            at -= 1;
+            next = Generation::open(&aside(path, at))?;
+        }
+        // Below a file that stays at its place, a file can only move up to a number that was free. If none of those
+        // has been taken meanwhile, nothing has moved past this search.
+        let empty_since = if next.is_some() { at + 1 } else { 0 };
+        let unmoved = (empty_since..place).all(|n| inode_of(&aside(path, n)).is_none());
+        if unmoved && inode_of(&aside(path, place)) == Some(inode) {
+            return Ok(next.map_or(Next::Nothing, Next::File));
+        }
+    }
+}
+
+fn aside(path: &Path, n: u32) -> PathBuf {
+    if n == 0 {
+        return path.to_owned();
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{n}"));
+    name.into()
+}
+
+/// The names of all files, newest first. At most one name in a row is missing: the one whose file is being renamed, or
+/// the current one before its writer has made it anew.
+fn candidates(path: &Path) -> impl Iterator<Item = PathBuf> {
+    let mut missing = 0;
+    (0..).map(|n| aside(path, n)).take_while(move |candidate| {
+        missing = if inode_of(candidate).is_some() { 0 } else { missing + 1 };
+        missing < 2
+    })
+}
+
+fn inode_of(path: &Path) -> Option<u64> {
+    std::fs::metadata(path).ok().map(|metadata| metadata.ino())
+}
+
+fn remove_if_present(path: &Path) -> io::Result<bool> {
+    match std::fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<(String, String)> {
+        let mut all: Vec<_> = std::fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| {
+                let entry = entry.unwrap();
+                let text = std::fs::read_to_string(entry.path()).unwrap();
+                (entry.file_name().into_string().unwrap(), text)
+            })
+            .collect();
+        all.sort();
+        all
+    }
+
+    fn owned(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(a, b)| ((*a).into(), (*b).into())).collect()
+    }
+
+    #[test]
+    fn files_move_up_and_the_oldest_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        for n in 1..=4 {
+            std::fs::write(&log, n.to_string()).unwrap();
+            put_aside(&log, 2).unwrap();
+        }
+        assert_eq!(names(dir.path()), owned(&[("log.1", "4"), ("log.2", "3")]));
+        put_aside(&log, 2).unwrap();
+        assert_eq!(names(dir.path()).len(), 2, "without a current file nothing moves");
+        std::fs::write(&log, "5").unwrap();
+        put_aside(&log, 1).unwrap();
+        assert_eq!(names(dir.path()), owned(&[("log.1", "5")]));
+    }
+
+    #[test]
+    fn a_hole_of_an_earlier_crash_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        for (name, text) in [("log", "5"), ("log.1", "4"), ("log.3", "2")] {
+            std::fs::write(dir.path().join(name), text).unwrap();
+        }
+        let text = |generation: &Generation| std::io::read_to_string(generation.file.try_clone().unwrap()).unwrap();
+        let all = open_all(&log).unwrap();
+        assert_eq!(all.iter().map(text).collect::<Vec<_>>(), ["2", "4", "5"]);
+        let Next::File(next) = after(&log, all[0].inode).unwrap() else {
+            panic!("there is one")
+        };
+        assert_eq!(next.inode, all[1].inode);
+        put_aside(&log, 4).unwrap();
+        let expected = owned(&[("log.1", "5"), ("log.2", "4"), ("log.3", "2")]);
+        assert_eq!(names(dir.path()), expected);
+    }
+
+    #[test]
+    fn the_newest_has_no_next_until_its_writer_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        assert!(open_all(&log).unwrap().is_empty());
+        std::fs::write(&log, "old").unwrap();
+        let old = open_all(&log).unwrap().remove(0);
+        assert!(matches!(after(&log, old.inode).unwrap(), Next::Nothing));
+        put_aside(&log, 1).unwrap();
+        assert!(matches!(after(&log, old.inode).unwrap(), Next::Nothing));
+        std::fs::write(&log, "new").unwrap();
+        assert!(matches!(after(&log, old.inode).unwrap(), Next::File(_)));
+        put_aside(&log, 1).unwrap();
+        assert!(matches!(after(&log, old.inode).unwrap(), Next::Lost));
+    }
+}
