@@ -9,6 +9,7 @@
 //! - [`store`]: the state: snapshots, transactions, SQLite
 //! - [`image`]: references, registry pull, layer store and unpacking
 //! - [`container`]: create, start, stop, delete, exec, logs; recovery after a crash
+//! - [`controller`]: the work queue and the reconcilers
 //! - [`runtime`]: what the daemon and `bin/droplet` share, and the driver that starts it
 //! - [`network`]: bridges, addresses, the uplink
 //! - [`firewall`]: desired rules, rendered as a whole and applied at once
@@ -29,6 +30,7 @@ pub mod apparmor;
 pub mod audit;
 pub mod config;
 pub mod container;
+pub mod controller;
 pub mod daemon;
 pub mod dns;
 pub mod events;
