@@ -9,12 +9,12 @@ use crate::image::{ImageRef, Platform, still_present};
 use crate::metrics::Verb;
 use crate::network::ipam;
 use crate::store::{
-    Attachment, Claim, Container, ContainerState, Forward, Image, ImageRunConfig, Network, Operation, ProcessSpec,
-    Protocol, Txn,
+    Attachment, Claim, Container, ContainerOptions, ContainerState, Forward, Image, ImageRunConfig, Network, Operation,
+    ProcessSpec, Protocol, Txn,
 };
 
 use super::request::{effective_command, environment, parse_ports};
-use super::{ContainerError, ContainerService, CreateRequest, bundle, names, transitions};
+use super::{ContainerError, ContainerService, CreateRequest, bundle, names, options, transitions};
 
 /// How often an image that vanishes between pull and use is asked for again.
 const ENSURE_TRIES: usize = 3;
@@ -26,6 +26,7 @@ struct Wish {
     name: String,
     network: String,
     forwards: Vec<Forward>,
+    options: ContainerOptions,
     request: CreateRequest,
 }
 
@@ -76,6 +77,7 @@ impl ContainerService {
             return Err(ContainerError::NameTaken(request.name));
         }
         let reference = ImageRef::parse(&request.image)?;
+        let options = options::check(&request.options)?;
         let forwards = parse_ports(&request.ports)?;
         let reserved = &self.0.settings.reserved_ports;
         if let Some(f) = forwards
@@ -104,6 +106,7 @@ impl ContainerService {
             name: request.name.clone(),
             network,
             forwards,
+            options,
             request,
         })
     }
@@ -111,24 +114,22 @@ impl ContainerService {
     /// What runs: the request over the image configuration.
     async fn process(&self, request: &CreateRequest, image: &Image) -> Result<ProcessSpec, ContainerError> {
         let config: &ImageRunConfig = &image.config;
-        let args = effective_command(&request.command, config)?;
+        let args = effective_command(&request.options.entrypoint, &request.command, config)?;
         let (env, ignored) = environment(&config.env, &request.env);
         if !ignored.is_empty() {
             // Their values may be secrets, their names are not known: only the number is said.
             tracing::warn!(count = ignored.len(), image = %image.id, "environment entries without '=' have no effect");
         }
-        let user = if self.0.settings.run_as_image_user {
-            config.user.as_str()
-        } else {
-            ""
+        let user = match &request.options.user[..] {
+            "" if self.0.settings.run_as_image_user => &config.user,
+            requested => requested,
         };
         let diff_ids: Vec<String> = image.layers.iter().map(|l| l.diff_id.clone()).collect();
         let user = self.0.services.images.resolve_user(&diff_ids, user).await?;
-        let cwd = if config.working_dir.is_empty() {
-            "/".into()
-        } else {
-            config.working_dir.clone()
-        };
+        let cwd = [&request.options.working_dir, &config.working_dir]
+            .into_iter()
+            .find(|dir| !dir.is_empty());
+        let cwd = cwd.map_or("/", |dir| dir).to_owned();
         // Without its primary group among the supplementary ones a process could drop it (CVE-2023-25173).
         let mut additional_gids = vec![user.gid];
         additional_gids.extend(user.additional_gids.into_iter().filter(|gid| *gid != user.gid));
@@ -254,6 +255,11 @@ fn new_row(t: &Txn, id: String, wish: Wish, image: &Image, spec: ProcessSpec, at
         spec,
         mounts: wish.request.mounts,
         tty: wish.request.tty,
+        options: wish.options,
+        stopped_by_user: false,
+        restarts: 0,
+        health: None,
+        readiness: None,
         attachment: Some(attachment),
         forwards: wish.forwards,
         certificate_due: true,

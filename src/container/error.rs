@@ -46,6 +46,9 @@ pub enum ContainerError {
     /// A mount string that is refused.
     #[error("create spec failed: {0}")]
     InvalidMount(String),
+    /// A limit or other choice that cannot be.
+    #[error("invalid option: {0}")]
+    InvalidOption(String),
     /// A port string outside the grammar.
     #[error("forward rule failed: port format failed: {0}")]
     PortFormat(String),

@@ -25,6 +25,7 @@ mod hooks;
 mod lock;
 mod logs;
 mod names;
+mod options;
 mod recover;
 mod request;
 mod rotation;
@@ -53,6 +54,7 @@ pub use attach::{MAX_CLIENTS, Terminal};
 pub use error::ContainerError;
 pub use logs::{DEFAULT_LINES, LogRequest, MAX_LINES};
 pub use names::INFRA_PREFIX;
+pub use options::{HealthCheckRequest, OptionsRequest, RestartRequest};
 pub use request::CreateRequest;
 pub use spec::HookSettings;
 

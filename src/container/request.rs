@@ -4,6 +4,7 @@ use crate::runtime::defaults;
 use crate::store::{Forward, ImageRunConfig, Protocol};
 
 use super::ContainerError;
+use super::options::OptionsRequest;
 
 /// A request for a new container. Strings are as the client wrote them.
 #[derive(Debug, Clone, Default)]
@@ -26,6 +27,8 @@ pub struct CreateRequest {
     pub name: String,
     /// Pod to join.
     pub pod_id: String,
+    /// Limits and other choices.
+    pub options: OptionsRequest,
 }
 
 /// Parses a port string.
@@ -82,12 +85,17 @@ pub fn parse_ports(texts: &[String]) -> Result<Vec<Forward>, ContainerError> {
     Ok(forwards)
 }
 
-/// The argument vector that runs: the request's, else entrypoint and cmd of the image.
-pub fn effective_command(requested: &[String], image: &ImageRunConfig) -> Result<Vec<String>, ContainerError> {
-    let command = if requested.is_empty() {
+/// The argument vector that runs. A requested command replaces entrypoint and cmd of the image; a requested entrypoint
+/// stands before the requested command, and then nothing of the image counts.
+pub fn effective_command(
+    entrypoint: &[String],
+    requested: &[String],
+    image: &ImageRunConfig,
+) -> Result<Vec<String>, ContainerError> {
+    let command: Vec<String> = if entrypoint.is_empty() && requested.is_empty() {
         image.entrypoint.iter().chain(&image.cmd).cloned().collect()
     } else {
-        requested.to_vec()
+        entrypoint.iter().chain(requested).cloned().collect()
     };
     if command.first().is_none_or(String::is_empty) {
         return Err(ContainerError::NoCommand);
@@ -158,13 +166,16 @@ mod tests {
             cmd: strings(&["c"]),
             ..Default::default()
         };
-        assert_eq!(effective_command(&[], &image).unwrap(), ["e", "c"]);
+        assert_eq!(effective_command(&[], &[], &image).unwrap(), ["e", "c"]);
         assert_eq!(
-            effective_command(&strings(&["r", "a b\n\""]), &image).unwrap(),
+            effective_command(&[], &strings(&["r", "a b\n\""]), &image).unwrap(),
             ["r", "a b\n\""]
         );
-        effective_command(&[], &ImageRunConfig::default()).unwrap_err();
-        effective_command(&strings(&[""]), &image).unwrap_err();
+        let own = effective_command(&strings(&["o"]), &strings(&["r"]), &image).unwrap();
+        assert_eq!(own, ["o", "r"]);
+        assert_eq!(effective_command(&strings(&["o"]), &[], &image).unwrap(), ["o"]);
+        effective_command(&[], &[], &ImageRunConfig::default()).unwrap_err();
+        effective_command(&[], &strings(&[""]), &image).unwrap_err();
     }
 
     #[test]

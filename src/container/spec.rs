@@ -21,7 +21,7 @@ use crate::runtime::defaults::{
 };
 use crate::runtime::dir::ContainerDir;
 use crate::runtime::hook::HookEvent;
-use crate::store::Container;
+use crate::store::{Container, ContainerOptions};
 
 /// How the runtime's hooks reach the daemon. The same for all containers of a daemon.
 #[derive(Debug, Clone)]
@@ -68,10 +68,10 @@ pub fn config_json(container: &Container, context: &SpecContext<'_>) -> Result<V
         .root(
             RootBuilder::default()
                 .path(context.dir.merged())
-                .readonly(false)
+                .readonly(container.options.read_only)
                 .build()?,
         )
-        .hostname(&container.id)
+        .hostname(container.options.hostname.as_ref().unwrap_or(&container.id))
         .mounts(context.mounts.clone())
         .process(process(container)?)
         .linux(linux(container)?)
@@ -101,7 +101,7 @@ pub fn config_json(container: &Container, context: &SpecContext<'_>) -> Result<V
 
 fn process(container: &Container) -> Result<oci_spec::runtime::Process, OciSpecError> {
     let spec = &container.spec;
-    let allowed: HashSet<Capability> = CAPABILITIES.into_iter().filter_map(named).collect();
+    let allowed = capabilities(&container.options);
     ProcessBuilder::default()
         .terminal(container.tty)
         .user(
@@ -133,11 +133,37 @@ fn named<T: DeserializeOwned>(name: &str) -> Option<T> {
     serde_json::from_value(json!(name)).ok()
 }
 
+/// The default set or the client's. Names that are stored were checked when they were.
+fn capabilities(options: &ContainerOptions) -> HashSet<Capability> {
+    match &options.capabilities {
+        None => CAPABILITIES.into_iter().filter_map(named).collect(),
+        Some(names) => names.iter().filter_map(|name| named(name)).collect(),
+    }
+}
+
 fn linux(container: &Container) -> Result<oci_spec::runtime::Linux, OciSpecError> {
+    let options = &container.options;
     let resources = LinuxResourcesBuilder::default()
-        .memory(LinuxMemoryBuilder::default().limit(MEMORY_LIMIT).build()?)
-        .cpu(LinuxCpuBuilder::default().quota(CPU_QUOTA).period(CPU_PERIOD).build()?)
-        .pids(LinuxPidsBuilder::default().limit(PIDS_LIMIT).build()?)
+        .memory(
+            LinuxMemoryBuilder::default()
+                .limit(options.memory_bytes.map_or(MEMORY_LIMIT, |bytes| bytes as i64))
+                .build()?,
+        )
+        .cpu(
+            LinuxCpuBuilder::default()
+                .quota(
+                    options
+                        .cpu_millis
+                        .map_or(CPU_QUOTA, |millis| i64::from(millis) * CPU_PERIOD as i64 / 1000),
+                )
+                .period(CPU_PERIOD)
+                .build()?,
+        )
+        .pids(
+            LinuxPidsBuilder::default()
+                .limit(options.pids.map_or(PIDS_LIMIT, i64::from))
+                .build()?,
+        )
         .build()?;
     let identity: Vec<LinuxIdMapping> = vec![
         LinuxIdMappingBuilder::default()

@@ -64,7 +64,11 @@ impl<K: Clone + Ord + Hash> Queue<K> {
             working: BTreeSet::new(),
             failures: HashMap::new(),
         };
-        Self { state: Mutex::new(state), changed: Notify::new(), backoff }
+        Self {
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            backoff,
+        }
     }
 
     /// Adds a key for now. A key that waits after a failure keeps waiting.
@@ -171,7 +175,10 @@ mod tests {
 
     use super::*;
 
-    const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(5) };
+    const BACKOFF: Backoff = Backoff {
+        first: Duration::from_secs(1),
+        most: Duration::from_secs(5),
+    };
 
     fn nothing_is_due<K: Clone + Ord + Hash>(queue: &Queue<K>) -> bool {
         !matches!(queue.locked(|state| state.take(Instant::now())), Next::Key(_))

@@ -65,6 +65,18 @@ impl Observed {
                 ..plain(&image.id)
             },
             Object::Network(network) => plain(&network.name),
+            Object::Pod(pod) => Self {
+                state: Some(pod.goal.to_string()),
+                ..plain(&pod.name)
+            },
+            Object::ReplicaSet(set) => Self {
+                content: Some(format!("{} {} {:?}", set.template.id, set.replicas, set.selector)),
+                ..plain(&set.name)
+            },
+            Object::Service(service) => Self {
+                content: Some(format!("{:?} {:?}", service.ports, service.selector)),
+                ..plain(&service.name)
+            },
         }
     }
 }

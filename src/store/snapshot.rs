@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::records::{Container, Image, Network, Protocol};
+use super::records::{Container, Image, Network, Pod, Protocol, ReplicaSet, Service};
 use super::writer::StoreError;
 
 /// A kind of stored object. One SQLite table each.
@@ -94,6 +94,9 @@ kinds! {
     Container, containers, "containers";
     Image, images, "images";
     Network, networks, "networks";
+    Pod, pods, "pods";
+    ReplicaSet, replicasets, "replica sets";
+    Service, services, "services";
 }
 
 impl Record for Container {
@@ -151,11 +154,80 @@ impl Record for Network {
     }
 }
 
+impl Record for Pod {
+    record_glue!(Pod);
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    fn claims(&self) -> Vec<Claim> {
+        vec![Claim::Name(Kind::Pod, self.namespace.clone(), self.name.clone())]
+    }
+}
+
+impl Record for ReplicaSet {
+    record_glue!(ReplicaSet);
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    #[allow(clippy::misnamed_getters, reason = "the name of a record is what identifies it")]
+    fn name(&self) -> &str {
+        &self.manifest_name
+    }
+
+    fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    fn claims(&self) -> Vec<Claim> {
+        vec![Claim::Name(
+            Kind::ReplicaSet,
+            self.namespace.clone(),
+            self.manifest_name.clone(),
+        )]
+    }
+}
+
+impl Record for Service {
+    record_glue!(Service);
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    fn claims(&self) -> Vec<Claim> {
+        let mut claims = vec![Claim::Name(Kind::Service, self.namespace.clone(), self.name.clone())];
+        claims.extend(self.ports.iter().map(|p| Claim::HostPort(p.protocol, p.port)));
+        claims
+    }
+}
+
 /// Something that at most one record may hold.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Claim {
     /// A word that means one container: its name or its id.
     ContainerName(String),
+    /// A name among the objects of a kind in a namespace.
+    Name(Kind, String, String),
     /// An IPv4 address inside the runtime subnet.
     Address(Ipv4Addr),
     /// A port of the host.

@@ -1,5 +1,7 @@
 //! `/v1/containers` (`contract/api.md` 5).
 
+use std::collections::BTreeMap;
+
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -8,8 +10,8 @@ use utoipa::ToSchema;
 use super::Management;
 use crate::api::time::rfc3339;
 use crate::api::{ApiError, AuditEntry, Failure, OptionalJson, PathParams, StrictJson, Success, SuccessBody, success};
-use crate::container::CreateRequest;
-use crate::store::{Container, Protocol};
+use crate::container::{CreateRequest, HealthCheckRequest, OptionsRequest, RestartRequest};
+use crate::store::{Container, Health, Protocol};
 
 /// A container as clients see it.
 #[derive(Debug, Serialize, ToSchema)]
@@ -53,6 +55,20 @@ pub struct ContainerView {
     /// More about the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<String>,
+    /// Labels of the client.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    labels: BTreeMap<String, String>,
+    /// How often the restart policy has started it again since a user did.
+    #[serde(skip_serializing_if = "is_zero")]
+    restart_count: u32,
+    /// `starting`, `healthy` or `unhealthy`; absent without a health check.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    health: Option<Health>,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 /// A published port.
@@ -99,6 +115,9 @@ impl From<&Container> for ContainerView {
             exit_code: exit.map(|e| e.code),
             reason: exit.map(|e| e.reason.clone()),
             message: exit.map(|e| e.message.clone()),
+            labels: c.options.labels.clone(),
+            restart_count: c.restarts,
+            health: c.health,
         }
     }
 }
@@ -129,6 +148,75 @@ pub struct CreateBody {
     /// Pod to join.
     #[serde(rename = "podId")]
     pod_id: String,
+    /// Stands before `command` and replaces entrypoint and cmd of the image.
+    entrypoint: Vec<String>,
+    /// `user[:group]`, names or numbers [default: the image's]
+    user: String,
+    /// Working directory [default: the image's, else /]
+    #[serde(rename = "workingDir")]
+    working_dir: String,
+    /// Host name [default: the id]
+    hostname: String,
+    /// Free words for clients.
+    labels: BTreeMap<String, String>,
+    /// Most memory, in bytes [default: 1 GiB]
+    memory: u64,
+    /// Most processors, as in 0.5 [default: 0.8]
+    cpus: f64,
+    /// Most processes and threads [default: 512]
+    #[serde(rename = "pidsLimit")]
+    pids_limit: u32,
+    /// Capabilities beyond the default set.
+    #[serde(rename = "capAdd")]
+    cap_add: Vec<String>,
+    /// Capabilities to take from the default set; `ALL` for every one.
+    #[serde(rename = "capDrop")]
+    cap_drop: Vec<String>,
+    /// Read-only root file system.
+    #[serde(rename = "readOnly")]
+    read_only: bool,
+    /// Signal that asks it to end [default: TERM]
+    #[serde(rename = "stopSignal")]
+    stop_signal: String,
+    /// Seconds from that signal to KILL [default: 3]
+    #[serde(rename = "stopTimeout")]
+    stop_timeout: Option<u32>,
+    /// What happens when it ends by itself.
+    #[serde(rename = "restartPolicy")]
+    restart_policy: RestartBody,
+    /// How to find out whether it works.
+    #[serde(rename = "healthCheck")]
+    health_check: Option<HealthCheckBody>,
+}
+
+/// What happens when a container ends by itself.
+#[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RestartBody {
+    /// `no`, `on-failure` or `always` [default: no]
+    name: String,
+    /// With `on-failure`: at most that often in a row [default: any number]
+    #[serde(rename = "maxRetries")]
+    max_retries: u32,
+}
+
+/// A health check: one of `exec` and `tcp`. Times in seconds.
+#[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct HealthCheckBody {
+    /// A command in the container; healthy when it ends with 0.
+    exec: Vec<String>,
+    /// A TCP port of the container; healthy when it accepts a connection.
+    tcp: u16,
+    /// From the end of a try to the next one [default: 30]
+    interval: Option<u32>,
+    /// How long a try may take [default: 30]
+    timeout: Option<u32>,
+    /// How many failures in a row make it unhealthy [default: 3]
+    retries: Option<u32>,
+    /// How long after a start failures do not count [default: 0]
+    #[serde(rename = "startPeriod")]
+    start_period: Option<u32>,
 }
 
 impl From<CreateBody> for CreateRequest {
@@ -143,6 +231,33 @@ impl From<CreateBody> for CreateRequest {
             tty: b.tty,
             name: b.name,
             pod_id: b.pod_id,
+            options: OptionsRequest {
+                entrypoint: b.entrypoint,
+                user: b.user,
+                working_dir: b.working_dir,
+                hostname: b.hostname,
+                labels: b.labels,
+                memory: b.memory,
+                cpus: b.cpus,
+                pids_limit: b.pids_limit,
+                cap_add: b.cap_add,
+                cap_drop: b.cap_drop,
+                read_only: b.read_only,
+                stop_signal: b.stop_signal,
+                stop_timeout: b.stop_timeout,
+                restart_policy: RestartRequest {
+                    name: b.restart_policy.name,
+                    max_retries: b.restart_policy.max_retries,
+                },
+                health_check: b.health_check.map(|h| HealthCheckRequest {
+                    exec: h.exec,
+                    tcp: h.tcp,
+                    interval: h.interval,
+                    timeout: h.timeout,
+                    retries: h.retries,
+                    start_period: h.start_period,
+                }),
+            },
         }
     }
 }

@@ -14,6 +14,7 @@ impl From<ContainerError> for ApiError {
             E::InvalidName(_)
             | E::NameIsId(_)
             | E::NoCommand
+            | E::InvalidOption(_)
             | E::InvalidMount(_)
             | E::PortFormat(_)
             | E::InvalidPort(_)

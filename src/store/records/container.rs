@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use jiff::Timestamp;
@@ -42,6 +43,21 @@ pub struct Container {
     pub mounts: Vec<String>,
     /// Whether it has a pseudo-terminal.
     pub tty: bool,
+    /// Limits and other choices of the client.
+    #[serde(default)]
+    pub options: ContainerOptions,
+    /// Whether a user stopped it; then no policy starts it again.
+    #[serde(default)]
+    pub stopped_by_user: bool,
+    /// How often the restart policy has started it again since a user did.
+    #[serde(default)]
+    pub restarts: u32,
+    /// How its health check goes. `None` without one, and while it does not run.
+    #[serde(default)]
+    pub health: Option<Health>,
+    /// How its readiness check goes. `None` without one, and while it does not run.
+    #[serde(default)]
+    pub readiness: Option<Health>,
     /// Its place in a network. `None` for members of a pod.
     pub attachment: Option<Attachment>,
     /// Published ports.
@@ -132,6 +148,102 @@ pub struct ProcessSpec {
     pub gid: u32,
     /// Supplementary groups.
     pub additional_gids: Vec<u32>,
+}
+
+/// What a client may choose beyond the contract's defaults. `None` is the default.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ContainerOptions {
+    /// Host name; the container's id when not set.
+    pub hostname: Option<String>,
+    /// Free words for clients.
+    pub labels: BTreeMap<String, String>,
+    /// Most memory, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Most processor time, in thousandths of a processor.
+    pub cpu_millis: Option<u32>,
+    /// Most processes and threads.
+    pub pids: Option<u32>,
+    /// The capabilities (`CAP_…`) instead of the default set.
+    pub capabilities: Option<Vec<String>>,
+    /// Whether the root file system is read-only.
+    pub read_only: bool,
+    /// Signal that asks it to end, as a name with `SIG`.
+    pub stop_signal: Option<String>,
+    /// How long it may take to end before it is killed, in seconds.
+    pub stop_seconds: Option<u32>,
+    /// Whether it is started again when it ends.
+    pub restart: RestartPolicy,
+    /// How to find out whether it works.
+    pub health_check: Option<HealthCheck>,
+    /// Whether an unhealthy container is ended, so that its restart policy takes over (a liveness probe).
+    #[serde(default)]
+    pub end_unhealthy: bool,
+    /// How to find out whether a service may send it clients.
+    #[serde(default)]
+    pub readiness_check: Option<HealthCheck>,
+}
+
+/// What happens when a container ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "name")]
+pub enum RestartPolicy {
+    /// Nothing.
+    #[default]
+    No,
+    /// It is started again unless its exit status was 0.
+    OnFailure {
+        /// At most that often in a row; 0 for any number.
+        max_retries: u32,
+    },
+    /// It is started again, also after a restart of the daemon or the host.
+    Always,
+}
+
+/// A health check. Times in seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthCheck {
+    /// What is tried.
+    pub probe: Probe,
+    /// From the end of a try to the next one.
+    pub interval: u32,
+    /// How long a try may take.
+    pub timeout: u32,
+    /// How many failures in a row make it unhealthy.
+    pub retries: u32,
+    /// How many successes in a row make it healthy.
+    pub successes: u32,
+    /// How long after a start failures do not count.
+    pub start_period: u32,
+}
+
+/// One way of asking a container whether it works.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Probe {
+    /// A command in the container succeeds.
+    Exec(Vec<String>),
+    /// A TCP port of the container accepts connections.
+    Tcp(u16),
+    /// A GET of this path, at this port of the container, is answered with a status from 200 to 399.
+    Http {
+        /// Path and query.
+        path: String,
+        /// TCP port.
+        port: u16,
+    },
+}
+
+/// What the health check says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// Nothing yet.
+    Starting,
+    /// The last try succeeded.
+    Healthy,
+    /// Too many tries in a row failed.
+    Unhealthy,
 }
 
 /// An address in a network.

@@ -4,10 +4,12 @@
 mod container;
 mod image;
 mod network;
+mod pod;
 
 pub use container::*;
 pub use image::*;
 pub use network::*;
+pub use pod::*;
 
 #[cfg(test)]
 pub(crate) mod tests;

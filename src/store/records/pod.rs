@@ -1,0 +1,237 @@
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{ContainerOptions, HealthCheck, RestartPolicy};
+
+/// A pod: containers that share the network, IPC, UTS and user namespaces of its infra container.
+///
+/// Its containers are the rows whose `pod_id` is its id; the infra container is the one named
+/// `condenser-pod-infra-…` (`contract/api.md` 4.2). The state that clients see is computed from them, never stored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pod {
+    /// ULID in lower case, for life.
+    pub id: String,
+    /// Unique among the pods of the namespace, for life.
+    pub name: String,
+    /// Namespace of its name.
+    pub namespace: String,
+    /// Identity that a client may choose; else a ULID.
+    pub uid: String,
+    /// Replica set that made it.
+    pub owner: Option<String>,
+    /// What it consists of. A replica set's pods hold the template of the time they were made.
+    pub template: PodTemplate,
+    /// What it is meant to be. Controllers work towards it.
+    pub goal: PodGoal,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Last start.
+    pub started_at: Option<Timestamp>,
+    /// Last stop.
+    pub stopped_at: Option<Timestamp>,
+}
+
+/// What a pod is meant to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PodGoal {
+    /// Nobody started it yet.
+    Created,
+    /// All its containers run.
+    Running,
+    /// A user stopped it: no controller starts it.
+    Stopped,
+    /// It is being removed. After a crash the removal is finished.
+    Removed,
+}
+
+impl std::fmt::Display for PodGoal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+            Self::Removed => "removed",
+        })
+    }
+}
+
+/// What pods are made from. Never changed: a new version has a new id.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PodTemplate {
+    /// ULID in lower case.
+    pub id: String,
+    /// Labels of every pod.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations of every pod.
+    pub annotations: BTreeMap<String, String>,
+    /// What runs in it.
+    pub spec: PodSpec,
+}
+
+/// What runs in a pod (Kubernetes `PodSpec`, as far as it is supported).
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct PodSpec {
+    /// Host name; the first 12 characters of the pod's id when not set.
+    pub hostname: Option<String>,
+    /// What happens when a member ends by itself.
+    pub restart: RestartPolicy,
+    /// The members, in the order of their start.
+    pub containers: Vec<PodContainer>,
+    /// What members may mount by name.
+    pub volumes: Vec<Volume>,
+}
+
+/// One member of a pod as it was asked for. Strings in the forms of a create request.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct PodContainer {
+    /// Unique in the pod.
+    pub name: String,
+    /// Image reference as written.
+    pub image: String,
+    /// When the image is pulled.
+    pub pull: PullPolicy,
+    /// Replaces the image's entrypoint when not empty.
+    pub entrypoint: Vec<String>,
+    /// Arguments. Without `entrypoint` they follow the image's when they came from `args` of a manifest; see
+    /// `keep_entrypoint`.
+    pub command: Vec<String>,
+    /// Whether `command` follows the image's entrypoint (`args` without `command`) instead of replacing it.
+    pub keep_entrypoint: bool,
+    /// `KEY=VALUE`
+    pub env: Vec<String>,
+    /// `<host>:<container>[:<protocol>]`, published on the pod's address.
+    pub ports: Vec<String>,
+    /// `<host path>:<container path>[:<options>]`
+    pub mounts: Vec<String>,
+    /// Volumes of the pod, mounted after `mounts`.
+    pub volume_mounts: Vec<VolumeMount>,
+    /// Network as written; shown, and used for the pod by its first container that names one.
+    pub network: String,
+    /// Whether it has a pseudo-terminal.
+    pub tty: bool,
+    /// User as `docker run --user` takes it; empty for the image's.
+    pub user: String,
+    /// Working directory; empty for the image's.
+    pub working_dir: String,
+    /// Limits and the rest. `restart` and `hostname` in it are not used: they are the pod's.
+    pub options: ContainerOptions,
+}
+
+/// When an image is pulled before a container is made from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum PullPolicy {
+    /// When it is not there.
+    #[default]
+    IfNotPresent,
+    /// Every time.
+    Always,
+    /// Never: an absent image is an error.
+    Never,
+}
+
+/// A volume of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Unique in the pod.
+    pub name: String,
+    /// Where its files are.
+    pub source: VolumeSource,
+}
+
+/// Where the files of a volume are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum VolumeSource {
+    /// A directory or file of the host.
+    HostPath(String),
+    /// A directory of the pod's own, which goes away with it.
+    EmptyDir,
+}
+
+/// A volume at its place in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeMount {
+    /// Name of the volume.
+    pub volume: String,
+    /// Absolute path in the container.
+    pub path: String,
+    /// Whether the container cannot write to it.
+    pub read_only: bool,
+}
+
+/// A set of pods that are kept alive from one template.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaSet {
+    /// ULID in lower case, for life.
+    pub id: String,
+    /// The name that is shown and that its pods' names begin with (`contract/api.md` 11.3).
+    pub name: String,
+    /// What identifies it for re-apply and delete: `metadata.name` of its manifest. Unique in the namespace.
+    pub manifest_name: String,
+    /// Namespace of the set and of its pods.
+    pub namespace: String,
+    /// How many pods there shall be.
+    pub replicas: u32,
+    /// Labels that a pod without an owner must have to be adopted. Never empty.
+    pub selector: BTreeMap<String, String>,
+    /// What its pods are made from. Pods with another template id are replaced.
+    pub template: PodTemplate,
+    /// How pods of an old template are replaced.
+    pub update: UpdateStrategy,
+    /// Whether it is being removed, with its pods. After a crash the removal is finished.
+    pub removing: bool,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// How the pods of an old template are replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UpdateStrategy {
+    /// All at once (a `ReplicaSet`).
+    Replace,
+    /// So that at most one of the wanted pods is not ready (a `Deployment`).
+    Rolling,
+}
+
+/// A service: ports of the host, balanced over the ready pods that a selector finds in its namespace.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    /// ULID in lower case, for life.
+    pub id: String,
+    /// Unique among the services of the namespace.
+    pub name: String,
+    /// Namespace of its name and of its pods.
+    pub namespace: String,
+    /// Labels of its pods. Empty matches none.
+    pub selector: BTreeMap<String, String>,
+    /// Its ports; no host port and protocol twice.
+    pub ports: Vec<ServicePort>,
+    /// For how many seconds a client stays with one pod; `None` for no affinity.
+    pub affinity_seconds: Option<u32>,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// A port of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServicePort {
+    /// Port of the host.
+    pub port: u16,
+    /// Port of the pods.
+    pub target_port: u16,
+    /// Transport protocol.
+    pub protocol: super::Protocol,
+    /// The protocol as the client wrote it, for showing.
+    pub written_protocol: String,
+}
+
+impl PodContainer {
+    /// The check that makes it ready, if there is one.
+    pub fn readiness(&self) -> Option<&HealthCheck> {
+        self.options.readiness_check.as_ref()
+    }
+}
