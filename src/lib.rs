@@ -14,6 +14,7 @@
 //! - [`network`]: bridges, addresses, the uplink
 //! - [`firewall`]: desired rules, rendered as a whole and applied at once
 //! - [`events`]: what happened to objects, for clients that watch
+//! - [`pod`]: pods and the sets that keep them alive
 //! - [`policy`]: chains and modes
 //! - [`dns`]: the forwarder behind the containers' resolver
 //! - [`pki`]: CA, certificates, SPIFFE ids
@@ -42,6 +43,7 @@ pub mod logs;
 pub mod metrics;
 pub mod network;
 pub mod pki;
+pub mod pod;
 pub mod policy;
 pub mod runtime;
 pub mod store;

@@ -72,3 +72,31 @@ pub(crate) fn network(name: &str, subnet: &str) -> Network {
         created_at: jiff::Timestamp::UNIX_EPOCH,
     }
 }
+
+pub(crate) fn pod(id: &str, name: &str, entries: &[&str]) -> Pod {
+    let entry = |entry: &&str| PodContainer {
+        name: (*entry).into(),
+        image: "busybox".into(),
+        ..PodContainer::default()
+    };
+    Pod {
+        id: id.into(),
+        name: name.into(),
+        namespace: "default".into(),
+        uid: id.into(),
+        owner: None,
+        template: PodTemplate {
+            id: format!("{id}-template"),
+            labels: [("app".to_owned(), name.to_owned())].into(),
+            annotations: Default::default(),
+            spec: PodSpec {
+                containers: entries.iter().map(entry).collect(),
+                ..PodSpec::default()
+            },
+        },
+        goal: PodGoal::Created,
+        created_at: jiff::Timestamp::UNIX_EPOCH,
+        started_at: None,
+        stopped_at: None,
+    }
+}
