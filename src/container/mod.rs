@@ -28,6 +28,7 @@ mod names;
 mod options;
 mod recover;
 mod request;
+mod restart;
 mod rotation;
 mod spec;
 mod start;
@@ -56,6 +57,7 @@ pub use logs::{DEFAULT_LINES, LogRequest, MAX_LINES};
 pub use names::INFRA_PREFIX;
 pub use options::{HealthCheckRequest, OptionsRequest, RestartRequest};
 pub use request::CreateRequest;
+pub use restart::{DELAYS, Restarter};
 pub use spec::HookSettings;
 
 /// Shortest id prefix that a client may use for an id.
