@@ -53,6 +53,7 @@ use crate::store::{Claim, Container, Snapshot, Store};
 
 pub use attach::{MAX_CLIENTS, Terminal};
 pub use error::ContainerError;
+pub use exec::ExecRequest;
 pub use logs::{DEFAULT_LINES, LogRequest, MAX_LINES};
 pub use names::INFRA_PREFIX;
 pub use options::{HealthCheckRequest, OptionsRequest, RestartRequest};
