@@ -29,7 +29,7 @@ use crate::api::{hooks, pki as pki_api, routing};
 use crate::apparmor::{self, Confinement};
 use crate::audit::AuditLog;
 use crate::config::{Config, HOOK_PORT};
-use crate::container::{ContainerService, ContainerSettings, DELAYS, HookSettings, Restarter, Services};
+use crate::container::{ContainerService, ContainerSettings, DELAYS, HookSettings, Prober, Restarter, Services};
 use crate::controller::{self, Queue};
 use crate::dns::Forwarder;
 use crate::events::{self, Events};
@@ -209,11 +209,17 @@ impl Daemon {
 
         let management = (CancellationToken::new(), TaskTracker::new());
         // Controllers end with the management API: what they do needs hooks.
-        let restarts = Queue::new(DELAYS).into();
         management.1.spawn(controller::run(
             Restarter(containers.clone()).into(),
-            restarts,
+            Queue::new(DELAYS).into(),
             RESTARTS_AT_ONCE,
+            store.clone(),
+            management.0.clone(),
+        ));
+        management.1.spawn(controller::run(
+            Prober::new(containers.clone()).into(),
+            Queue::new(DELAYS).into(),
+            1,
             store.clone(),
             management.0.clone(),
         ));

@@ -13,6 +13,8 @@ use super::ContainerError;
 const MIN_MEMORY: u64 = 6 << 20;
 /// Longest grace period of a stop: one hour.
 const MAX_STOP_SECONDS: u32 = 3600;
+/// Longest time of a health check in seconds, and most retries.
+const MAX_CHECK: u32 = 3600;
 /// Most labels, and most bytes of a name or value.
 const MAX_LABELS: usize = 256;
 const MAX_LABEL_BYTES: usize = 4096;
@@ -58,6 +60,7 @@ pub struct HealthCheckRequest {
     pub timeout: Option<u32>,
     pub retries: Option<u32>,
     pub start_period: Option<u32>,
+    pub end_unhealthy: bool,
 }
 
 /// Checks a request. What it leaves open stays open.
@@ -80,7 +83,7 @@ pub fn check(request: &OptionsRequest) -> Result<ContainerOptions, ContainerErro
         stop_seconds: stop_seconds(request.stop_timeout)?,
         restart: restart(&request.restart_policy)?,
         health_check: request.health_check.as_ref().map(health_check).transpose()?,
-        end_unhealthy: false,
+        end_unhealthy: request.health_check.as_ref().is_some_and(|check| check.end_unhealthy),
         readiness_check: None,
     })
 }
@@ -225,17 +228,19 @@ fn health_check(request: &HealthCheckRequest) -> Result<HealthCheck, ContainerEr
         ([], port) => Probe::Tcp(port),
         _ => return Err(invalid("healthCheck takes one of exec (a command) and tcp (a port)")),
     };
-    let seconds = |value: Option<u32>, default| match value {
-        Some(0) => Err(invalid("the times and retries of a healthCheck are at least 1")),
-        other => Ok(other.unwrap_or(default)),
+    let within = |name: &str, value: Option<u32>, default, least| match value.unwrap_or(default) {
+        value if (least..=MAX_CHECK).contains(&value) => Ok(value),
+        value => Err(invalid(format!(
+            "{name} {value} of the healthCheck is not between {least} and {MAX_CHECK}"
+        ))),
     };
     Ok(HealthCheck {
         probe,
-        interval: seconds(request.interval, 30)?,
-        timeout: seconds(request.timeout, 30)?,
-        retries: seconds(request.retries, 3)?,
+        interval: within("interval", request.interval, 30, 1)?,
+        timeout: within("timeout", request.timeout, 30, 1)?,
+        retries: within("retries", request.retries, 3, 1)?,
         successes: 1,
-        start_period: request.start_period.unwrap_or(0),
+        start_period: within("startPeriod", request.start_period, 0, 0)?,
     })
 }
 
