@@ -10,7 +10,7 @@ use crate::store::{Container, ContainerState};
 use super::{ContainerError, ContainerService};
 
 /// Longest time-out of an exec that is waited for.
-const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
+pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// An exec that is waited for.
 #[derive(Debug, Clone)]

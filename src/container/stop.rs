@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::metrics::Verb;
 use crate::runtime::StopRequest;
 use crate::store::{ContainerOptions, ContainerState};
 
-use super::{ContainerError, ContainerService, refuse_managed, transitions};
+use super::{ContainerError, ContainerService, refuse_managed, restart, transitions};
 
 impl ContainerService {
     /// Ends the process of a running container for its user, so that no restart policy starts it again; returns the id.
@@ -17,15 +19,22 @@ impl ContainerService {
         self.detached(Verb::ContainerStop, async move {
             let id = container.id.clone();
             let _lock = service.0.locks.lock(&id).await;
-            service.find(&id).map_err(|_| ContainerError::NotFound(parameter))?;
+            let container = service.find(&id).map_err(|_| ContainerError::NotFound(parameter))?;
+            let awaits_restart = restart::due(&container, &service.snapshot(), Timestamp::now()).is_some();
             // Before the end, which the restart policy sees.
             service
-                .update(&id, |c| {
-                    transitions::check_allowed("stop", c)?;
+                .update(&id, move |c| {
+                    if !awaits_restart {
+                        transitions::check_allowed("stop", c)?;
+                    }
                     c.stopped_by_user = true;
                     Ok(())
                 })
                 .await?;
+            if awaits_restart {
+                tracing::info!(container.id = %id, "the restart of a container was called off");
+                return Ok(id);
+            }
             service.end_process(&id).await?;
             tracing::info!(container.id = %id, "container stopped");
             Ok(id)
@@ -52,7 +61,7 @@ impl ContainerService {
     }
 
     /// Whoever calls this holds the lock of the container.
-    async fn end_process(&self, id: &str) -> Result<(), ContainerError> {
+    pub(super) async fn end_process(&self, id: &str) -> Result<(), ContainerError> {
         let request = stop_request(&self.find(id)?.options);
         let stopped = self.0.services.runtime.stop(id, &request).await;
         self.settle_exit(id).await;

@@ -217,6 +217,9 @@ pub struct HealthCheckBody {
     /// How long after a start failures do not count [default: 0]
     #[serde(rename = "startPeriod")]
     start_period: Option<u32>,
+    /// Whether it is ended when it is unhealthy, so that its restart policy takes over.
+    #[serde(rename = "endUnhealthy")]
+    end_unhealthy: bool,
 }
 
 impl From<CreateBody> for CreateRequest {
@@ -256,6 +259,7 @@ impl From<CreateBody> for CreateRequest {
                     timeout: h.timeout,
                     retries: h.retries,
                     start_period: h.start_period,
+                    end_unhealthy: h.end_unhealthy,
                 }),
             },
         }
