@@ -30,15 +30,16 @@ use crate::apparmor::{self, Confinement};
 use crate::audit::AuditLog;
 use crate::config::{Config, HOOK_PORT};
 use crate::container::{ContainerService, ContainerSettings, DELAYS, HookSettings, Prober, Restarter, Services};
-use crate::controller::{self, Queue};
+use crate::controller::{self, Backoff, Queue};
 use crate::dns::Forwarder;
 use crate::events::{self, Events};
-use crate::firewall::{Firewall, FirewallSettings};
+use crate::firewall::{Firewall, FirewallSettings, Networks};
 use crate::image::{ImageService, ImageSettings};
 use crate::logs::Watcher;
 use crate::metrics::{Activity, MetricsLog, Sampler};
 use crate::network::{DEFAULT_NETWORK, DNS_ADDRESS, DNS_PORT, NetworkService, NetworkSettings, Uplink};
 use crate::pki::Pki;
+use crate::policy::{Follower, PolicyService};
 use crate::runtime::dir::{DEFAULT_ROOT, RUNTIME_RUN_DIR};
 use crate::runtime::droplet::Droplet;
 use crate::store::Store;
@@ -51,6 +52,12 @@ const RENEWAL: Duration = Duration::from_secs(24 * 60 * 60);
 const RESTARTS_AT_ONCE: usize = 4;
 /// How long operations in progress may take to finish at a shutdown. What is not finished then, recovery undoes.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long the rules of policies wait after the packet filter refused them.
+const RULES_BACKOFF: Backoff = Backoff {
+    first: Duration::from_secs(1),
+    most: Duration::from_secs(60),
+};
 
 /// Why the daemon could not start.
 #[derive(Debug, thiserror::Error)]
@@ -197,11 +204,16 @@ impl Daemon {
         tasks.spawn(sampler.clone().run(store.clone(), metrics_log, stop.clone()));
         tasks.spawn(containers.clone().bound_logs(stop.clone()));
 
+        let policies = PolicyService::new(store.clone(), firewall.clone());
+        let rules = Arc::new(Queue::new(RULES_BACKOFF));
+        let follower = Arc::new(Follower::new(firewall.clone()));
+        tasks.spawn(controller::run(follower, rules, 1, store.clone(), stop.clone()));
+
         let allowed_origins = config.allowed_origins.clone().into();
         let following = Following {
             config,
             store: store.clone(),
-            networks,
+            networks: networks.clone(),
             serving: serving.clone(),
             hook_app,
         };
@@ -227,6 +239,8 @@ impl Daemon {
             store,
             containers: containers.clone(),
             images,
+            networks: Networks::new(networks, firewall),
+            policies,
             sampler,
             activity,
             events,

@@ -164,7 +164,7 @@ fn udp_ends(tuple: &[Tuple]) -> Option<(SocketAddrV4, SocketAddrV4)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::firewall::{Bridge, FirewallSettings, PublishedPort};
+    use crate::firewall::{Bridge, PublishedPort};
     use crate::network::Uplink;
 
     fn state() -> FirewallState {
@@ -185,7 +185,7 @@ mod tests {
                 container_port: 53,
                 protocol: store::Protocol::Udp,
             }],
-            settings: FirewallSettings::default(),
+            ..FirewallState::default()
         }
     }
 

@@ -24,8 +24,10 @@ use utoipa_axum::routes;
 
 use crate::container::ContainerService;
 use crate::events::Events;
+use crate::firewall::Networks;
 use crate::image::ImageService;
 use crate::metrics::{Activity, Sampler};
+use crate::policy::PolicyService;
 use crate::store::Store;
 
 /// The services behind the management API.
@@ -35,6 +37,8 @@ pub struct Management {
     pub store: Store,
     pub containers: ContainerService,
     pub images: ImageService,
+    pub networks: Networks,
+    pub policies: PolicyService,
     pub sampler: Sampler,
     pub activity: Activity,
     pub events: Events,
@@ -71,7 +75,14 @@ pub fn routes() -> OpenApiRouter<Management> {
         .routes(routes!(images::list, images::pull, images::remove))
         .routes(routes!(images::status))
         .routes(routes!(images::disk_usage))
-        .routes(routes!(networks::list))
+        .routes(routes!(networks::list, networks::create))
+        .routes(routes!(networks::delete))
+        .routes(routes!(policies::add))
         .routes(routes!(policies::list))
+        .routes(routes!(policies::remove))
+        .routes(routes!(policies::commit))
+        .routes(routes!(policies::revert))
+        .routes(routes!(policies::set_mode))
+        .routes(routes!(policies::explain))
         .routes(routes!(metrics::scrape))
 }
