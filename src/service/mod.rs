@@ -14,7 +14,7 @@ mod request;
 
 pub use endpoints::{Endpoint, all, endpoints};
 pub use registry::ServiceRegistry;
-pub use request::{NewPort, NewService};
+pub use request::NewService;
 
 use crate::store::{Claim, Protocol, Snapshot, StoreError, Taken};
 
@@ -35,12 +35,9 @@ pub enum ServiceError {
     /// A name or namespace outside the grammar.
     #[error("invalid {what}: {word:?}; use up to 253 letters, digits, '_', '.', '-', beginning with a letter or digit")]
     InvalidName { what: &'static str, word: String },
-    /// A number that is no port.
-    #[error("invalid {field}: {number}; a port is a number from 1 to 65535")]
-    InvalidPort { field: &'static str, number: i64 },
-    /// Neither TCP nor UDP.
-    #[error("invalid protocol: {0:?}; use TCP or UDP")]
-    InvalidProtocol(String),
+    /// No port has the number 0.
+    #[error("invalid {0}: 0; a port is a number from 1 to 65535")]
+    PortZero(&'static str),
     /// The same port and protocol twice in one service.
     #[error("port {port}/{protocol} is there twice; name each port and protocol once")]
     PortTwice { port: u16, protocol: Protocol },

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{MAX_AFFINITY, ServiceError};
-use crate::store::{Protocol, Service, ServicePort};
+use crate::store::{Service, ServicePort};
 
 /// A service as it is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -14,45 +14,28 @@ pub struct NewService {
     pub namespace: String,
     /// Labels of its pods. Empty matches none.
     pub selector: BTreeMap<String, String>,
-    /// Its ports.
-    pub ports: Vec<NewPort>,
+    /// Its ports; no host port and protocol twice.
+    pub ports: Vec<ServicePort>,
     /// For how many seconds a client stays with one pod; `None` for no affinity.
     pub affinity_seconds: Option<u32>,
-}
-
-/// A port of a service as it is asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct NewPort {
-    /// Port of the host.
-    pub port: i64,
-    /// Port of the pods; `None` for the same.
-    pub target_port: Option<i64>,
-    /// TCP or UDP in any case; empty for `tcp`. Shown as written.
-    pub protocol: String,
 }
 
 impl From<&Service> for NewService {
     /// What would make a service like this one.
     fn from(service: &Service) -> Self {
-        let port = |p: &ServicePort| NewPort {
-            port: p.port.into(),
-            target_port: Some(p.target_port.into()),
-            protocol: p.written_protocol.clone(),
-        };
         Self {
             name: service.name.clone(),
             namespace: service.namespace.clone(),
             selector: service.selector.clone(),
-            ports: service.ports.iter().map(port).collect(),
+            ports: service.ports.clone(),
             affinity_seconds: service.affinity_seconds,
         }
     }
 }
 
 impl NewService {
-    /// Refuses what could not work, and returns the ports as they are stored. Whether ports and name are free is known
-    /// only when they are reserved.
-    pub fn check(&self) -> Result<Vec<ServicePort>, ServiceError> {
+    /// Refuses what could not work. Whether name and ports are free is known only when they are reserved.
+    pub fn check(&self) -> Result<(), ServiceError> {
         if self.name.is_empty() || self.namespace.is_empty() {
             return Err(ServiceError::NameRequired);
         }
@@ -65,43 +48,19 @@ impl NewService {
         if let Some(seconds) = self.affinity_seconds.filter(|s| !(1..=MAX_AFFINITY).contains(s)) {
             return Err(ServiceError::InvalidAffinity(seconds));
         }
-        let mut ports: Vec<ServicePort> = Vec::with_capacity(self.ports.len());
-        for port in &self.ports {
-            let port = port.check()?;
-            if ports.iter().any(|p| (p.port, p.protocol) == (port.port, port.protocol)) {
-                let ServicePort { port, protocol, .. } = port;
+        for (n, port) in self.ports.iter().enumerate() {
+            for (field, number) in [("port", port.port), ("targetPort", port.target_port)] {
+                if number == 0 {
+                    return Err(ServiceError::PortZero(field));
+                }
+            }
+            let is_same = |p: &ServicePort| (p.port, p.protocol) == (port.port, port.protocol);
+            if self.ports[..n].iter().any(is_same) {
+                let ServicePort { port, protocol, .. } = *port;
                 return Err(ServiceError::PortTwice { port, protocol });
             }
-            ports.push(port);
         }
-        Ok(ports)
-    }
-}
-
-impl NewPort {
-    fn check(&self) -> Result<ServicePort, ServiceError> {
-        let written_protocol = match &self.protocol[..] {
-            "" => "tcp",
-            written => written,
-        };
-        let protocol = match &written_protocol.to_ascii_lowercase()[..] {
-            "tcp" => Protocol::Tcp,
-            "udp" => Protocol::Udp,
-            _ => return Err(ServiceError::InvalidProtocol(written_protocol.to_owned())),
-        };
-        Ok(ServicePort {
-            port: number("port", self.port)?,
-            target_port: number("targetPort", self.target_port.unwrap_or(self.port))?,
-            protocol,
-            written_protocol: written_protocol.to_owned(),
-        })
-    }
-}
-
-fn number(field: &'static str, number: i64) -> Result<u16, ServiceError> {
-    match u16::try_from(number) {
-        Ok(port) if port > 0 => Ok(port),
-        _ => Err(ServiceError::InvalidPort { field, number }),
+        Ok(())
     }
 }
 
@@ -115,52 +74,41 @@ fn is_name(word: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Protocol;
     use rstest::rstest;
 
-    fn shop(ports: &[(i64, Option<i64>, &str)]) -> NewService {
+    fn shop(ports: &[(u16, u16, Protocol)]) -> NewService {
+        let port = |&(port, target_port, protocol): &(u16, u16, Protocol)| ServicePort {
+            port,
+            target_port,
+            protocol,
+            written_protocol: protocol.to_string(),
+        };
         NewService {
             name: "shop".into(),
             namespace: "default".into(),
-            ports: ports
-                .iter()
-                .map(|(port, target_port, protocol)| NewPort {
-                    port: *port,
-                    target_port: *target_port,
-                    protocol: (*protocol).into(),
-                })
-                .collect(),
+            ports: ports.iter().map(port).collect(),
             ..NewService::default()
         }
     }
 
-    #[test]
-    fn ports_are_stored_with_the_protocol_as_written() {
-        let ports = shop(&[(80, None, ""), (80, Some(53), "UDP"), (443, Some(8443), "Tcp")])
-            .check()
-            .unwrap();
-        let seen: Vec<_> = ports
-            .iter()
-            .map(|p| (p.port, p.target_port, p.protocol, &p.written_protocol[..]))
-            .collect();
-        assert_eq!(
-            seen,
-            [
-                (80, 80, Protocol::Tcp, "tcp"),
-                (80, 53, Protocol::Udp, "UDP"),
-                (443, 8443, Protocol::Tcp, "Tcp"),
-            ]
-        );
+    #[rstest]
+    #[case(&[(0, 80, Protocol::Tcp)], "invalid port: 0; a port is a number from 1 to 65535")]
+    #[case(&[(80, 0, Protocol::Tcp)], "invalid targetPort: 0; a port is a number from 1 to 65535")]
+    #[case(
+        &[(80, 1, Protocol::Tcp), (80, 2, Protocol::Tcp)],
+        "port 80/tcp is there twice; name each port and protocol once"
+    )]
+    fn ports_that_cannot_be_are_refused(#[case] ports: &[(u16, u16, Protocol)], #[case] message: &str) {
+        assert_eq!(shop(ports).check().unwrap_err().to_string(), message);
     }
 
-    #[rstest]
-    #[case(&[(0, None, "")], "invalid port: 0; a port is a number from 1 to 65535")]
-    #[case(&[(65_536, None, "")], "invalid port: 65536; a port is a number from 1 to 65535")]
-    #[case(&[(-1, Some(80), "")], "invalid port: -1; a port is a number from 1 to 65535")]
-    #[case(&[(80, Some(0), "")], "invalid targetPort: 0; a port is a number from 1 to 65535")]
-    #[case(&[(80, None, "sctp")], "invalid protocol: \"sctp\"; use TCP or UDP")]
-    #[case(&[(80, None, ""), (80, Some(1), "TCP")], "port 80/tcp is there twice; name each port and protocol once")]
-    fn what_cannot_be_a_port_is_refused(#[case] ports: &[(i64, Option<i64>, &str)], #[case] message: &str) {
-        assert_eq!(shop(ports).check().unwrap_err().to_string(), message);
+    #[test]
+    fn one_port_may_be_there_for_both_protocols() {
+        shop(&[(53, 53, Protocol::Tcp), (53, 53, Protocol::Udp)])
+            .check()
+            .unwrap();
+        shop(&[]).check().unwrap();
     }
 
     #[test]
