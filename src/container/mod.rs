@@ -22,10 +22,11 @@ mod delete;
 mod error;
 mod exec;
 mod hooks;
-mod lock;
+pub(crate) mod lock;
 mod logs;
 mod names;
 mod options;
+mod pod;
 mod recover;
 mod request;
 mod rotation;
@@ -53,9 +54,10 @@ use crate::store::{Claim, Container, Snapshot, Store};
 pub use attach::{MAX_CLIENTS, Terminal};
 pub use error::ContainerError;
 pub use logs::{DEFAULT_LINES, LogRequest, MAX_LINES};
-pub use names::INFRA_PREFIX;
+pub use names::{INFRA_PREFIX, valid as valid_name};
 pub use options::{HealthCheckRequest, OptionsRequest, RestartRequest};
-pub use request::CreateRequest;
+pub use pod::{PodPart, PodRole};
+pub use request::{CreateRequest, parse_ports};
 pub use spec::HookSettings;
 
 /// Shortest id prefix that a client may use for an id.
@@ -66,6 +68,8 @@ const MIN_PREFIX: usize = 4;
 pub struct ContainerSettings {
     /// Directory of the container directories.
     pub root: PathBuf,
+    /// Directory of the pods' own directories.
+    pub pod_root: PathBuf,
     /// Volatile directory of the runtime, looked at for leftovers.
     pub runtime_run_dir: PathBuf,
     /// Network of a container that names none.
