@@ -29,6 +29,7 @@ pub(crate) fn container(id: &str, name: &str) -> Container {
         retries: Retries::default(),
         health: None,
         readiness: None,
+        joined: None,
         attachment: None,
         forwards: Vec::new(),
         certificate_due: false,
@@ -113,6 +114,24 @@ pub(crate) fn replica_set(id: &str, manifest_name: &str, name: &str) -> ReplicaS
         template: pod(id, name, &["app"]).template,
         update: UpdateStrategy::Replace,
         removing: false,
+        created_at: jiff::Timestamp::UNIX_EPOCH,
+    }
+}
+
+pub(crate) fn service(id: &str, name: &str, ports: &[u16]) -> Service {
+    let port = |port: &u16| ServicePort {
+        port: *port,
+        target_port: *port,
+        protocol: Protocol::Tcp,
+        written_protocol: "tcp".into(),
+    };
+    Service {
+        id: id.into(),
+        name: name.into(),
+        namespace: "default".into(),
+        selector: [("app".to_owned(), name.to_owned())].into(),
+        ports: ports.iter().map(port).collect(),
+        affinity_seconds: None,
         created_at: jiff::Timestamp::UNIX_EPOCH,
     }
 }
