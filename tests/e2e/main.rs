@@ -11,6 +11,7 @@ mod support;
 mod auth;
 mod crash;
 mod events;
+mod exec;
 mod hooks;
 mod images;
 mod inside;
