@@ -91,7 +91,7 @@ fn every_option_reaches_the_container() {
     let said = api.exec(&id, "hostname; cat /etc/hostname; hostname -i");
     let address = shown["address"].as_str().unwrap();
     assert_eq!(said, format!("box.example\nbox.example\n{address}\n"));
-    let said = api.exec(&id, "id -u; touch /tmp/x || echo refused");
+    let said = api.exec(&id, "touch /x || echo refused");
     assert!(
         said.contains("Read-only file system") && said.contains("refused"),
         "{said}"
@@ -158,7 +158,7 @@ fn limits_hold() {
     if limit(&lab, &id, "pids", "pids.max", "pids.max").is_some() {
         let said = api.exec(
             &id,
-            "i=0; while [ $i -lt 30 ]; do i=$((i+1)); sleep 1000 & done; echo all",
+            "( i=0; while [ $i -lt 30 ]; do i=$((i+1)); sleep 1000 & done; echo all )",
         );
         assert!(said.contains("can't fork") && !said.contains("all"), "{said}");
     }
