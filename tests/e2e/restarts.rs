@@ -40,13 +40,13 @@ fn wait_for_restart(lab: &Lab, id: &str, restarts: u64) -> Value {
     })
 }
 
-/// Time for restarts that must not come: as long as another container takes for five runs in a row, which is longer
-/// than any delay that can be left of one with fewer.
+/// Time for restarts that must not come: as long as another container takes for six runs in a row, whose delays come to
+/// more than the one that is left of a container with fewer.
 fn let_others_restart(lab: &Lab, image: &str) {
     let id = lab
         .api()
         .run(json!({ "image": image, "command": crash(1), "restartPolicy": { "name": "always" } }));
-    wait_for_runs(lab, &id, 5);
+    wait_for_runs(lab, &id, 6);
     lab.api().stop(&id);
     lab.api().delete(&id);
 }
@@ -68,7 +68,6 @@ fn a_crash_loop_backs_off_and_a_stop_ends_it() {
         // A run and a start take some time themselves; uptime has two decimals.
         assert!(*pause >= delay - 0.02, "{pauses:?}");
     }
-    assert!(pauses[3] > 2.0 * pauses[0], "{pauses:?}");
 
     // Now it waits for its restart, or is just being started: a stop works either way.
     api.stop(&id);
@@ -82,8 +81,9 @@ fn a_crash_loop_backs_off_and_a_stop_ends_it() {
 
     // A start by the user begins anew.
     api.start(&id);
-    let begun = wait_for_runs(&lab, &id, count + 2);
-    assert!(begun[count + 1] - begun[count] < 1.6, "{begun:?}");
+    wait_for_runs(&lab, &id, count + 2);
+    let restarts = api.container(&id)["restartCount"].as_u64().unwrap();
+    assert!(restarts < 4, "{restarts}");
     api.stop(&id);
     api.delete(&id);
     lab.assert_unchanged(&before);
