@@ -11,6 +11,7 @@ mod support;
 mod auth;
 mod crash;
 mod events;
+mod exec;
 mod health;
 mod hooks;
 mod images;
