@@ -5,7 +5,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::{NewService, ServiceError};
-use crate::store::{Claim, Kind, Protocol, Service, ServicePort, Snapshot, Store};
+use crate::pod::fresh_ulid;
+use crate::store::{Claim, Kind, Protocol, Service, ServicePort, Store, Txn};
 
 /// Makes, changes, removes and finds services. Clones share the store.
 #[derive(Clone)]
@@ -23,45 +24,20 @@ impl ServiceRegistry {
 
     /// Makes a service. Its name and its host ports are reserved with it, or nothing is.
     pub async fn create(&self, request: NewService) -> Result<Arc<Service>, ServiceError> {
-        let ports = self.check(&request)?;
+        self.check(&request)?;
         self.store
-            .transact(move |t| {
-                let service = Service {
-                    id: fresh_id(t.snapshot()),
-                    name: request.name,
-                    namespace: request.namespace,
-                    selector: request.selector,
-                    ports,
-                    affinity_seconds: request.affinity_seconds,
-                    created_at: Timestamp::now(),
-                };
-                t.put(service)
-                    .map_err(|taken| ServiceError::taken(&taken, t.snapshot()))
-            })
+            .transact(move |t| put(t, fresh_ulid(), Timestamp::now(), request))
             .await
     }
 
     /// Makes an existing service what the request says. It keeps its id and its time of creation.
     pub async fn replace(&self, id: &str, request: NewService) -> Result<Arc<Service>, ServiceError> {
-        let ports = self.check(&request)?;
+        self.check(&request)?;
         let id = id.to_owned();
         self.store
-            .transact(move |t| {
-                let created_at = match t.get::<Service>(&id) {
-                    Some(service) => service.created_at,
-                    None => return Err(ServiceError::NotFound(id)),
-                };
-                let service = Service {
-                    id,
-                    name: request.name,
-                    namespace: request.namespace,
-                    selector: request.selector,
-                    ports,
-                    affinity_seconds: request.affinity_seconds,
-                    created_at,
-                };
-                t.put(service)
-                    .map_err(|taken| ServiceError::taken(&taken, t.snapshot()))
+            .transact(move |t| match t.get::<Service>(&id) {
+                Some(service) => put(t, id, service.created_at, request),
+                None => Err(ServiceError::NotFound(id)),
             })
             .await
     }
@@ -94,48 +70,42 @@ impl ServiceRegistry {
         services
     }
 
-    fn check(&self, request: &NewService) -> Result<Vec<ServicePort>, ServiceError> {
-        let ports = request.check()?;
+    fn check(&self, request: &NewService) -> Result<(), ServiceError> {
+        request.check()?;
         let is_reserved = |p: &&ServicePort| p.protocol == Protocol::Tcp && self.reserved.contains(&p.port);
-        match ports.iter().find(is_reserved) {
+        match request.ports.iter().find(is_reserved) {
             Some(port) => Err(ServiceError::PortTaken {
                 port: port.port,
                 protocol: port.protocol,
                 holder: "condenser itself".into(),
             }),
-            None => Ok(ports),
+            None => Ok(()),
         }
     }
 }
 
-/// A ULID that no service has.
-fn fresh_id(snapshot: &Snapshot) -> String {
-    loop {
-        let id = ulid::Ulid::generate().to_string().to_lowercase();
-        if snapshot.services().get(&id).is_none() {
-            return id;
-        }
-    }
+fn put(t: &mut Txn, id: String, created_at: Timestamp, request: NewService) -> Result<Arc<Service>, ServiceError> {
+    let service = Service {
+        id,
+        name: request.name,
+        namespace: request.namespace,
+        selector: request.selector,
+        ports: request.ports,
+        affinity_seconds: request.affinity_seconds,
+        created_at,
+    };
+    t.put(service)
+        .map_err(|taken| ServiceError::taken(&taken, t.snapshot()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::NewPort;
     use crate::store::StoreError;
-    use crate::store::records::tests::container;
+    use crate::store::records::tests::{container, service};
 
-    fn request(name: &str, ports: &[i64]) -> NewService {
-        let port = |port: &i64| NewPort {
-            port: *port,
-            ..NewPort::default()
-        };
-        NewService {
-            name: name.into(),
-            namespace: "default".into(),
-            ports: ports.iter().map(port).collect(),
-            ..NewService::default()
-        }
+    fn request(name: &str, ports: &[u16]) -> NewService {
+        NewService::from(&service("any", name, ports))
     }
 
     fn registry() -> (tempfile::TempDir, ServiceRegistry) {
