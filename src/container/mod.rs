@@ -54,8 +54,11 @@ pub use attach::{MAX_CLIENTS, Terminal};
 pub use error::ContainerError;
 pub use logs::{DEFAULT_LINES, LogRequest, MAX_LINES};
 pub use names::INFRA_PREFIX;
+pub(crate) use names::valid as valid_name;
+pub(crate) use options::check as check_options;
 pub use options::{HealthCheckRequest, OptionsRequest, RestartRequest};
 pub use request::CreateRequest;
+pub(crate) use request::parse_ports;
 pub use spec::HookSettings;
 
 /// Shortest id prefix that a client may use for an id.
