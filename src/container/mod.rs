@@ -22,10 +22,11 @@ mod delete;
 mod error;
 mod exec;
 mod hooks;
-mod lock;
+pub(crate) mod lock;
 mod logs;
 mod names;
 mod options;
+mod pod;
 mod recover;
 mod request;
 mod rotation;
@@ -53,12 +54,11 @@ use crate::store::{Claim, Container, Snapshot, Store};
 pub use attach::{MAX_CLIENTS, Terminal};
 pub use error::ContainerError;
 pub use logs::{DEFAULT_LINES, LogRequest, MAX_LINES};
-pub use names::INFRA_PREFIX;
-pub(crate) use names::valid as valid_name;
+pub use names::{INFRA_PREFIX, valid as valid_name};
 pub(crate) use options::check as check_options;
 pub use options::{HealthCheckRequest, OptionsRequest, RestartRequest};
-pub use request::CreateRequest;
-pub(crate) use request::parse_ports;
+pub use pod::{PodPart, PodRole};
+pub use request::{CreateRequest, parse_ports};
 pub use spec::HookSettings;
 
 /// Shortest id prefix that a client may use for an id.
@@ -69,6 +69,8 @@ const MIN_PREFIX: usize = 4;
 pub struct ContainerSettings {
     /// Directory of the container directories.
     pub root: PathBuf,
+    /// Directory of the pods' own directories.
+    pub pod_root: PathBuf,
     /// Volatile directory of the runtime, looked at for leftovers.
     pub runtime_run_dir: PathBuf,
     /// Network of a container that names none.

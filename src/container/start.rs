@@ -39,12 +39,9 @@ impl ContainerService {
                 Ok(c.clone())
             })
             .await?;
-        let made = async {
-            self.write_bundle(&row).await?;
-            self.0.services.firewall.apply().await?;
-            self.runtime_create(&row).await
+        let Err(error) = self.set_up(&row).await else {
+            return Ok(());
         };
-        let Err(error) = made.await else { return Ok(()) };
         tracing::warn!(container.id = %row.id, %error, "restart failed, the container stays stopped");
         let exit = container.exit.clone();
         self.update(&container.id, |c| {
@@ -72,6 +69,7 @@ impl ContainerService {
         let process = self.runtime_process(id).await;
         self.update(id, move |c| {
             transitions::running(c, process, Timestamp::now());
+            c.stopped_by_user = false;
             Ok(())
         })
         .await?;

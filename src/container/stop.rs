@@ -15,20 +15,25 @@ impl ContainerService {
             let _lock = service.0.locks.lock(&id).await;
             let container = service.find(&id).map_err(|_| ContainerError::NotFound(parameter))?;
             transitions::check_allowed("stop", &container)?;
-            let stopped = service.0.services.runtime.stop(&id).await;
-            service.settle_exit(&id).await;
-            // It may have ended by itself a moment before: what was asked for is the case.
-            if let Err(source) = stopped
-                && service.find(&id)?.process.is_some()
-            {
-                return Err(ContainerError::Runtime {
-                    step: "stop failed",
-                    source,
-                });
-            }
+            service.stop_locked(&id).await?;
             tracing::info!(container.id = %id, "container stopped");
             Ok(id)
         })
         .await
+    }
+    /// The caller holds the container's lock and has seen it run.
+    pub(super) async fn stop_locked(&self, id: &str) -> Result<(), ContainerError> {
+        let stopped = self.0.services.runtime.stop(id).await;
+        self.settle_exit(id).await;
+        // It may have ended by itself a moment before: what was asked for is the case.
+        if let Err(source) = stopped
+            && self.find(id)?.process.is_some()
+        {
+            return Err(ContainerError::Runtime {
+                step: "stop failed",
+                source,
+            });
+        }
+        Ok(())
     }
 }

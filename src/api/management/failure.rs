@@ -3,6 +3,7 @@
 use crate::api::ApiError;
 use crate::container::ContainerError;
 use crate::image::ImageError;
+use crate::pod::PodError;
 
 impl From<ContainerError> for ApiError {
     fn from(error: ContainerError) -> Self {
@@ -25,6 +26,7 @@ impl From<ContainerError> for ApiError {
             | E::NameTaken(_)
             | E::PortTaken { .. }
             | E::SubnetFull(_)
+            | E::NoInfra(_)
             | E::AlreadyStarted(_)
             | E::WrongState { .. }
             | E::NotRunning(_)
@@ -55,6 +57,22 @@ impl From<ImageError> for ApiError {
             E::InUse { .. } => Self::conflict(message),
             E::Registry { .. } | E::BadImage { .. } | E::BadLayer { .. } => Self::bad_gateway(message),
             E::Store(_) | E::Io(_) => Self::internal(message),
+        }
+    }
+}
+
+impl From<PodError> for ApiError {
+    fn from(error: PodError) -> Self {
+        use PodError as E;
+        let message = error.to_string();
+        match error {
+            E::Container(container) => container.into(),
+            E::NotFound(_) => Self::not_found(message),
+            E::NoName | E::InvalidName { .. } | E::InvalidTemplate(_) | E::NoContainerName => {
+                Self::bad_request(message)
+            }
+            E::NameTaken { .. } | E::Owned { .. } | E::BeingRemoved(_) | E::Unsettled(_) => Self::conflict(message),
+            E::Volumes(_) | E::Store(_) | E::Panicked => Self::internal(message),
         }
     }
 }

@@ -11,6 +11,7 @@ mod images;
 mod logs;
 mod metrics;
 mod networks;
+mod pods;
 mod policies;
 mod stats;
 
@@ -25,6 +26,7 @@ use crate::container::ContainerService;
 use crate::events::Events;
 use crate::image::ImageService;
 use crate::metrics::{Activity, Sampler};
+use crate::pod::PodService;
 use crate::store::Store;
 
 /// The services behind the management API.
@@ -33,6 +35,7 @@ use crate::store::Store;
 pub struct Management {
     pub store: Store,
     pub containers: ContainerService,
+    pub pods: PodService,
     pub images: ImageService,
     pub sampler: Sampler,
     pub activity: Activity,
@@ -70,6 +73,10 @@ pub fn routes() -> OpenApiRouter<Management> {
         .routes(routes!(images::list, images::pull, images::remove))
         .routes(routes!(images::status))
         .routes(routes!(images::disk_usage))
+        .routes(routes!(pods::list, pods::create))
+        .routes(routes!(pods::get, pods::remove))
+        .routes(routes!(pods::start))
+        .routes(routes!(pods::stop))
         .routes(routes!(networks::list))
         .routes(routes!(policies::list))
         .routes(routes!(metrics::scrape))

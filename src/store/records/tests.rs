@@ -28,6 +28,7 @@ pub(crate) fn container(id: &str, name: &str) -> Container {
         restarts: 0,
         health: None,
         readiness: None,
+        joined: None,
         attachment: None,
         forwards: Vec::new(),
         certificate_due: false,
