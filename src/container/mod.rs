@@ -55,6 +55,7 @@ pub use attach::{MAX_CLIENTS, Terminal};
 pub use error::ContainerError;
 pub use logs::{DEFAULT_LINES, LogRequest, MAX_LINES};
 pub use names::{INFRA_PREFIX, valid as valid_name};
+pub(crate) use options::check as check_options;
 pub use options::{HealthCheckRequest, OptionsRequest, RestartRequest};
 pub use pod::{PodPart, PodRole};
 pub use request::{CreateRequest, parse_ports};

@@ -19,6 +19,7 @@ mod lifecycle;
 mod load;
 mod logs;
 mod metrics;
+mod pods;
 mod ports;
 mod refusals;
 mod replay;
