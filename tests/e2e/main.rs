@@ -23,6 +23,7 @@ mod pods;
 mod ports;
 mod refusals;
 mod replay;
+mod services;
 mod startup;
 mod terminals;
 
