@@ -101,3 +101,18 @@ pub(crate) fn pod(id: &str, name: &str, entries: &[&str]) -> Pod {
         stopped_at: None,
     }
 }
+
+pub(crate) fn replica_set(id: &str, name: &str, replicas: u32) -> ReplicaSet {
+    ReplicaSet {
+        id: id.into(),
+        name: name.into(),
+        manifest_name: name.into(),
+        namespace: "default".into(),
+        replicas,
+        selector: [("app".to_owned(), name.to_owned())].into(),
+        template: pod(id, name, &["web"]).template,
+        update: UpdateStrategy::Replace,
+        removing: false,
+        created_at: jiff::Timestamp::UNIX_EPOCH,
+    }
+}
