@@ -42,6 +42,7 @@ use crate::pki::Pki;
 use crate::pod::{PodController, PodService, PodSettings};
 use crate::runtime::dir::{DEFAULT_ROOT, RUNTIME_RUN_DIR};
 use crate::runtime::droplet::Droplet;
+use crate::service::ServiceRegistry;
 use crate::store::Store;
 
 /// How often the kernel's links and addresses are compared with the networks.
@@ -202,6 +203,8 @@ impl Daemon {
         );
         tasks.spawn(serving.clone().serve(hook_sockets, hook_app.clone(), stop.clone()));
 
+        // Before containers are recovered: their states change then.
+        tasks.spawn(firewall.follow(store.clone(), stop.clone()));
         images.recover().await?;
         containers.recover().await?;
         let pods = PodService::new(pod_settings(&config), store.clone(), containers.clone());
@@ -210,6 +213,7 @@ impl Daemon {
         tasks.spawn(sampler.clone().run(store.clone(), metrics_log, stop.clone()));
         tasks.spawn(containers.clone().bound_logs(stop.clone()));
 
+        let reserved_ports = reserved_ports(&config);
         let allowed_origins = config.allowed_origins.clone().into();
         let following = Following {
             config,
@@ -226,6 +230,7 @@ impl Daemon {
             store,
             containers: containers.clone(),
             pods: pods.clone(),
+            services: ServiceRegistry::new(daemon_store.clone(), reserved_ports),
             images,
             sampler,
             activity,
@@ -469,16 +474,22 @@ fn firewall_settings(config: &Config, ca: &BoundListener) -> FirewallSettings {
     }
 }
 
+/// TCP ports of the host that nobody else may publish.
+fn reserved_ports(config: &Config) -> Vec<u16> {
+    let ours = [
+        config.management_address.port(),
+        config.hook_port(),
+        config.ca_address.port(),
+    ];
+    ours.into()
+}
+
 fn container_settings(config: &Config, confinement: Confinement) -> ContainerSettings {
     let root = config.container_root();
     ContainerSettings {
         runtime_run_dir: RUNTIME_RUN_DIR.into(),
         default_network: DEFAULT_NETWORK.into(),
-        reserved_ports: vec![
-            config.management_address.port(),
-            config.hook_port(),
-            config.ca_address.port(),
-        ],
+        reserved_ports: reserved_ports(config),
         run_as_image_user: config.run_as_image_user,
         confinement,
         require_apparmor: config.require_apparmor,

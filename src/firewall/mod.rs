@@ -20,6 +20,7 @@
 //!                     RAIND-FWD                       published ports from outside
 //! nat    PREROUTING   RAIND-PREROUTING -> RAIND-PORTS DNS redirect, published ports
 //!        OUTPUT       RAIND-PORTS                     published ports, from the host itself
+//!        from both    RAIND-SVC-<service>-<port>      a port of a service
 //!        POSTROUTING  RAIND-POSTROUTING               masquerade
 //! ip6: filter FORWARD RAIND-ROOT -> RAIND-ISOLATE     no IPv6 between containers
 //! ```
@@ -28,7 +29,9 @@
 //! left, which are recognised by their exact shape), change the policy of a chain, resolve a name, or remove the rules
 //! when the daemon ends, for containers go on running.
 
+mod balance;
 mod conntrack;
+mod follow;
 mod legacy;
 mod plan;
 mod render;
@@ -48,7 +51,7 @@ use crate::policy::PolicyDefaults;
 
 pub use render::{Ruleset, render};
 pub use service::{Firewall, remove_all};
-pub use state::{Bridge, FirewallState, PublishedPort};
+pub use state::{BalancedPort, Bridge, FirewallState, PublishedPort};
 pub use tool::Variant;
 
 /// What the firewall is told. The default is the contract's values.

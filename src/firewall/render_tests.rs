@@ -20,8 +20,7 @@ fn state(bridges: &[&str]) -> FirewallState {
             address: "192.0.2.2".parse().unwrap(),
         }),
         bridges: bridges.iter().enumerate().map(bridge).collect(),
-        ports: Vec::new(),
-        settings: FirewallSettings::default(),
+        ..FirewallState::default()
     }
 }
 

@@ -13,6 +13,7 @@ mod metrics;
 mod networks;
 mod pods;
 mod policies;
+mod services;
 mod stats;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use crate::events::Events;
 use crate::image::ImageService;
 use crate::metrics::{Activity, Sampler};
 use crate::pod::PodService;
+use crate::service::ServiceRegistry;
 use crate::store::Store;
 
 /// The services behind the management API.
@@ -36,6 +38,7 @@ pub struct Management {
     pub store: Store,
     pub containers: ContainerService,
     pub pods: PodService,
+    pub services: ServiceRegistry,
     pub images: ImageService,
     pub sampler: Sampler,
     pub activity: Activity,
@@ -77,6 +80,8 @@ pub fn routes() -> OpenApiRouter<Management> {
         .routes(routes!(pods::get, pods::remove))
         .routes(routes!(pods::start))
         .routes(routes!(pods::stop))
+        .routes(routes!(services::list))
+        .routes(routes!(services::get, services::remove))
         .routes(routes!(networks::list))
         .routes(routes!(policies::list))
         .routes(routes!(metrics::scrape))

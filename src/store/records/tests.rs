@@ -102,6 +102,24 @@ pub(crate) fn pod(id: &str, name: &str, entries: &[&str]) -> Pod {
     }
 }
 
+pub(crate) fn service(id: &str, name: &str, ports: &[u16]) -> Service {
+    let port = |port: &u16| ServicePort {
+        port: *port,
+        target_port: *port,
+        protocol: Protocol::Tcp,
+        written_protocol: "tcp".into(),
+    };
+    Service {
+        id: id.into(),
+        name: name.into(),
+        namespace: "default".into(),
+        selector: [("app".to_owned(), name.to_owned())].into(),
+        ports: ports.iter().map(port).collect(),
+        affinity_seconds: None,
+        created_at: jiff::Timestamp::UNIX_EPOCH,
+    }
+}
+
 pub(crate) fn replica_set(id: &str, name: &str, replicas: u32) -> ReplicaSet {
     ReplicaSet {
         id: id.into(),
