@@ -124,7 +124,7 @@ pub fn service(text: &str) -> Result<(NewService, Vec<Warning>)> {
     let documents = yaml::documents(text)?;
     let Some((number, node)) = documents.first() else {
         return Err(ManifestError {
-            problem: Problem::Other("service manifest not found".into()),
+            problem: Problem::NoService,
             document: 1,
             line: 1,
             field: String::new(),

@@ -80,7 +80,7 @@ pub fn routes() -> OpenApiRouter<Management> {
         .routes(routes!(pods::get, pods::remove))
         .routes(routes!(pods::start))
         .routes(routes!(pods::stop))
-        .routes(routes!(services::list))
+        .routes(routes!(services::list, services::create))
         .routes(routes!(services::get, services::remove))
         .routes(routes!(networks::list))
         .routes(routes!(policies::list))

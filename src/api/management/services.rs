@@ -4,15 +4,18 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::json;
 use utoipa::ToSchema;
 
 use super::Management;
 use super::pods::Scope;
+use crate::api::extract::{BODY_LIMIT, BodyError, read_body};
 use crate::api::time::rfc3339;
 use crate::api::{ApiError, AuditEntry, Failure, PathParams, QueryParams, Success, SuccessBody, success};
+use crate::manifest::{self, ManifestError, Problem, Warning};
 use crate::pod::statuses;
 use crate::service::{Endpoint, ServiceError, endpoints};
 use crate::store::{Service, ServicePort};
@@ -81,12 +84,41 @@ pub struct EndpointView {
     pod_id: String,
 }
 
+/// A service that was made.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NewServiceView {
+    /// Id.
+    service_id: String,
+    /// Fields of the manifest that have no effect; absent when there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<ServiceWarning>,
+}
+
+/// A field of a manifest that has no effect.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ServiceWarning {
+    /// Path of the field, as in `spec.type`.
+    field: String,
+    /// Its line, from 1.
+    line: usize,
+    /// Why it has none.
+    message: String,
+}
+
 /// The id of a service.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceId {
     /// Id.
     service_id: String,
+}
+
+impl From<Warning> for ServiceWarning {
+    fn from(warning: Warning) -> Self {
+        let Warning { field, line, message } = warning;
+        Self { field, line, message }
+    }
 }
 
 impl From<&ServicePort> for PortView {
@@ -177,6 +209,55 @@ pub async fn get(
     let service = find(&m, &entry, &id, &scope).map_err(prefixed)?;
     let endpoints = endpoints(&service, &statuses(&m.store.snapshot()));
     Ok(success("service detail", ServiceView::new(&service, &endpoints)))
+}
+
+/// Create a service from the first document of a manifest, YAML or JSON
+#[utoipa::path(post, path = "/v1/services", tag = "services",
+    request_body(content = String, content_type = "application/yaml", description = "Manifest of kind Service"),
+    responses((status = 201, body = SuccessBody<NewServiceView>), (status = 400, body = Failure),
+        (status = 409, body = Failure, description = "The name or a port is taken; the message names the holder"),
+        (status = 413, body = Failure), (status = 500, body = Failure)))]
+pub async fn create(
+    State(m): State<Management>,
+    entry: AuditEntry,
+    request: Request,
+) -> Result<Success<SuccessBody<NewServiceView>>, ApiError> {
+    let created = create_from(&m, &entry, request).await;
+    created.map_err(|error| error.with_data(json!({ "serviceId": "" })))
+}
+
+async fn create_from(
+    m: &Management,
+    entry: &AuditEntry,
+    request: Request,
+) -> Result<Success<SuccessBody<NewServiceView>>, ApiError> {
+    let body = read_body(request, BODY_LIMIT).await.map_err(unread)?;
+    let text = std::str::from_utf8(&body).map_err(|e| ApiError::bad_request(format!("invalid yaml: {e}")))?;
+    let (manifest, warnings) = manifest::service(text).map_err(refused)?;
+    entry.extra("service_name", format!("{}/{}", manifest.namespace, manifest.name));
+    let service = m.services.create(manifest.into()).await?;
+    tell(entry, &service);
+    let view = NewServiceView {
+        service_id: service.id.clone(),
+        warnings: warnings.into_iter().map(Into::into).collect(),
+    };
+    Ok(success("service created", view).created())
+}
+
+fn unread(error: BodyError) -> ApiError {
+    match error {
+        BodyError::TooLarge { .. } => ApiError::too_large(error.to_string()),
+        BodyError::Broken(_) => ApiError::bad_request(format!("read body failed: {error}")),
+    }
+}
+
+/// The name is the one thing that this route asks for in bare words.
+fn refused(error: ManifestError) -> ApiError {
+    let prefix = match error.problem {
+        Problem::NoServiceName => "",
+        _ => "invalid yaml: ",
+    };
+    ApiError::bad_request(error.to_string()).prefixed(prefix)
 }
 
 /// Remove a service; its pods stay
