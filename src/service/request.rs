@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use super::{MAX_AFFINITY, ServiceError};
-use crate::manifest::ServiceManifest;
 use crate::store::{Service, ServicePort};
 
 /// A service as it is asked for.
@@ -19,18 +18,6 @@ pub struct NewService {
     pub ports: Vec<ServicePort>,
     /// For how many seconds a client stays with one pod; `None` for no affinity.
     pub affinity_seconds: Option<u32>,
-}
-
-impl From<ServiceManifest> for NewService {
-    fn from(manifest: ServiceManifest) -> Self {
-        Self {
-            name: manifest.name,
-            namespace: manifest.namespace,
-            selector: manifest.selector,
-            ports: manifest.ports,
-            affinity_seconds: manifest.affinity_seconds,
-        }
-    }
 }
 
 impl From<&Service> for NewService {

@@ -235,7 +235,7 @@ async fn create_from(
     let text = std::str::from_utf8(&body).map_err(|e| ApiError::bad_request(format!("invalid yaml: {e}")))?;
     let (manifest, warnings) = manifest::service(text).map_err(refused)?;
     entry.extra("service_name", format!("{}/{}", manifest.namespace, manifest.name));
-    let service = m.services.create(manifest.into()).await?;
+    let service = m.services.create(manifest).await?;
     tell(entry, &service);
     let view = NewServiceView {
         service_id: service.id.clone(),

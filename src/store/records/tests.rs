@@ -119,3 +119,18 @@ pub(crate) fn service(id: &str, name: &str, ports: &[u16]) -> Service {
         created_at: jiff::Timestamp::UNIX_EPOCH,
     }
 }
+
+pub(crate) fn replica_set(id: &str, name: &str, replicas: u32) -> ReplicaSet {
+    ReplicaSet {
+        id: id.into(),
+        name: name.into(),
+        manifest_name: name.into(),
+        namespace: "default".into(),
+        replicas,
+        selector: [("app".to_owned(), name.to_owned())].into(),
+        template: pod(id, name, &["web"]).template,
+        update: UpdateStrategy::Replace,
+        removing: false,
+        created_at: jiff::Timestamp::UNIX_EPOCH,
+    }
+}
