@@ -40,9 +40,10 @@ use crate::metrics::{Activity, MetricsLog, Sampler};
 use crate::network::{DEFAULT_NETWORK, DNS_ADDRESS, DNS_PORT, NetworkService, NetworkSettings, Uplink};
 use crate::pki::Pki;
 use crate::pod::{PodController, PodService, PodSettings};
-use crate::policy::{Follower, PolicyService};
+use crate::policy::PolicyService;
 use crate::runtime::dir::{DEFAULT_ROOT, RUNTIME_RUN_DIR};
 use crate::runtime::droplet::Droplet;
+use crate::service::ServiceRegistry;
 use crate::store::Store;
 
 /// How often the kernel's links and addresses are compared with the networks.
@@ -60,12 +61,6 @@ const POD_BACKOFF: Backoff = Backoff {
 const POD_WORKERS: usize = 8;
 /// How long operations in progress may take to finish at a shutdown. What is not finished then, recovery undoes.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(30);
-
-/// How long the rules of policies wait after the packet filter refused them.
-const RULES_BACKOFF: Backoff = Backoff {
-    first: Duration::from_secs(1),
-    most: Duration::from_secs(60),
-};
 
 /// Why the daemon could not start.
 #[derive(Debug, thiserror::Error)]
@@ -211,6 +206,8 @@ impl Daemon {
         );
         tasks.spawn(serving.clone().serve(hook_sockets, hook_app.clone(), stop.clone()));
 
+        // Before containers are recovered: their states change then.
+        tasks.spawn(firewall.clone().follow(store.clone(), stop.clone()));
         images.recover().await?;
         containers.recover().await?;
         let pods = PodService::new(pod_settings(&config), store.clone(), containers.clone());
@@ -220,10 +217,8 @@ impl Daemon {
         tasks.spawn(containers.clone().bound_logs(stop.clone()));
 
         let policies = PolicyService::new(store.clone(), firewall.clone());
-        let rules = Arc::new(Queue::new(RULES_BACKOFF));
-        let follower = Arc::new(Follower::new(firewall.clone()));
-        tasks.spawn(controller::run(follower, rules, 1, store.clone(), stop.clone()));
 
+        let reserved_ports = reserved_ports(&config);
         let allowed_origins = config.allowed_origins.clone().into();
         let following = Following {
             config,
@@ -255,6 +250,7 @@ impl Daemon {
             store,
             containers: containers.clone(),
             pods: pods.clone(),
+            services: ServiceRegistry::new(daemon_store.clone(), reserved_ports),
             images,
             networks: Networks::new(networks, firewall),
             policies,
@@ -500,16 +496,22 @@ fn firewall_settings(config: &Config, ca: &BoundListener) -> FirewallSettings {
     }
 }
 
+/// TCP ports of the host that nobody else may publish.
+fn reserved_ports(config: &Config) -> Vec<u16> {
+    let ours = [
+        config.management_address.port(),
+        config.hook_port(),
+        config.ca_address.port(),
+    ];
+    ours.into()
+}
+
 fn container_settings(config: &Config, confinement: Confinement) -> ContainerSettings {
     let root = config.container_root();
     ContainerSettings {
         runtime_run_dir: RUNTIME_RUN_DIR.into(),
         default_network: DEFAULT_NETWORK.into(),
-        reserved_ports: vec![
-            config.management_address.port(),
-            config.hook_port(),
-            config.ca_address.port(),
-        ],
+        reserved_ports: reserved_ports(config),
         run_as_image_user: config.run_as_image_user,
         confinement,
         require_apparmor: config.require_apparmor,

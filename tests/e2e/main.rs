@@ -22,10 +22,12 @@ mod load;
 mod logs;
 mod metrics;
 mod options;
+mod pods;
 mod ports;
 mod refusals;
 mod replay;
 mod restarts;
+mod services;
 mod startup;
 mod terminals;
 

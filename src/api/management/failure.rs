@@ -7,6 +7,7 @@ use crate::image::ImageError;
 use crate::network::NetworkError;
 use crate::pod::PodError;
 use crate::policy::PolicyError;
+use crate::service::ServiceError;
 
 impl From<ContainerError> for ApiError {
     fn from(error: ContainerError) -> Self {
@@ -105,6 +106,21 @@ impl From<PodError> for ApiError {
             }
             E::NameTaken { .. } | E::Owned { .. } | E::BeingRemoved(_) | E::Unsettled(_) => Self::conflict(message),
             E::Volumes(_) | E::Store(_) | E::Panicked => Self::internal(message),
+        }
+    }
+}
+
+impl From<ServiceError> for ApiError {
+    fn from(error: ServiceError) -> Self {
+        use ServiceError as E;
+        let message = error.to_string();
+        match error {
+            E::NotFound(_) => Self::not_found(message),
+            E::NameRequired | E::InvalidName { .. } | E::PortZero(_) | E::PortTwice { .. } | E::InvalidAffinity(_) => {
+                Self::bad_request(message)
+            }
+            E::NameTaken | E::PortTaken { .. } => Self::conflict(message),
+            E::Store(_) => Self::internal(message),
         }
     }
 }

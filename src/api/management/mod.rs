@@ -14,6 +14,7 @@ mod metrics;
 mod networks;
 mod pods;
 mod policies;
+mod services;
 mod stats;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use crate::image::ImageService;
 use crate::metrics::{Activity, Sampler};
 use crate::pod::PodService;
 use crate::policy::PolicyService;
+use crate::service::ServiceRegistry;
 use crate::store::Store;
 
 /// The services behind the management API.
@@ -39,6 +41,7 @@ pub struct Management {
     pub store: Store,
     pub containers: ContainerService,
     pub pods: PodService,
+    pub services: ServiceRegistry,
     pub images: ImageService,
     pub networks: Networks,
     pub policies: PolicyService,
@@ -84,6 +87,8 @@ pub fn routes() -> OpenApiRouter<Management> {
         .routes(routes!(pods::get, pods::remove))
         .routes(routes!(pods::start))
         .routes(routes!(pods::stop))
+        .routes(routes!(services::list, services::create))
+        .routes(routes!(services::get, services::remove))
         .routes(routes!(policies::add))
         .routes(routes!(policies::list))
         .routes(routes!(policies::remove))
