@@ -13,6 +13,8 @@ mod metrics;
 mod networks;
 mod pods;
 mod policies;
+mod replicasets;
+mod resource;
 mod services;
 mod stats;
 
@@ -23,11 +25,12 @@ use tokio_util::task::TaskTracker;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::apply::Applier;
 use crate::container::ContainerService;
 use crate::events::Events;
 use crate::image::ImageService;
 use crate::metrics::{Activity, Sampler};
-use crate::pod::PodService;
+use crate::pod::{PodService, ReplicaSets};
 use crate::service::ServiceRegistry;
 use crate::store::Store;
 
@@ -39,6 +42,8 @@ pub struct Management {
     pub containers: ContainerService,
     pub pods: PodService,
     pub services: ServiceRegistry,
+    pub sets: ReplicaSets,
+    pub applier: Applier,
     pub images: ImageService,
     pub sampler: Sampler,
     pub activity: Activity,
@@ -82,6 +87,11 @@ pub fn routes() -> OpenApiRouter<Management> {
         .routes(routes!(pods::stop))
         .routes(routes!(services::list, services::create))
         .routes(routes!(services::get, services::remove))
+        .routes(routes!(replicasets::list))
+        .routes(routes!(replicasets::get, replicasets::remove))
+        .routes(routes!(replicasets::scale))
+        .routes(routes!(resource::apply))
+        .routes(routes!(resource::delete))
         .routes(routes!(networks::list))
         .routes(routes!(policies::list))
         .routes(routes!(metrics::scrape))
