@@ -119,6 +119,7 @@ fn failure(results: Vec<(Found, Result<(), Failed>)>) -> ApplyError {
     if !others.is_empty() {
         rest += &format!("; not removed: {}", others.join(", "));
     }
+    let failed = Box::new(failed);
     ApplyError::Remove { failed, what, rest }
 }
 

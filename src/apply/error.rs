@@ -15,7 +15,7 @@ pub enum ApplyError {
     #[error("{failed}{place}{undone}")]
     Failed {
         /// What went wrong.
-        failed: Failed,
+        failed: Box<Failed>,
         /// Which resource of which document.
         place: String,
         /// What was undone, and what could not be.
@@ -28,7 +28,7 @@ pub enum ApplyError {
     #[error("remove failed: {failed} ({what}); {rest}")]
     Remove {
         /// What went wrong first.
-        failed: Failed,
+        failed: Box<Failed>,
         /// Which resource.
         what: String,
         /// What became of the others.
@@ -109,6 +109,7 @@ impl ApplyError {
     pub(super) fn failed(failed: Failed, document: &Document, undone: String) -> Self {
         let (_, namespace, name) = document.resource.key();
         let place = format!(" (document {}: {} {namespace}/{name})", document.number, document.kind);
+        let failed = Box::new(failed);
         Self::Failed { failed, place, undone }
     }
 }

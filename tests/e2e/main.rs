@@ -18,11 +18,13 @@ mod lab;
 mod lifecycle;
 mod load;
 mod logs;
+mod manifests;
 mod metrics;
 mod pods;
 mod ports;
 mod refusals;
 mod replay;
+mod replicasets;
 mod startup;
 mod terminals;
 
