@@ -25,6 +25,7 @@ mod ports;
 mod refusals;
 mod replay;
 mod replicasets;
+mod services;
 mod startup;
 mod terminals;
 
