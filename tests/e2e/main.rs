@@ -19,6 +19,8 @@ mod lifecycle;
 mod load;
 mod logs;
 mod metrics;
+mod networks;
+mod policies;
 mod ports;
 mod refusals;
 mod replay;
