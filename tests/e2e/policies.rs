@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{HOST, Lab, OUTSIDE, Place, delete, get, post, send, wait_for};
+use crate::support::{Lab, OUTSIDE, Place, delete, get, post, send};
 use crate::{lab_with_busybox, until_term};
 
 /// How long a packet that must come may take on a busy machine.
@@ -50,8 +50,11 @@ impl Guest {
     }
 
     fn pings(&self, lab: &Lab, address: Ipv4Addr) -> bool {
-        let ping = ["ping", "-c", "1", "-W", "1", &address.to_string()];
-        lab.machine().output_at(self.place, &ping).status.success()
+        let said = lab
+            .api()
+            .exec(&self.id, &format!("ping -c 1 -W 1 {address}; echo ended"));
+        assert!(said.contains("ended"), "{said}");
+        said.contains("1 packets received")
     }
 
     fn gone(self, lab: &Lab) {
@@ -126,12 +129,12 @@ fn explain(lab: &Lab, source: &str, destination: &str, protocol: &str, port: u16
     lab.api().ok(get(&format!("/v1/policies/explain?{query}")))
 }
 
-/// Packets that the rule with this text has seen.
+/// Packets that the rules with this text have seen.
 fn counted(lab: &Lab, chain: &str, rule: &str) -> u64 {
     let listed = lab.machine().run(&["iptables", "-nvxL", chain]);
-    let line = listed.lines().find(|l| l.contains(rule));
-    let line = line.unwrap_or_else(|| panic!("no {rule} in {listed}"));
-    line.split_ascii_whitespace().next().unwrap().parse().unwrap()
+    let lines = listed.lines().filter(|l| l.contains(rule));
+    let packets = lines.map(|l| l.split_ascii_whitespace().next().unwrap().parse::<u64>().unwrap());
+    packets.sum()
 }
 
 #[test]
@@ -248,6 +251,7 @@ fn only_a_commit_commits() {
 fn a_policy_waits_for_its_containers() {
     let (lab, image) = lab_with_busybox();
     let web = Guest::run(&lab, &image, "web");
+    web.listen(&lab, 80);
     add(&lab, json!({ "chain": "RAIND-EW", "source": "web", "dest": "db" }));
     commit(&lab);
     let missing = [("unresolved".to_owned(), "container: db not found".to_owned())];
@@ -260,7 +264,6 @@ fn a_policy_waits_for_its_containers() {
         let db = Guest::run_in(&lab, &image, "db", network);
         assert_eq!(status(&lab, "RAIND-EW"), "applied");
         db.listen(&lab, 80);
-        web.listen(&lab, 80);
         assert!(web.opens(&lab, db.address, 80), "{network:?}");
         assert!(web.pings(&lab, db.address), "{network:?}");
         assert!(!db.opens(&lab, web.address, 80), "{network:?}");
@@ -270,16 +273,7 @@ fn a_policy_waits_for_its_containers() {
         stranger.listen(&lab, 80);
         assert!(!web.opens(&lab, stranger.address, 80), "{network:?}");
         stranger.gone(&lab);
-        // One place may listen on a port once.
-        lab.api().stop(&web.id);
-        lab.api().start(&web.id);
-        return_to(&lab, &web);
     }
-}
-
-/// Waits until a restarted container runs.
-fn return_to(lab: &Lab, guest: &Guest) {
-    lab.api().wait_state(&guest.id, "running");
 }
 
 #[test]
@@ -374,7 +368,7 @@ fn commits_open_no_window_and_break_nothing() {
                 came.fetch_add(usize::from(open.recv(&mut [0; 8]).is_ok()), Ordering::SeqCst);
             }
         });
-        let mut last = None;
+        let mut last: Option<String> = None;
         for n in 0..100 {
             if let Some(id) = last {
                 remove(&lab, &id);
@@ -411,5 +405,4 @@ fn what_cannot_be_meant_is_refused_with_the_request() {
         .refused(404, "service failed: ID: revert not found");
     api.call(get("/v1/policies/explain?source=web&destination=db"))
         .refused(404, "service failed: container: web not found");
-    assert_eq!(lab.get_from(Place::Host, &format!("{HOST}:1"), "/").is_ok(), false);
 }
