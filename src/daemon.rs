@@ -30,17 +30,18 @@ use crate::apparmor::{self, Confinement};
 use crate::apply::Applier;
 use crate::audit::AuditLog;
 use crate::config::{Config, HOOK_PORT};
-use crate::container::{ContainerService, ContainerSettings, HookSettings, Services};
+use crate::container::{ContainerService, ContainerSettings, DELAYS, HookSettings, Prober, Restarter, Services};
 use crate::controller::{self, Backoff, Queue};
 use crate::dns::Forwarder;
 use crate::events::{self, Events};
-use crate::firewall::{Firewall, FirewallSettings};
+use crate::firewall::{Firewall, FirewallSettings, Networks};
 use crate::image::{ImageService, ImageSettings};
 use crate::logs::Watcher;
 use crate::metrics::{Activity, MetricsLog, Sampler};
 use crate::network::{DEFAULT_NETWORK, DNS_ADDRESS, DNS_PORT, NetworkService, NetworkSettings, Uplink};
 use crate::pki::Pki;
 use crate::pod::{PodController, PodService, PodSettings, ReplicaSets, SetController};
+use crate::policy::PolicyService;
 use crate::runtime::dir::{DEFAULT_ROOT, RUNTIME_RUN_DIR};
 use crate::runtime::droplet::Droplet;
 use crate::service::ServiceRegistry;
@@ -50,6 +51,8 @@ use crate::store::Store;
 const RESYNC: Duration = Duration::from_secs(5);
 /// How often certificates are looked at.
 const RENEWAL: Duration = Duration::from_secs(24 * 60 * 60);
+/// How many containers restart policies start at the same time.
+const RESTARTS_AT_ONCE: usize = 4;
 /// How a pod that does not get on waits: each time longer.
 const POD_BACKOFF: Backoff = Backoff {
     first: Duration::from_secs(1),
@@ -122,7 +125,7 @@ struct Daemon {
     sets: ReplicaSets,
     applier: Applier,
     audit: AuditLog,
-    /// Ends the management API.
+    /// Ends whatever begins operations: the management API and the controllers.
     management: (CancellationToken, TaskTracker),
     /// Ends the controllers.
     controllers: (CancellationToken, TaskTracker),
@@ -214,7 +217,7 @@ impl Daemon {
         tasks.spawn(serving.clone().serve(hook_sockets, hook_app.clone(), stop.clone()));
 
         // Before containers are recovered: their states change then.
-        tasks.spawn(firewall.follow(store.clone(), stop.clone()));
+        tasks.spawn(firewall.clone().follow(store.clone(), stop.clone()));
         images.recover().await?;
         containers.recover().await?;
         let pods = PodService::new(pod_settings(&config), store.clone(), containers.clone());
@@ -223,12 +226,14 @@ impl Daemon {
         tasks.spawn(sampler.clone().run(store.clone(), metrics_log, stop.clone()));
         tasks.spawn(containers.clone().bound_logs(stop.clone()));
 
+        let policies = PolicyService::new(store.clone(), firewall.clone());
+
         let reserved_ports = reserved_ports(&config);
         let allowed_origins = config.allowed_origins.clone().into();
         let following = Following {
             config,
             store: store.clone(),
-            networks,
+            networks: networks.clone(),
             serving: serving.clone(),
             hook_app,
         };
@@ -254,6 +259,8 @@ impl Daemon {
             sets: sets.clone(),
             applier: applier.clone(),
             images,
+            networks: Networks::new(networks, firewall),
+            policies,
             sampler,
             activity,
             events,
@@ -268,6 +275,20 @@ impl Daemon {
             .1
             .spawn(serving.serve(vec![management_socket], app, management.0.clone()));
         let controllers = (CancellationToken::new(), TaskTracker::new());
+        controllers.1.spawn(controller::run(
+            Restarter(containers.clone()).into(),
+            Queue::new(DELAYS).into(),
+            RESTARTS_AT_ONCE,
+            daemon_store.clone(),
+            controllers.0.clone(),
+        ));
+        controllers.1.spawn(controller::run(
+            Prober::new(containers.clone()).into(),
+            Queue::new(DELAYS).into(),
+            1,
+            daemon_store.clone(),
+            controllers.0.clone(),
+        ));
         controllers.1.spawn(controller::run(
             Arc::new(PodController::new(pods.clone())),
             Arc::new(Queue::new(POD_BACKOFF)),
