@@ -20,6 +20,9 @@ pub enum ContainerError {
     /// The pod does not exist.
     #[error("pod: {0} not found")]
     PodNotFound(String),
+    /// A member of a pod whose infra container does not run, or ended meanwhile.
+    #[error("pod {0} has no running infra container to join; start the pod")]
+    NoInfra(String),
     /// A name outside the grammar, or reserved.
     #[error(
         "invalid container name: {0:?}; use up to 128 letters, digits, '_', '.', '-', beginning with a letter or digit"
@@ -138,8 +141,7 @@ impl ContainerError {
         use crate::store::Claim;
         match taken.claim {
             Claim::HostPort(protocol, port) => {
-                let name = snapshot.containers().get(&taken.holder.id).map(|c| c.name.clone());
-                let holder = format!("{} {}", singular(taken.holder.kind), name.unwrap_or(taken.holder.id));
+                let holder = snapshot.describe(&taken.holder);
                 Self::PortTaken { port, protocol, holder }
             }
             Claim::ContainerName(name) => Self::NameTaken(name),
@@ -150,8 +152,4 @@ impl ContainerError {
             },
         }
     }
-}
-
-fn singular(kind: crate::store::Kind) -> &'static str {
-    kind.table_name().trim_end_matches('s')
 }

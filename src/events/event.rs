@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::store::{Change, Commit, Exit, Health, Kind, Object};
+use crate::store::{Change, Commit, Exit, Health, Kind, Object, PolicySettings};
 
 /// A change that clients can see.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +80,14 @@ impl Observed {
             Object::Service(service) => Self {
                 content: Some(format!("{:?} {:?}", service.ports, service.selector)),
                 ..plain(&service.name)
+            },
+            Object::Policy(policy) => Self {
+                state: Some(policy.stage.to_string()),
+                ..plain(&policy.id)
+            },
+            Object::PolicySettings(settings) => Self {
+                content: Some(format!("{settings:?}")),
+                ..plain(PolicySettings::ID)
             },
         }
     }

@@ -2,7 +2,11 @@
 
 use crate::api::ApiError;
 use crate::container::ContainerError;
+use crate::firewall::NetworksError;
 use crate::image::ImageError;
+use crate::network::NetworkError;
+use crate::pod::PodError;
+use crate::policy::PolicyError;
 
 impl From<ContainerError> for ApiError {
     fn from(error: ContainerError) -> Self {
@@ -25,6 +29,7 @@ impl From<ContainerError> for ApiError {
             | E::NameTaken(_)
             | E::PortTaken { .. }
             | E::SubnetFull(_)
+            | E::NoInfra(_)
             | E::AlreadyStarted(_)
             | E::WrongState { .. }
             | E::NotRunning(_)
@@ -55,6 +60,51 @@ impl From<ImageError> for ApiError {
             E::InUse { .. } => Self::conflict(message),
             E::Registry { .. } | E::BadImage { .. } | E::BadLayer { .. } => Self::bad_gateway(message),
             E::Store(_) | E::Io(_) => Self::internal(message),
+        }
+    }
+}
+
+impl From<NetworksError> for ApiError {
+    fn from(error: NetworksError) -> Self {
+        use NetworkError as E;
+        let message = error.to_string();
+        match error {
+            NetworksError::Network(E::BadName(_)) => Self::bad_request(message),
+            NetworksError::Network(E::NotFound(_)) => Self::not_found(message),
+            NetworksError::Network(
+                E::Exists(_) | E::Foreign(_) | E::InUse(_) | E::Default(_) | E::NoSubnet(_) | E::Taken(_),
+            ) => Self::conflict(message),
+            NetworksError::Network(E::Sysctl { .. } | E::Kernel { .. } | E::NoLink(_) | E::Store(_))
+            | NetworksError::Firewall(_) => Self::internal(message),
+        }
+    }
+}
+
+impl From<PolicyError> for ApiError {
+    fn from(error: PolicyError) -> Self {
+        use PolicyError as E;
+        let message = error.to_string();
+        match error {
+            E::UnknownChain(_) | E::UnknownMode(_) | E::Invalid(_) => Self::bad_request(message),
+            E::NotFound(_) | E::Unresolved(_) => Self::not_found(message),
+            E::Duplicate(_) | E::ModeAlreadySet(_) => Self::conflict(message),
+            E::Firewall(_) | E::Store(_) | E::Taken(_) => Self::internal(message),
+        }
+    }
+}
+
+impl From<PodError> for ApiError {
+    fn from(error: PodError) -> Self {
+        use PodError as E;
+        let message = error.to_string();
+        match error {
+            E::Container(container) => container.into(),
+            E::NotFound(_) => Self::not_found(message),
+            E::NoName | E::InvalidName { .. } | E::InvalidTemplate(_) | E::NoContainerName => {
+                Self::bad_request(message)
+            }
+            E::NameTaken { .. } | E::Owned { .. } | E::BeingRemoved(_) | E::Unsettled(_) => Self::conflict(message),
+            E::Volumes(_) | E::Store(_) | E::Panicked => Self::internal(message),
         }
     }
 }

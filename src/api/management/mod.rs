@@ -12,6 +12,7 @@ mod images;
 mod logs;
 mod metrics;
 mod networks;
+mod pods;
 mod policies;
 mod stats;
 
@@ -24,8 +25,11 @@ use utoipa_axum::routes;
 
 use crate::container::ContainerService;
 use crate::events::Events;
+use crate::firewall::Networks;
 use crate::image::ImageService;
 use crate::metrics::{Activity, Sampler};
+use crate::pod::PodService;
+use crate::policy::PolicyService;
 use crate::store::Store;
 
 /// The services behind the management API.
@@ -34,7 +38,10 @@ use crate::store::Store;
 pub struct Management {
     pub store: Store,
     pub containers: ContainerService,
+    pub pods: PodService,
     pub images: ImageService,
+    pub networks: Networks,
+    pub policies: PolicyService,
     pub sampler: Sampler,
     pub activity: Activity,
     pub events: Events,
@@ -71,7 +78,18 @@ pub fn routes() -> OpenApiRouter<Management> {
         .routes(routes!(images::list, images::pull, images::remove))
         .routes(routes!(images::status))
         .routes(routes!(images::disk_usage))
-        .routes(routes!(networks::list))
+        .routes(routes!(networks::list, networks::create))
+        .routes(routes!(networks::delete))
+        .routes(routes!(pods::list, pods::create))
+        .routes(routes!(pods::get, pods::remove))
+        .routes(routes!(pods::start))
+        .routes(routes!(pods::stop))
+        .routes(routes!(policies::add))
         .routes(routes!(policies::list))
+        .routes(routes!(policies::remove))
+        .routes(routes!(policies::commit))
+        .routes(routes!(policies::revert))
+        .routes(routes!(policies::set_mode))
+        .routes(routes!(policies::explain))
         .routes(routes!(metrics::scrape))
 }
