@@ -208,13 +208,21 @@ impl Replay {
 
     /// A created object has another id than in the recording.
     fn learn(&mut self, wanted: &Value, got: &Value) {
-        for key in ["id", "serviceId"] {
-            if let (Some(old), Some(new)) = (wanted[key].as_str(), got[key].as_str())
-                && is_id(old)
-                && is_id(new)
-            {
-                self.names.entry(old.into()).or_insert_with(|| new.into());
+        match (wanted, got) {
+            (Value::Array(wanted), Value::Array(got)) => {
+                wanted.iter().zip(got).for_each(|(wanted, got)| self.learn(wanted, got));
             }
+            (Value::Object(wanted), Value::Object(got)) => {
+                for (key, wanted) in wanted {
+                    match (wanted.as_str(), got.get(key).and_then(Value::as_str)) {
+                        (Some(old), Some(new)) if key.to_lowercase().ends_with("id") && is_id(old) && is_id(new) => {
+                            self.names.entry(old.into()).or_insert_with(|| new.into());
+                        }
+                        _ => self.learn(wanted, got.get(key).unwrap_or(&Value::Null)),
+                    }
+                }
+            }
+            _ => {}
         }
     }
 
@@ -529,6 +537,40 @@ fn services() {
         case("332-service-get-unknown").status(404),
         case("333-service-remove-unknown").status(404),
         case("334-service-remove-js"),
+    ]);
+    replay.finish();
+}
+
+#[test]
+fn manifests_and_replica_sets() {
+    let mut replay = Replay::new();
+    push_images(&mut replay);
+    replay.all(vec![
+        case("005-replicasets-list-empty"),
+        case("362-apply-no-kind"),
+        case("364-apply-empty"),
+        // Where it is wrong is told too.
+        case("365-apply-pod-no-name").starts("invalid yaml: pod name is required"),
+        case("366-apply-rs-no-name").starts("invalid yaml: replicaset template name is required"),
+        case("368-apply-pod-unknown-volume").starts("invalid yaml: container \"c\": volume \"q\" not found"),
+        case("369-apply-pod-unknown-image")
+            .status(404)
+            .starts("container create failed: "),
+        case("371-apply-service-no-name"),
+        case("377-apply-replicaset"),
+        case("379-replicaset-list"),
+        case("382-replicaset-get-unknown").status(404),
+        case("383-replicaset-scale-invalid-json").starts("invalid json: "),
+        case("384-replicaset-scale-negative"),
+        case("385-replicaset-scale-unknown").status(404),
+        case("386-replicaset-scale"),
+        case("387-replicaset-get-scaled"),
+        case("389-resource-delete-invalid-yaml").starts("invalid yaml: "),
+        case("391-resource-delete-unsupported"),
+        case("392-resource-delete-pod-not-found"),
+        case("393-resource-delete-service-not-found"),
+        case("394-resource-delete-rs-not-found"),
+        case("396-resource-delete-empty"),
     ]);
     replay.finish();
 }
