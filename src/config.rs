@@ -92,6 +92,15 @@ pub struct Settings {
     /// Largest number of entries of one image layer [default: 2000000]
     #[arg(long, env = "CONDENSER_MAX_LAYER_ENTRIES", value_name = "N")]
     pub max_layer_entries: Option<u64>,
+    /// Largest context of an image build, in bytes of the archive [default: 2 GiB]
+    #[arg(long, env = "CONDENSER_MAX_CONTEXT_BYTES", value_name = "BYTES")]
+    pub max_context_bytes: Option<u64>,
+    /// Largest number of entries of the context of an image build [default: 200000]
+    #[arg(long, env = "CONDENSER_MAX_CONTEXT_ENTRIES", value_name = "N")]
+    pub max_context_entries: Option<u64>,
+    /// How long one RUN of an image build may take, in seconds [default: 600]
+    #[arg(long, env = "CONDENSER_BUILD_STEP_SECONDS", value_name = "N")]
+    pub build_step_seconds: Option<u64>,
     /// Size at which a log of a container is put aside and a new one begun, in bytes [default: 64 MiB]
     #[arg(long, env = "CONDENSER_LOG_MAX_BYTES", value_name = "BYTES")]
     pub log_max_bytes: Option<u64>,
@@ -141,6 +150,9 @@ pub struct Config {
     pub insecure_registries: Vec<String>,
     pub max_layer_bytes: u64,
     pub max_layer_entries: u64,
+    pub max_context_bytes: u64,
+    pub max_context_entries: u64,
+    pub build_step_seconds: u64,
     pub log_limits: Limits,
     pub allowed_origins: Vec<String>,
 }
@@ -216,6 +228,9 @@ impl Settings {
             insecure_registries,
             max_layer_bytes,
             max_layer_entries,
+            max_context_bytes,
+            max_context_entries,
+            build_step_seconds,
             log_max_bytes,
             log_max_files,
             allowed_origins,
@@ -262,6 +277,9 @@ impl Config {
             insecure_registries: s.insecure_registries.unwrap_or_default(),
             max_layer_bytes: s.max_layer_bytes.unwrap_or(64 << 30),
             max_layer_entries: s.max_layer_entries.unwrap_or(2_000_000),
+            max_context_bytes: s.max_context_bytes.unwrap_or(2 << 30),
+            max_context_entries: s.max_context_entries.unwrap_or(200_000),
+            build_step_seconds: s.build_step_seconds.unwrap_or(600),
             log_limits: log_limits(s.log_max_bytes, s.log_max_files)?,
             allowed_origins: s.allowed_origins.unwrap_or_default(),
         };

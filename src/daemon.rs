@@ -28,6 +28,7 @@ use crate::api::management::{self, Management, Sessions};
 use crate::api::{hooks, pki as pki_api, routing};
 use crate::apparmor::{self, Confinement};
 use crate::audit::AuditLog;
+use crate::build::{BuildService, BuildSettings};
 use crate::config::{Config, HOOK_PORT};
 use crate::container::{ContainerService, ContainerSettings, HookSettings, Services};
 use crate::dns::Forwarder;
@@ -194,6 +195,12 @@ impl Daemon {
         tasks.spawn(sampler.clone().run(store.clone(), metrics_log, stop.clone()));
         tasks.spawn(containers.clone().bound_logs(stop.clone()));
 
+        let builds = BuildService::new(
+            build_settings(&config),
+            images.clone(),
+            containers.clone(),
+            activity.clone(),
+        );
         let allowed_origins = config.allowed_origins.clone().into();
         let following = Following {
             config,
@@ -209,6 +216,7 @@ impl Daemon {
             store,
             containers: containers.clone(),
             images,
+            builds,
             sampler,
             activity,
             events,
@@ -423,6 +431,14 @@ fn image_settings(config: &Config) -> ImageSettings {
         insecure_registries: config.insecure_registries.clone(),
         max_layer_bytes: config.max_layer_bytes,
         max_layer_entries: config.max_layer_entries,
+    }
+}
+
+fn build_settings(config: &Config) -> BuildSettings {
+    BuildSettings {
+        max_context_bytes: config.max_context_bytes,
+        max_context_entries: config.max_context_entries,
+        step_time: Duration::from_secs(config.build_step_seconds),
     }
 }
 

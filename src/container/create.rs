@@ -200,7 +200,7 @@ impl ContainerService {
     }
 
     /// Everything after the row: directory, rules, runtime. The caller undoes it as a whole.
-    async fn set_up(&self, container: &Container) -> Result<(), ContainerError> {
+    pub(super) async fn set_up(&self, container: &Container) -> Result<(), ContainerError> {
         self.write_bundle(container).await?;
         self.0.services.firewall.apply().await?;
         self.runtime_create(container).await

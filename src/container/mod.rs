@@ -15,6 +15,7 @@
 //! What it never does: start processes (that is `runtime`), write rules (`firewall`), or know HTTP.
 
 mod attach;
+mod build;
 mod bundle;
 mod cgroup;
 mod create;
@@ -51,6 +52,7 @@ use crate::runtime::dir::ContainerDir;
 use crate::store::{Claim, Container, Snapshot, Store};
 
 pub use attach::{MAX_CLIENTS, Terminal};
+pub use build::{BuildStep, StepEnd};
 pub use error::ContainerError;
 pub use logs::{DEFAULT_LINES, LogRequest, MAX_LINES};
 pub use names::INFRA_PREFIX;

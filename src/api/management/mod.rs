@@ -4,6 +4,7 @@
 //! service becomes is decided in [`failure`].
 
 mod attach;
+mod build;
 mod containers;
 mod events;
 mod failure;
@@ -21,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::build::BuildService;
 use crate::container::ContainerService;
 use crate::events::Events;
 use crate::image::ImageService;
@@ -34,6 +36,7 @@ pub struct Management {
     pub store: Store,
     pub containers: ContainerService,
     pub images: ImageService,
+    pub builds: BuildService,
     pub sampler: Sampler,
     pub activity: Activity,
     pub events: Events,
@@ -68,6 +71,7 @@ pub fn routes() -> OpenApiRouter<Management> {
         .routes(routes!(attach::exec_attach))
         .routes(routes!(events::watch))
         .routes(routes!(images::list, images::pull, images::remove))
+        .routes(routes!(build::build))
         .routes(routes!(images::status))
         .routes(routes!(images::disk_usage))
         .routes(routes!(networks::list))
