@@ -119,7 +119,16 @@ impl ContainerService {
             let container = self.reserve_build(id.to_owned(), step).await?;
             tracing::info!(container.id = %id, "creating build container");
             self.set_up(&container).await?;
-            self.release(id).await?;
+            if let Err(error) = self.release(id).await {
+                // A program that is not there or cannot be executed is the build file's fault.
+                return match self.find(id)?.exit.clone().filter(|exit| exit.code > 0) {
+                    Some(exit) => Ok(StepEnd::Failed {
+                        exit,
+                        output: error.to_string(),
+                    }),
+                    None => Err(error),
+                };
+            }
         }
         match self.wait_for_step(id, time_limit, &cancelled).await {
             Waited::Ended => {}
