@@ -188,8 +188,16 @@ impl Server {
         let server = Arc::clone(&self);
         let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(Arc::clone(&peer));
+            let gone = CancellationToken::new();
+            request.extensions_mut().insert(ClientGone(gone.clone()));
             let answer = server.tasks.spawn(server.app.clone().oneshot(request.map(Body::new)));
-            async move { Ok::<_, Infallible>(answered(answer.await)) }
+            // Dropped with the future when the connection ends first.
+            let gone = gone.drop_guard();
+            async move {
+                let response = answered(answer.await);
+                drop(gone);
+                Ok::<_, Infallible>(response)
+            }
         });
 
         let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -225,6 +233,11 @@ impl Server {
         }
     }
 }
+
+/// Cancelled when the client has its answer or does not wait for it any more. An extension of every request: handlers go
+/// on when their client goes away, and those that should not can look here.
+#[derive(Debug, Clone)]
+pub struct ClientGone(pub CancellationToken);
 
 fn answered(answer: Result<Result<Response<Body>, Infallible>, tokio::task::JoinError>) -> Response<Body> {
     match answer {

@@ -1,14 +1,15 @@
 //! `POST /v1/images/build` (`contract/api.md` 7.4).
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::Management;
+use crate::api::listener::ClientGone;
 use crate::api::{ApiError, AuditEntry, Failure, QueryParams, Success, SuccessBody, success};
-use crate::build::BuildRequest;
+use crate::build::{BuildError, BuildRequest};
 
 /// Build file when the client names none.
 const DRIPFILE: &str = "Dripfile";
@@ -49,6 +50,7 @@ pub async fn build(
     State(m): State<Management>,
     entry: AuditEntry,
     QueryParams(query): QueryParams<BuildQuery>,
+    Extension(ClientGone(gone)): Extension<ClientGone>,
     body: Body,
 ) -> Result<Success<SuccessBody<BuiltImage>>, ApiError> {
     entry.target(|target| target.image_ref = query.tag.clone());
@@ -64,6 +66,10 @@ pub async fn build(
         network: query.network,
     };
     let context = body.into_data_stream().map_err(std::io::Error::other);
-    let image = m.builds.build(request, context, &m.sessions.stop).await?;
+    let image = tokio::select! {
+        built = m.builds.build(request, context, &m.sessions.stop) => built?,
+        // Nobody reads this. The build ends with its future.
+        () = gone.cancelled() => return Err(BuildError::Cancelled.into()),
+    };
     Ok(success("build completed", BuiltImage { image }))
 }
