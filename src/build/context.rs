@@ -342,6 +342,6 @@ mod tests {
             refused(&two, Limits { entries: 1, ..LIMITS }),
             ContextError::TooLarge(_)
         ));
-        assert!(matches!(refused(&two[..700], LIMITS), ContextError::Invalid(_)));
+        assert!(matches!(refused(&two[..512], LIMITS), ContextError::Invalid(_)));
     }
 }

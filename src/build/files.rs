@@ -164,7 +164,7 @@ mod tests {
         fn copy(&self, source: &str, destination: &str) -> Result<(), String> {
             let step = FileStep::Copy {
                 source: source.into(),
-                destination: destination.into(),
+                destination: super::super::dripfile::joined("/", destination),
                 into: destination.ends_with('/'),
             };
             apply(&self.path("context"), &self.path("image"), &[step]).map_err(|e| e.to_string())
