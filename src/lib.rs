@@ -8,6 +8,7 @@
 //! - [`api`]: HTTP only: routers, handlers, wire types, envelope, identity, OpenAPI
 //! - [`store`]: the state: snapshots, transactions, SQLite
 //! - [`image`]: references, registry pull, layer store and unpacking
+//! - [`build`]: images from a build file
 //! - [`container`]: create, start, stop, delete, exec, logs; recovery after a crash
 //! - [`controller`]: the work queue and the reconcilers
 //! - [`runtime`]: what the daemon and `bin/droplet` share, and the driver that starts it
@@ -33,6 +34,7 @@ pub mod api;
 pub mod apparmor;
 pub mod apply;
 pub mod audit;
+pub mod build;
 pub mod config;
 pub mod container;
 pub mod controller;

@@ -15,6 +15,7 @@
 //! What it never does: start processes (that is `runtime`), write rules (`firewall`), or know HTTP.
 
 mod attach;
+mod build;
 mod bundle;
 mod cgroup;
 mod create;
@@ -54,6 +55,7 @@ use crate::runtime::dir::ContainerDir;
 use crate::store::{Claim, Container, Snapshot, Store};
 
 pub use attach::{MAX_CLIENTS, Terminal};
+pub use build::{BuildStep, StepEnd};
 pub use error::ContainerError;
 pub use exec::ExecRequest;
 pub use health::Prober;

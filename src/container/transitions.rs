@@ -91,6 +91,8 @@ pub fn check_allowed(operation: &'static str, c: &Container) -> Result<(), Conta
     use ContainerState::{Created, Creating, Running, Stopped};
     let allowed = match operation {
         "start" if c.state == Running => return Err(ContainerError::AlreadyStarted(c.id.clone())),
+        // Only the build itself starts it, once.
+        "start" if c.is_build() => false,
         "start" => matches!(c.state, Created | Stopped) && c.operation.is_none(),
         "stop" => c.state == Running,
         _ => matches!(c.state, Creating | Created | Stopped),

@@ -9,6 +9,7 @@
 mod support;
 
 mod auth;
+mod builds;
 mod crash;
 mod events;
 mod exec;

@@ -4,6 +4,7 @@
 //! service becomes is decided in [`failure`].
 
 mod attach;
+mod build;
 mod containers;
 mod events;
 mod exec;
@@ -27,6 +28,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::apply::Applier;
+use crate::build::BuildService;
 use crate::container::ContainerService;
 use crate::events::Events;
 use crate::firewall::Networks;
@@ -50,6 +52,7 @@ pub struct Management {
     pub images: ImageService,
     pub networks: Networks,
     pub policies: PolicyService,
+    pub builds: BuildService,
     pub sampler: Sampler,
     pub activity: Activity,
     pub events: Events,
@@ -84,6 +87,7 @@ pub fn routes() -> OpenApiRouter<Management> {
         .routes(routes!(attach::exec_attach))
         .routes(routes!(events::watch))
         .routes(routes!(images::list, images::pull, images::remove))
+        .routes(routes!(build::build))
         .routes(routes!(images::status))
         .routes(routes!(images::disk_usage))
         .routes(routes!(networks::list, networks::create))
