@@ -15,6 +15,8 @@
 //! - [`firewall`]: desired rules, rendered as a whole and applied at once
 //! - [`events`]: what happened to objects, for clients that watch
 //! - [`pod`]: pods and the sets that keep them alive
+//! - [`apply`]: makes true what manifests say
+//! - [`manifest`]: Kubernetes-style descriptions of pods, sets and services
 //! - [`policy`]: chains and modes
 //! - [`dns`]: the forwarder behind the containers' resolver
 //! - [`pki`]: CA, certificates, SPIFFE ids
@@ -29,6 +31,7 @@
 
 pub mod api;
 pub mod apparmor;
+pub mod apply;
 pub mod audit;
 pub mod config;
 pub mod container;
@@ -41,6 +44,7 @@ pub mod hook_agent;
 pub mod image;
 pub mod logfile;
 pub mod logs;
+pub mod manifest;
 pub mod metrics;
 pub mod network;
 pub mod pki;

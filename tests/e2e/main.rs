@@ -20,12 +20,18 @@ mod lab;
 mod lifecycle;
 mod load;
 mod logs;
+mod manifests;
 mod metrics;
+mod networks;
 mod options;
+mod pods;
+mod policies;
 mod ports;
 mod refusals;
 mod replay;
+mod replicasets;
 mod restarts;
+mod services;
 mod startup;
 mod terminals;
 

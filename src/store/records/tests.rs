@@ -103,21 +103,6 @@ pub(crate) fn pod(id: &str, name: &str, entries: &[&str]) -> Pod {
     }
 }
 
-pub(crate) fn replica_set(id: &str, manifest_name: &str, name: &str) -> ReplicaSet {
-    ReplicaSet {
-        id: id.into(),
-        name: name.into(),
-        manifest_name: manifest_name.into(),
-        namespace: "default".into(),
-        replicas: 1,
-        selector: [("app".to_owned(), name.to_owned())].into(),
-        template: pod(id, name, &["app"]).template,
-        update: UpdateStrategy::Replace,
-        removing: false,
-        created_at: jiff::Timestamp::UNIX_EPOCH,
-    }
-}
-
 pub(crate) fn service(id: &str, name: &str, ports: &[u16]) -> Service {
     let port = |port: &u16| ServicePort {
         port: *port,
@@ -132,6 +117,21 @@ pub(crate) fn service(id: &str, name: &str, ports: &[u16]) -> Service {
         selector: [("app".to_owned(), name.to_owned())].into(),
         ports: ports.iter().map(port).collect(),
         affinity_seconds: None,
+        created_at: jiff::Timestamp::UNIX_EPOCH,
+    }
+}
+
+pub(crate) fn replica_set(id: &str, name: &str, replicas: u32) -> ReplicaSet {
+    ReplicaSet {
+        id: id.into(),
+        name: name.into(),
+        manifest_name: name.into(),
+        namespace: "default".into(),
+        replicas,
+        selector: [("app".to_owned(), name.to_owned())].into(),
+        template: pod(id, name, &["web"]).template,
+        update: UpdateStrategy::Replace,
+        removing: false,
         created_at: jiff::Timestamp::UNIX_EPOCH,
     }
 }
