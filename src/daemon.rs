@@ -27,32 +27,45 @@ use crate::api::listener::{self, BoundListener};
 use crate::api::management::{self, Management, Sessions};
 use crate::api::{hooks, pki as pki_api, routing};
 use crate::apparmor::{self, Confinement};
+use crate::apply::Applier;
 use crate::audit::AuditLog;
+use crate::build::{BuildService, BuildSettings};
 use crate::config::{Config, HOOK_PORT};
-use crate::container::{ContainerService, ContainerSettings, HookSettings, Services};
+use crate::container::{ContainerService, ContainerSettings, DELAYS, HookSettings, Prober, Restarter, Services};
 use crate::controller::{self, Backoff, Queue};
 use crate::dns::Forwarder;
 use crate::events::{self, Events};
-use crate::firewall::{Firewall, FirewallSettings};
+use crate::firewall::{Firewall, FirewallSettings, Networks};
 use crate::image::{ImageService, ImageSettings};
 use crate::logs::Watcher;
 use crate::metrics::{Activity, MetricsLog, Sampler};
 use crate::network::{DEFAULT_NETWORK, DNS_ADDRESS, DNS_PORT, NetworkService, NetworkSettings, Uplink};
 use crate::pki::Pki;
-use crate::pod::{PodController, PodService, PodSettings};
+use crate::pod::{PodController, PodService, PodSettings, ReplicaSets, SetController};
+use crate::policy::PolicyService;
 use crate::runtime::dir::{DEFAULT_ROOT, RUNTIME_RUN_DIR};
 use crate::runtime::droplet::Droplet;
+use crate::service::ServiceRegistry;
 use crate::store::Store;
 
 /// How often the kernel's links and addresses are compared with the networks.
 const RESYNC: Duration = Duration::from_secs(5);
 /// How often certificates are looked at.
 const RENEWAL: Duration = Duration::from_secs(24 * 60 * 60);
+/// How many containers restart policies start at the same time.
+const RESTARTS_AT_ONCE: usize = 4;
 /// How a pod that does not get on waits: each time longer.
 const POD_BACKOFF: Backoff = Backoff {
     first: Duration::from_secs(1),
     most: Duration::from_secs(60),
 };
+/// How a replica set waits whose rows cannot be written.
+const SET_BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(200),
+    most: Duration::from_secs(5),
+};
+/// How many replica sets are worked on at once. Their work is one transaction.
+const SET_WORKERS: usize = 2;
 /// How many pods are worked on at once: enough that a few that pull images do not hold up the others.
 const POD_WORKERS: usize = 8;
 /// How long operations in progress may take to finish at a shutdown. What is not finished then, recovery undoes.
@@ -110,8 +123,10 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
 struct Daemon {
     containers: ContainerService,
     pods: PodService,
+    sets: ReplicaSets,
+    applier: Applier,
     audit: AuditLog,
-    /// Ends the management API.
+    /// Ends whatever begins operations: the management API and the controllers.
     management: (CancellationToken, TaskTracker),
     /// Ends the controllers.
     controllers: (CancellationToken, TaskTracker),
@@ -202,6 +217,8 @@ impl Daemon {
         );
         tasks.spawn(serving.clone().serve(hook_sockets, hook_app.clone(), stop.clone()));
 
+        // Before containers are recovered: their states change then.
+        tasks.spawn(firewall.clone().follow(store.clone(), stop.clone()));
         images.recover().await?;
         containers.recover().await?;
         let pods = PodService::new(pod_settings(&config), store.clone(), containers.clone());
@@ -210,11 +227,20 @@ impl Daemon {
         tasks.spawn(sampler.clone().run(store.clone(), metrics_log, stop.clone()));
         tasks.spawn(containers.clone().bound_logs(stop.clone()));
 
+        let policies = PolicyService::new(store.clone(), firewall.clone());
+
+        let reserved_ports = reserved_ports(&config);
+        let builds = BuildService::new(
+            build_settings(&config),
+            images.clone(),
+            containers.clone(),
+            activity.clone(),
+        );
         let allowed_origins = config.allowed_origins.clone().into();
         let following = Following {
             config,
             store: store.clone(),
-            networks,
+            networks: networks.clone(),
             serving: serving.clone(),
             hook_app,
         };
@@ -222,11 +248,27 @@ impl Daemon {
 
         let management = (CancellationToken::new(), TaskTracker::new());
         let daemon_store = store.clone();
+        let sets = ReplicaSets::new(store.clone(), pods.clone());
+        let services = ServiceRegistry::new(store.clone(), reserved_ports);
+        let applier = Applier {
+            store: store.clone(),
+            images: images.clone(),
+            pods: pods.clone(),
+            sets: sets.clone(),
+            services: services.clone(),
+            operations: TaskTracker::new(),
+        };
         let services = Management {
             store,
             containers: containers.clone(),
             pods: pods.clone(),
+            services,
+            sets: sets.clone(),
+            applier: applier.clone(),
             images,
+            networks: Networks::new(networks, firewall),
+            policies,
+            builds,
             sampler,
             activity,
             events,
@@ -242,15 +284,38 @@ impl Daemon {
             .spawn(serving.serve(vec![management_socket], app, management.0.clone()));
         let controllers = (CancellationToken::new(), TaskTracker::new());
         controllers.1.spawn(controller::run(
+            Restarter(containers.clone()).into(),
+            Queue::new(DELAYS).into(),
+            RESTARTS_AT_ONCE,
+            daemon_store.clone(),
+            controllers.0.clone(),
+        ));
+        controllers.1.spawn(controller::run(
+            Prober::new(containers.clone()).into(),
+            Queue::new(DELAYS).into(),
+            1,
+            daemon_store.clone(),
+            controllers.0.clone(),
+        ));
+        controllers.1.spawn(controller::run(
             Arc::new(PodController::new(pods.clone())),
             Arc::new(Queue::new(POD_BACKOFF)),
             POD_WORKERS,
+            daemon_store.clone(),
+            controllers.0.clone(),
+        ));
+        controllers.1.spawn(controller::run(
+            Arc::new(SetController::new(sets.clone())),
+            Arc::new(Queue::new(SET_BACKOFF)),
+            SET_WORKERS,
             daemon_store,
             controllers.0.clone(),
         ));
         Ok(Self {
             containers,
             pods,
+            sets,
+            applier,
             audit,
             management,
             controllers,
@@ -263,6 +328,8 @@ impl Daemon {
         let Self {
             containers,
             pods,
+            sets,
+            applier,
             audit,
             management,
             controllers,
@@ -271,6 +338,8 @@ impl Daemon {
         let finish = async {
             end(management).await;
             end(controllers).await;
+            applier.finish_operations().await;
+            sets.finish_operations().await;
             pods.finish_operations().await;
             containers.finish_operations().await;
             end(support).await;
@@ -459,6 +528,14 @@ fn image_settings(config: &Config) -> ImageSettings {
     }
 }
 
+fn build_settings(config: &Config) -> BuildSettings {
+    BuildSettings {
+        max_context_bytes: config.max_context_bytes,
+        max_context_entries: config.max_context_entries,
+        step_time: Duration::from_secs(config.build_step_seconds),
+    }
+}
+
 fn firewall_settings(config: &Config, ca: &BoundListener) -> FirewallSettings {
     FirewallSettings {
         runtime_subnet: config.runtime_subnet,
@@ -469,16 +546,22 @@ fn firewall_settings(config: &Config, ca: &BoundListener) -> FirewallSettings {
     }
 }
 
+/// TCP ports of the host that nobody else may publish.
+fn reserved_ports(config: &Config) -> Vec<u16> {
+    let ours = [
+        config.management_address.port(),
+        config.hook_port(),
+        config.ca_address.port(),
+    ];
+    ours.into()
+}
+
 fn container_settings(config: &Config, confinement: Confinement) -> ContainerSettings {
     let root = config.container_root();
     ContainerSettings {
         runtime_run_dir: RUNTIME_RUN_DIR.into(),
         default_network: DEFAULT_NETWORK.into(),
-        reserved_ports: vec![
-            config.management_address.port(),
-            config.hook_port(),
-            config.ca_address.port(),
-        ],
+        reserved_ports: reserved_ports(config),
         run_as_image_user: config.run_as_image_user,
         confinement,
         require_apparmor: config.require_apparmor,

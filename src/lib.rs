@@ -8,6 +8,7 @@
 //! - [`api`]: HTTP only: routers, handlers, wire types, envelope, identity, OpenAPI
 //! - [`store`]: the state: snapshots, transactions, SQLite
 //! - [`image`]: references, registry pull, layer store and unpacking
+//! - [`build`]: images from a build file
 //! - [`container`]: create, start, stop, delete, exec, logs; recovery after a crash
 //! - [`controller`]: the work queue and the reconcilers
 //! - [`runtime`]: what the daemon and `bin/droplet` share, and the driver that starts it
@@ -15,6 +16,8 @@
 //! - [`firewall`]: desired rules, rendered as a whole and applied at once
 //! - [`events`]: what happened to objects, for clients that watch
 //! - [`pod`]: pods and the sets that keep them alive
+//! - [`apply`]: makes true what manifests say
+//! - [`manifest`]: Kubernetes-style descriptions of pods, sets and services
 //! - [`policy`]: chains and modes
 //! - [`dns`]: the forwarder behind the containers' resolver
 //! - [`pki`]: CA, certificates, SPIFFE ids
@@ -23,12 +26,15 @@
 //! - [`logfile`]: append-only files that rotate
 //! - [`logs`]: reading, following and bounding the logs of containers
 //! - [`hook_agent`]: what `condenser-hook-agent` does
+//! - [`service`]: ports of the host, balanced over ready pods
 //! - [`time`]: times as others read them
 //! - [`apparmor`]: the confinement profile
 
 pub mod api;
 pub mod apparmor;
+pub mod apply;
 pub mod audit;
+pub mod build;
 pub mod config;
 pub mod container;
 pub mod controller;
@@ -40,11 +46,13 @@ pub mod hook_agent;
 pub mod image;
 pub mod logfile;
 pub mod logs;
+pub mod manifest;
 pub mod metrics;
 pub mod network;
 pub mod pki;
 pub mod pod;
 pub mod policy;
 pub mod runtime;
+pub mod service;
 pub mod store;
 pub mod time;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use jiff::Timestamp;
 
+use crate::runtime::StopRequest;
 use crate::runtime::state::Status;
 use crate::store::{Container, ContainerState, Operation};
 
@@ -42,6 +43,10 @@ impl ContainerService {
     async fn recover_one(&self, row: &Arc<Container>) -> Result<(), ContainerError> {
         let id = &row.id;
         let _lock = self.0.locks.lock(id).await;
+        if row.is_build() {
+            tracing::warn!(container.id = %id, "removing the container of a build that was interrupted");
+            return self.remove_build(id).await;
+        }
         match row.operation {
             Some(Operation::Create) => {
                 tracing::warn!(container.id = %id, "undoing a create that was interrupted");
@@ -68,7 +73,7 @@ impl ContainerService {
             source,
         };
         if state.as_ref().is_some_and(|s| s.status == Status::Running) {
-            runtime.stop(id).await.map_err(failed)?;
+            runtime.stop(id, &StopRequest::default()).await.map_err(failed)?;
         }
         self.delete_in_runtime(id).await?;
         self.update(id, |c| {
@@ -144,7 +149,7 @@ impl ContainerService {
         };
         let state = self.runtime_state(id).await;
         if state.as_ref().is_some_and(|s| s.status == Status::Running) {
-            runtime.stop(id).await.map_err(failed)?;
+            runtime.stop(id, &StopRequest::default()).await.map_err(failed)?;
         }
         self.delete_in_runtime(id).await?;
         self.0.services.networks.remove_stray_link(&format!("rd_{id}")).await?;

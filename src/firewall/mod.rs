@@ -16,10 +16,12 @@
 //! ```text
 //! filter INPUT        RAIND-INPUT -> RAIND-LOCAL      what containers may reach on the host
 //! filter FORWARD      RAIND-HAIRPIN                   published ports between containers of one network
-//!                     RAIND-ROOT -> RAIND-EW -> RAIND-ISOLATE, RAIND-NS-OBS or RAIND-NS-ENF
+//!                     RAIND-ROOT -> RAIND-GUARD   what containers send has their address
+//!                                -> RAIND-EW -> RAIND-ISOLATE, RAIND-NS-OBS or RAIND-NS-ENF
 //!                     RAIND-FWD                       published ports from outside
 //! nat    PREROUTING   RAIND-PREROUTING -> RAIND-PORTS DNS redirect, published ports
 //!        OUTPUT       RAIND-PORTS                     published ports, from the host itself
+//!        from both    RAIND-SVC-<service>-<port>      a port of a service
 //!        POSTROUTING  RAIND-POSTROUTING               masquerade
 //! ip6: filter FORWARD RAIND-ROOT -> RAIND-ISOLATE     no IPv6 between containers
 //! ```
@@ -28,10 +30,16 @@
 //! left, which are recognised by their exact shape), change the policy of a chain, resolve a name, or remove the rules
 //! when the daemon ends, for containers go on running.
 
+mod balance;
 mod conntrack;
+mod explain;
+mod follow;
+mod forward;
 mod legacy;
+mod networks;
 mod plan;
 mod render;
+mod rule;
 mod service;
 mod state;
 mod tables;
@@ -44,11 +52,12 @@ use ipnet::Ipv4Net;
 
 use crate::config::{DEFAULT_SUBNET, HOOK_PORT};
 use crate::network::{DNS_ADDRESS, DNS_PORT};
-use crate::policy::PolicyDefaults;
 
+pub use explain::{Destination, Explainer, Packet, Verdict};
+pub use networks::{Networks, NetworksError};
 pub use render::{Ruleset, render};
-pub use service::{Firewall, remove_all};
-pub use state::{Bridge, FirewallState, PublishedPort};
+pub use service::{Firewall, Trial, remove_all};
+pub use state::{BalancedPort, Bridge, FirewallState, Pair, Permit, PublishedPort};
 pub use tool::Variant;
 
 /// What the firewall is told. The default is the contract's values.
@@ -64,8 +73,6 @@ pub struct FirewallSettings {
     pub management_port: u16,
     /// Port of the certificate listener: closed to containers.
     pub ca_port: u16,
-    /// What holds where no policy speaks.
-    pub policy: PolicyDefaults,
     /// Which of the host's packet filter tools is used.
     pub variant: Variant,
     /// How often the kernel's rules are compared with ours without being asked.
@@ -80,7 +87,6 @@ impl Default for FirewallSettings {
             hook_port: HOOK_PORT,
             management_port: 7755,
             ca_port: 7757,
-            policy: PolicyDefaults::default(),
             variant: Variant::default(),
             verify_every: Duration::from_secs(60),
         }

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::records::{Container, Image, Network, Pod, Protocol, ReplicaSet, Service};
+use super::records::{Container, Image, Network, Pod, Policy, PolicySettings, Protocol, ReplicaSet, Service};
 use super::writer::StoreError;
 
 /// A kind of stored object. One SQLite table each.
@@ -97,6 +97,8 @@ kinds! {
     Pod, pods, "pods";
     ReplicaSet, replicasets, "replica sets";
     Service, services, "services";
+    Policy, policies, "policies";
+    PolicySettings, policysettings, "settings of policies";
 }
 
 impl Record for Container {
@@ -221,6 +223,30 @@ impl Record for Service {
     }
 }
 
+impl Record for Policy {
+    record_glue!(Policy);
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn name(&self) -> &str {
+        &self.id
+    }
+}
+
+impl Record for PolicySettings {
+    record_glue!(PolicySettings);
+
+    fn id(&self) -> &str {
+        Self::ID
+    }
+
+    fn name(&self) -> &str {
+        Self::ID
+    }
+}
+
 /// Something that at most one record may hold.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Claim {
@@ -306,6 +332,13 @@ impl Snapshot {
         txn.next
     }
 
+    /// What a transaction would lead to, without committing it.
+    pub fn preview<T, E>(&self, change: impl FnOnce(&mut Txn) -> Result<T, E>) -> Result<(Self, T), E> {
+        let mut txn = Txn::new(self.clone());
+        let value = change(&mut txn)?;
+        Ok((txn.next, value))
+    }
+
     /// Number of commits since the store was opened. Grows with every published snapshot.
     pub fn revision(&self) -> u64 {
         self.revision
@@ -319,6 +352,25 @@ impl Snapshot {
     /// Who holds a claim.
     pub fn holder(&self, claim: &Claim) -> Option<&Holder> {
         self.claims.get(claim)
+    }
+
+    /// A holder of a port as a person knows it, as in `service default/shop`; the infra container of a pod is the pod.
+    pub fn describe(&self, holder: &Holder) -> String {
+        let pod_of = |container: &Container| self.pods.get(container.pod_id.as_ref()?);
+        match holder.kind {
+            Kind::Container => match self.containers.get(&holder.id) {
+                Some(container) => match pod_of(container) {
+                    Some(pod) => format!("pod {}/{}", pod.namespace, pod.name),
+                    None => format!("container {}", container.name),
+                },
+                None => format!("container {}", holder.id),
+            },
+            Kind::Service => match self.services.get(&holder.id) {
+                Some(service) => format!("service {}/{}", service.namespace, service.name),
+                None => format!("service {}", holder.id),
+            },
+            kind => format!("{} {}", kind.table_name().trim_end_matches('s'), holder.id),
+        }
     }
 
     fn restore_as<R: Record>(&mut self, document: &str) -> Result<(), StoreError> {

@@ -9,8 +9,11 @@
 mod support;
 
 mod auth;
+mod builds;
 mod crash;
 mod events;
+mod exec;
+mod health;
 mod hooks;
 mod images;
 mod inside;
@@ -18,11 +21,18 @@ mod lab;
 mod lifecycle;
 mod load;
 mod logs;
+mod manifests;
 mod metrics;
+mod networks;
+mod options;
 mod pods;
+mod policies;
 mod ports;
 mod refusals;
 mod replay;
+mod replicasets;
+mod restarts;
+mod services;
 mod startup;
 mod terminals;
 

@@ -1,9 +1,16 @@
 //! Which status an error of a service becomes (`contract/api.md` 0.1).
 
 use crate::api::ApiError;
+use crate::apply::{ApplyError, What};
+use crate::build::BuildError;
 use crate::container::ContainerError;
+use crate::firewall::NetworksError;
 use crate::image::ImageError;
-use crate::pod::PodError;
+use crate::manifest::Problem;
+use crate::network::NetworkError;
+use crate::pod::{PodError, SetError};
+use crate::policy::PolicyError;
+use crate::service::ServiceError;
 
 impl From<ContainerError> for ApiError {
     fn from(error: ContainerError) -> Self {
@@ -47,16 +54,72 @@ impl From<ContainerError> for ApiError {
     }
 }
 
+impl From<BuildError> for ApiError {
+    fn from(error: BuildError) -> Self {
+        use BuildError as E;
+        const PREFIX: &str = "build failed: ";
+        let message = error.to_string();
+        match error {
+            E::Context(_) if error.is_too_large() => Self::too_large(message),
+            E::Context(_) if error.is_internal() => Self::internal(message),
+            E::Context(_) | E::DripfilePath => Self::bad_request(message),
+            E::NoDripfile(_)
+            | E::LongDripfile { .. }
+            | E::Dripfile(_)
+            | E::DigestTag(_)
+            | E::NoSource(_)
+            | E::Files(_)
+            | E::NothingToRun
+            | E::Run { .. }
+            | E::RunTime(_) => Self::bad_request(message).prefixed(PREFIX),
+            E::Image(error) => Self::from(error).prefixed(PREFIX),
+            E::Container(error) => Self::from(error).prefixed(PREFIX),
+            E::Cancelled | E::Io(_) => Self::internal(message).prefixed(PREFIX),
+        }
+    }
+}
+
 impl From<ImageError> for ApiError {
     fn from(error: ImageError) -> Self {
         use ImageError as E;
         let message = error.to_string();
         match error {
-            E::EmptyRepository | E::InvalidReference(_) | E::UnknownUser { .. } => Self::bad_request(message),
+            E::EmptyRepository | E::InvalidReference(_) | E::UnknownUser { .. } | E::NoLayer(_) => {
+                Self::bad_request(message)
+            }
             E::ManifestNotFound(_) | E::NoPlatform { .. } | E::NotFound(_) => Self::not_found(message),
             E::InUse { .. } => Self::conflict(message),
             E::Registry { .. } | E::BadImage { .. } | E::BadLayer { .. } => Self::bad_gateway(message),
             E::Store(_) | E::Io(_) => Self::internal(message),
+        }
+    }
+}
+
+impl From<NetworksError> for ApiError {
+    fn from(error: NetworksError) -> Self {
+        use NetworkError as E;
+        let message = error.to_string();
+        match error {
+            NetworksError::Network(E::BadName(_)) => Self::bad_request(message),
+            NetworksError::Network(E::NotFound(_)) => Self::not_found(message),
+            NetworksError::Network(
+                E::Exists(_) | E::Foreign(_) | E::InUse(_) | E::Default(_) | E::NoSubnet(_) | E::Taken(_),
+            ) => Self::conflict(message),
+            NetworksError::Network(E::Sysctl { .. } | E::Kernel { .. } | E::NoLink(_) | E::Store(_))
+            | NetworksError::Firewall(_) => Self::internal(message),
+        }
+    }
+}
+
+impl From<PolicyError> for ApiError {
+    fn from(error: PolicyError) -> Self {
+        use PolicyError as E;
+        let message = error.to_string();
+        match error {
+            E::UnknownChain(_) | E::UnknownMode(_) | E::Invalid(_) => Self::bad_request(message),
+            E::NotFound(_) | E::Unresolved(_) => Self::not_found(message),
+            E::Duplicate(_) | E::ModeAlreadySet(_) => Self::conflict(message),
+            E::Firewall(_) | E::Store(_) | E::Taken(_) => Self::internal(message),
         }
     }
 }
@@ -73,6 +136,67 @@ impl From<PodError> for ApiError {
             }
             E::NameTaken { .. } | E::Owned { .. } | E::BeingRemoved(_) | E::Unsettled(_) => Self::conflict(message),
             E::Volumes(_) | E::Store(_) | E::Panicked => Self::internal(message),
+        }
+    }
+}
+
+impl From<ServiceError> for ApiError {
+    fn from(error: ServiceError) -> Self {
+        use ServiceError as E;
+        let message = error.to_string();
+        match error {
+            E::NotFound(_) => Self::not_found(message),
+            E::NameRequired | E::InvalidName { .. } | E::PortZero(_) | E::PortTwice { .. } | E::InvalidAffinity(_) => {
+                Self::bad_request(message)
+            }
+            E::NameTaken | E::PortTaken { .. } => Self::conflict(message),
+            E::Store(_) => Self::internal(message),
+        }
+    }
+}
+
+impl From<SetError> for ApiError {
+    fn from(error: SetError) -> Self {
+        use SetError as E;
+        let message = error.to_string();
+        match error {
+            E::Pod(pod) => pod.into(),
+            E::NotFound(_) => Self::not_found(message),
+            E::BeingRemoved(_) => Self::conflict(message),
+            E::Store(_) | E::Panicked => Self::internal(message),
+        }
+    }
+}
+
+impl From<What> for ApiError {
+    fn from(what: What) -> Self {
+        match what {
+            What::Pod(error) => error.into(),
+            What::Image(error) => error.into(),
+            What::Service(error) => error.into(),
+            What::Set(error) => error.into(),
+        }
+    }
+}
+
+impl From<ApplyError> for ApiError {
+    fn from(error: ApplyError) -> Self {
+        use ApplyError as E;
+        let message = error.to_string();
+        match error {
+            E::Manifest(error) => {
+                let prefix = match error.problem {
+                    Problem::NoKind | Problem::UnsupportedKind(_) | Problem::NoServiceName => "",
+                    Problem::NoService | Problem::Other(_) => "invalid yaml: ",
+                };
+                Self::bad_request(message).prefixed(prefix)
+            }
+            E::Failed { failed, .. } => Self {
+                message,
+                ..failed.what.into()
+            },
+            E::NotFound(_) => Self::not_found(message),
+            E::Remove { .. } | E::Panicked => Self::internal(message),
         }
     }
 }

@@ -4,8 +4,10 @@
 //! service becomes is decided in [`failure`].
 
 mod attach;
+mod build;
 mod containers;
 mod events;
+mod exec;
 mod failure;
 mod images;
 mod logs;
@@ -13,6 +15,9 @@ mod metrics;
 mod networks;
 mod pods;
 mod policies;
+mod replicasets;
+mod resource;
+mod services;
 mod stats;
 
 use std::sync::Arc;
@@ -22,11 +27,16 @@ use tokio_util::task::TaskTracker;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::apply::Applier;
+use crate::build::BuildService;
 use crate::container::ContainerService;
 use crate::events::Events;
+use crate::firewall::Networks;
 use crate::image::ImageService;
 use crate::metrics::{Activity, Sampler};
-use crate::pod::PodService;
+use crate::pod::{PodService, ReplicaSets};
+use crate::policy::PolicyService;
+use crate::service::ServiceRegistry;
 use crate::store::Store;
 
 /// The services behind the management API.
@@ -36,7 +46,13 @@ pub struct Management {
     pub store: Store,
     pub containers: ContainerService,
     pub pods: PodService,
+    pub services: ServiceRegistry,
+    pub sets: ReplicaSets,
+    pub applier: Applier,
     pub images: ImageService,
+    pub networks: Networks,
+    pub policies: PolicyService,
+    pub builds: BuildService,
     pub sampler: Sampler,
     pub activity: Activity,
     pub events: Events,
@@ -61,7 +77,7 @@ pub fn routes() -> OpenApiRouter<Management> {
         .routes(routes!(containers::get))
         .routes(routes!(containers::start))
         .routes(routes!(containers::stop))
-        .routes(routes!(containers::exec))
+        .routes(routes!(exec::exec))
         .routes(routes!(containers::delete))
         .routes(routes!(containers::log_path))
         .routes(routes!(stats::all_stats))
@@ -71,13 +87,29 @@ pub fn routes() -> OpenApiRouter<Management> {
         .routes(routes!(attach::exec_attach))
         .routes(routes!(events::watch))
         .routes(routes!(images::list, images::pull, images::remove))
+        .routes(routes!(build::build))
         .routes(routes!(images::status))
         .routes(routes!(images::disk_usage))
+        .routes(routes!(networks::list, networks::create))
+        .routes(routes!(networks::delete))
         .routes(routes!(pods::list, pods::create))
         .routes(routes!(pods::get, pods::remove))
         .routes(routes!(pods::start))
         .routes(routes!(pods::stop))
-        .routes(routes!(networks::list))
-        .routes(routes!(policies::list))
+        .routes(routes!(services::list, services::create))
+        .routes(routes!(services::get, services::remove))
+        .routes(routes!(replicasets::list))
+        .routes(routes!(replicasets::get, replicasets::remove))
+        .routes(routes!(replicasets::scale))
+        .routes(routes!(resource::apply))
+        .routes(routes!(resource::delete))
+        .routes(routes!(policies::add))
+        .routes(routes!(policies::list, policies::remove))
+        .routes(routes!(policies::commit))
+        .routes(routes!(policies::revert))
+        .route("/v1/policies/commit", policies::no_chain_or_policy())
+        .route("/v1/policies/revert", policies::no_chain_or_policy())
+        .routes(routes!(policies::set_mode))
+        .routes(routes!(policies::explain))
         .routes(routes!(metrics::scrape))
 }

@@ -4,6 +4,9 @@ use std::net::Ipv4Addr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+/// Begins the ids of containers that run a step of a build.
+const BUILD_PREFIX: &str = "build-";
+
 /// A container, from the reservation of its name to the last step of its removal.
 ///
 /// ```text
@@ -13,7 +16,7 @@ use serde::{Deserialize, Serialize};
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Container {
-    /// 12 characters of lower-case Crockford base32 (`contract/api.md` 4.1).
+    /// 12 characters of lower-case Crockford base32, for a build step with `build-` before them (`contract/api.md` 4.1).
     pub id: String,
     /// Unique among all names and ids of containers.
     pub name: String,
@@ -52,6 +55,9 @@ pub struct Container {
     /// How often the restart policy has started it again since a user did.
     #[serde(default)]
     pub restarts: u32,
+    /// Those of them that no run of some length has followed yet.
+    #[serde(default)]
+    pub retries: Retries,
     /// How its health check goes. `None` without one, and while it does not run.
     #[serde(default)]
     pub health: Option<Health>,
@@ -152,6 +158,15 @@ pub struct ProcessSpec {
     pub gid: u32,
     /// Supplementary groups.
     pub additional_gids: Vec<u32>,
+}
+
+/// Restarts in a row, from which the delay of the next one follows.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Retries {
+    /// How many there were.
+    pub in_a_row: u32,
+    /// When the last one was tried, whatever came of it.
+    pub last: Option<Timestamp>,
 }
 
 /// What a client may choose beyond the contract's defaults. `None` is the default.
@@ -290,8 +305,14 @@ impl std::fmt::Display for Protocol {
 }
 
 impl Container {
-    /// The interface of the container on the host: `rd_<id>`, 15 characters, the kernel's limit.
+    /// The interface of the container on the host: `rd_` and the twelve characters of the id, 15 in all, the kernel's
+    /// limit.
     pub fn veth(&self) -> String {
-        format!("rd_{}", self.id)
+        format!("rd_{}", self.id.strip_prefix(BUILD_PREFIX).unwrap_or(&self.id))
+    }
+
+    /// Whether it runs a step of a build.
+    pub fn is_build(&self) -> bool {
+        self.id.starts_with(BUILD_PREFIX)
     }
 }

@@ -26,6 +26,7 @@ pub(crate) fn container(id: &str, name: &str) -> Container {
         options: ContainerOptions::default(),
         stopped_by_user: false,
         restarts: 0,
+        retries: Retries::default(),
         health: None,
         readiness: None,
         joined: None,
@@ -99,5 +100,38 @@ pub(crate) fn pod(id: &str, name: &str, entries: &[&str]) -> Pod {
         created_at: jiff::Timestamp::UNIX_EPOCH,
         started_at: None,
         stopped_at: None,
+    }
+}
+
+pub(crate) fn service(id: &str, name: &str, ports: &[u16]) -> Service {
+    let port = |port: &u16| ServicePort {
+        port: *port,
+        target_port: *port,
+        protocol: Protocol::Tcp,
+        written_protocol: "tcp".into(),
+    };
+    Service {
+        id: id.into(),
+        name: name.into(),
+        namespace: "default".into(),
+        selector: [("app".to_owned(), name.to_owned())].into(),
+        ports: ports.iter().map(port).collect(),
+        affinity_seconds: None,
+        created_at: jiff::Timestamp::UNIX_EPOCH,
+    }
+}
+
+pub(crate) fn replica_set(id: &str, name: &str, replicas: u32) -> ReplicaSet {
+    ReplicaSet {
+        id: id.into(),
+        name: name.into(),
+        manifest_name: name.into(),
+        namespace: "default".into(),
+        replicas,
+        selector: [("app".to_owned(), name.to_owned())].into(),
+        template: pod(id, name, &["web"]).template,
+        update: UpdateStrategy::Replace,
+        removing: false,
+        created_at: jiff::Timestamp::UNIX_EPOCH,
     }
 }
