@@ -49,7 +49,7 @@ pub struct Container {
     /// Limits and other choices of the client.
     #[serde(default)]
     pub options: ContainerOptions,
-    /// Whether a user stopped it; then no policy starts it again.
+    /// Whether a user stopped it, or made it in a pod and has not started it yet; then no policy starts it.
     #[serde(default)]
     pub stopped_by_user: bool,
     /// How often the restart policy has started it again since a user did.
