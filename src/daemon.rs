@@ -29,17 +29,18 @@ use crate::api::{hooks, pki as pki_api, routing};
 use crate::apparmor::{self, Confinement};
 use crate::audit::AuditLog;
 use crate::config::{Config, HOOK_PORT};
-use crate::container::{ContainerService, ContainerSettings, HookSettings, Services};
+use crate::container::{ContainerService, ContainerSettings, DELAYS, HookSettings, Prober, Restarter, Services};
 use crate::controller::{self, Backoff, Queue};
 use crate::dns::Forwarder;
 use crate::events::{self, Events};
-use crate::firewall::{Firewall, FirewallSettings};
+use crate::firewall::{Firewall, FirewallSettings, Networks};
 use crate::image::{ImageService, ImageSettings};
 use crate::logs::Watcher;
 use crate::metrics::{Activity, MetricsLog, Sampler};
 use crate::network::{DEFAULT_NETWORK, DNS_ADDRESS, DNS_PORT, NetworkService, NetworkSettings, Uplink};
 use crate::pki::Pki;
 use crate::pod::{PodController, PodService, PodSettings};
+use crate::policy::PolicyService;
 use crate::runtime::dir::{DEFAULT_ROOT, RUNTIME_RUN_DIR};
 use crate::runtime::droplet::Droplet;
 use crate::service::ServiceRegistry;
@@ -49,6 +50,8 @@ use crate::store::Store;
 const RESYNC: Duration = Duration::from_secs(5);
 /// How often certificates are looked at.
 const RENEWAL: Duration = Duration::from_secs(24 * 60 * 60);
+/// How many containers restart policies start at the same time.
+const RESTARTS_AT_ONCE: usize = 4;
 /// How a pod that does not get on waits: each time longer.
 const POD_BACKOFF: Backoff = Backoff {
     first: Duration::from_secs(1),
@@ -112,7 +115,7 @@ struct Daemon {
     containers: ContainerService,
     pods: PodService,
     audit: AuditLog,
-    /// Ends the management API.
+    /// Ends whatever begins operations: the management API and the controllers.
     management: (CancellationToken, TaskTracker),
     /// Ends the controllers.
     controllers: (CancellationToken, TaskTracker),
@@ -204,7 +207,7 @@ impl Daemon {
         tasks.spawn(serving.clone().serve(hook_sockets, hook_app.clone(), stop.clone()));
 
         // Before containers are recovered: their states change then.
-        tasks.spawn(firewall.follow(store.clone(), stop.clone()));
+        tasks.spawn(firewall.clone().follow(store.clone(), stop.clone()));
         images.recover().await?;
         containers.recover().await?;
         let pods = PodService::new(pod_settings(&config), store.clone(), containers.clone());
@@ -213,18 +216,34 @@ impl Daemon {
         tasks.spawn(sampler.clone().run(store.clone(), metrics_log, stop.clone()));
         tasks.spawn(containers.clone().bound_logs(stop.clone()));
 
+        let policies = PolicyService::new(store.clone(), firewall.clone());
         let reserved_ports = reserved_ports(&config);
         let allowed_origins = config.allowed_origins.clone().into();
         let following = Following {
             config,
             store: store.clone(),
-            networks,
+            networks: networks.clone(),
             serving: serving.clone(),
             hook_app,
         };
         tasks.spawn(following.run(stop.clone(), tasks.clone()));
 
         let management = (CancellationToken::new(), TaskTracker::new());
+        // Controllers end with the management API: what they do needs hooks.
+        management.1.spawn(controller::run(
+            Restarter(containers.clone()).into(),
+            Queue::new(DELAYS).into(),
+            RESTARTS_AT_ONCE,
+            store.clone(),
+            management.0.clone(),
+        ));
+        management.1.spawn(controller::run(
+            Prober::new(containers.clone()).into(),
+            Queue::new(DELAYS).into(),
+            1,
+            store.clone(),
+            management.0.clone(),
+        ));
         let daemon_store = store.clone();
         let services = Management {
             store,
@@ -232,6 +251,8 @@ impl Daemon {
             pods: pods.clone(),
             services: ServiceRegistry::new(daemon_store.clone(), reserved_ports),
             images,
+            networks: Networks::new(networks, firewall),
+            policies,
             sampler,
             activity,
             events,

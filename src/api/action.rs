@@ -65,6 +65,7 @@ fn image(method: &str, rest: &[&str]) -> (&'static str, Severity) {
 
 fn policy(method: &str, rest: &[&str]) -> (&'static str, Severity) {
     match (method, rest) {
+        ("GET", ["explain"]) => ("policy.explain", Information),
         ("GET", [_]) => ("policy.list", Information),
         ("POST", []) => ("policy.add", Medium),
         ("POST", ["commit"]) => ("policy.commit", Critical),
@@ -165,6 +166,7 @@ mod tests {
         POST /v1/networks network.create medium
         DELETE /v1/networks/br/actions/delete network.delete high
         GET /v1/policies/RAIND-EW policy.list information
+        GET /v1/policies/explain policy.explain information
         POST /v1/policies policy.add medium
         POST /v1/policies/commit policy.commit critical
         POST /v1/policies/revert policy.revert medium

@@ -10,7 +10,7 @@ use crate::metrics::Verb;
 use crate::network::ipam;
 use crate::store::{
     Attachment, Claim, Container, ContainerOptions, ContainerState, Forward, Image, ImageRunConfig, Network, Operation,
-    Pod, PodGoal, ProcessSpec, Protocol, PullPolicy, Txn,
+    Pod, PodGoal, ProcessSpec, Protocol, PullPolicy, Retries, Txn,
 };
 
 use super::request::{effective_command, environment, parse_ports};
@@ -325,6 +325,7 @@ fn new_row(
         // A member that a client made waits for its client, also in a running pod.
         stopped_by_user: wish.part.is_some_and(|part| matches!(part.role, PodRole::Added)),
         restarts: 0,
+        retries: Retries::default(),
         health: None,
         readiness: None,
         joined: None,

@@ -21,6 +21,7 @@ mod create;
 mod delete;
 mod error;
 mod exec;
+mod health;
 mod hooks;
 pub(crate) mod lock;
 mod logs;
@@ -29,6 +30,7 @@ mod options;
 mod pod;
 mod recover;
 mod request;
+mod restart;
 mod rotation;
 mod spec;
 mod start;
@@ -53,12 +55,15 @@ use crate::store::{Claim, Container, Snapshot, Store};
 
 pub use attach::{MAX_CLIENTS, Terminal};
 pub use error::ContainerError;
+pub use exec::ExecRequest;
+pub use health::Prober;
 pub use logs::{DEFAULT_LINES, LogRequest, MAX_LINES};
 pub use names::{INFRA_PREFIX, valid as valid_name};
 pub(crate) use options::check as check_options;
 pub use options::{HealthCheckRequest, OptionsRequest, RestartRequest};
 pub use pod::{PodPart, PodRole};
 pub use request::{CreateRequest, parse_ports};
+pub use restart::{DELAYS, Restarter};
 pub use spec::HookSettings;
 
 /// Shortest id prefix that a client may use for an id.

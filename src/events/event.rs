@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::store::{Change, Commit, Exit, Kind, Object};
+use crate::store::{Change, Commit, Exit, Kind, Object, PolicySettings};
 
 /// A change that clients can see.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +58,7 @@ impl Observed {
             Object::Container(container) => Self {
                 state: Some(container.state.to_string()),
                 exit: container.exit.clone(),
+                content: container.health.map(|health| format!("{health:?}")),
                 ..plain(&container.name)
             },
             Object::Image(image) => Self {
@@ -76,6 +77,14 @@ impl Observed {
             Object::Service(service) => Self {
                 content: Some(format!("{:?} {:?}", service.ports, service.selector)),
                 ..plain(&service.name)
+            },
+            Object::Policy(policy) => Self {
+                state: Some(policy.stage.to_string()),
+                ..plain(&policy.id)
+            },
+            Object::PolicySettings(settings) => Self {
+                content: Some(format!("{settings:?}")),
+                ..plain(PolicySettings::ID)
             },
         }
     }

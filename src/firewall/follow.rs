@@ -1,7 +1,7 @@
 //! Keeps the rules up with the store: whatever changes who may be reached is in the kernel milliseconds later.
 //!
 //! Operations that depend on a rule apply it themselves and wait; this is for what happens by itself, as a pod that
-//! becomes ready or ends. Changes that come together are one run of the tool, changes that make no difference to the
+//! becomes ready or ends, or a name of a policy that begins to mean somebody. Changes that come together are one run of the tool, changes that make no difference to the
 //! rules are none.
 
 use std::sync::Arc;
@@ -35,7 +35,7 @@ impl Reconcile for Firewall {
 
     fn concerned(&self, change: &Change, _: &Snapshot) -> Vec<Self::Key> {
         match change.kind {
-            Kind::Image | Kind::ReplicaSet => Vec::new(),
+            Kind::Image => Vec::new(),
             _ => vec![RULES],
         }
     }

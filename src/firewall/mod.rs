@@ -16,7 +16,8 @@
 //! ```text
 //! filter INPUT        RAIND-INPUT -> RAIND-LOCAL      what containers may reach on the host
 //! filter FORWARD      RAIND-HAIRPIN                   published ports between containers of one network
-//!                     RAIND-ROOT -> RAIND-EW -> RAIND-ISOLATE, RAIND-NS-OBS or RAIND-NS-ENF
+//!                     RAIND-ROOT -> RAIND-GUARD   what containers send has their address
+//!                                -> RAIND-EW -> RAIND-ISOLATE, RAIND-NS-OBS or RAIND-NS-ENF
 //!                     RAIND-FWD                       published ports from outside
 //! nat    PREROUTING   RAIND-PREROUTING -> RAIND-PORTS DNS redirect, published ports
 //!        OUTPUT       RAIND-PORTS                     published ports, from the host itself
@@ -31,10 +32,14 @@
 
 mod balance;
 mod conntrack;
+mod explain;
 mod follow;
+mod forward;
 mod legacy;
+mod networks;
 mod plan;
 mod render;
+mod rule;
 mod service;
 mod state;
 mod tables;
@@ -47,11 +52,12 @@ use ipnet::Ipv4Net;
 
 use crate::config::{DEFAULT_SUBNET, HOOK_PORT};
 use crate::network::{DNS_ADDRESS, DNS_PORT};
-use crate::policy::PolicyDefaults;
 
+pub use explain::{Destination, Explainer, Packet, Verdict};
+pub use networks::{Networks, NetworksError};
 pub use render::{Ruleset, render};
-pub use service::{Firewall, remove_all};
-pub use state::{BalancedPort, Bridge, FirewallState, PublishedPort};
+pub use service::{Firewall, Trial, remove_all};
+pub use state::{BalancedPort, Bridge, FirewallState, Pair, Permit, PublishedPort};
 pub use tool::Variant;
 
 /// What the firewall is told. The default is the contract's values.
@@ -67,8 +73,6 @@ pub struct FirewallSettings {
     pub management_port: u16,
     /// Port of the certificate listener: closed to containers.
     pub ca_port: u16,
-    /// What holds where no policy speaks.
-    pub policy: PolicyDefaults,
     /// Which of the host's packet filter tools is used.
     pub variant: Variant,
     /// How often the kernel's rules are compared with ours without being asked.
@@ -83,7 +87,6 @@ impl Default for FirewallSettings {
             hook_port: HOOK_PORT,
             management_port: 7755,
             ca_port: 7757,
-            policy: PolicyDefaults::default(),
             variant: Variant::default(),
             verify_every: Duration::from_secs(60),
         }

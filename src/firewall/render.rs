@@ -7,9 +7,10 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use super::balance;
+use super::explain::Packet;
 use super::state::{FirewallState, PublishedPort};
-use crate::policy::NsMode;
+use super::{balance, forward, rule};
+use crate::policy::PolicyProtocol;
 use crate::store::Protocol;
 
 /// `iptables-restore --noflush` input of all our chains.
@@ -21,30 +22,17 @@ pub struct Ruleset {
     pub v6: String,
 }
 
-const EW_DENY: &str = "RAIND-EW-DENY,id=predefined";
 const EW_ALLOW: &str = "RAIND-EW-ALLOW,id=predefined";
-const NS_ALLOW: &str = "RAIND-NS-ALLOW,id=predefined";
-const NS_DENY: &str = "RAIND-NS-DENY,id=predefined";
 const GROUP_EW: u8 = 10;
-const GROUP_OBSERVE: u8 = 11;
-const GROUP_ENFORCE: u8 = 12;
+/// Where servers of names listen.
+const DOMAIN: u16 = 53;
 
 /// The rules of a state.
 pub fn render(state: &FirewallState) -> Ruleset {
-    let filter = Table {
-        name: "filter",
-        chains: vec![
-            input(state),
-            local(state),
-            hairpin(state),
-            root(state),
-            east_west(state),
-            isolate(state, state.settings.policy.ew_logging),
-            ns_observe(state),
-            ns_enforce(state),
-            forwarded(state),
-        ],
-    };
+    let mut chains = vec![input(state), local(state), hairpin(state)];
+    chains.extend(forward::chains(state).iter().map(Chain::from));
+    chains.push(forwarded(state));
+    let filter = Table { name: "filter", chains };
     let nat = Table {
         name: "nat",
         chains: [prerouting(state), ports(state), postrouting(state)]
@@ -54,7 +42,7 @@ pub fn render(state: &FirewallState) -> Ruleset {
     };
     let filter6 = Table {
         name: "filter",
-        chains: vec![root6(state), isolate(state, false)],
+        chains: forward::chains6(state).iter().map(Chain::from).collect(),
     };
     Ruleset {
         v4: format!("{filter}{nat}"),
@@ -87,6 +75,15 @@ impl Chain {
     fn add_if(&mut self, condition: bool, rule: impl Into<String>) {
         if condition {
             self.add(rule);
+        }
+    }
+}
+
+impl From<&rule::Chain> for Chain {
+    fn from(chain: &rule::Chain) -> Self {
+        Self {
+            name: chain.name.into(),
+            rules: chain.rules.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -149,136 +146,32 @@ fn local(state: &FirewallState) -> Chain {
 fn hairpin(state: &FirewallState) -> Chain {
     let mut chain = Chain::new("RAIND-HAIRPIN");
     for p in state.destinations().iter().rev() {
-        let PublishedPort {
-            bridge: b,
-            address: a,
-            container_port,
-            protocol,
-            ..
-        } = p;
-        let head = format!("-d {a}/32 -i {b} -o {b} -p {protocol} -m conntrack --ctstate DNAT");
-        let tail = format!("-m {protocol} --dport {container_port}");
-        let log = nflog(EW_ALLOW, GROUP_EW);
         // The states of one match are alternatives, so that both together take two matches.
+        let new = " -m conntrack --ctstate NEW";
         chain.add_if(
-            state.settings.policy.ew_logging,
-            format!("{head} -m conntrack --ctstate NEW {tail} {log}"),
+            state.policy.ew_logging,
+            format!("{} {}", hairpin_match(p, new), nflog(EW_ALLOW, GROUP_EW)),
         );
-        chain.add(format!("{head} {tail} -j ACCEPT"));
+        chain.add(hairpin_accept(p));
     }
     chain
 }
 
-/// `contract/policy.md` 2.2.
-fn root(state: &FirewallState) -> Chain {
-    let north_south = match state.settings.policy.ns_mode {
-        NsMode::Observe => "RAIND-NS-OBS",
-        NsMode::Enforce => "RAIND-NS-ENF",
-    };
-    let mut chain = Chain::new("RAIND-ROOT");
-    chain.add("-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT");
-    chain.add("-j RAIND-EW");
-    chain.add(format!("-j {north_south}"));
-    chain.add("-j RETURN");
-    chain
+fn hairpin_match(p: &PublishedPort, state: &str) -> String {
+    let PublishedPort {
+        bridge: b,
+        address: a,
+        container_port,
+        protocol,
+        ..
+    } = p;
+    format!(
+        "-d {a}/32 -i {b} -o {b} -p {protocol} -m conntrack --ctstate DNAT{state} -m {protocol} --dport {container_port}"
+    )
 }
 
-/// `contract/policy.md` 2.3. The drop by name prefix catches bridges that have lost their network; the one by list
-/// holds for every name (P-05).
-fn east_west(state: &FirewallState) -> Chain {
-    let logging = state.settings.policy.ew_logging;
-    let log = nflog(EW_DENY, GROUP_EW);
-    let mut chain = Chain::new("RAIND-EW");
-    for b in state.bridges.iter().map(|b| &b.name) {
-        let is_bridged = "-m physdev --physdev-is-bridged";
-        chain.add_if(
-            logging,
-            format!("-i {b} -o {b} -m conntrack --ctstate NEW {is_bridged} {log}"),
-        );
-    }
-    for b in state.bridges.iter().map(|b| &b.name) {
-        chain.add(format!("-i {b} -o {b} -j DROP"));
-    }
-    chain.add_if(logging, format!("-i raind+ -o raind+ -m conntrack --ctstate NEW {log}"));
-    chain.add("-i raind+ -o raind+ -j DROP");
-    for b in &state.bridges {
-        chain.add(format!("-i {} -j RAIND-ISOLATE", b.name));
-    }
-    chain.add("-j RETURN");
-    chain
-}
-
-/// Drops what comes from one of our bridges and goes to one of them: as many rules as bridges, not as pairs.
-fn isolate(state: &FirewallState, logging: bool) -> Chain {
-    let log = nflog(EW_DENY, GROUP_EW);
-    let mut chain = Chain::new("RAIND-ISOLATE");
-    for b in state.bridges.iter().map(|b| &b.name) {
-        chain.add_if(logging, format!("-o {b} -m conntrack --ctstate NEW {log}"));
-        chain.add(format!("-o {b} -j DROP"));
-    }
-    chain
-}
-
-/// `contract/policy.md` 2.4. Inbound traffic is only logged here; published ports are accepted further down.
-fn ns_observe(state: &FirewallState) -> Chain {
-    let mut chain = Chain::new("RAIND-NS-OBS");
-    let policy = &state.settings.policy;
-    if policy.ns_mode != NsMode::Observe {
-        return chain;
-    }
-    let log = nflog(NS_ALLOW, GROUP_OBSERVE);
-    let logs_inbound = |chain: &mut Chain, from: &str, b: &str| {
-        let tcp = "-p tcp -m conntrack --ctstate NEW -m tcp --tcp-flags FIN,SYN,RST,ACK SYN";
-        chain.add_if(policy.ns_logging, format!("{from}-o {b} {tcp} {log}"));
-        chain.add_if(
-            policy.ns_logging,
-            format!("{from}-o {b} -p udp -m conntrack --ctstate NEW {log}"),
-        );
-    };
-    let uplink = state.uplink.as_ref().map(|u| &u.interface);
-    let not_uplink = uplink.map(|h| format!("! -i {h} ")).unwrap_or_default();
-    for (h, b) in uplink
-        .iter()
-        .flat_map(|h| state.bridges.iter().map(move |b| (h, &b.name)))
-    {
-        logs_inbound(&mut chain, &format!("-i {h} "), b);
-        chain.add_if(
-            policy.ns_logging,
-            format!("-i {b} -o {h} -m conntrack --ctstate NEW {log}"),
-        );
-        chain.add(format!("-i {b} -o {h} -j ACCEPT"));
-    }
-    for b in state.bridges.iter().map(|b| &b.name) {
-        logs_inbound(&mut chain, &not_uplink, b);
-        chain.add_if(policy.ns_logging, format!("-i {b} -m conntrack --ctstate NEW {log}"));
-        chain.add(format!("-i {b} -j ACCEPT"));
-    }
-    chain.add("-j RETURN");
-    chain
-}
-
-/// `contract/policy.md` 2.5.
-fn ns_enforce(state: &FirewallState) -> Chain {
-    let mut chain = Chain::new("RAIND-NS-ENF");
-    let policy = &state.settings.policy;
-    if policy.ns_mode != NsMode::Enforce {
-        return chain;
-    }
-    let log = nflog(NS_DENY, GROUP_ENFORCE);
-    let to_uplink = state.uplink.iter().map(|u| format!(" -o {}", u.interface));
-    for out in to_uplink.chain([String::new()]) {
-        for b in state.bridges.iter().map(|b| &b.name) {
-            chain.add_if(
-                policy.ns_logging,
-                format!("-i {b}{out} -m conntrack --ctstate NEW {log}"),
-            );
-        }
-        for b in state.bridges.iter().map(|b| &b.name) {
-            chain.add(format!("-i {b}{out} -j DROP"));
-        }
-    }
-    chain.add("-j RETURN");
-    chain
+pub(super) fn hairpin_accept(p: &PublishedPort) -> String {
+    format!("{} -j ACCEPT", hairpin_match(p, ""))
 }
 
 /// Published ports and services from outside, for hosts whose FORWARD policy is DROP (`contract/network.md` 13, N-13).
@@ -313,11 +206,8 @@ fn forwarded(state: &FirewallState) -> Chain {
 fn prerouting(state: &FirewallState) -> Chain {
     let mut chain = Chain::new("RAIND-PREROUTING");
     for b in &state.bridges {
-        for p in ["udp", "tcp"] {
-            chain.add(format!(
-                "-i {} -p {p} -m {p} --dport 53 -j DNAT --to-destination {}",
-                b.name, state.settings.dns
-            ));
+        for protocol in [PolicyProtocol::Udp, PolicyProtocol::Tcp] {
+            chain.add(redirect(&b.name, protocol, state));
         }
     }
     for p in &state.ports {
@@ -340,6 +230,17 @@ fn prerouting(state: &FirewallState) -> Chain {
     }
     chain.add("-j RAIND-PORTS");
     chain
+}
+
+fn redirect(bridge: &str, p: PolicyProtocol, state: &FirewallState) -> String {
+    let dns = state.settings.dns;
+    format!("-i {bridge} -p {p} -m {p} --dport {DOMAIN} -j DNAT --to-destination {dns}")
+}
+
+/// The rule that sends a packet to our forwarder, if one does.
+pub(super) fn dns_redirect(state: &FirewallState, packet: &Packet) -> Option<String> {
+    let protocol = packet.protocol.filter(|p| p.has_ports())?;
+    (packet.port == Some(DOMAIN)).then(|| redirect(&packet.source.bridge, protocol, state))
 }
 
 /// Published ports and services for processes of the host and for all other interfaces.
@@ -388,15 +289,6 @@ fn postrouting(state: &FirewallState) -> Chain {
         chain.add(format!("-o {} -j RETURN", b.name));
     }
     chain.add(format!("-s {runtime} ! -d {runtime} -j MASQUERADE"));
-    chain
-}
-
-/// P-04: networks are IPv4 only; between containers there is no IPv6 at all, link-local included.
-fn root6(state: &FirewallState) -> Chain {
-    let mut chain = Chain::new("RAIND-ROOT");
-    for b in &state.bridges {
-        chain.add(format!("-i {} -j RAIND-ISOLATE", b.name));
-    }
     chain
 }
 

@@ -6,6 +6,7 @@ use super::super::tables::Tables;
 use super::super::{Bridge, FirewallSettings};
 use super::*;
 use crate::network::Uplink;
+use crate::policy::{NsMode, PolicySettings};
 use crate::store::Protocol;
 
 fn state(bridges: &[&str]) -> FirewallState {
@@ -138,7 +139,7 @@ fn enforcement_has_the_rules_of_the_original() {
         .map(|l| format!("{l}\n"))
         .collect();
     let mut state = state(&["raind0"]);
-    state.settings.policy.ns_mode = NsMode::Enforce;
+    state.policy.ns_mode = NsMode::Enforce;
     let beyond = beyond(&format!("*filter\n{of_mode}"), &state);
     insta::assert_json_snapshot!(beyond["filter/RAIND-NS-ENF"], @r#"
     [
@@ -174,17 +175,17 @@ fn without_logging_the_actions_stay() {
     let mut state = state(&["raind0", "other"]);
     state.ports = vec![port(8080, 80, Protocol::Tcp)];
     for mode in [NsMode::Observe, NsMode::Enforce] {
-        state.settings.policy.ns_mode = mode;
+        state.policy.ns_mode = mode;
         let logged = render(&state).v4;
-        state.settings.policy.ew_logging = false;
-        state.settings.policy.ns_logging = false;
+        state.policy.ew_logging = false;
+        state.policy.ns_logging = false;
         let expected: String = logged
             .lines()
             .filter(|l| !l.contains("NFLOG"))
             .map(|l| format!("{l}\n"))
             .collect();
         assert_eq!(render(&state).v4, expected);
-        state.settings.policy = FirewallSettings::default().policy;
+        state.policy = PolicySettings::default();
     }
 }
 

@@ -8,15 +8,43 @@ use super::tables::Tables;
 use super::tool::{Family, Tool, Variant};
 use super::{FirewallError, FirewallSettings, Ruleset, conntrack, legacy, render};
 use crate::network::Uplink;
-use crate::store::{Protocol, Store};
+use crate::store::{Protocol, Snapshot, Store};
 
 /// Handle to the firewall. Clones share it; when the last one is dropped its task ends and the rules stay.
 #[derive(Clone)]
-pub struct Firewall(mpsc::UnboundedSender<Request>);
+pub struct Firewall {
+    requests: mpsc::UnboundedSender<Request>,
+    sources: Sources,
+}
+
+/// What the rules are computed from.
+#[derive(Clone)]
+struct Sources {
+    store: Store,
+    uplink: watch::Receiver<Option<Uplink>>,
+    settings: FirewallSettings,
+}
+
+impl Sources {
+    fn state_of(&self, snapshot: &Snapshot) -> FirewallState {
+        FirewallState::compute(snapshot, self.uplink.borrow().as_ref(), &self.settings)
+    }
+}
 
 enum Request {
     Apply(oneshot::Sender<Result<(), FirewallError>>),
     Verify(oneshot::Sender<Result<bool, FirewallError>>),
+    Try(Change, oneshot::Sender<Result<Trial, FirewallError>>),
+}
+
+/// From the state of the store to the one whose rules are tried.
+type Change = Box<dyn FnOnce(&Snapshot) -> Snapshot + Send>;
+
+/// Rules are in the kernel that the store does not say yet. Until this is dropped the kernel gets no others; then it
+/// gets those of the store.
+#[must_use = "dropping it ends the trial"]
+pub struct Trial {
+    _end: oneshot::Sender<()>,
 }
 
 impl Firewall {
@@ -27,18 +55,39 @@ impl Firewall {
         uplink: watch::Receiver<Option<Uplink>>,
         settings: FirewallSettings,
     ) -> Result<Self, FirewallError> {
-        let mut worker = Worker {
-            v4: Side::new(Tool::find(settings.variant, Family::V4)?, JUMPS),
-            v6: Tool::find(settings.variant, Family::V6).map(|tool| Side::new(tool, JUMPS6)),
+        let sources = Sources {
             store,
             uplink,
             settings,
+        };
+        let variant = sources.settings.variant;
+        let mut worker = Worker {
+            v4: Side::new(Tool::find(variant, Family::V4)?, JUMPS),
+            v6: Tool::find(variant, Family::V6).map(|tool| Side::new(tool, JUMPS6)),
+            sources: sources.clone(),
             swept: None,
         };
         worker.take_over().await?;
         let (sender, requests) = mpsc::unbounded_channel();
         tokio::spawn(worker.run(requests));
-        Ok(Self(sender))
+        Ok(Self {
+            requests: sender,
+            sources,
+        })
+    }
+
+    /// What the rules of a snapshot are about, with the uplink as it is now.
+    pub fn state_of(&self, snapshot: &Snapshot) -> FirewallState {
+        self.sources.state_of(snapshot)
+    }
+
+    /// Brings the kernel to the rules of what `change` makes of the store's state, before the store has it: for changes
+    /// that must not be stored when the kernel refuses them. On an error the kernel holds the rules of the store.
+    pub async fn try_out(
+        &self,
+        change: impl FnOnce(&Snapshot) -> Snapshot + Send + 'static,
+    ) -> Result<Trial, FirewallError> {
+        self.ask(|answer| Request::Try(Box::new(change), answer)).await
     }
 
     /// Returns when the rules of the snapshot at the time of the call, or of a later one, are in the kernel. Calls that
@@ -59,7 +108,9 @@ impl Firewall {
         request: impl FnOnce(oneshot::Sender<Result<T, FirewallError>>) -> Request,
     ) -> Result<T, FirewallError> {
         let (sender, answer) = oneshot::channel();
-        self.0.send(request(sender)).map_err(|_| FirewallError::Stopped)?;
+        self.requests
+            .send(request(sender))
+            .map_err(|_| FirewallError::Stopped)?;
         answer.await.unwrap_or(Err(FirewallError::Stopped))
     }
 }
@@ -84,9 +135,7 @@ pub async fn remove_all(variant: Variant) -> Result<(), FirewallError> {
 }
 
 struct Worker {
-    store: Store,
-    uplink: watch::Receiver<Option<Uplink>>,
-    settings: FirewallSettings,
+    sources: Sources,
     v4: Side,
     /// Or why there is none.
     v6: Result<Side, FirewallError>,
@@ -96,7 +145,7 @@ struct Worker {
 
 impl Worker {
     async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>) {
-        let mut timer = tokio::time::interval(self.settings.verify_every);
+        let mut timer = tokio::time::interval(self.sources.settings.verify_every);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         timer.reset();
         let mut uplink_is_followed = true;
@@ -111,7 +160,7 @@ impl Worker {
                     self.serve(batch).await;
                     None
                 }
-                changed = self.uplink.changed(), if uplink_is_followed => {
+                changed = self.sources.uplink.changed(), if uplink_is_followed => {
                     uplink_is_followed = changed.is_ok();
                     self.apply().await.err()
                 }
@@ -126,10 +175,12 @@ impl Worker {
     async fn serve(&mut self, batch: Vec<Request>) {
         let mut applies = Vec::new();
         let mut verifications = Vec::new();
+        let mut trials = Vec::new();
         for request in batch {
             match request {
                 Request::Apply(answer) => applies.push(answer),
                 Request::Verify(answer) => verifications.push(answer),
+                Request::Try(change, answer) => trials.push((change, answer)),
             }
         }
         // Nobody may wait for an answer any more; the work is done all the same.
@@ -143,11 +194,34 @@ impl Worker {
                 .into_iter()
                 .for_each(|answer| drop(answer.send(result.clone())));
         }
+        for (change, answer) in trials {
+            self.try_out(change, answer).await;
+        }
+    }
+
+    async fn try_out(&mut self, change: Change, answer: oneshot::Sender<Result<Trial, FirewallError>>) {
+        let candidate = change(&self.sources.store.snapshot());
+        match self.bring_to(&candidate).await {
+            Ok(()) => {
+                let (end, ended) = oneshot::channel();
+                drop(answer.send(Ok(Trial { _end: end })));
+                // Nothing is ever sent: it ends when the other side is dropped.
+                let _ = ended.await;
+            }
+            Err(error) => drop(answer.send(Err(error))),
+        }
+        if let Err(error) = self.apply().await {
+            tracing::error!(%error, "the packet filter is out of date");
+        }
     }
 
     fn desired(&mut self) -> (FirewallState, Ruleset) {
-        let uplink = self.uplink.borrow_and_update().clone();
-        let state = FirewallState::compute(&self.store.snapshot(), uplink.as_ref(), &self.settings);
+        self.desired_of(&self.sources.store.snapshot())
+    }
+
+    fn desired_of(&mut self, snapshot: &Snapshot) -> (FirewallState, Ruleset) {
+        self.sources.uplink.mark_unchanged();
+        let state = self.sources.state_of(snapshot);
         let rules = render(&state);
         (state, rules)
     }
@@ -179,7 +253,11 @@ impl Worker {
     }
 
     async fn apply(&mut self) -> Result<(), FirewallError> {
-        let (state, rules) = self.desired();
+        self.bring_to(&self.sources.store.snapshot()).await
+    }
+
+    async fn bring_to(&mut self, snapshot: &Snapshot) -> Result<(), FirewallError> {
+        let (state, rules) = self.desired_of(snapshot);
         self.v4.bring_to(&rules.v4).await?;
         if let Ok(v6) = &mut self.v6 {
             v6.bring_to(&rules.v6).await?;

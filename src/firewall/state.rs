@@ -8,8 +8,11 @@ use ipnet::Ipv4Net;
 
 use super::FirewallSettings;
 use crate::network::{Uplink, in_order};
+use crate::policy::{Directory, End, block, settings as policy_settings};
 use crate::service::{self, Endpoint};
-use crate::store::{Operation, Protocol, Service, ServicePort, Snapshot};
+use crate::store::{
+    Chain, Operation, Policy, PolicyProtocol, PolicySettings, PolicyStage, Protocol, Service, ServicePort, Snapshot,
+};
 
 /// Everything that decides the rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,8 +25,64 @@ pub struct FirewallState {
     pub ports: Vec<PublishedPort>,
     /// All ports of services, in the order of their services.
     pub services: Vec<BalancedPort>,
-    /// Ports, addresses and defaults.
+    /// All interfaces of containers and pods.
+    pub guests: Vec<End>,
+    /// What holds where no policy of a user speaks.
+    pub policy: PolicySettings,
+    /// The policies of users that are in force and mean something, in the order of their addition.
+    pub permits: Vec<Permit>,
+    /// Ports and addresses.
     pub settings: FirewallSettings,
+}
+
+/// Source and destination of an East-West policy.
+pub type Pair = (End, End);
+
+/// A policy of a user with the interfaces that it means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Permit {
+    /// Id of the policy.
+    pub policy: String,
+    /// Its chain, which says whether it allows or denies.
+    pub chain: Chain,
+    /// East-West: who may talk to whom.
+    pub pairs: Vec<Pair>,
+    /// North-South: from whom.
+    pub sources: Vec<End>,
+    /// North-South: to where.
+    pub block: Option<Ipv4Net>,
+    /// `None` for any.
+    pub protocol: Option<PolicyProtocol>,
+    /// Destination port; `None` for any.
+    pub dport: Option<u16>,
+}
+
+impl Permit {
+    /// `None` while an end of the policy means nothing.
+    fn of(policy: &Policy, directory: &Directory<'_>) -> Option<Self> {
+        let sources = directory.resolve(&policy.source).ok()?;
+        let (mut pairs, mut from, mut to) = (Vec::new(), Vec::new(), None);
+        if policy.chain == Chain::RaindEw {
+            let destinations = directory.resolve(&policy.destination).ok()?;
+            for source in &sources {
+                // Nobody talks to itself through the bridge.
+                let others = destinations.iter().filter(|d| d.veth != source.veth);
+                pairs.extend(others.map(|d| (source.clone(), d.clone())));
+            }
+        } else {
+            from = sources;
+            to = Some(block(&policy.destination)?);
+        }
+        Some(Self {
+            policy: policy.id.clone(),
+            chain: policy.chain,
+            pairs,
+            sources: from,
+            block: to,
+            protocol: policy.protocol,
+            dport: policy.dport,
+        })
+    }
 }
 
 /// The bridge of a network.
@@ -115,10 +174,15 @@ impl FirewallState {
                 })
             })
             .collect();
+        let directory = Directory::new(snapshot);
+        let in_force = snapshot.policies().iter().filter(|p| p.stage != PolicyStage::Added);
         Self {
             uplink: uplink.cloned(),
             bridges,
             ports,
+            guests: directory.ends(),
+            policy: policy_settings(snapshot),
+            permits: in_force.filter_map(|p| Permit::of(p, &directory)).collect(),
             services: BalancedPort::all(snapshot),
             settings: settings.clone(),
         }

@@ -1,152 +1,70 @@
 //! Network policy between containers (East-West) and out of the host (North-South): `contract/policy.md`.
 //!
-//! Here are the words of it and the defaults in force; the rules themselves are rendered by [`crate::firewall`]. Policies
-//! of users come with the API that edits them.
+//! Owns what users allow and deny, in two phases: changes are staged, a commit puts them in force, a revert forgets
+//! them. What is in force and what is staged stand apart in the store ([`PolicyStage`], [`PolicySettings`]), so that
+//! everything else that makes rules anew (a container that comes or goes, a restart of the daemon) works from what was
+//! committed and from nothing else.
+//!
+//! ```text
+//! add, remove, mode  -> staged in the store
+//! commit             -> rules of the outcome into the kernel -> outcome into the store; neither without the other
+//! container, pod, replica set come and go -> rules of what is committed, anew
+//! ```
+//!
+//! A policy names things that may come and go: a container (also as `<bottle>-<service>`), a member of a pod or the pod
+//! itself, a replica set. [`Directory`] says which interfaces that means at the moment; a committed policy of which an
+//! end means nothing is `unresolved` and has no rules until that changes.
+//!
+//! What this module never does: write rules. [`crate::firewall`] renders them from the same snapshot, and answers from
+//! the same rules what becomes of a packet.
 
-use std::fmt;
-use std::str::FromStr;
+mod changes;
+mod names;
+mod service;
+
+pub use crate::store::{Chain, NsMode, Policy, PolicyProtocol, PolicySettings, PolicyStage, UnknownChain, UnknownMode};
+pub(crate) use changes::block;
+pub use changes::{Entry, NewPolicy, Status, entries, settings, shown_mode};
+pub use names::{Directory, End, Unresolved};
+pub use service::{Difference, Explanation, PolicyService, Question};
+
+use crate::firewall::FirewallError;
+use crate::store::{StoreError, Taken};
 
 /// The mode of the East-West direction; there is only this one.
 pub const EAST_WEST_MODE: &str = "deny_by_default";
 
-/// How traffic that leaves the host is treated when no policy speaks of it (`contract/policy.md` 1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum NsMode {
-    /// Allowed and logged; policies deny.
-    #[default]
-    Observe,
-    /// Denied and logged; policies allow.
-    Enforce,
-}
-
-impl fmt::Display for NsMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Observe => "observe",
-            Self::Enforce => "enforce",
-        })
-    }
-}
-
-/// A word that names no North-South mode.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid mode: {0}")]
-pub struct UnknownMode(pub String);
-
-impl FromStr for NsMode {
-    type Err = UnknownMode;
-
-    fn from_str(text: &str) -> Result<Self, UnknownMode> {
-        match text {
-            "observe" => Ok(Self::Observe),
-            "enforce" => Ok(Self::Enforce),
-            other => Err(UnknownMode(other.to_owned())),
-        }
-    }
-}
-
-/// A chain that holds policies. The name of the chain in the kernel is its identifier in the API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Chain {
-    /// `RAIND-EW`: between containers.
-    RaindEw,
-    /// `RAIND-NS-OBS`: out of the host, mode observe.
-    RaindNsObs,
-    /// `RAIND-NS-ENF`: out of the host, mode enforce.
-    RaindNsEnf,
-}
-
-impl Chain {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::RaindEw, Self::RaindNsObs, Self::RaindNsEnf];
-
-    /// Its name in the kernel and in the API.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::RaindEw => "RAIND-EW",
-            Self::RaindNsObs => "RAIND-NS-OBS",
-            Self::RaindNsEnf => "RAIND-NS-ENF",
-        }
-    }
-
-    /// The mode that the API shows for it (`contract/api.md` 14.1).
-    pub fn mode(self, defaults: &PolicyDefaults) -> String {
-        match self {
-            Self::RaindEw => EAST_WEST_MODE.to_owned(),
-            Self::RaindNsObs | Self::RaindNsEnf => defaults.ns_mode.to_string(),
-        }
-    }
-}
-
-impl fmt::Display for Chain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// A word that names no chain of policies.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("Chain: {0} is invalid")]
-pub struct UnknownChain(pub String);
-
-impl FromStr for Chain {
-    type Err = UnknownChain;
-
-    fn from_str(text: &str) -> Result<Self, UnknownChain> {
-        Self::ALL
-            .into_iter()
-            .find(|c| c.name() == text)
-            .ok_or_else(|| UnknownChain(text.to_owned()))
-    }
-}
-
-/// What holds where no policy of a user speaks (`contract/policy.md` 7).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PolicyDefaults {
-    /// Mode of the North-South direction.
-    pub ns_mode: NsMode,
-    /// Whether new connections between containers are logged.
-    pub ew_logging: bool,
-    /// Whether new connections between containers and the outside are logged.
-    pub ns_logging: bool,
-}
-
-impl Default for PolicyDefaults {
-    fn default() -> Self {
-        Self {
-            ns_mode: NsMode::default(),
-            ew_logging: true,
-            ns_logging: true,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_of_the_api() {
-        for chain in Chain::ALL {
-            assert_eq!(chain.to_string().parse(), Ok(chain));
-        }
-        assert_eq!(
-            "raind-ew".parse::<Chain>().unwrap_err().to_string(),
-            "Chain: raind-ew is invalid"
-        );
-        assert_eq!("enforce".parse(), Ok(NsMode::Enforce));
-        assert_eq!(
-            "Observe".parse::<NsMode>().unwrap_err().to_string(),
-            "invalid mode: Observe"
-        );
-    }
-
-    #[test]
-    fn modes_shown() {
-        let defaults = PolicyDefaults::default();
-        assert_eq!(
-            Chain::ALL.map(|c| c.mode(&defaults)),
-            ["deny_by_default", "observe", "observe"]
-        );
-    }
+/// Why something about policies was refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyError {
+    /// A chain that holds no policies.
+    #[error(transparent)]
+    UnknownChain(#[from] UnknownChain),
+    /// A mode that does not exist.
+    #[error(transparent)]
+    UnknownMode(#[from] UnknownMode),
+    /// A field of a request that cannot be meant.
+    #[error("{0}")]
+    Invalid(String),
+    /// The same policy is there already.
+    #[error("policy {0} says the same; remove it first or change this one")]
+    Duplicate(String),
+    /// No policy of that id.
+    #[error("ID: {0} not found")]
+    NotFound(String),
+    /// The mode asked for is in force and no other is pending.
+    #[error("NS Mode already set in: {0}")]
+    ModeAlreadySet(NsMode),
+    /// Somebody asked about a packet from or to something that has no address.
+    #[error(transparent)]
+    Unresolved(#[from] Unresolved),
+    /// The packet filter refused the rules; those in force, and everything staged, are as before.
+    #[error(transparent)]
+    Firewall(#[from] FirewallError),
+    /// The state store failed; nothing has changed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Another record has what the policy needs, which policies do not do.
+    #[error(transparent)]
+    Taken(#[from] Taken),
 }

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::records::{Container, Image, Network, Pod, Protocol, ReplicaSet, Service};
+use super::records::{Container, Image, Network, Pod, Policy, PolicySettings, Protocol, ReplicaSet, Service};
 use super::writer::StoreError;
 
 /// A kind of stored object. One SQLite table each.
@@ -97,6 +97,8 @@ kinds! {
     Pod, pods, "pods";
     ReplicaSet, replicasets, "replica sets";
     Service, services, "services";
+    Policy, policies, "policies";
+    PolicySettings, policysettings, "settings of policies";
 }
 
 impl Record for Container {
@@ -221,6 +223,30 @@ impl Record for Service {
     }
 }
 
+impl Record for Policy {
+    record_glue!(Policy);
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn name(&self) -> &str {
+        &self.id
+    }
+}
+
+impl Record for PolicySettings {
+    record_glue!(PolicySettings);
+
+    fn id(&self) -> &str {
+        Self::ID
+    }
+
+    fn name(&self) -> &str {
+        Self::ID
+    }
+}
+
 /// Something that at most one record may hold.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Claim {
@@ -304,6 +330,13 @@ impl Snapshot {
         let mut txn = Txn::new(Self::default());
         change(&mut txn);
         txn.next
+    }
+
+    /// What a transaction would lead to, without committing it.
+    pub fn preview<T, E>(&self, change: impl FnOnce(&mut Txn) -> Result<T, E>) -> Result<(Self, T), E> {
+        let mut txn = Txn::new(self.clone());
+        let value = change(&mut txn)?;
+        Ok((txn.next, value))
     }
 
     /// Number of commits since the store was opened. Grows with every published snapshot.

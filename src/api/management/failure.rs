@@ -2,8 +2,11 @@
 
 use crate::api::ApiError;
 use crate::container::ContainerError;
+use crate::firewall::NetworksError;
 use crate::image::ImageError;
+use crate::network::NetworkError;
 use crate::pod::PodError;
+use crate::policy::PolicyError;
 use crate::service::ServiceError;
 
 impl From<ContainerError> for ApiError {
@@ -58,6 +61,35 @@ impl From<ImageError> for ApiError {
             E::InUse { .. } => Self::conflict(message),
             E::Registry { .. } | E::BadImage { .. } | E::BadLayer { .. } => Self::bad_gateway(message),
             E::Store(_) | E::Io(_) => Self::internal(message),
+        }
+    }
+}
+
+impl From<NetworksError> for ApiError {
+    fn from(error: NetworksError) -> Self {
+        use NetworkError as E;
+        let message = error.to_string();
+        match error {
+            NetworksError::Network(E::BadName(_)) => Self::bad_request(message),
+            NetworksError::Network(E::NotFound(_)) => Self::not_found(message),
+            NetworksError::Network(
+                E::Exists(_) | E::Foreign(_) | E::InUse(_) | E::Default(_) | E::NoSubnet(_) | E::Taken(_),
+            ) => Self::conflict(message),
+            NetworksError::Network(E::Sysctl { .. } | E::Kernel { .. } | E::NoLink(_) | E::Store(_))
+            | NetworksError::Firewall(_) => Self::internal(message),
+        }
+    }
+}
+
+impl From<PolicyError> for ApiError {
+    fn from(error: PolicyError) -> Self {
+        use PolicyError as E;
+        let message = error.to_string();
+        match error {
+            E::UnknownChain(_) | E::UnknownMode(_) | E::Invalid(_) => Self::bad_request(message),
+            E::NotFound(_) | E::Unresolved(_) => Self::not_found(message),
+            E::Duplicate(_) | E::ModeAlreadySet(_) => Self::conflict(message),
+            E::Firewall(_) | E::Store(_) | E::Taken(_) => Self::internal(message),
         }
     }
 }

@@ -6,6 +6,7 @@
 mod attach;
 mod containers;
 mod events;
+mod exec;
 mod failure;
 mod images;
 mod logs;
@@ -25,9 +26,11 @@ use utoipa_axum::routes;
 
 use crate::container::ContainerService;
 use crate::events::Events;
+use crate::firewall::Networks;
 use crate::image::ImageService;
 use crate::metrics::{Activity, Sampler};
 use crate::pod::PodService;
+use crate::policy::PolicyService;
 use crate::service::ServiceRegistry;
 use crate::store::Store;
 
@@ -40,6 +43,8 @@ pub struct Management {
     pub pods: PodService,
     pub services: ServiceRegistry,
     pub images: ImageService,
+    pub networks: Networks,
+    pub policies: PolicyService,
     pub sampler: Sampler,
     pub activity: Activity,
     pub events: Events,
@@ -64,7 +69,7 @@ pub fn routes() -> OpenApiRouter<Management> {
         .routes(routes!(containers::get))
         .routes(routes!(containers::start))
         .routes(routes!(containers::stop))
-        .routes(routes!(containers::exec))
+        .routes(routes!(exec::exec))
         .routes(routes!(containers::delete))
         .routes(routes!(containers::log_path))
         .routes(routes!(stats::all_stats))
@@ -76,13 +81,20 @@ pub fn routes() -> OpenApiRouter<Management> {
         .routes(routes!(images::list, images::pull, images::remove))
         .routes(routes!(images::status))
         .routes(routes!(images::disk_usage))
+        .routes(routes!(networks::list, networks::create))
+        .routes(routes!(networks::delete))
         .routes(routes!(pods::list, pods::create))
         .routes(routes!(pods::get, pods::remove))
         .routes(routes!(pods::start))
         .routes(routes!(pods::stop))
         .routes(routes!(services::list, services::create))
         .routes(routes!(services::get, services::remove))
-        .routes(routes!(networks::list))
+        .routes(routes!(policies::add))
         .routes(routes!(policies::list))
+        .routes(routes!(policies::remove))
+        .routes(routes!(policies::commit))
+        .routes(routes!(policies::revert))
+        .routes(routes!(policies::set_mode))
+        .routes(routes!(policies::explain))
         .routes(routes!(metrics::scrape))
 }

@@ -1,11 +1,11 @@
 //! `/v1/networks` (`contract/api.md` 13).
 
 use axum::extract::State;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Management;
-use crate::api::{Success, SuccessBody, success};
+use crate::api::{ApiError, AuditEntry, Done, Failure, PathParams, StrictJson, Success, SuccessBody, done, success};
 use crate::store::Network;
 
 /// A network in the list. The field names are capitalised on the wire.
@@ -18,6 +18,15 @@ pub struct NetworkView {
     address: String,
     /// How many containers have an address in it.
     num_containers: usize,
+}
+
+/// A network by its name.
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct NetworkBody {
+    /// Name of network and bridge, required: 1 to 15 letters, digits, `_`, `.` and `-`, the first a letter or digit.
+    #[schema(required)]
+    bridge: String,
 }
 
 /// All networks by creation time
@@ -40,4 +49,36 @@ pub async fn list(State(m): State<Management>) -> Success<SuccessBody<Vec<Networ
         num_containers: inside(n),
     });
     success("network list", views.collect())
+}
+
+/// Make a network: a bridge with the lowest free /24, isolated from all others, with DNS
+#[utoipa::path(post, path = "/v1/networks", tag = "networks", request_body = NetworkBody,
+    responses((status = 200, body = SuccessBody<NetworkBody>), (status = 400, body = Failure),
+        (status = 409, body = Failure, description = "A network or interface of that name exists, or no /24 is free"),
+        (status = 500, body = Failure)))]
+pub async fn create(
+    State(m): State<Management>,
+    entry: AuditEntry,
+    StrictJson(body): StrictJson<NetworkBody>,
+) -> Result<Success<SuccessBody<NetworkBody>>, ApiError> {
+    entry.target(|target| target.network = body.bridge.clone());
+    let made = m.networks.create(&body.bridge).await;
+    made.map_err(|e| ApiError::from(e).prefixed("create failed: "))?;
+    Ok(success(format!("create network: {} completed", body.bridge), body))
+}
+
+/// Remove a network that no container is in
+#[utoipa::path(delete, path = "/v1/networks/{bridge}/actions/delete", tag = "networks", params(("bridge" = String, Path)),
+    responses((status = 200, body = Done), (status = 404, body = Failure),
+        (status = 409, body = Failure, description = "Containers are in it, or it is the default network"),
+        (status = 500, body = Failure)))]
+pub async fn delete(
+    State(m): State<Management>,
+    entry: AuditEntry,
+    PathParams(bridge): PathParams<String>,
+) -> Result<Success<Done>, ApiError> {
+    entry.target(|target| target.network = bridge.clone());
+    let gone = m.networks.delete(&bridge).await;
+    gone.map_err(|e| ApiError::from(e).prefixed("delete failed: "))?;
+    Ok(done(format!("delete network: {bridge} completed")))
 }

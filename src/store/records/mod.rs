@@ -5,11 +5,13 @@ mod container;
 mod image;
 mod network;
 mod pod;
+mod policy;
 
 pub use container::*;
 pub use image::*;
 pub use network::*;
 pub use pod::*;
+pub use policy::*;
 
 #[cfg(test)]
 pub(crate) mod tests;
