@@ -29,7 +29,10 @@ fn main() {
          spec: {{terminationGracePeriodSeconds: 1, containers: [{{name: c, image: \"{image}\", command: [/bin/httpd, -f]}}]}}\n"
     );
     assert_eq!(api.call(send("POST", "/v1/resource/apply", manifest)).status, 201);
-    println!("{:<28} {:>12} {:>18} {:>16}", "", "converged", "CPU of the daemon", "CPU at rest");
+    println!(
+        "{:<28} {:>12} {:>18} {:>16}",
+        "", "converged", "CPU of the daemon", "CPU at rest"
+    );
     for (from, to) in [(0, 50), (50, 3), (3, 0)] {
         let (cpu, begun) = (processor_time(&lab), Instant::now());
         api.ok(post("/v1/replicasets/web/actions/scale", json!({ "replicas": to })));
