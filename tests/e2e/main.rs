@@ -34,6 +34,7 @@ mod replicasets;
 mod restarts;
 mod services;
 mod startup;
+mod storm;
 mod terminals;
 
 use serde_json::{Value, json};
