@@ -79,7 +79,11 @@ fn accept(lab: &Lab, place: Place, address: SocketAddr) {
 
 /// Sends a byte and waits for the answer.
 fn alive(stream: &mut TcpStream) -> bool {
-    stream.set_read_timeout(Some(SOON)).unwrap();
+    alive_within(stream, SOON)
+}
+
+fn alive_within(stream: &mut TcpStream, limit: Duration) -> bool {
+    stream.set_read_timeout(Some(limit)).unwrap();
     stream.write_all(b"?").is_ok() && stream.read_exact(&mut [0]).is_ok()
 }
 
@@ -299,7 +303,20 @@ fn the_way_out_is_observed_and_enforced() {
     let policy = |chain: &str| json!({ "chain": chain, "source": "web", "dest": "192.0.2.0/24", "protocol": "tcp", "dport": 8001 });
     let denied = add(&lab, policy("RAIND-NS-OBS"));
     let allowed = add(&lab, policy("RAIND-NS-ENF"));
+    let connect = |port| {
+        let to = SocketAddr::from((outside, port));
+        lab.machine()
+            .at(web.place, || TcpStream::connect_timeout(&to, SOON))
+            .unwrap()
+    };
+    let [mut cut, mut kept] = [8001, 8002].map(connect);
+    assert!(alive(&mut cut) && alive(&mut kept));
     commit(&lab);
+    assert!(
+        !alive_within(&mut cut, NEVER),
+        "what is denied now ends, established or not"
+    );
+    assert!(alive(&mut kept));
     assert_eq!((open(&web), open(&db)), ([false, true], [true, true]));
     agrees();
     assert!(counted(&lab, "RAIND-NS-OBS", &format!("RAIND-NS-DENY,id={denied}")) > 0);
