@@ -15,7 +15,7 @@
 //! - [`firewall`]: desired rules, rendered as a whole and applied at once
 //! - [`events`]: what happened to objects, for clients that watch
 //! - [`pod`]: pods and the sets that keep them alive
-//! - [`policy`]: chains and modes
+//! - [`policy`]: what users allow and deny, staged and committed
 //! - [`dns`]: the forwarder behind the containers' resolver
 //! - [`pki`]: CA, certificates, SPIFFE ids
 //! - [`audit`]: one record per request
