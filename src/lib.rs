@@ -18,7 +18,7 @@
 //! - [`pod`]: pods and the sets that keep them alive
 //! - [`apply`]: makes true what manifests say
 //! - [`manifest`]: Kubernetes-style descriptions of pods, sets and services
-//! - [`policy`]: chains and modes
+//! - [`policy`]: what users allow and deny, staged and committed
 //! - [`dns`]: the forwarder behind the containers' resolver
 //! - [`pki`]: CA, certificates, SPIFFE ids
 //! - [`audit`]: one record per request
