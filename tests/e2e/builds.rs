@@ -211,6 +211,9 @@ fn what_is_refused_leaves_nothing() {
     };
     let from = |rest: &str| Context::new(&format!("FROM {image}\n{rest}\n"));
     refused(from(""), "", 400, "missing tag query");
+    // The answer is seen although much is still to be sent.
+    refused(Context::demo(""), "", 400, "missing tag query");
+    refused(Context::demo("EXPOSE 1"), "?tag=x:y", 400, "build failed: unsupported");
     refused(from(""), "?tag=../../x", 400, "build failed: invalid image reference");
     let digest = format!("?tag=x@sha256:{}", "0".repeat(64));
     refused(from(""), &digest, 400, "build failed: invalid image reference");
