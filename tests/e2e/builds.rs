@@ -1,10 +1,11 @@
 //! Images from a build file: what a user gets, what is refused, and that nothing stays of what failed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tar::{EntryType, Header};
 
+use crate::crash::{interrupted, moments};
 use crate::support::{Call, Lab, delete, get, send, wait_for};
 use crate::{lab_with_busybox, until_term};
 
@@ -421,6 +422,29 @@ fn a_crash_during_a_command_leaves_nothing() {
     });
     lab.daemon().start();
     lab.assert_unchanged(&before);
+}
+
+#[test]
+fn a_crash_at_any_moment_leaves_all_or_nothing() {
+    let lab = Lab::running();
+    let before = lab.inventory();
+    let context = Context::demo("WORKDIR /w\nRUN echo whole > x\nCMD cat x\n");
+    let begun = Instant::now();
+    lab.api().ok(context.clone().post("?tag=x:y"));
+    let whole = begun.elapsed();
+    remove(&lab, "x:y");
+    for moment in moments(whole) {
+        let api = lab.api();
+        let build = || drop(api.try_call(context.clone().post("?tag=x:y")));
+        interrupted(&lab, moment, build, || {
+            assert_eq!(lab.api().ok(get("/v1/containers")), json!([]));
+            if lab.api().ok(get("/v1/images")) != json!([]) {
+                assert_eq!(output(&lab, "x:y", &[]), "whole\n");
+                remove(&lab, "x:y");
+            }
+            lab.assert_unchanged(&before);
+        });
+    }
 }
 
 #[test]
