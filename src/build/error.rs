@@ -10,6 +10,9 @@ use crate::store::Exit;
 /// Why there is no new image. Nothing of a failed build stays.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
+    /// The new image has no name.
+    #[error("missing tag query")]
+    NoTag,
     /// The context is not taken.
     #[error("invalid build context: {0}")]
     Context(#[from] ContextError),

@@ -50,9 +50,6 @@ const ENSURE_TRIES: usize = 3;
 const PIECES: usize = 16;
 /// How long a client may be silent within a context.
 const IDLE: Duration = Duration::from_secs(60);
-/// How much of a refused context is read and thrown away, in bytes: most clients look for the answer only when they
-/// have sent everything.
-const DISCARDED: usize = 64 << 20;
 
 /// What builds may take.
 #[derive(Debug, Clone)]
@@ -128,7 +125,7 @@ impl BuildService {
                 tracing::warn!(%error, "unused layers stay for now");
             }
             if built.is_err() {
-                discard(upload).await;
+                discard(upload, service.settings.max_context_bytes).await;
             }
             built
         });
@@ -144,6 +141,9 @@ impl BuildService {
         upload: &mut Upload,
         cancelled: CancellationToken,
     ) -> Result<Arc<Image>, BuildError> {
+        if request.tag.is_empty() {
+            return Err(BuildError::NoTag);
+        }
         let target = ImageRef::parse(&request.tag)?;
         if target.reference().contains(':') {
             return Err(BuildError::DigestTag(request.tag.clone()));
@@ -151,7 +151,10 @@ impl BuildService {
         let path = within(&request.dripfile).filter(|path| !path.is_empty());
         let path = path.ok_or(BuildError::DripfilePath)?;
         self.containers.check_build_network(&request.network)?;
-        let context = Arc::new(self.receive(upload).await?);
+        let context = tokio::select! {
+            received = self.receive(upload) => Arc::new(received?),
+            () = cancelled.cancelled() => return Err(BuildError::Cancelled),
+        };
         let file = {
             let context = context.clone();
             blocking(move || read_dripfile(context.path(), &path)).await?
@@ -363,11 +366,10 @@ fn read_dripfile(context: &Path, path: &str) -> Result<Dripfile, BuildError> {
     Ok(dripfile::parse(&text)?)
 }
 
-/// Reads what a client still sends, within limits, so that it sees the answer.
-async fn discard(mut upload: Upload) {
-    let mut left = DISCARDED;
+/// Reads what a client still sends, at most `left` bytes: most look for the answer only when they have sent everything.
+async fn discard(mut upload: Upload, mut left: u64) {
     while let Ok(Some(Ok(piece))) = tokio::time::timeout(IDLE, upload.next()).await {
-        match left.checked_sub(piece.len()) {
+        match left.checked_sub(piece.len() as u64) {
             Some(rest) => left = rest,
             None => return,
         }

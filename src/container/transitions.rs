@@ -147,6 +147,17 @@ mod tests {
     }
 
     #[test]
+    fn the_container_of_a_build_runs_once() {
+        for state in [Creating, Created, Stopped] {
+            let mut c = container("build-01kg2cnf0ytv", "x").in_state(state);
+            c.operation = None;
+            assert!(check_allowed("start", &c).is_err(), "{state}");
+            c.id = "01kg2cnf0ytv".into();
+            assert_eq!(check_allowed("start", &c).is_ok(), state != Creating);
+        }
+    }
+
+    #[test]
     fn an_end_that_is_reported_before_the_start_returns_stays() {
         let mut c = container("a", "web").in_state(Created);
         apply_event(&mut c, StopContainer, None, exit(3), Timestamp::now()).unwrap();

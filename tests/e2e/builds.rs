@@ -1,10 +1,11 @@
 //! Images from a build file: what a user gets, what is refused, and that nothing stays of what failed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tar::{EntryType, Header};
 
+use crate::crash::{interrupted, moments};
 use crate::support::{Call, Lab, delete, get, send, wait_for};
 use crate::{lab_with_busybox, until_term};
 
@@ -211,6 +212,9 @@ fn what_is_refused_leaves_nothing() {
     };
     let from = |rest: &str| Context::new(&format!("FROM {image}\n{rest}\n"));
     refused(from(""), "", 400, "missing tag query");
+    // The answer is seen although much is still to be sent.
+    refused(Context::demo(""), "", 400, "missing tag query");
+    refused(Context::demo("EXPOSE 1"), "?tag=x:y", 400, "build failed: unsupported");
     refused(from(""), "?tag=../../x", 400, "build failed: invalid image reference");
     let digest = format!("?tag=x@sha256:{}", "0".repeat(64));
     refused(from(""), &digest, 400, "build failed: invalid image reference");
@@ -418,6 +422,29 @@ fn a_crash_during_a_command_leaves_nothing() {
     });
     lab.daemon().start();
     lab.assert_unchanged(&before);
+}
+
+#[test]
+fn a_crash_at_any_moment_leaves_all_or_nothing() {
+    let lab = Lab::running();
+    let before = lab.inventory();
+    let context = Context::demo("WORKDIR /w\nRUN echo whole > x\nCMD cat x\n");
+    let begun = Instant::now();
+    lab.api().ok(context.clone().post("?tag=x:y"));
+    let whole = begun.elapsed();
+    remove(&lab, "x:y");
+    for moment in moments(whole) {
+        let api = lab.api();
+        let build = || drop(api.try_call(context.clone().post("?tag=x:y")));
+        interrupted(&lab, moment, build, || {
+            assert_eq!(lab.api().ok(get("/v1/containers")), json!([]));
+            if lab.api().ok(get("/v1/images")) != json!([]) {
+                assert_eq!(output(&lab, "x:y", &[]), "whole\n");
+                remove(&lab, "x:y");
+            }
+            lab.assert_unchanged(&before);
+        });
+    }
 }
 
 #[test]

@@ -53,9 +53,6 @@ pub async fn build(
     body: Body,
 ) -> Result<Success<SuccessBody<BuiltImage>>, ApiError> {
     entry.target(|target| target.image_ref = query.tag.clone());
-    if query.tag.is_empty() {
-        return Err(ApiError::bad_request("missing tag query"));
-    }
     let named = [query.dripfile, query.dockerfile]
         .into_iter()
         .find(|path| !path.is_empty());

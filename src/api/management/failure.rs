@@ -62,7 +62,7 @@ impl From<BuildError> for ApiError {
         match error {
             E::Context(_) if error.is_too_large() => Self::too_large(message),
             E::Context(_) if error.is_internal() => Self::internal(message),
-            E::Context(_) | E::DripfilePath => Self::bad_request(message),
+            E::NoTag | E::Context(_) | E::DripfilePath => Self::bad_request(message),
             E::NoDripfile(_)
             | E::LongDripfile { .. }
             | E::Dripfile(_)

@@ -316,3 +316,14 @@ impl Container {
         self.id.starts_with(BUILD_PREFIX)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::store::tests::container;
+
+    #[test]
+    fn the_name_of_an_interface_has_at_most_fifteen_characters() {
+        assert_eq!(container("01kg2cnf0ytv", "web").veth(), "rd_01kg2cnf0ytv");
+        assert_eq!(container("build-01kg2cnf0ytv", "x").veth(), "rd_01kg2cnf0ytv");
+    }
+}
