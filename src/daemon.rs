@@ -29,7 +29,7 @@ use crate::api::{hooks, pki as pki_api, routing};
 use crate::apparmor::{self, Confinement};
 use crate::audit::AuditLog;
 use crate::config::{Config, HOOK_PORT};
-use crate::container::{ContainerService, ContainerSettings, HookSettings, Services};
+use crate::container::{ContainerService, ContainerSettings, DELAYS, HookSettings, Prober, Restarter, Services};
 use crate::controller::{self, Backoff, Queue};
 use crate::dns::Forwarder;
 use crate::events::{self, Events};
@@ -48,6 +48,8 @@ use crate::store::Store;
 const RESYNC: Duration = Duration::from_secs(5);
 /// How often certificates are looked at.
 const RENEWAL: Duration = Duration::from_secs(24 * 60 * 60);
+/// How many containers restart policies start at the same time.
+const RESTARTS_AT_ONCE: usize = 4;
 /// How long operations in progress may take to finish at a shutdown. What is not finished then, recovery undoes.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(30);
 
@@ -107,7 +109,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
 struct Daemon {
     containers: ContainerService,
     audit: AuditLog,
-    /// Ends the management API.
+    /// Ends whatever begins operations: the management API and the controllers.
     management: (CancellationToken, TaskTracker),
     /// Ends everything that operations in progress still need: hooks, certificates, DNS, periodic work.
     support: (CancellationToken, TaskTracker),
@@ -218,6 +220,21 @@ impl Daemon {
         tasks.spawn(following.run(stop.clone(), tasks.clone()));
 
         let management = (CancellationToken::new(), TaskTracker::new());
+        // Controllers end with the management API: what they do needs hooks.
+        management.1.spawn(controller::run(
+            Restarter(containers.clone()).into(),
+            Queue::new(DELAYS).into(),
+            RESTARTS_AT_ONCE,
+            store.clone(),
+            management.0.clone(),
+        ));
+        management.1.spawn(controller::run(
+            Prober::new(containers.clone()).into(),
+            Queue::new(DELAYS).into(),
+            1,
+            store.clone(),
+            management.0.clone(),
+        ));
         let services = Management {
             store,
             containers: containers.clone(),

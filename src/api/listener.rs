@@ -8,7 +8,8 @@
 //!
 //! A slow client holds nothing but its own connection: everything before the handlers has a time-out, and the number of
 //! unfinished handshakes per address is bounded. A request that has begun is carried out to its end, also when its
-//! client goes away: half of an operation helps nobody.
+//! client goes away: half of an operation helps nobody. A handler that works for its client only can ask for the
+//! [`Client`].
 
 use std::convert::Infallible;
 use std::io;
@@ -32,9 +33,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use super::ApiError;
 use super::handshakes::{Handshakes, Refusals};
 use super::identity::PeerIdentity;
+use super::{ApiError, Client};
 use crate::audit::AuditLog;
 use crate::pki::Pki;
 
@@ -188,8 +189,16 @@ impl Server {
         let server = Arc::clone(&self);
         let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(Arc::clone(&peer));
+            let client = Client::default();
+            let presence = client.presence();
+            request.extensions_mut().insert(client);
             let answer = server.tasks.spawn(server.app.clone().oneshot(request.map(Body::new)));
-            async move { Ok::<_, Infallible>(answered(answer.await)) }
+            // Dropped when the connection ends before the answer.
+            async move {
+                let answer = answer.await;
+                presence.answered();
+                Ok::<_, Infallible>(answered(answer))
+            }
         });
 
         let mut builder = auto::Builder::new(TokioExecutor::new());

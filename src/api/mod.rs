@@ -10,6 +10,7 @@
 
 pub mod action;
 pub mod audit;
+pub mod client;
 pub mod envelope;
 pub mod error;
 pub mod extract;
@@ -24,6 +25,7 @@ pub mod routing;
 pub mod time;
 
 pub use audit::AuditEntry;
+pub use client::Client;
 pub use envelope::{Done, Failure, Success, SuccessBody, done, success};
 pub use error::ApiError;
 pub use extract::{OptionalJson, PathParams, QueryParams, StrictJson};

@@ -127,14 +127,15 @@ fn inherit_root(upper: &Path, lower_dirs: &[PathBuf]) -> Result<(), ContainerErr
 }
 
 fn write_etc(dir: &ContainerDir, container: &Container, gateway: Option<Ipv4Addr>) -> Result<(), ContainerError> {
+    let hostname = container.options.hostname.as_ref().unwrap_or(&container.id);
     let mut hosts = "127.0.0.1 localhost\n".to_owned();
     if let Some(attachment) = &container.attachment {
-        hosts.push_str(&format!("{} {}\n", attachment.address, container.id));
+        hosts.push_str(&format!("{} {hostname}\n", attachment.address));
     }
     let resolver = gateway.unwrap_or(FALLBACK_RESOLVER);
     for (name, text) in [
         ("hosts", hosts),
-        ("hostname", format!("{}\n", container.id)),
+        ("hostname", format!("{hostname}\n")),
         ("resolv.conf", format!("nameserver {resolver}\n")),
     ] {
         replace(&dir.etc().join(name), 0o644, &text)?;

@@ -10,7 +10,7 @@ use crate::metrics::Verb;
 use crate::network::ipam;
 use crate::store::{
     Attachment, Claim, Container, ContainerOptions, ContainerState, Forward, Image, ImageRunConfig, Network, Operation,
-    ProcessSpec, Protocol, Txn,
+    ProcessSpec, Protocol, Retries, Txn,
 };
 
 use super::request::{effective_command, environment, parse_ports};
@@ -258,6 +258,7 @@ fn new_row(t: &Txn, id: String, wish: Wish, image: &Image, spec: ProcessSpec, at
         options: wish.options,
         stopped_by_user: false,
         restarts: 0,
+        retries: Retries::default(),
         health: None,
         readiness: None,
         attachment: Some(attachment),

@@ -1,6 +1,7 @@
 //! Delete, and the undo of a create: both take a container apart, whatever of it is there.
 
 use crate::metrics::Verb;
+use crate::runtime::StopRequest;
 use crate::store::{Container, ContainerState, Operation};
 
 use super::{ContainerError, ContainerService, cgroup, refuse_managed, transitions};
@@ -108,7 +109,7 @@ impl ContainerService {
         let id = &container.id;
         // Only recovery comes here with a live process: a crash between the runtime's answer and ours.
         if container.state == ContainerState::Running {
-            let stopped = self.0.services.runtime.stop(id).await;
+            let stopped = self.0.services.runtime.stop(id, &StopRequest::default()).await;
             stopped.map_err(|source| ContainerError::Runtime {
                 step: "stop failed",
                 source,

@@ -1,41 +1,82 @@
-//! Exec: one more process in a running container.
+//! Exec: one more process in a running container, launched only or waited for.
+
+use std::time::Duration;
 
 use crate::metrics::Verb;
 use crate::runtime::RuntimeError;
-use crate::store::ContainerState;
+use crate::runtime::exec::ExecOutcome;
+use crate::store::{Container, ContainerState};
 
 use super::{ContainerError, ContainerService};
+
+/// Longest time-out of an exec that is waited for.
+pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// An exec that is waited for.
+#[derive(Debug, Clone)]
+pub struct ExecRequest {
+    /// Argument vector, not empty.
+    pub command: Vec<String>,
+    /// After this the process is killed, with what it has started. More than 0, at most an hour.
+    pub timeout: Option<Duration>,
+}
 
 impl ContainerService {
     /// Starts a process and returns when it was executed. Its output goes to `exec.log`, or to the exec terminal.
     pub async fn exec(&self, parameter: &str, tty: bool, command: Vec<String>) -> Result<(), ContainerError> {
+        let container = self.check_exec(parameter, &command)?;
+        let service = self.clone();
+        self.detached(Verb::ContainerExec, async move {
+            tracing::info!(container.id = %container.id, tty, "exec");
+            let executed = service.0.services.runtime.exec(&container.id, tty, &command).await;
+            executed.map_err(|source| failed(&container.id, source))
+        })
+        .await
+    }
+
+    /// Runs a process to its end. Dropping the future kills it: the process exists for its caller only. Neither that it
+    /// fails, nor that it cannot be executed, is an error.
+    pub async fn exec_wait(&self, parameter: &str, request: ExecRequest) -> Result<ExecOutcome, ContainerError> {
+        if let Some(timeout) = request.timeout
+            && (timeout.is_zero() || timeout > MAX_TIMEOUT)
+        {
+            let (given, most) = (timeout.as_secs_f64(), MAX_TIMEOUT.as_secs());
+            return Err(ContainerError::InvalidOption(format!(
+                "timeout {given} is not more than 0 and at most {most} seconds"
+            )));
+        }
+        let container = self.check_exec(parameter, &request.command)?;
+        let (services, id) = (&self.0.services, &container.id);
+        tracing::debug!(container.id = %id, timeout = ?request.timeout, "exec and wait");
+        let outcome = services.runtime.exec_wait(id, &request.command, request.timeout);
+        let outcome = services.activity.observe(Verb::ContainerExec, outcome).await;
+        outcome.map_err(|source| failed(id, source))
+    }
+
+    fn check_exec(&self, parameter: &str, command: &[String]) -> Result<std::sync::Arc<Container>, ContainerError> {
         if command.first().is_none_or(String::is_empty) {
             return Err(ContainerError::EmptyCommand);
+        }
+        if command.iter().any(|word| word.contains('\0')) {
+            return Err(ContainerError::InvalidOption("command contains a NUL character".into()));
         }
         let container = self.find(parameter)?;
         if container.state != ContainerState::Running {
             return Err(ContainerError::NotRunning(container.id.clone()));
         }
-        let service = self.clone();
-        self.detached(Verb::ContainerExec, async move {
-            tracing::info!(container.id = %container.id, tty, "exec");
-            service
-                .0
-                .services
-                .runtime
-                .exec(&container.id, tty, &command)
-                .await
-                .map_err(|source| match &source {
-                    // It ended since the row was read.
-                    RuntimeError::Failed { detail, .. } if detail.contains("not running") => {
-                        ContainerError::NotRunning(container.id.clone())
-                    }
-                    _ => ContainerError::Runtime {
-                        step: "exec failed",
-                        source,
-                    },
-                })
-        })
-        .await
+        Ok(container)
+    }
+}
+
+fn failed(id: &str, source: RuntimeError) -> ContainerError {
+    match &source {
+        // It ended since the row was read.
+        RuntimeError::Failed { detail, .. } if detail.contains("not running") => {
+            ContainerError::NotRunning(id.to_owned())
+        }
+        _ => ContainerError::Runtime {
+            step: "exec failed",
+            source,
+        },
     }
 }

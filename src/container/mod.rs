@@ -21,6 +21,7 @@ mod create;
 mod delete;
 mod error;
 mod exec;
+mod health;
 mod hooks;
 mod lock;
 mod logs;
@@ -28,6 +29,7 @@ mod names;
 mod options;
 mod recover;
 mod request;
+mod restart;
 mod rotation;
 mod spec;
 mod start;
@@ -52,10 +54,13 @@ use crate::store::{Claim, Container, Snapshot, Store};
 
 pub use attach::{MAX_CLIENTS, Terminal};
 pub use error::ContainerError;
+pub use exec::ExecRequest;
+pub use health::Prober;
 pub use logs::{DEFAULT_LINES, LogRequest, MAX_LINES};
 pub use names::INFRA_PREFIX;
 pub use options::{HealthCheckRequest, OptionsRequest, RestartRequest};
 pub use request::CreateRequest;
+pub use restart::{DELAYS, Restarter};
 pub use spec::HookSettings;
 
 /// Shortest id prefix that a client may use for an id.

@@ -11,8 +11,12 @@ use super::ContainerError;
 
 /// Least memory that a container can start with, in bytes.
 const MIN_MEMORY: u64 = 6 << 20;
+/// Most processes that a kernel can have.
+const MAX_PIDS: u32 = 1 << 22;
 /// Longest grace period of a stop: one hour.
 const MAX_STOP_SECONDS: u32 = 3600;
+/// Longest time of a health check in seconds, and most retries.
+const MAX_CHECK: u32 = 3600;
 /// Most labels, and most bytes of a name or value.
 const MAX_LABELS: usize = 256;
 const MAX_LABEL_BYTES: usize = 4096;
@@ -58,29 +62,28 @@ pub struct HealthCheckRequest {
     pub timeout: Option<u32>,
     pub retries: Option<u32>,
     pub start_period: Option<u32>,
+    pub end_unhealthy: bool,
 }
 
 /// Checks a request. What it leaves open stays open.
 pub fn check(request: &OptionsRequest) -> Result<ContainerOptions, ContainerError> {
-    if !request.working_dir.is_empty() && !request.working_dir.starts_with('/') {
-        return Err(invalid(format!(
-            "workingDir {:?} is not an absolute path",
-            request.working_dir
-        )));
+    let dir = &request.working_dir;
+    if !dir.is_empty() && (!dir.starts_with('/') || dir.contains('\0')) {
+        return Err(invalid(format!("workingDir {dir:?} is not an absolute path")));
     }
     Ok(ContainerOptions {
         hostname: hostname(&request.hostname)?,
         labels: labels(&request.labels)?,
         memory_bytes: memory(request.memory)?,
         cpu_millis: cpu(request.cpus)?,
-        pids: (request.pids_limit > 0).then_some(request.pids_limit),
+        pids: pids(request.pids_limit)?,
         capabilities: capabilities(&request.cap_add, &request.cap_drop)?,
         read_only: request.read_only,
         stop_signal: stop_signal(&request.stop_signal)?,
         stop_seconds: stop_seconds(request.stop_timeout)?,
         restart: restart(&request.restart_policy)?,
         health_check: request.health_check.as_ref().map(health_check).transpose()?,
-        end_unhealthy: false,
+        end_unhealthy: request.health_check.as_ref().is_some_and(|check| check.end_unhealthy),
         readiness_check: None,
     })
 }
@@ -136,6 +139,13 @@ fn cpu(cpus: f64) -> Result<Option<u32>, ContainerError> {
         return Err(invalid(format!("cpus {cpus} is not between 0.01 and 4096")));
     }
     Ok(Some((cpus * 1000.0).round() as u32))
+}
+
+fn pids(limit: u32) -> Result<Option<u32>, ContainerError> {
+    if limit > MAX_PIDS {
+        return Err(invalid(format!("pidsLimit {limit} is more than {MAX_PIDS}")));
+    }
+    Ok((limit > 0).then_some(limit))
 }
 
 /// The default set without those dropped and with those added. Names with or without `CAP_`, in any case; `ALL` may be
@@ -221,21 +231,26 @@ fn restart(request: &RestartRequest) -> Result<RestartPolicy, ContainerError> {
 fn health_check(request: &HealthCheckRequest) -> Result<HealthCheck, ContainerError> {
     let probe = match (&request.exec[..], request.tcp) {
         ([], 0) => return Err(invalid("healthCheck needs exec (a command) or tcp (a port)")),
+        (words, 0) if words.iter().any(|word| word.contains('\0')) => {
+            return Err(invalid("exec of the healthCheck contains a NUL character"));
+        }
         ([program, ..], 0) if !program.is_empty() => Probe::Exec(request.exec.clone()),
         ([], port) => Probe::Tcp(port),
         _ => return Err(invalid("healthCheck takes one of exec (a command) and tcp (a port)")),
     };
-    let seconds = |value: Option<u32>, default| match value {
-        Some(0) => Err(invalid("the times and retries of a healthCheck are at least 1")),
-        other => Ok(other.unwrap_or(default)),
+    let within = |name: &str, value: Option<u32>, default, least| match value.unwrap_or(default) {
+        value if (least..=MAX_CHECK).contains(&value) => Ok(value),
+        value => Err(invalid(format!(
+            "{name} {value} of the healthCheck is not between {least} and {MAX_CHECK}"
+        ))),
     };
     Ok(HealthCheck {
         probe,
-        interval: seconds(request.interval, 30)?,
-        timeout: seconds(request.timeout, 30)?,
-        retries: seconds(request.retries, 3)?,
+        interval: within("interval", request.interval, 30, 1)?,
+        timeout: within("timeout", request.timeout, 30, 1)?,
+        retries: within("retries", request.retries, 3, 1)?,
         successes: 1,
-        start_period: request.start_period.unwrap_or(0),
+        start_period: within("startPeriod", request.start_period, 0, 0)?,
     })
 }
 
@@ -247,6 +262,13 @@ mod tests {
 
     fn strings(words: &[&str]) -> Vec<String> {
         words.iter().map(|w| w.to_string()).collect()
+    }
+
+    fn checked(check: HealthCheckRequest) -> OptionsRequest {
+        OptionsRequest {
+            health_check: Some(check),
+            ..Default::default()
+        }
     }
 
     #[test]
@@ -275,7 +297,15 @@ mod tests {
     #[case(OptionsRequest { stop_timeout: Some(4000), ..Default::default() }, "stopTimeout")]
     #[case(OptionsRequest { restart_policy: RestartRequest { name: "maybe".into(), max_retries: 0 }, ..Default::default() }, "restartPolicy")]
     #[case(OptionsRequest { restart_policy: RestartRequest { name: "always".into(), max_retries: 1 }, ..Default::default() }, "maxRetries")]
-    #[case(OptionsRequest { health_check: Some(HealthCheckRequest::default()), ..Default::default() }, "healthCheck")]
+    #[case(OptionsRequest { pids_limit: u32::MAX, ..Default::default() }, "pidsLimit")]
+    #[case(checked(HealthCheckRequest::default()), "needs exec (a command) or tcp (a port)")]
+    #[case(checked(HealthCheckRequest { exec: strings(&[""]), ..Default::default() }), "takes one of")]
+    #[case(checked(HealthCheckRequest { exec: strings(&["true"]), tcp: 80, ..Default::default() }), "takes one of")]
+    #[case(checked(HealthCheckRequest { exec: strings(&["a\0"]), ..Default::default() }), "NUL")]
+    #[case(checked(HealthCheckRequest { tcp: 80, interval: Some(0), ..Default::default() }), "interval 0")]
+    #[case(checked(HealthCheckRequest { tcp: 80, timeout: Some(3601), ..Default::default() }), "timeout 3601")]
+    #[case(checked(HealthCheckRequest { tcp: 80, retries: Some(0), ..Default::default() }), "retries 0")]
+    #[case(checked(HealthCheckRequest { tcp: 80, start_period: Some(4000), ..Default::default() }), "startPeriod 4000")]
     fn what_cannot_be_is_refused(#[case] request: OptionsRequest, #[case] part: &str) {
         let error = check(&request).unwrap_err().to_string();
         assert!(error.starts_with("invalid option: ") && error.contains(part), "{error}");

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use jiff::Timestamp;
 
+use crate::runtime::StopRequest;
 use crate::runtime::state::Status;
 use crate::store::{Container, ContainerState, Operation};
 
@@ -68,7 +69,7 @@ impl ContainerService {
             source,
         };
         if state.as_ref().is_some_and(|s| s.status == Status::Running) {
-            runtime.stop(id).await.map_err(failed)?;
+            runtime.stop(id, &StopRequest::default()).await.map_err(failed)?;
         }
         self.delete_in_runtime(id).await?;
         self.update(id, |c| {
@@ -144,7 +145,7 @@ impl ContainerService {
         };
         let state = self.runtime_state(id).await;
         if state.as_ref().is_some_and(|s| s.status == Status::Running) {
-            runtime.stop(id).await.map_err(failed)?;
+            runtime.stop(id, &StopRequest::default()).await.map_err(failed)?;
         }
         self.delete_in_runtime(id).await?;
         self.0.services.networks.remove_stray_link(&format!("rd_{id}")).await?;

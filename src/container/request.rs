@@ -100,6 +100,9 @@ pub fn effective_command(
     if command.first().is_none_or(String::is_empty) {
         return Err(ContainerError::NoCommand);
     }
+    if command.iter().any(|word| word.contains('\0')) {
+        return Err(ContainerError::InvalidOption("command contains a NUL character".into()));
+    }
     Ok(command)
 }
 
@@ -176,6 +179,7 @@ mod tests {
         assert_eq!(effective_command(&strings(&["o"]), &[], &image).unwrap(), ["o"]);
         effective_command(&[], &[], &ImageRunConfig::default()).unwrap_err();
         effective_command(&[], &strings(&[""]), &image).unwrap_err();
+        effective_command(&[], &strings(&["a\0b"]), &image).unwrap_err();
     }
 
     #[test]

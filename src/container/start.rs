@@ -3,9 +3,31 @@
 use jiff::Timestamp;
 
 use crate::metrics::Verb;
-use crate::store::{Container, ContainerState, Operation};
+use crate::store::{Container, ContainerState, Operation, Retries};
 
-use super::{ContainerError, ContainerService, refuse_managed, transitions};
+use super::{ContainerError, ContainerService, refuse_managed, restart, transitions};
+
+/// Who wants a container to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Starter {
+    /// A request. What the restart policy has counted ends with it, and so does an earlier stop.
+    User,
+    /// The restart policy, which counts.
+    Policy,
+}
+
+impl Starter {
+    fn note(self, c: &mut Container) {
+        match self {
+            Self::User => {
+                c.stopped_by_user = false;
+                c.restarts = 0;
+                c.retries = Retries::default();
+            }
+            Self::Policy => restart::count(c, Timestamp::now()),
+        }
+    }
+}
 
 impl ContainerService {
     /// Releases the process; returns the id. A stopped container is created again first.
@@ -19,20 +41,32 @@ impl ContainerService {
             // It may have gone while this waited for its turn.
             let container = service.find(&id).map_err(|_| ContainerError::NotFound(parameter))?;
             transitions::check_allowed("start", &container)?;
-            if container.state == ContainerState::Stopped {
-                service.create_again(&container).await?;
-            }
-            service.release(&id).await?;
+            service.bring_up(&container, Starter::User).await?;
             tracing::info!(container.id = %id, "container started");
             Ok(id)
         })
         .await
     }
 
+    /// What a start does, under the container's lock.
+    pub(super) async fn bring_up(&self, container: &Container, starter: Starter) -> Result<(), ContainerError> {
+        if container.state == ContainerState::Stopped {
+            self.create_again(container, starter).await?;
+        } else {
+            self.update(&container.id, move |c| {
+                starter.note(c);
+                Ok(())
+            })
+            .await?;
+        }
+        self.release(&container.id).await
+    }
+
     /// The restart's first half. A failure leaves the container stopped, with all that it owns.
-    async fn create_again(&self, container: &Container) -> Result<(), ContainerError> {
+    async fn create_again(&self, container: &Container, starter: Starter) -> Result<(), ContainerError> {
         let row = self
-            .update(&container.id, |c| {
+            .update(&container.id, move |c| {
+                starter.note(c);
                 c.state = ContainerState::Creating;
                 c.operation = Some(Operation::Restart);
                 c.certificate_due = true;
@@ -46,13 +80,16 @@ impl ContainerService {
         };
         let Err(error) = made.await else { return Ok(()) };
         tracing::warn!(container.id = %row.id, %error, "restart failed, the container stays stopped");
-        let exit = container.exit.clone();
-        self.update(&container.id, |c| {
+        let before = container.clone();
+        self.update(&container.id, move |c| {
             c.operation = None;
             c.certificate_due = false;
             c.state = ContainerState::Stopped;
             c.process = None;
-            c.exit = exit;
+            c.exit = before.exit;
+            if starter == Starter::User {
+                (c.stopped_by_user, c.restarts, c.retries) = (before.stopped_by_user, before.restarts, before.retries);
+            }
             Ok(())
         })
         .await?;

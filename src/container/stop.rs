@@ -1,11 +1,17 @@
-//! Stop: TERM, KILL after the grace period, and the exit recorded.
+//! Stop: the signal, KILL after the grace period, and the exit recorded.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
 
 use crate::metrics::Verb;
+use crate::runtime::StopRequest;
+use crate::store::{ContainerOptions, ContainerState};
 
-use super::{ContainerError, ContainerService, refuse_managed, transitions};
+use super::{ContainerError, ContainerService, refuse_managed, restart, transitions};
 
 impl ContainerService {
-    /// Ends the process of a running container; returns the id.
+    /// Ends the process of a running container for its user, so that no restart policy starts it again; returns the id.
     pub async fn stop(&self, parameter: &str) -> Result<String, ContainerError> {
         let container = self.find(parameter)?;
         refuse_managed(&container, parameter, "operation", "stop")?;
@@ -14,21 +20,89 @@ impl ContainerService {
             let id = container.id.clone();
             let _lock = service.0.locks.lock(&id).await;
             let container = service.find(&id).map_err(|_| ContainerError::NotFound(parameter))?;
-            transitions::check_allowed("stop", &container)?;
-            let stopped = service.0.services.runtime.stop(&id).await;
-            service.settle_exit(&id).await;
-            // It may have ended by itself a moment before: what was asked for is the case.
-            if let Err(source) = stopped
-                && service.find(&id)?.process.is_some()
-            {
-                return Err(ContainerError::Runtime {
-                    step: "stop failed",
-                    source,
-                });
+            let awaits_restart = restart::due(&container, &service.snapshot(), Timestamp::now()).is_some();
+            // Before the end, which the restart policy sees.
+            service
+                .update(&id, move |c| {
+                    if !awaits_restart {
+                        transitions::check_allowed("stop", c)?;
+                    }
+                    c.stopped_by_user = true;
+                    Ok(())
+                })
+                .await?;
+            if awaits_restart {
+                tracing::info!(container.id = %id, "the restart of a container was called off");
+                return Ok(id);
             }
+            service.end_process(&id).await?;
             tracing::info!(container.id = %id, "container stopped");
             Ok(id)
         })
         .await
+    }
+
+    /// Ends the process of a container for the daemon: its restart policy decides what comes next. A container that has
+    /// ended already is as it should be. Also ends what a bottle manages.
+    pub async fn end(&self, id: &str) -> Result<(), ContainerError> {
+        let (service, id) = (self.clone(), id.to_owned());
+        self.detached(Verb::ContainerStop, async move {
+            let _lock = service.0.locks.lock(&id).await;
+            let container = service.find(&id)?;
+            if container.state == ContainerState::Stopped {
+                return Ok(());
+            }
+            transitions::check_allowed("stop", &container)?;
+            service.end_process(&id).await?;
+            tracing::info!(container.id = %id, "container ended by the daemon");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Whoever calls this holds the lock of the container.
+    pub(super) async fn end_process(&self, id: &str) -> Result<(), ContainerError> {
+        let request = stop_request(&self.find(id)?.options);
+        let stopped = self.0.services.runtime.stop(id, &request).await;
+        self.settle_exit(id).await;
+        // It may have ended by itself a moment before: what was asked for is the case.
+        if let Err(source) = stopped
+            && self.find(id)?.process.is_some()
+        {
+            return Err(ContainerError::Runtime {
+                step: "stop failed",
+                source,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// What the container's creator chose, else the defaults of the contract.
+fn stop_request(options: &ContainerOptions) -> StopRequest {
+    let default = StopRequest::default();
+    StopRequest {
+        signal: options.stop_signal.clone().unwrap_or(default.signal),
+        grace: options
+            .stop_seconds
+            .map_or(default.grace, |seconds| Duration::from_secs(seconds.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_is_as_the_creator_chose() {
+        let seconds = |request: &StopRequest| request.grace.as_secs();
+        let default = stop_request(&ContainerOptions::default());
+        assert_eq!((default.signal.as_str(), seconds(&default)), ("SIGTERM", 3));
+        let chosen = stop_request(&ContainerOptions {
+            stop_signal: Some("SIGQUIT".into()),
+            stop_seconds: Some(0),
+            ..ContainerOptions::default()
+        });
+        assert_eq!((chosen.signal.as_str(), seconds(&chosen)), ("SIGQUIT", 0));
     }
 }

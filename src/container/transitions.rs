@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 
 use crate::runtime::hook::HookEvent;
-use crate::store::{Container, ContainerState, Exit, Operation, ProcessId};
+use crate::store::{Container, ContainerState, Exit, Health, Operation, ProcessId};
 
 use super::ContainerError;
 
@@ -67,6 +67,8 @@ pub fn running(c: &mut Container, process: Option<ProcessId>, now: Timestamp) {
     c.state = ContainerState::Running;
     c.process = process.or_else(|| c.process.take());
     c.started_at = Some(now);
+    c.health = c.options.health_check.as_ref().map(|_| Health::Starting);
+    c.readiness = c.options.readiness_check.as_ref().map(|_| Health::Starting);
 }
 
 /// The process ended. A second report of the same end replaces what was guessed, never what was known.
@@ -80,6 +82,7 @@ pub fn stopped(c: &mut Container, exit: Exit, now: Timestamp) {
     }
     c.state = ContainerState::Stopped;
     c.process = None;
+    (c.health, c.readiness) = (None, None);
     c.exit = Some(exit);
 }
 
@@ -167,6 +170,23 @@ mod tests {
         c.operation = Some(Operation::Restart);
         apply_event(&mut c, StopContainer, None, exit(1), Timestamp::now()).unwrap();
         assert_eq!(c.state, Creating);
+    }
+
+    #[test]
+    fn health_is_known_only_of_what_runs() {
+        let mut c = container("a", "web").in_state(Created);
+        c.options.health_check = Some(crate::store::HealthCheck {
+            probe: crate::store::Probe::Tcp(80),
+            interval: 1,
+            timeout: 1,
+            retries: 1,
+            successes: 1,
+            start_period: 0,
+        });
+        running(&mut c, process(), Timestamp::now());
+        assert_eq!((c.health, c.readiness), (Some(Health::Starting), None));
+        stopped(&mut c, exit(0), Timestamp::now());
+        assert_eq!(c.health, None);
     }
 
     #[test]

@@ -58,6 +58,7 @@ impl Observed {
             Object::Container(container) => Self {
                 state: Some(container.state.to_string()),
                 exit: container.exit.clone(),
+                content: container.health.map(|health| format!("{health:?}")),
                 ..plain(&container.name)
             },
             Object::Image(image) => Self {

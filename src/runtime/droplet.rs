@@ -8,11 +8,16 @@ use futures_util::future::BoxFuture;
 use tokio::process::Command;
 
 use super::dir::{ContainerDir, DEFAULT_ROOT, ROOT_ENV};
+use super::exec::ExecOutcome;
 use super::state::RuntimeState;
-use super::{Runtime, RuntimeError};
+use super::{Runtime, RuntimeError, StopRequest};
 
 /// How much of a failing runtime's output goes into the error, in bytes.
 const MAX_OUTPUT: usize = 4096;
+/// How long a stop may take beyond the grace period: until KILL has worked, and the hooks have run.
+const STOP_MARGIN: Duration = Duration::from_secs(57);
+/// How long an exec may take until its program runs, and from its end to the answer.
+const EXEC_MARGIN: Duration = Duration::from_secs(30);
 
 /// Starts `droplet` (`contract/runtime.md` 1, 4).
 #[derive(Debug, Clone)]
@@ -27,10 +32,9 @@ impl Droplet {
         Self { program, root }
     }
 
-    /// `word` names the verb in error texts, which clients and scripts know.
-    async fn run(&self, word: &'static str, limit: Duration, args: &[&str]) -> Result<Output, RuntimeError> {
+    fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(args).env_clear().stdin(Stdio::null()).kill_on_drop(true);
+        command.args(args).env_clear().stdin(Stdio::null());
         command.env(
             "PATH",
             std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into()),
@@ -38,24 +42,42 @@ impl Droplet {
         if self.root != Path::new(DEFAULT_ROOT) {
             command.env(ROOT_ENV, &self.root);
         }
-        let spawn_failed = |source| RuntimeError::Spawn {
+        command
+    }
+
+    /// `word` names the verb in error texts, which clients and scripts know.
+    async fn run(&self, word: &'static str, limit: Duration, args: &[&str]) -> Result<Output, RuntimeError> {
+        let mut command = self.command(args);
+        // Dropping the future of `output` on a time-out kills the child; its monitor lives on.
+        command.kill_on_drop(true);
+        self.finish(word, Some(limit), command).await
+    }
+
+    /// Runs a command that answers with exit status 0.
+    async fn finish(
+        &self,
+        word: &'static str,
+        limit: Option<Duration>,
+        mut command: Command,
+    ) -> Result<Output, RuntimeError> {
+        let output = command.output();
+        let output = match limit {
+            Some(limit) => tokio::time::timeout(limit, output)
+                .await
+                .map_err(|_| RuntimeError::TimedOut {
+                    word,
+                    seconds: limit.as_secs(),
+                })?,
+            None => output.await,
+        };
+        let output = output.map_err(|source| RuntimeError::Spawn {
             program: self.program.clone(),
             source,
-        };
-        // Dropping the future of `output` on a time-out kills the child (kill_on_drop); its monitor lives on.
-        match tokio::time::timeout(limit, command.output()).await {
-            Err(_) => Err(RuntimeError::TimedOut {
-                word,
-                seconds: limit.as_secs(),
-            }),
-            Ok(output) => {
-                let output = output.map_err(spawn_failed)?;
-                if output.status.success() {
-                    Ok(output)
-                } else {
-                    Err(failed(word, &output))
-                }
-            }
+        })?;
+        if output.status.success() {
+            Ok(output)
+        } else {
+            Err(failed(word, &output))
         }
     }
 }
@@ -100,8 +122,12 @@ impl Runtime for Droplet {
         })
     }
 
-    fn stop<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), RuntimeError>> {
-        Box::pin(async move { self.run("stop", Duration::from_secs(60), &["kill", id]).await.map(drop) })
+    fn stop<'a>(&'a self, id: &'a str, request: &'a StopRequest) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        Box::pin(async move {
+            let seconds = request.grace.as_secs().to_string();
+            let args = ["kill", "--grace", &seconds, id, &request.signal];
+            self.run("stop", request.grace + STOP_MARGIN, &args).await.map(drop)
+        })
     }
 
     fn delete<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), RuntimeError>> {
@@ -116,6 +142,30 @@ impl Runtime for Droplet {
         let mut args = if tty { vec!["exec", "-t", id] } else { vec!["exec", id] };
         args.extend(argv.iter().map(String::as_str));
         Box::pin(async move { self.run("exec", Duration::from_secs(30), &args).await.map(drop) })
+    }
+
+    fn exec_wait<'a>(
+        &'a self,
+        id: &'a str,
+        argv: &'a [String],
+        limit: Option<Duration>,
+    ) -> BoxFuture<'a, Result<ExecOutcome, RuntimeError>> {
+        let limit_text = limit.map(|limit| format!("--timeout={}", limit.as_secs_f64()));
+        let mut args = vec!["exec", "--wait"];
+        args.extend(limit_text.as_deref());
+        args.push(id);
+        args.extend(argv.iter().map(String::as_str));
+        // Not killed on a drop: it sees that nobody reads its answer any more, kills the process first, then ends.
+        let command = self.command(&args);
+        Box::pin(async move {
+            let output = self
+                .finish("exec", limit.map(|limit| limit + EXEC_MARGIN), command)
+                .await?;
+            ExecOutcome::parse(&output.stdout).map_err(|e| RuntimeError::Failed {
+                word: "exec",
+                detail: e.to_string(),
+            })
+        })
     }
 
     fn state<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<RuntimeState>, RuntimeError>> {
@@ -166,9 +216,41 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_stop_names_signal_and_grace() {
+        let (_dir, droplet) = droplet(r#"printf '%s|' "$@" >&2; exit 1"#);
+        let request = StopRequest {
+            signal: "SIGINT".into(),
+            grace: Duration::from_secs(70),
+        };
+        let error = droplet.stop("x", &request).await.unwrap_err().to_string();
+        assert_eq!(error, "droplet stop failed: kill|--grace|70|x|SIGINT|: exit status 1");
+    }
+
+    #[tokio::test]
+    async fn an_exec_that_waits_has_an_outcome_or_an_error() {
+        let (_dir, answering) = droplet(
+            r#"printf '{"exit_code":3,"timed_out":false,"truncated":false,"stdout":%s,"stderr":0}\n%s' "${#*}" "$*""#,
+        );
+        let argv = ["sh", "-c", "-t"].map(String::from);
+        let outcome = answering
+            .exec_wait("x", &argv, Some(Duration::from_millis(1500)))
+            .await
+            .unwrap();
+        assert_eq!(outcome.exit_code, 3);
+        assert_eq!(outcome.stdout, b"exec --wait --timeout=1.5 x sh -c -t");
+        let (_dir, broken) = droplet("echo nonsense");
+        let error = broken.exec_wait("x", &argv, None).await.unwrap_err().to_string();
+        assert!(error.starts_with("droplet exec failed: unreadable answer: "), "{error}");
+    }
+
+    #[tokio::test]
     async fn the_environment_of_the_daemon_stays_here() {
         let (dir, droplet) = droplet("env >&2; exit 1");
-        let error = droplet.stop("x").await.unwrap_err().to_string();
+        let error = droplet
+            .stop("x", &StopRequest::default())
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(
             error.contains(&format!("RAIND_ROOT_DIR={}", dir.path().display())),
             "{error}"

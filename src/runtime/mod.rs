@@ -6,15 +6,18 @@
 pub mod defaults;
 pub mod dir;
 pub mod droplet;
+pub mod exec;
 pub mod hook;
 pub mod mounts;
 pub mod process;
 pub mod state;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
+use self::exec::ExecOutcome;
 use self::state::RuntimeState;
 
 /// A low-level runtime as the daemon sees it. Every call ends within its time-out.
@@ -26,14 +29,42 @@ pub trait Runtime: Send + Sync + 'static {
     fn create<'a>(&'a self, id: &'a str, tty: bool) -> BoxFuture<'a, Result<(), RuntimeError>>;
     /// Releases the process; fails when it could not be executed.
     fn start<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), RuntimeError>>;
-    /// Ends the process: TERM, KILL after the grace period. Its exit is recorded when this returns.
-    fn stop<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), RuntimeError>>;
+    /// Ends the process: the signal, KILL after the grace period. Its exit is recorded when this returns.
+    fn stop<'a>(&'a self, id: &'a str, request: &'a StopRequest) -> BoxFuture<'a, Result<(), RuntimeError>>;
     /// Forgets a container that does not run. A waiting process is killed.
     fn delete<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), RuntimeError>>;
     /// Starts one more process in a running container; returns when it was executed.
     fn exec<'a>(&'a self, id: &'a str, tty: bool, argv: &'a [String]) -> BoxFuture<'a, Result<(), RuntimeError>>;
+    /// Runs one more process in a running container to its end, which is the caller's, `limit`'s or the container's at the
+    /// latest: dropping the future kills the process and what it started. A program that cannot be executed is an outcome
+    /// (126, 127), not an error.
+    fn exec_wait<'a>(
+        &'a self,
+        id: &'a str,
+        argv: &'a [String],
+        limit: Option<Duration>,
+    ) -> BoxFuture<'a, Result<ExecOutcome, RuntimeError>>;
     /// What the runtime knows; `None` when it does not know the container.
     fn state<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<RuntimeState>, RuntimeError>>;
+}
+
+/// How a container is asked to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StopRequest {
+    /// Name of the signal, with `SIG`.
+    pub signal: String,
+    /// From that signal to KILL; counted in whole seconds.
+    pub grace: Duration,
+}
+
+impl Default for StopRequest {
+    /// TERM, KILL after 3 s (`contract/runtime.md` 4.4).
+    fn default() -> Self {
+        Self {
+            signal: "SIGTERM".to_owned(),
+            grace: Duration::from_secs(3),
+        }
+    }
 }
 
 /// Why a runtime call failed. `word` is the verb as clients know it.

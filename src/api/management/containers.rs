@@ -217,6 +217,9 @@ pub struct HealthCheckBody {
     /// How long after a start failures do not count [default: 0]
     #[serde(rename = "startPeriod")]
     start_period: Option<u32>,
+    /// Whether it is ended when it is unhealthy, so that its restart policy takes over.
+    #[serde(rename = "endUnhealthy")]
+    end_unhealthy: bool,
 }
 
 impl From<CreateBody> for CreateRequest {
@@ -256,6 +259,7 @@ impl From<CreateBody> for CreateRequest {
                     timeout: h.timeout,
                     retries: h.retries,
                     start_period: h.start_period,
+                    end_unhealthy: h.end_unhealthy,
                 }),
             },
         }
@@ -266,7 +270,7 @@ impl From<CreateBody> for CreateRequest {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Id {
     /// Id, or the parameter as given where the route says so.
-    id: String,
+    pub(super) id: String,
 }
 
 /// Start options. The value has no effect: the container's own `tty` counts.
@@ -275,17 +279,6 @@ pub struct Id {
 pub struct StartBody {
     /// Ignored.
     #[allow(dead_code, reason = "clients send it")]
-    tty: bool,
-}
-
-/// A command to run in a container.
-#[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct ExecBody {
-    /// Argument vector, not empty.
-    #[schema(required)]
-    command: Vec<String>,
-    /// Pseudo-terminal, reached through the exec attach.
     tty: bool,
 }
 
@@ -389,7 +382,7 @@ pub async fn start(
     Ok(success("container started", Id { id: started }))
 }
 
-/// Stop a running container: TERM, KILL after 3 s
+/// Stop a running container: its stop signal, KILL after its stop time-out
 #[utoipa::path(post, path = "/v1/containers/{containerId}/actions/stop", tag = "containers",
     params(("containerId" = String, Path)),
     responses((status = 200, body = SuccessBody<Id>), (status = 404, body = Failure), (status = 409, body = Failure),
@@ -402,35 +395,6 @@ pub async fn stop(
     about(&m, &entry, &id);
     let stopped = m.containers.stop(&id).await.map_err(of(&id))?;
     Ok(success("container stopped", Id { id: stopped }))
-}
-
-/// Run one more process in a running container; the answer comes when it was launched
-#[utoipa::path(post, path = "/v1/containers/{containerId}/actions/exec", tag = "containers",
-    params(("containerId" = String, Path)), request_body = ExecBody,
-    responses((status = 200, body = SuccessBody<Id>), (status = 400, body = Failure), (status = 404, body = Failure),
-        (status = 409, body = Failure), (status = 500, body = Failure)))]
-pub async fn exec(
-    State(m): State<Management>,
-    entry: AuditEntry,
-    PathParams(id): PathParams<String>,
-    body: Result<StrictJson<ExecBody>, ApiError>,
-) -> Result<Success<SuccessBody<Id>>, ApiError> {
-    about(&m, &entry, &id);
-    let StrictJson(body) = body.map_err(|e| e.with_data(json!({ "id": id })))?;
-    entry.target(|target| {
-        target.command = body.command.clone();
-        target.tty = body.tty;
-    });
-    m.containers.exec(&id, body.tty, body.command).await.map_err(|e| {
-        let error = ApiError::from(e).prefixed("service failed: ");
-        // Only malformed requests carry data on this route.
-        if error.status == 400 {
-            error.with_data(json!({ "id": id }))
-        } else {
-            error
-        }
-    })?;
-    Ok(success("container executed", Id { id }))
 }
 
 /// Delete a container that does not run

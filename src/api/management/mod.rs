@@ -6,6 +6,7 @@
 mod attach;
 mod containers;
 mod events;
+mod exec;
 mod failure;
 mod images;
 mod logs;
@@ -62,7 +63,7 @@ pub fn routes() -> OpenApiRouter<Management> {
         .routes(routes!(containers::get))
         .routes(routes!(containers::start))
         .routes(routes!(containers::stop))
-        .routes(routes!(containers::exec))
+        .routes(routes!(exec::exec))
         .routes(routes!(containers::delete))
         .routes(routes!(containers::log_path))
         .routes(routes!(stats::all_stats))

@@ -155,12 +155,19 @@ impl Cgroup {
         if self.kill() {
             return;
         }
+        for pid in self.processes() {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+
+    /// The processes in it, some of them repeatedly. A number may mean another process a moment later.
+    pub fn processes(&self) -> Vec<Pid> {
+        let mut all = Vec::new();
         for directory in self.directories() {
             let processes = std::fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-            for pid in processes.lines().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)) {
-                let _ = kill_process(pid, Signal::KILL);
-            }
+            all.extend(processes.lines().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)));
         }
+        all
     }
 
     /// Removes the directories that this runtime made: those of v1. Waits for the kernel to let go of them.

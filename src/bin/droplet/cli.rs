@@ -14,11 +14,13 @@ USAGE:
 COMMANDS:
    create [-t|--tty] [--print-pid] <id>   set a container up; it waits for start
    start <id>                             run the program of a created container
-   kill <id> [signal]                     stop a container, or deliver a signal to it
+   kill [--grace <s>] <id> [signal]       stop a container, or deliver a signal to it
    delete <id>                            remove what the runtime keeps of a container
    state <id>                             print the state of a container
    run [-t|--tty] [--print-pid] <id>      create and start a container, and wait for its end
    exec [-t|--tty] <id> <argv...>         run another program in a running container
+   exec --wait [--timeout <s>] <id> <argv...>
+                                          run it to its end; how it ended, as JSON, and its output
    spec [options]                         write a config.json
    list [--format json]                   list containers
    attach <id>                            connect this terminal to that of a container

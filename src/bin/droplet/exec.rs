@@ -1,4 +1,4 @@
-//! `exec`: one more process in a running container (`contract/runtime.md` 4.6, 16.3).
+//! `exec`: one more process in a running container (`contract/runtime.md` 4.6, 16.3), launched only or waited for.
 //!
 //! Four processes, each the parent of the next:
 //!
@@ -8,6 +8,8 @@
 //!     entrant       joins cgroup and namespaces, then makes the process as a child of the monitor  (process)
 //!     process       takes on the container's restrictions and becomes the program                  (process)
 //! ```
+//!
+//! With `--wait` there is no monitor: `droplet exec` itself does its work and ends with the process ([`wait`]).
 //!
 //! The process gets everything from the container's configuration, nothing from the caller: environment, working
 //! directory, user, capabilities, limits, system call filters, AppArmor profile. What has to be looked up is looked up
@@ -20,6 +22,7 @@
 mod monitor;
 mod process;
 mod target;
+mod wait;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,6 +37,7 @@ use crate::config::{self, Config};
 use crate::container::{Container, Site};
 use crate::credentials::Credentials;
 use crate::failure::{Failure, Stage};
+use crate::lock::Lock;
 use crate::program::Program;
 use crate::report::{self, Speaker};
 use crate::seccomp::Filters;
@@ -41,9 +45,11 @@ use crate::{apparmor, bundle};
 
 use target::Target;
 
-const OPTIONS: &[Opt] = &[Opt::Flag(&["tty", "t"])];
+const OPTIONS: &[Opt] = &[Opt::Flag(&["tty", "t"]), Opt::Flag(&["wait"]), Opt::Value("timeout")];
 /// The monitor gives up before this.
 const ANSWER_LIMIT: Duration = Duration::from_secs(25);
+/// No time-out is longer: it could not be added to the time of day.
+const MAX_LIMIT: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +57,7 @@ struct Request<'a> {
     container: &'a Container,
     audit: &'a AuditLog,
     tty: bool,
+    wait: bool,
     command: &'a [String],
 }
 
@@ -69,9 +76,11 @@ struct Job {
     oom_score_adj: i32,
     apparmor: Option<String>,
     filters: Filters,
+    /// Whether the process is killed when this one, or that which does its work, ends.
+    ends_with_parent: bool,
 }
 
-/// `exec [-t|--tty] <id> <argv…>`.
+/// `exec [-t|--tty] <id> <argv…>` and `exec --wait [--timeout <seconds>] <id> <argv…>`.
 pub fn run(site: &Site, words: &[String]) -> Result<(), Failure> {
     let args = Args::parse(OPTIONS, words)?;
     let (id, command) = match args.positional.split_first() {
@@ -79,39 +88,51 @@ pub fn run(site: &Site, words: &[String]) -> Result<(), Failure> {
         Some(_) => return Err(Failure::usage("a command is required")),
         None => return Err(Failure::usage("a container id is required")),
     };
+    let (tty, wait) = (args.flag("tty"), args.flag("wait"));
+    let limit = args.value("timeout").map(seconds).transpose()?;
+    if tty && wait || limit.is_some() && !wait {
+        return Err(Failure::usage("--wait excludes --tty, and --timeout requires --wait"));
+    }
     let container = site.container(id).stage("get_status")?;
     let audit = AuditLog::open(&site.root).stage("get_status")?;
     let request = Request {
         container: &container,
         audit: &audit,
-        tty: args.flag("tty"),
+        tty,
+        wait,
         command,
     };
+    if wait {
+        return wait::run(request, limit);
+    }
     let executed = exec(request);
-    audit.write(
-        &Record::new(Event::Exec, id)
-            .container(&container)
-            .exec_command(command.to_vec())
-            .result(executed.as_ref().err()),
-    );
+    record(request, executed.as_ref().err());
     executed
 }
 
-fn exec(request: Request<'_>) -> Result<(), Failure> {
-    let container = request.container;
-    // No create, start or delete happens between the check and the end of the start.
-    let lock = container.lock_shared().stage("get_status")?;
-    let state = container.state().stage("get_status")?;
-    let not_running = || Failure::new("check_status", format!("container: {} not running.", container.id));
-    if state.status != Status::Running {
-        return Err(not_running());
-    }
-    let init = state.process().ok_or_else(not_running)?;
-    let target = Target::open(&init).stage("get_pid")?.ok_or_else(not_running)?;
+/// A number of seconds, more than none, which may have a fraction.
+fn seconds(text: &str) -> Result<Duration, Failure> {
+    let parsed = text
+        .parse()
+        .ok()
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let limit = parsed.filter(|limit| !limit.is_zero() && *limit <= MAX_LIMIT);
+    limit.ok_or_else(|| Failure::usage(format!("timeout is not a number of seconds: {text}")))
+}
 
-    let stage = if request.tty { "exec_shim" } else { "exec_nsenter" };
-    let config = container.config().stage(stage)?;
-    let job = Job::new(request, target, &config).stage(stage)?;
+/// How the launch went.
+fn record(request: Request<'_>, failure: Option<&Failure>) {
+    request.audit.write(
+        &Record::new(Event::Exec, &request.container.id)
+            .container(request.container)
+            .exec_command(request.command.to_vec())
+            .result(failure),
+    );
+}
+
+fn exec(request: Request<'_>) -> Result<(), Failure> {
+    let (lock, job) = prepare(request)?;
+    let stage = request.stage();
     let (speaker, listener) = report::pair().stage(stage)?;
     match process::fork().stage(stage)? {
         None => {
@@ -123,6 +144,29 @@ fn exec(request: Request<'_>) -> Result<(), Failure> {
             drop::<Speaker>(speaker);
             listener.hear(ANSWER_LIMIT).stage(stage)
         }
+    }
+}
+
+/// Looks everything up. While the lock is held, no create, start or delete happens.
+fn prepare(request: Request<'_>) -> Result<(Lock, Job), Failure> {
+    let container = request.container;
+    let lock = container.lock_shared().stage("get_status")?;
+    let state = container.state().stage("get_status")?;
+    let not_running = || Failure::new("check_status", format!("container: {} not running.", container.id));
+    if state.status != Status::Running {
+        return Err(not_running());
+    }
+    let init = state.process().ok_or_else(not_running)?;
+    let target = Target::open(&init).stage("get_pid")?.ok_or_else(not_running)?;
+    let config = container.config().stage(request.stage())?;
+    let job = Job::new(request, target, &config).stage(request.stage())?;
+    Ok((lock, job))
+}
+
+impl Request<'_> {
+    /// The word of the contract for the way to start a process.
+    fn stage(self) -> &'static str {
+        if self.tty { "exec_shim" } else { "exec_nsenter" }
     }
 }
 
@@ -152,6 +196,7 @@ impl Job {
             oom_score_adj: process.oom_score_adj,
             apparmor: apparmor::profile(config).map(str::to_owned),
             filters: Filters::from_config(config)?,
+            ends_with_parent: request.wait,
             target,
         })
     }
@@ -208,6 +253,19 @@ mod tests {
         let site = Site::from_environment();
         for words in [&[][..], &["abc".into()], &["-t".into(), "abc".into(), String::new()]] {
             assert!(run(&site, words).unwrap_err().is_usage(), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn a_timeout_is_for_who_waits_without_a_terminal() {
+        let site = Site::from_environment();
+        for options in [&["-t", "--wait"][..], &["--timeout", "1"], &["--wait", "--timeout=x"]] {
+            let words: Vec<_> = options.iter().chain(&["abc", "true"]).map(|&w| w.to_owned()).collect();
+            assert!(run(&site, &words).unwrap_err().is_usage(), "{words:?}");
+        }
+        assert_eq!(seconds("1.5").unwrap(), Duration::from_millis(1500));
+        for bad in ["0", "-1", "", "nan", "inf", "1e300"] {
+            assert!(seconds(bad).unwrap_err().is_usage(), "{bad}");
         }
     }
 }

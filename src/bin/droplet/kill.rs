@@ -1,7 +1,8 @@
 //! `kill` (`contract/runtime.md` 4.4): stops a container, or delivers a signal to its init.
 //!
-//! TERM, INT, QUIT and KILL mean stop: after a grace period everything is killed, and the verb returns when the monitor
-//! has recorded the end and reported it. Any other signal is delivered and nothing else.
+//! TERM, INT, QUIT and KILL mean stop, and so does any signal with `--grace`: after a grace period everything is killed,
+//! and the verb returns when the monitor has recorded the end and reported it. Any other signal is delivered and nothing
+//! else.
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -11,13 +12,14 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::audit::{AuditLog, Event, Record};
 use crate::cgroup::Cgroup;
-use crate::cli::Args;
+use crate::cli::{Args, Opt};
 use crate::config::Config;
 use crate::container::{Container, Site};
 use crate::failure::{Failure, Stage};
 use crate::finish::{readable, settle};
 
-/// From the signal to KILL (K6).
+const OPTIONS: &[Opt] = &[Opt::Value("grace")];
+/// From the signal to KILL, unless it is chosen (K6).
 const GRACE: Duration = Duration::from_secs(3);
 /// From KILL to giving up.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
@@ -59,7 +61,8 @@ const NAMES: [(&str, libc::c_int); 31] = [
 
 /// Runs the verb.
 pub fn run(site: &Site, words: &[String]) -> Result<(), Failure> {
-    let args = Args::parse(&[], words)?;
+    let args = Args::parse(OPTIONS, words)?;
+    let grace = args.value("grace").map(seconds).transpose()?;
     let (id, signal) = match args.positional.as_slice() {
         [id] => (id, Signal::TERM),
         [id, signal] => (
@@ -73,7 +76,7 @@ pub fn run(site: &Site, words: &[String]) -> Result<(), Failure> {
     let config = container.config().stage("load_spec");
     let mut sent = Vec::new();
     let result = match &config {
-        Ok(config) => kill(&container, config, &audit, signal, &mut sent),
+        Ok(config) => kill(&container, config, &audit, Wish { signal, grace }, &mut sent),
         Err(_) => Ok(()),
     };
     let mut record = Record::new(Event::Kill, &container.id)
@@ -98,18 +101,43 @@ fn parse(text: &str) -> Option<Signal> {
     Signal::from_named_raw(*number)
 }
 
+fn seconds(text: &str) -> Result<Duration, Failure> {
+    let seconds = text.parse::<u32>();
+    let seconds = seconds.map_err(|_| Failure::usage(format!("grace is not a number of seconds: {text}")))?;
+    Ok(Duration::from_secs(seconds.into()))
+}
+
 fn name(signal: Signal) -> String {
     let known = NAMES.iter().find(|(_, number)| *number == signal.as_raw());
     known.map_or_else(|| signal.as_raw().to_string(), |(name, _)| (*name).to_owned())
+}
+
+/// What the caller wants.
+#[derive(Debug, Clone, Copy)]
+struct Wish {
+    signal: Signal,
+    grace: Option<Duration>,
+}
+
+impl Wish {
+    /// From the signal to KILL; `None` when the signal is just delivered.
+    fn until_kill(self) -> Option<Duration> {
+        match self.signal {
+            Signal::KILL => Some(Duration::ZERO),
+            Signal::TERM | Signal::INT | Signal::QUIT => Some(self.grace.unwrap_or(GRACE)),
+            _ => self.grace,
+        }
+    }
 }
 
 fn kill(
     container: &Container,
     config: &Config,
     audit: &AuditLog,
-    signal: Signal,
+    wish: Wish,
     sent: &mut Vec<String>,
 ) -> Result<(), Failure> {
+    let signal = wish.signal;
     let (init, pid) = {
         let _lock = container.lock().stage("get_status")?;
         let state = container.state().stage("get_status")?;
@@ -128,10 +156,10 @@ fn kill(
             }
         }
     };
-    if !matches!(signal, Signal::TERM | Signal::INT | Signal::QUIT | Signal::KILL) {
+    let Some(grace) = wish.until_kill() else {
         return Ok(());
-    }
-    if signal == Signal::KILL || !readable(&init, Instant::now() + GRACE) {
+    };
+    if signal == Signal::KILL || !readable(&init, Instant::now() + grace) {
         kill_all(container, config, &init);
         if signal != Signal::KILL {
             sent.push(name(Signal::KILL));
@@ -164,5 +192,21 @@ mod tests {
             assert_eq!(parse(text), None, "{text}");
         }
         assert_eq!(name(Signal::KILL), "KILL");
+    }
+
+    #[test]
+    fn a_grace_period_makes_any_signal_a_stop() {
+        let until_kill = |signal, grace: Option<u64>| {
+            let grace = grace.map(Duration::from_secs);
+            Wish { signal, grace }.until_kill().map(|d| d.as_secs())
+        };
+        assert_eq!(until_kill(Signal::TERM, None), Some(3));
+        assert_eq!(until_kill(Signal::TERM, Some(0)), Some(0));
+        assert_eq!(until_kill(Signal::USR1, None), None);
+        assert_eq!(until_kill(Signal::USR1, Some(70)), Some(70));
+        assert_eq!(until_kill(Signal::KILL, Some(70)), Some(0));
+        for text in ["", "-1", "1.5", "4294967296"] {
+            assert!(seconds(text).unwrap_err().is_usage(), "{text}");
+        }
     }
 }

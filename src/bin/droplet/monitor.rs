@@ -298,8 +298,8 @@ fn remove_cgroup(plan: &Plan) {
     }
 }
 
-/// Reaps init. Exit status, or 128 + signal number.
-fn wait(process: BorrowedFd<'_>) -> i32 {
+/// Reaps a child, which is waited for. Exit status, or 128 + signal number; -1 when it is not known.
+pub fn wait(process: BorrowedFd<'_>) -> i32 {
     let status = rustix::io::retry_on_intr(|| rustix::process::waitid(WaitId::PidFd(process), WaitIdOptions::EXITED));
     status.ok().flatten().map_or(-1, |status| code(&status))
 }

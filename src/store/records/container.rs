@@ -52,6 +52,9 @@ pub struct Container {
     /// How often the restart policy has started it again since a user did.
     #[serde(default)]
     pub restarts: u32,
+    /// Those of them that no run of some length has followed yet.
+    #[serde(default)]
+    pub retries: Retries,
     /// How its health check goes. `None` without one, and while it does not run.
     #[serde(default)]
     pub health: Option<Health>,
@@ -148,6 +151,15 @@ pub struct ProcessSpec {
     pub gid: u32,
     /// Supplementary groups.
     pub additional_gids: Vec<u32>,
+}
+
+/// Restarts in a row, from which the delay of the next one follows.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Retries {
+    /// How many there were.
+    pub in_a_row: u32,
+    /// When the last one was tried, whatever came of it.
+    pub last: Option<Timestamp>,
 }
 
 /// What a client may choose beyond the contract's defaults. `None` is the default.

@@ -26,6 +26,7 @@ pub(crate) fn container(id: &str, name: &str) -> Container {
         options: ContainerOptions::default(),
         stopped_by_user: false,
         restarts: 0,
+        retries: Retries::default(),
         health: None,
         readiness: None,
         attachment: None,

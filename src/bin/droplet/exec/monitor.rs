@@ -92,6 +92,7 @@ fn pipe(dir: &ContainerDir, job: &Job, null: OwnedFd) -> Result<(Pump, Stdio), F
     let pump = Pump::pipe(reader, log).stage("open_log")?;
     let stdio = Stdio {
         input: null,
+        errors: writer.try_clone().stage("open_log")?,
         output: writer,
         terminal: false,
     };
@@ -111,6 +112,7 @@ fn terminal(dir: &ContainerDir, job: &Job) -> Result<(Pump, Stdio), Failure> {
     let pump = Pump::terminal(master, log, socket, events).stage("open_pty")?;
     let stdio = Stdio {
         input: slave.try_clone().stage("open_pty")?,
+        errors: slave.try_clone().stage("open_pty")?,
         output: slave,
         terminal: true,
     };

@@ -11,12 +11,13 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
     DumpableBehavior, Gid, Pid, PidfdFlags, Signal, Uid, WaitOptions, chdir, getcwd, ioctl_tiocsctty, kill_process,
-    pidfd_open, set_dumpable_behavior, setrlimit, setsid, umask, waitpid,
+    pidfd_open, set_dumpable_behavior, set_parent_process_death_signal, setrlimit, setsid, umask, waitpid,
 };
 use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use super::Job;
 use crate::apparmor;
+use crate::program::{NOT_EXECUTABLE, NOT_FOUND};
 use crate::report::{self, Bad, Speaker};
 use crate::signals;
 
@@ -28,8 +29,10 @@ const LIMIT: Duration = Duration::from_secs(20);
 pub struct Stdio {
     /// What it reads.
     pub input: OwnedFd,
-    /// What it writes, errors included.
+    /// What it writes.
     pub output: OwnedFd,
+    /// Where its errors go: the same, or a stream of their own.
+    pub errors: OwnedFd,
     /// Whether `input` becomes its controlling terminal.
     pub terminal: bool,
 }
@@ -41,6 +44,23 @@ pub struct Process {
     pub pid: Pid,
     /// Becomes readable when it ends.
     pub pidfd: OwnedFd,
+}
+
+/// Why a program does not run.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct NotStarted {
+    /// The status that shells have for a program that cannot be executed, if that was all.
+    pub refused: Option<i32>,
+    /// What went wrong.
+    pub message: String,
+}
+
+impl From<String> for NotStarted {
+    fn from(message: String) -> Self {
+        let refused = None;
+        Self { refused, message }
+    }
 }
 
 /// Makes a child: `None` in the child, its pid in the parent.
@@ -65,7 +85,7 @@ fn fork_sibling() -> rustix::io::Result<Option<Pid>> {
 }
 
 /// Starts the program of `job` in its container. Returns when it was executed, or could not be.
-pub fn start(job: &Job, stdio: Stdio) -> Result<Process, String> {
+pub fn start(job: &Job, stdio: Stdio) -> Result<Process, NotStarted> {
     let system = |e: Errno| format!("cannot start a process: {e}");
     let (speaker, listener) = report::pair().map_err(|e| e.to_string())?;
     let (pid_reader, pid_writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(system)?;
@@ -76,29 +96,35 @@ pub fn start(job: &Job, stdio: Stdio) -> Result<Process, String> {
     let heard = listener.hear(LIMIT);
     let pid = read_pid(&pid_reader);
     if let Err(bad) = heard {
-        abandon(entrant, pid, &bad);
-        return Err(match bad {
+        let status = abandon(entrant, pid, &bad);
+        let message = match bad {
             Bad::Late(_) => format!("{bad}; is the container frozen?"),
             Bad::Said(_) | Bad::Died => bad.to_string(),
-        });
+        };
+        let refused = status.filter(|status| matches!(*status, NOT_FOUND | NOT_EXECUTABLE));
+        return Err(NotStarted { refused, message });
     }
     let _ = waitpid(Some(entrant), WaitOptions::empty());
-    let pid = pid.ok_or("the process did not report its pid")?;
+    let pid = pid.ok_or_else(|| "the process did not report its pid".to_owned())?;
     // It is our child and has not been reaped: the number still means it.
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(system)?;
     Ok(Process { pid, pidfd })
 }
 
-/// Ends and reaps what a failed start left. What hangs in the kernel is not waited for.
-fn abandon(entrant: Pid, process: Option<Pid>, bad: &Bad) {
+/// Ends and reaps what a failed start left; the exit status of the process. What hangs in the kernel is not waited for.
+fn abandon(entrant: Pid, process: Option<Pid>, bad: &Bad) -> Option<i32> {
     let patience = match bad {
         Bad::Late(_) => WaitOptions::NOHANG,
         Bad::Said(_) | Bad::Died => WaitOptions::empty(),
     };
-    for pid in [Some(entrant), process].into_iter().flatten() {
+    let end = |pid: Pid| {
+        // Who has said why it ends has done so after it chose its status, which this cannot change.
         let _ = kill_process(pid, Signal::KILL);
-        let _ = waitpid(Some(pid), patience);
-    }
+        waitpid(Some(pid), patience).ok().flatten()
+    };
+    end(entrant);
+    let (_, status) = process.and_then(end)?;
+    status.exit_status()
 }
 
 fn read_pid(reader: &OwnedFd) -> Option<Pid> {
@@ -117,11 +143,12 @@ fn enter(job: &Job, stdio: &Stdio, speaker: &Speaker, pid_writer: &OwnedFd) -> !
         pid_writer.as_fd(),
         stdio.input.as_fd(),
         stdio.output.as_fd(),
+        stdio.errors.as_fd(),
         job.target.as_fd(),
     ];
     let closed = close_others(needed).map_err(|e| format!("cannot close what is not needed: {e}"));
     let made = closed.and_then(|()| join(job)).and_then(|proc| match fork_sibling() {
-        Ok(None) => Err(become_program(job, stdio, speaker, proc)),
+        Ok(None) => become_program(job, stdio, speaker, proc),
         Ok(Some(pid)) => {
             let _ = rustix::io::write(pid_writer, &pid.as_raw_nonzero().get().to_ne_bytes());
             Ok(())
@@ -170,15 +197,22 @@ fn hide() -> Result<(), String> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|e| format!("cannot hide from the container: {e}"))
 }
 
-/// The process: restricts itself and becomes the program. Returns why it could not.
-fn become_program(job: &Job, stdio: &Stdio, speaker: &Speaker, proc: Option<OwnedFd>) -> String {
-    match restrict(job, stdio, speaker, proc) {
+/// The process: restricts itself and becomes the program, or says why it could not.
+fn become_program(job: &Job, stdio: &Stdio, speaker: &Speaker, proc: Option<OwnedFd>) -> ! {
+    let status = match restrict(job, stdio, speaker, proc) {
         Ok(()) => {
             speaker.done();
-            job.program.execute().to_string()
+            let error = job.program.execute();
+            speaker.failed(&error.message);
+            error.status
         }
-        Err(reason) => reason,
-    }
+        Err(reason) => {
+            speaker.failed(&reason);
+            1
+        }
+    };
+    // SAFETY: as in `enter`. The end of the process is the end of what it says.
+    unsafe { libc::_exit(status) }
 }
 
 fn restrict(job: &Job, stdio: &Stdio, speaker: &Speaker, proc: Option<OwnedFd>) -> Result<(), String> {
@@ -196,6 +230,10 @@ fn restrict(job: &Job, stdio: &Stdio, speaker: &Speaker, proc: Option<OwnedFd>) 
 
     job.credentials.assume().map_err(|e| e.to_string())?;
     hide()?;
+    if job.ends_with_parent {
+        // A change of credentials, such as the one above, would undo this; there is none any more, not even by `execve`.
+        set_parent_process_death_signal(Some(Signal::KILL)).map_err(|e| format!("cannot end with the caller: {e}"))?;
+    }
     let cwd = |e: Errno| format!("working directory {}: {e}", job.cwd.display());
     chdir(&job.cwd).map_err(cwd)?;
     // For a directory outside of this root the kernel's answer does not begin with a slash.
@@ -217,7 +255,7 @@ fn restrict(job: &Job, stdio: &Stdio, speaker: &Speaker, proc: Option<OwnedFd>) 
 fn keep_only(stdio: &Stdio, speaker: &Speaker) -> std::io::Result<()> {
     dup2_stdin(&stdio.input)?;
     dup2_stdout(&stdio.output)?;
-    dup2_stderr(&stdio.output)?;
+    dup2_stderr(&stdio.errors)?;
     close_others([speaker.as_fd()])
 }
 
