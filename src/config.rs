@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use ipnet::Ipv4Net;
 use serde::Deserialize;
 
+use crate::image::ImageRef;
 use crate::logs::Limits;
 
 /// Where the configuration file is looked for when `--config` is not given. It may be absent.
@@ -92,6 +93,9 @@ pub struct Settings {
     /// Largest number of entries of one image layer [default: 2000000]
     #[arg(long, env = "CONDENSER_MAX_LAYER_ENTRIES", value_name = "N")]
     pub max_layer_entries: Option<u64>,
+    /// Image of the containers that hold the namespaces of pods [default: built in, nothing is pulled]
+    #[arg(long, env = "CONDENSER_INFRA_IMAGE", value_name = "IMAGE")]
+    pub infra_image: Option<String>,
     /// Size at which a log of a container is put aside and a new one begun, in bytes [default: 64 MiB]
     #[arg(long, env = "CONDENSER_LOG_MAX_BYTES", value_name = "BYTES")]
     pub log_max_bytes: Option<u64>,
@@ -141,6 +145,7 @@ pub struct Config {
     pub insecure_registries: Vec<String>,
     pub max_layer_bytes: u64,
     pub max_layer_entries: u64,
+    pub infra_image: Option<String>,
     pub log_limits: Limits,
     pub allowed_origins: Vec<String>,
 }
@@ -216,6 +221,7 @@ impl Settings {
             insecure_registries,
             max_layer_bytes,
             max_layer_entries,
+            infra_image,
             log_max_bytes,
             log_max_files,
             allowed_origins,
@@ -262,6 +268,7 @@ impl Config {
             insecure_registries: s.insecure_registries.unwrap_or_default(),
             max_layer_bytes: s.max_layer_bytes.unwrap_or(64 << 30),
             max_layer_entries: s.max_layer_entries.unwrap_or(2_000_000),
+            infra_image: infra_image(s.infra_image)?,
             log_limits: log_limits(s.log_max_bytes, s.log_max_files)?,
             allowed_origins: s.allowed_origins.unwrap_or_default(),
         };
@@ -288,6 +295,11 @@ impl Config {
     /// `<root>/image`: the content-addressed image store.
     pub fn image_root(&self) -> PathBuf {
         self.root_dir.join("image")
+    }
+
+    /// `<root>/pod`: one directory per pod that has volumes of its own.
+    pub fn pod_root(&self) -> PathBuf {
+        self.root_dir.join("pod")
     }
 
     /// `<root>/cert`: certificates and keys (`contract/security.md` 2).
@@ -324,6 +336,17 @@ fn absolute(name: &'static str, value: Option<PathBuf>, default: &str) -> Result
         return Err(ConfigError::Invalid { name, message });
     }
     Ok(path)
+}
+
+fn infra_image(value: Option<String>) -> Result<Option<String>, ConfigError> {
+    let Some(text) = value.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    ImageRef::parse(&text).map_err(|e| ConfigError::Invalid {
+        name: "infra_image",
+        message: e.to_string(),
+    })?;
+    Ok(Some(text))
 }
 
 /// A file that is too small would be put aside all the time.
@@ -429,6 +452,10 @@ mod tests {
             },
             Settings {
                 log_max_bytes: Some(65_535),
+                ..Settings::default()
+            },
+            Settings {
+                infra_image: Some("a/../b".into()),
                 ..Settings::default()
             },
             Settings {

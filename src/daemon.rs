@@ -5,7 +5,7 @@
 //! 2. The network and the rules. They stand before the first container can start.
 //! 3. Certificates (they carry the host's address), then the hook listener, which needs the bridges' addresses.
 //! 4. Everything is bound. Hooks and certificates are served: recovery makes the runtime call back.
-//! 5. Recovery, then the management API.
+//! 5. Recovery, then the management API and the controllers.
 //!
 //! A shutdown goes the other way. Containers keep running; their monitors do not need the daemon.
 
@@ -39,6 +39,7 @@ use crate::logs::Watcher;
 use crate::metrics::{Activity, MetricsLog, Sampler};
 use crate::network::{DEFAULT_NETWORK, DNS_ADDRESS, DNS_PORT, NetworkService, NetworkSettings, Uplink};
 use crate::pki::Pki;
+use crate::pod::{PodController, PodService, PodSettings};
 use crate::policy::{Follower, PolicyService};
 use crate::runtime::dir::{DEFAULT_ROOT, RUNTIME_RUN_DIR};
 use crate::runtime::droplet::Droplet;
@@ -50,6 +51,13 @@ const RESYNC: Duration = Duration::from_secs(5);
 const RENEWAL: Duration = Duration::from_secs(24 * 60 * 60);
 /// How many containers restart policies start at the same time.
 const RESTARTS_AT_ONCE: usize = 4;
+/// How a pod that does not get on waits: each time longer.
+const POD_BACKOFF: Backoff = Backoff {
+    first: Duration::from_secs(1),
+    most: Duration::from_secs(60),
+};
+/// How many pods are worked on at once: enough that a few that pull images do not hold up the others.
+const POD_WORKERS: usize = 8;
 /// How long operations in progress may take to finish at a shutdown. What is not finished then, recovery undoes.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(30);
 
@@ -92,6 +100,8 @@ pub enum DaemonError {
     Cgroups(#[from] crate::metrics::GroupError),
     #[error("recovery: {0}")]
     Recovery(#[from] crate::container::ContainerError),
+    #[error("recovery of pods: {0}")]
+    Pods(#[from] crate::pod::PodError),
 }
 
 /// Runs until SIGTERM or SIGINT. Returns an error only when the daemon could not start.
@@ -108,9 +118,12 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
 
 struct Daemon {
     containers: ContainerService,
+    pods: PodService,
     audit: AuditLog,
     /// Ends whatever begins operations: the management API and the controllers.
     management: (CancellationToken, TaskTracker),
+    /// Ends the controllers.
+    controllers: (CancellationToken, TaskTracker),
     /// Ends everything that operations in progress still need: hooks, certificates, DNS, periodic work.
     support: (CancellationToken, TaskTracker),
 }
@@ -200,6 +213,8 @@ impl Daemon {
 
         images.recover().await?;
         containers.recover().await?;
+        let pods = PodService::new(pod_settings(&config), store.clone(), containers.clone());
+        pods.recover().await?;
         let metrics_log = MetricsLog::open(&config.log_dir);
         tasks.spawn(sampler.clone().run(store.clone(), metrics_log, stop.clone()));
         tasks.spawn(containers.clone().bound_logs(stop.clone()));
@@ -235,9 +250,11 @@ impl Daemon {
             store.clone(),
             management.0.clone(),
         ));
+        let daemon_store = store.clone();
         let services = Management {
             store,
             containers: containers.clone(),
+            pods: pods.clone(),
             images,
             networks: Networks::new(networks, firewall),
             policies,
@@ -254,10 +271,20 @@ impl Daemon {
         management
             .1
             .spawn(serving.serve(vec![management_socket], app, management.0.clone()));
+        let controllers = (CancellationToken::new(), TaskTracker::new());
+        controllers.1.spawn(controller::run(
+            Arc::new(PodController::new(pods.clone())),
+            Arc::new(Queue::new(POD_BACKOFF)),
+            POD_WORKERS,
+            daemon_store,
+            controllers.0.clone(),
+        ));
         Ok(Self {
             containers,
+            pods,
             audit,
             management,
+            controllers,
             support,
         })
     }
@@ -266,12 +293,16 @@ impl Daemon {
     async fn shut_down(self) {
         let Self {
             containers,
+            pods,
             audit,
             management,
+            controllers,
             support,
         } = self;
         let finish = async {
             end(management).await;
+            end(controllers).await;
+            pods.finish_operations().await;
             containers.finish_operations().await;
             end(support).await;
         };
@@ -392,6 +423,7 @@ fn prepare(config: &Config) -> Result<(), DaemonError> {
         (config.root_dir.clone(), 0o755),
         (config.container_root(), 0o755),
         (config.image_root(), 0o755),
+        (config.pod_root(), 0o755),
         (config.root_dir.join("log"), 0o755),
         (config.cert_dir(), 0o700),
         (config.log_dir.clone(), 0o750),
@@ -489,7 +521,15 @@ fn container_settings(config: &Config, confinement: Confinement) -> ContainerSet
             ca_port: config.ca_address.port(),
             root_env: (root != Path::new(DEFAULT_ROOT)).then(|| root.clone()),
         },
+        pod_root: config.pod_root(),
         root,
+    }
+}
+
+fn pod_settings(config: &Config) -> PodSettings {
+    PodSettings {
+        root: config.pod_root(),
+        infra_image: config.infra_image.clone(),
     }
 }
 

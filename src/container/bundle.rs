@@ -10,8 +10,9 @@ use oci_spec::runtime::{Mount, MountBuilder};
 use crate::apparmor::Confinement;
 use crate::runtime::dir::ContainerDir;
 use crate::runtime::mounts;
-use crate::store::{Container, Network};
+use crate::store::{Container, Network, ProcessId};
 
+use super::pod::place_of;
 use super::spec::{SpecContext, config_json};
 use super::{ContainerError, ContainerService, cgroup};
 
@@ -21,17 +22,23 @@ const FALLBACK_RESOLVER: Ipv4Addr = Ipv4Addr::new(8, 8, 8, 8);
 impl ContainerService {
     /// Writes everything that the runtime reads. On a restart the same is written again: the host's address, and with
     /// it a hook's URL, may have changed.
-    pub(super) async fn write_bundle(&self, container: &Container) -> Result<(), ContainerError> {
+    pub(super) async fn write_bundle(
+        &self,
+        container: &Container,
+        host: Option<&ProcessId>,
+    ) -> Result<(), ContainerError> {
         let snapshot = self.snapshot();
-        let network = container
-            .attachment
+        let place = place_of(&snapshot, container).cloned();
+        let network = place
             .as_ref()
-            .and_then(|a| snapshot.networks().get(&a.network))
+            .and_then(|place| snapshot.networks().get(&place.network))
             .cloned();
         let default = snapshot.networks().get(&self.0.settings.default_network).cloned();
         let uplink = self.0.services.networks.uplink().borrow().clone();
         let (container, settings) = (container.clone(), self.0.settings.clone());
         let lower_dirs = self.0.services.images.lower_dirs(&container.layers);
+        let roots = self.mount_roots(container.pod_id.as_deref());
+        let host = host.map(|host| host.pid);
         let dir = self.dir(&container.id);
         super::blocking(move || {
             let gateway = network.as_ref().map(|n| n.gateway);
@@ -41,13 +48,14 @@ impl ContainerService {
             if is_new {
                 inherit_root(&dir.diff(), &lower_dirs)?;
             }
-            write_etc(&dir, &container, gateway)?;
+            write_etc(&dir, &container, place.map(|place| place.address), gateway)?;
             cgroup::create(&container.id)?;
             let gateway_or_none = gateway.unwrap_or(Ipv4Addr::UNSPECIFIED);
             let context = SpecContext {
                 dir: &dir,
                 lower_dirs: &lower_dirs,
-                mounts: mounts(&container.mounts, &settings.root)?,
+                mounts: mounts(&container.mounts, &roots)?,
+                host,
                 gateway: gateway_or_none,
                 prefix_len: network.as_ref().map_or(24, |n| n.subnet.prefix_len()),
                 host_interface: uplink.as_ref().map_or("", |u| &u.interface),
@@ -71,18 +79,37 @@ fn host_address(uplink: Option<Ipv4Addr>, default: Option<&Network>, gateway: Ip
     uplink.or(default.map(|n| n.gateway)).unwrap_or(gateway)
 }
 
-/// Checks mount strings against the policy and the host's files (`contract/runtime.md` 5.4). `root` is the daemon's own
-/// directory, which no container may see.
-pub(super) fn mounts(texts: &[String], root: &Path) -> Result<Vec<Mount>, ContainerError> {
-    let own = [root.to_owned()];
+/// Directories of the daemon, as far as mounts are concerned.
+#[derive(Debug)]
+pub(super) struct MountRoots {
+    /// No container may see anything of these.
+    denied: Vec<PathBuf>,
+    /// Except this: volumes of the container's own pod.
+    own: Option<PathBuf>,
+}
+
+impl ContainerService {
+    pub(super) fn mount_roots(&self, pod_id: Option<&str>) -> MountRoots {
+        let settings = &self.0.settings;
+        MountRoots {
+            denied: vec![settings.root.clone(), settings.pod_root.clone()],
+            own: pod_id.map(|id| settings.pod_root.join(id).join("volumes")),
+        }
+    }
+}
+
+/// Checks mount strings against the policy and the host's files (`contract/runtime.md` 5.4).
+pub(super) fn mounts(texts: &[String], roots: &MountRoots) -> Result<Vec<Mount>, ContainerError> {
     texts
         .iter()
-        .map(|text| mount(text, &own).map_err(ContainerError::InvalidMount))
+        .map(|text| mount(text, roots).map_err(ContainerError::InvalidMount))
         .collect()
 }
 
-fn mount(text: &str, denied: &[PathBuf]) -> Result<Mount, String> {
+fn mount(text: &str, roots: &MountRoots) -> Result<Mount, String> {
     let mount = mounts::parse(text).map_err(|e| e.to_string())?;
+    let is_own = roots.own.as_ref().is_some_and(|own| mount.source.starts_with(own));
+    let denied = if is_own { &[][..] } else { &roots.denied[..] };
     let source = mount.open_source(denied).map_err(|e| e.to_string())?;
     let (kind, options) = mount.to_config(source.directory);
     MountBuilder::default()
@@ -126,19 +153,24 @@ fn inherit_root(upper: &Path, lower_dirs: &[PathBuf]) -> Result<(), ContainerErr
     Ok(())
 }
 
-fn write_etc(dir: &ContainerDir, container: &Container, gateway: Option<Ipv4Addr>) -> Result<(), ContainerError> {
-    let hostname = container.options.hostname.as_ref().unwrap_or(&container.id);
+fn write_etc(
+    dir: &ContainerDir,
+    container: &Container,
+    address: Option<Ipv4Addr>,
+    gateway: Option<Ipv4Addr>,
+) -> Result<(), ContainerError> {
+    let name = container.options.hostname.as_ref().unwrap_or(&container.id);
     let mut hosts = "127.0.0.1 localhost\n".to_owned();
-    if let Some(attachment) = &container.attachment {
-        hosts.push_str(&format!("{} {hostname}\n", attachment.address));
+    if let Some(address) = address {
+        hosts.push_str(&format!("{address} {name}\n"));
     }
     let resolver = gateway.unwrap_or(FALLBACK_RESOLVER);
-    for (name, text) in [
+    for (file, text) in [
         ("hosts", hosts),
-        ("hostname", format!("{hostname}\n")),
+        ("hostname", format!("{name}\n")),
         ("resolv.conf", format!("nameserver {resolver}\n")),
     ] {
-        replace(&dir.etc().join(name), 0o644, &text)?;
+        replace(&dir.etc().join(file), 0o644, &text)?;
     }
     Ok(())
 }

@@ -10,11 +10,11 @@ use crate::metrics::Verb;
 use crate::network::ipam;
 use crate::store::{
     Attachment, Claim, Container, ContainerOptions, ContainerState, Forward, Image, ImageRunConfig, Network, Operation,
-    ProcessSpec, Protocol, Retries, Txn,
+    Pod, PodGoal, ProcessSpec, Protocol, PullPolicy, Retries, Txn,
 };
 
 use super::request::{effective_command, environment, parse_ports};
-use super::{ContainerError, ContainerService, CreateRequest, bundle, names, options, transitions};
+use super::{ContainerError, ContainerService, CreateRequest, PodPart, PodRole, bundle, names, options, transitions};
 
 /// How often an image that vanishes between pull and use is asked for again.
 const ENSURE_TRIES: usize = 3;
@@ -22,46 +22,52 @@ const ENSURE_TRIES: usize = 3;
 /// A request whose every part was checked without looking at an image.
 #[derive(Clone)]
 struct Wish {
-    reference: ImageRef,
+    /// `None` for the built-in image.
+    reference: Option<ImageRef>,
     name: String,
-    network: String,
+    /// `None` for a member of a pod, which has no place of its own.
+    network: Option<String>,
     forwards: Vec<Forward>,
     options: ContainerOptions,
     request: CreateRequest,
+    part: Option<PodPart>,
 }
 
 impl ContainerService {
     /// Makes a container that waits for its start and returns its id. A failure leaves nothing behind.
     pub async fn create(&self, request: CreateRequest) -> Result<String, ContainerError> {
+        self.create_as(request, None).await
+    }
+
+    pub(super) async fn create_as(
+        &self,
+        request: CreateRequest,
+        part: Option<PodPart>,
+    ) -> Result<String, ContainerError> {
         let service = self.clone();
         self.detached(Verb::ContainerCreate, async move {
-            let wish = service.check(request).await?;
+            let wish = service.check(request, part).await?;
+            let mut gone = String::new();
             for _ in 0..ENSURE_TRIES {
-                let image = service
-                    .0
-                    .services
-                    .images
-                    .ensure(&wish.reference, &Platform::host())
-                    .await?;
-                let process = service.process(&wish.request, &image).await?;
+                let image = service.image(&wish).await?;
+                let process = service.process(&wish, &image).await?;
                 match service.create_from(wish.clone(), image, process).await {
                     // Removed or replaced by another request in this moment: the reference may mean a new one now.
-                    Err(ContainerError::ImageGone(_)) => {}
+                    Err(ContainerError::ImageGone(image)) => gone = image,
                     result => return result,
                 }
             }
-            Err(ContainerError::ImageGone(wish.reference.canonical()))
+            Err(ContainerError::ImageGone(gone))
         })
         .await
     }
 
     /// Refuses what cannot work before anything is downloaded. What others may take meanwhile is checked again when it
     /// is reserved.
-    async fn check(&self, request: CreateRequest) -> Result<Wish, ContainerError> {
-        if !request.pod_id.is_empty() {
-            return Err(ContainerError::PodNotFound(request.pod_id));
-        }
-        if !request.name.is_empty() && !names::valid(&request.name) {
+    async fn check(&self, request: CreateRequest, part: Option<PodPart>) -> Result<Wish, ContainerError> {
+        let role = part.as_ref().map(|part| &part.role);
+        let is_infra = matches!(role, Some(PodRole::Infra));
+        if !request.name.is_empty() && !is_infra && !names::valid(&request.name) {
             return Err(ContainerError::InvalidName(request.name));
         }
         if let (true, Confinement::Unconfined(reason)) =
@@ -76,31 +82,28 @@ impl ContainerService {
         if snapshot.holder(&Claim::ContainerName(request.name.clone())).is_some() {
             return Err(ContainerError::NameTaken(request.name));
         }
-        let reference = ImageRef::parse(&request.image)?;
-        let options = options::check(&request.options)?;
-        let forwards = parse_ports(&request.ports)?;
-        let reserved = &self.0.settings.reserved_ports;
-        if let Some(f) = forwards
-            .iter()
-            .find(|f| f.protocol == Protocol::Tcp && reserved.contains(&f.host_port))
-        {
-            let holder = "condenser itself".to_owned();
-            return Err(ContainerError::PortTaken {
-                port: f.host_port,
-                protocol: f.protocol,
-                holder,
-            });
-        }
-        let network = if request.network.is_empty() {
-            self.0.settings.default_network.clone()
-        } else {
-            request.network.clone()
+        let reference = match is_infra && request.image.is_empty() {
+            true => None,
+            false => Some(ImageRef::parse(&request.image)?),
         };
-        if snapshot.networks().get(&network).is_none() {
-            return Err(ContainerError::NetworkNotFound(network));
+        let mut options = match role {
+            Some(PodRole::Member { options, .. }) => ContainerOptions::clone(options),
+            _ => options::check(&request.options)?,
+        };
+        if let Some(part) = &part {
+            options.hostname = Some(part.host_name.clone());
         }
-        let (mounts, root) = (request.mounts.clone(), self.0.settings.root.clone());
-        super::blocking(move || bundle::mounts(&mounts, &root).map(drop)).await?;
+        let forwards = parse_ports(&request.ports)?;
+        self.refuse_reserved(&forwards)?;
+        let network = match role {
+            None | Some(PodRole::Infra) => Some(self.network(&request.network)?),
+            Some(PodRole::Member { .. } | PodRole::Added) => None,
+        };
+        let (mounts, roots) = (
+            request.mounts.clone(),
+            self.mount_roots(part.as_ref().map(|p| &p.pod_id[..])),
+        );
+        super::blocking(move || bundle::mounts(&mounts, &roots).map(drop)).await?;
         Ok(Wish {
             reference,
             name: request.name.clone(),
@@ -108,13 +111,63 @@ impl ContainerService {
             forwards,
             options,
             request,
+            part,
         })
     }
 
+    fn network(&self, requested: &str) -> Result<String, ContainerError> {
+        let network = match requested {
+            "" => &self.0.settings.default_network,
+            named => named,
+        };
+        match self.snapshot().networks().get(network) {
+            Some(network) => Ok(network.name.clone()),
+            None => Err(ContainerError::NetworkNotFound(network.to_owned())),
+        }
+    }
+
+    pub(super) fn refuse_reserved(&self, forwards: &[Forward]) -> Result<(), ContainerError> {
+        let reserved = &self.0.settings.reserved_ports;
+        let mut taken = forwards
+            .iter()
+            .filter(|f| f.protocol == Protocol::Tcp && reserved.contains(&f.host_port));
+        taken.next().map_or(Ok(()), |f| {
+            let holder = "condenser itself".to_owned();
+            Err(ContainerError::PortTaken {
+                port: f.host_port,
+                protocol: f.protocol,
+                holder,
+            })
+        })
+    }
+
+    async fn image(&self, wish: &Wish) -> Result<Arc<Image>, ContainerError> {
+        let images = &self.0.services.images;
+        let Some(reference) = &wish.reference else {
+            return Ok(images.pause());
+        };
+        let pull = match wish.part.as_ref().map(|part| &part.role) {
+            Some(PodRole::Member { pull, .. }) => *pull,
+            _ => PullPolicy::IfNotPresent,
+        };
+        let image = match pull {
+            PullPolicy::IfNotPresent => images.ensure(reference, &Platform::host()).await,
+            PullPolicy::Always => images.pull(reference, &Platform::host()).await,
+            PullPolicy::Never => images.get(reference),
+        };
+        Ok(image?)
+    }
+
     /// What runs: the request over the image configuration.
-    async fn process(&self, request: &CreateRequest, image: &Image) -> Result<ProcessSpec, ContainerError> {
-        let config: &ImageRunConfig = &image.config;
-        let args = effective_command(&request.options.entrypoint, &request.command, config)?;
+    async fn process(&self, wish: &Wish, image: &Image) -> Result<ProcessSpec, ContainerError> {
+        let (request, config): (_, &ImageRunConfig) = (&wish.request, &image.config);
+        let entrypoint = match wish.part.as_ref().map(|part| &part.role) {
+            Some(PodRole::Member {
+                keep_entrypoint: true, ..
+            }) => &config.entrypoint,
+            _ => &request.options.entrypoint,
+        };
+        let args = effective_command(entrypoint, &request.command, config)?;
         let (env, ignored) = environment(&config.env, &request.env);
         if !ignored.is_empty() {
             // Their values may be secrets, their names are not known: only the number is said.
@@ -178,50 +231,43 @@ impl ContainerService {
             if !still_present(t, &image) {
                 return Err(ContainerError::ImageGone(image.id.clone()));
             }
-            let network = t
-                .get::<Network>(&wish.network)
-                .ok_or_else(|| ContainerError::NetworkNotFound(wish.network.clone()))?;
-            let address =
-                ipam::lowest_free(t.snapshot(), &network).ok_or_else(|| ContainerError::SubnetFull(network.subnet))?;
-            let row = new_row(
-                t,
-                id,
-                wish,
-                &image,
-                process,
-                Attachment {
-                    network: network.name.clone(),
-                    address,
-                },
-            );
+            let attachment = wish.network.as_ref().map(|network| attach(t, network)).transpose()?;
+            if let Some(part) = &wish.part
+                && t.get::<Pod>(&part.pod_id)
+                    .is_none_or(|pod| pod.goal == PodGoal::Removed)
+            {
+                return Err(ContainerError::PodNotFound(part.pod_id.clone()));
+            }
+            let row = new_row(t, id, wish, &image, process, attachment);
             t.put(row).map_err(|taken| ContainerError::taken(taken, t.snapshot()))
         });
         reserve.await
     }
 
-    /// Everything after the row: directory, rules, runtime. The caller undoes it as a whole.
-    async fn set_up(&self, container: &Container) -> Result<(), ContainerError> {
-        self.write_bundle(container).await?;
+    /// Everything after the row: directory, rules, runtime, and the state it leads to, with which the operation is over.
+    /// Hooks have normally told of the state already. The caller undoes it as a whole.
+    pub(super) async fn set_up(&self, container: &Container) -> Result<(), ContainerError> {
+        let host = self.host_of(container)?;
+        self.write_bundle(container, host.as_ref()).await?;
         self.0.services.firewall.apply().await?;
-        self.runtime_create(container).await
-    }
-
-    /// The runtime's create, and the state it leads to, with which the operation is over. Hooks have normally told of the
-    /// state already.
-    pub(super) async fn runtime_create(&self, container: &Container) -> Result<(), ContainerError> {
-        self.0
-            .services
-            .runtime
-            .create(&container.id, container.tty)
+        let (id, runtime) = (container.id.clone(), &self.0.services.runtime);
+        runtime
+            .create(&id, container.tty)
             .await
             .map_err(|source| ContainerError::Runtime {
                 step: "create container failed",
                 source,
             })?;
-        let process = self.runtime_process(&container.id).await;
-        let id = container.id.clone();
+        if let (Some(host), Some(pod)) = (&host, &container.pod_id)
+            && !host.is_alive()
+        {
+            self.delete_in_runtime(&id).await?;
+            return Err(ContainerError::NoInfra(pod.clone()));
+        }
+        let process = self.runtime_process(&id).await;
         self.update(&id, move |c| {
             transitions::created(c, process, Timestamp::now());
+            c.joined = host;
             c.certificate_due = false;
             c.operation = None;
             Ok(())
@@ -232,7 +278,27 @@ impl ContainerService {
     }
 }
 
-fn new_row(t: &Txn, id: String, wish: Wish, image: &Image, spec: ProcessSpec, attachment: Attachment) -> Container {
+/// The lowest free address of a network.
+fn attach(t: &Txn, network: &str) -> Result<Attachment, ContainerError> {
+    let network = t
+        .get::<Network>(network)
+        .ok_or_else(|| ContainerError::NetworkNotFound(network.to_owned()))?;
+    let address =
+        ipam::lowest_free(t.snapshot(), &network).ok_or_else(|| ContainerError::SubnetFull(network.subnet))?;
+    Ok(Attachment {
+        network: network.name.clone(),
+        address,
+    })
+}
+
+fn new_row(
+    t: &Txn,
+    id: String,
+    wish: Wish,
+    image: &Image,
+    spec: ProcessSpec,
+    attachment: Option<Attachment>,
+) -> Container {
     let now = Timestamp::now();
     let name = if wish.name.is_empty() {
         names::fresh_name(t.snapshot())
@@ -242,7 +308,7 @@ fn new_row(t: &Txn, id: String, wish: Wish, image: &Image, spec: ProcessSpec, at
     Container {
         id,
         name,
-        pod_id: None,
+        pod_id: wish.part.as_ref().map(|part| part.pod_id.clone()),
         bottle_id: None,
         spiffe_id: None,
         state: ContainerState::Creating,
@@ -256,12 +322,14 @@ fn new_row(t: &Txn, id: String, wish: Wish, image: &Image, spec: ProcessSpec, at
         mounts: wish.request.mounts,
         tty: wish.request.tty,
         options: wish.options,
-        stopped_by_user: false,
+        // A member that a client made waits for its client, also in a running pod.
+        stopped_by_user: wish.part.is_some_and(|part| matches!(part.role, PodRole::Added)),
         restarts: 0,
         retries: Retries::default(),
         health: None,
         readiness: None,
-        attachment: Some(attachment),
+        joined: None,
+        attachment,
         forwards: wish.forwards,
         certificate_due: true,
         creating_at: Some(now),

@@ -20,6 +20,9 @@ pub enum ContainerError {
     /// The pod does not exist.
     #[error("pod: {0} not found")]
     PodNotFound(String),
+    /// A member of a pod whose infra container does not run, or ended meanwhile.
+    #[error("pod {0} has no running infra container to join; start the pod")]
+    NoInfra(String),
     /// A name outside the grammar, or reserved.
     #[error(
         "invalid container name: {0:?}; use up to 128 letters, digits, '_', '.', '-', beginning with a letter or digit"

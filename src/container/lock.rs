@@ -31,6 +31,21 @@ impl KeyedLocks {
         guard.held = Some(lock.lock_owned().await);
         guard
     }
+
+    /// The lock of `key`, unless somebody holds it.
+    pub fn try_lock(&self, key: &str) -> Option<KeyGuard> {
+        let lock = {
+            let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            locks.entry(key.to_owned()).or_default().clone()
+        };
+        let mut guard = KeyGuard {
+            locks: self.0.clone(),
+            key: key.to_owned(),
+            held: None,
+        };
+        guard.held = Some(lock.try_lock_owned().ok()?);
+        Some(guard)
+    }
 }
 
 impl Drop for KeyGuard {

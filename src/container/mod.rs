@@ -23,10 +23,11 @@ mod error;
 mod exec;
 mod health;
 mod hooks;
-mod lock;
+pub(crate) mod lock;
 mod logs;
 mod names;
 mod options;
+mod pod;
 mod recover;
 mod request;
 mod restart;
@@ -57,9 +58,10 @@ pub use error::ContainerError;
 pub use exec::ExecRequest;
 pub use health::Prober;
 pub use logs::{DEFAULT_LINES, LogRequest, MAX_LINES};
-pub use names::INFRA_PREFIX;
+pub use names::{INFRA_PREFIX, valid as valid_name};
 pub use options::{HealthCheckRequest, OptionsRequest, RestartRequest};
-pub use request::CreateRequest;
+pub use pod::{PodPart, PodRole};
+pub use request::{CreateRequest, parse_ports};
 pub use restart::{DELAYS, Restarter};
 pub use spec::HookSettings;
 
@@ -71,6 +73,8 @@ const MIN_PREFIX: usize = 4;
 pub struct ContainerSettings {
     /// Directory of the container directories.
     pub root: PathBuf,
+    /// Directory of the pods' own directories.
+    pub pod_root: PathBuf,
     /// Volatile directory of the runtime, looked at for leftovers.
     pub runtime_run_dir: PathBuf,
     /// Network of a container that names none.

@@ -25,8 +25,6 @@ pub struct CreateRequest {
     pub tty: bool,
     /// Name; empty for a random one.
     pub name: String,
-    /// Pod to join.
-    pub pod_id: String,
     /// Limits and other choices.
     pub options: OptionsRequest,
 }

@@ -47,6 +47,8 @@ pub struct SpecContext<'a> {
     pub lower_dirs: &'a [PathBuf],
     /// Bind mounts, checked.
     pub mounts: Vec<Mount>,
+    /// Pid of the infra process whose namespaces the container joins, for a member of a pod.
+    pub host: Option<i32>,
     /// Address of the container's bridge.
     pub gateway: Ipv4Addr,
     /// Prefix length of its network.
@@ -74,7 +76,7 @@ pub fn config_json(container: &Container, context: &SpecContext<'_>) -> Result<V
         .hostname(container.options.hostname.as_ref().unwrap_or(&container.id))
         .mounts(context.mounts.clone())
         .process(process(container)?)
-        .linux(linux(container)?)
+        .linux(linux(container, context.host)?)
         .hooks(
             HooksBuilder::default()
                 .create_runtime(vec![
@@ -141,7 +143,7 @@ fn capabilities(options: &ContainerOptions) -> HashSet<Capability> {
     }
 }
 
-fn linux(container: &Container) -> Result<oci_spec::runtime::Linux, OciSpecError> {
+fn linux(container: &Container, host: Option<i32>) -> Result<oci_spec::runtime::Linux, OciSpecError> {
     let options = &container.options;
     let resources = LinuxResourcesBuilder::default()
         .memory(
@@ -175,7 +177,7 @@ fn linux(container: &Container) -> Result<oci_spec::runtime::Linux, OciSpecError
     LinuxBuilder::default()
         .cgroups_path(format!("/raind/{}", container.id))
         .resources(resources)
-        .namespaces(namespaces()?)
+        .namespaces(namespaces(host)?)
         .uid_mappings(identity.clone())
         .gid_mappings(identity)
         .seccomp(seccomp()?)
@@ -184,12 +186,23 @@ fn linux(container: &Container) -> Result<oci_spec::runtime::Linux, OciSpecError
         .build()
 }
 
-fn namespaces() -> Result<Vec<LinuxNamespace>, OciSpecError> {
+/// All of its own; or those that the containers of a pod share by the paths of the one that holds them, the user
+/// namespace first, because the others belong to it.
+fn namespaces(host: Option<i32>) -> Result<Vec<LinuxNamespace>, OciSpecError> {
     use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network, Pid, User, Uts};
-    [Mount, Network, Uts, Pid, Ipc, User, Cgroup]
-        .into_iter()
-        .map(|kind| LinuxNamespaceBuilder::default().typ(kind).build())
-        .collect()
+    let own = |kind| LinuxNamespaceBuilder::default().typ(kind).build();
+    let Some(host) = host else {
+        return [Mount, Network, Uts, Pid, Ipc, User, Cgroup]
+            .into_iter()
+            .map(own)
+            .collect();
+    };
+    let shared = [(User, "user"), (Network, "net"), (Ipc, "ipc"), (Uts, "uts")];
+    let joined = shared.into_iter().map(|(kind, file)| {
+        let path = format!("/proc/{host}/ns/{file}");
+        LinuxNamespaceBuilder::default().typ(kind).path(path).build()
+    });
+    joined.chain([Mount, Pid, Cgroup].into_iter().map(own)).collect()
 }
 
 fn seccomp() -> Result<LinuxSeccomp, OciSpecError> {
@@ -303,6 +316,10 @@ mod tests {
     use crate::store::tests::container;
 
     fn rendered() -> Value {
+        rendered_in(None)
+    }
+
+    fn rendered_in(host: Option<i32>) -> Value {
         let dir = ContainerDir::new(Path::new("/etc/raind/container"), "01abcdefghjk");
         let hooks = HookSettings {
             agent: "/usr/local/bin/condenser-hook-agent".into(),
@@ -315,6 +332,7 @@ mod tests {
             dir: &dir,
             lower_dirs: &["/etc/raind/image/l/AB".into(), "/etc/raind/image/l/CD".into()],
             mounts: Vec::new(),
+            host,
             gateway: [10, 166, 0, 254].into(),
             prefix_len: 24,
             host_interface: "ens3",
@@ -322,7 +340,10 @@ mod tests {
             apparmor: false,
             hooks: &hooks,
         };
-        let mut c = container("01abcdefghjk", "web").address("10.166.0.7");
+        let mut c = container("01abcdefghjk", "web");
+        if host.is_none() {
+            c = c.address("10.166.0.7");
+        }
         c.spec.args = vec!["/bin/sh".into(), "-c".into(), "echo 'a  b'\n".into()];
         config_json(&c, &context).unwrap()
     }
@@ -340,6 +361,31 @@ mod tests {
     #[test]
     fn the_document_is_the_superset_of_the_contract() {
         insta::assert_json_snapshot!(sorted(rendered()));
+    }
+
+    #[test]
+    fn a_member_of_a_pod_joins_by_path_and_has_no_address() {
+        let value = rendered_in(Some(4711));
+        let namespaces = value["linux"]["namespaces"].as_array().unwrap();
+        let said: Vec<String> = namespaces
+            .iter()
+            .map(|n| format!("{} {}", n["type"].as_str().unwrap(), n["path"].as_str().unwrap_or("-")))
+            .collect();
+        assert_eq!(
+            said,
+            [
+                "user /proc/4711/ns/user",
+                "network /proc/4711/ns/net",
+                "ipc /proc/4711/ns/ipc",
+                "uts /proc/4711/ns/uts",
+                "mount -",
+                "pid -",
+                "cgroup -"
+            ]
+        );
+        assert!(value["linux"]["uidMappings"].is_array());
+        let net: Value = serde_json::from_str(value["annotations"]["io.raind.net.config"].as_str().unwrap()).unwrap();
+        assert_eq!(net["interface"]["ipv4"], json!({ "address": "", "gateway": "" }));
     }
 
     #[test]

@@ -73,12 +73,9 @@ impl ContainerService {
                 Ok(c.clone())
             })
             .await?;
-        let made = async {
-            self.write_bundle(&row).await?;
-            self.0.services.firewall.apply().await?;
-            self.runtime_create(&row).await
+        let Err(error) = self.set_up(&row).await else {
+            return Ok(());
         };
-        let Err(error) = made.await else { return Ok(()) };
         tracing::warn!(container.id = %row.id, %error, "restart failed, the container stays stopped");
         let before = container.clone();
         self.update(&container.id, move |c| {
@@ -109,6 +106,7 @@ impl ContainerService {
         let process = self.runtime_process(id).await;
         self.update(id, move |c| {
             transitions::running(c, process, Timestamp::now());
+            c.stopped_by_user = false;
             Ok(())
         })
         .await?;

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::metrics::Verb;
 use crate::runtime::StopRequest;
-use crate::store::{ContainerOptions, ContainerState};
+use crate::store::ContainerOptions;
 
 use super::{ContainerError, ContainerService, refuse_managed, restart, transitions};
 
@@ -38,24 +38,6 @@ impl ContainerService {
             service.end_process(&id).await?;
             tracing::info!(container.id = %id, "container stopped");
             Ok(id)
-        })
-        .await
-    }
-
-    /// Ends the process of a container for the daemon: its restart policy decides what comes next. A container that has
-    /// ended already is as it should be. Also ends what a bottle manages.
-    pub async fn end(&self, id: &str) -> Result<(), ContainerError> {
-        let (service, id) = (self.clone(), id.to_owned());
-        self.detached(Verb::ContainerStop, async move {
-            let _lock = service.0.locks.lock(&id).await;
-            let container = service.find(&id)?;
-            if container.state == ContainerState::Stopped {
-                return Ok(());
-            }
-            transitions::check_allowed("stop", &container)?;
-            service.end_process(&id).await?;
-            tracing::info!(container.id = %id, "container ended by the daemon");
-            Ok(())
         })
         .await
     }

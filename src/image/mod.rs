@@ -23,6 +23,7 @@ mod download;
 mod error;
 mod layers;
 mod manifest;
+mod pause;
 mod platform;
 mod pull;
 mod reference;
@@ -89,6 +90,7 @@ struct Inner {
     layers: Arc<LayerStore>,
     registry: Registry,
     downloads: Semaphore,
+    pause: Arc<Image>,
     flights: Mutex<HashMap<(ImageRef, Platform), Flight>>,
 }
 
@@ -103,10 +105,12 @@ impl ImageService {
     /// Makes the directories of the store. Must be followed by [`ImageService::recover`] before anything else.
     pub fn new(settings: ImageSettings, store: Store, activity: Activity) -> Result<Self, ImageError> {
         let layers = Arc::new(LayerStore::open(&settings.root)?);
+        let archive = pause::archive()?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self(Arc::new(Inner {
             registry: Registry::new(settings.insecure_registries.clone()),
             downloads: Semaphore::new(MAX_DOWNLOADS.min(cores + 1)),
+            pause: Arc::new(pause::image(Digest::of(&archive), archive.len())),
             flights: Mutex::default(),
             settings,
             store,
@@ -119,8 +123,17 @@ impl ImageService {
     /// called once, before anything else.
     pub async fn recover(&self) -> Result<(), ImageError> {
         let layers = self.0.layers.clone();
-        blocking(move || layers.clear_staging()).await?;
+        blocking(move || {
+            layers.clear_staging()?;
+            unpack_pause(&layers)
+        })
+        .await?;
         self.0.sweep().await
+    }
+
+    /// The built-in image of infra containers. It has no row, and its layer is always there.
+    pub fn pause(&self) -> Arc<Image> {
+        self.0.pause.clone()
     }
 
     /// Pulls an image. Always asks the registry; whoever asks for the same while it runs shares the result. It goes on
@@ -255,7 +268,7 @@ impl ImageService {
 /// this: between [`ImageService::ensure`] and the transaction the image may have been removed or replaced, and its
 /// layers be gone.
 pub fn still_present(t: &Txn, image: &Image) -> bool {
-    t.get::<Image>(&image.id).is_some_and(|row| row.layers == image.layers)
+    pause::is_builtin(image) || t.get::<Image>(&image.id).is_some_and(|row| row.layers == image.layers)
 }
 
 /// Ends a flight, even by a panic: the next to ask starts a new one.
@@ -273,8 +286,13 @@ impl Drop for Landing<'_> {
 
 impl Inner {
     async fn sweep(&self) -> Result<(), ImageError> {
-        let (layers, store) = (self.layers.clone(), self.store.clone());
-        blocking(move || layers.sweep(|| needed(&store.snapshot()))).await
+        let (layers, store, pause) = (self.layers.clone(), self.store.clone(), self.pause.clone());
+        let needed = move || {
+            let mut needed = needed(&store.snapshot());
+            needed.extend(pause.layers.iter().filter_map(|l| l.diff_id.parse::<Digest>().ok()));
+            needed
+        };
+        blocking(move || layers.sweep(needed)).await
     }
 }
 
@@ -289,6 +307,19 @@ fn needed(snapshot: &Snapshot) -> HashSet<Digest> {
     layers
         .chain(snapshot.images().iter().flat_map(|i| document_digests(i)))
         .collect()
+}
+
+/// Puts the layer of the built-in image into the store, if it is not there.
+fn unpack_pause(layers: &LayerStore) -> std::io::Result<()> {
+    let archive = pause::archive()?;
+    let diff_id = Digest::of(&archive);
+    if layers.has_layer(&diff_id)? {
+        return Ok(());
+    }
+    let staged = layers.stage()?;
+    unpack::unpack(&archive[..], staged.path(), u64::MAX).map_err(std::io::Error::other)?;
+    layers.publish_layer(staged, &diff_id)?;
+    layers.sync()
 }
 
 fn document_digests(image: &Image) -> impl Iterator<Item = Digest> {

@@ -23,6 +23,8 @@ const DENIED_SOURCES: [&str; 11] = [
     "/usr/local/bin",
     "/etc/raind",
 ];
+/// Where pods have their volumes, of all that is denied the one thing that containers may have.
+const PODS: &str = "/etc/raind/pod";
 /// Places in the container that nothing may be bound to. `/` itself is refused too.
 const DENIED_DESTINATIONS: [&str; 6] = ["/proc", "/sys", "/dev", "/run", "/var/run", "/boot"];
 const OPTIONS: [&str; 9] = [
@@ -180,7 +182,16 @@ fn new<'a>(source: &str, destination: &str, options: impl Iterator<Item = &'a st
 }
 
 fn source_denied(path: &Path) -> bool {
-    path == Path::new("/") || DENIED_SOURCES.iter().any(|denied| path.starts_with(denied))
+    path == Path::new("/") || !is_pod_volume(path) && DENIED_SOURCES.iter().any(|denied| path.starts_with(denied))
+}
+
+/// `<pods>/<id>/volumes/<name>` and what is in it. The daemon lets a container have only those of its own pod.
+fn is_pod_volume(path: &Path) -> bool {
+    let Ok(rest) = path.strip_prefix(PODS) else {
+        return false;
+    };
+    let mut parts = rest.components();
+    parts.next().is_some() && parts.next() == Some(Component::Normal("volumes".as_ref())) && parts.next().is_some()
 }
 
 fn destination_denied(path: &Path) -> bool {
@@ -262,6 +273,21 @@ mod tests {
     fn destinations_on_the_list_are_refused(#[case] destination: &str) {
         let expected = format!("invalid mount destination: {destination}");
         assert_eq!(message(&format!("/srv:{destination}")), expected);
+    }
+
+    #[test]
+    fn volumes_of_pods_are_the_exception() {
+        parse("/etc/raind/pod/01kh/volumes/data:/d").unwrap();
+        parse("/etc/raind/pod/01kh/volumes/data/sub:/d").unwrap();
+        for source in [
+            "pod",
+            "pod/01kh",
+            "pod/01kh/volumes",
+            "pod/01kh/other/data",
+            "pod/a/volumes/../..",
+        ] {
+            parse(&format!("/etc/raind/{source}:/d")).unwrap_err();
+        }
     }
 
     #[test]

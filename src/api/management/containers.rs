@@ -1,6 +1,7 @@
 //! `/v1/containers` (`contract/api.md` 5).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv4Addr;
 
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,7 @@ use super::Management;
 use crate::api::time::rfc3339;
 use crate::api::{ApiError, AuditEntry, Failure, OptionalJson, PathParams, StrictJson, Success, SuccessBody, success};
 use crate::container::{CreateRequest, HealthCheckRequest, OptionsRequest, RestartRequest};
+use crate::pod::PodError;
 use crate::store::{Container, Health, Protocol};
 
 /// A container as clients see it.
@@ -83,8 +85,9 @@ pub struct ForwardView {
     protocol: Protocol,
 }
 
-impl From<&Container> for ContainerView {
-    fn from(c: &Container) -> Self {
+impl ContainerView {
+    /// `address` is that of its pod, for a member of one.
+    fn new(c: &Container, address: Option<Ipv4Addr>) -> Self {
         let exit = c.exit.as_ref();
         Self {
             container_id: c.id.clone(),
@@ -95,10 +98,7 @@ impl From<&Container> for ContainerView {
             image_repository: c.image_repository.clone(),
             image_reference: c.image_reference.clone(),
             command: c.spec.args.clone(),
-            address: c
-                .attachment
-                .as_ref()
-                .map_or_else(String::new, |a| a.address.to_string()),
+            address: address.map_or_else(String::new, |address| address.to_string()),
             forwards: c
                 .forwards
                 .iter()
@@ -233,7 +233,6 @@ impl From<CreateBody> for CreateRequest {
             network: b.network,
             tty: b.tty,
             name: b.name,
-            pod_id: b.pod_id,
             options: OptionsRequest {
                 entrypoint: b.entrypoint,
                 user: b.user,
@@ -306,12 +305,15 @@ fn of(parameter: &str) -> impl Fn(crate::container::ContainerError) -> ApiError 
 #[utoipa::path(get, path = "/v1/containers", tag = "containers",
     responses((status = 200, body = SuccessBody<Vec<ContainerView>>)))]
 pub async fn list(State(m): State<Management>) -> Success<SuccessBody<Vec<ContainerView>>> {
-    let views = m
-        .containers
-        .list()
+    let containers = m.containers.list();
+    let own = |c: &Container| c.attachment.as_ref().map(|a| a.address);
+    // Of all containers of a pod only infra has an address.
+    let of_pods: HashMap<&str, Ipv4Addr> = containers
         .iter()
-        .map(|c| ContainerView::from(c.as_ref()))
+        .filter_map(|c| Some((c.pod_id.as_deref()?, own(c)?)))
         .collect();
+    let address = |c: &Container| own(c).or_else(|| of_pods.get(c.pod_id.as_deref()?).copied());
+    let views = containers.iter().map(|c| ContainerView::new(c, address(c))).collect();
     success("retrieve container list success", views)
 }
 
@@ -329,7 +331,7 @@ pub async fn get(
     let container = m.containers.find(&id)?;
     Ok(success(
         "retrieve container info success",
-        ContainerView::from(container.as_ref()),
+        ContainerView::new(&container, m.containers.address(&container)),
     ))
 }
 
@@ -346,7 +348,7 @@ pub async fn create(
     body: Result<StrictJson<CreateBody>, ApiError>,
 ) -> Result<Success<SuccessBody<Id>>, ApiError> {
     let no_id = json!({ "id": "" });
-    let StrictJson(body) = body.map_err(|e| e.with_data(no_id.clone()))?;
+    let StrictJson(mut body) = body.map_err(|e| e.with_data(no_id.clone()))?;
     entry.target(|target| {
         target.container_name = body.name.clone();
         target.image_ref = body.image.clone();
@@ -356,13 +358,19 @@ pub async fn create(
         target.network = body.network.clone();
         target.tty = body.tty;
     });
-    let id = m
-        .containers
-        .create(body.into())
-        .await
-        .map_err(|e| ApiError::from(e).prefixed("service failed: ").with_data(no_id))?;
+    let pod = std::mem::take(&mut body.pod_id);
+    let created = match &pod[..] {
+        "" => m.containers.create(body.into()).await.map_err(ApiError::from),
+        pod => create_in_pod(&m, pod, body.into()).await.map_err(ApiError::from),
+    };
+    let id = created.map_err(|e| e.prefixed("service failed: ").with_data(no_id))?;
     entry.target(|target| target.container_id = id.clone());
     Ok(success("cotainer created", Id { id }))
+}
+
+async fn create_in_pod(m: &Management, pod: &str, request: CreateRequest) -> Result<String, PodError> {
+    let pod = m.pods.find(pod, super::pods::DEFAULT_NAMESPACE)?;
+    m.pods.add(&pod.id, request).await
 }
 
 /// Start a created or stopped container

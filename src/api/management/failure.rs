@@ -5,6 +5,7 @@ use crate::container::ContainerError;
 use crate::firewall::NetworksError;
 use crate::image::ImageError;
 use crate::network::NetworkError;
+use crate::pod::PodError;
 use crate::policy::PolicyError;
 
 impl From<ContainerError> for ApiError {
@@ -28,6 +29,7 @@ impl From<ContainerError> for ApiError {
             | E::NameTaken(_)
             | E::PortTaken { .. }
             | E::SubnetFull(_)
+            | E::NoInfra(_)
             | E::AlreadyStarted(_)
             | E::WrongState { .. }
             | E::NotRunning(_)
@@ -87,6 +89,22 @@ impl From<PolicyError> for ApiError {
             E::NotFound(_) | E::Unresolved(_) => Self::not_found(message),
             E::Duplicate(_) | E::ModeAlreadySet(_) => Self::conflict(message),
             E::Firewall(_) | E::Store(_) | E::Taken(_) => Self::internal(message),
+        }
+    }
+}
+
+impl From<PodError> for ApiError {
+    fn from(error: PodError) -> Self {
+        use PodError as E;
+        let message = error.to_string();
+        match error {
+            E::Container(container) => container.into(),
+            E::NotFound(_) => Self::not_found(message),
+            E::NoName | E::InvalidName { .. } | E::InvalidTemplate(_) | E::NoContainerName => {
+                Self::bad_request(message)
+            }
+            E::NameTaken { .. } | E::Owned { .. } | E::BeingRemoved(_) | E::Unsettled(_) => Self::conflict(message),
+            E::Volumes(_) | E::Store(_) | E::Panicked => Self::internal(message),
         }
     }
 }

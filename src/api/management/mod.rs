@@ -12,6 +12,7 @@ mod images;
 mod logs;
 mod metrics;
 mod networks;
+mod pods;
 mod policies;
 mod stats;
 
@@ -27,6 +28,7 @@ use crate::events::Events;
 use crate::firewall::Networks;
 use crate::image::ImageService;
 use crate::metrics::{Activity, Sampler};
+use crate::pod::PodService;
 use crate::policy::PolicyService;
 use crate::store::Store;
 
@@ -36,6 +38,7 @@ use crate::store::Store;
 pub struct Management {
     pub store: Store,
     pub containers: ContainerService,
+    pub pods: PodService,
     pub images: ImageService,
     pub networks: Networks,
     pub policies: PolicyService,
@@ -75,6 +78,10 @@ pub fn routes() -> OpenApiRouter<Management> {
         .routes(routes!(images::list, images::pull, images::remove))
         .routes(routes!(images::status))
         .routes(routes!(images::disk_usage))
+        .routes(routes!(pods::list, pods::create))
+        .routes(routes!(pods::get, pods::remove))
+        .routes(routes!(pods::start))
+        .routes(routes!(pods::stop))
         .routes(routes!(networks::list, networks::create))
         .routes(routes!(networks::delete))
         .routes(routes!(policies::add))

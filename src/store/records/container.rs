@@ -61,6 +61,10 @@ pub struct Container {
     /// How its readiness check goes. `None` without one, and while it does not run.
     #[serde(default)]
     pub readiness: Option<Health>,
+    /// The infra process whose namespaces its process shares since it was created last. `None` for all but members of
+    /// a pod.
+    #[serde(default)]
+    pub joined: Option<ProcessId>,
     /// Its place in a network. `None` for members of a pod.
     pub attachment: Option<Attachment>,
     /// Published ports.

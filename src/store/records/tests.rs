@@ -29,6 +29,7 @@ pub(crate) fn container(id: &str, name: &str) -> Container {
         retries: Retries::default(),
         health: None,
         readiness: None,
+        joined: None,
         attachment: None,
         forwards: Vec::new(),
         certificate_due: false,

@@ -1,0 +1,254 @@
+//! The built-in image of infra containers: one layer with one program, which does nothing until it is told to end.
+//!
+//! The program is an ELF file of a few hundred bytes, put together by the assembler in the daemon's own read-only data:
+//! nothing to download, no second binary, no libc (`docs/decisions/0008-a-pause-program-in-assembler.md`). As the first
+//! process of its container it has the kernel reap its children (SIGCHLD ignored) and waits for SIGTERM or SIGINT,
+//! which it keeps blocked: the kernel does not deliver a signal to an init that has no handler, but queues a blocked one.
+
+use std::arch::global_asm;
+use std::io;
+
+use jiff::Timestamp;
+use tar::{EntryType, Header};
+
+use super::digest::Digest;
+use super::platform::Platform;
+use crate::store::{Image, ImageLayer, ImageRunConfig};
+
+/// How infra containers show it (`contract/api.md` 8).
+const REPOSITORY: &str = "registry.k8s.io/pause";
+const REFERENCE: &str = "3.9";
+/// Name of the program in the image.
+const PROGRAM: &str = "pause";
+
+// The ELF file: header, one program header, code, data, as one loadable segment that is readable and executable.
+// `\machine` is the ELF number of the architecture.
+global_asm!(
+    ".pushsection .rodata.condenser_pause, \"a\"",
+    ".balign 16",
+    ".hidden condenser_pause_start",
+    ".globl condenser_pause_start",
+    "condenser_pause_start:",
+    // ELF header: 64 bits, little-endian, version 1, executable.
+    ".byte 0x7f, 0x45, 0x4c, 0x46, 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0",
+    ".short 2, {machine}",
+    ".long 1",
+    ".quad 0x400000 + (condenser_pause_code - condenser_pause_start)",
+    ".quad 64, 0",
+    ".long 0",
+    ".short 64, 56, 1, 0, 0, 0",
+    // Program header: PT_LOAD, R + X, the whole file at 0x400000, page alignment of all page sizes.
+    ".long 1, 5",
+    ".quad 0, 0x400000, 0x400000",
+    ".quad condenser_pause_end - condenser_pause_start, condenser_pause_end - condenser_pause_start",
+    ".quad 0x10000",
+    "condenser_pause_code:",
+    machine = const MACHINE,
+);
+
+#[cfg(target_arch = "x86_64")]
+const MACHINE: u16 = 62;
+#[cfg(target_arch = "x86_64")]
+global_asm!(
+    // rt_sigaction(SIGCHLD, ignore, 0, 8)
+    "mov eax, 13",
+    "mov edi, 17",
+    "lea rsi, [rip + condenser_pause_ignore]",
+    "xor edx, edx",
+    "mov r10d, 8",
+    "syscall",
+    // rt_sigprocmask(SIG_BLOCK, ends, 0, 8)
+    "mov eax, 14",
+    "xor edi, edi",
+    "lea rsi, [rip + condenser_pause_ends]",
+    "xor edx, edx",
+    "mov r10d, 8",
+    "syscall",
+    // rt_sigtimedwait(ends, 0, 0, 8), again when something else interrupts it
+    "2:",
+    "mov eax, 128",
+    "lea rdi, [rip + condenser_pause_ends]",
+    "xor esi, esi",
+    "xor edx, edx",
+    "mov r10d, 8",
+    "syscall",
+    "test eax, eax",
+    "js 2b",
+    // exit_group(0)
+    "mov eax, 231",
+    "xor edi, edi",
+    "syscall",
+);
+
+#[cfg(target_arch = "aarch64")]
+const MACHINE: u16 = 183;
+#[cfg(target_arch = "aarch64")]
+global_asm!(
+    // rt_sigaction(SIGCHLD, ignore, 0, 8)
+    "mov x0, #17",
+    "adr x1, condenser_pause_ignore",
+    "mov x2, #0",
+    "mov x3, #8",
+    "mov x8, #134",
+    "svc #0",
+    // rt_sigprocmask(SIG_BLOCK, ends, 0, 8)
+    "mov x0, #0",
+    "adr x1, condenser_pause_ends",
+    "mov x2, #0",
+    "mov x3, #8",
+    "mov x8, #135",
+    "svc #0",
+    // rt_sigtimedwait(ends, 0, 0, 8), again when something else interrupts it
+    "2:",
+    "adr x0, condenser_pause_ends",
+    "mov x1, #0",
+    "mov x2, #0",
+    "mov x3, #8",
+    "mov x8, #137",
+    "svc #0",
+    "tbnz x0, #63, 2b",
+    // exit_group(0)
+    "mov x0, #0",
+    "mov x8, #94",
+    "svc #0",
+);
+
+global_asm!(
+    ".balign 8",
+    // struct sigaction of the kernel: SIG_IGN, and zeros for flags, restorer and mask.
+    "condenser_pause_ignore:",
+    ".quad 1, 0, 0, 0",
+    // SIGINT (2) and SIGTERM (15).
+    "condenser_pause_ends:",
+    ".quad (1 << 1) | (1 << 14)",
+    ".hidden condenser_pause_end",
+    ".globl condenser_pause_end",
+    "condenser_pause_end:",
+    ".popsection",
+);
+
+unsafe extern "C" {
+    static condenser_pause_start: u8;
+    static condenser_pause_end: u8;
+}
+
+/// The executable file.
+fn program() -> &'static [u8] {
+    let (start, end) = (&raw const condenser_pause_start, &raw const condenser_pause_end);
+    // SAFETY: both labels are in one section that the assembler above fills without a gap and that nobody writes to.
+    unsafe { std::slice::from_raw_parts(start, end.offset_from_unsigned(start)) }
+}
+
+/// The layer's archive. The same bytes every time, so that its digest names it.
+pub(super) fn archive() -> io::Result<Vec<u8>> {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(EntryType::Regular);
+    header.set_mode(0o755);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_size(program().len() as u64);
+    let mut builder = tar::Builder::new(Vec::new());
+    builder.append_data(&mut header, PROGRAM, program())?;
+    builder.into_inner()
+}
+
+/// What a row would be. The image has none: it is in no list, and nobody can remove it.
+pub(super) fn image(diff_id: Digest, size: usize) -> Image {
+    let platform = Platform::host();
+    Image {
+        id: format!("{REPOSITORY}:{REFERENCE}"),
+        repository: REPOSITORY.into(),
+        reference: REFERENCE.into(),
+        manifest_digest: String::new(),
+        config_digest: String::new(),
+        size_bytes: size as u64,
+        layers: vec![ImageLayer {
+            diff_id: diff_id.to_string(),
+            digest: diff_id.to_string(),
+            size: size as u64,
+        }],
+        config: ImageRunConfig {
+            entrypoint: vec![format!("/{PROGRAM}")],
+            ..ImageRunConfig::default()
+        },
+        os: platform.os,
+        architecture: platform.architecture,
+        created_at: Timestamp::UNIX_EPOCH,
+    }
+}
+
+/// Whether it is the built-in image: no other one is without a manifest.
+pub(super) fn is_builtin(image: &Image) -> bool {
+    image.manifest_digest.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+
+    use super::*;
+
+    /// State letter and pending signals of a process.
+    fn wait_until_asleep(pid: u32) {
+        let end = Instant::now() + Duration::from_secs(5);
+        let blocked = |status: &str| status.lines().any(|line| line == "SigBlk:\t0000000000004002");
+        loop {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            if status.contains("State:\tS") && blocked(&status) {
+                return;
+            }
+            assert!(Instant::now() < end, "{status}");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn it_sleeps_until_it_is_told_to_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(PROGRAM);
+        std::fs::write(&path, program()).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+        // The first process of a pid namespace, as in a container.
+        for (signal, code, by) in [
+            (Signal::SIGTERM, Some(0), None),
+            (Signal::SIGINT, Some(0), None),
+            (Signal::SIGKILL, None, Some(9)),
+        ] {
+            let mut unshare = Command::new("unshare")
+                .args(["-p", "-f", "--kill-child"])
+                .arg(&path)
+                .stdin(Stdio::null())
+                .spawn()
+                .unwrap();
+            let children = format!("/proc/{0}/task/{0}/children", unshare.id());
+            let end = Instant::now() + Duration::from_secs(5);
+            let pid: u32 = loop {
+                if let Ok(pid) = std::fs::read_to_string(&children).unwrap().trim().parse() {
+                    break pid;
+                }
+                assert!(Instant::now() < end);
+                std::thread::yield_now();
+            };
+            wait_until_asleep(pid);
+            // What has no meaning for it does not end it.
+            kill(Pid::from_raw(pid as i32), Signal::SIGHUP).unwrap();
+            wait_until_asleep(pid);
+            kill(Pid::from_raw(pid as i32), signal).unwrap();
+            let status = unshare.wait().unwrap();
+            assert_eq!((status.code(), status.signal()), (code, by), "{signal}");
+        }
+    }
+
+    #[test]
+    fn its_layer_is_the_same_every_time() {
+        assert_eq!(archive().unwrap(), archive().unwrap());
+        assert!(program().len() < 512);
+    }
+}
