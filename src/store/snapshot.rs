@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::records::{Container, Image, Network, Pod, Policy, PolicySettings, Protocol, ReplicaSet, Service};
+use super::records::{Bottle, Container, Image, Network, Pod, Policy, PolicySettings, Protocol, ReplicaSet, Service};
 use super::writer::StoreError;
 
 /// A kind of stored object. One SQLite table each.
@@ -99,6 +99,7 @@ kinds! {
     Service, services, "services";
     Policy, policies, "policies";
     PolicySettings, policysettings, "settings of policies";
+    Bottle, bottles, "bottles";
 }
 
 impl Record for Container {
@@ -120,6 +121,30 @@ impl Record for Container {
         }
         claims.extend(self.attachment.iter().map(|a| Claim::Address(a.address)));
         claims.extend(self.forwards.iter().map(|f| Claim::HostPort(f.protocol, f.host_port)));
+        claims
+    }
+}
+
+impl Record for Bottle {
+    record_glue!(Bottle);
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A name that is another bottle's id would hide that bottle. Names of its containers are kept until they have them.
+    fn claims(&self) -> Vec<Claim> {
+        let own = |word: &str| Claim::Name(Kind::Bottle, String::new(), word.to_owned());
+        let mut claims = vec![own(&self.name)];
+        if self.id != self.name {
+            claims.push(own(&self.id));
+        }
+        let to_come = self.services.keys().filter(|service| !self.containers.contains_key(*service));
+        claims.extend(to_come.map(|service| Claim::ContainerName(self.container_name(service))));
         claims
     }
 }
