@@ -255,6 +255,7 @@ fn multiply(database: &Path) {
                 t.put(Container {
                     id: format!("copy0000{number:04}"),
                     name: format!("copy-{number:04}"),
+                    joined: None,
                     attachment: None,
                     ..row.clone()
                 })?;

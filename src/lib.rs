@@ -15,6 +15,7 @@
 //! - [`firewall`]: desired rules, rendered as a whole and applied at once
 //! - [`events`]: what happened to objects, for clients that watch
 //! - [`pod`]: pods and the sets that keep them alive
+//! - [`manifest`]: Kubernetes-style descriptions of pods, sets and services
 //! - [`policy`]: chains and modes
 //! - [`dns`]: the forwarder behind the containers' resolver
 //! - [`pki`]: CA, certificates, SPIFFE ids
@@ -40,6 +41,7 @@ pub mod hook_agent;
 pub mod image;
 pub mod logfile;
 pub mod logs;
+pub mod manifest;
 pub mod metrics;
 pub mod network;
 pub mod pki;

@@ -59,6 +59,7 @@ pub use exec::ExecRequest;
 pub use health::Prober;
 pub use logs::{DEFAULT_LINES, LogRequest, MAX_LINES};
 pub use names::{INFRA_PREFIX, valid as valid_name};
+pub(crate) use options::check as check_options;
 pub use options::{HealthCheckRequest, OptionsRequest, RestartRequest};
 pub use pod::{PodPart, PodRole};
 pub use request::{CreateRequest, parse_ports};

@@ -201,3 +201,6 @@ fn rebuild_delay(infra: &Container, now: Timestamp) -> Option<Duration> {
 fn elapsed(from: Timestamp, to: Timestamp) -> Duration {
     to.duration_since(from).try_into().unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

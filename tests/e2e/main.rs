@@ -21,6 +21,7 @@ mod load;
 mod logs;
 mod metrics;
 mod options;
+mod pods;
 mod ports;
 mod refusals;
 mod replay;

@@ -288,6 +288,7 @@ fn bare_container(id: &str) -> Container {
         restarts: 0,
         health: None,
         readiness: None,
+        joined: None,
         attachment: None,
         forwards: Vec::new(),
         certificate_due: false,

@@ -1,0 +1,60 @@
+//! Why a manifest is refused, and where.
+
+use super::yaml::YamlError;
+
+/// A manifest that is refused: what is wrong, and the document, line and field it stands in.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{problem}{}", self.place())]
+pub struct ManifestError {
+    /// What is wrong.
+    pub problem: Problem,
+    /// Number of the document in the stream, from 1.
+    pub document: usize,
+    /// Line in the stream, from 1.
+    pub line: usize,
+    /// Path of the field, as in `spec.containers[0].image`; empty for the document as a whole.
+    pub field: String,
+}
+
+/// What is wrong with a manifest. The first three are words of the contract that stand for themselves
+/// (`contract/api.md` 11.5); the API puts `invalid yaml: ` before the others.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// A document does not say what it is.
+    #[error("kind is required")]
+    NoKind,
+    /// A kind that this daemon does not have.
+    #[error("unsupported kind: {0}")]
+    UnsupportedKind(String),
+    /// A service without a name.
+    #[error("name and namespace are required")]
+    NoServiceName,
+    /// Everything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl ManifestError {
+    /// Where it is, for people. The contract's own words stay bare as long as there is only one document it can be.
+    fn place(&self) -> String {
+        if self.document == 1 && !matches!(self.problem, Problem::Other(_)) {
+            return String::new();
+        }
+        let field = match &self.field[..] {
+            "" => String::new(),
+            field => format!(", field {field}"),
+        };
+        format!(" (document {}, line {}{field})", self.document, self.line)
+    }
+}
+
+impl From<YamlError> for ManifestError {
+    fn from(error: YamlError) -> Self {
+        Self {
+            problem: Problem::Other(error.problem),
+            document: error.document,
+            line: error.line,
+            field: String::new(),
+        }
+    }
+}
