@@ -16,6 +16,7 @@
 //! - [`events`]: what happened to objects, for clients that watch
 //! - [`pod`]: pods and the sets that keep them alive
 //! - [`manifest`]: Kubernetes-style descriptions of pods, sets and services
+//! - [`bottle`]: groups of containers that one file describes
 //! - [`policy`]: chains and modes
 //! - [`dns`]: the forwarder behind the containers' resolver
 //! - [`pki`]: CA, certificates, SPIFFE ids
@@ -30,6 +31,7 @@
 pub mod api;
 pub mod apparmor;
 pub mod audit;
+pub mod bottle;
 pub mod config;
 pub mod container;
 pub mod controller;

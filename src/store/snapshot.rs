@@ -143,7 +143,10 @@ impl Record for Bottle {
         if self.id != self.name {
             claims.push(own(&self.id));
         }
-        let to_come = self.services.keys().filter(|service| !self.containers.contains_key(*service));
+        let to_come = self
+            .services
+            .keys()
+            .filter(|service| !self.containers.contains_key(*service));
         claims.extend(to_come.map(|service| Claim::ContainerName(self.container_name(service))));
         claims
     }
@@ -541,7 +544,7 @@ impl Txn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::records::tests::{container, network};
+    use crate::store::records::tests::{bottle, container, network};
 
     fn txn() -> Txn {
         Txn::new(Snapshot::default())
@@ -569,6 +572,28 @@ mod tests {
             assert!(t.get::<Container>("b").is_none(), "a refused put changes nothing");
         }
         t.put(container("b", "x").forward(8081)).unwrap();
+    }
+
+    #[test]
+    fn a_bottle_keeps_names_until_its_containers_have_them() {
+        let mut t = txn();
+        let mut blog = bottle("b1", "blog", &["db", "web"]);
+        t.put(blog.clone()).unwrap();
+        assert_eq!(t.put(container("a", "blog-db")).unwrap_err().holder.kind, Kind::Bottle);
+        blog.containers.insert("db".into(), "a".into());
+        t.put(blog).unwrap();
+        t.put(container("a", "blog-db")).unwrap();
+        t.put(container("c", "blog-web")).unwrap_err();
+        for other in [
+            bottle("b2", "blog", &[]),
+            bottle("b2", "b1", &[]),
+            bottle("b2", "b", &[]),
+        ] {
+            let is_free = other.name == "b";
+            assert_eq!(t.put(other).is_ok(), is_free);
+        }
+        t.remove::<Bottle>("b1");
+        t.put(container("c", "blog-web")).unwrap();
     }
 
     #[test]

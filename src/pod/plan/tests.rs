@@ -1,5 +1,3 @@
-
-
 use proptest::prelude::*;
 
 use super::*;
@@ -66,7 +64,11 @@ impl World {
     }
 
     fn member(&mut self, n: usize) -> &mut Container {
-        self.containers.iter_mut().filter(|c| c.attachment.is_none()).nth(n).unwrap()
+        self.containers
+            .iter_mut()
+            .filter(|c| c.attachment.is_none())
+            .nth(n)
+            .unwrap()
     }
 
     fn with(&mut self, id: &str) -> &mut Container {
@@ -152,7 +154,10 @@ impl World {
             Step::End(id) => self.end(&id, 143),
             Step::Delete(id) => self.containers.retain(|c| c.id != id),
             Step::Forget => {
-                assert!(self.containers.is_empty(), "a pod is forgotten and its containers are there");
+                assert!(
+                    self.containers.is_empty(),
+                    "a pod is forgotten and its containers are there"
+                );
                 self.pod = None;
             }
         }
@@ -174,7 +179,11 @@ impl World {
     fn is_whole(&self) -> bool {
         let host = self.host();
         let running = self.containers.iter().all(|c| c.state == Running);
-        let together = self.containers.iter().filter(|c| c.attachment.is_none()).all(|c| c.joined == host);
+        let together = self
+            .containers
+            .iter()
+            .filter(|c| c.attachment.is_none())
+            .all(|c| c.joined == host);
         running && together && host.is_some() && self.containers.len() == 1 + ENTRIES.len()
     }
 }
@@ -208,7 +217,11 @@ fn a_stop_is_respected_and_keeps_infra() {
     assert_eq!(states, [Running, Stopped, Stopped]);
     let infra = world.infra().unwrap().id.clone();
     world.end(&infra, 137);
-    assert_eq!(world.next(Want::Kept), Plan::Done, "an infra that dies in a stopped pod stays dead");
+    assert_eq!(
+        world.next(Want::Kept),
+        Plan::Done,
+        "an infra that dies in a stopped pod stays dead"
+    );
     world.pod.as_mut().unwrap().goal = PodGoal::Running;
     world.settle(Want::Started);
     assert!(world.is_whole());
@@ -220,10 +233,16 @@ fn a_dead_infra_takes_its_members_with_it_before_it_comes_back() {
     let ids: Vec<String> = world.containers.iter().map(|c| c.id.clone()).collect();
     world.clock += 100;
     world.end(&ids[0], 137);
-    assert_eq!(world.steps(Want::Kept), [Step::End(ids[1].clone()), Step::End(ids[2].clone())]);
+    assert_eq!(
+        world.steps(Want::Kept),
+        [Step::End(ids[1].clone()), Step::End(ids[2].clone())]
+    );
     world.settle(Want::Kept);
     assert!(world.is_whole());
-    assert!(ids.iter().eq(world.containers.iter().map(|c| &c.id)), "all are the same containers");
+    assert!(
+        ids.iter().eq(world.containers.iter().map(|c| &c.id)),
+        "all are the same containers"
+    );
 }
 
 #[test]
@@ -234,7 +253,11 @@ fn a_member_that_ended_is_its_restart_policys() {
     assert_eq!(world.next(Want::Kept), Plan::Done);
     assert_eq!(world.steps(Want::Started), [Step::Start(id.clone())]);
     world.with(&id).stopped_by_user = true;
-    assert_eq!(world.steps(Want::Kept), [Step::Start(id)], "a stop that was not of the pod is undone");
+    assert_eq!(
+        world.steps(Want::Kept),
+        [Step::Start(id)],
+        "a stop that was not of the pod is undone"
+    );
 }
 
 #[test]
@@ -292,7 +315,11 @@ fn an_infra_that_keeps_dying_is_waited_for_longer_each_time() {
     assert_eq!(waits, [0, 250, 500, 1000, 2000, 4000, 8000, 15000]);
     world.clock += 60;
     world.end(&id, 137);
-    assert_eq!(world.steps(Want::Kept), [Step::StartInfra(id)], "after a steady run it begins anew");
+    assert_eq!(
+        world.steps(Want::Kept),
+        [Step::StartInfra(id)],
+        "after a steady run it begins anew"
+    );
 }
 
 #[test]
@@ -355,7 +382,8 @@ impl World {
             }
             Event::Vanishes(n) => {
                 let gone = id(self, n);
-                self.containers.retain(|c| Some(&c.id) != gone.as_ref() || c.state == Running);
+                self.containers
+                    .retain(|c| Some(&c.id) != gone.as_ref() || c.state == Running);
             }
             Event::HalfGone(n) => {
                 if let Some(id) = id(self, n)
