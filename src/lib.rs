@@ -25,6 +25,7 @@
 //! - [`logfile`]: append-only files that rotate
 //! - [`logs`]: reading, following and bounding the logs of containers
 //! - [`hook_agent`]: what `condenser-hook-agent` does
+//! - [`service`]: ports of the host, balanced over ready pods
 //! - [`time`]: times as others read them
 //! - [`apparmor`]: the confinement profile
 
@@ -50,5 +51,6 @@ pub mod pki;
 pub mod pod;
 pub mod policy;
 pub mod runtime;
+pub mod service;
 pub mod store;
 pub mod time;

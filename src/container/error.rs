@@ -141,8 +141,7 @@ impl ContainerError {
         use crate::store::Claim;
         match taken.claim {
             Claim::HostPort(protocol, port) => {
-                let name = snapshot.containers().get(&taken.holder.id).map(|c| c.name.clone());
-                let holder = format!("{} {}", singular(taken.holder.kind), name.unwrap_or(taken.holder.id));
+                let holder = snapshot.describe(&taken.holder);
                 Self::PortTaken { port, protocol, holder }
             }
             Claim::ContainerName(name) => Self::NameTaken(name),
@@ -153,8 +152,4 @@ impl ContainerError {
             },
         }
     }
-}
-
-fn singular(kind: crate::store::Kind) -> &'static str {
-    kind.table_name().trim_end_matches('s')
 }

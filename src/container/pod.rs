@@ -89,7 +89,8 @@ impl ContainerService {
         Ok(self.0.services.firewall.apply().await?)
     }
 
-    /// Brings a container of a pod to `stopped`, whether it runs or waits for its start.
+    /// Brings a container to `stopped` for the daemon, whether it runs or waits for its start: its restart policy decides
+    /// what comes next. Also ends what a bottle manages.
     pub async fn end(&self, id: &str) -> Result<(), ContainerError> {
         let (service, id) = (self.clone(), id.to_owned());
         self.detached(Verb::ContainerStop, async move {

@@ -42,7 +42,7 @@ impl ContainerService {
         .await
     }
 
-    /// Whoever calls this holds the lock of the container.
+    /// Whoever calls this holds the lock of the container and has seen it run.
     pub(super) async fn end_process(&self, id: &str) -> Result<(), ContainerError> {
         let request = stop_request(&self.find(id)?.options);
         let stopped = self.0.services.runtime.stop(id, &request).await;

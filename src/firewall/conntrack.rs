@@ -2,8 +2,8 @@
 //!
 //! Address translation is decided once per flow. A TCP connection ends with its peer, but a UDP flow lives as long as
 //! packets come: a client that goes on sending would reach the address of a removed container for ever, or, if it began
-//! before the port was published, never reach the new one. So after a change of published UDP ports such flows are
-//! deleted; the next packet makes a new one by the rules in force.
+//! before the port was published, never reach the new one. So after a change of published UDP ports, or of the pods
+//! behind a UDP port of a service, such flows are deleted; the next packet makes a new one by the rules in force.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use rtnetlink::proto::ConnectionHandle;
 use rtnetlink::sys::{SocketAddr, protocols::NETLINK_NETFILTER};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::state::FirewallState;
+use super::state::{FirewallState, PublishedPort};
 use crate::store;
 
 /// How long the kernel may take to list and delete flows.
@@ -45,7 +45,12 @@ async fn sweep_all(state: &FirewallState) -> Result<usize, String> {
     let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
     let mut deleted = 0;
     let mut result = Ok(());
-    for flow in udp_flows(&mut handle).await?.into_iter().filter(|f| is_stale(f, state)) {
+    let ways = state.ways();
+    for flow in udp_flows(&mut handle)
+        .await?
+        .into_iter()
+        .filter(|f| is_stale(f, state, &ways))
+    {
         let delete = ConntrackMessage::Delete(vec![ConntrackAttribute::CtaTupleOrig(flow.original)]);
         match request(&mut handle, delete, NLM_F_REQUEST | NLM_F_ACK).await {
             Ok(_) => deleted += 1,
@@ -56,11 +61,11 @@ async fn sweep_all(state: &FirewallState) -> Result<usize, String> {
     result.map(|()| deleted)
 }
 
-fn is_stale(flow: &Flow, state: &FirewallState) -> bool {
+/// `ways` are those of the state.
+fn is_stale(flow: &Flow, state: &FirewallState, ways: &[PublishedPort]) -> bool {
     let to = flow.destination;
     let answers = flow.answers_from;
-    let mut published = state
-        .ports
+    let mut published = ways
         .iter()
         .filter(|p| p.protocol == store::Protocol::Udp && p.host_port == to.port());
     if answers == to {
@@ -195,7 +200,7 @@ mod tests {
             answers_from: answers_from.parse().unwrap(),
             original: Vec::new(),
         };
-        is_stale(&flow, &state())
+        is_stale(&flow, &state(), &state().ways())
     }
 
     #[test]

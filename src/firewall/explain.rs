@@ -121,7 +121,8 @@ impl<'a> Explainer<'a> {
     }
 
     fn to_host(&self, packet: &Packet) -> Verdict {
-        let published = self.state.ports.iter().find(|p| {
+        let ways = self.state.ways();
+        let published = ways.iter().find(|p| {
             p.bridge == packet.source.bridge
                 && Some(p.host_port) == packet.port
                 && packet.protocol.is_some_and(|q| q.name() == p.protocol.to_string())

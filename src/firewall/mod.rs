@@ -21,6 +21,7 @@
 //!                     RAIND-FWD                       published ports from outside
 //! nat    PREROUTING   RAIND-PREROUTING -> RAIND-PORTS DNS redirect, published ports
 //!        OUTPUT       RAIND-PORTS                     published ports, from the host itself
+//!        from both    RAIND-SVC-<service>-<port>      a port of a service
 //!        POSTROUTING  RAIND-POSTROUTING               masquerade
 //! ip6: filter FORWARD RAIND-ROOT -> RAIND-ISOLATE     no IPv6 between containers
 //! ```
@@ -29,8 +30,10 @@
 //! left, which are recognised by their exact shape), change the policy of a chain, resolve a name, or remove the rules
 //! when the daemon ends, for containers go on running.
 
+mod balance;
 mod conntrack;
 mod explain;
+mod follow;
 mod forward;
 mod legacy;
 mod networks;
@@ -54,7 +57,7 @@ pub use explain::{Destination, Explainer, Packet, Verdict};
 pub use networks::{Networks, NetworksError};
 pub use render::{Ruleset, render};
 pub use service::{Firewall, Trial, remove_all};
-pub use state::{Bridge, FirewallState, Pair, Permit, PublishedPort};
+pub use state::{BalancedPort, Bridge, FirewallState, Pair, Permit, PublishedPort};
 pub use tool::Variant;
 
 /// What the firewall is told. The default is the contract's values.

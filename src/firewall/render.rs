@@ -4,12 +4,14 @@
 //! `contract/policy.md` 2). After them stand rules for every other interface that is not a bridge of ours (N-28, P-21):
 //! traffic between our bridges has been dropped before, so what is left is traffic with the outside.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use super::explain::Packet;
 use super::state::{FirewallState, PublishedPort};
-use super::{forward, rule};
+use super::{balance, forward, rule};
 use crate::policy::PolicyProtocol;
+use crate::store::Protocol;
 
 /// `iptables-restore --noflush` input of all our chains.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +35,10 @@ pub fn render(state: &FirewallState) -> Ruleset {
     let filter = Table { name: "filter", chains };
     let nat = Table {
         name: "nat",
-        chains: vec![prerouting(state), ports(state), postrouting(state)],
+        chains: [prerouting(state), ports(state), postrouting(state)]
+            .into_iter()
+            .chain(balance::chains(state))
+            .collect(),
     };
     let filter6 = Table {
         name: "filter",
@@ -50,20 +55,20 @@ struct Table {
     chains: Vec<Chain>,
 }
 
-struct Chain {
-    name: &'static str,
-    rules: Vec<String>,
+pub(super) struct Chain {
+    pub name: Cow<'static, str>,
+    pub rules: Vec<String>,
 }
 
 impl Chain {
-    fn new(name: &'static str) -> Self {
+    pub fn new(name: impl Into<Cow<'static, str>>) -> Self {
         Self {
-            name,
+            name: name.into(),
             rules: Vec::new(),
         }
     }
 
-    fn add(&mut self, rule: impl Into<String>) {
+    pub fn add(&mut self, rule: impl Into<String>) {
         self.rules.push(rule.into());
     }
 
@@ -77,7 +82,7 @@ impl Chain {
 impl From<&rule::Chain> for Chain {
     fn from(chain: &rule::Chain) -> Self {
         Self {
-            name: chain.name,
+            name: chain.name.into(),
             rules: chain.rules.iter().map(ToString::to_string).collect(),
         }
     }
@@ -137,10 +142,10 @@ fn local(state: &FirewallState) -> Chain {
     chain
 }
 
-/// Published ports between containers of one network, above the default deny (`contract/network.md` 5.5), logged (P-24).
+/// Published ports and services between containers of one network, above the default deny (`contract/network.md` 5.5), logged (P-24).
 fn hairpin(state: &FirewallState) -> Chain {
     let mut chain = Chain::new("RAIND-HAIRPIN");
-    for p in state.ports.iter().rev() {
+    for p in state.destinations().iter().rev() {
         // The states of one match are alternatives, so that both together take two matches.
         let new = " -m conntrack --ctstate NEW";
         chain.add_if(
@@ -169,10 +174,10 @@ pub(super) fn hairpin_accept(p: &PublishedPort) -> String {
     format!("{} -j ACCEPT", hairpin_match(p, ""))
 }
 
-/// Published ports from outside, for hosts whose FORWARD policy is DROP (`contract/network.md` 13, N-13).
+/// Published ports and services from outside, for hosts whose FORWARD policy is DROP (`contract/network.md` 13, N-13).
 fn forwarded(state: &FirewallState) -> Chain {
     let mut chain = Chain::new("RAIND-FWD");
-    for p in &state.ports {
+    for p in &state.destinations() {
         let PublishedPort {
             bridge: b,
             address: a,
@@ -216,8 +221,10 @@ fn prerouting(state: &FirewallState) -> Chain {
             let to = format!("-p {protocol} -m {protocol} --dport {host_port}");
             chain.add(format!("-i {h} {to} {}", dnat(p)));
         }
-        chain.add(format!("-i {bridge} {} {}", to_local_port(p), dnat(p)));
+        let to = to_local_port(*protocol, *host_port);
+        chain.add(format!("-i {bridge} {to} {}", dnat(p)));
     }
+    balance::jumps_from_bridges(state).for_each(|jump| chain.add(jump));
     for b in &state.bridges {
         chain.add(format!("-i {} -j RETURN", b.name));
     }
@@ -236,30 +243,29 @@ pub(super) fn dns_redirect(state: &FirewallState, packet: &Packet) -> Option<Str
     (packet.port == Some(DOMAIN)).then(|| redirect(&packet.source.bridge, protocol, state))
 }
 
-/// Published ports for processes of the host and for all other interfaces.
+/// Published ports and services for processes of the host and for all other interfaces.
 fn ports(state: &FirewallState) -> Chain {
     let mut chain = Chain::new("RAIND-PORTS");
     for p in &state.ports {
-        chain.add(format!("{} {}", to_local_port(p), dnat(p)));
+        let to = to_local_port(p.protocol, p.host_port);
+        chain.add(format!("{to} {}", dnat(p)));
     }
+    balance::jumps(state).for_each(|jump| chain.add(jump));
     chain
 }
 
-fn to_local_port(p: &PublishedPort) -> String {
-    format!(
-        "-p {0} -m addrtype --dst-type LOCAL -m {0} --dport {1}",
-        p.protocol, p.host_port
-    )
+pub(super) fn to_local_port(p: Protocol, port: u16) -> String {
+    format!("-p {p} -m addrtype --dst-type LOCAL -m {p} --dport {port}")
 }
 
 fn dnat(p: &PublishedPort) -> String {
     format!("-j DNAT --to-destination {}:{}", p.address, p.container_port)
 }
 
-/// The reply path of published ports (N-15), then the way out.
+/// The reply path of published ports and services (N-15), then the way out.
 fn postrouting(state: &FirewallState) -> Chain {
     let mut chain = Chain::new("RAIND-POSTROUTING");
-    for p in &state.ports {
+    for p in &state.destinations() {
         let PublishedPort {
             bridge,
             address: a,

@@ -139,7 +139,7 @@ struct Worker {
     v4: Side,
     /// Or why there is none.
     v6: Result<Side, FirewallError>,
-    /// The published UDP ports that the kernel's flows were last compared with.
+    /// The ways of UDP that the kernel's flows were last compared with.
     swept: Option<Vec<PublishedPort>>,
 }
 
@@ -279,14 +279,10 @@ impl Worker {
         Ok(!repaired.is_empty())
     }
 
-    /// Only when published UDP ports changed; a failure leaves stale flows, which end when their clients fall silent.
+    /// Only when the ways of UDP changed; a failure leaves stale flows, which end when their clients fall silent.
     async fn sweep(&mut self, state: &FirewallState) {
-        let udp: Vec<_> = state
-            .ports
-            .iter()
-            .filter(|p| p.protocol == Protocol::Udp)
-            .cloned()
-            .collect();
+        let mut udp = state.ways();
+        udp.retain(|way| way.protocol == Protocol::Udp);
         if self.swept.as_ref() == Some(&udp) {
             return;
         }

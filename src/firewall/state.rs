@@ -1,13 +1,18 @@
 //! What the rules are about, taken from a snapshot. Pure.
 
+use std::collections::HashSet;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 
 use super::FirewallSettings;
 use crate::network::{Uplink, in_order};
 use crate::policy::{Directory, End, block, settings as policy_settings};
-use crate::store::{Chain, Operation, Policy, PolicyProtocol, PolicySettings, PolicyStage, Protocol, Snapshot};
+use crate::service::{self, Endpoint};
+use crate::store::{
+    Chain, Operation, Policy, PolicyProtocol, PolicySettings, PolicyStage, Protocol, Service, ServicePort, Snapshot,
+};
 
 /// Everything that decides the rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,6 +23,8 @@ pub struct FirewallState {
     pub bridges: Vec<Bridge>,
     /// All published ports, in the order of their containers.
     pub ports: Vec<PublishedPort>,
+    /// All ports of services, in the order of their services.
+    pub services: Vec<BalancedPort>,
     /// All interfaces of containers and pods.
     pub guests: Vec<End>,
     /// What holds where no policy of a user speaks.
@@ -104,6 +111,40 @@ pub struct PublishedPort {
     pub protocol: Protocol,
 }
 
+/// A port of the host that is balanced over pods.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BalancedPort {
+    /// Id of the service.
+    pub service: String,
+    /// Port of the host.
+    pub host_port: u16,
+    /// Port of the pods.
+    pub target_port: u16,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// For how many seconds a client stays with one pod; `None` for no affinity.
+    pub affinity_seconds: Option<u32>,
+    /// The pods that are ready.
+    pub endpoints: Vec<Endpoint>,
+}
+
+impl BalancedPort {
+    fn all(snapshot: &Snapshot) -> Vec<Self> {
+        let of = |(service, endpoints): (Arc<Service>, Vec<Endpoint>)| {
+            let port = |p: &ServicePort| Self {
+                service: service.id.clone(),
+                host_port: p.port,
+                target_port: p.target_port,
+                protocol: p.protocol,
+                affinity_seconds: service.affinity_seconds,
+                endpoints: endpoints.clone(),
+            };
+            service.ports.iter().map(port).collect::<Vec<_>>()
+        };
+        service::all(snapshot).into_iter().flat_map(of).collect()
+    }
+}
+
 impl FirewallState {
     /// What the rules should be about, as of the snapshot.
     ///
@@ -142,8 +183,37 @@ impl FirewallState {
             guests: directory.ends(),
             policy: policy_settings(snapshot),
             permits: in_force.filter_map(|p| Permit::of(p, &directory)).collect(),
+            services: BalancedPort::all(snapshot),
             settings: settings.clone(),
         }
+    }
+
+    /// Every way from a port of the host to a container: published ports, then the pods behind services.
+    pub fn ways(&self) -> Vec<PublishedPort> {
+        let of = |port: &BalancedPort| {
+            let way = |endpoint: &Endpoint| PublishedPort {
+                bridge: endpoint.network.clone(),
+                address: endpoint.address,
+                host_port: port.host_port,
+                container_port: port.target_port,
+                protocol: port.protocol,
+            };
+            port.endpoints.iter().map(way).collect::<Vec<_>>()
+        };
+        self.ports
+            .iter()
+            .cloned()
+            .chain(self.services.iter().flat_map(of))
+            .collect()
+    }
+
+    /// The ends of all [`ways`](Self::ways), each once however many ports of the host lead there: what has to be let
+    /// through (N-25).
+    pub fn destinations(&self) -> Vec<PublishedPort> {
+        let mut seen = HashSet::new();
+        let mut ways = self.ways();
+        ways.retain(|way| seen.insert((way.address, way.container_port, way.protocol)));
+        ways
     }
 }
 

@@ -382,6 +382,25 @@ impl Snapshot {
         self.claims.get(claim)
     }
 
+    /// A holder of a port as a person knows it, as in `service default/shop`; the infra container of a pod is the pod.
+    pub fn describe(&self, holder: &Holder) -> String {
+        let pod_of = |container: &Container| self.pods.get(container.pod_id.as_ref()?);
+        match holder.kind {
+            Kind::Container => match self.containers.get(&holder.id) {
+                Some(container) => match pod_of(container) {
+                    Some(pod) => format!("pod {}/{}", pod.namespace, pod.name),
+                    None => format!("container {}", container.name),
+                },
+                None => format!("container {}", holder.id),
+            },
+            Kind::Service => match self.services.get(&holder.id) {
+                Some(service) => format!("service {}/{}", service.namespace, service.name),
+                None => format!("service {}", holder.id),
+            },
+            kind => format!("{} {}", kind.table_name().trim_end_matches('s'), holder.id),
+        }
+    }
+
     fn restore_as<R: Record>(&mut self, document: &str) -> Result<(), StoreError> {
         let record: R = serde_json::from_str(document).map_err(|e| StoreError::Document {
             kind: R::KIND,

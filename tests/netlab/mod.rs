@@ -286,6 +286,7 @@ fn bare_container(id: &str) -> Container {
         options: ContainerOptions::default(),
         stopped_by_user: false,
         restarts: 0,
+        retries: Retries::default(),
         health: None,
         readiness: None,
         joined: None,

@@ -133,3 +133,21 @@ pub(crate) fn bottle(id: &str, name: &str, services: &[&str]) -> Bottle {
         created_at: jiff::Timestamp::UNIX_EPOCH,
     }
 }
+
+pub(crate) fn service(id: &str, name: &str, ports: &[u16]) -> Service {
+    let port = |port: &u16| ServicePort {
+        port: *port,
+        target_port: *port,
+        protocol: Protocol::Tcp,
+        written_protocol: "tcp".into(),
+    };
+    Service {
+        id: id.into(),
+        name: name.into(),
+        namespace: "default".into(),
+        selector: [("app".to_owned(), name.to_owned())].into(),
+        ports: ports.iter().map(port).collect(),
+        affinity_seconds: None,
+        created_at: jiff::Timestamp::UNIX_EPOCH,
+    }
+}
