@@ -424,6 +424,7 @@ fn prepare(config: &Config) -> Result<(), DaemonError> {
         (config.container_root(), 0o755),
         (config.image_root(), 0o755),
         (config.pod_root(), 0o755),
+        (config.volume_root(), 0o700),
         (config.root_dir.join("log"), 0o755),
         (config.cert_dir(), 0o700),
         (config.log_dir.clone(), 0o750),
@@ -522,6 +523,7 @@ fn container_settings(config: &Config, confinement: Confinement) -> ContainerSet
             root_env: (root != Path::new(DEFAULT_ROOT)).then(|| root.clone()),
         },
         pod_root: config.pod_root(),
+        volume_root: config.volume_root(),
         root,
     }
 }

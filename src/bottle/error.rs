@@ -35,11 +35,17 @@ pub enum BottleError {
     /// The policies could not be put in force.
     #[error("policy failed: {0}")]
     Policy(#[from] PolicyError),
-    /// The network of the bottle.
+    /// The policies could not be removed.
+    #[error(transparent)]
+    RemovePolicies(PolicyError),
+    /// Its network could not be made.
     #[error("create containers failed: {0}")]
-    Network(#[from] NetworksError),
-    /// The directories of its volumes.
-    #[error("create containers failed: volume {volume}: {source}")]
+    CreateNetwork(NetworksError),
+    /// Its network could not be removed.
+    #[error(transparent)]
+    RemoveNetwork(NetworksError),
+    /// The directory of a volume could not be made or removed.
+    #[error("volume {volume:?}: {source}")]
     Volume {
         /// Name of the volume.
         volume: String,
@@ -63,26 +69,12 @@ pub enum BottleError {
         /// Why.
         source: ContainerError,
     },
-    /// The container of a service is gone.
-    #[error("service {service:?}: its container is gone; delete the bottle and register it again")]
-    NoContainer {
-        /// Name of the service.
-        service: String,
-    },
     /// A service has to be healthy before others start, and is not.
     #[error("service {service:?} did not become healthy: {reason}")]
     NotHealthy {
         /// Its name.
         service: String,
         /// Why the wait ended.
-        reason: &'static str,
-    },
-    /// A part of the bottle could not be removed. What is left can be removed again.
-    #[error("{part}: {reason}")]
-    Cleanup {
-        /// What is left.
-        part: String,
-        /// Why.
         reason: String,
     },
     /// The state could not be written.

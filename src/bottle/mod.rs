@@ -22,9 +22,16 @@ mod error;
 mod file;
 mod order;
 mod plan;
+mod register;
+mod remove;
+mod service;
 mod service_options;
+mod start;
+mod volumes;
 
 pub use error::BottleError;
 pub use file::{BottleFile, PolicyFile, ServiceFile, parse};
 pub use order::OrderError;
 pub use plan::{container, policies_of, policy_kind, status};
+pub use register::Registered;
+pub use service::{BottleParts, BottleService};

@@ -14,7 +14,9 @@ impl From<ContainerError> for ApiError {
         let message = error.to_string();
         match error {
             E::Image(image) => image.into(),
-            E::NotFound(_) | E::PodNotFound(_) | E::NetworkNotFound(_) => Self::not_found(message),
+            E::NotFound(_) | E::PodNotFound(_) | E::BottleNotFound(_) | E::NetworkNotFound(_) => {
+                Self::not_found(message)
+            }
             E::InvalidName(_)
             | E::NameIsId(_)
             | E::NoCommand
