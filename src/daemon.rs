@@ -28,6 +28,7 @@ use crate::api::management::{self, Management, Sessions};
 use crate::api::{hooks, pki as pki_api, routing};
 use crate::apparmor::{self, Confinement};
 use crate::audit::AuditLog;
+use crate::bottle::{BottleParts, BottleService};
 use crate::config::{Config, HOOK_PORT};
 use crate::container::{ContainerService, ContainerSettings, DELAYS, HookSettings, Prober, Restarter, Services};
 use crate::controller::{self, Backoff, Queue};
@@ -40,9 +41,10 @@ use crate::metrics::{Activity, MetricsLog, Sampler};
 use crate::network::{DEFAULT_NETWORK, DNS_ADDRESS, DNS_PORT, NetworkService, NetworkSettings, Uplink};
 use crate::pki::Pki;
 use crate::pod::{PodController, PodService, PodSettings};
-use crate::policy::{Follower, PolicyService};
+use crate::policy::PolicyService;
 use crate::runtime::dir::{DEFAULT_ROOT, RUNTIME_RUN_DIR};
 use crate::runtime::droplet::Droplet;
+use crate::service::ServiceRegistry;
 use crate::store::Store;
 
 /// How often the kernel's links and addresses are compared with the networks.
@@ -60,12 +62,6 @@ const POD_BACKOFF: Backoff = Backoff {
 const POD_WORKERS: usize = 8;
 /// How long operations in progress may take to finish at a shutdown. What is not finished then, recovery undoes.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(30);
-
-/// How long the rules of policies wait after the packet filter refused them.
-const RULES_BACKOFF: Backoff = Backoff {
-    first: Duration::from_secs(1),
-    most: Duration::from_secs(60),
-};
 
 /// Why the daemon could not start.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +114,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
 
 struct Daemon {
     containers: ContainerService,
+    bottles: BottleService,
     pods: PodService,
     audit: AuditLog,
     /// Ends whatever begins operations: the management API and the controllers.
@@ -211,19 +208,26 @@ impl Daemon {
         );
         tasks.spawn(serving.clone().serve(hook_sockets, hook_app.clone(), stop.clone()));
 
+        // Before containers are recovered: their states change then.
+        tasks.spawn(firewall.clone().follow(store.clone(), stop.clone()));
         images.recover().await?;
         containers.recover().await?;
+        let policies = PolicyService::new(store.clone(), firewall.clone());
+        let bottles = BottleService::new(BottleParts {
+            store: store.clone(),
+            containers: containers.clone(),
+            networks: Networks::new(networks.clone(), firewall.clone()),
+            policies: policies.clone(),
+            volume_root: config.volume_root(),
+        });
+        bottles.recover().await;
         let pods = PodService::new(pod_settings(&config), store.clone(), containers.clone());
         pods.recover().await?;
         let metrics_log = MetricsLog::open(&config.log_dir);
         tasks.spawn(sampler.clone().run(store.clone(), metrics_log, stop.clone()));
         tasks.spawn(containers.clone().bound_logs(stop.clone()));
 
-        let policies = PolicyService::new(store.clone(), firewall.clone());
-        let rules = Arc::new(Queue::new(RULES_BACKOFF));
-        let follower = Arc::new(Follower::new(firewall.clone()));
-        tasks.spawn(controller::run(follower, rules, 1, store.clone(), stop.clone()));
-
+        let reserved_ports = reserved_ports(&config);
         let allowed_origins = config.allowed_origins.clone().into();
         let following = Following {
             config,
@@ -254,7 +258,9 @@ impl Daemon {
         let services = Management {
             store,
             containers: containers.clone(),
+            bottles: bottles.clone(),
             pods: pods.clone(),
+            services: ServiceRegistry::new(daemon_store.clone(), reserved_ports),
             images,
             networks: Networks::new(networks, firewall),
             policies,
@@ -281,6 +287,7 @@ impl Daemon {
         ));
         Ok(Self {
             containers,
+            bottles,
             pods,
             audit,
             management,
@@ -293,6 +300,7 @@ impl Daemon {
     async fn shut_down(self) {
         let Self {
             containers,
+            bottles,
             pods,
             audit,
             management,
@@ -302,6 +310,7 @@ impl Daemon {
         let finish = async {
             end(management).await;
             end(controllers).await;
+            bottles.finish_operations().await;
             pods.finish_operations().await;
             containers.finish_operations().await;
             end(support).await;
@@ -501,16 +510,22 @@ fn firewall_settings(config: &Config, ca: &BoundListener) -> FirewallSettings {
     }
 }
 
+/// TCP ports of the host that nobody else may publish.
+fn reserved_ports(config: &Config) -> Vec<u16> {
+    let ours = [
+        config.management_address.port(),
+        config.hook_port(),
+        config.ca_address.port(),
+    ];
+    ours.into()
+}
+
 fn container_settings(config: &Config, confinement: Confinement) -> ContainerSettings {
     let root = config.container_root();
     ContainerSettings {
         runtime_run_dir: RUNTIME_RUN_DIR.into(),
         default_network: DEFAULT_NETWORK.into(),
-        reserved_ports: vec![
-            config.management_address.port(),
-            config.hook_port(),
-            config.ca_address.port(),
-        ],
+        reserved_ports: reserved_ports(config),
         run_as_image_user: config.run_as_image_user,
         confinement,
         require_apparmor: config.require_apparmor,

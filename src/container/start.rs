@@ -116,8 +116,10 @@ impl ContainerService {
         }
         let process = self.runtime_process(id).await;
         self.update(id, move |c| {
-            transitions::running(c, process, Timestamp::now());
-            c.stopped_by_user = false;
+            let now = Timestamp::now();
+            transitions::running(c, process, now);
+            // One that has ended already was started all the same.
+            c.started_at.get_or_insert(now);
             Ok(())
         })
         .await?;

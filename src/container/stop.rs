@@ -29,16 +29,17 @@ impl ContainerService {
         self.detached(Verb::ContainerStop, async move {
             let id = container.id.clone();
             let _lock = service.0.locks.lock(&id).await;
-            let container = service.find(&id).map_err(|_| ContainerError::NotFound(parameter))?;
-            let awaits_restart = restart::due(&container, &service.snapshot(), Timestamp::now()).is_some();
+            service.find(&id).map_err(|_| ContainerError::NotFound(parameter))?;
+            let snapshot = service.snapshot();
             // Before the end, which the restart policy sees.
-            service
+            let awaits_restart = service
                 .update(&id, move |c| {
+                    let awaits_restart = restart::due(c, &snapshot, Timestamp::now()).is_some();
                     if !awaits_restart {
                         transitions::check_allowed("stop", c)?;
                     }
                     c.stopped_by_user = true;
-                    Ok(())
+                    Ok(awaits_restart)
                 })
                 .await?;
             if awaits_restart {

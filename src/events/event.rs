@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::store::{Change, Commit, Exit, Kind, Object, PolicySettings};
+use crate::store::{Change, Commit, Exit, Health, Kind, Object, PolicySettings};
 
 /// A change that clients can see.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub struct Observed {
     pub state: Option<String>,
     /// How its last run ended; `None` for kinds that do not run, before the first end and while it runs again.
     pub exit: Option<Exit>,
+    /// What the health check of a container says; `None` without one and for other kinds.
+    pub health: Option<Health>,
     /// What else makes a difference.
     content: Option<String>,
 }
@@ -52,13 +54,14 @@ impl Observed {
             name: name.to_owned(),
             state: None,
             exit: None,
+            health: None,
             content: None,
         };
         match object {
             Object::Container(container) => Self {
                 state: Some(container.state.to_string()),
                 exit: container.exit.clone(),
-                content: container.health.map(|health| format!("{health:?}")),
+                health: container.health,
                 ..plain(&container.name)
             },
             Object::Image(image) => Self {
@@ -169,6 +172,18 @@ mod tests {
         journal.operation = Some(Operation::Delete);
         journal.certificate_due = true;
         assert_eq!(change(Some(web(ContainerState::Stopped)), Some(journal)), None);
+    }
+
+    #[test]
+    fn a_change_of_health_is_one() {
+        let with_health = |health| {
+            let mut running = web(ContainerState::Running);
+            running.health = Some(health);
+            Some(running)
+        };
+        let event = change(with_health(Health::Starting), with_health(Health::Healthy)).unwrap();
+        assert_eq!(event.action, Action::Changed);
+        assert_eq!(event.new.unwrap().health, Some(Health::Healthy));
     }
 
     #[test]

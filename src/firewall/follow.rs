@@ -35,7 +35,7 @@ impl Reconcile for Firewall {
 
     fn concerned(&self, change: &Change, _: &Snapshot) -> Vec<Self::Key> {
         match change.kind {
-            Kind::Image | Kind::ReplicaSet => Vec::new(),
+            Kind::Image => Vec::new(),
             _ => vec![RULES],
         }
     }

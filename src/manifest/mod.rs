@@ -19,7 +19,6 @@ pub(crate) mod yaml;
 pub use error::{ManifestError, Problem};
 pub use reader::Warning;
 pub use resource::{Document, Reference, Resource, ResourceKind, parse, references, service};
-pub use service::ServiceManifest;
 pub use set::SetManifest;
 
 use std::collections::BTreeMap;

@@ -3,7 +3,8 @@
 use super::error::{ManifestError, Problem};
 use super::reader::{Field, Object, Source, Warning};
 use super::yaml::{self, Node, Value};
-use super::{DEFAULT_NAMESPACE, PodManifest, ServiceManifest, SetManifest, pod, service as services, set};
+use super::{DEFAULT_NAMESPACE, PodManifest, SetManifest, pod, service as services, set};
+use crate::service::NewService;
 
 /// One resource of a stream.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,7 +29,7 @@ pub enum Resource {
     /// A replica set or a deployment.
     ReplicaSet(SetManifest),
     /// A service.
-    Service(ServiceManifest),
+    Service(NewService),
 }
 
 /// The kinds of resources as the store has them: a `Deployment` is a replica set.
@@ -119,11 +120,11 @@ pub fn references(text: &str) -> Result<Vec<Reference>> {
 }
 
 /// The service that the first document describes which is not empty (`contract/api.md` 10).
-pub fn service(text: &str) -> Result<(ServiceManifest, Vec<Warning>)> {
+pub fn service(text: &str) -> Result<(NewService, Vec<Warning>)> {
     let documents = yaml::documents(text)?;
     let Some((number, node)) = documents.first() else {
         return Err(ManifestError {
-            problem: Problem::Other("service manifest not found".into()),
+            problem: Problem::NoService,
             document: 1,
             line: 1,
             field: String::new(),

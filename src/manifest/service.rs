@@ -1,46 +1,26 @@
 //! `kind: Service` (`contract/api.md` 11.4).
 
-use std::collections::BTreeMap;
-
 use super::error::{ManifestError, Problem};
 use super::pod;
 use super::reader::{Field, Object};
 use super::resource::or_default;
+use crate::service::{MAX_AFFINITY, NewService};
 use crate::store::{Protocol, ServicePort};
 
 /// How long a client stays with one pod when the manifest asks for affinity without saying how long, in seconds.
 const AFFINITY_SECONDS: i64 = 10_800;
-/// The longest affinity, in seconds: one day, as in Kubernetes.
-const MAX_AFFINITY_SECONDS: i64 = 86_400;
-
-/// What a service is to be.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ServiceManifest {
-    /// `metadata.name`
-    pub name: String,
-    /// `metadata.namespace`
-    pub namespace: String,
-    /// Labels of its pods. Empty matches none.
-    pub selector: BTreeMap<String, String>,
-    /// Its ports; no host port and protocol twice.
-    pub ports: Vec<ServicePort>,
-    /// For how many seconds a client stays with one pod; `None` for no affinity.
-    pub affinity_seconds: Option<u32>,
-}
 
 type Result<T> = std::result::Result<T, ManifestError>;
 
-pub(super) fn read(object: &mut Object<'_>) -> Result<ServiceManifest> {
+pub(super) fn read(object: &mut Object<'_>) -> Result<NewService> {
     let (name, namespace) = object.get("metadata", |field| field.object(pod::identity))?;
     if name.is_empty() {
         return Err(object.whole().problem(Problem::NoServiceName));
     }
-    let mut manifest = ServiceManifest {
+    let mut manifest = NewService {
         name,
         namespace: or_default(namespace),
-        selector: BTreeMap::new(),
-        ports: Vec::new(),
-        affinity_seconds: None,
+        ..NewService::default()
     };
     if let Some(spec) = object.field("spec") {
         spec.object(|spec| fill(&mut manifest, spec))?;
@@ -48,7 +28,7 @@ pub(super) fn read(object: &mut Object<'_>) -> Result<ServiceManifest> {
     Ok(manifest)
 }
 
-fn fill(manifest: &mut ServiceManifest, spec: &mut Object<'_>) -> Result<()> {
+fn fill(manifest: &mut NewService, spec: &mut Object<'_>) -> Result<()> {
     spec.refuse(&["loadBalancerSourceRanges", "externalName"])?;
     manifest.selector = spec.get("selector", Field::string_map)?;
     for field in spec.items("ports")? {
@@ -119,7 +99,7 @@ fn affinity(spec: &mut Object<'_>) -> Result<Option<u32>> {
     let seconds = spec.get("sessionAffinityConfig", |field| {
         field.object(|config| {
             config.get("clientIP", |field| {
-                let seconds = |field: &Field<'_>| field.integer(1..=MAX_AFFINITY_SECONDS);
+                let seconds = |field: &Field<'_>| field.integer(1..=i64::from(MAX_AFFINITY));
                 field.object(|client| client.optional("timeoutSeconds", seconds))
             })
         })

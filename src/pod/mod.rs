@@ -22,12 +22,15 @@ mod act;
 mod controller;
 mod error;
 mod plan;
+mod replica_set;
 mod service;
+mod set_plan;
 mod status;
 mod template;
 
 pub use controller::PodController;
 pub use error::PodError;
+pub use replica_set::{Applied, NewSet, ReplicaSets, SetController, SetError, SetStatus};
 pub use service::{NewPod, PodService, PodSettings, fresh_ulid};
 pub use status::{PodState, PodStatus, member_name, status, statuses};
 pub use template::check_template;

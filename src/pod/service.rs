@@ -332,8 +332,8 @@ fn reserve(t: &mut Txn, wish: NewPod) -> Result<Reserved, PodError> {
 }
 
 /// An id whose beginning and end no other pod has: names of containers are made from them.
-fn fresh_id(snapshot: &Snapshot) -> String {
-    let infra = |id: &str| id[..12].to_owned();
+pub(super) fn fresh_id(snapshot: &Snapshot) -> String {
+    let infra = |id: &str| id.get(..12).unwrap_or(id).to_owned();
     loop {
         let id = fresh_ulid();
         let clashes = |pod: &Arc<Pod>| infra(&pod.id) == infra(&id) || member_name(&pod.id, "") == member_name(&id, "");

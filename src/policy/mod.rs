@@ -19,14 +19,12 @@
 //! the same rules what becomes of a packet.
 
 mod changes;
-mod follow;
 mod names;
 mod service;
 
 pub use crate::store::{Chain, NsMode, Policy, PolicyProtocol, PolicySettings, PolicyStage, UnknownChain, UnknownMode};
 pub(crate) use changes::block;
 pub use changes::{Entry, NewPolicy, Status, entries, settings, shown_mode};
-pub use follow::Follower;
 pub use names::{Directory, End, Unresolved};
 pub use service::{Difference, Explanation, PolicyService, Question};
 

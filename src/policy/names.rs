@@ -173,7 +173,11 @@ mod tests {
             let mut going = container("bbbbbbbbbbbb", "going").address("10.166.0.2");
             going.operation = Some(Operation::Delete);
             t.put(going).unwrap();
-            t.put(replica_set("01set", "shop-rs", "shop")).unwrap();
+            t.put(ReplicaSet {
+                manifest_name: "shop-rs".into(),
+                ..replica_set("01set", "shop", 1)
+            })
+            .unwrap();
             for (n, owner) in [(1, Some("01set")), (2, Some("01set")), (3, None)] {
                 let mut pod = pod(&format!("01pod{n}"), &format!("pod-{n}"), &["app"]);
                 pod.owner = owner.map(str::to_owned);
@@ -232,7 +236,7 @@ mod tests {
             assert_eq!(addresses(name), Err(reason.to_owned()));
         }
         let empty = Snapshot::build(|t| {
-            t.put(replica_set("01set", "shop", "shop")).unwrap();
+            t.put(replica_set("01set", "shop", 1)).unwrap();
         });
         let reason = Directory::new(&empty).resolve("shop").unwrap_err().to_string();
         assert_eq!(reason, "replica set: shop has no pods");

@@ -125,8 +125,14 @@ impl Runtime for Droplet {
     fn stop<'a>(&'a self, id: &'a str, request: &'a StopRequest) -> BoxFuture<'a, Result<(), RuntimeError>> {
         Box::pin(async move {
             let seconds = request.grace.as_secs().to_string();
-            let args = ["kill", "--grace", &seconds, id, &request.signal];
-            self.run("stop", request.grace + STOP_MARGIN, &args).await.map(drop)
+            let chosen = ["kill", "--grace", &seconds, id, &request.signal];
+            // The original knows no other way to stop.
+            let args = if *request == StopRequest::default() {
+                &["kill", id][..]
+            } else {
+                &chosen[..]
+            };
+            self.run("stop", request.grace + STOP_MARGIN, args).await.map(drop)
         })
     }
 
@@ -224,6 +230,12 @@ mod tests {
         };
         let error = droplet.stop("x", &request).await.unwrap_err().to_string();
         assert_eq!(error, "droplet stop failed: kill|--grace|70|x|SIGINT|: exit status 1");
+        let error = droplet
+            .stop("x", &StopRequest::default())
+            .await
+            .unwrap_err()
+            .to_string();
+        assert_eq!(error, "droplet stop failed: kill|x|: exit status 1");
     }
 
     #[tokio::test]

@@ -33,7 +33,7 @@ pub enum ServiceError {
     #[error("name and namespace are required")]
     NameRequired,
     /// A name or namespace outside the grammar.
-    #[error("invalid {what}: {word:?}; use up to 253 letters, digits, '_', '.', '-', beginning with a letter or digit")]
+    #[error("invalid {what}: {word:?}; use up to 128 letters, digits, '_', '.', '-', beginning with a letter or digit")]
     InvalidName { what: &'static str, word: String },
     /// No port has the number 0.
     #[error("invalid {0}: 0; a port is a number from 1 to 65535")]

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::{NewService, ServiceError};
-use crate::store::{Claim, Kind, Protocol, Service, ServicePort, Snapshot, Store, Txn};
+use crate::pod::fresh_ulid;
+use crate::store::{Claim, Kind, Protocol, Service, ServicePort, Store, Txn};
 
 /// Makes, changes, removes and finds services. Clones share the store.
 #[derive(Clone)]
@@ -25,10 +26,7 @@ impl ServiceRegistry {
     pub async fn create(&self, request: NewService) -> Result<Arc<Service>, ServiceError> {
         self.check(&request)?;
         self.store
-            .transact(move |t| {
-                let id = fresh_id(t.snapshot());
-                put(t, id, Timestamp::now(), request)
-            })
+            .transact(move |t| put(t, fresh_ulid(), Timestamp::now(), request))
             .await
     }
 
@@ -98,16 +96,6 @@ fn put(t: &mut Txn, id: String, created_at: Timestamp, request: NewService) -> R
     };
     t.put(service)
         .map_err(|taken| ServiceError::taken(&taken, t.snapshot()))
-}
-
-/// A ULID that no service has.
-fn fresh_id(snapshot: &Snapshot) -> String {
-    loop {
-        let id = ulid::Ulid::generate().to_string().to_lowercase();
-        if snapshot.services().get(&id).is_none() {
-            return id;
-        }
-    }
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ impl NewService {
 
 /// As for containers, except that a service has no words that a route has taken.
 fn is_name(word: &str) -> bool {
-    word.len() <= 253
+    word.len() <= 128
         && word.starts_with(|c: char| c.is_ascii_alphanumeric())
         && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
 }
@@ -120,7 +120,7 @@ mod tests {
             ("-a", "default", "invalid service name"),
             ("a\nb", "default", "invalid service name"),
             ("a", "x y", "invalid namespace: \"x y\""),
-            (&"n".repeat(254), "default", "invalid service name"),
+            (&"n".repeat(129), "default", "invalid service name"),
         ] {
             let request = NewService {
                 name: name.into(),

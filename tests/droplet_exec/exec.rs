@@ -6,17 +6,18 @@ use crate::process::{find, parent};
 use crate::sandbox::{Sandbox, mode, sandbox, signal, wait_for};
 
 /// Prints everything that a process has from its runtime.
-const SELF_PORTRAIT: &str = "grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp|Sig(Blk|Ign|Cgt))' /proc/self/status; \
+pub const SELF_PORTRAIT: &str = "grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp|Sig(Blk|Ign|Cgt))' /proc/self/status; \
     cat /proc/self/cgroup /proc/self/limits /proc/self/oom_score_adj /proc/self/uid_map; env | sort; pwd; umask; \
     for ns in user mnt cgroup uts ipc pid net; do readlink /proc/self/ns/$ns; done; cat /proc/self/attr/current; ";
 
 /// A running container, whose program may print first.
-fn running(s: &Sandbox, config: &Value) {
+pub fn running(s: &Sandbox, config: &Value) {
     s.write(&s.id, config);
     s.up();
 }
 
-fn sleeper(s: &Sandbox) -> Value {
+/// A program that does nothing.
+pub fn sleeper(s: &Sandbox) -> Value {
     s.config(&s.id, "exec sleep 1000")
 }
 

@@ -16,3 +16,4 @@ mod sandbox;
 mod spec;
 mod terminal;
 mod viewer;
+mod wait;

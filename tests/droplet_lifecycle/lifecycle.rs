@@ -216,6 +216,35 @@ fn signals_that_do_not_stop_are_only_delivered() {
 }
 
 #[test]
+fn with_a_grace_period_any_signal_stops() {
+    sandbox(|s| {
+        let id = s.id.as_str();
+        s.bundle_with("trap 'exit 9' USR1; trap 'echo no' TERM; echo up; while :; do sleep 0.05; done");
+        for (args, code) in [
+            (&["--grace", "60", id, "SIGUSR1"][..], 9),
+            (&["--grace", "60", id, "KILL"], 137),
+            (&["--grace=0", id, "TERM"], 137),
+        ] {
+            s.up();
+            wait_for("the traps", || s.log("init.log").ends_with("up\n").then_some(()));
+            let started = std::time::Instant::now();
+            s.ok(&[&["kill"], args].concat());
+            assert!(started.elapsed().as_secs() < 30, "{args:?}");
+            let state = s.state(id);
+            assert_eq!(
+                (&state["status"], &state["exit_code"]),
+                (&json!("stopped"), &json!(code)),
+                "{args:?}"
+            );
+            std::fs::write(s.bundle(id).join("logs/init.log"), "").unwrap();
+        }
+        s.up();
+        assert_eq!(s.droplet(&["kill", "--grace", "soon", id]).status.code(), Some(1));
+        assert_eq!(s.state(id)["status"], "running");
+    });
+}
+
+#[test]
 fn a_terminal_belongs_to_the_container_and_its_output_is_logged() {
     sandbox(|s| {
         let id = s.id.as_str();

@@ -23,7 +23,7 @@ fn a_server_that_comes_late_is_healthy_then() {
     let (lab, image) = lab_with_busybox();
     let api = lab.api();
     let before = lab.inventory();
-    let script = "while [ ! -e /tmp/go ]; do sleep 0.1; done; exec httpd -f -p 8080 -h /www";
+    let script = "while [ ! -e /go ]; do sleep 0.1; done; exec httpd -f -p 8080 -h /www";
     let check = json!({ "tcp": 8080, "interval": 1, "timeout": 1, "retries": 2, "startPeriod": 2 });
     let request = json!({ "image": image, "command": ["/bin/sh", "-c", script], "healthCheck": check });
     let id = api.create(request);
@@ -32,7 +32,7 @@ fn a_server_that_comes_late_is_healthy_then() {
     assert_eq!(api.container(&id)["health"], "starting");
     let unhealthy = wait_for_health(&lab, &id, "unhealthy");
     assert_eq!(unhealthy["state"], "running", "nobody wanted it to be ended");
-    api.exec(&id, "touch /tmp/go");
+    api.exec(&id, "touch /go");
     wait_for_health(&lab, &id, "healthy");
 
     // What is known outlives the daemon.

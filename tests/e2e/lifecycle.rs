@@ -135,6 +135,78 @@ fn exit_codes_are_recorded_with_their_reason() {
 }
 
 #[test]
+fn ends_are_told_of_terminals_too_and_when_the_daemon_was_down() {
+    let (lab, image) = lab_with_busybox();
+    lab.machine().write("/mnt/gate/closed", "");
+    let before = lab.inventory();
+    let when_open = |then: &str| format!("echo started; while [ ! -e /gate/open ]; do sleep 0.05; done; {then}");
+    let until_signal = "trap 'exit 143' TERM; echo started; while :; do sleep 1000 & wait $!; done".to_owned();
+    let ends = [
+        (when_open("exit 0"), "", 0, "Completed"),
+        (when_open("exit 1"), "", 1, "Error"),
+        (until_signal.clone(), "-KILL", 137, "Error"),
+        (until_signal, "-TERM", 143, "Error"),
+        // It has to keep what may be the last line.
+        (when_open("exec tail /dev/zero"), "", 137, "OOMKilled"),
+    ];
+    for down in [false, true] {
+        let api = lab.api();
+        let mut running = Vec::new();
+        for tty in [false, true] {
+            for (script, signal, code, reason) in &ends {
+                let id = api.run(
+                    json!({ "image": image, "tty": tty, "memory": 64 << 20, "mount": ["/mnt/gate:/gate:ro"],
+                    "command": ["/bin/sh", "-c", script] }),
+                );
+                let pid = api.container(&id)["pid"].to_string();
+                running.push((id, pid, *signal, *code, *reason));
+            }
+        }
+        for (id, ..) in &running {
+            wait_for("a container at work", Duration::from_secs(10), || {
+                let log = api.log(id);
+                if log.contains("started") { Ok(()) } else { Err(log) }
+            });
+        }
+        if down {
+            lab.daemon().kill9();
+        }
+        lab.machine().write("/mnt/gate/open", "");
+        for (_, pid, signal, ..) in running.iter().filter(|(_, _, signal, ..)| !signal.is_empty()) {
+            lab.machine().run(&["kill", signal, pid]);
+        }
+        if down {
+            for (_, pid, ..) in &running {
+                wait_for("the end of a process", Duration::from_secs(30), || {
+                    let command = lab.machine().read(&format!("/proc/{pid}/cmdline"));
+                    if command.is_empty() { Ok(()) } else { Err(command) }
+                });
+            }
+            lab.daemon().start();
+        }
+        let api = lab.api();
+        for (id, _, _, code, reason) in &running {
+            let ended = wait_for("the end", Duration::from_secs(30), || {
+                let found = api.container(id);
+                if found["state"] == "stopped" {
+                    Ok(found)
+                } else {
+                    Err(found)
+                }
+            });
+            assert_eq!(
+                (&ended["exitCode"], &ended["reason"]),
+                (&json!(code), &json!(reason)),
+                "{ended}"
+            );
+            api.delete(id);
+        }
+        std::fs::remove_file(lab.machine().path("/mnt/gate/open")).unwrap();
+    }
+    lab.assert_unchanged(&before);
+}
+
+#[test]
 fn a_command_that_cannot_be_executed_fails_the_start() {
     let (lab, _) = lab_with_busybox();
     let image = lab.pull(

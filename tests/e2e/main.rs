@@ -11,6 +11,7 @@ mod support;
 mod auth;
 mod crash;
 mod events;
+mod exec;
 mod health;
 mod hooks;
 mod images;
@@ -26,6 +27,7 @@ mod ports;
 mod refusals;
 mod replay;
 mod restarts;
+mod services;
 mod startup;
 mod terminals;
 

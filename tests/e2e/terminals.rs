@@ -157,6 +157,11 @@ fn a_shell_can_be_executed_in_a_container() {
     says(&mut first, "echo $name goes on", "first goes on\r\n");
     second.detach();
     says(&mut viewer, "echo $name stays", "second stays\r\n");
+    viewer.detach();
+    let mut viewer = exec_attach(&api, "host");
+    says(&mut viewer, "echo $name is back", "second is back\r\n");
+    viewer.resize(50, 132);
+    says(&mut viewer, "stty size", "50 132\r\n");
     viewer.type_in("exit\n");
     assert_eq!(viewer.rest().1, 1000);
     first.type_in("exit 3\n");
@@ -166,7 +171,7 @@ fn a_shell_can_be_executed_in_a_container() {
     // Now there is none: the daemon waits for two seconds.
     let (_, code, reason) = exec_attach(&api, "host").rest();
     assert_eq!((code, reason.as_str()), (1013, "target not ready"));
-    assert_eq!(audited(&lab, "ws.exec.attach", 4)["target"]["container_id"], json!(id));
+    assert_eq!(audited(&lab, "ws.exec.attach", 5)["target"]["container_id"], json!(id));
     assert_eq!(api.container("host")["state"], "running");
     api.stop("host");
     api.delete("host");
@@ -180,15 +185,23 @@ fn terminals_outlive_the_daemon() {
     let id = lab.api().run(json!({ "image": image, "tty": true, "command": SHELL }));
     let mut terminal = attach(&lab.api(), &id);
     says(&mut terminal, "name=same; echo there", "there\r\n");
+    let mut executed = shell_in(&lab.api(), &id);
+    says(&mut executed, "name=executed; echo there", "there\r\n");
     let status = lab.daemon().stop();
     assert!(status.success(), "{status}");
-    let (_, code, reason) = terminal.rest();
-    assert_eq!((code, reason.as_str()), (1001, "daemon is shutting down"));
+    for terminal in [terminal, executed] {
+        let (_, code, reason) = terminal.rest();
+        assert_eq!((code, reason.as_str()), (1001, "daemon is shutting down"));
+    }
     assert_eq!(audited(&lab, "ws.attach", 1)["result"]["code"], 101);
     lab.daemon().start();
     let mut terminal = attach(&lab.api(), &id);
     says(&mut terminal, "echo $name", "same\r\n");
     drop(terminal);
+    let mut executed = exec_attach(&lab.api(), &id);
+    says(&mut executed, "echo $name", "executed\r\n");
+    executed.type_in("exit\n");
+    assert_eq!(executed.rest().1, 1000);
     lab.api().stop(&id);
     lab.api().delete(&id);
     lab.assert_unchanged(&before);

@@ -195,6 +195,50 @@ impl Lab {
         .unwrap()
     }
 
+    /// Stores a pod that is ready, with the label `app: <app>`, whose infra container has a network namespace.
+    pub fn pod(&self, id: &str, app: &str) -> Guest {
+        let guest = self.container(id, "raind0", &[]);
+        let (id, app) = (id.to_owned(), app.to_owned());
+        self.change(move |t| {
+            t.update::<Container>(&id, |infra| {
+                infra.name = format!("condenser-pod-infra-{id}");
+                infra.pod_id = Some(id.clone());
+                infra.state = ContainerState::Running;
+            })
+            .unwrap();
+            let member = Container {
+                pod_id: Some(id.clone()),
+                state: ContainerState::Running,
+                ..bare_container(&format!("{id}-member"))
+            };
+            t.put(member).unwrap();
+            t.put(bare_pod(&id, &app)).unwrap();
+        });
+        guest
+    }
+
+    /// Makes the only member of a pod run or not, and with it the pod ready or not.
+    pub fn set_ready(&self, pod: &str, ready: bool) {
+        let member = format!("{pod}-member");
+        self.change(move |t| {
+            let state = if ready {
+                ContainerState::Running
+            } else {
+                ContainerState::Stopped
+            };
+            t.update::<Container>(&member, |c| c.state = state).unwrap().unwrap();
+        });
+    }
+
+    /// Changes the store.
+    pub fn change(&self, change: impl FnOnce(&mut Txn) + Send + 'static) {
+        self.block_on(self.store.transact(move |t| {
+            change(t);
+            Ok::<_, StoreError>(())
+        }))
+        .unwrap();
+    }
+
     /// Removes the row and the namespace of a container.
     pub fn remove(&self, id: &str) {
         self.forget(id);
@@ -295,6 +339,26 @@ fn bare_container(id: &str) -> Container {
         certificate_due: false,
         creating_at: None,
         created_at: None,
+        started_at: None,
+        stopped_at: None,
+    }
+}
+
+fn bare_pod(id: &str, app: &str) -> Pod {
+    Pod {
+        id: id.into(),
+        name: format!("name-{id}"),
+        namespace: "default".into(),
+        uid: id.into(),
+        owner: None,
+        template: PodTemplate {
+            id: format!("{id}-template"),
+            labels: [("app".to_owned(), app.to_owned())].into(),
+            annotations: Default::default(),
+            spec: PodSpec::default(),
+        },
+        goal: PodGoal::Running,
+        created_at: jiff::Timestamp::UNIX_EPOCH,
         started_at: None,
         stopped_at: None,
     }

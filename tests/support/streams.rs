@@ -52,6 +52,21 @@ impl Api {
         }
     }
 
+    /// Sends a request, and goes away without its answer as soon as `now` says so.
+    #[track_caller]
+    pub fn abandon(&self, call: Call, mut now: impl FnMut() -> bool) {
+        let mut session = self.session().unwrap();
+        let answer = session.sender.send_request(call.into_request("localhost"));
+        let mut answer = std::pin::pin!(answer);
+        let deadline = std::time::Instant::now() + LIMIT;
+        while !now() {
+            // The connection is driven only here.
+            let turn = async { tokio::time::timeout(Duration::from_millis(20), answer.as_mut()).await };
+            assert!(session.runtime.block_on(turn).is_err(), "an answer came");
+            assert!(std::time::Instant::now() < deadline, "waited in vain");
+        }
+    }
+
     /// Attaches to a terminal: `path` is that of a WebSocket.
     #[track_caller]
     pub fn attach(&self, path: &str) -> Terminal {

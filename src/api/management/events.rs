@@ -32,7 +32,7 @@ use super::Management;
 use crate::api::time::rfc3339;
 use crate::api::{ApiError, Failure, QueryParams};
 use crate::events::{Action, Event, Filter, Item, Subscription};
-use crate::store::Kind;
+use crate::store::{Health, Kind};
 
 /// After this long without an event a client is told that the connection lives.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -73,6 +73,10 @@ pub struct EventView {
     /// State now; absent for a removed object and for kinds without states.
     #[serde(skip_serializing_if = "Option::is_none")]
     new_state: Option<String>,
+    /// What the health check of a container says: `starting`, `healthy` or `unhealthy`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    health: Option<Health>,
     /// Exit status of a container that has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     exit_code: Option<i32>,
@@ -105,6 +109,7 @@ impl EventView {
             name: event.name.clone(),
             old_state: state(&event.old),
             new_state: state(&event.new),
+            health: event.new.as_ref().and_then(|observed| observed.health),
             exit_code,
             reason,
             message,

@@ -1,12 +1,14 @@
 //! Which status an error of a service becomes (`contract/api.md` 0.1).
 
 use crate::api::ApiError;
+use crate::bottle::BottleError;
 use crate::container::ContainerError;
 use crate::firewall::NetworksError;
 use crate::image::ImageError;
 use crate::network::NetworkError;
 use crate::pod::PodError;
 use crate::policy::PolicyError;
+use crate::service::ServiceError;
 
 impl From<ContainerError> for ApiError {
     fn from(error: ContainerError) -> Self {
@@ -107,6 +109,44 @@ impl From<PodError> for ApiError {
             }
             E::NameTaken { .. } | E::Owned { .. } | E::BeingRemoved(_) | E::Unsettled(_) => Self::conflict(message),
             E::Volumes(_) | E::Store(_) | E::Panicked => Self::internal(message),
+        }
+    }
+}
+
+impl From<ServiceError> for ApiError {
+    fn from(error: ServiceError) -> Self {
+        use ServiceError as E;
+        let message = error.to_string();
+        match error {
+            E::NotFound(_) => Self::not_found(message),
+            E::NameRequired | E::InvalidName { .. } | E::PortZero(_) | E::PortTwice { .. } | E::InvalidAffinity(_) => {
+                Self::bad_request(message)
+            }
+            E::NameTaken | E::PortTaken { .. } => Self::conflict(message),
+            E::Store(_) => Self::internal(message),
+        }
+    }
+}
+
+impl From<BottleError> for ApiError {
+    fn from(error: BottleError) -> Self {
+        use BottleError as E;
+        let message = error.to_string();
+        // A message says what failed; the status is that of the cause.
+        let like = |cause: Self| Self {
+            message: message.clone(),
+            ..cause
+        };
+        match error {
+            E::Yaml(_) | E::NoName | E::NoServices | E::Invalid(_) | E::Dependency(_) | E::PolicyFile(_) => {
+                Self::bad_request(message)
+            }
+            E::NotFound(_) => Self::not_found(message),
+            E::NameTaken | E::Unfinished(_) | E::NotHealthy { .. } => Self::conflict(message),
+            E::Policy(cause) | E::RemovePolicies(cause) => like(cause.into()),
+            E::CreateNetwork(cause) | E::RemoveNetwork(cause) => like(cause.into()),
+            E::Create(cause) | E::Service { source: cause, .. } => like(cause.into()),
+            E::Volume { .. } | E::Store(_) | E::Panicked => Self::internal(message),
         }
     }
 }

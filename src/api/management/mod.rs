@@ -4,6 +4,7 @@
 //! service becomes is decided in [`failure`].
 
 mod attach;
+mod bottles;
 mod containers;
 mod events;
 mod exec;
@@ -14,6 +15,7 @@ mod metrics;
 mod networks;
 mod pods;
 mod policies;
+mod services;
 mod stats;
 
 use std::sync::Arc;
@@ -23,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::bottle::BottleService;
 use crate::container::ContainerService;
 use crate::events::Events;
 use crate::firewall::Networks;
@@ -30,6 +33,7 @@ use crate::image::ImageService;
 use crate::metrics::{Activity, Sampler};
 use crate::pod::PodService;
 use crate::policy::PolicyService;
+use crate::service::ServiceRegistry;
 use crate::store::Store;
 
 /// The services behind the management API.
@@ -38,7 +42,9 @@ use crate::store::Store;
 pub struct Management {
     pub store: Store,
     pub containers: ContainerService,
+    pub bottles: BottleService,
     pub pods: PodService,
+    pub services: ServiceRegistry,
     pub images: ImageService,
     pub networks: Networks,
     pub policies: PolicyService,
@@ -78,12 +84,17 @@ pub fn routes() -> OpenApiRouter<Management> {
         .routes(routes!(images::list, images::pull, images::remove))
         .routes(routes!(images::status))
         .routes(routes!(images::disk_usage))
+        .routes(routes!(bottles::list, bottles::register))
+        .routes(routes!(bottles::get))
+        .routes(routes!(bottles::act))
         .routes(routes!(networks::list, networks::create))
         .routes(routes!(networks::delete))
         .routes(routes!(pods::list, pods::create))
         .routes(routes!(pods::get, pods::remove))
         .routes(routes!(pods::start))
         .routes(routes!(pods::stop))
+        .routes(routes!(services::list, services::create))
+        .routes(routes!(services::get, services::remove))
         .routes(routes!(policies::add))
         .routes(routes!(policies::list))
         .routes(routes!(policies::remove))

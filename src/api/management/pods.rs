@@ -197,12 +197,12 @@ impl PodBody {
 #[serde(default)]
 #[into_params(parameter_in = Query)]
 pub struct Scope {
-    /// Namespace, when the pod is given by its name [default: default]
+    /// Namespace, when the object is given by its name [default: default]
     namespace: Option<String>,
 }
 
 impl Scope {
-    fn namespace(&self) -> &str {
+    pub(super) fn namespace(&self) -> &str {
         self.namespace
             .as_deref()
             .filter(|name| !name.is_empty())

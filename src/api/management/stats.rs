@@ -132,7 +132,7 @@ impl StatsView {
             started_at: rfc3339(c.started_at),
             stopped_at: rfc3339(c.stopped_at),
             finished_at: rfc3339(c.stopped_at),
-            labels: BTreeMap::new(),
+            labels: c.options.labels.clone(),
             annotations: BTreeMap::new(),
             attempt: 0,
             tty: c.tty,

@@ -103,15 +103,33 @@ pub(crate) fn pod(id: &str, name: &str, entries: &[&str]) -> Pod {
     }
 }
 
-pub(crate) fn replica_set(id: &str, manifest_name: &str, name: &str) -> ReplicaSet {
+pub(crate) fn service(id: &str, name: &str, ports: &[u16]) -> Service {
+    let port = |port: &u16| ServicePort {
+        port: *port,
+        target_port: *port,
+        protocol: Protocol::Tcp,
+        written_protocol: "tcp".into(),
+    };
+    Service {
+        id: id.into(),
+        name: name.into(),
+        namespace: "default".into(),
+        selector: [("app".to_owned(), name.to_owned())].into(),
+        ports: ports.iter().map(port).collect(),
+        affinity_seconds: None,
+        created_at: jiff::Timestamp::UNIX_EPOCH,
+    }
+}
+
+pub(crate) fn replica_set(id: &str, name: &str, replicas: u32) -> ReplicaSet {
     ReplicaSet {
         id: id.into(),
         name: name.into(),
-        manifest_name: manifest_name.into(),
+        manifest_name: name.into(),
         namespace: "default".into(),
-        replicas: 1,
+        replicas,
         selector: [("app".to_owned(), name.to_owned())].into(),
-        template: pod(id, name, &["app"]).template,
+        template: pod(id, name, &["web"]).template,
         update: UpdateStrategy::Replace,
         removing: false,
         created_at: jiff::Timestamp::UNIX_EPOCH,
@@ -130,24 +148,6 @@ pub(crate) fn bottle(id: &str, name: &str, services: &[&str]) -> Bottle {
         volumes: Vec::new(),
         network: None,
         operation: None,
-        created_at: jiff::Timestamp::UNIX_EPOCH,
-    }
-}
-
-pub(crate) fn service(id: &str, name: &str, ports: &[u16]) -> Service {
-    let port = |port: &u16| ServicePort {
-        port: *port,
-        target_port: *port,
-        protocol: Protocol::Tcp,
-        written_protocol: "tcp".into(),
-    };
-    Service {
-        id: id.into(),
-        name: name.into(),
-        namespace: "default".into(),
-        selector: [("app".to_owned(), name.to_owned())].into(),
-        ports: ports.iter().map(port).collect(),
-        affinity_seconds: None,
         created_at: jiff::Timestamp::UNIX_EPOCH,
     }
 }

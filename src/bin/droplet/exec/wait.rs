@@ -307,6 +307,28 @@ mod tests {
         );
     }
 
+    /// A process in a session of its own, with a member in another process group, and a stranger.
+    #[test]
+    fn a_session_is_more_than_its_process_group() {
+        use std::os::unix::process::CommandExt;
+        let sleep = |prepare: fn() -> rustix::io::Result<()>| {
+            let mut command = std::process::Command::new("sleep");
+            // SAFETY: only system calls between fork and execve.
+            unsafe { command.arg("1000").pre_exec(move || Ok(prepare()?)) };
+            command.spawn().unwrap()
+        };
+        let own = rustix::process::getsid(None).unwrap();
+        let mut member = sleep(|| rustix::process::setpgid(None, None));
+        let mut stranger = sleep(|| rustix::process::setsid().map(drop));
+        let pid = |child: &std::process::Child| Pid::from_raw(child.id().cast_signed()).unwrap();
+        assert!(kill_member(pid(&member), own));
+        assert!(!member.wait().unwrap().success());
+        assert!(!kill_member(pid(&stranger), own));
+        assert!(stranger.try_wait().unwrap().is_none());
+        assert!(kill_member(pid(&stranger), pid(&stranger)));
+        stranger.wait().unwrap();
+    }
+
     #[test]
     fn what_others_go_on_writing_is_not_waited_for() {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();

@@ -1,0 +1,504 @@
+//! Replica sets: as many pods of a template as are wanted, kept alive.
+//!
+//! ```text
+//! kept true --remove--> removing --last pod gone--> (gone)
+//! ```
+//!
+//! This module owns the rows of sets, and which pods there are of each. What to change is decided (`set_plan`) and
+//! written in one transaction: rows of new pods with names of their own, owners of adopted ones, goals of those that go.
+//! So nothing is ever made twice for one gap, and a crash leaves either all of a decision or nothing. Carrying out the
+//! goals is the [`PodController`](super::PodController)'s, as are pods that fail: a set counts them and waits.
+//!
+//! What it never does: start, stop or restart a container, or touch a pod that belongs to nobody unless it adopts it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use futures_util::stream;
+use jiff::Timestamp;
+use tokio_util::task::TaskTracker;
+
+use crate::controller::{Outcome, Reconcile};
+use crate::store::{
+    Change, Claim, Kind, Object, Pod, PodGoal, PodTemplate, ReplicaSet, Snapshot, Store, StoreError, Txn,
+    UpdateStrategy,
+};
+
+use super::service::fresh_id;
+use super::set_plan::{self, Changes, Fitness, Replica, Wanted};
+use super::{PodError, PodService, PodState, PodStatus, check_template, fresh_ulid, statuses};
+
+/// How many pods of a set are removed at a time for a client that waits.
+const REMOVALS: usize = 8;
+
+/// Why an operation on a replica set failed. The texts are the contract's (`contract/api.md` 9); the API adds its
+/// prefix.
+#[derive(Debug, thiserror::Error)]
+pub enum SetError {
+    /// No set of that id, and none that the name means.
+    #[error("replicaSetId={0} not found")]
+    NotFound(String),
+    /// The set is going away.
+    #[error("replica set {0} is being removed")]
+    BeingRemoved(String),
+    /// Its pods could not be made, or not all of them removed; what is left is tried again.
+    #[error(transparent)]
+    Pod(#[from] PodError),
+    /// The state could not be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The operation ended without an answer: a defect, which the log describes.
+    #[error("the operation failed unexpectedly; see the daemon's log")]
+    Panicked,
+}
+
+/// What a set is to be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewSet {
+    /// What identifies it in the namespace.
+    pub manifest_name: String,
+    /// The name that is shown and that its pods' names begin with.
+    pub name: String,
+    /// Namespace of the set and of its pods.
+    pub namespace: String,
+    /// How many pods.
+    pub replicas: u32,
+    /// Labels of pods that may be adopted; empty matches none.
+    pub selector: BTreeMap<String, String>,
+    /// What its pods are made from. Its id counts only when the set has no template like it.
+    pub template: PodTemplate,
+    /// How pods of an old template are replaced.
+    pub update: UpdateStrategy,
+}
+
+/// What became of a set that was applied.
+#[derive(Debug, Clone)]
+pub struct Applied {
+    /// As it is now.
+    pub set: Arc<ReplicaSet>,
+    /// As it was; `None` when it is new.
+    pub before: Option<Arc<ReplicaSet>>,
+}
+
+/// How a set is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SetStatus {
+    /// Pods that it has, without those that are being removed.
+    pub current: usize,
+    /// Those of them that services may send clients to.
+    pub ready: usize,
+}
+
+/// All operations on replica sets. Clones share one service.
+#[derive(Clone)]
+pub struct ReplicaSets {
+    store: Store,
+    pods: PodService,
+    operations: TaskTracker,
+}
+
+impl ReplicaSets {
+    /// A service over pods.
+    pub fn new(store: Store, pods: PodService) -> Self {
+        let operations = TaskTracker::new();
+        Self {
+            store,
+            pods,
+            operations,
+        }
+    }
+
+    /// All sets by creation time, then id.
+    pub fn list(&self) -> Vec<(Arc<ReplicaSet>, SetStatus)> {
+        let snapshot = self.store.snapshot();
+        let mut by_set: BTreeMap<String, SetStatus> = BTreeMap::new();
+        for (pod, status) in statuses(&snapshot) {
+            if let Some(owner) = &pod.owner {
+                by_set.entry(owner.clone()).or_default().count(&pod, &status);
+            }
+        }
+        let mut sets: Vec<_> = snapshot.replicasets().iter().cloned().collect();
+        sets.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+        let with_status = |set: Arc<ReplicaSet>| {
+            let status = by_set.get(&set.id).copied().unwrap_or_default();
+            (set, status)
+        };
+        sets.into_iter().map(with_status).collect()
+    }
+
+    /// How a set is doing.
+    pub fn status(&self, set: &ReplicaSet) -> SetStatus {
+        let mut sum = SetStatus::default();
+        for (pod, status) in statuses(&self.store.snapshot()) {
+            if pod.owner.as_deref() == Some(&set.id) {
+                sum.count(&pod, &status);
+            }
+        }
+        sum
+    }
+
+    /// The set of that id, else of that name in the namespace: the one that identifies it, else the shown one if it
+    /// means one set only.
+    pub fn find(&self, parameter: &str, namespace: &str) -> Result<Arc<ReplicaSet>, SetError> {
+        let snapshot = self.store.snapshot();
+        let found = snapshot.replicasets().get(parameter).cloned();
+        found
+            .or_else(|| named(&snapshot, parameter, namespace))
+            .ok_or_else(|| SetError::NotFound(parameter.to_owned()))
+    }
+
+    /// Makes a set, or makes an existing one of that identity what is asked for. It keeps its id, and its template as
+    /// long as that says the same. Pods follow.
+    pub async fn apply(&self, wish: NewSet) -> Result<Applied, SetError> {
+        check_template(&wish.template)?;
+        self.store.transact(move |t| apply_in(t, wish)).await
+    }
+
+    /// Puts an updated set back to what it was.
+    pub async fn restore(&self, before: Arc<ReplicaSet>) -> Result<(), SetError> {
+        let id = before.id.clone();
+        self.change(&id, move |set| *set = ReplicaSet::clone(&before)).await
+    }
+
+    /// Changes the number of pods. They follow.
+    pub async fn scale(&self, id: &str, replicas: u32) -> Result<(), SetError> {
+        self.change(id, move |set| set.replicas = replicas).await?;
+        tracing::info!(replicaset.id = %id, replicas, "replica set scaled");
+        Ok(())
+    }
+
+    /// Takes a set away with its pods. After a failure or a crash the controller finishes it.
+    pub async fn remove(&self, id: &str) -> Result<(), SetError> {
+        let (service, id) = (self.clone(), id.to_owned());
+        let task = self.operations.spawn(async move { service.remove_now(&id).await });
+        task.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "an operation on a replica set failed unexpectedly");
+            Err(SetError::Panicked)
+        })
+    }
+
+    /// Waits until no operation is in progress.
+    pub async fn finish_operations(&self) {
+        self.operations.close();
+        self.operations.wait().await;
+    }
+
+    async fn remove_now(&self, id: &str) -> Result<(), SetError> {
+        let key = id.to_owned();
+        let mark = self.store.transact(move |t| {
+            let set = t.get::<ReplicaSet>(&key).ok_or(SetError::NotFound(key))?;
+            put(
+                t,
+                ReplicaSet {
+                    removing: true,
+                    ..ReplicaSet::clone(&set)
+                },
+            )?;
+            reconcile_in(t, &set.id)
+        });
+        mark.await?;
+        let pods: Vec<String> = owned(&self.store.snapshot(), id).map(|pod| pod.id.clone()).collect();
+        let removals = stream::iter(pods).map(|pod| async move { self.pods.remove(&pod).await });
+        let results: Vec<_> = removals.buffer_unordered(REMOVALS).collect().await;
+        for result in results {
+            match result {
+                Ok(()) | Err(PodError::NotFound(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // The controller may have been faster.
+        self.reconcile(id).await?;
+        tracing::info!(replicaset.id = %id, "replica set removed");
+        Ok(())
+    }
+
+    async fn change(&self, id: &str, change: impl FnOnce(&mut ReplicaSet) + Send + 'static) -> Result<(), SetError> {
+        let id = id.to_owned();
+        let update = self.store.transact(move |t| {
+            let mut set = match t.get::<ReplicaSet>(&id) {
+                Some(set) if set.removing => return Err(SetError::BeingRemoved(set.name.clone())),
+                Some(set) => ReplicaSet::clone(&set),
+                None => return Err(SetError::NotFound(id)),
+            };
+            change(&mut set);
+            put(t, set).map(drop)
+        });
+        update.await
+    }
+
+    /// Decides and writes what a set needs; nothing for one that needs nothing or is gone.
+    async fn reconcile(&self, id: &str) -> Result<(), SetError> {
+        if decide(&self.store.snapshot(), id).is_none() {
+            return Ok(());
+        }
+        let id = id.to_owned();
+        self.store.transact(move |t| reconcile_in(t, &id)).await
+    }
+}
+
+/// What a set needs.
+enum Decision {
+    /// Its pods have to change.
+    Pods(Arc<ReplicaSet>, Changes),
+    /// It is being removed and has no pods any more.
+    Forget,
+}
+
+/// Pure. `None` when there is nothing to do.
+fn decide(snapshot: &Snapshot, id: &str) -> Option<Decision> {
+    let set = snapshot.replicasets().get(id)?;
+    let replicas: Vec<Replica> = statuses(snapshot)
+        .iter()
+        .filter(|(pod, _)| pod.owner.as_deref() == Some(id) && pod.goal != PodGoal::Removed)
+        .map(|(pod, status)| replica(set, pod, status))
+        .collect();
+    if set.removing {
+        let remove: Vec<String> = replicas.into_iter().map(|replica| replica.id).collect();
+        if !remove.is_empty() {
+            let changes = Changes {
+                remove,
+                ..Changes::default()
+            };
+            return Some(Decision::Pods(set.clone(), changes));
+        }
+        return owned(snapshot, id).next().is_none().then_some(Decision::Forget);
+    }
+    let wanted = Wanted {
+        replicas: set.replicas as usize,
+        update: set.update,
+    };
+    let orphans: Vec<String> = match replicas.len() < wanted.replicas {
+        true => orphans(snapshot, set),
+        false => Vec::new(),
+    };
+    let changes = set_plan::changes(wanted, &replicas, &orphans);
+    (!changes.is_empty()).then(|| Decision::Pods(set.clone(), changes))
+}
+
+fn replica(set: &ReplicaSet, pod: &Pod, status: &PodStatus) -> Replica {
+    Replica {
+        id: pod.id.clone(),
+        created_at: pod.created_at,
+        fitness: match status.state {
+            PodState::Running if status.ready => Fitness::Ready,
+            PodState::Running => Fitness::Unready,
+            PodState::Created | PodState::Degraded | PodState::Stopped => Fitness::Down,
+        },
+        outdated: pod.template.id != set.template.id,
+    }
+}
+
+fn owned<'a>(snapshot: &'a Snapshot, set: &'a str) -> impl Iterator<Item = &'a Arc<Pod>> {
+    snapshot
+        .pods()
+        .iter()
+        .filter(move |pod| pod.owner.as_deref() == Some(set))
+}
+
+/// Pods that run, belong to nobody and have the labels of the selector, the oldest first.
+fn orphans(snapshot: &Snapshot, set: &ReplicaSet) -> Vec<String> {
+    let mut pods: Vec<&Arc<Pod>> = snapshot.pods().iter().filter(|pod| is_orphan_of(set, pod)).collect();
+    pods.sort_by_key(|pod| (pod.created_at, &pod.id));
+    pods.into_iter().map(|pod| pod.id.clone()).collect()
+}
+
+fn is_orphan_of(set: &ReplicaSet, pod: &Pod) -> bool {
+    let has = |(key, value): (&String, &String)| pod.template.labels.get(key) == Some(value);
+    pod.owner.is_none()
+        && pod.goal == PodGoal::Running
+        && pod.namespace == set.namespace
+        && !set.selector.is_empty()
+        && set.selector.iter().all(has)
+}
+
+fn reconcile_in(t: &mut Txn, id: &str) -> Result<(), SetError> {
+    match decide(t.snapshot(), id) {
+        None => {}
+        Some(Decision::Forget) => drop(t.remove::<ReplicaSet>(id)),
+        Some(Decision::Pods(set, changes)) => {
+            tracing::info!(
+                replicaset.id = %set.id, remove = changes.remove.len(), adopt = changes.adopt.len(),
+                create = changes.create, "replica set changes its pods"
+            );
+            for pod in &changes.remove {
+                change_pod(t, pod, |pod| pod.goal = PodGoal::Removed)?;
+            }
+            for pod in &changes.adopt {
+                // What it consists of stays; it counts as one of the set's pods until the set's template changes.
+                change_pod(t, pod, |pod| {
+                    pod.owner = Some(set.id.clone());
+                    pod.template.id = set.template.id.clone();
+                })?;
+            }
+            for _ in 0..changes.create {
+                create_pod(t, &set)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn change_pod(t: &mut Txn, id: &str, change: impl FnOnce(&mut Pod)) -> Result<(), SetError> {
+    t.update::<Pod>(id, change).map(drop).map_err(|_| taken(id))
+}
+
+fn create_pod(t: &mut Txn, set: &ReplicaSet) -> Result<(), SetError> {
+    let now = Timestamp::now();
+    let pod = Pod {
+        id: fresh_id(t.snapshot()),
+        name: fresh_name(t.snapshot(), set),
+        namespace: set.namespace.clone(),
+        uid: fresh_ulid(),
+        owner: Some(set.id.clone()),
+        template: set.template.clone(),
+        goal: PodGoal::Running,
+        created_at: now,
+        started_at: Some(now),
+        stopped_at: None,
+    };
+    let name = pod.name.clone();
+    t.put(pod).map(drop).map_err(|_| taken(&name))
+}
+
+/// `<set>-<8 random characters>` that no pod of the namespace has (`contract/api.md` 9.6).
+fn fresh_name(snapshot: &Snapshot, set: &ReplicaSet) -> String {
+    loop {
+        let ulid = fresh_ulid();
+        let name = format!("{}-{}", set.name, &ulid[ulid.len() - 8..]);
+        let claim = Claim::Name(Kind::Pod, set.namespace.clone(), name.clone());
+        if snapshot.holder(&claim).is_none() {
+            return name;
+        }
+    }
+}
+
+fn apply_in(t: &mut Txn, wish: NewSet) -> Result<Applied, SetError> {
+    let claim = Claim::Name(Kind::ReplicaSet, wish.namespace.clone(), wish.manifest_name.clone());
+    let holder = t.snapshot().holder(&claim).cloned();
+    let before = holder.and_then(|holder| t.get::<ReplicaSet>(&holder.id));
+    if let Some(set) = before.as_ref().filter(|set| set.removing) {
+        return Err(SetError::BeingRemoved(set.name.clone()));
+    }
+    let mut template = wish.template;
+    if let Some(set) = &before {
+        let same = PodTemplate {
+            id: set.template.id.clone(),
+            ..template.clone()
+        };
+        if same == set.template {
+            template = same;
+        }
+    }
+    let set = ReplicaSet {
+        id: before.as_ref().map_or_else(fresh_ulid, |set| set.id.clone()),
+        name: wish.name,
+        manifest_name: wish.manifest_name,
+        namespace: wish.namespace,
+        replicas: wish.replicas,
+        selector: wish.selector,
+        template,
+        update: wish.update,
+        removing: false,
+        created_at: before.as_ref().map_or_else(Timestamp::now, |set| set.created_at),
+    };
+    match before {
+        Some(before) if *before == set => Ok(Applied {
+            set: before.clone(),
+            before: Some(before),
+        }),
+        before => Ok(Applied {
+            set: put(t, set)?,
+            before,
+        }),
+    }
+}
+
+fn put(t: &mut Txn, set: ReplicaSet) -> Result<Arc<ReplicaSet>, SetError> {
+    let name = set.manifest_name.clone();
+    t.put(set).map_err(|_| taken(&name))
+}
+
+/// A name that was free when it was drawn in the same transaction, or that the record had already.
+fn taken(name: &str) -> SetError {
+    SetError::Pod(PodError::Unsettled(name.to_owned()))
+}
+
+fn named(snapshot: &Snapshot, name: &str, namespace: &str) -> Option<Arc<ReplicaSet>> {
+    let claim = Claim::Name(Kind::ReplicaSet, namespace.to_owned(), name.to_owned());
+    if let Some(holder) = snapshot.holder(&claim) {
+        return snapshot.replicasets().get(&holder.id).cloned();
+    }
+    let mut shown = snapshot
+        .replicasets()
+        .iter()
+        .filter(|set| set.name == name && set.namespace == namespace);
+    match (shown.next(), shown.next()) {
+        (Some(set), None) => Some(set.clone()),
+        _ => None,
+    }
+}
+
+impl SetStatus {
+    fn count(&mut self, pod: &Pod, status: &PodStatus) {
+        if pod.goal != PodGoal::Removed {
+            self.current += 1;
+            self.ready += usize::from(status.ready);
+        }
+    }
+}
+
+/// Keeps sets true. Keys are ids of sets.
+pub struct SetController(ReplicaSets);
+
+impl SetController {
+    /// A controller that works through the service.
+    pub fn new(sets: ReplicaSets) -> Self {
+        Self(sets)
+    }
+}
+
+impl Reconcile for SetController {
+    type Key = String;
+
+    fn concerned(&self, change: &Change, now: &Snapshot) -> Vec<String> {
+        let pod_of = |id: &Option<String>| now.pods().get(id.as_ref()?).cloned();
+        let of = |object: &Object| match object {
+            Object::ReplicaSet(set) => vec![set.id.clone()],
+            Object::Pod(pod) => interested(now, pod),
+            Object::Container(container) => pod_of(&container.pod_id)
+                .map(|pod| interested(now, &pod))
+                .unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        [&change.old, &change.new].into_iter().flatten().flat_map(of).collect()
+    }
+
+    fn all(&self, now: &Snapshot) -> Vec<String> {
+        now.replicasets().iter().map(|set| set.id.clone()).collect()
+    }
+
+    async fn reconcile(&self, id: &String) -> Outcome {
+        match self.0.reconcile(id).await {
+            Ok(()) => Outcome::Done,
+            Err(error) => {
+                tracing::warn!(replicaset.id = %id, %error, "a replica set is not as it should be; it will be tried again");
+                Outcome::Failed
+            }
+        }
+    }
+}
+
+/// The owner of a pod, or the sets that could adopt it.
+fn interested(now: &Snapshot, pod: &Pod) -> Vec<String> {
+    match &pod.owner {
+        Some(owner) => vec![owner.clone()],
+        None => {
+            let sets = now.replicasets().iter().filter(|set| is_orphan_of(set, pod));
+            sets.map(|set| set.id.clone()).collect()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
