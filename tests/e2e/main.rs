@@ -9,6 +9,7 @@
 mod support;
 
 mod auth;
+mod bottles;
 mod crash;
 mod events;
 mod exec;
