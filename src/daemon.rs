@@ -27,6 +27,7 @@ use crate::api::listener::{self, BoundListener};
 use crate::api::management::{self, Management, Sessions};
 use crate::api::{hooks, pki as pki_api, routing};
 use crate::apparmor::{self, Confinement};
+use crate::apply::Applier;
 use crate::audit::AuditLog;
 use crate::bottle::{BottleParts, BottleService};
 use crate::config::{Config, HOOK_PORT};
@@ -40,7 +41,7 @@ use crate::logs::Watcher;
 use crate::metrics::{Activity, MetricsLog, Sampler};
 use crate::network::{DEFAULT_NETWORK, DNS_ADDRESS, DNS_PORT, NetworkService, NetworkSettings, Uplink};
 use crate::pki::Pki;
-use crate::pod::{PodController, PodService, PodSettings};
+use crate::pod::{PodController, PodService, PodSettings, ReplicaSets, SetController};
 use crate::policy::PolicyService;
 use crate::runtime::dir::{DEFAULT_ROOT, RUNTIME_RUN_DIR};
 use crate::runtime::droplet::Droplet;
@@ -58,6 +59,13 @@ const POD_BACKOFF: Backoff = Backoff {
     first: Duration::from_secs(1),
     most: Duration::from_secs(60),
 };
+/// How a replica set waits whose rows cannot be written.
+const SET_BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(200),
+    most: Duration::from_secs(5),
+};
+/// How many replica sets are worked on at once. Their work is one transaction.
+const SET_WORKERS: usize = 2;
 /// How many pods are worked on at once: enough that a few that pull images do not hold up the others.
 const POD_WORKERS: usize = 8;
 /// How long operations in progress may take to finish at a shutdown. What is not finished then, recovery undoes.
@@ -116,6 +124,8 @@ struct Daemon {
     containers: ContainerService,
     bottles: BottleService,
     pods: PodService,
+    sets: ReplicaSets,
+    applier: Applier,
     audit: AuditLog,
     /// Ends whatever begins operations: the management API and the controllers.
     management: (CancellationToken, TaskTracker),
@@ -239,28 +249,25 @@ impl Daemon {
         tasks.spawn(following.run(stop.clone(), tasks.clone()));
 
         let management = (CancellationToken::new(), TaskTracker::new());
-        // Controllers end with the management API: what they do needs hooks.
-        management.1.spawn(controller::run(
-            Restarter(containers.clone()).into(),
-            Queue::new(DELAYS).into(),
-            RESTARTS_AT_ONCE,
-            store.clone(),
-            management.0.clone(),
-        ));
-        management.1.spawn(controller::run(
-            Prober::new(containers.clone()).into(),
-            Queue::new(DELAYS).into(),
-            1,
-            store.clone(),
-            management.0.clone(),
-        ));
         let daemon_store = store.clone();
+        let sets = ReplicaSets::new(store.clone(), pods.clone());
+        let services = ServiceRegistry::new(store.clone(), reserved_ports);
+        let applier = Applier {
+            store: store.clone(),
+            images: images.clone(),
+            pods: pods.clone(),
+            sets: sets.clone(),
+            services: services.clone(),
+            operations: TaskTracker::new(),
+        };
         let services = Management {
             store,
             containers: containers.clone(),
             bottles: bottles.clone(),
             pods: pods.clone(),
-            services: ServiceRegistry::new(daemon_store.clone(), reserved_ports),
+            services,
+            sets: sets.clone(),
+            applier: applier.clone(),
             images,
             networks: Networks::new(networks, firewall),
             policies,
@@ -279,9 +286,30 @@ impl Daemon {
             .spawn(serving.serve(vec![management_socket], app, management.0.clone()));
         let controllers = (CancellationToken::new(), TaskTracker::new());
         controllers.1.spawn(controller::run(
+            Restarter(containers.clone()).into(),
+            Queue::new(DELAYS).into(),
+            RESTARTS_AT_ONCE,
+            daemon_store.clone(),
+            controllers.0.clone(),
+        ));
+        controllers.1.spawn(controller::run(
+            Prober::new(containers.clone()).into(),
+            Queue::new(DELAYS).into(),
+            1,
+            daemon_store.clone(),
+            controllers.0.clone(),
+        ));
+        controllers.1.spawn(controller::run(
             Arc::new(PodController::new(pods.clone())),
             Arc::new(Queue::new(POD_BACKOFF)),
             POD_WORKERS,
+            daemon_store.clone(),
+            controllers.0.clone(),
+        ));
+        controllers.1.spawn(controller::run(
+            Arc::new(SetController::new(sets.clone())),
+            Arc::new(Queue::new(SET_BACKOFF)),
+            SET_WORKERS,
             daemon_store,
             controllers.0.clone(),
         ));
@@ -289,6 +317,8 @@ impl Daemon {
             containers,
             bottles,
             pods,
+            sets,
+            applier,
             audit,
             management,
             controllers,
@@ -302,6 +332,8 @@ impl Daemon {
             containers,
             bottles,
             pods,
+            sets,
+            applier,
             audit,
             management,
             controllers,
@@ -311,6 +343,8 @@ impl Daemon {
             end(management).await;
             end(controllers).await;
             bottles.finish_operations().await;
+            applier.finish_operations().await;
+            sets.finish_operations().await;
             pods.finish_operations().await;
             containers.finish_operations().await;
             end(support).await;

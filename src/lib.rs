@@ -15,6 +15,7 @@
 //! - [`firewall`]: desired rules, rendered as a whole and applied at once
 //! - [`events`]: what happened to objects, for clients that watch
 //! - [`pod`]: pods and the sets that keep them alive
+//! - [`apply`]: makes true what manifests say
 //! - [`manifest`]: Kubernetes-style descriptions of pods, sets and services
 //! - [`bottle`]: groups of containers that one file describes
 //! - [`policy`]: chains and modes
@@ -31,6 +32,7 @@
 
 pub mod api;
 pub mod apparmor;
+pub mod apply;
 pub mod audit;
 pub mod bottle;
 pub mod config;

@@ -25,6 +25,8 @@ use super::management;
         (name = "terminals", description = "Attaching to terminals over WebSocket"),
         (name = "events", description = "What happens, as it happens"),
         (name = "images", description = "Images that are present on this host"),
+        (name = "replicasets", description = "Sets of pods that are kept alive"),
+        (name = "resources", description = "Manifests"),
         (name = "bottles", description = "Groups of containers that one file describes"),
         (name = "networks", description = "Bridges that containers are attached to"),
         (name = "policies", description = "Which flows are allowed"),

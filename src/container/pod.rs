@@ -90,8 +90,8 @@ impl ContainerService {
         Ok(self.0.services.firewall.apply().await?)
     }
 
-    /// Brings a container to `stopped` for the daemon, whether it runs or waits for its start: its restart policy decides
-    /// what comes next. Also ends what a bottle manages.
+    /// Brings a container of a pod to `stopped`, whether it runs or waits for its start. Its restart policy leaves it so:
+    /// whether it runs again is the pod's.
     pub async fn end(&self, id: &str) -> Result<(), ContainerError> {
         let (service, id) = (self.clone(), id.to_owned());
         self.detached(Verb::ContainerStop, async move {
@@ -118,7 +118,14 @@ impl ContainerService {
 
     async fn end_locked(&self, id: &str) -> Result<(), ContainerError> {
         match self.row(id)?.state {
-            ContainerState::Running => self.end_process(id).await,
+            ContainerState::Running => {
+                self.update(id, |c| {
+                    c.stopped_by_user = true;
+                    Ok(())
+                })
+                .await?;
+                self.end_process(id).await
+            }
             ContainerState::Created => {
                 self.delete_in_runtime(id).await?;
                 self.unwatch(id);
@@ -151,5 +158,37 @@ impl ContainerService {
             .filter(ProcessId::is_alive)
             .map(Some)
             .ok_or_else(|| ContainerError::NoInfra(pod.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::container;
+
+    #[test]
+    fn members_are_where_their_pod_is() {
+        let in_pod = |id: &str, name: &str, pod: &str| Container {
+            pod_id: Some(pod.into()),
+            ..container(id, name)
+        };
+        let member = in_pod("a", "member", "p");
+        let snapshot = Snapshot::build(|t| {
+            for c in [
+                member.clone(),
+                in_pod("b", &format!("{INFRA_PREFIX}q"), "q").address("10.166.0.9"),
+                in_pod("c", &format!("{INFRA_PREFIX}p"), "p").address("10.166.0.8"),
+            ] {
+                t.put(c).unwrap();
+            }
+        });
+        let address = |c: &Container| place_of(&snapshot, c).map(|place| place.address);
+        assert_eq!(address(&member), Some([10, 166, 0, 8].into()));
+        assert_eq!(
+            address(&container("d", "own").address("10.166.0.7")),
+            Some([10, 166, 0, 7].into())
+        );
+        assert_eq!(address(&container("e", "nowhere")), None);
+        assert_eq!(address(&in_pod("f", "lost", "r")), None);
     }
 }

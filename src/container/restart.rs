@@ -8,8 +8,9 @@
 //! and a start that was cut off count like any other. A user's stop wins. A try is counted before it is made; one that
 //! brings the daemon down backs off too.
 //!
-//! Members of a pod are started again by the policy of the pod, and only while the pod is meant to run. Infra
-//! containers are the pod controller's. What was never started is nobody's here.
+//! Members of a pod are started again by the policy of the pod, while the pod is meant to run and in the namespaces that
+//! they were in. Infra containers, and members whose infra container ended, are the pod controller's. What was never
+//! started is nobody's here.
 
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::controller::{Backoff, Outcome, Reconcile};
 use crate::metrics::Verb;
 use crate::store::{Change, Container, ContainerState, Kind, PodGoal, RestartPolicy, Retries, Snapshot};
 
+use super::pod::infra_of;
 use super::start::Starter;
 use super::{ContainerError, ContainerService, INFRA_PREFIX};
 
@@ -62,15 +64,15 @@ pub(super) fn due(c: &Container, snapshot: &Snapshot, now: Timestamp) -> Option<
     )
 }
 
-/// That of the pod for a member, as long as the pod is meant to run.
+/// That of the pod for a member, as long as the pod is meant to run and its namespaces are there.
 fn policy(c: &Container, snapshot: &Snapshot) -> Option<RestartPolicy> {
-    match &c.pod_id {
-        None => Some(c.options.restart),
-        Some(id) => {
-            let pod = snapshot.pods().get(id)?;
-            (pod.goal == PodGoal::Running).then_some(pod.template.spec.restart)
-        }
-    }
+    let Some(id) = &c.pod_id else {
+        return Some(c.options.restart);
+    };
+    let pod = snapshot.pods().get(id)?;
+    let host = infra_of(snapshot, id)?.process.as_ref();
+    let is_ours = pod.goal == PodGoal::Running && host.is_some() && host == c.joined.as_ref();
+    is_ours.then_some(pod.template.spec.restart)
 }
 
 /// How many restarts no long run has followed. A try that led to no run at all leaves the times of the run before it.

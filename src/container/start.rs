@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::metrics::Verb;
 use crate::store::{Container, ContainerState, Operation, Retries};
 
-use super::{ContainerError, ContainerService, refuse_managed, restart, transitions};
+use super::{ContainerError, ContainerService, INFRA_PREFIX, refuse_managed, restart, transitions};
 
 /// Who wants a container to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub(super) enum Starter {
 impl Starter {
     fn note(self, c: &mut Container) {
         match self {
+            // The starts of infra containers are counted by the pod controller.
+            _ if c.name.starts_with(INFRA_PREFIX) => c.stopped_by_user = false,
             Self::User => {
                 c.stopped_by_user = false;
                 c.restarts = 0;

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use super::super::tables::Tables;
 use super::super::{Bridge, FirewallSettings};
 use super::*;
+use crate::firewall::Permit;
 use crate::network::Uplink;
-use crate::policy::{NsMode, PolicySettings};
+use crate::policy::{End, NsMode, PolicyProtocol, PolicySettings};
 use crate::store::Protocol;
 
 fn state(bridges: &[&str]) -> FirewallState {
@@ -233,4 +234,127 @@ fn configured_ports_and_subnets_are_used() {
         assert!(v4.contains(given), "{given}");
     }
     assert!(!v4.contains("10.166.") && !v4.contains("775"));
+}
+
+fn end(id: &str, address: &str) -> End {
+    End {
+        container: id.into(),
+        veth: format!("rd_{id}"),
+        bridge: "raind0".into(),
+        address: address.parse().unwrap(),
+    }
+}
+
+fn permit(id: &str, chain: crate::store::Chain, protocol: Option<PolicyProtocol>, dport: Option<u16>) -> Permit {
+    Permit {
+        policy: id.into(),
+        chain,
+        pairs: Vec::new(),
+        sources: Vec::new(),
+        block: None,
+        protocol,
+        dport,
+    }
+}
+
+/// The policies of the recordings that took effect, in the order of their addition.
+fn recorded_policies() -> Vec<Permit> {
+    use crate::store::Chain::{RaindEw, RaindNsEnf, RaindNsObs};
+    let (web, api) = (end("01m85d6ag2dj", "10.166.0.2"), end("01m85d7ac6qa", "10.166.0.3"));
+    let tcp = Some(PolicyProtocol::Tcp);
+    vec![
+        Permit {
+            pairs: vec![(web.clone(), api.clone())],
+            ..permit("01m85d7b3jwrme4n5rva5tfyap", RaindEw, tcp, Some(80))
+        },
+        Permit {
+            pairs: vec![(api, web.clone())],
+            ..permit("01m85d7bbvashjjt05ekd6pezh", RaindEw, None, None)
+        },
+        Permit {
+            sources: vec![web.clone()],
+            block: Some("203.0.113.0/24".parse().unwrap()),
+            ..permit("01m85d7bex9g9m7yqc6dtttfcf", RaindNsObs, tcp, Some(443))
+        },
+        Permit {
+            sources: vec![web],
+            block: Some("198.51.100.7/32".parse().unwrap()),
+            ..permit("01m85d7bfqdm3bc5q5ey0e9eg1", RaindNsEnf, tcp, Some(443))
+        },
+    ]
+}
+
+/// A recording without what is compared elsewhere: the order of built-in chains, N-13.
+fn chains_of_policy(recording: &str) -> String {
+    let of_policy = recording.lines().filter(|l| l.starts_with("-A RAIND-"));
+    of_policy.fold("*filter\n".to_owned(), |all, l| all + l + "\n")
+}
+
+#[test]
+fn policies_have_the_rules_of_the_original() {
+    let mut state = state(&["raind0"]);
+    let mut policies = recorded_policies();
+    state.permits = policies.clone();
+    let mixed = include_str!("../../tests/fixtures/iptables-mixed-policies.txt");
+    let mut beyond = self::beyond(&chains_of_policy(mixed), &state);
+    beyond.retain(|chain, _| ["filter/RAIND-EW", "filter/RAIND-NS-OBS", "filter/RAIND-NS-ENF"].contains(&&**chain));
+    insta::assert_json_snapshot!(beyond);
+
+    policies.truncate(1);
+    state.permits = policies;
+    let one = include_str!("../../tests/fixtures/iptables-ew-policy.txt");
+    self::beyond(&chains_of_policy(one), &state);
+}
+
+#[test]
+fn enforced_policies_have_the_rules_of_the_original() {
+    let mut state = state(&["raind0"]);
+    state.policy.ns_mode = NsMode::Enforce;
+    let mut policies = recorded_policies();
+    policies.remove(1);
+    state.permits = policies;
+    let recording = include_str!("../../tests/fixtures/iptables-enforce.txt");
+    beyond(&chains_of_policy(recording), &state);
+}
+
+#[test]
+fn policies_between_networks_match_addresses() {
+    let mut state = state(&["raind0", "other"]);
+    let mut far = end("cccccccccccc", "10.166.1.1");
+    far.bridge = "other".into();
+    let near = end("aaaaaaaaaaaa", "10.166.0.1");
+    state.permits = vec![Permit {
+        pairs: vec![(near, far)],
+        ..permit("p1", crate::store::Chain::RaindEw, Some(PolicyProtocol::Udp), Some(53))
+    }];
+    let v4 = render(&state).v4;
+    let first = v4.lines().find(|l| l.starts_with("-A RAIND-EW ")).unwrap();
+    assert_eq!(
+        first,
+        "-A RAIND-EW -s 10.166.0.1/32 -d 10.166.1.1/32 -i raind0 -o other -p udp -m conntrack --ctstate NEW \
+         -m udp --dport 53 -j NFLOG --nflog-prefix \"RAIND-EW-ALLOW,id=p1\" --nflog-group 10"
+    );
+}
+
+#[test]
+fn a_block_of_all_addresses_is_no_condition() {
+    let mut state = state(&["raind0"]);
+    state.permits = vec![Permit {
+        sources: vec![end("aaaaaaaaaaaa", "10.166.0.1")],
+        block: Some("0.0.0.0/0".parse().unwrap()),
+        ..permit("p1", crate::store::Chain::RaindNsObs, None, None)
+    }];
+    let v4 = render(&state).v4;
+    assert!(
+        v4.lines()
+            .any(|l| l == "-A RAIND-NS-OBS -s 10.166.0.1/32 -i raind0 -o eth0 -j DROP")
+    );
+}
+
+#[test]
+fn what_containers_send_has_the_address_that_they_were_given() {
+    let mut state = state(&["raind0"]);
+    state.guests = vec![end("aaaaaaaaaaaa", "10.166.0.1")];
+    let rule = "-A RAIND-GUARD ! -s 10.166.0.1/32 -m physdev --physdev-in rd_aaaaaaaaaaaa -j DROP";
+    assert!(render(&state).v4.lines().any(|l| l == rule));
 }

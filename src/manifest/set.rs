@@ -7,10 +7,8 @@ use super::error::ManifestError;
 use super::pod;
 use super::reader::{Field, Object};
 use super::resource::or_default;
+use crate::pod::MAX_REPLICAS;
 use crate::store::{RestartPolicy, UpdateStrategy};
-
-/// Most pods of one set: more than one host can run.
-const MAX_REPLICAS: i64 = 10_000;
 
 /// What a replica set is to be.
 #[derive(Debug, Clone, PartialEq)]
@@ -89,7 +87,7 @@ struct Spec {
 }
 
 fn read_spec(spec: &mut Object<'_>, deployment: bool) -> Result<Spec> {
-    let replicas = spec.optional("replicas", |field| field.integer(0..=MAX_REPLICAS))?;
+    let replicas = spec.optional("replicas", |field| field.integer(0..=i64::from(MAX_REPLICAS)))?;
     let template = spec.get("template", |field| {
         let template = field.object(pod::read_template)?;
         if template.spec.restart != RestartPolicy::Always {

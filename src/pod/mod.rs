@@ -30,7 +30,7 @@ mod template;
 
 pub use controller::PodController;
 pub use error::PodError;
-pub use replica_set::{Applied, NewSet, ReplicaSets, SetController, SetError, SetStatus};
+pub use replica_set::{AppliedSet, MAX_REPLICAS, NewSet, ReplicaSets, SetController, SetError, SetStatus};
 pub use service::{NewPod, PodService, PodSettings, fresh_ulid};
 pub use status::{PodState, PodStatus, member_name, status, statuses};
 pub use template::check_template;

@@ -29,6 +29,8 @@ use super::service::fresh_id;
 use super::set_plan::{self, Changes, Fitness, Replica, Wanted};
 use super::{PodError, PodService, PodState, PodStatus, check_template, fresh_ulid, statuses};
 
+/// Most pods of one set: more than one host can run.
+pub const MAX_REPLICAS: u32 = 10_000;
 /// How many pods of a set are removed at a time for a client that waits.
 const REMOVALS: usize = 8;
 
@@ -74,7 +76,7 @@ pub struct NewSet {
 
 /// What became of a set that was applied.
 #[derive(Debug, Clone)]
-pub struct Applied {
+pub struct AppliedSet {
     /// As it is now.
     pub set: Arc<ReplicaSet>,
     /// As it was; `None` when it is new.
@@ -141,16 +143,20 @@ impl ReplicaSets {
     /// The set of that id, else of that name in the namespace: the one that identifies it, else the shown one if it
     /// means one set only.
     pub fn find(&self, parameter: &str, namespace: &str) -> Result<Arc<ReplicaSet>, SetError> {
-        let snapshot = self.store.snapshot();
-        let found = snapshot.replicasets().get(parameter).cloned();
+        let found = self.store.snapshot().replicasets().get(parameter).cloned();
         found
-            .or_else(|| named(&snapshot, parameter, namespace))
+            .or_else(|| self.named(parameter, namespace))
             .ok_or_else(|| SetError::NotFound(parameter.to_owned()))
+    }
+
+    /// The set of that name alone.
+    pub fn named(&self, name: &str, namespace: &str) -> Option<Arc<ReplicaSet>> {
+        named(&self.store.snapshot(), name, namespace)
     }
 
     /// Makes a set, or makes an existing one of that identity what is asked for. It keeps its id, and its template as
     /// long as that says the same. Pods follow.
-    pub async fn apply(&self, wish: NewSet) -> Result<Applied, SetError> {
+    pub async fn apply(&self, wish: NewSet) -> Result<AppliedSet, SetError> {
         check_template(&wish.template)?;
         self.store.transact(move |t| apply_in(t, wish)).await
     }
@@ -373,7 +379,7 @@ fn fresh_name(snapshot: &Snapshot, set: &ReplicaSet) -> String {
     }
 }
 
-fn apply_in(t: &mut Txn, wish: NewSet) -> Result<Applied, SetError> {
+fn apply_in(t: &mut Txn, wish: NewSet) -> Result<AppliedSet, SetError> {
     let claim = Claim::Name(Kind::ReplicaSet, wish.namespace.clone(), wish.manifest_name.clone());
     let holder = t.snapshot().holder(&claim).cloned();
     let before = holder.and_then(|holder| t.get::<ReplicaSet>(&holder.id));
@@ -403,11 +409,11 @@ fn apply_in(t: &mut Txn, wish: NewSet) -> Result<Applied, SetError> {
         created_at: before.as_ref().map_or_else(Timestamp::now, |set| set.created_at),
     };
     match before {
-        Some(before) if *before == set => Ok(Applied {
+        Some(before) if *before == set => Ok(AppliedSet {
             set: before.clone(),
             before: Some(before),
         }),
-        before => Ok(Applied {
+        before => Ok(AppliedSet {
             set: put(t, set)?,
             before,
         }),

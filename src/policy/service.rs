@@ -177,9 +177,10 @@ impl PolicyService {
         let port = changes::dport(question.port, protocol)?;
         let state = self.firewall.state_of(&snapshot);
         let explainer = Explainer::new(&state);
+        let sources = sources(&directory, &question.source)?;
         let destinations = destinations(&directory, &question.destination)?;
         let mut first = None;
-        for source in sources(&directory, &question.source)? {
+        for source in sources {
             for destination in &destinations {
                 let packet = Packet {
                     source: source.clone(),

@@ -174,3 +174,307 @@ fn members_share_what_they_should_and_nothing_else() {
         .refused(404, &format!("retrieve pod failed: pod: {id} not found"));
     lab.assert_unchanged(&before);
 }
+
+#[test]
+fn a_pod_outlives_its_infra_and_its_members() {
+    let (lab, image) = lab_with_busybox();
+    let api = lab.api();
+    let before = lab.inventory();
+    let id = create(&api, web_and_side(&image));
+    act(&api, &id, "start");
+    let first = containers(&api, &id);
+    let same = |now: &[Value]| {
+        let pairs = now.iter().zip(&first);
+        pairs
+            .clone()
+            .all(|(now, then)| now["containerId"] == then["containerId"])
+            && now.len() == first.len()
+    };
+
+    // The namespaces die with infra: everything comes back, in new ones, under the old names and address.
+    for _ in 0..2 {
+        let killed = containers(&api, &id);
+        lab.machine().run(&["kill", "-9", &killed[0]["pid"].to_string()]);
+        let rebuilt = wait_for("a rebuilt pod", LIMIT, || {
+            let now = containers(&api, &id);
+            let fresh = now.iter().zip(&killed).all(|(now, then)| now["pid"] != then["pid"]);
+            if fresh && pod(&api, &id)["state"] == "running" {
+                Ok(now)
+            } else {
+                Err(format!("{now:?}"))
+            }
+        });
+        assert!(same(&rebuilt), "{rebuilt:?}");
+        assert_eq!(rebuilt[0]["address"], first[0]["address"]);
+        for kind in ["net", "ipc", "uts", "user"] {
+            let shared = namespace(&lab, &rebuilt[0], kind);
+            assert!(rebuilt.iter().all(|c| namespace(&lab, c, kind) == shared), "{kind}");
+        }
+        wait_for("the web server", LIMIT, || lab.outside_get("192.0.2.2:8080", "/"));
+    }
+    let seen = pod(&api, &id);
+    assert_eq!((&seen["podId"], &seen["name"]), (&json!(id), &json!("shop")));
+
+    // Whatever is done to single containers is undone.
+    let [infra, web, side] = &containers(&api, &id)[..] else {
+        panic!()
+    };
+    let of = |container: &Value| container["containerId"].as_str().unwrap().to_owned();
+    api.stop(&of(infra));
+    wait_pod(&api, &id, "running");
+    api.call(send(
+        "POST",
+        &format!("/v1/containers/{}/actions/stop", of(side)),
+        Vec::new(),
+    ));
+    api.call(delete(&format!("/v1/containers/{}/actions/delete", of(side))));
+    wait_pod(&api, &id, "running");
+    assert_eq!(containers(&api, &id).len(), 3);
+    assert_eq!(api.container(&of(web))["state"], "running");
+
+    // A pod that a user stopped stays stopped, whatever dies; a start afterwards brings all of it.
+    act(&api, &id, "stop");
+    lab.machine()
+        .run(&["kill", "-9", &containers(&api, &id)[0]["pid"].to_string()]);
+    api.wait_state(&of(&containers(&api, &id)[0]), "stopped");
+    lab.daemon().restart();
+    assert_eq!(pod(&api, &id)["state"], "stopped");
+    act(&api, &id, "start");
+    assert_eq!(pod(&api, &id)["state"], "running");
+    remove(&api, &id);
+    lab.assert_unchanged(&before);
+}
+
+#[test]
+fn a_crash_at_any_moment_of_a_start_or_removal_is_made_up_for() {
+    let (lab, image) = lab_with_busybox();
+    let before = lab.inventory();
+    let request = web_and_side(&image);
+    let api = lab.api();
+    let id = create(&api, request.clone());
+    let begun = std::time::Instant::now();
+    act(&api, &id, "start");
+    let whole = begun.elapsed();
+    remove(&api, &id);
+    lab.assert_unchanged(&before);
+    let crash = |after: Duration, call: crate::support::Call| {
+        std::thread::scope(|scope| {
+            let api = lab.api();
+            scope.spawn(move || drop(api.try_call(call)));
+            std::thread::sleep(after);
+            lab.daemon().kill9();
+        });
+        lab.daemon().start();
+    };
+    for tenth in 0..10 {
+        let id = create(&api, request.clone());
+        let path = format!("/v1/pods/{id}");
+        crash(
+            whole * tenth / 8,
+            send("POST", &format!("{path}/actions/start"), Vec::new()),
+        );
+        if pod(&api, &id)["state"] == "created" {
+            // The request never got as far as the store.
+            act(&api, &id, "start");
+        }
+        wait_pod(&api, &id, "running");
+        let all = containers(&api, &id);
+        assert_eq!(all.len(), 3, "{all:?}");
+        assert!(
+            all.iter()
+                .all(|c| namespace(&lab, c, "net") == namespace(&lab, &all[0], "net"))
+        );
+        crash(whole * tenth / 8, delete(&path));
+        // Removed or not begun: a removal that has begun is finished without being asked again.
+        wait_for("a pod that is gone or whole", LIMIT, || {
+            let reply = api.call(get(&path));
+            let running = reply.status == 200 && reply.json()["data"]["state"] == "running";
+            if reply.status == 404 || running {
+                Ok(())
+            } else {
+                Err(reply.text())
+            }
+        });
+        if api.call(get(&path)).status == 200 {
+            remove(&api, &id);
+        }
+        lab.assert_unchanged(&before);
+    }
+}
+
+#[test]
+fn containers_can_be_added_to_a_pod() {
+    let (lab, image) = lab_with_busybox();
+    let api = lab.api();
+    let before = lab.inventory();
+    let id = create(&api, json!({ "name": "shop" }));
+    // Without a template what is desired is what is there.
+    act(&api, &id, "start");
+    let empty = pod(&api, &id);
+    assert_eq!(
+        (&empty["state"], &empty["desiredContainers"]),
+        (&json!("running"), &json!(0))
+    );
+    assert_ne!(empty["networkNS"], "");
+
+    let request = json!({ "podId": id, "name": "web", "image": image, "port": ["8080:80"],
+        "command": ["/bin/httpd", "-f", "-p", "80", "-h", "/www"] });
+    let web = api.create(request.clone());
+    let made = api.container(&web);
+    assert_eq!(
+        (&made["state"], &made["name"]),
+        (&json!("created"), &json!(format!("web-{}", &id[18..])))
+    );
+    assert_eq!(pod(&api, &id)["desiredContainers"], 1);
+    api.start(&web);
+    wait_for("the web server", LIMIT, || lab.outside_get("192.0.2.2:8080", "/"));
+    assert_eq!(pod(&api, &id)["state"], "running");
+    assert_eq!(
+        namespace(&lab, &api.container(&web), "net"),
+        namespace(&lab, &containers(&api, &id)[0], "net")
+    );
+
+    // Refused, and nothing changed.
+    let add = |change: Value| {
+        let mut wish = request.clone();
+        wish.as_object_mut()
+            .unwrap()
+            .extend(change.as_object().unwrap().clone());
+        api.call(post("/v1/containers", wish))
+    };
+    add(json!({ "podId": "nope" })).refused(404, "service failed: pod: nope not found");
+    add(json!({ "name": "" })).refused(400, "service failed: a container of a pod needs a name");
+    add(json!({})).refused(409, &format!("service failed: name: web-{} already used", &id[18..]));
+    add(json!({ "name": "b" })).refused(400, "service failed: pod template invalid: ");
+    add(json!({ "name": "b", "port": ["8081:80"], "image": "192.0.2.1:5000/no/such:1" }))
+        .refused(404, "service failed: ");
+    assert_eq!(containers(&api, &id)[0]["forwards"].as_array().unwrap().len(), 1);
+    assert_eq!(containers(&api, &id).len(), 2);
+
+    // It is part of the pod from then on.
+    let other = api.create(json!({ "image": image, "name": "other", "port": ["8082:80"] }));
+    add(json!({ "name": "b", "port": ["8082:80"] }))
+        .refused(409, "service failed: forward rule failed: host port 8082/tcp");
+    api.delete(&other);
+    lab.machine()
+        .run(&["kill", "-9", &containers(&api, &id)[0]["pid"].to_string()]);
+    wait_for("a rebuilt pod", LIMIT, || lab.outside_get("192.0.2.2:8080", "/"));
+    wait_pod(&api, &id, "running");
+    remove(&api, "shop");
+    lab.assert_unchanged(&before);
+}
+
+#[test]
+fn names_uids_and_refusals() {
+    let (lab, image) = lab_with_busybox();
+    let api = lab.api();
+    let before = lab.inventory();
+    let refused = |pod: Value, status, message: &str| {
+        let reply = api.call(post("/v1/pods", pod));
+        reply.refused(status, message);
+        assert_eq!(reply.json()["data"], json!({ "podId": "" }));
+    };
+    refused(json!({}), 400, "create pod failed: pod name is required");
+    refused(
+        json!({ "name": "a/b" }),
+        400,
+        "create pod failed: invalid pod name: \"a/b\"",
+    );
+    refused(
+        json!({ "name": "a", "namespace": "b c" }),
+        400,
+        "create pod failed: invalid pod namespace",
+    );
+    refused(json!({ "name": "a", "nope": 1 }), 400, "invalid json: ");
+    refused(
+        json!({ "name": "a", "ipcNS": "/proc/1/ns/ipc" }),
+        400,
+        "create pod failed: networkNS, ipcNS",
+    );
+    let with = |container: Value| json!({ "name": "a", "containers": [container] });
+    refused(
+        with(json!({ "image": image })),
+        400,
+        "create pod failed: pod template invalid: container name required",
+    );
+    refused(
+        with(json!({ "name": "c" })),
+        400,
+        "create pod failed: pod template invalid: container image required: c",
+    );
+    refused(
+        with(json!({ "name": "c", "image": image, "port": ["80"] })),
+        400,
+        "create pod failed: pod template invalid: forward rule failed: port format failed: 80",
+    );
+    assert_eq!(api.ok(get("/v1/pods")), json!([]));
+
+    let id = create(&api, json!({ "name": "a", "uid": "one" }));
+    assert_eq!(
+        create(&api, json!({ "name": "a", "uid": "one", "labels": { "x": "y" } })),
+        id
+    );
+    assert_eq!(pod(&api, "a").get("labels"), None, "nothing changes");
+    refused(json!({ "name": "a" }), 409, "create pod failed: pod default/a exists");
+    let elsewhere = create(&api, json!({ "name": "a", "namespace": "other" }));
+    assert_eq!(api.ok(get("/v1/pods/a?namespace=other"))["podId"], elsewhere);
+    act(&api, &id, "start");
+    let replaced = create(
+        &api,
+        json!({ "name": "a", "uid": "two", "containers": [
+        { "name": "c", "image": "192.0.2.1:5000/no/such:1" }] }),
+    );
+    assert_ne!(replaced, id);
+    api.call(get(&format!("/v1/pods/{id}")))
+        .refused(404, "retrieve pod failed: pod: ");
+    assert_eq!(containers(&api, &id), Vec::<Value>::new());
+
+    // What cannot be started says why, keeps the pod, and is tried again.
+    let path = |pod: &str, action: &str| send("POST", &format!("/v1/pods/{pod}/actions/{action}"), Vec::new());
+    api.call(path(&replaced, "start"))
+        .refused(404, "start pod failed: manifest fetch failed: 404");
+    assert_eq!(pod(&api, &replaced)["state"], "degraded");
+    act(&api, &replaced, "stop");
+    assert_eq!(pod(&api, &replaced)["state"], "stopped");
+
+    let unknown = |reply: crate::support::Reply, message: &str| {
+        reply.refused(404, message);
+        assert_eq!(reply.json()["data"], json!({ "podId": "nope" }));
+    };
+    unknown(api.call(path("nope", "start")), "start pod failed: pod: nope not found");
+    unknown(api.call(path("nope", "stop")), "stop pod failed: podId=nope not found");
+    unknown(
+        api.call(delete("/v1/pods/nope")),
+        "remove pod failed: pod: nope not found",
+    );
+
+    // A host port belongs to one.
+    let busy = api.create(json!({ "image": image, "port": ["8080:80"] }));
+    let shop = create(&api, web_and_side(&image));
+    api.call(path(&shop, "start"))
+        .refused(409, "start pod failed: forward rule failed: host port 8080/tcp");
+    api.delete(&busy);
+    wait_pod(&api, &shop, "running");
+    for id in [&replaced, &elsewhere, &shop] {
+        remove(&api, id);
+    }
+    lab.assert_unchanged(&before);
+}
+
+#[test]
+fn another_infra_image_can_be_named() {
+    use crate::support::ImageSpec;
+    let lab = Lab::start();
+    let image = lab.push(&ImageSpec::busybox().cmd(&["sleep", "1000"]), "lab/hold:1");
+    lab.daemon().set("CONDENSER_INFRA_IMAGE", &image).start();
+    let api = lab.api();
+    let id = create(&api, json!({ "name": "shop" }));
+    act(&api, &id, "start");
+    let all = containers(&api, &id);
+    assert_eq!(
+        (&all[0]["imageRepository"], &all[0]["state"]),
+        (&json!("192.0.2.1:5000/lab/hold"), &json!("running"))
+    );
+    remove(&api, &id);
+    assert_eq!(containers(&api, &id), Vec::<Value>::new());
+}

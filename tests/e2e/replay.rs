@@ -208,13 +208,21 @@ impl Replay {
 
     /// A created object has another id than in the recording.
     fn learn(&mut self, wanted: &Value, got: &Value) {
-        for key in ["id", "serviceId"] {
-            if let (Some(old), Some(new)) = (wanted[key].as_str(), got[key].as_str())
-                && is_id(old)
-                && is_id(new)
-            {
-                self.names.entry(old.into()).or_insert_with(|| new.into());
+        match (wanted, got) {
+            (Value::Array(wanted), Value::Array(got)) => {
+                wanted.iter().zip(got).for_each(|(wanted, got)| self.learn(wanted, got));
             }
+            (Value::Object(wanted), Value::Object(got)) => {
+                for (key, wanted) in wanted {
+                    match (wanted.as_str(), got.get(key).and_then(Value::as_str)) {
+                        (Some(old), Some(new)) if key.to_lowercase().ends_with("id") && is_id(old) && is_id(new) => {
+                            self.names.entry(old.into()).or_insert_with(|| new.into());
+                        }
+                        _ => self.learn(wanted, got.get(key).unwrap_or(&Value::Null)),
+                    }
+                }
+            }
+            _ => {}
         }
     }
 
@@ -534,6 +542,40 @@ fn services() {
 }
 
 #[test]
+fn manifests_and_replica_sets() {
+    let mut replay = Replay::new();
+    push_images(&mut replay);
+    replay.all(vec![
+        case("005-replicasets-list-empty"),
+        case("362-apply-no-kind"),
+        case("364-apply-empty"),
+        // Where it is wrong is told too.
+        case("365-apply-pod-no-name").starts("invalid yaml: pod name is required"),
+        case("366-apply-rs-no-name").starts("invalid yaml: replicaset template name is required"),
+        case("368-apply-pod-unknown-volume").starts("invalid yaml: container \"c\": volume \"q\" not found"),
+        case("369-apply-pod-unknown-image")
+            .status(404)
+            .starts("container create failed: "),
+        case("371-apply-service-no-name"),
+        case("377-apply-replicaset"),
+        case("379-replicaset-list"),
+        case("382-replicaset-get-unknown").status(404),
+        case("383-replicaset-scale-invalid-json").starts("invalid json: "),
+        case("384-replicaset-scale-negative"),
+        case("385-replicaset-scale-unknown").status(404),
+        case("386-replicaset-scale"),
+        case("387-replicaset-get-scaled"),
+        case("389-resource-delete-invalid-yaml").starts("invalid yaml: "),
+        case("391-resource-delete-unsupported"),
+        case("392-resource-delete-pod-not-found"),
+        case("393-resource-delete-service-not-found"),
+        case("394-resource-delete-rs-not-found"),
+        case("396-resource-delete-empty"),
+    ]);
+    replay.finish();
+}
+
+#[test]
 fn identities() {
     let mut replay = Replay::new();
     push_images(&mut replay);
@@ -578,6 +620,96 @@ fn identities() {
         case("261-hook-get").starts(""),
         case("262-mgmt-api-on-hook-port"),
         case("263-container-cert-on-mgmt"),
+    ]);
+    replay.finish();
+}
+
+#[test]
+fn networks() {
+    let mut replay = Replay::new();
+    push_images(&mut replay);
+    let name = "create failed: network name ";
+    replay.all(vec![
+        case("191-network-create"),
+        case("192-network-list"),
+        case("193-network-create-dup").status(409),
+        case("194-network-create-empty").status(400).starts(name),
+        case("195-network-create-too-long").status(400).starts(name),
+        case("196-network-create-invalid-json").starts("invalid json: "),
+        case("197-network-list-after-errors"),
+        case("198-container-create-second-network"),
+        case("199-network-delete-in-use").status(409),
+        case("200-container-delete-second-network"),
+        case("201-network-delete"),
+        case("202-network-delete-again").status(404),
+        case("423-network-delete-default")
+            .status(409)
+            .starts("delete failed: network: raind0 is the default network"),
+    ]);
+    replay.finish();
+}
+
+#[test]
+fn policies() {
+    let mut replay = Replay::new();
+    push_images(&mut replay);
+    std::fs::create_dir(replay.lab.machine().path("/mnt/data")).unwrap();
+    replay.names.insert("/srv/data".into(), "/mnt/data".into());
+    let commit = |replay: &Replay| {
+        let reply = replay.lab.api().call(send("POST", "/v1/policies/commit", Vec::new()));
+        assert_eq!(
+            reply.text(),
+            "{\"status\":\"success\",\"message\":\"policy committed\"}\n"
+        );
+    };
+    replay.all(vec![
+        case("119-container-create"),
+        case("203-container-create-api"),
+        case("205-policy-add-ew"),
+    ]);
+    commit(&replay);
+    replay.all(vec![
+        case("208-policy-list-applied"),
+        case("209-policy-add-ew-by-id"),
+        case("210-policy-add-ew-unresolved"),
+        case("211-policy-add-ew-dport-without-proto")
+            .like("215-policy-add-bad-chain")
+            .status(400)
+            .starts("service failed: dport 81 needs "),
+        case("212-policy-add-ns-obs"),
+        case("213-policy-add-ns-enf"),
+        case("214-policy-add-ns-bad-dest")
+            .like("215-policy-add-bad-chain")
+            .status(400)
+            .starts("service failed: dest "),
+        case("215-policy-add-bad-chain").status(400),
+        case("216-policy-add-invalid-json").starts("invalid json: "),
+        case("217-policy-add-unknown-field").starts("invalid json: "),
+        case("021-method-not-allowed-get-on-commit")
+            .like("017-unknown-route")
+            .status(404)
+            .starts("Chain: "),
+    ]);
+    commit(&replay);
+    replay.all(vec![
+        case("221-policy-list-mixed-raind-ns-enf"),
+        case("222-policy-remove"),
+        case("224-policy-revert"),
+        case("226-policy-remove-unknown").status(404),
+        case("227-policy-remove-by-id"),
+        case("234-policy-mode-invalid").status(400),
+        case("235-policy-mode-same").status(409),
+        case("236-policy-mode-invalid-json").starts("invalid json: "),
+        case("237-policy-mode-enforce"),
+        case("238-policy-list-mode-pending"),
+    ]);
+    commit(&replay);
+    replay.all(vec![
+        case("241-policy-list-enforce"),
+        case("242-policy-mode-observe"),
+        case("243-policy-revert-mode"),
+        case("244-policy-list-mode-after-revert"),
+        case("245-policy-mode-observe-again"),
     ]);
     replay.finish();
 }

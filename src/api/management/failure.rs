@@ -1,12 +1,14 @@
 //! Which status an error of a service becomes (`contract/api.md` 0.1).
 
 use crate::api::ApiError;
+use crate::apply::{ApplyError, What};
 use crate::bottle::BottleError;
 use crate::container::ContainerError;
 use crate::firewall::NetworksError;
 use crate::image::ImageError;
+use crate::manifest::Problem;
 use crate::network::NetworkError;
-use crate::pod::PodError;
+use crate::pod::{PodError, SetError};
 use crate::policy::PolicyError;
 use crate::service::ServiceError;
 
@@ -147,6 +149,52 @@ impl From<BottleError> for ApiError {
             E::CreateNetwork(cause) | E::RemoveNetwork(cause) => like(cause.into()),
             E::Create(cause) | E::Service { source: cause, .. } => like(cause.into()),
             E::Volume { .. } | E::Store(_) | E::Panicked => Self::internal(message),
+        }
+    }
+}
+
+impl From<SetError> for ApiError {
+    fn from(error: SetError) -> Self {
+        use SetError as E;
+        let message = error.to_string();
+        match error {
+            E::Pod(pod) => pod.into(),
+            E::NotFound(_) => Self::not_found(message),
+            E::BeingRemoved(_) => Self::conflict(message),
+            E::Store(_) | E::Panicked => Self::internal(message),
+        }
+    }
+}
+
+impl From<What> for ApiError {
+    fn from(what: What) -> Self {
+        match what {
+            What::Pod(error) => error.into(),
+            What::Image(error) => error.into(),
+            What::Service(error) => error.into(),
+            What::Set(error) => error.into(),
+        }
+    }
+}
+
+impl From<ApplyError> for ApiError {
+    fn from(error: ApplyError) -> Self {
+        use ApplyError as E;
+        let message = error.to_string();
+        match error {
+            E::Manifest(error) => {
+                let prefix = match error.problem {
+                    Problem::NoKind | Problem::UnsupportedKind(_) | Problem::NoServiceName => "",
+                    Problem::NoService | Problem::Other(_) => "invalid yaml: ",
+                };
+                Self::bad_request(message).prefixed(prefix)
+            }
+            E::Failed { failed, .. } => Self {
+                message,
+                ..failed.what.into()
+            },
+            E::NotFound(_) => Self::not_found(message),
+            E::Remove { .. } | E::Panicked => Self::internal(message),
         }
     }
 }

@@ -15,6 +15,8 @@ mod metrics;
 mod networks;
 mod pods;
 mod policies;
+mod replicasets;
+mod resource;
 mod services;
 mod stats;
 
@@ -25,13 +27,14 @@ use tokio_util::task::TaskTracker;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::apply::Applier;
 use crate::bottle::BottleService;
 use crate::container::ContainerService;
 use crate::events::Events;
 use crate::firewall::Networks;
 use crate::image::ImageService;
 use crate::metrics::{Activity, Sampler};
-use crate::pod::PodService;
+use crate::pod::{PodService, ReplicaSets};
 use crate::policy::PolicyService;
 use crate::service::ServiceRegistry;
 use crate::store::Store;
@@ -45,6 +48,8 @@ pub struct Management {
     pub bottles: BottleService,
     pub pods: PodService,
     pub services: ServiceRegistry,
+    pub sets: ReplicaSets,
+    pub applier: Applier,
     pub images: ImageService,
     pub networks: Networks,
     pub policies: PolicyService,
@@ -95,11 +100,17 @@ pub fn routes() -> OpenApiRouter<Management> {
         .routes(routes!(pods::stop))
         .routes(routes!(services::list, services::create))
         .routes(routes!(services::get, services::remove))
+        .routes(routes!(replicasets::list))
+        .routes(routes!(replicasets::get, replicasets::remove))
+        .routes(routes!(replicasets::scale))
+        .routes(routes!(resource::apply))
+        .routes(routes!(resource::delete))
         .routes(routes!(policies::add))
-        .routes(routes!(policies::list))
-        .routes(routes!(policies::remove))
+        .routes(routes!(policies::list, policies::remove))
         .routes(routes!(policies::commit))
         .routes(routes!(policies::revert))
+        .route("/v1/policies/commit", policies::no_chain_or_policy())
+        .route("/v1/policies/revert", policies::no_chain_or_policy())
         .routes(routes!(policies::set_mode))
         .routes(routes!(policies::explain))
         .routes(routes!(metrics::scrape))

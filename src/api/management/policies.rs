@@ -1,6 +1,9 @@
 //! `/v1/policies` (`contract/api.md` 14), the dry run of a commit, and explanations.
 
 use axum::extract::State;
+use axum::http::Uri;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
@@ -276,7 +279,8 @@ fn echo(body: &impl Serialize) -> Value {
 }
 
 /// The policies of a chain: RAIND-EW, RAIND-NS-OBS or RAIND-NS-ENF
-#[utoipa::path(get, path = "/v1/policies/{chain}", tag = "policies", params(("chain" = String, Path)),
+#[utoipa::path(get, path = "/v1/policies/{policy}", tag = "policies",
+    params(("policy" = String, Path, description = "Name of the chain")),
     responses((status = 200, body = SuccessBody<PolicyList>), (status = 404, body = Failure)))]
 pub async fn list(
     State(m): State<Management>,
@@ -294,6 +298,14 @@ pub async fn list(
         policies: entries.iter().map(PolicyView::from).collect(),
     };
     Ok(success("get list success", list))
+}
+
+/// The names of other routes are no chains and no ids.
+pub fn no_chain_or_policy() -> MethodRouter<Management> {
+    let word = |uri: Uri| uri.path().rsplit('/').next().unwrap_or_default().to_owned();
+    let no_chain = move |uri: Uri| async move { ApiError::not_found(UnknownChain(word(uri)).to_string()) };
+    let no_policy = move |uri: Uri| async move { failed(PolicyError::NotFound(word(uri))) };
+    get(no_chain).delete(no_policy)
 }
 
 /// Stage a policy
@@ -321,7 +333,8 @@ pub async fn add(
 }
 
 /// Stage the removal of a policy; one that was never committed is gone at once
-#[utoipa::path(delete, path = "/v1/policies/{policyId}", tag = "policies", params(("policyId" = String, Path)),
+#[utoipa::path(delete, path = "/v1/policies/{policy}", tag = "policies",
+    params(("policy" = String, Path, description = "Id of the policy")),
     responses((status = 200, body = Done), (status = 404, body = Failure), (status = 500, body = Failure)))]
 pub async fn remove(
     State(m): State<Management>,
@@ -344,8 +357,7 @@ pub async fn commit(
     State(m): State<Management>,
     QueryParams(query): QueryParams<CommitQuery>,
     OptionalJson(body): OptionalJson<CommitBody>,
-) -> Result<axum::response::Response, ApiError> {
-    use axum::response::IntoResponse;
+) -> Result<Response, ApiError> {
     if query.dry_run || body.dry_run {
         let difference = m.policies.dry_run().map_err(failed)?;
         return Ok(success("policy commit dry run", CommitPreview::from(difference)).into_response());

@@ -1,6 +1,6 @@
 //! One try of a check. An error is why it failed, for the log.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use http_body_util::Empty;
@@ -12,17 +12,17 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::store::{Container, HealthCheck, Probe, Snapshot};
+use crate::store::{Container, HealthCheck, Probe};
 
 use crate::container::exec::MAX_TIMEOUT;
-use crate::container::{ContainerService, ExecRequest, INFRA_PREFIX};
+use crate::container::{ContainerService, ExecRequest};
 
 impl ContainerService {
     /// Asks once, for at most the check's time-out.
     pub(super) async fn probe(&self, row: &Container, check: &HealthCheck) -> Result<(), String> {
         let timeout = Duration::from_secs(check.timeout.into()).clamp(Duration::from_secs(1), MAX_TIMEOUT);
         let address = |port| {
-            let address = address(row, &self.snapshot()).ok_or("the container has no address")?;
+            let address = self.address(row).ok_or("the container has no address")?;
             Ok::<_, String>(SocketAddr::from((address, port)))
         };
         match &check.probe {
@@ -45,19 +45,6 @@ impl ContainerService {
             code => Err(format!("{command:?} ended with {code}")),
         }
     }
-}
-
-/// Where a container is reached: members of a pod at the address of its infra container.
-fn address(row: &Container, snapshot: &Snapshot) -> Option<Ipv4Addr> {
-    let own = row.attachment.as_ref();
-    let infra = || {
-        let mut of_pod = snapshot
-            .containers()
-            .iter()
-            .filter(|c| row.pod_id.is_some() && c.pod_id == row.pod_id);
-        of_pod.find(|c| c.name.starts_with(INFRA_PREFIX))?.attachment.as_ref()
-    };
-    own.or_else(infra).map(|attachment| attachment.address)
 }
 
 async fn within<T>(limit: Duration, try_once: impl Future<Output = Result<T, String>>) -> Result<T, String> {
@@ -95,7 +82,6 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::store::tests::container;
 
     /// A server that answers one request with that text, and the request it got.
     async fn server(answer: &'static str) -> (SocketAddr, tokio::task::JoinHandle<String>) {
@@ -136,24 +122,5 @@ mod tests {
         assert_eq!(silent, "no answer within 20ms");
         drop(listener);
         assert!(connect(address).await.unwrap_err().starts_with(&format!("{address}: ")));
-    }
-
-    #[test]
-    fn members_are_reached_at_the_address_of_their_pod() {
-        let own = container("a", "web").address("10.166.0.7");
-        assert_eq!(address(&own, &Snapshot::default()), Some([10, 166, 0, 7].into()));
-        let mut member = container("b", "member");
-        assert_eq!(address(&member, &Snapshot::default()), None);
-        member.pod_id = Some("p".into());
-        let mut infra = container("c", &format!("{INFRA_PREFIX}x")).address("10.166.0.8");
-        infra.pod_id = Some("p".into());
-        let mut other = container("d", &format!("{INFRA_PREFIX}y")).address("10.166.0.9");
-        other.pod_id = Some("q".into());
-        let snapshot = Snapshot::build(|t| {
-            for c in [member.clone(), other, infra] {
-                t.put(c).unwrap();
-            }
-        });
-        assert_eq!(address(&member, &snapshot), Some([10, 166, 0, 8].into()));
     }
 }

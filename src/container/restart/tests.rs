@@ -3,7 +3,7 @@ use rstest::rstest;
 
 use super::*;
 use crate::store::tests::{container, pod};
-use crate::store::{Exit, Operation};
+use crate::store::{Exit, Operation, ProcessId};
 use ContainerState::{Created, Creating, Running, Stopped};
 
 const ON_FAILURE: RestartPolicy = RestartPolicy::OnFailure { max_retries: 0 };
@@ -119,19 +119,39 @@ fn a_clock_that_was_set_back_delays_nothing() {
 
 #[test]
 fn members_follow_their_pod() {
+    let process = |pid| {
+        Some(ProcessId {
+            pid,
+            start_time: 1,
+            boot_id: "b".into(),
+        })
+    };
     let mut member = ended(RestartPolicy::No, 0);
     member.pod_id = Some("p".into());
-    let with_pod = |goal, policy| {
+    member.joined = process(7);
+    let with_pod = |goal, policy, infra_process| {
         let mut pod = pod("p", "web", &["web"]);
         pod.goal = goal;
         pod.template.spec.restart = policy;
-        let snapshot = Snapshot::build(|t| drop(t.put(pod).unwrap()));
+        let mut infra = container("i", &format!("{INFRA_PREFIX}p"));
+        infra.pod_id = Some("p".into());
+        infra.process = infra_process;
+        let snapshot = Snapshot::build(|t| {
+            t.put(pod).unwrap();
+            t.put(infra).unwrap();
+        });
         due(&member, &snapshot, at(100_000)).is_some()
     };
-    assert!(with_pod(PodGoal::Running, RestartPolicy::Always));
-    assert!(!with_pod(PodGoal::Running, RestartPolicy::No));
+    assert!(with_pod(PodGoal::Running, RestartPolicy::Always, process(7)));
+    assert!(!with_pod(PodGoal::Running, RestartPolicy::No, process(7)));
+    for other in [None, process(8)] {
+        assert!(
+            !with_pod(PodGoal::Running, RestartPolicy::Always, other),
+            "its namespaces are gone"
+        );
+    }
     for goal in [PodGoal::Created, PodGoal::Stopped, PodGoal::Removed] {
-        assert!(!with_pod(goal, RestartPolicy::Always), "{goal}");
+        assert!(!with_pod(goal, RestartPolicy::Always, process(7)), "{goal}");
     }
     assert_eq!(due_at(&member), None, "its pod is gone");
 }
