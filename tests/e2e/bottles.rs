@@ -77,11 +77,22 @@ fn list(api: &Api) -> Vec<Value> {
     api.ok(get("/v1/bottle"))["bottles"].as_array().unwrap().clone()
 }
 
-/// What one container gets from another over HTTP; `denied` when it does not get there.
-fn fetch(api: &Api, from: &str, url: &str) -> String {
-    api.exec(from, &format!("wget -T 2 -qO- {url} 2>/dev/null || echo denied"))
-        .trim()
-        .to_owned()
+/// What one container gets from a service, `<name>:<port>/<path>`, over HTTP; `denied` when it does not get there. Names
+/// mean what the container's `/etc/hosts` says.
+fn fetch(lab: &Lab, from: &str, url: &str) -> String {
+    let (name, rest) = url.split_once(':').unwrap();
+    let (port, path) = rest.split_once('/').unwrap();
+    let hosts = lab.api().exec(from, "cat /etc/hosts");
+    let mut lines = hosts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let line = lines
+        .find(|words| words[1..].contains(&name))
+        .unwrap_or_else(|| panic!("{name} in {hosts}"));
+    let reply = lab.get_from(
+        lab.network_of(from),
+        &format!("{}:{port}", line[0]),
+        &format!("/{path}"),
+    );
+    reply.map_or_else(|_| "denied".to_owned(), |reply| reply.text().trim().to_owned())
 }
 
 #[test]
@@ -141,11 +152,11 @@ fn a_blog_from_its_file_to_its_end() {
             "{entry} in {environment}"
         );
     }
-    assert_eq!(fetch(&api, "blog-web", "http://db:3306/row"), "row");
-    assert_eq!(fetch(&api, "blog-web", "http://blog-db:3306/row"), "row");
-    assert_eq!(fetch(&api, "blog-web", "http://db:3307/row"), "denied");
-    assert_eq!(fetch(&api, "blog-db", "http://web/page"), "denied");
-    assert_eq!(fetch(&api, "blog-db", "http://localhost:3307/row"), "row");
+    assert_eq!(fetch(&lab, "blog-web", "db:3306/row"), "row");
+    assert_eq!(fetch(&lab, "blog-web", "blog-db:3306/row"), "row");
+    assert_eq!(fetch(&lab, "blog-web", "db:3307/row"), "denied");
+    assert_eq!(fetch(&lab, "blog-db", "web:80/page"), "denied");
+    assert_eq!(fetch(&lab, "blog-db", "localhost:3307/row"), "row");
     assert_eq!(lab.outside_get("192.0.2.2:8080", "/page").unwrap().text(), "page\n");
 
     act(&api, "blog", "start");
@@ -153,7 +164,7 @@ fn a_blog_from_its_file_to_its_end() {
     act(&api, "blog", "stop");
     assert_eq!(list(&api), entry("stopped"));
     act(&api, "blog", "start");
-    assert_eq!(fetch(&api, "blog-web", "http://db:3306/row"), "row\nrow");
+    assert_eq!(fetch(&lab, "blog-web", "db:3306/row"), "row\nrow");
 
     for (call, word) in [
         (post("/v1/containers/blog-web/actions/start", json!({})), "start"),
@@ -181,7 +192,7 @@ fn volumes_outlive_their_bottle() {
         registered(&api, &blog(&image));
         act(&api, "blog", "start");
         assert_eq!(
-            fetch(&api, "blog-db", "http://localhost:3306/row"),
+            fetch(&lab, "blog-db", "localhost:3306/row"),
             vec!["row"; round].join("\n")
         );
         act(&api, "blog", "delete");
