@@ -320,6 +320,11 @@ impl Config {
         self.root_dir.join("pod")
     }
 
+    /// `<root>/volumes`: one directory per bottle that has volumes.
+    pub fn volume_root(&self) -> PathBuf {
+        self.root_dir.join("volumes")
+    }
+
     /// `<root>/cert`: certificates and keys (`contract/security.md` 2).
     pub fn cert_dir(&self) -> PathBuf {
         self.root_dir.join("cert")

@@ -18,6 +18,7 @@
 //! - [`pod`]: pods and the sets that keep them alive
 //! - [`apply`]: makes true what manifests say
 //! - [`manifest`]: Kubernetes-style descriptions of pods, sets and services
+//! - [`bottle`]: groups of containers that one file describes
 //! - [`policy`]: what users allow and deny, staged and committed
 //! - [`dns`]: the forwarder behind the containers' resolver
 //! - [`pki`]: CA, certificates, SPIFFE ids
@@ -35,6 +36,7 @@ pub mod apparmor;
 pub mod apply;
 pub mod audit;
 pub mod build;
+pub mod bottle;
 pub mod config;
 pub mod container;
 pub mod controller;

@@ -10,6 +10,7 @@ mod support;
 
 mod auth;
 mod builds;
+mod bottles;
 mod crash;
 mod events;
 mod exec;

@@ -5,6 +5,7 @@
 
 mod attach;
 mod build;
+mod bottles;
 mod containers;
 mod events;
 mod exec;
@@ -29,6 +30,7 @@ use utoipa_axum::routes;
 
 use crate::apply::Applier;
 use crate::build::BuildService;
+use crate::bottle::BottleService;
 use crate::container::ContainerService;
 use crate::events::Events;
 use crate::firewall::Networks;
@@ -45,6 +47,7 @@ use crate::store::Store;
 pub struct Management {
     pub store: Store,
     pub containers: ContainerService,
+    pub bottles: BottleService,
     pub pods: PodService,
     pub services: ServiceRegistry,
     pub sets: ReplicaSets,
@@ -90,6 +93,9 @@ pub fn routes() -> OpenApiRouter<Management> {
         .routes(routes!(build::build))
         .routes(routes!(images::status))
         .routes(routes!(images::disk_usage))
+        .routes(routes!(bottles::list, bottles::register))
+        .routes(routes!(bottles::get))
+        .routes(routes!(bottles::act))
         .routes(routes!(networks::list, networks::create))
         .routes(routes!(networks::delete))
         .routes(routes!(pods::list, pods::create))
