@@ -149,21 +149,24 @@ fn members(pod: &Pod, status: &PodStatus, infra: &Container, want: Want) -> Vec<
         .filter(|(_, entry)| status.member(pod, entry).is_none());
     let mut steps: Vec<Step> = publish.into_iter().chain(missing.map(|(n, _)| Step::Make(n))).collect();
     if want != Want::Made {
-        let waiting = status.members.iter().filter(|member| is_due(member, infra, want));
+        let waiting = status.members.iter().filter(|member| is_due(pod, member, infra, want));
         steps.extend(waiting.map(|member| Step::Start(member.id.clone())));
     }
     steps
 }
 
 /// Whether a member has to be started.
-fn is_due(member: &Container, infra: &Container, want: Want) -> bool {
-    let always = want == Want::Started;
+fn is_due(pod: &Pod, member: &Container, infra: &Container, want: Want) -> bool {
+    let by_user = want == Want::Started;
+    // One that was quick has had its run, and is not started a second time for the same request.
+    let had_its_run = pod.started_at.is_some() && member.stopped_at > pod.started_at;
     match member.state {
         ContainerState::Creating | ContainerState::Running => false,
         // One that a client made in a running pod waits for its client.
-        ContainerState::Created => always || !member.stopped_by_user,
+        ContainerState::Created => by_user || !member.stopped_by_user,
         // A stop that was not a stop of the pod is undone (`contract/api.md` 19).
-        ContainerState::Stopped if always || member.stopped_by_user => true,
+        ContainerState::Stopped if member.stopped_by_user => true,
+        ContainerState::Stopped if by_user && !had_its_run => true,
         ContainerState::Stopped => member.joined != infra.process && !is_over(member, infra),
     }
 }
