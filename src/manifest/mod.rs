@@ -10,7 +10,7 @@ mod error;
 mod pod;
 mod probe;
 mod quantity;
-mod reader;
+pub(crate) mod reader;
 mod resource;
 mod service;
 mod set;

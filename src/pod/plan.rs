@@ -157,16 +157,20 @@ fn members(pod: &Pod, status: &PodStatus, infra: &Container, want: Want) -> Vec<
 
 /// Whether a member has to be started.
 fn is_due(pod: &Pod, member: &Container, infra: &Container, want: Want) -> bool {
-    let by_user = want == Want::Started;
-    // One that was quick has had its run, and is not started a second time for the same request.
-    let had_its_run = pod.started_at.is_some() && member.stopped_at > pod.started_at;
+    // One that a client made in a running pod waits for its client, also when infra died meanwhile.
+    let waits = member.stopped_by_user && member.started_at.is_none();
+    // One that was quick is not started a second time for the same request.
+    let had_its_run = member.state == ContainerState::Stopped
+        && !member.stopped_by_user
+        && pod.started_at.is_some()
+        && member.stopped_at > pod.started_at;
     match member.state {
         ContainerState::Creating | ContainerState::Running => false,
-        // One that a client made in a running pod waits for its client.
-        ContainerState::Created => by_user || !member.stopped_by_user,
+        _ if want == Want::Started && !had_its_run => true,
+        _ if waits => false,
+        ContainerState::Created => true,
         // A stop that was not a stop of the pod is undone (`contract/api.md` 19).
         ContainerState::Stopped if member.stopped_by_user => true,
-        ContainerState::Stopped if by_user && !had_its_run => true,
         ContainerState::Stopped => member.joined != infra.process && !is_over(member, infra),
     }
 }

@@ -9,6 +9,8 @@
 mod support;
 
 mod auth;
+mod bottles;
+mod builds;
 mod crash;
 mod events;
 mod exec;
@@ -33,6 +35,7 @@ mod replicasets;
 mod restarts;
 mod services;
 mod startup;
+mod storm;
 mod terminals;
 
 use serde_json::{Value, json};

@@ -10,7 +10,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tar::EntryType;
 
-use crate::support::{Identity, ImageSpec, Lab, Layer, Reply, delete, send};
+use crate::support::{Identity, ImageSpec, Lab, Layer, Reply, delete, get, send};
 
 /// Fields that the original does not have: of containers (`contract/api.md` 5.2), and of services.
 const NEW_FIELDS: [&str; 4] = ["exitCode", "reason", "message", "endpoints"];
@@ -130,11 +130,11 @@ impl Replay {
 
     fn send(&self, request: &Value) -> Reply {
         let text = |value: &Value| self.renamed(value.as_str().unwrap_or_default());
-        let mut call = send(
-            request["method"].as_str().unwrap(),
-            &text(&request["path"]),
-            text(&request["body"]),
-        );
+        let body = match request["bodyEncoding"].as_str() {
+            Some("hex") => hex::decode(request["body"].as_str().unwrap()).unwrap(),
+            _ => text(&request["body"]).into_bytes(),
+        };
+        let mut call = send(request["method"].as_str().unwrap(), &text(&request["path"]), body);
         for (name, value) in request["headers"].as_object().into_iter().flatten() {
             call = call.header(name, value.as_str().unwrap());
         }
@@ -208,13 +208,21 @@ impl Replay {
 
     /// A created object has another id than in the recording.
     fn learn(&mut self, wanted: &Value, got: &Value) {
-        for key in ["id", "serviceId"] {
-            if let (Some(old), Some(new)) = (wanted[key].as_str(), got[key].as_str())
-                && is_id(old)
-                && is_id(new)
-            {
-                self.names.entry(old.into()).or_insert_with(|| new.into());
+        match (wanted, got) {
+            (Value::Array(wanted), Value::Array(got)) => {
+                wanted.iter().zip(got).for_each(|(wanted, got)| self.learn(wanted, got));
             }
+            (Value::Object(wanted), Value::Object(got)) => {
+                for (key, wanted) in wanted {
+                    match (wanted.as_str(), got.get(key).and_then(Value::as_str)) {
+                        (Some(old), Some(new)) if key.to_lowercase().ends_with("id") && is_id(old) && is_id(new) => {
+                            self.names.entry(old.into()).or_insert_with(|| new.into());
+                        }
+                        _ => self.learn(wanted, got.get(key).unwrap_or(&Value::Null)),
+                    }
+                }
+            }
+            _ => {}
         }
     }
 
@@ -378,6 +386,46 @@ fn images() {
 }
 
 #[test]
+fn builds() {
+    let mut replay = Replay::new();
+    push_images(&mut replay);
+    replay.all(vec![
+        case("083-image-build"),
+        // A failing command was a success (I9).
+        case("085-image-build-run-fails")
+            .like("095-image-build-no-from")
+            .status(400)
+            .starts("build failed: RUN command failed: exit_code=7, reason=Error"),
+        case("086-image-build-dockerfile-query"),
+        case("087-image-build-missing-tag"),
+        case("088-image-build-not-a-tar").starts("invalid build context: "),
+        case("090-image-build-path-escape"),
+        case("091-image-build-copy-escape").status(400),
+        case("092-image-build-tar-traversal"),
+        case("093-image-build-unsupported").status(400),
+        case("094-image-build-multi-stage").status(400),
+        case("095-image-build-no-from").status(400),
+        // It was no answer at all (I15).
+        case("096-image-build-empty-from")
+            .like("095-image-build-no-from")
+            .status(400)
+            .starts("build failed: FROM requires "),
+        case("097-image-build-unknown-base")
+            .status(404)
+            .starts("build failed: manifest fetch failed: 404: "),
+        // It named a directory of the server (I16).
+        case("098-image-build-copy-missing")
+            .status(400)
+            .starts("build failed: nofile: no such file"),
+        case("099-image-list-after-build"),
+    ]);
+    // Looking at a built image removed it (I6).
+    replay.lab.api().ok(get("/v1/images/status?image=built:v2"));
+    replay.all(vec![case("099-image-list-after-build"), case("102-image-fs-built")]);
+    replay.finish();
+}
+
+#[test]
 fn containers() {
     let mut replay = Replay::new();
     push_images(&mut replay);
@@ -529,6 +577,40 @@ fn services() {
         case("332-service-get-unknown").status(404),
         case("333-service-remove-unknown").status(404),
         case("334-service-remove-js"),
+    ]);
+    replay.finish();
+}
+
+#[test]
+fn manifests_and_replica_sets() {
+    let mut replay = Replay::new();
+    push_images(&mut replay);
+    replay.all(vec![
+        case("005-replicasets-list-empty"),
+        case("362-apply-no-kind"),
+        case("364-apply-empty"),
+        // Where it is wrong is told too.
+        case("365-apply-pod-no-name").starts("invalid yaml: pod name is required"),
+        case("366-apply-rs-no-name").starts("invalid yaml: replicaset template name is required"),
+        case("368-apply-pod-unknown-volume").starts("invalid yaml: container \"c\": volume \"q\" not found"),
+        case("369-apply-pod-unknown-image")
+            .status(404)
+            .starts("container create failed: "),
+        case("371-apply-service-no-name"),
+        case("377-apply-replicaset"),
+        case("379-replicaset-list"),
+        case("382-replicaset-get-unknown").status(404),
+        case("383-replicaset-scale-invalid-json").starts("invalid json: "),
+        case("384-replicaset-scale-negative"),
+        case("385-replicaset-scale-unknown").status(404),
+        case("386-replicaset-scale"),
+        case("387-replicaset-get-scaled"),
+        case("389-resource-delete-invalid-yaml").starts("invalid yaml: "),
+        case("391-resource-delete-unsupported"),
+        case("392-resource-delete-pod-not-found"),
+        case("393-resource-delete-service-not-found"),
+        case("394-resource-delete-rs-not-found"),
+        case("396-resource-delete-empty"),
     ]);
     replay.finish();
 }
