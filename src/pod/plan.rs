@@ -149,19 +149,24 @@ fn members(pod: &Pod, status: &PodStatus, infra: &Container, want: Want) -> Vec<
         .filter(|(_, entry)| status.member(pod, entry).is_none());
     let mut steps: Vec<Step> = publish.into_iter().chain(missing.map(|(n, _)| Step::Make(n))).collect();
     if want != Want::Made {
-        let waiting = status.members.iter().filter(|member| is_due(member, infra, want));
+        let waiting = status.members.iter().filter(|member| is_due(pod, member, infra, want));
         steps.extend(waiting.map(|member| Step::Start(member.id.clone())));
     }
     steps
 }
 
 /// Whether a member has to be started.
-fn is_due(member: &Container, infra: &Container, want: Want) -> bool {
+fn is_due(pod: &Pod, member: &Container, infra: &Container, want: Want) -> bool {
     // One that a client made in a running pod waits for its client, also when infra died meanwhile.
     let waits = member.stopped_by_user && member.started_at.is_none();
+    // One that was quick is not started a second time for the same request.
+    let had_its_run = member.state == ContainerState::Stopped
+        && !member.stopped_by_user
+        && pod.started_at.is_some()
+        && member.stopped_at > pod.started_at;
     match member.state {
         ContainerState::Creating | ContainerState::Running => false,
-        _ if want == Want::Started => true,
+        _ if want == Want::Started && !had_its_run => true,
         _ if waits => false,
         ContainerState::Created => true,
         // A stop that was not a stop of the pod is undone (`contract/api.md` 19).

@@ -261,6 +261,22 @@ fn a_member_that_ended_is_its_restart_policys() {
 }
 
 #[test]
+fn a_start_starts_what_is_quick_only_once() {
+    let mut world = running();
+    let id = world.member(0).id.clone();
+    world.pod.as_mut().unwrap().started_at = Some(second(world.clock));
+    world.end(&id, 0);
+    assert_eq!(world.next(Want::Started), Plan::Done);
+    world.clock += 1;
+    world.pod.as_mut().unwrap().started_at = Some(second(world.clock));
+    assert_eq!(
+        world.steps(Want::Started),
+        [Step::Start(id)],
+        "the next start is another one"
+    );
+}
+
+#[test]
 fn a_member_that_was_done_before_infra_died_stays_done() {
     let done = |policy, code| {
         let mut world = running();
