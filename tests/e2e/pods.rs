@@ -357,10 +357,17 @@ fn containers_can_be_added_to_a_pod() {
         .refused(409, "service failed: forward rule failed: host port 8082/tcp");
     api.delete(&other);
     let late = api.create(json!({ "podId": "shop", "name": "late", "image": image, "command": until_term(0) }));
-    lab.machine()
-        .run(&["kill", "-9", &containers(&api, &id)[0]["pid"].to_string()]);
-    wait_for("a rebuilt pod", LIMIT, || lab.outside_get("192.0.2.2:8080", "/"));
-    api.wait_state(&web, "running");
+    let old = containers(&api, &id);
+    lab.machine().run(&["kill", "-9", &old[0]["pid"].to_string()]);
+    wait_for("a rebuilt pod", LIMIT, || {
+        let now = api.container(&web);
+        if now["state"] == "running" && now["pid"] != old[1]["pid"] {
+            Ok(())
+        } else {
+            Err(now)
+        }
+    });
+    wait_for("the web server", LIMIT, || lab.outside_get("192.0.2.2:8080", "/"));
     assert_eq!(api.wait_state(&late, "stopped")["statedAt"], "0001-01-01T00:00:00Z");
     api.start(&late);
     assert_eq!(
@@ -487,29 +494,35 @@ fn another_infra_image_can_be_named() {
     assert_eq!(containers(&api, &id), Vec::<Value>::new());
 }
 
-/// Volumes come with manifests; here the stored template is given one, as a manifest would.
-fn give_volumes(lab: &Lab, pod: &str) {
-    lab.daemon().stop();
-    let path = lab.machine().path("/etc/raind/store/condenser.db");
-    let database = rusqlite::Connection::open(path).unwrap();
-    let read = "SELECT document FROM pods WHERE id = ?1";
-    let document: String = database.query_row(read, [pod], |row| row.get(0)).unwrap();
-    let mut document: Value = serde_json::from_str(&document).unwrap();
-    let spec = &mut document["template"]["spec"];
-    spec["volumes"] = json!([
-        { "name": "shared", "source": "emptyDir" },
-        { "name": "host", "source": { "hostPath": "/mnt" } },
-    ]);
-    for (n, entry) in spec["containers"].as_array_mut().unwrap().iter_mut().enumerate() {
-        entry["volume_mounts"] = json!([
-            { "volume": "shared", "path": "/shared", "read_only": n == 1 },
-            { "volume": "host", "path": "/host", "read_only": true },
-        ]);
-    }
-    let write = "UPDATE pods SET document = ?2 WHERE id = ?1";
-    database.execute(write, [pod, &document.to_string()]).unwrap();
-    drop(database);
-    lab.daemon().start();
+/// Two members that sleep, with a directory of their own and one of the host's.
+fn with_volumes(image: &str) -> String {
+    format!(
+        "
+apiVersion: v1
+kind: Pod
+metadata:
+  name: shop
+spec:
+  volumes:
+  - name: shared
+    emptyDir: {{}}
+  - name: host
+    hostPath: {{ path: /mnt }}
+  containers:
+  - name: web
+    image: {image}
+    command: [sleep, \"1000\"]
+    volumeMounts:
+    - {{ name: shared, mountPath: /shared }}
+    - {{ name: host, mountPath: /host, readOnly: true }}
+  - name: side
+    image: {image}
+    command: [sleep, \"1000\"]
+    volumeMounts:
+    - {{ name: shared, mountPath: /shared, readOnly: true }}
+    - {{ name: host, mountPath: /host, readOnly: true }}
+"
+    )
 }
 
 #[test]
@@ -518,9 +531,10 @@ fn members_share_the_volumes_of_their_pod() {
     let api = lab.api();
     lab.machine().write("/mnt/greeting", "from the host\n");
     let before = lab.inventory();
-    let id = create(&api, web_and_side(&image));
-    give_volumes(&lab, &id);
-    act(&api, &id, "start");
+    let applied = api.call(send("POST", "/v1/resource/apply", with_volumes(&image)));
+    assert_eq!(applied.status, 201, "{}", applied.text());
+    let id = pod(&api, "shop")["podId"].as_str().unwrap().to_owned();
+    wait_pod(&api, &id, "running");
     let all = containers(&api, &id);
     let ids: Vec<&str> = all.iter().map(|c| c["containerId"].as_str().unwrap()).collect();
     let [_, web, side] = ids[..] else { panic!("{all:?}") };
