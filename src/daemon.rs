@@ -29,6 +29,8 @@ use crate::api::{hooks, pki as pki_api, routing};
 use crate::apparmor::{self, Confinement};
 use crate::apply::Applier;
 use crate::audit::AuditLog;
+use crate::build::{BuildService, BuildSettings};
+use crate::bottle::{BottleParts, BottleService};
 use crate::config::{Config, HOOK_PORT};
 use crate::container::{ContainerService, ContainerSettings, DELAYS, HookSettings, Prober, Restarter, Services};
 use crate::controller::{self, Backoff, Queue};
@@ -121,6 +123,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
 
 struct Daemon {
     containers: ContainerService,
+    bottles: BottleService,
     pods: PodService,
     sets: ReplicaSets,
     applier: Applier,
@@ -220,15 +223,28 @@ impl Daemon {
         tasks.spawn(firewall.clone().follow(store.clone(), stop.clone()));
         images.recover().await?;
         containers.recover().await?;
+        let policies = PolicyService::new(store.clone(), firewall.clone());
+        let bottles = BottleService::new(BottleParts {
+            store: store.clone(),
+            containers: containers.clone(),
+            networks: Networks::new(networks.clone(), firewall.clone()),
+            policies: policies.clone(),
+            volume_root: config.volume_root(),
+        });
+        bottles.recover().await;
         let pods = PodService::new(pod_settings(&config), store.clone(), containers.clone());
         pods.recover().await?;
         let metrics_log = MetricsLog::open(&config.log_dir);
         tasks.spawn(sampler.clone().run(store.clone(), metrics_log, stop.clone()));
         tasks.spawn(containers.clone().bound_logs(stop.clone()));
 
-        let policies = PolicyService::new(store.clone(), firewall.clone());
-
         let reserved_ports = reserved_ports(&config);
+        let builds = BuildService::new(
+            build_settings(&config),
+            images.clone(),
+            containers.clone(),
+            activity.clone(),
+        );
         let allowed_origins = config.allowed_origins.clone().into();
         let following = Following {
             config,
@@ -254,6 +270,7 @@ impl Daemon {
         let services = Management {
             store,
             containers: containers.clone(),
+            bottles: bottles.clone(),
             pods: pods.clone(),
             services,
             sets: sets.clone(),
@@ -261,6 +278,7 @@ impl Daemon {
             images,
             networks: Networks::new(networks, firewall),
             policies,
+            builds,
             sampler,
             activity,
             events,
@@ -305,6 +323,7 @@ impl Daemon {
         ));
         Ok(Self {
             containers,
+            bottles,
             pods,
             sets,
             applier,
@@ -319,6 +338,7 @@ impl Daemon {
     async fn shut_down(self) {
         let Self {
             containers,
+            bottles,
             pods,
             sets,
             applier,
@@ -330,6 +350,7 @@ impl Daemon {
         let finish = async {
             end(management).await;
             end(controllers).await;
+            bottles.finish_operations().await;
             applier.finish_operations().await;
             sets.finish_operations().await;
             pods.finish_operations().await;
@@ -454,6 +475,7 @@ fn prepare(config: &Config) -> Result<(), DaemonError> {
         (config.container_root(), 0o755),
         (config.image_root(), 0o755),
         (config.pod_root(), 0o755),
+        (config.volume_root(), 0o700),
         (config.root_dir.join("log"), 0o755),
         (config.cert_dir(), 0o700),
         (config.log_dir.clone(), 0o750),
@@ -520,6 +542,14 @@ fn image_settings(config: &Config) -> ImageSettings {
     }
 }
 
+fn build_settings(config: &Config) -> BuildSettings {
+    BuildSettings {
+        max_context_bytes: config.max_context_bytes,
+        max_context_entries: config.max_context_entries,
+        step_time: Duration::from_secs(config.build_step_seconds),
+    }
+}
+
 fn firewall_settings(config: &Config, ca: &BoundListener) -> FirewallSettings {
     FirewallSettings {
         runtime_subnet: config.runtime_subnet,
@@ -558,6 +588,7 @@ fn container_settings(config: &Config, confinement: Confinement) -> ContainerSet
             root_env: (root != Path::new(DEFAULT_ROOT)).then(|| root.clone()),
         },
         pod_root: config.pod_root(),
+        volume_root: config.volume_root(),
         root,
     }
 }

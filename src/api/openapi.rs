@@ -27,6 +27,7 @@ use super::management;
         (name = "images", description = "Images that are present on this host"),
         (name = "replicasets", description = "Sets of pods that are kept alive"),
         (name = "resources", description = "Manifests"),
+        (name = "bottles", description = "Groups of containers that one file describes"),
         (name = "networks", description = "Bridges that containers are attached to"),
         (name = "policies", description = "Which flows are allowed"),
         (name = "metrics", description = "Figures for Prometheus"),

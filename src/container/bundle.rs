@@ -12,6 +12,7 @@ use crate::runtime::dir::ContainerDir;
 use crate::runtime::mounts;
 use crate::store::{Container, Network, ProcessId};
 
+use super::bottle::hosts_of_services;
 use super::pod::place_of;
 use super::spec::{SpecContext, config_json};
 use super::{ContainerError, ContainerService, cgroup};
@@ -37,7 +38,8 @@ impl ContainerService {
         let uplink = self.0.services.networks.uplink().borrow().clone();
         let (container, settings) = (container.clone(), self.0.settings.clone());
         let lower_dirs = self.0.services.images.lower_dirs(&container.layers);
-        let roots = self.mount_roots(container.pod_id.as_deref());
+        let roots = self.mount_roots(container.pod_id.as_deref(), container.bottle_id.as_deref());
+        let services = hosts_of_services(&snapshot, &container);
         let host = host.map(|host| host.pid);
         let dir = self.dir(&container.id);
         super::blocking(move || {
@@ -48,7 +50,8 @@ impl ContainerService {
             if is_new {
                 inherit_root(&dir.diff(), &lower_dirs)?;
             }
-            write_etc(&dir, &container, place.map(|place| place.address), gateway)?;
+            let hosts = hosts(&container, place.map(|place| place.address), &services);
+            write_etc(&dir, &container, &hosts, gateway)?;
             cgroup::create(&container.id)?;
             let gateway_or_none = gateway.unwrap_or(Ipv4Addr::UNSPECIFIED);
             let context = SpecContext {
@@ -84,16 +87,22 @@ fn host_address(uplink: Option<Ipv4Addr>, default: Option<&Network>, gateway: Ip
 pub(super) struct MountRoots {
     /// No container may see anything of these.
     denied: Vec<PathBuf>,
-    /// Except this: volumes of the container's own pod.
+    /// Except this: volumes of the container's own pod or bottle.
     own: Option<PathBuf>,
 }
 
 impl ContainerService {
-    pub(super) fn mount_roots(&self, pod_id: Option<&str>) -> MountRoots {
-        let settings = &self.0.settings;
+    pub(super) fn mount_roots(&self, pod_id: Option<&str>, bottle_id: Option<&str>) -> MountRoots {
+        let (settings, snapshot) = (&self.0.settings, self.snapshot());
+        let of_pod = pod_id.map(|id| settings.pod_root.join(id).join("volumes"));
+        let bottle = bottle_id.and_then(|id| snapshot.bottles().get(id));
         MountRoots {
-            denied: vec![settings.root.clone(), settings.pod_root.clone()],
-            own: pod_id.map(|id| settings.pod_root.join(id).join("volumes")),
+            denied: vec![
+                settings.root.clone(),
+                settings.pod_root.clone(),
+                settings.volume_root.clone(),
+            ],
+            own: of_pod.or_else(|| Some(settings.volume_root.join(&bottle?.name))),
         }
     }
 }
@@ -153,26 +162,42 @@ fn inherit_root(upper: &Path, lower_dirs: &[PathBuf]) -> Result<(), ContainerErr
     Ok(())
 }
 
+/// The text of `/etc/hosts`.
+pub(super) fn hosts(container: &Container, address: Option<Ipv4Addr>, services: &str) -> String {
+    let name = host_name(container);
+    let own = address.map(|address| format!("{address} {name}\n"));
+    format!("127.0.0.1 localhost\n{}{services}", own.unwrap_or_default())
+}
+
+fn host_name(container: &Container) -> &str {
+    container.options.hostname.as_ref().unwrap_or(&container.id)
+}
+
 fn write_etc(
     dir: &ContainerDir,
     container: &Container,
-    address: Option<Ipv4Addr>,
+    hosts: &str,
     gateway: Option<Ipv4Addr>,
 ) -> Result<(), ContainerError> {
-    let name = container.options.hostname.as_ref().unwrap_or(&container.id);
-    let mut hosts = "127.0.0.1 localhost\n".to_owned();
-    if let Some(address) = address {
-        hosts.push_str(&format!("{address} {name}\n"));
-    }
     let resolver = gateway.unwrap_or(FALLBACK_RESOLVER);
     for (file, text) in [
         ("hosts", hosts),
-        ("hostname", format!("{name}\n")),
-        ("resolv.conf", format!("nameserver {resolver}\n")),
+        ("hostname", &format!("{}\n", host_name(container))),
+        ("resolv.conf", &format!("nameserver {resolver}\n")),
     ] {
-        replace(&dir.etc().join(file), 0o644, &text)?;
+        replace(&dir.etc().join(file), 0o644, text)?;
     }
     Ok(())
+}
+
+/// Gives a file that a container has mounted another text: it has to stay the same file.
+pub(super) fn overwrite(path: &Path, text: &str) -> Result<(), ContainerError> {
+    let write = || {
+        let mut file = std::fs::OpenOptions::new().write(true).open(path)?;
+        file.write_all(text.as_bytes())?;
+        file.set_len(text.len() as u64)
+    };
+    write().map_err(|e| named(path, e))
 }
 
 /// Replaces a file as a whole: after a crash there is the old text or the new one, never half of it.

@@ -9,19 +9,20 @@ use crate::image::{ImageRef, Platform, still_present};
 use crate::metrics::Verb;
 use crate::network::ipam;
 use crate::store::{
-    Attachment, Claim, Container, ContainerOptions, ContainerState, Forward, Image, ImageRunConfig, Network, Operation,
-    Pod, PodGoal, ProcessSpec, Protocol, PullPolicy, Retries, Txn,
+    Attachment, Claim, Container, ContainerOptions, ContainerState, Forward, Holder, Image, ImageRunConfig, Kind,
+    Network, Operation, Pod, PodGoal, ProcessSpec, Protocol, PullPolicy, Retries, Txn,
 };
 
+use super::bottle::{Part, enter};
 use super::request::{effective_command, environment, parse_ports};
-use super::{ContainerError, ContainerService, CreateRequest, PodPart, PodRole, bundle, names, options, transitions};
+use super::{ContainerError, ContainerService, CreateRequest, PodRole, bundle, names, options, transitions};
 
 /// How often an image that vanishes between pull and use is asked for again.
 const ENSURE_TRIES: usize = 3;
 
 /// A request whose every part was checked without looking at an image.
 #[derive(Clone)]
-struct Wish {
+pub(super) struct Wish {
     /// `None` for the built-in image.
     reference: Option<ImageRef>,
     name: String,
@@ -30,20 +31,16 @@ struct Wish {
     forwards: Vec<Forward>,
     options: ContainerOptions,
     request: CreateRequest,
-    part: Option<PodPart>,
+    part: Part,
 }
 
 impl ContainerService {
     /// Makes a container that waits for its start and returns its id. A failure leaves nothing behind.
     pub async fn create(&self, request: CreateRequest) -> Result<String, ContainerError> {
-        self.create_as(request, None).await
+        self.create_as(request, Part::Alone).await
     }
 
-    pub(super) async fn create_as(
-        &self,
-        request: CreateRequest,
-        part: Option<PodPart>,
-    ) -> Result<String, ContainerError> {
+    pub(super) async fn create_as(&self, request: CreateRequest, part: Part) -> Result<String, ContainerError> {
         let service = self.clone();
         self.detached(Verb::ContainerCreate, async move {
             let wish = service.check(request, part).await?;
@@ -64,8 +61,8 @@ impl ContainerService {
 
     /// Refuses what cannot work before anything is downloaded. What others may take meanwhile is checked again when it
     /// is reserved.
-    async fn check(&self, request: CreateRequest, part: Option<PodPart>) -> Result<Wish, ContainerError> {
-        let role = part.as_ref().map(|part| &part.role);
+    pub(super) async fn check(&self, request: CreateRequest, part: Part) -> Result<Wish, ContainerError> {
+        let role = part.pod().map(|part| &part.role);
         let is_infra = matches!(role, Some(PodRole::Infra));
         if !request.name.is_empty() && !is_infra && !names::valid(&request.name) {
             return Err(ContainerError::InvalidName(request.name));
@@ -79,7 +76,10 @@ impl ContainerService {
         if snapshot.containers().get(&request.name).is_some() {
             return Err(ContainerError::NameIsId(request.name));
         }
-        if snapshot.holder(&Claim::ContainerName(request.name.clone())).is_some() {
+        let holder = snapshot.holder(&Claim::ContainerName(request.name.clone()));
+        // Its bottle has kept the name for it.
+        let is_kept = |holder: &Holder| holder.kind == Kind::Bottle && Some(&*holder.id) == part.bottle_id();
+        if holder.is_some_and(|holder| !is_kept(holder)) {
             return Err(ContainerError::NameTaken(request.name));
         }
         let reference = match is_infra && request.image.is_empty() {
@@ -90,19 +90,20 @@ impl ContainerService {
             Some(PodRole::Member { options, .. }) => ContainerOptions::clone(options),
             _ => options::check(&request.options)?,
         };
-        if let Some(part) = &part {
+        if let Some(part) = part.pod() {
             options.hostname = Some(part.host_name.clone());
+            if let PodRole::Added { restart } = part.role {
+                options.restart = restart;
+            }
         }
         let forwards = parse_ports(&request.ports)?;
         self.refuse_reserved(&forwards)?;
         let network = match role {
             None | Some(PodRole::Infra) => Some(self.network(&request.network)?),
-            Some(PodRole::Member { .. } | PodRole::Added) => None,
+            Some(PodRole::Member { .. } | PodRole::Added { .. }) => None,
         };
-        let (mounts, roots) = (
-            request.mounts.clone(),
-            self.mount_roots(part.as_ref().map(|p| &p.pod_id[..])),
-        );
+        let roots = self.mount_roots(part.pod_id(), part.bottle_id());
+        let mounts = request.mounts.clone();
         super::blocking(move || bundle::mounts(&mounts, &roots).map(drop)).await?;
         Ok(Wish {
             reference,
@@ -146,7 +147,7 @@ impl ContainerService {
         let Some(reference) = &wish.reference else {
             return Ok(images.pause());
         };
-        let pull = match wish.part.as_ref().map(|part| &part.role) {
+        let pull = match wish.part.pod().map(|part| &part.role) {
             Some(PodRole::Member { pull, .. }) => *pull,
             _ => PullPolicy::IfNotPresent,
         };
@@ -161,7 +162,7 @@ impl ContainerService {
     /// What runs: the request over the image configuration.
     async fn process(&self, wish: &Wish, image: &Image) -> Result<ProcessSpec, ContainerError> {
         let (request, config): (_, &ImageRunConfig) = (&wish.request, &image.config);
-        let entrypoint = match wish.part.as_ref().map(|part| &part.role) {
+        let entrypoint = match wish.part.pod().map(|part| &part.role) {
             Some(PodRole::Member {
                 keep_entrypoint: true, ..
             }) => &config.entrypoint,
@@ -232,11 +233,14 @@ impl ContainerService {
                 return Err(ContainerError::ImageGone(image.id.clone()));
             }
             let attachment = wish.network.as_ref().map(|network| attach(t, network)).transpose()?;
-            if let Some(part) = &wish.part
+            if let Some(part) = wish.part.pod()
                 && t.get::<Pod>(&part.pod_id)
                     .is_none_or(|pod| pod.goal == PodGoal::Removed)
             {
                 return Err(ContainerError::PodNotFound(part.pod_id.clone()));
+            }
+            if let Some(part) = wish.part.bottle() {
+                enter(t, part, &id)?;
             }
             let row = new_row(t, id, wish, &image, process, attachment);
             t.put(row).map_err(|taken| ContainerError::taken(taken, t.snapshot()))
@@ -308,8 +312,8 @@ fn new_row(
     Container {
         id,
         name,
-        pod_id: wish.part.as_ref().map(|part| part.pod_id.clone()),
-        bottle_id: None,
+        pod_id: wish.part.pod_id().map(str::to_owned),
+        bottle_id: wish.part.bottle_id().map(str::to_owned),
         spiffe_id: None,
         state: ContainerState::Creating,
         operation: Some(Operation::Create),
@@ -323,7 +327,7 @@ fn new_row(
         tty: wish.request.tty,
         options: wish.options,
         // A member that a client made waits for its client, also in a running pod.
-        stopped_by_user: wish.part.is_some_and(|part| matches!(part.role, PodRole::Added)),
+        stopped_by_user: wish.part.pod().is_some_and(|part| matches!(part.role, PodRole::Added { .. })),
         restarts: 0,
         retries: Retries::default(),
         health: None,

@@ -23,6 +23,9 @@ pub enum ContainerError {
     /// A member of a pod whose infra container does not run, or ended meanwhile.
     #[error("pod {0} has no running infra container to join; start the pod")]
     NoInfra(String),
+    /// The bottle does not exist, or no more.
+    #[error("bottle: {0} not found")]
+    BottleNotFound(String),
     /// A name outside the grammar, or reserved.
     #[error(
         "invalid container name: {0:?}; use up to 128 letters, digits, '_', '.', '-', beginning with a letter or digit"

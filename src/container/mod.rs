@@ -15,6 +15,8 @@
 //! What it never does: start processes (that is `runtime`), write rules (`firewall`), or know HTTP.
 
 mod attach;
+mod build;
+mod bottle;
 mod bundle;
 mod cgroup;
 mod create;
@@ -54,10 +56,13 @@ use crate::runtime::dir::ContainerDir;
 use crate::store::{Claim, Container, Snapshot, Store};
 
 pub use attach::{MAX_CLIENTS, Terminal};
+pub use build::{BuildStep, StepEnd};
+pub use bottle::BottlePart;
 pub use error::ContainerError;
 pub use exec::ExecRequest;
 pub use health::Prober;
 pub use logs::{DEFAULT_LINES, LogRequest, MAX_LINES};
+pub(crate) use names::fresh_id;
 pub use names::{INFRA_PREFIX, valid as valid_name};
 pub(crate) use options::check as check_options;
 pub use options::{HealthCheckRequest, OptionsRequest, RestartRequest};
@@ -76,6 +81,8 @@ pub struct ContainerSettings {
     pub root: PathBuf,
     /// Directory of the pods' own directories.
     pub pod_root: PathBuf,
+    /// Directory of the volumes of bottles.
+    pub volume_root: PathBuf,
     /// Volatile directory of the runtime, looked at for leftovers.
     pub runtime_run_dir: PathBuf,
     /// Network of a container that names none.

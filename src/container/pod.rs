@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use crate::metrics::Verb;
 use crate::store::{
-    Attachment, Container, ContainerOptions, ContainerState, Operation, ProcessId, PullPolicy, Snapshot,
+    Attachment, Container, ContainerOptions, ContainerState, Operation, ProcessId, PullPolicy, RestartPolicy, Snapshot,
 };
 
+use super::bottle::Part;
 use super::request::parse_ports;
 use super::{ContainerError, ContainerService, CreateRequest, INFRA_PREFIX, OptionsRequest, options, transitions};
 
@@ -41,7 +42,10 @@ pub enum PodRole {
         keep_entrypoint: bool,
     },
     /// Made by a client, who will start it.
-    Added,
+    Added {
+        /// What happens when it ends by itself; the pod's, whatever the request says.
+        restart: RestartPolicy,
+    },
 }
 
 /// The infra container of a pod.
@@ -64,7 +68,7 @@ pub(super) fn place_of<'a>(snapshot: &'a Snapshot, container: &'a Container) -> 
 impl ContainerService {
     /// Makes a container of a pod that waits for its start, and returns its id.
     pub async fn create_in_pod(&self, request: CreateRequest, part: PodPart) -> Result<String, ContainerError> {
-        self.create_as(request, Some(part)).await
+        self.create_as(request, Part::Pod(part)).await
     }
 
     /// Checks the choices of a request.

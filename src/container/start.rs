@@ -1,5 +1,7 @@
 //! Start: of a created container, and again of a stopped one.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use crate::metrics::Verb;
@@ -36,6 +38,15 @@ impl ContainerService {
     pub async fn start(&self, parameter: &str) -> Result<String, ContainerError> {
         let container = self.find(parameter)?;
         refuse_managed(&container, parameter, "operation", "start")?;
+        self.start_found(container, parameter).await
+    }
+
+    /// The same for everybody who may start it.
+    pub(super) async fn start_found(
+        &self,
+        container: Arc<Container>,
+        parameter: &str,
+    ) -> Result<String, ContainerError> {
         let (service, parameter) = (self.clone(), parameter.to_owned());
         self.detached(Verb::ContainerStart, async move {
             let id = container.id.clone();
@@ -95,7 +106,7 @@ impl ContainerService {
         Err(error)
     }
 
-    async fn release(&self, id: &str) -> Result<(), ContainerError> {
+    pub(super) async fn release(&self, id: &str) -> Result<(), ContainerError> {
         let started = self.0.services.runtime.start(id).await;
         if let Err(source) = started {
             // A program that cannot be executed ends the container with 126 or 127; the runtime has recorded that.

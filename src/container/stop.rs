@@ -1,12 +1,13 @@
 //! Stop: the signal, KILL after the grace period, and the exit recorded.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use crate::metrics::Verb;
 use crate::runtime::StopRequest;
-use crate::store::ContainerOptions;
+use crate::store::{Container, ContainerOptions};
 
 use super::{ContainerError, ContainerService, refuse_managed, restart, transitions};
 
@@ -15,6 +16,15 @@ impl ContainerService {
     pub async fn stop(&self, parameter: &str) -> Result<String, ContainerError> {
         let container = self.find(parameter)?;
         refuse_managed(&container, parameter, "operation", "stop")?;
+        self.stop_found(container, parameter).await
+    }
+
+    /// The same for everybody who may stop it.
+    pub(super) async fn stop_found(
+        &self,
+        container: Arc<Container>,
+        parameter: &str,
+    ) -> Result<String, ContainerError> {
         let (service, parameter) = (self.clone(), parameter.to_owned());
         self.detached(Verb::ContainerStop, async move {
             let id = container.id.clone();

@@ -69,6 +69,7 @@ impl Observed {
                 ..plain(&image.id)
             },
             Object::Network(network) => plain(&network.name),
+            Object::Bottle(bottle) => plain(&bottle.name),
             Object::Pod(pod) => Self {
                 state: Some(pod.goal.to_string()),
                 ..plain(&pod.name)

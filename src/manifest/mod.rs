@@ -11,7 +11,7 @@ mod expand;
 mod pod;
 mod probe;
 mod quantity;
-mod reader;
+pub(crate) mod reader;
 mod resource;
 mod service;
 mod set;

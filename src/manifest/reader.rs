@@ -21,7 +21,7 @@ pub struct Warning {
 
 /// What all fields of a document share.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(crate) struct Source {
     /// Number of the document, from 1.
     pub document: usize,
     warnings: RefCell<Vec<Warning>>,
@@ -29,14 +29,14 @@ pub(super) struct Source {
 
 /// A node and the way to it.
 #[derive(Debug, Clone)]
-pub(super) struct Field<'a> {
+pub(crate) struct Field<'a> {
     source: &'a Source,
     path: String,
     node: &'a Node,
 }
 
 /// A mapping that is being read. Absent fields and `null` are the same.
-pub(super) struct Object<'a> {
+pub(crate) struct Object<'a> {
     field: Field<'a>,
     /// What nobody has asked for yet.
     rest: Vec<(&'a str, &'a Arc<Node>)>,
@@ -148,17 +148,31 @@ impl<'a> Field<'a> {
         Ok(value)
     }
 
-    /// A mapping from strings to strings.
-    pub fn string_map(&self) -> Result<BTreeMap<String, String>> {
+    /// A mapping whose keys are not known, in the order of the text.
+    pub fn mapping(&self) -> Result<Vec<(&'a str, Field<'a>)>> {
         let entry = |(key, node): &'a (String, Arc<Node>)| {
             let field = Field {
                 source: self.source,
                 path: format!("{}.{key}", self.path),
                 node,
             };
-            Ok((key.clone(), field.string()?))
+            (key.as_str(), field)
         };
-        self.entries()?.iter().map(entry).collect()
+        Ok(self.entries()?.iter().map(entry).collect())
+    }
+
+    /// A mapping from strings to strings.
+    pub fn string_map(&self) -> Result<BTreeMap<String, String>> {
+        let entry = |(key, field): (&str, Field<'_>)| Ok((key.to_owned(), field.string()?));
+        self.mapping()?.into_iter().map(entry).collect()
+    }
+
+    pub fn is_mapping(&self) -> bool {
+        matches!(self.node.value, Value::Map(_))
+    }
+
+    pub fn is_list(&self) -> bool {
+        matches!(self.node.value, Value::List(_))
     }
 
     pub fn strings(&self) -> Result<Vec<String>> {

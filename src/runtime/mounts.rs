@@ -25,6 +25,8 @@ const DENIED_SOURCES: [&str; 11] = [
 ];
 /// Where pods have their volumes, of all that is denied the one thing that containers may have.
 const PODS: &str = "/etc/raind/pod";
+/// Where bottles have theirs: likewise.
+const VOLUMES: &str = "/etc/raind/volumes";
 /// Places in the container that nothing may be bound to. `/` itself is refused too.
 const DENIED_DESTINATIONS: [&str; 6] = ["/proc", "/sys", "/dev", "/run", "/var/run", "/boot"];
 const OPTIONS: [&str; 9] = [
@@ -182,7 +184,8 @@ fn new<'a>(source: &str, destination: &str, options: impl Iterator<Item = &'a st
 }
 
 fn source_denied(path: &Path) -> bool {
-    path == Path::new("/") || !is_pod_volume(path) && DENIED_SOURCES.iter().any(|denied| path.starts_with(denied))
+    let is_volume = is_pod_volume(path) || is_bottle_volume(path);
+    path == Path::new("/") || !is_volume && DENIED_SOURCES.iter().any(|denied| path.starts_with(denied))
 }
 
 /// `<pods>/<id>/volumes/<name>` and what is in it. The daemon lets a container have only those of its own pod.
@@ -192,6 +195,12 @@ fn is_pod_volume(path: &Path) -> bool {
     };
     let mut parts = rest.components();
     parts.next().is_some() && parts.next() == Some(Component::Normal("volumes".as_ref())) && parts.next().is_some()
+}
+
+/// `<volumes>/<bottle>/<name>` and what is in it. The daemon lets a container have only those of its own bottle.
+fn is_bottle_volume(path: &Path) -> bool {
+    path.strip_prefix(VOLUMES)
+        .is_ok_and(|rest| rest.components().count() >= 2)
 }
 
 fn destination_denied(path: &Path) -> bool {
@@ -285,6 +294,20 @@ mod tests {
             "pod/01kh/volumes",
             "pod/01kh/other/data",
             "pod/a/volumes/../..",
+        ] {
+            parse(&format!("/etc/raind/{source}:/d")).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn volumes_of_bottles_are_another() {
+        parse("/etc/raind/volumes/blog/data:/d").unwrap();
+        parse("/etc/raind/volumes/blog/data/sub:/d").unwrap();
+        for source in [
+            "volumes",
+            "volumes/blog",
+            "volumes/blog/..",
+            "volumes/blog/x/../../../cert/a",
         ] {
             parse(&format!("/etc/raind/{source}:/d")).unwrap_err();
         }

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::records::{Container, Image, Network, Pod, Policy, PolicySettings, Protocol, ReplicaSet, Service};
+use super::records::{Bottle, Container, Image, Network, Pod, Policy, PolicySettings, Protocol, ReplicaSet, Service};
 use super::writer::StoreError;
 
 /// A kind of stored object. One SQLite table each.
@@ -99,6 +99,7 @@ kinds! {
     Service, services, "services";
     Policy, policies, "policies";
     PolicySettings, policysettings, "settings of policies";
+    Bottle, bottles, "bottles";
 }
 
 impl Record for Container {
@@ -120,6 +121,33 @@ impl Record for Container {
         }
         claims.extend(self.attachment.iter().map(|a| Claim::Address(a.address)));
         claims.extend(self.forwards.iter().map(|f| Claim::HostPort(f.protocol, f.host_port)));
+        claims
+    }
+}
+
+impl Record for Bottle {
+    record_glue!(Bottle);
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A name that is another bottle's id would hide that bottle. Names of its containers are kept until they have them.
+    fn claims(&self) -> Vec<Claim> {
+        let own = |word: &str| Claim::Name(Kind::Bottle, String::new(), word.to_owned());
+        let mut claims = vec![own(&self.name)];
+        if self.id != self.name {
+            claims.push(own(&self.id));
+        }
+        let to_come = self
+            .services
+            .keys()
+            .filter(|service| !self.containers.contains_key(*service));
+        claims.extend(to_come.map(|service| Claim::ContainerName(self.container_name(service))));
         claims
     }
 }
@@ -535,7 +563,7 @@ impl Txn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::records::tests::{container, network};
+    use crate::store::records::tests::{bottle, container, network};
 
     fn txn() -> Txn {
         Txn::new(Snapshot::default())
@@ -563,6 +591,28 @@ mod tests {
             assert!(t.get::<Container>("b").is_none(), "a refused put changes nothing");
         }
         t.put(container("b", "x").forward(8081)).unwrap();
+    }
+
+    #[test]
+    fn a_bottle_keeps_names_until_its_containers_have_them() {
+        let mut t = txn();
+        let mut blog = bottle("b1", "blog", &["db", "web"]);
+        t.put(blog.clone()).unwrap();
+        assert_eq!(t.put(container("a", "blog-db")).unwrap_err().holder.kind, Kind::Bottle);
+        blog.containers.insert("db".into(), "a".into());
+        t.put(blog).unwrap();
+        t.put(container("a", "blog-db")).unwrap();
+        t.put(container("c", "blog-web")).unwrap_err();
+        for other in [
+            bottle("b2", "blog", &[]),
+            bottle("b2", "b1", &[]),
+            bottle("b2", "b", &[]),
+        ] {
+            let is_free = other.name == "b";
+            assert_eq!(t.put(other).is_ok(), is_free);
+        }
+        t.remove::<Bottle>("b1");
+        t.put(container("c", "blog-web")).unwrap();
     }
 
     #[test]

@@ -9,6 +9,8 @@
 mod support;
 
 mod auth;
+mod builds;
+mod bottles;
 mod crash;
 mod events;
 mod exec;

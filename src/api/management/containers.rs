@@ -12,6 +12,7 @@ use super::Management;
 use crate::api::time::rfc3339;
 use crate::api::{ApiError, AuditEntry, Failure, OptionalJson, PathParams, StrictJson, Success, SuccessBody, success};
 use crate::container::{CreateRequest, HealthCheckRequest, OptionsRequest, RestartRequest};
+use crate::image::ImageRef;
 use crate::pod::PodError;
 use crate::store::{Container, Health, Protocol};
 
@@ -87,7 +88,7 @@ pub struct ForwardView {
 
 impl ContainerView {
     /// `address` is that of its pod, for a member of one.
-    fn new(c: &Container, address: Option<Ipv4Addr>) -> Self {
+    pub(super) fn new(c: &Container, address: Option<Ipv4Addr>) -> Self {
         let exit = c.exit.as_ref();
         Self {
             container_id: c.id.clone(),
@@ -118,6 +119,48 @@ impl ContainerView {
             labels: c.options.labels.clone(),
             restart_count: c.restarts,
             health: c.health,
+        }
+    }
+}
+
+impl ContainerView {
+    /// The same with the times of its making, creation, start and end in another notation.
+    pub(super) fn with_times(self, [creating_at, created_at, stated_at, stopped_at]: [String; 4]) -> Self {
+        Self {
+            creating_at,
+            created_at,
+            stated_at,
+            stopped_at,
+            ..self
+        }
+    }
+
+    /// A container that is gone, made from that image.
+    pub(super) fn missing(image: &str) -> Self {
+        let never = || rfc3339(None);
+        let reference = ImageRef::parse(image);
+        let of_image = |part: fn(&ImageRef) -> &str| reference.as_ref().map_or("", part).to_owned();
+        Self {
+            container_id: String::new(),
+            name: String::new(),
+            pod_id: None,
+            state: "missing".to_owned(),
+            pid: 0,
+            image_repository: of_image(ImageRef::repository),
+            image_reference: of_image(ImageRef::reference),
+            command: Vec::new(),
+            address: String::new(),
+            forwards: Vec::new(),
+            creating_at: never(),
+            created_at: never(),
+            stated_at: never(),
+            stopped_at: never(),
+            exit_code: None,
+            reason: None,
+            message: None,
+            labels: BTreeMap::new(),
+            restart_count: 0,
+            health: None,
         }
     }
 }

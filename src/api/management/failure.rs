@@ -2,6 +2,8 @@
 
 use crate::api::ApiError;
 use crate::apply::{ApplyError, What};
+use crate::build::BuildError;
+use crate::bottle::BottleError;
 use crate::container::ContainerError;
 use crate::firewall::NetworksError;
 use crate::image::ImageError;
@@ -17,7 +19,9 @@ impl From<ContainerError> for ApiError {
         let message = error.to_string();
         match error {
             E::Image(image) => image.into(),
-            E::NotFound(_) | E::PodNotFound(_) | E::NetworkNotFound(_) => Self::not_found(message),
+            E::NotFound(_) | E::PodNotFound(_) | E::BottleNotFound(_) | E::NetworkNotFound(_) => {
+                Self::not_found(message)
+            }
             E::InvalidName(_)
             | E::NameIsId(_)
             | E::NoCommand
@@ -53,12 +57,39 @@ impl From<ContainerError> for ApiError {
     }
 }
 
+impl From<BuildError> for ApiError {
+    fn from(error: BuildError) -> Self {
+        use BuildError as E;
+        const PREFIX: &str = "build failed: ";
+        let message = error.to_string();
+        match error {
+            E::Context(_) if error.is_too_large() => Self::too_large(message),
+            E::Context(_) if error.is_internal() => Self::internal(message),
+            E::NoTag | E::Context(_) | E::DripfilePath => Self::bad_request(message),
+            E::NoDripfile(_)
+            | E::LongDripfile { .. }
+            | E::Dripfile(_)
+            | E::DigestTag(_)
+            | E::NoSource(_)
+            | E::Files(_)
+            | E::NothingToRun
+            | E::Run { .. }
+            | E::RunTime(_) => Self::bad_request(message).prefixed(PREFIX),
+            E::Image(error) => Self::from(error).prefixed(PREFIX),
+            E::Container(error) => Self::from(error).prefixed(PREFIX),
+            E::Cancelled | E::Io(_) => Self::internal(message).prefixed(PREFIX),
+        }
+    }
+}
+
 impl From<ImageError> for ApiError {
     fn from(error: ImageError) -> Self {
         use ImageError as E;
         let message = error.to_string();
         match error {
-            E::EmptyRepository | E::InvalidReference(_) | E::UnknownUser { .. } => Self::bad_request(message),
+            E::EmptyRepository | E::InvalidReference(_) | E::UnknownUser { .. } | E::NoLayer(_) => {
+                Self::bad_request(message)
+            }
             E::ManifestNotFound(_) | E::NoPlatform { .. } | E::NotFound(_) => Self::not_found(message),
             E::InUse { .. } => Self::conflict(message),
             E::Registry { .. } | E::BadImage { .. } | E::BadLayer { .. } => Self::bad_gateway(message),
@@ -123,6 +154,29 @@ impl From<ServiceError> for ApiError {
             }
             E::NameTaken | E::PortTaken { .. } => Self::conflict(message),
             E::Store(_) => Self::internal(message),
+        }
+    }
+}
+
+impl From<BottleError> for ApiError {
+    fn from(error: BottleError) -> Self {
+        use BottleError as E;
+        let message = error.to_string();
+        // A message says what failed; the status is that of the cause.
+        let like = |cause: Self| Self {
+            message: message.clone(),
+            ..cause
+        };
+        match error {
+            E::Yaml(_) | E::NoName | E::NoServices | E::Invalid(_) | E::Dependency(_) | E::PolicyFile(_) => {
+                Self::bad_request(message)
+            }
+            E::NotFound(_) => Self::not_found(message),
+            E::NameTaken | E::Unfinished(_) | E::NotHealthy { .. } => Self::conflict(message),
+            E::Policy(cause) | E::RemovePolicies(cause) => like(cause.into()),
+            E::CreateNetwork(cause) | E::RemoveNetwork(cause) => like(cause.into()),
+            E::Create(cause) | E::Service { source: cause, .. } => like(cause.into()),
+            E::Volume { .. } | E::Store(_) | E::Panicked => Self::internal(message),
         }
     }
 }

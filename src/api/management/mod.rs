@@ -4,6 +4,8 @@
 //! service becomes is decided in [`failure`].
 
 mod attach;
+mod build;
+mod bottles;
 mod containers;
 mod events;
 mod exec;
@@ -27,6 +29,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::apply::Applier;
+use crate::build::BuildService;
+use crate::bottle::BottleService;
 use crate::container::ContainerService;
 use crate::events::Events;
 use crate::firewall::Networks;
@@ -43,6 +47,7 @@ use crate::store::Store;
 pub struct Management {
     pub store: Store,
     pub containers: ContainerService,
+    pub bottles: BottleService,
     pub pods: PodService,
     pub services: ServiceRegistry,
     pub sets: ReplicaSets,
@@ -50,6 +55,7 @@ pub struct Management {
     pub images: ImageService,
     pub networks: Networks,
     pub policies: PolicyService,
+    pub builds: BuildService,
     pub sampler: Sampler,
     pub activity: Activity,
     pub events: Events,
@@ -84,8 +90,12 @@ pub fn routes() -> OpenApiRouter<Management> {
         .routes(routes!(attach::exec_attach))
         .routes(routes!(events::watch))
         .routes(routes!(images::list, images::pull, images::remove))
+        .routes(routes!(build::build))
         .routes(routes!(images::status))
         .routes(routes!(images::disk_usage))
+        .routes(routes!(bottles::list, bottles::register))
+        .routes(routes!(bottles::get))
+        .routes(routes!(bottles::act))
         .routes(routes!(networks::list, networks::create))
         .routes(routes!(networks::delete))
         .routes(routes!(pods::list, pods::create))

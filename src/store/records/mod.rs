@@ -1,12 +1,14 @@
 //! The stored objects: plain data, serialised as one JSON document each. Field names on disk are the names here;
 //! a field that is added later needs `#[serde(default)]`, anything else a migration (`database.rs`).
 
+mod bottle;
 mod container;
 mod image;
 mod network;
 mod pod;
 mod policy;
 
+pub use bottle::*;
 pub use container::*;
 pub use image::*;
 pub use network::*;

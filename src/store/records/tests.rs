@@ -135,3 +135,19 @@ pub(crate) fn replica_set(id: &str, name: &str, replicas: u32) -> ReplicaSet {
         created_at: jiff::Timestamp::UNIX_EPOCH,
     }
 }
+
+/// A bottle with services of these names, none of which has a container.
+pub(crate) fn bottle(id: &str, name: &str, services: &[&str]) -> Bottle {
+    let service = |name: &&str| ((*name).to_owned(), BottleService::default());
+    Bottle {
+        id: id.into(),
+        name: name.into(),
+        services: services.iter().map(service).collect(),
+        start_order: services.iter().map(|name| (*name).to_owned()).collect(),
+        containers: std::collections::BTreeMap::new(),
+        volumes: Vec::new(),
+        network: None,
+        operation: None,
+        created_at: jiff::Timestamp::UNIX_EPOCH,
+    }
+}

@@ -1,0 +1,168 @@
+use rstest::rstest;
+
+use super::*;
+
+const BLOG: &str = r#"
+bottle: { name: blog }
+volumes: { data: }
+services:
+  db:
+    image: mysql:8
+    env: [ "MYSQL_DATABASE=blog", 'VERSION=1.10' ]
+    volumes: [ "data:/var/lib/mysql" ]
+    restart: on-failure:3
+    mem_limit: 512m
+    cpus: 0.5
+    pids_limit: 100
+    healthcheck: { test: mysqladmin ping, interval: 5s, timeout: 1m, retries: 4, start_period: 500ms }
+  web:
+    image: nginx
+    command: [nginx, -g, "daemon off;"]
+    ports: ["8080:80"]
+    mount: ["/srv/www:/www:ro"]
+    network: raind0
+    tty: true
+    depends_on:
+      db: { condition: service_healthy }
+      cache:
+  cache: { image: redis, depends_on: [db, db], restart: no }
+policies:
+- { type: east-west, source: web, destination: db, protocol: tcp, dest_port: 3306, comment: the only way }
+"#;
+
+fn parsed(text: &str) -> BottleFile {
+    parse(text).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn refusal(text: &str) -> String {
+    parse(text).unwrap_err().to_string()
+}
+
+/// A file with one service that has these fields.
+fn with(fields: &str) -> String {
+    format!("bottle: {{name: x}}\nservices:\n  a: {{image: i, {fields}}}\n")
+}
+
+#[test]
+fn every_field_arrives() {
+    let file = parsed(BLOG);
+    assert_eq!(file.warnings, []);
+    assert_eq!((&*file.name, file.services.len()), ("blog", 3));
+    assert_eq!(file.volumes, BTreeSet::from(["data".to_owned()]));
+    let web = &file.services["web"].kept;
+    assert_eq!(web.command, ["nginx", "-g", "daemon off;"]);
+    assert_eq!((&*web.network, web.tty, &*web.ports[0]), ("raind0", true, "8080:80"));
+    assert_eq!(web.mounts, ["/srv/www:/www:ro"]);
+    let waits: Vec<_> = web.depends_on.iter().map(|d| (&*d.service, d.condition)).collect();
+    assert_eq!(waits, [("db", Condition::Healthy), ("cache", Condition::Started)]);
+    assert_eq!(file.services["cache"].kept.depends_on.len(), 1);
+    let db = &file.services["db"];
+    assert_eq!(db.kept.env, ["MYSQL_DATABASE=blog", "VERSION=1.10"]);
+    assert_eq!(db.kept.mounts, ["data:/var/lib/mysql"]);
+    let options = &db.options;
+    assert_eq!(
+        (options.memory, options.cpus, options.pids_limit),
+        (512 << 20, 0.5, 100)
+    );
+    assert_eq!(
+        (&*options.restart_policy.name, options.restart_policy.max_retries),
+        ("on-failure", 3)
+    );
+    let check = options.health_check.as_ref().unwrap();
+    assert_eq!(check.exec, ["/bin/sh", "-c", "mysqladmin ping"]);
+    let times = (check.interval, check.timeout, check.retries, check.start_period);
+    assert_eq!(times, (Some(5), Some(60), Some(4), Some(1)));
+    let policy = &file.policies[0];
+    assert_eq!(
+        (&*policy.kind, policy.dest_port, &*policy.comment),
+        ("east-west", 3306, "the only way")
+    );
+}
+
+#[rstest]
+#[case("", "invalid yaml: bottle.name is required")]
+#[case("services:\n  a: {image: busybox}\n", "invalid yaml: bottle.name is required")]
+#[case("bottle: {name: x}\n", "invalid yaml: services is required")]
+#[case("bottle: {name: x}\nservices: {}\n", "invalid yaml: services is required")]
+fn the_contract_words(#[case] text: &str, #[case] message: &str) {
+    assert_eq!(refusal(text), message);
+}
+
+#[rstest]
+#[case(":\n\t- x", "invalid yaml: ")]
+#[case("bottle: {name: x}\nbottle: {name: y}\n", "stands twice")]
+#[case("bottle: {name: x}\nservices: {a: {image: i}}\n---\na: 1\n", "one document")]
+#[case("- a", "must be a mapping")]
+#[case("bottle: {name: a b}\nservices: {a: {image: i}}", "\"a b\" is not a name")]
+#[case("bottle: {name: x}\nservices: {-a: {image: i}}", "\"-a\" is not a name")]
+#[case(
+    "bottle: {name: x}\nservices: {a: }",
+    "image is required (document 1, line 2, field services.a)"
+)]
+#[case("bottle: {name: x}\nservices: {a: {command: [b]}}", "image is required")]
+#[case(
+    "bottle: {name: x}\nservices: {a: {image: i}}\npolicies: [{type: east-west, source: a}]",
+    "destination is required"
+)]
+fn what_is_no_bottle_is_refused(#[case] text: &str, #[case] part: &str) {
+    let message = refusal(text);
+    assert!(
+        message.starts_with("invalid yaml: ") && message.contains(part),
+        "{message}"
+    );
+}
+
+#[rstest]
+#[case("command: ls", "services.a.command")]
+#[case("tty: maybe", "services.a.tty")]
+#[case("restart: unless-stopped", "unless-stopped")]
+#[case("restart: 'on-failure:0'", "on-failure:0")]
+#[case("mem_limit: lots", "lots")]
+#[case("cpus: many", "services.a.cpus")]
+#[case("pids_limit: -1", "services.a.pids_limit")]
+#[case("healthcheck: {}", "one of test, exec and tcp")]
+#[case("healthcheck: {tcp: 80, exec: [a]}", "one of test, exec and tcp")]
+#[case("healthcheck: {tcp: 70000}", "services.a.healthcheck.tcp")]
+#[case("healthcheck: {test: [ls]}", "CMD-SHELL")]
+#[case("healthcheck: {tcp: 80, interval: soon}", "soon")]
+#[case(
+    "depends_on: {b: {condition: service_completed_successfully}}",
+    "service_completed_successfully"
+)]
+#[case("volumes: ['data:/data']", "\"data\", which is not listed in volumes")]
+#[case("mount: ['data:/data']", "\"data\", which is not listed in volumes")]
+fn fields_that_cannot_be_meant_are_refused(#[case] fields: &str, #[case] part: &str) {
+    let message = refusal(&with(fields));
+    assert!(
+        message.starts_with("invalid yaml: ") && message.contains(part),
+        "{message}"
+    );
+}
+
+#[rstest]
+#[case("healthcheck: {test: [CMD, true, x]}", Some(vec!["true", "x"]), 0)]
+#[case("healthcheck: {test: [CMD-SHELL, a b]}", Some(vec!["/bin/sh", "-c", "a b"]), 0)]
+#[case("healthcheck: {exec: [a, b]}", Some(vec!["a", "b"]), 0)]
+#[case("healthcheck: {tcp: 80}", Some(vec![]), 80)]
+#[case("healthcheck: {test: [NONE]}", None, 0)]
+#[case("healthcheck: {disable: true}", None, 0)]
+#[case("healthcheck: {disable: true, tcp: 80}", None, 0)]
+fn health_checks(#[case] fields: &str, #[case] exec: Option<Vec<&str>>, #[case] tcp: u16) {
+    let file = parsed(&with(fields));
+    let check = file.services["a"].options.health_check.as_ref();
+    let exec = exec.map(|words| words.into_iter().map(str::to_owned).collect::<Vec<_>>());
+    assert_eq!(check.map(|check| check.exec.clone()), exec);
+    assert_eq!(check.map_or(0, |check| check.tcp), tcp);
+}
+
+#[test]
+fn unknown_fields_are_ignored_and_named() {
+    let file = parsed(
+        "version: 3\nbottle: {name: x, note: n}\nservices: {a: {image: i, build: .}}\nvolumes: {v: {driver: d}}",
+    );
+    let fields: Vec<_> = file.warnings.iter().map(|warning| &*warning.field).collect();
+    assert_eq!(
+        fields,
+        ["services.a.build", "bottle.note", "volumes.v.driver", "version"]
+    );
+}

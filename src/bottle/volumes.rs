@@ -1,0 +1,106 @@
+//! Volumes of bottles: `<root>/<bottle>/<volume>`. They outlive their bottle and are there again for the next one of that
+//! name, until they are removed on demand. Neither name has a slash, so no two bottles share a directory.
+
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::BottleError;
+
+/// The directory of one bottle's volumes.
+#[derive(Debug, Clone)]
+pub(super) struct Volumes(pub PathBuf);
+
+impl Volumes {
+    /// Makes what is missing. Whoever a container's process is, it can write: nobody else gets into the directory above.
+    pub async fn make(&self, names: &[String]) -> Result<(), BottleError> {
+        self.each(names, |path| {
+            let exists = path.exists();
+            std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path)?;
+            match exists {
+                true => Ok(()),
+                false => fs_err::set_permissions(path, PermissionsExt::from_mode(0o777)),
+            }
+        })
+        .await
+    }
+
+    /// Removes them with all that is in them.
+    pub async fn remove(&self, names: &[String]) -> Result<(), BottleError> {
+        self.each(names, |path| absent_is_fine(fs_err::remove_dir_all(path)))
+            .await?;
+        self.remove_root().await
+    }
+
+    /// Removes those that nothing was ever written to: the undo of [`Volumes::make`].
+    pub async fn remove_empty(&self, names: &[String]) -> Result<(), BottleError> {
+        self.each(names, |path| absent_is_fine(if_empty(path))).await?;
+        self.remove_root().await
+    }
+
+    async fn remove_root(&self) -> Result<(), BottleError> {
+        let root = Self(PathBuf::new());
+        let name = self.0.display().to_string();
+        root.each(&[name], |path| absent_is_fine(if_empty(path))).await
+    }
+
+    async fn each(
+        &self,
+        names: &[String],
+        work: impl Fn(&Path) -> std::io::Result<()> + Send + 'static,
+    ) -> Result<(), BottleError> {
+        let (root, names) = (self.0.clone(), names.to_vec());
+        let all = move || {
+            names.into_iter().try_for_each(|volume| {
+                let done = work(&root.join(&volume));
+                done.map_err(|source| BottleError::Volume { volume, source })
+            })
+        };
+        tokio::task::spawn_blocking(all).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "file work of a bottle failed unexpectedly");
+            Err(BottleError::Panicked)
+        })
+    }
+}
+
+fn if_empty(path: &Path) -> std::io::Result<()> {
+    match fs_err::remove_dir(path) {
+        Err(e) if e.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
+        result => result,
+    }
+}
+
+fn absent_is_fine(result: std::io::Result<()>) -> std::io::Result<()> {
+    match result {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_written_stays_until_it_is_removed_on_demand() {
+        let dir = tempfile::tempdir().unwrap();
+        let volumes = Volumes(dir.path().join("blog"));
+        let names = ["data".to_owned(), "cache".to_owned()];
+        volumes.remove(&names).await.unwrap();
+        volumes.make(&names).await.unwrap();
+        let data = volumes.0.join("data");
+        assert_eq!(data.metadata().unwrap().permissions().mode() & 0o7777, 0o777);
+        std::fs::write(data.join("row"), "1").unwrap();
+        std::fs::set_permissions(&data, PermissionsExt::from_mode(0o700)).unwrap();
+        volumes.make(&names).await.unwrap();
+        assert_eq!(
+            data.metadata().unwrap().permissions().mode() & 0o7777,
+            0o700,
+            "as its users left it"
+        );
+        volumes.remove_empty(&names).await.unwrap();
+        assert!(data.join("row").exists() && !volumes.0.join("cache").exists());
+        volumes.remove(&names).await.unwrap();
+        assert!(!volumes.0.exists());
+    }
+}
