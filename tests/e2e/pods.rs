@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Api, Lab, Place, delete, get, post, send, wait_for};
+use crate::support::{Api, ImageSpec, Lab, Place, delete, get, post, send, wait_for};
 use crate::{lab_with_busybox, until_term};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -357,10 +357,17 @@ fn containers_can_be_added_to_a_pod() {
         .refused(409, "service failed: forward rule failed: host port 8082/tcp");
     api.delete(&other);
     let late = api.create(json!({ "podId": "shop", "name": "late", "image": image, "command": until_term(0) }));
-    lab.machine()
-        .run(&["kill", "-9", &containers(&api, &id)[0]["pid"].to_string()]);
-    wait_for("a rebuilt pod", LIMIT, || lab.outside_get("192.0.2.2:8080", "/"));
-    api.wait_state(&web, "running");
+    let old = containers(&api, &id);
+    lab.machine().run(&["kill", "-9", &old[0]["pid"].to_string()]);
+    wait_for("a rebuilt pod", LIMIT, || {
+        let now = api.container(&web);
+        if now["state"] == "running" && now["pid"] != old[1]["pid"] {
+            Ok(())
+        } else {
+            Err(now)
+        }
+    });
+    wait_for("the web server", LIMIT, || lab.outside_get("192.0.2.2:8080", "/"));
     assert_eq!(api.wait_state(&late, "stopped")["statedAt"], "0001-01-01T00:00:00Z");
     api.start(&late);
     assert_eq!(
@@ -471,7 +478,6 @@ fn names_uids_and_refusals() {
 
 #[test]
 fn another_infra_image_can_be_named() {
-    use crate::support::ImageSpec;
     let lab = Lab::start();
     let image = lab.push(&ImageSpec::busybox().cmd(&["sleep", "1000"]), "lab/hold:1");
     lab.daemon().set("CONDENSER_INFRA_IMAGE", &image).start();
@@ -487,29 +493,35 @@ fn another_infra_image_can_be_named() {
     assert_eq!(containers(&api, &id), Vec::<Value>::new());
 }
 
-/// Volumes come with manifests; here the stored template is given one, as a manifest would.
-fn give_volumes(lab: &Lab, pod: &str) {
-    lab.daemon().stop();
-    let path = lab.machine().path("/etc/raind/store/condenser.db");
-    let database = rusqlite::Connection::open(path).unwrap();
-    let read = "SELECT document FROM pods WHERE id = ?1";
-    let document: String = database.query_row(read, [pod], |row| row.get(0)).unwrap();
-    let mut document: Value = serde_json::from_str(&document).unwrap();
-    let spec = &mut document["template"]["spec"];
-    spec["volumes"] = json!([
-        { "name": "shared", "source": "emptyDir" },
-        { "name": "host", "source": { "hostPath": "/mnt" } },
-    ]);
-    for (n, entry) in spec["containers"].as_array_mut().unwrap().iter_mut().enumerate() {
-        entry["volume_mounts"] = json!([
-            { "volume": "shared", "path": "/shared", "read_only": n == 1 },
-            { "volume": "host", "path": "/host", "read_only": true },
-        ]);
-    }
-    let write = "UPDATE pods SET document = ?2 WHERE id = ?1";
-    database.execute(write, [pod, &document.to_string()]).unwrap();
-    drop(database);
-    lab.daemon().start();
+/// Two members that sleep, with a directory of their own and one of the host's.
+fn with_volumes(image: &str) -> String {
+    format!(
+        "
+apiVersion: v1
+kind: Pod
+metadata:
+  name: shop
+spec:
+  volumes:
+  - name: shared
+    emptyDir: {{}}
+  - name: host
+    hostPath: {{ path: /mnt }}
+  containers:
+  - name: web
+    image: {image}
+    command: [sleep, \"1000\"]
+    volumeMounts:
+    - {{ name: shared, mountPath: /shared }}
+    - {{ name: host, mountPath: /host, readOnly: true }}
+  - name: side
+    image: {image}
+    command: [sleep, \"1000\"]
+    volumeMounts:
+    - {{ name: shared, mountPath: /shared, readOnly: true }}
+    - {{ name: host, mountPath: /host, readOnly: true }}
+"
+    )
 }
 
 #[test]
@@ -518,9 +530,10 @@ fn members_share_the_volumes_of_their_pod() {
     let api = lab.api();
     lab.machine().write("/mnt/greeting", "from the host\n");
     let before = lab.inventory();
-    let id = create(&api, web_and_side(&image));
-    give_volumes(&lab, &id);
-    act(&api, &id, "start");
+    let applied = api.call(send("POST", "/v1/resource/apply", with_volumes(&image)));
+    assert_eq!(applied.status, 201, "{}", applied.text());
+    let id = pod(&api, "shop")["podId"].as_str().unwrap().to_owned();
+    wait_pod(&api, &id, "running");
     let all = containers(&api, &id);
     let ids: Vec<&str> = all.iter().map(|c| c["containerId"].as_str().unwrap()).collect();
     let [_, web, side] = ids[..] else { panic!("{all:?}") };
@@ -549,5 +562,85 @@ fn members_share_the_volumes_of_their_pod() {
     api.call(post("/v1/containers", other))
         .refused(400, "service failed: create spec failed: invalid mount source");
     remove(&api, &id);
+    lab.assert_unchanged(&before);
+}
+
+/// The shell block of `docs/pods.md`, as it stands there.
+#[test]
+fn the_examples_of_the_document_work() {
+    let lab = Lab::running();
+    lab.push(&ImageSpec::busybox(), "library/busybox:1");
+    lab.hub();
+    let before = lab.inventory();
+    let (_, rest) = include_str!("../../docs/pods.md").split_once("```sh\n").unwrap();
+    let (example, _) = rest.split_once("```").unwrap();
+    let cert = "/etc/raind/cert";
+    let script = format!(
+        "set -e; API=https://localhost:7755/v1\n\
+         api() {{ curl -sS --fail-with-body --cacert {cert}/raind.crt --cert {cert}/raindClient.crt \
+         --key {cert}/raindClient.key \"$@\"; }}\n{example}"
+    );
+    let said = lab.machine().run(&["bash", "-c", &script]);
+    for (_, shown) in example.lines().filter_map(|line| line.split_once("# ")) {
+        assert!(said.contains(shown), "{shown}: {said}");
+    }
+    lab.api()
+        .ok(delete("/v1/images").json(&json!({ "image": "busybox:1" })));
+    lab.assert_unchanged(&before);
+}
+
+/// Processes of pods die in any order, and the daemon with them; in the end everything is there, once.
+#[test]
+fn a_storm_of_kills_ends_with_whole_pods() {
+    const PODS: usize = 3;
+    let (lab, image) = lab_with_busybox();
+    let api = lab.api();
+    let before = lab.inventory();
+    let ids: Vec<String> = (0..PODS)
+        .map(|n| {
+            let member = |name: &str| json!({ "name": name, "image": image, "command": until_term(0) });
+            let id = create(
+                &api,
+                json!({ "name": format!("p{n}"), "containers": [member("a"), member("b")] }),
+            );
+            act(&api, &id, "start");
+            id
+        })
+        .collect();
+    let first: Vec<Vec<Value>> = ids.iter().map(|id| containers(&api, id)).collect();
+    for round in 0..60usize {
+        // Every container in turn, infra too, in an order that is not that of the pods.
+        let (pod, container) = (round * 2 % PODS, round * 5 / 2 % 3);
+        let pid = &containers(&api, &ids[pod])[container]["pid"];
+        if pid.as_i64().is_some_and(|pid| pid > 0) {
+            lab.machine().output(&["kill", "-9", &pid.to_string()]);
+        }
+        if round % 12 == 11 {
+            lab.daemon().kill9();
+            lab.daemon().start();
+        }
+    }
+    for (id, then) in ids.iter().zip(&first) {
+        wait_for("a whole pod", Duration::from_secs(90), || {
+            let seen = pod(&api, id);
+            if seen["state"] == "running" { Ok(()) } else { Err(seen) }
+        });
+        let now = containers(&api, id);
+        assert_eq!(now.len(), then.len(), "{now:?}");
+        for (now, then) in now.iter().zip(then) {
+            assert_eq!(
+                (&now["containerId"], &now["name"], &now["address"]),
+                (&then["containerId"], &then["name"], &then["address"])
+            );
+        }
+        for kind in ["net", "ipc", "uts", "user"] {
+            let shared = namespace(&lab, &now[0], kind);
+            assert!(now.iter().all(|c| namespace(&lab, c, kind) == shared), "{kind}");
+        }
+    }
+    assert_eq!(api.ok(get("/v1/pods")).as_array().unwrap().len(), PODS);
+    for id in &ids {
+        remove(&api, id);
+    }
     lab.assert_unchanged(&before);
 }
