@@ -17,7 +17,10 @@ impl Applier {
     /// A pod of a set is the set's. Before a pod is replaced the images of the new one must be there: that is what
     /// fails most, and then the old one stays.
     pub(super) async fn check_pod(&self, wish: &PodManifest) -> Result<(), Failed> {
-        let Some(old) = self.existing(wish) else { return Ok(()) };
+        let old = match self.existing(wish) {
+            Some(old) if old.goal != PodGoal::Removed => old,
+            _ => return Ok(()),
+        };
         if old.owner.is_some() {
             return Err(PodError::Owned { pod: old.name.clone() }.into());
         }

@@ -1,6 +1,7 @@
 //! One entry of `spec.containers` (`contract/api.md` 11.2).
 
 use super::error::ManifestError;
+use super::expand::expand;
 use super::probe;
 use super::reader::{Field, Object};
 use super::service::{not_a_protocol, protocol};
@@ -99,7 +100,11 @@ fn command(entry: &mut PodContainer, object: &mut Object<'_>) -> Result<()> {
     let command = object.get("command", Field::strings)?;
     let args = object.get("args", Field::strings)?;
     entry.keep_entrypoint = command.is_empty() && !args.is_empty();
-    entry.command = [command, args].concat();
+    entry.command = command
+        .iter()
+        .chain(&args)
+        .map(|word| expand(word, &entry.env))
+        .collect();
     Ok(())
 }
 
@@ -113,7 +118,7 @@ fn pull_policy(field: &Field<'_>) -> Result<PullPolicy> {
 }
 
 fn env(object: &mut Object<'_>) -> Result<Vec<String>> {
-    let mut env = Vec::new();
+    let mut env: Vec<String> = Vec::new();
     for field in object.items("env")? {
         let (name, value) = field.object(|entry| {
             entry.refuse(&["valueFrom"])?;
@@ -122,7 +127,7 @@ fn env(object: &mut Object<'_>) -> Result<Vec<String>> {
         match &name[..] {
             "" => field.warn("has no name and no effect"),
             name if name.contains('=') => return Err(field.error(format!("the name {name:?} contains '='"))),
-            _ => env.push(format!("{name}={value}")),
+            _ => env.push(format!("{name}={}", expand(&value, &env))),
         }
     }
     Ok(env)

@@ -7,6 +7,7 @@
 
 mod container;
 mod error;
+mod expand;
 mod pod;
 mod probe;
 mod quantity;

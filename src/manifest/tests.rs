@@ -153,6 +153,16 @@ fn everything_that_is_supported() {
 }
 
 #[test]
+fn variables_are_put_into_commands_and_later_variables() {
+    let pod = pod(&with(
+        "env: [{name: A, value: 1}, {name: B, value: $(A)2}]\ncommand: [x, $(B), $(C)]\nargs: [--a=$(A)]",
+    ));
+    let container = &pod.spec.containers[0];
+    assert_eq!(container.env, ["A=1", "B=12"]);
+    assert_eq!(container.command, ["x", "12", "$(C)", "--a=1"]);
+}
+
+#[test]
 fn what_has_no_effect_is_named() {
     let text = "
 kind: Pod

@@ -41,7 +41,7 @@ impl PodService {
 
     /// Brings a pod to its goal, or as far as can be now: then the answer is when to go on. A pod that is gone is at
     /// its goal.
-    pub(super) async fn settle(&self, id: &str, want: Want) -> Result<Option<Duration>, PodError> {
+    pub(super) async fn settle(&self, id: &str, mut want: Want) -> Result<Option<Duration>, PodError> {
         for _ in 0..ROUNDS {
             let snapshot = self.snapshot();
             let Some(pod) = snapshot.pods().get(id) else {
@@ -50,7 +50,14 @@ impl PodService {
             match plan(pod, &status(&snapshot, pod), want, Timestamp::now()) {
                 Plan::Done => return Ok(None),
                 Plan::Wait(delay) => return Ok(Some(delay)),
-                Plan::Steps(steps) => self.perform(pod, steps).await?,
+                Plan::Steps(steps) => {
+                    let starts = steps.iter().any(|step| matches!(step, Step::Start(_)));
+                    self.perform(pod, steps).await?;
+                    // Members are started once: one that ends at once is its restart policy's.
+                    if starts && want == Want::Started {
+                        want = Want::Kept;
+                    }
+                }
             }
         }
         Err(PodError::Unsettled(id.to_owned()))

@@ -307,7 +307,7 @@ fn args_follow_the_entrypoint_of_the_image_and_lists_are_their_items() {
         let id = applied["pods"][at]["containerIds"][0].as_str().unwrap();
         wait_for("the output", LIMIT, || {
             let log = api.call(get(&format!("/v1/containers/{id}/log"))).text();
-            if log.starts_with(expected) { Ok(()) } else { Err(log) }
+            if log == *expected { Ok(()) } else { Err(log) }
         });
     }
     assert_eq!(remove(&api, &text)["pods"].as_array().unwrap().len(), 3);

@@ -316,3 +316,56 @@ fn pods_that_match_are_adopted_and_then_belong_to_the_set() {
     api.ok(delete("/v1/replicasets/web"));
     assert_eq!(pods(&api), Vec::<Value>::new());
 }
+
+#[test]
+fn probes_decide_who_gets_clients_and_who_lives() {
+    let (lab, image) = lab_with_busybox();
+    let api = lab.api();
+    let probes = "        readinessProbe:\n          httpGet: {path: /index.html, port: http}\n          periodSeconds: 1\n          \
+                  failureThreshold: 1\n        livenessProbe:\n          exec: {command: [/bin/sh, -c, 'test ! -f /tmp/bad']}\n          \
+                  periodSeconds: 1\n          failureThreshold: 1\n";
+    let text =
+        set("ReplicaSet", &image, "one", 1).replace("containerPort: 80", "{name: http, containerPort: 80}") + probes;
+    apply(&api, &(text + SERVICE));
+    settled(&api, 1);
+    answered_by(&lab, 1, "one ");
+    let member = || {
+        let all = api.ok(get("/v1/containers"));
+        let members = all.as_array().unwrap().iter();
+        members
+            .clone()
+            .find(|c| c["name"].as_str().unwrap().starts_with("httpd-"))
+            .unwrap()
+            .clone()
+    };
+    let id = member()["containerId"].as_str().unwrap().to_owned();
+    let endpoints = |count: usize| {
+        wait_for(&format!("{count} ready pods and endpoints"), LIMIT, || {
+            let (set, service) = (detail(&api), api.ok(get("/v1/services/web")));
+            let fits = set["ready"] == count && service["endpoints"].as_array().unwrap().len() == count;
+            if fits { Ok(()) } else { Err(format!("{set} {service}")) }
+        });
+    };
+    api.exec(&id, "mv /tmp/w/index.html /tmp/w/away");
+    endpoints(0);
+    assert_eq!(detail(&api)["current"], 1);
+    assert_eq!(
+        member()["restartCount"],
+        Value::Null,
+        "it lives, it only gets no clients"
+    );
+    api.exec(&id, "mv /tmp/w/away /tmp/w/index.html");
+    endpoints(1);
+
+    let pid = member()["pid"].clone();
+    api.exec(&id, "touch /tmp/bad");
+    wait_for("a restart", LIMIT, || {
+        let now = member();
+        if now["pid"] != pid && now["state"] == "running" {
+            Ok(())
+        } else {
+            Err(now)
+        }
+    });
+    assert_eq!(member()["containerId"], json!(id));
+}
