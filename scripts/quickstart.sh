@@ -1,32 +1,32 @@
 #!/usr/bin/env bash
-# From a clone to a container that answers:
+# From a clone to a service that answers:
 #
-#   scripts/quickstart.sh           builds Condenser, starts it, makes a small image offline, pulls it from a registry
-#                                   on this machine, runs it as a web server with a published port and calls that
+#   scripts/quickstart.sh           builds Condenser, starts it, builds an image offline from assets/demo/Dripfile, applies
+#                                   assets/demo/shop.yaml (two pods and a service), calls the service, scales it to four
+#                                   pods, kills one of them and waits for its return
 #   scripts/quickstart.sh --clean   takes all of it away again
 #
 # It may be run again at any time. It writes to Condenser's own places (/etc/raind, /var/log/raind, /run/raind) and to
-# this clone, and installs the Debian packages that are missing. QUICKSTART_PORT is the published port, 8080 by default.
+# this clone, and installs the Debian packages that are missing. The service listens on port 11240.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/packages.sh
 . scripts/packages.sh
 
-port=${QUICKSTART_PORT:-8080}
-registry=127.0.0.1:5055
-image=$registry/quickstart/web:1
-name=quickstart
+image=demo:1
+manifest=assets/demo/shop.yaml
+service=http://127.0.0.1:11240
 run=/run/raind/quickstart
 pidfile=/run/raind/condenser.pid
 log=/var/log/raind/condenser.log
 # Says that this script made /etc/raind, so that --clean may remove it.
 mark=/etc/raind/.quickstart
 
-# Calls the API: api METHOD PATH [JSON]. Prints the answer; fails with the daemon's message.
+# Calls the API: api METHOD PATH [BODY], the body as curl's --data-binary takes it. Prints the answer; fails with the daemon's message.
 api() {
     local answer
     answer=$(curl --silent --show-error --cacert /etc/raind/cert/raind.crt --cert /etc/raind/cert/raindClient.crt \
-        --key /etc/raind/cert/raindClient.key -X "$1" ${3:+--data "$3"} "https://localhost:7755$2") || return
+        --key /etc/raind/cert/raindClient.key -X "$1" ${3:+--data-binary "$3"} "https://localhost:7755$2") || return
     if [ "$(jq -r '.status' <<< "$answer" 2> /dev/null)" = fail ]; then
         jq -r '.message' <<< "$answer" >&2
         return 1
@@ -63,24 +63,24 @@ wait_for() {
     die "$what did not come up; its log is $log"
 }
 
-remove_container() {
-    api GET "/v1/containers/$name" > /dev/null 2>&1 || return 0
-    api POST "/v1/containers/$name/actions/stop" > /dev/null 2>&1 || true
-    api DELETE "/v1/containers/$name/actions/delete" > /dev/null
+# ready N: whether the set has that many pods, and all of them are ready.
+ready() {
+    api GET /v1/replicasets/shop | jq -e ".data | .current == $1 and .ready == $1"
+}
+
+# Each pod answers with its name.
+call() {
+    for _ in 1 2 3 4 5 6; do curl --silent --fail --max-time 5 "$service/pod.txt"; done | sort | uniq -c
 }
 
 clean() {
     local link
     if alive "$pidfile" "$PWD/target/release/condenser"; then
-        say "removing the container and the image"
-        remove_container
+        say "removing the service, the pods and the image"
+        api POST /v1/resource/delete "@$manifest" > /dev/null 2>&1 || true
         api DELETE /v1/images "{\"image\":\"$image\"}" > /dev/null 2>&1 || true
         say "stopping the daemon"
         end "$pidfile"
-    fi
-    if alive "$run/registry.pid" "$(command -v docker-registry)"; then
-        say "stopping the registry"
-        end "$run/registry.pid"
     fi
     if [ -f "$mark" ]; then
         say "removing what the daemon made: its rules, bridges, cgroups and directories"
@@ -119,39 +119,9 @@ start_daemon() {
     fi
     say "starting the daemon"
     mkdir -p /var/log/raind
-    setsid target/release/condenser --insecure-registries "$registry" < /dev/null >> "$log" 2>&1 &
+    setsid target/release/condenser < /dev/null >> "$log" 2>&1 &
     echo $! > "$pidfile"
     wait_for "the daemon" "$log" api GET /v1/containers
-}
-
-start_registry() {
-    if alive "$run/registry.pid" "$(command -v docker-registry)"; then return; fi
-    cat > "$run/registry.yml" << END
-version: 0.1
-log: { level: warn, accesslog: { disabled: true } }
-storage: { filesystem: { rootdirectory: $run/registry } }
-http: { addr: "$registry" }
-END
-    setsid docker-registry serve "$run/registry.yml" < /dev/null > "$run/registry.log" 2>&1 &
-    echo $! > "$run/registry.pid"
-    wait_for "the registry" "$run/registry.log" curl --silent --fail "http://$registry/v2/"
-}
-
-make_image() {
-    local layout=$run/image bundle=$run/bundle root=$run/bundle/rootfs
-    rm -rf "$layout" "$bundle"
-    umoci init --layout "$layout"
-    umoci new --image "$layout:web"
-    umoci unpack --image "$layout:web" "$bundle" > /dev/null
-    mkdir -p "$root/bin" "$root/www" "$root/tmp"
-    cp "$(command -v busybox)" "$root/bin/busybox"
-    for command in sh ls cat ps id ip hostname wget httpd sleep; do ln -s busybox "$root/bin/$command"; done
-    echo 'Hello from a container.' > "$root/www/index.html"
-    umoci repack --image "$layout:web" "$bundle" > /dev/null
-    umoci config --image "$layout:web" --config.cmd=/bin/httpd --config.cmd=-f --config.cmd=-v \
-        --config.cmd=-h --config.cmd=/www --config.env PATH=/bin
-    skopeo copy --quiet --dest-tls-verify=false "oci:$layout:web" "docker://$image"
-    rm -rf "$layout" "$bundle"
 }
 
 need_root "$@"
@@ -162,49 +132,54 @@ case ${1-} in
 esac
 trap 'printf "\nerror: line %s failed; scripts/quickstart.sh --clean removes what is there\n" "$LINENO" >&2' ERR
 
-need iptables=iptables ip=iproute2 modprobe=kmod curl=curl jq=jq cc=build-essential busybox=busybox-static \
-    umoci=umoci skopeo=skopeo docker-registry=docker-registry
+need iptables=iptables ip=iproute2 modprobe=kmod curl=curl jq=jq cc=build-essential busybox=busybox-static
 need_cargo
 
 say "building (the first time takes some minutes)"
 cargo build --release --locked --bins
 start_daemon
+
+say "POST /v1/images/build: building $image from assets/demo/Dripfile"
 mkdir -p "$run"
+tar -cf "$run/context.tar" -C "$PWD/assets/demo" Dripfile index.html -C "$(dirname "$(command -v busybox)")" busybox
+api POST "/v1/images/build?tag=$image" "@$run/context.tar"
 
-say "making an image and pushing it to a registry on this machine"
-start_registry
-make_image
+say "POST /v1/resource/apply: applying $manifest"
+api POST /v1/resource/apply "@$manifest"
+wait_for "the two pods" "$log" ready 2
 
-say "POST /v1/images: pulling $image"
-api POST /v1/images "{\"image\":\"$image\"}"
+say "GET /v1/pods"
+api GET /v1/pods | jq -r '.data[] | [.name, .state, "\(.runningContainers)/\(.desiredContainers)"] | @tsv'
 
-say "POST /v1/containers: creating the container '$name', port $port"
-remove_container
-id=$(api POST /v1/containers "{\"image\":\"$image\",\"name\":\"$name\",\"port\":[\"$port:80\"]}" | jq -r .data.id)
-echo "$id"
+say "GET $service/, six times"
+wait_for "the service" "$log" curl --silent --fail --max-time 5 "$service/pod.txt"
+call
 
-say "POST /v1/containers/$name/actions/start"
-api POST "/v1/containers/$name/actions/start"
+say "POST /v1/replicasets/shop/actions/scale: four pods"
+api POST /v1/replicasets/shop/actions/scale '{"replicas":4}'
+wait_for "four pods" "$log" ready 4
+call
 
-say "GET http://127.0.0.1:$port/"
-wait_for "the web server" "/etc/raind/container/$id/logs/init.log" curl --silent --fail "http://127.0.0.1:$port/"
-curl --silent --fail "http://127.0.0.1:$port/"
-
-say "GET /v1/containers"
-api GET /v1/containers | jq -r '.data[] | [.containerId, .name, .state, .address, .imageRepository, .imageReference] | @tsv'
-
-say "GET /v1/containers/$name/log"
-curl --silent --cacert /etc/raind/cert/raind.crt --cert /etc/raind/cert/raindClient.crt \
-    --key /etc/raind/cert/raindClient.key "https://localhost:7755/v1/containers/$name/log"
+victim=$(api GET /v1/containers | jq '[.data[] | select(.state == "running" and (.name | startswith("web-")))][0]')
+say "killing the web server of one pod: $(jq -r .name <<< "$victim")"
+kill -9 "$(jq -r .pid <<< "$victim")"
+# restarted ID: whether the container was started again.
+restarted() {
+    api GET "/v1/containers/$1" | jq -e '.data | .state == "running" and .restartCount > 0'
+}
+wait_for "the killed web server" "$log" restarted "$(jq -r .containerId <<< "$victim")"
+wait_for "four pods" "$log" ready 4
+say "it is back"
+api GET /v1/pods | jq -r '.data[] | [.name, .state, "\(.runningContainers)/\(.desiredContainers)"] | @tsv'
 
 cat << END
 
 It runs. How to go on:
 
   alias raind-curl='curl --cacert /etc/raind/cert/raind.crt --cert /etc/raind/cert/raindClient.crt --key /etc/raind/cert/raindClient.key'
-  raind-curl https://localhost:7755/v1/containers/$name
-  raind-curl -X POST https://localhost:7755/v1/containers/$name/actions/stop
-  raind-curl -X DELETE https://localhost:7755/v1/containers/$name/actions/delete
+  raind-curl https://localhost:7755/v1/replicasets/shop
+  raind-curl https://localhost:7755/v1/services/shop
+  raind-curl -X POST https://localhost:7755/v1/resource/delete --data-binary @$manifest
 
 The daemon's log is $log. To remove everything again: scripts/quickstart.sh --clean
 END

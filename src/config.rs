@@ -96,6 +96,15 @@ pub struct Settings {
     /// Image of the containers that hold the namespaces of pods [default: built in, nothing is pulled]
     #[arg(long, env = "CONDENSER_INFRA_IMAGE", value_name = "IMAGE")]
     pub infra_image: Option<String>,
+    /// Largest context of an image build, in bytes of the archive [default: 2 GiB]
+    #[arg(long, env = "CONDENSER_MAX_CONTEXT_BYTES", value_name = "BYTES")]
+    pub max_context_bytes: Option<u64>,
+    /// Largest number of entries of the context of an image build [default: 200000]
+    #[arg(long, env = "CONDENSER_MAX_CONTEXT_ENTRIES", value_name = "N")]
+    pub max_context_entries: Option<u64>,
+    /// How long one RUN of an image build may take, in seconds [default: 600]
+    #[arg(long, env = "CONDENSER_BUILD_STEP_SECONDS", value_name = "N")]
+    pub build_step_seconds: Option<u64>,
     /// Size at which a log of a container is put aside and a new one begun, in bytes [default: 64 MiB]
     #[arg(long, env = "CONDENSER_LOG_MAX_BYTES", value_name = "BYTES")]
     pub log_max_bytes: Option<u64>,
@@ -146,6 +155,9 @@ pub struct Config {
     pub max_layer_bytes: u64,
     pub max_layer_entries: u64,
     pub infra_image: Option<String>,
+    pub max_context_bytes: u64,
+    pub max_context_entries: u64,
+    pub build_step_seconds: u64,
     pub log_limits: Limits,
     pub allowed_origins: Vec<String>,
 }
@@ -222,6 +234,9 @@ impl Settings {
             max_layer_bytes,
             max_layer_entries,
             infra_image,
+            max_context_bytes,
+            max_context_entries,
+            build_step_seconds,
             log_max_bytes,
             log_max_files,
             allowed_origins,
@@ -269,6 +284,9 @@ impl Config {
             max_layer_bytes: s.max_layer_bytes.unwrap_or(64 << 30),
             max_layer_entries: s.max_layer_entries.unwrap_or(2_000_000),
             infra_image: infra_image(s.infra_image)?,
+            max_context_bytes: s.max_context_bytes.unwrap_or(2 << 30),
+            max_context_entries: s.max_context_entries.unwrap_or(200_000),
+            build_step_seconds: s.build_step_seconds.unwrap_or(600),
             log_limits: log_limits(s.log_max_bytes, s.log_max_files)?,
             allowed_origins: s.allowed_origins.unwrap_or_default(),
         };

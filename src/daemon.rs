@@ -29,6 +29,7 @@ use crate::api::{hooks, pki as pki_api, routing};
 use crate::apparmor::{self, Confinement};
 use crate::apply::Applier;
 use crate::audit::AuditLog;
+use crate::build::{BuildService, BuildSettings};
 use crate::bottle::{BottleParts, BottleService};
 use crate::config::{Config, HOOK_PORT};
 use crate::container::{ContainerService, ContainerSettings, DELAYS, HookSettings, Prober, Restarter, Services};
@@ -238,6 +239,12 @@ impl Daemon {
         tasks.spawn(containers.clone().bound_logs(stop.clone()));
 
         let reserved_ports = reserved_ports(&config);
+        let builds = BuildService::new(
+            build_settings(&config),
+            images.clone(),
+            containers.clone(),
+            activity.clone(),
+        );
         let allowed_origins = config.allowed_origins.clone().into();
         let following = Following {
             config,
@@ -271,6 +278,7 @@ impl Daemon {
             images,
             networks: Networks::new(networks, firewall),
             policies,
+            builds,
             sampler,
             activity,
             events,
@@ -531,6 +539,14 @@ fn image_settings(config: &Config) -> ImageSettings {
         insecure_registries: config.insecure_registries.clone(),
         max_layer_bytes: config.max_layer_bytes,
         max_layer_entries: config.max_layer_entries,
+    }
+}
+
+fn build_settings(config: &Config) -> BuildSettings {
+    BuildSettings {
+        max_context_bytes: config.max_context_bytes,
+        max_context_entries: config.max_context_entries,
+        step_time: Duration::from_secs(config.build_step_seconds),
     }
 }
 

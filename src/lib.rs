@@ -8,6 +8,7 @@
 //! - [`api`]: HTTP only: routers, handlers, wire types, envelope, identity, OpenAPI
 //! - [`store`]: the state: snapshots, transactions, SQLite
 //! - [`image`]: references, registry pull, layer store and unpacking
+//! - [`build`]: images from a build file
 //! - [`container`]: create, start, stop, delete, exec, logs; recovery after a crash
 //! - [`controller`]: the work queue and the reconcilers
 //! - [`runtime`]: what the daemon and `bin/droplet` share, and the driver that starts it
@@ -18,7 +19,7 @@
 //! - [`apply`]: makes true what manifests say
 //! - [`manifest`]: Kubernetes-style descriptions of pods, sets and services
 //! - [`bottle`]: groups of containers that one file describes
-//! - [`policy`]: chains and modes
+//! - [`policy`]: what users allow and deny, staged and committed
 //! - [`dns`]: the forwarder behind the containers' resolver
 //! - [`pki`]: CA, certificates, SPIFFE ids
 //! - [`audit`]: one record per request
@@ -34,6 +35,7 @@ pub mod api;
 pub mod apparmor;
 pub mod apply;
 pub mod audit;
+pub mod build;
 pub mod bottle;
 pub mod config;
 pub mod container;

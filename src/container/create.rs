@@ -92,12 +92,15 @@ impl ContainerService {
         };
         if let Some(part) = part.pod() {
             options.hostname = Some(part.host_name.clone());
+            if let PodRole::Added { restart } = part.role {
+                options.restart = restart;
+            }
         }
         let forwards = parse_ports(&request.ports)?;
         self.refuse_reserved(&forwards)?;
         let network = match role {
             None | Some(PodRole::Infra) => Some(self.network(&request.network)?),
-            Some(PodRole::Member { .. } | PodRole::Added) => None,
+            Some(PodRole::Member { .. } | PodRole::Added { .. }) => None,
         };
         let roots = self.mount_roots(part.pod_id(), part.bottle_id());
         let mounts = request.mounts.clone();
@@ -324,7 +327,7 @@ fn new_row(
         tty: wish.request.tty,
         options: wish.options,
         // A member that a client made waits for its client, also in a running pod.
-        stopped_by_user: wish.part.pod().is_some_and(|part| matches!(part.role, PodRole::Added)),
+        stopped_by_user: wish.part.pod().is_some_and(|part| matches!(part.role, PodRole::Added { .. })),
         restarts: 0,
         retries: Retries::default(),
         health: None,

@@ -59,7 +59,7 @@ impl ContainerService {
     }
 
     /// Returns when the container has ended or is gone, also when it was started again a moment later.
-    async fn run_ended(self, id: String) {
+    pub(super) async fn run_ended(self, id: String) {
         let mut commits = self.0.services.store.subscribe();
         let runs = || {
             let snapshot = self.snapshot();

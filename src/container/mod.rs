@@ -15,6 +15,7 @@
 //! What it never does: start processes (that is `runtime`), write rules (`firewall`), or know HTTP.
 
 mod attach;
+mod build;
 mod bottle;
 mod bundle;
 mod cgroup;
@@ -55,6 +56,7 @@ use crate::runtime::dir::ContainerDir;
 use crate::store::{Claim, Container, Snapshot, Store};
 
 pub use attach::{MAX_CLIENTS, Terminal};
+pub use build::{BuildStep, StepEnd};
 pub use bottle::BottlePart;
 pub use error::ContainerError;
 pub use exec::ExecRequest;

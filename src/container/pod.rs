@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::metrics::Verb;
 use crate::store::{
-    Attachment, Container, ContainerOptions, ContainerState, Operation, ProcessId, PullPolicy, Snapshot,
+    Attachment, Container, ContainerOptions, ContainerState, Operation, ProcessId, PullPolicy, RestartPolicy, Snapshot,
 };
 
 use super::bottle::Part;
@@ -42,7 +42,10 @@ pub enum PodRole {
         keep_entrypoint: bool,
     },
     /// Made by a client, who will start it.
-    Added,
+    Added {
+        /// What happens when it ends by itself; the pod's, whatever the request says.
+        restart: RestartPolicy,
+    },
 }
 
 /// The infra container of a pod.

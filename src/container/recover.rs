@@ -43,6 +43,10 @@ impl ContainerService {
     async fn recover_one(&self, row: &Arc<Container>) -> Result<(), ContainerError> {
         let id = &row.id;
         let _lock = self.0.locks.lock(id).await;
+        if row.is_build() {
+            tracing::warn!(container.id = %id, "removing the container of a build that was interrupted");
+            return self.remove_build(id).await;
+        }
         match row.operation {
             Some(Operation::Create) => {
                 tracing::warn!(container.id = %id, "undoing a create that was interrupted");

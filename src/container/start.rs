@@ -106,7 +106,7 @@ impl ContainerService {
         Err(error)
     }
 
-    async fn release(&self, id: &str) -> Result<(), ContainerError> {
+    pub(super) async fn release(&self, id: &str) -> Result<(), ContainerError> {
         let started = self.0.services.runtime.start(id).await;
         if let Err(source) = started {
             // A program that cannot be executed ends the container with 126 or 127; the runtime has recorded that.

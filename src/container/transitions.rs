@@ -91,6 +91,8 @@ pub fn check_allowed(operation: &'static str, c: &Container) -> Result<(), Conta
     use ContainerState::{Created, Creating, Running, Stopped};
     let allowed = match operation {
         "start" if c.state == Running => return Err(ContainerError::AlreadyStarted(c.id.clone())),
+        // Only the build itself starts it, once.
+        "start" if c.is_build() => false,
         "start" => matches!(c.state, Created | Stopped) && c.operation.is_none(),
         "stop" => c.state == Running,
         _ => matches!(c.state, Creating | Created | Stopped),
@@ -141,6 +143,17 @@ mod tests {
             let mut c = container("a", "web").in_state(before);
             let result = apply_event(&mut c, event, process(), exit(3), Timestamp::now());
             assert_eq!(result.is_ok().then_some(c.state), after, "{event} in {before}");
+        }
+    }
+
+    #[test]
+    fn the_container_of_a_build_runs_once() {
+        for state in [Creating, Created, Stopped] {
+            let mut c = container("build-01kg2cnf0ytv", "x").in_state(state);
+            c.operation = None;
+            assert!(check_allowed("start", &c).is_err(), "{state}");
+            c.id = "01kg2cnf0ytv".into();
+            assert_eq!(check_allowed("start", &c).is_ok(), state != Creating);
         }
     }
 

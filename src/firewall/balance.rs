@@ -142,6 +142,10 @@ mod tests {
         let mut port = port(53, Protocol::Udp, &[1, 2]);
         port.affinity_seconds = Some(10_800);
         insta::assert_snapshot!(rules(&port), @r"
+        -A RAIND-SVC-01m8bbbb-53-u -p udp -m recent --update --seconds 10800 --reap --name RAIND-01m8bbbbxxxxxxxxxxxxxxxxxx-10.166.0.1 --mask 255.255.255.255 --rsource -j DNAT --to-destination 10.166.0.1:80
+        -A RAIND-SVC-01m8bbbb-53-u -p udp -m recent --update --seconds 10800 --reap --name RAIND-01m8bbbbxxxxxxxxxxxxxxxxxx-10.166.0.2 --mask 255.255.255.255 --rsource -j DNAT --to-destination 10.166.0.2:80
+        -A RAIND-SVC-01m8bbbb-53-u -p udp -m statistic --mode random --probability 0.50000000000 -m recent --set --name RAIND-01m8bbbbxxxxxxxxxxxxxxxxxx-10.166.0.1 --mask 255.255.255.255 --rsource -j DNAT --to-destination 10.166.0.1:80
+        -A RAIND-SVC-01m8bbbb-53-u -p udp -m recent --set --name RAIND-01m8bbbbxxxxxxxxxxxxxxxxxx-10.166.0.2 --mask 255.255.255.255 --rsource -j DNAT --to-destination 10.166.0.2:80
         ");
     }
 

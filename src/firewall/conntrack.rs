@@ -4,6 +4,9 @@
 //! packets come: a client that goes on sending would reach the address of a removed container for ever, or, if it began
 //! before the port was published, never reach the new one. So after a change of published UDP ports, or of the pods
 //! behind a UDP port of a service, such flows are deleted; the next packet makes a new one by the rules in force.
+//!
+//! Established flows pass before any policy is asked. Those that a policy denies from now on are deleted, so that their
+//! next packet is asked about as a new one (`contract/policy.md` P-17).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
@@ -16,15 +19,20 @@ use rtnetlink::proto::ConnectionHandle;
 use rtnetlink::sys::{SocketAddr, protocols::NETLINK_NETFILTER};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::state::{FirewallState, PublishedPort};
+use super::state::{FirewallState, Permit, PublishedPort};
+use crate::policy::PolicyProtocol;
 use crate::store;
 
 /// How long the kernel may take to list and delete flows.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A UDP flow over IPv4.
+/// A flow over IPv4.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Flow {
+    /// `None` for one that no policy can name.
+    protocol: Option<PolicyProtocol>,
+    /// The client.
+    source: SocketAddrV4,
     /// Where the client sends to.
     destination: SocketAddrV4,
     /// Where the answers come from; differs when the destination is translated.
@@ -35,22 +43,36 @@ struct Flow {
 
 /// Deletes the flows that contradict the state. Returns how many there were.
 pub(super) async fn sweep(state: &FirewallState) -> Result<usize, String> {
-    tokio::time::timeout(TIMEOUT, sweep_all(state))
+    let ways = state.ways();
+    delete(|flow| flow.protocol == Some(PolicyProtocol::Udp) && is_stale(flow, state, &ways)).await
+}
+
+/// Deletes the flows out of the host that these policies speak of. Returns how many there were.
+pub(super) async fn sever(denials: &[Permit]) -> Result<usize, String> {
+    delete(|flow| denials.iter().any(|permit| is_covered(flow, permit))).await
+}
+
+fn is_covered(flow: &Flow, permit: &Permit) -> bool {
+    // A translated destination is not the one that the rules saw.
+    flow.answers_from == flow.destination
+        && permit.sources.iter().any(|end| end.address == *flow.source.ip())
+        && permit.block.is_some_and(|block| block.contains(flow.destination.ip()))
+        && (permit.protocol.is_none() || permit.protocol == flow.protocol)
+        && permit.dport.is_none_or(|port| port == flow.destination.port())
+}
+
+async fn delete(chosen: impl Fn(&Flow) -> bool) -> Result<usize, String> {
+    tokio::time::timeout(TIMEOUT, delete_all(chosen))
         .await
         .unwrap_or_else(|_| Err(format!("no answer from the kernel within {} s", TIMEOUT.as_secs())))
 }
 
-async fn sweep_all(state: &FirewallState) -> Result<usize, String> {
+async fn delete_all(chosen: impl Fn(&Flow) -> bool) -> Result<usize, String> {
     let (connection, mut handle, _) = rtnetlink::proto::new_connection(NETLINK_NETFILTER).map_err(|e| e.to_string())?;
     let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
     let mut deleted = 0;
     let mut result = Ok(());
-    let ways = state.ways();
-    for flow in udp_flows(&mut handle)
-        .await?
-        .into_iter()
-        .filter(|f| is_stale(f, state, &ways))
-    {
+    for flow in flows(&mut handle).await?.into_iter().filter(chosen) {
         let delete = ConntrackMessage::Delete(vec![ConntrackAttribute::CtaTupleOrig(flow.original)]);
         match request(&mut handle, delete, NLM_F_REQUEST | NLM_F_ACK).await {
             Ok(_) => deleted += 1,
@@ -84,7 +106,7 @@ fn is_stale(flow: &Flow, state: &FirewallState, ways: &[PublishedPort]) -> bool 
     }
 }
 
-async fn udp_flows(handle: &mut ConnectionHandle<NetfilterMessage>) -> Result<Vec<Flow>, String> {
+async fn flows(handle: &mut ConnectionHandle<NetfilterMessage>) -> Result<Vec<Flow>, String> {
     let all = request(handle, ConntrackMessage::Get(Vec::new()), NLM_F_REQUEST | NLM_F_DUMP).await?;
     Ok(all.into_iter().filter_map(flow).collect())
 }
@@ -126,19 +148,21 @@ fn flow(message: NetfilterMessage) -> Option<Flow> {
         }
     }
     let original = original?;
-    let (_, destination) = udp_ends(&original)?;
-    let (answers_from, _) = udp_ends(&reply?)?;
+    let (source, destination, protocol) = ends(&original)?;
+    let (answers_from, ..) = ends(&reply?)?;
     Some(Flow {
+        protocol,
+        source,
         destination,
         answers_from,
         original,
     })
 }
 
-/// Source and destination of one direction; `None` when it is not UDP over IPv4.
-fn udp_ends(tuple: &[Tuple]) -> Option<(SocketAddrV4, SocketAddrV4)> {
+/// Source, destination and protocol of one direction; `None` when it is not IPv4. Without ports they are 0.
+fn ends(tuple: &[Tuple]) -> Option<(SocketAddrV4, SocketAddrV4, Option<PolicyProtocol>)> {
     let unset = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-    let (mut source, mut destination, mut is_udp) = (unset, unset, false);
+    let (mut source, mut destination, mut known) = (unset, unset, None);
     for part in tuple {
         match part {
             Tuple::Ip(addresses) => {
@@ -153,7 +177,7 @@ fn udp_ends(tuple: &[Tuple]) -> Option<(SocketAddrV4, SocketAddrV4)> {
             Tuple::Proto(parts) => {
                 for part in parts {
                     match part {
-                        ProtoTuple::Protocol(protocol) => is_udp = *protocol == Protocol::Udp,
+                        ProtoTuple::Protocol(protocol) => known = known_protocol(*protocol),
                         ProtoTuple::SourcePort(port) => source.set_port(*port),
                         ProtoTuple::DestinationPort(port) => destination.set_port(*port),
                         _ => {}
@@ -163,7 +187,16 @@ fn udp_ends(tuple: &[Tuple]) -> Option<(SocketAddrV4, SocketAddrV4)> {
             _ => {}
         }
     }
-    is_udp.then_some((source, destination))
+    Some((source, destination, known))
+}
+
+fn known_protocol(protocol: Protocol) -> Option<PolicyProtocol> {
+    match protocol {
+        Protocol::Icmp => Some(PolicyProtocol::Icmp),
+        Protocol::Tcp => Some(PolicyProtocol::Tcp),
+        Protocol::Udp => Some(PolicyProtocol::Udp),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -196,6 +229,8 @@ mod tests {
 
     fn is_stale_flow(destination: &str, answers_from: &str) -> bool {
         let flow = Flow {
+            protocol: Some(PolicyProtocol::Udp),
+            source: "10.166.0.8:5000".parse().unwrap(),
             destination: destination.parse().unwrap(),
             answers_from: answers_from.parse().unwrap(),
             original: Vec::new(),
@@ -240,5 +275,48 @@ mod tests {
             !is_stale_flow("10.166.254.254:1053", "10.166.254.254:1053"),
             "DNS from the host"
         );
+    }
+
+    #[test]
+    fn a_denial_covers_what_it_names() {
+        use crate::policy::End;
+        let permit = |protocol, dport| Permit {
+            policy: "p1".into(),
+            chain: store::Chain::RaindNsObs,
+            pairs: Vec::new(),
+            sources: vec![End {
+                container: "web".into(),
+                veth: "rd_web".into(),
+                bridge: "raind0".into(),
+                address: [10, 166, 0, 7].into(),
+            }],
+            block: Some("203.0.113.0/24".parse().unwrap()),
+            protocol,
+            dport,
+        };
+        let tcp = Some(PolicyProtocol::Tcp);
+        let covered = |source: &str, destination: &str, answers: &str, permit: Permit| {
+            let flow = Flow {
+                protocol: tcp,
+                source: source.parse().unwrap(),
+                destination: destination.parse().unwrap(),
+                answers_from: answers.parse().unwrap(),
+                original: Vec::new(),
+            };
+            is_covered(&flow, &permit)
+        };
+        let (web, there) = ("10.166.0.7:5000", "203.0.113.9:443");
+        assert!(covered(web, there, there, permit(None, None)));
+        assert!(covered(web, there, there, permit(tcp, Some(443))));
+        assert!(!covered(web, there, there, permit(tcp, Some(80))));
+        assert!(!covered(web, there, there, permit(Some(PolicyProtocol::Udp), None)));
+        assert!(!covered("10.166.0.8:5000", there, there, permit(None, None)));
+        assert!(!covered(
+            web,
+            "198.51.100.1:443",
+            "198.51.100.1:443",
+            permit(None, None)
+        ));
+        assert!(!covered(web, there, "10.166.0.9:443", permit(None, None)));
     }
 }

@@ -1,8 +1,8 @@
 //! Keeps the rules up with the store: whatever changes who may be reached is in the kernel milliseconds later.
 //!
 //! Operations that depend on a rule apply it themselves and wait; this is for what happens by itself, as a pod that
-//! becomes ready or ends. Changes that come together are one run of the tool, changes that make no difference to the
-//! rules are none.
+//! becomes ready or ends, or a name in a policy that begins to mean somebody. Changes that come together are one run of
+//! the tool, changes that make no difference to the rules are none.
 
 use std::sync::Arc;
 use std::time::Duration;

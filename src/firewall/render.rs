@@ -142,7 +142,8 @@ fn local(state: &FirewallState) -> Chain {
     chain
 }
 
-/// Published ports and services between containers of one network, above the default deny (`contract/network.md` 5.5), logged (P-24).
+/// Published ports and services between containers of one network, above the default deny (`contract/network.md` 5.5),
+/// logged (P-24).
 fn hairpin(state: &FirewallState) -> Chain {
     let mut chain = Chain::new("RAIND-HAIRPIN");
     for p in state.destinations().iter().rev() {

@@ -3,7 +3,7 @@
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::plan::{JUMPS, JUMPS6, Jump, Scope, above_ours, applied, plan};
-use super::state::{FirewallState, PublishedPort};
+use super::state::{FirewallState, Permit, PublishedPort};
 use super::tables::Tables;
 use super::tool::{Family, Tool, Variant};
 use super::{FirewallError, FirewallSettings, Ruleset, conntrack, legacy, render};
@@ -95,6 +95,15 @@ impl Firewall {
     /// holds either its old or its new rules, entirely.
     pub async fn apply(&self) -> Result<(), FirewallError> {
         self.ask(Request::Apply).await
+    }
+
+    /// Ends the established flows out of the host that these policies deny: the rules let them pass for ever. A failure
+    /// leaves them, and is logged.
+    pub async fn sever(&self, denials: &[Permit]) {
+        match conntrack::sever(denials).await {
+            Ok(flows) => tracing::debug!(flows, "flows that are denied now are ended"),
+            Err(error) => tracing::warn!(%error, "flows that are denied now may go on"),
+        }
     }
 
     /// Compares the kernel's rules with ours and puts back what others changed, removed or flushed. `true` when

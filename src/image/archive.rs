@@ -16,7 +16,7 @@ const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";
 
 /// What an entry makes.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     File,
     Directory,
     /// Target as written.
@@ -32,7 +32,7 @@ pub(super) enum Kind {
 
 /// One entry, without its data.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     pub kind: Kind,
     /// Name as written.
     pub path: Vec<u8>,
@@ -47,7 +47,7 @@ pub(super) struct Entry {
 }
 
 /// An archive that is being read.
-pub(super) struct Archive<R> {
+pub(crate) struct Archive<R> {
     reader: R,
     /// Data of the current entry that is still to be read.
     data: u64,
@@ -55,7 +55,7 @@ pub(super) struct Archive<R> {
 }
 
 impl<R: Read> Archive<R> {
-    pub(super) fn new(reader: R) -> Self {
+    pub(crate) fn new(reader: R) -> Self {
         Self {
             reader,
             data: 0,
@@ -64,7 +64,7 @@ impl<R: Read> Archive<R> {
     }
 
     /// The next entry; what was not read of the data of the one before is passed over. `None` at the end.
-    pub(super) fn next(&mut self) -> io::Result<Option<Entry>> {
+    pub(crate) fn next(&mut self) -> io::Result<Option<Entry>> {
         let mut extensions = Extensions::default();
         loop {
             self.skip_data()?;

@@ -56,6 +56,9 @@ pub enum ImageError {
         /// What is wrong with it.
         message: String,
     },
+    /// What a build step left behind cannot be a layer.
+    #[error("the files cannot be a layer: {0}")]
+    NoLayer(String),
     /// The image has no such user or group.
     #[error("the image has no {kind} {name:?} in /etc/{file}")]
     UnknownUser {

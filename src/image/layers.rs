@@ -114,6 +114,15 @@ impl LayerStore {
         rename(&staged.0, &self.blobs.join(digest.hex()))
     }
 
+    /// A stored document, if it is there.
+    pub(super) fn read_blob(&self, digest: &Digest) -> io::Result<Option<Vec<u8>>> {
+        match fs_err::read(self.blobs.join(digest.hex())) {
+            Ok(body) => Ok(Some(body)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     /// Makes everything durable that has a final name now, with one `syncfs`. It waits for what others wrote to the
     /// same file system as well; one `fsync` per file would be many times slower.
     pub(super) fn sync(&self) -> io::Result<()> {

@@ -12,14 +12,18 @@
 //! ```
 //! From outside in: [`reference`] reads names; [`registry`] (with [`token`] and [`download`]) speaks to registries;
 //! [`manifest`] and [`platform`] say what is wanted; [`pull`] puts it together; [`stream`], [`archive`], [`unpack`] and
-//! [`tree`] turn a blob into a directory; [`layers`] keeps directories; [`view`] and [`user`] look into them.
+//! [`tree`] turn a blob into a directory; [`layers`] keeps directories; [`view`] and [`user`] look into them. [`draft`]
+//! (with [`capture`] and [`documents`]) makes an image here.
 //!
-//! What this module never does: run or mount anything, decide who may pull, keep compressed blobs, or believe a byte
+//! What this module never does: run anything, mount anything that others can see, decide who may pull, keep compressed blobs, or believe a byte
 //! of a registry that a digest does not vouch for.
 
-mod archive;
+pub(crate) mod archive;
+mod capture;
 mod digest;
+mod documents;
 mod download;
+mod draft;
 mod error;
 mod layers;
 mod manifest;
@@ -32,7 +36,7 @@ mod stream;
 #[cfg(test)]
 mod testing;
 mod token;
-mod tree;
+pub(crate) mod tree;
 mod unpack;
 mod user;
 mod view;
@@ -53,6 +57,7 @@ use self::layers::LayerStore;
 use self::registry::Registry;
 use self::view::View;
 
+pub use self::draft::{Draft, Scratch};
 pub use self::error::ImageError;
 pub use self::platform::Platform;
 pub use self::pull::Progress;

@@ -19,9 +19,9 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, XattrFlags
 use rustix::io::Errno;
 
 /// Marks a directory that hides the same directory of lower layers (overlayfs).
-const OPAQUE: &str = "trusted.overlay.opaque";
+pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
 /// Deepest nesting of directories, and most components of a name. Keeps walks over the tree, ours and others', bounded.
-pub(super) const MAX_DEPTH: usize = 256;
+pub(crate) const MAX_DEPTH: usize = 256;
 /// Most handles held for one tree; several trees are filled at once.
 const MAX_CACHED: usize = 64;
 /// As in the kernel.
@@ -29,7 +29,7 @@ const MAX_LINKS: u32 = 40;
 
 /// Why an entry cannot be placed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum TreeError {
+pub(crate) enum TreeError {
     /// The archive asks for what cannot be.
     #[error("{0}")]
     Refused(String),
@@ -40,7 +40,7 @@ pub(super) enum TreeError {
 
 /// What stands at a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Existing {
+pub(crate) enum Existing {
     Directory,
     Symlink,
     /// A character device 0:0: the name is hidden from lower layers.
@@ -60,7 +60,7 @@ impl Existing {
 }
 
 /// The tree.
-pub(super) struct Tree {
+pub(crate) struct Tree {
     root: Rc<OwnedFd>,
     /// Where the root is. For the check of depths only.
     root_path: PathBuf,
@@ -70,7 +70,7 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    pub(super) fn new(root_path: &Path) -> Result<Self, TreeError> {
+    pub(crate) fn new(root_path: &Path) -> Result<Self, TreeError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let root = rustix::fs::open(root_path, flags, Mode::empty());
         Ok(Self {
@@ -83,7 +83,7 @@ impl Tree {
 
     /// The directory at a clean path (no `.`, no `..`, no slash at either end), made with its parents if it is not
     /// there. The empty path is the root.
-    pub(super) fn directory(&mut self, path: &[u8]) -> Result<Rc<OwnedFd>, TreeError> {
+    pub(crate) fn directory(&mut self, path: &[u8]) -> Result<Rc<OwnedFd>, TreeError> {
         self.directory_through(path, MAX_LINKS)
     }
 
@@ -112,7 +112,7 @@ impl Tree {
     }
 
     /// The directory at a clean path, if it is there.
-    pub(super) fn existing_directory(&self, path: &[u8]) -> Result<Rc<OwnedFd>, Errno> {
+    pub(crate) fn existing_directory(&self, path: &[u8]) -> Result<Rc<OwnedFd>, Errno> {
         match path {
             [] => Ok(self.root.clone()),
             path => self.open(path).map(Rc::new),
@@ -163,7 +163,7 @@ impl Tree {
 
     /// Makes a directory with mode 0700, or keeps the one that is there; anything else gives way. In the place of a
     /// whiteout the new one hides lower layers.
-    pub(super) fn make_directory(&mut self, parent: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
+    pub(crate) fn make_directory(&mut self, parent: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
         let made = rustix::fs::mkdirat(parent, name, Mode::RWXU);
         if made != Err(Errno::EXIST) {
             return made;
@@ -181,7 +181,7 @@ impl Tree {
     }
 
     /// Runs `make`; if the name is taken, removes what is there and runs it again.
-    pub(super) fn replace<T>(
+    pub(crate) fn replace<T>(
         &mut self,
         parent: &OwnedFd,
         name: &[u8],
@@ -231,7 +231,7 @@ impl Tree {
 }
 
 /// The parent's path and the last component of a clean path.
-pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
+pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|b| *b == b'/') {
         Some(at) => (&path[..at], &path[at + 1..]),
         None => (b"", path),
@@ -253,7 +253,7 @@ fn within_root(path: &[u8]) -> Vec<u8> {
 }
 
 /// What stands at a name of a directory.
-pub(super) fn look(parent: &OwnedFd, name: &[u8]) -> Result<Option<Existing>, Errno> {
+pub(crate) fn look(parent: &OwnedFd, name: &[u8]) -> Result<Option<Existing>, Errno> {
     match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(Existing::of(&stat))),
         Err(Errno::NOENT) => Ok(None),
@@ -262,29 +262,29 @@ pub(super) fn look(parent: &OwnedFd, name: &[u8]) -> Result<Option<Existing>, Er
 }
 
 /// A readable handle of a directory by its name, which is not followed.
-pub(super) fn open_directory(parent: impl AsFd, name: &[u8]) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_directory(parent: impl AsFd, name: &[u8]) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(parent, name, flags, Mode::empty())
 }
 
 /// Makes a directory hide what lower layers have there.
-pub(super) fn set_opaque(directory: &OwnedFd) -> Result<(), Errno> {
+pub(crate) fn set_opaque(directory: &OwnedFd) -> Result<(), Errno> {
     rustix::fs::fsetxattr(directory, OPAQUE, b"y", XattrFlags::empty())
 }
 
 /// Whether a directory hides what lower layers have there.
-pub(super) fn is_opaque(directory: BorrowedFd<'_>) -> bool {
+pub(crate) fn is_opaque(directory: BorrowedFd<'_>) -> bool {
     let mut value = [0; 1];
     rustix::fs::fgetxattr(directory, OPAQUE, &mut value[..]).is_ok() && value == *b"y"
 }
 
 /// Sets the mode of something that is not a link.
-pub(super) fn set_mode(parent: &OwnedFd, name: &[u8], mode: u32) -> Result<(), Errno> {
+pub(crate) fn set_mode(parent: &OwnedFd, name: &[u8], mode: u32) -> Result<(), Errno> {
     rustix::fs::chmodat(parent, name, Mode::from_raw_mode(mode), AtFlags::empty())
 }
 
 /// Tells whose fault an error is.
-pub(super) fn error(errno: Errno, path: &[u8]) -> TreeError {
+pub(crate) fn error(errno: Errno, path: &[u8]) -> TreeError {
     let message = format!("{}: {}", lossy(path), io::Error::from(errno));
     match errno {
         Errno::NOSPC | Errno::DQUOT | Errno::IO | Errno::ROFS | Errno::MFILE | Errno::NFILE | Errno::NOMEM => {
@@ -294,6 +294,6 @@ pub(super) fn error(errno: Errno, path: &[u8]) -> TreeError {
     }
 }
 
-pub(super) fn lossy(path: &[u8]) -> std::borrow::Cow<'_, str> {
+pub(crate) fn lossy(path: &[u8]) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(path)
 }

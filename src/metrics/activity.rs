@@ -33,6 +33,8 @@ pub enum Verb {
     ContainerDelete,
     ContainerExec,
     ImagePull,
+    ImageBuild,
+    ImageBuildStep,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -52,13 +54,15 @@ const BUCKETS: [f64; 14] = [
 ];
 
 impl Verb {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 8] = [
         Self::ContainerCreate,
         Self::ContainerStart,
         Self::ContainerStop,
         Self::ContainerDelete,
         Self::ContainerExec,
         Self::ImagePull,
+        Self::ImageBuild,
+        Self::ImageBuildStep,
     ];
 
     fn name(self) -> &'static str {
@@ -69,6 +73,8 @@ impl Verb {
             Self::ContainerDelete => "container.delete",
             Self::ContainerExec => "container.exec",
             Self::ImagePull => "image.pull",
+            Self::ImageBuild => "image.build",
+            Self::ImageBuildStep => "image.build.step",
         }
     }
 }

@@ -260,7 +260,9 @@ impl PodService {
         let mut wish = request.clone();
         wish.name = member_name(&pod.id, &request.name);
         wish.ports.clear();
-        Ok(self.0.containers.create_in_pod(wish, part(pod, PodRole::Added)).await?)
+        let restart = pod.template.spec.restart;
+        let part = part(pod, PodRole::Added { restart });
+        Ok(self.0.containers.create_in_pod(wish, part).await?)
     }
 }
 

@@ -157,13 +157,15 @@ fn members(pod: &Pod, status: &PodStatus, infra: &Container, want: Want) -> Vec<
 
 /// Whether a member has to be started.
 fn is_due(member: &Container, infra: &Container, want: Want) -> bool {
-    let always = want == Want::Started;
+    // One that a client made in a running pod waits for its client, also when infra died meanwhile.
+    let waits = member.stopped_by_user && member.started_at.is_none();
     match member.state {
         ContainerState::Creating | ContainerState::Running => false,
-        // One that a client made in a running pod waits for its client.
-        ContainerState::Created => always || !member.stopped_by_user,
+        _ if want == Want::Started => true,
+        _ if waits => false,
+        ContainerState::Created => true,
         // A stop that was not a stop of the pod is undone (`contract/api.md` 19).
-        ContainerState::Stopped if always || member.stopped_by_user => true,
+        ContainerState::Stopped if member.stopped_by_user => true,
         ContainerState::Stopped => member.joined != infra.process && !is_over(member, infra),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::changes::{self, Promotion};
 use super::{Directory, End, Entry, NewPolicy, NsMode, PolicyError, Unresolved};
-use crate::firewall::{Destination, Explainer, Firewall, Packet, Verdict, render};
+use crate::firewall::{Destination, Explainer, Firewall, Packet, Permit, Verdict, render};
 use crate::store::{Chain, Policy, PolicyStage, Snapshot, Store, Txn};
 
 /// The policies of users. Clones share them.
@@ -207,10 +207,16 @@ impl PolicyService {
             Ok((next, ())) => next,
             Err(_) => now.clone(),
         };
+        let before = self.store.snapshot();
         let trial = self.firewall.try_out(candidate).await?;
         let result = self.store.transact(move |t| promotion.apply(t)).await;
         drop(trial);
-        result
+        result?;
+        let denials = new_denials(&self.firewall, &before, &self.store.snapshot());
+        if !denials.is_empty() {
+            self.firewall.sever(&denials).await;
+        }
+        Ok(())
     }
 
     fn rule_difference(&self, before: &Snapshot, after: &Snapshot) -> (Vec<String>, Vec<String>) {
@@ -226,6 +232,24 @@ impl PolicyService {
         };
         (only_in(&after, &before), only_in(&before, &after))
     }
+}
+
+/// Policies that deny now and did not before (P-17).
+fn new_denials(firewall: &Firewall, before: &Snapshot, after: &Snapshot) -> Vec<Permit> {
+    let old: BTreeSet<_> = denials(before).collect();
+    let new: BTreeSet<_> = denials(after).filter(|id| !old.contains(id)).collect();
+    if new.is_empty() {
+        return Vec::new();
+    }
+    let permits = firewall.state_of(after).permits.into_iter();
+    permits.filter(|p| new.contains(&*p.policy)).collect()
+}
+
+/// Ids of the policies that deny.
+fn denials(snapshot: &Snapshot) -> impl Iterator<Item = &str> {
+    let observes = changes::settings(snapshot).ns_mode == NsMode::Observe;
+    let denies = move |p: &&Arc<Policy>| observes && p.chain == Chain::RaindNsObs && p.stage != PolicyStage::Added;
+    snapshot.policies().iter().filter(denies).map(|p| &*p.id)
 }
 
 fn is_of(policy: &Policy, owner: &str) -> bool {

@@ -27,7 +27,7 @@ fn clear(lab: &Lab, before: &Inventory) {
 }
 
 /// Kills the daemon at that moment of an operation, starts it again and hands over to `check`.
-fn interrupted(lab: &Lab, after: Duration, operation: impl FnOnce() + Send, check: impl FnOnce()) {
+pub fn interrupted(lab: &Lab, after: Duration, operation: impl FnOnce() + Send, check: impl FnOnce()) {
     std::thread::scope(|scope| {
         scope.spawn(operation);
         let begun = Instant::now();
@@ -41,7 +41,7 @@ fn interrupted(lab: &Lab, after: Duration, operation: impl FnOnce() + Send, chec
 }
 
 /// Moments spread over how long the operation takes, a little beyond its end.
-fn moments(whole: Duration) -> impl Iterator<Item = Duration> {
+pub fn moments(whole: Duration) -> impl Iterator<Item = Duration> {
     (0..10).map(move |tenth| whole * tenth / 8)
 }
 

@@ -9,6 +9,7 @@
 mod support;
 
 mod auth;
+mod builds;
 mod bottles;
 mod crash;
 mod events;
@@ -34,6 +35,7 @@ mod replicasets;
 mod restarts;
 mod services;
 mod startup;
+mod storm;
 mod terminals;
 
 use serde_json::{Value, json};

@@ -356,9 +356,17 @@ fn containers_can_be_added_to_a_pod() {
     add(json!({ "name": "b", "port": ["8082:80"] }))
         .refused(409, "service failed: forward rule failed: host port 8082/tcp");
     api.delete(&other);
+    let late = api.create(json!({ "podId": "shop", "name": "late", "image": image, "command": until_term(0) }));
     lab.machine()
         .run(&["kill", "-9", &containers(&api, &id)[0]["pid"].to_string()]);
     wait_for("a rebuilt pod", LIMIT, || lab.outside_get("192.0.2.2:8080", "/"));
+    api.wait_state(&web, "running");
+    assert_eq!(api.wait_state(&late, "stopped")["statedAt"], "0001-01-01T00:00:00Z");
+    api.start(&late);
+    assert_eq!(
+        namespace(&lab, &api.container(&late), "net"),
+        namespace(&lab, &api.container(&web), "net")
+    );
     wait_pod(&api, &id, "running");
     remove(&api, "shop");
     lab.assert_unchanged(&before);
@@ -477,4 +485,69 @@ fn another_infra_image_can_be_named() {
     );
     remove(&api, &id);
     assert_eq!(containers(&api, &id), Vec::<Value>::new());
+}
+
+/// Volumes come with manifests; here the stored template is given one, as a manifest would.
+fn give_volumes(lab: &Lab, pod: &str) {
+    lab.daemon().stop();
+    let path = lab.machine().path("/etc/raind/store/condenser.db");
+    let database = rusqlite::Connection::open(path).unwrap();
+    let read = "SELECT document FROM pods WHERE id = ?1";
+    let document: String = database.query_row(read, [pod], |row| row.get(0)).unwrap();
+    let mut document: Value = serde_json::from_str(&document).unwrap();
+    let spec = &mut document["template"]["spec"];
+    spec["volumes"] = json!([
+        { "name": "shared", "source": "emptyDir" },
+        { "name": "host", "source": { "hostPath": "/mnt" } },
+    ]);
+    for (n, entry) in spec["containers"].as_array_mut().unwrap().iter_mut().enumerate() {
+        entry["volume_mounts"] = json!([
+            { "volume": "shared", "path": "/shared", "read_only": n == 1 },
+            { "volume": "host", "path": "/host", "read_only": true },
+        ]);
+    }
+    let write = "UPDATE pods SET document = ?2 WHERE id = ?1";
+    database.execute(write, [pod, &document.to_string()]).unwrap();
+    drop(database);
+    lab.daemon().start();
+}
+
+#[test]
+fn members_share_the_volumes_of_their_pod() {
+    let (lab, image) = lab_with_busybox();
+    let api = lab.api();
+    lab.machine().write("/mnt/greeting", "from the host\n");
+    let before = lab.inventory();
+    let id = create(&api, web_and_side(&image));
+    give_volumes(&lab, &id);
+    act(&api, &id, "start");
+    let all = containers(&api, &id);
+    let ids: Vec<&str> = all.iter().map(|c| c["containerId"].as_str().unwrap()).collect();
+    let [_, web, side] = ids[..] else { panic!("{all:?}") };
+    api.exec(web, "echo hello > /shared/file");
+    assert_eq!(
+        api.exec(side, "cat /shared/file /host/greeting"),
+        "hello\nfrom the host\n"
+    );
+    assert!(api.exec(side, "touch /shared/mine").contains("Read-only"));
+    assert!(api.exec(web, "touch /host/mine").contains("Read-only"));
+
+    // They outlive the containers, not the pod; and nobody else gets at them.
+    lab.machine().run(&["kill", "-9", &all[0]["pid"].to_string()]);
+    wait_for("a rebuilt pod", LIMIT, || {
+        let now = containers(&api, &id);
+        let fresh = now.iter().zip(&all).all(|(now, then)| now["pid"] != then["pid"]);
+        if fresh && pod(&api, &id)["state"] == "running" {
+            Ok(())
+        } else {
+            Err(format!("{now:?}"))
+        }
+    });
+    assert_eq!(api.exec(side, "cat /shared/file"), "hello\n");
+    let source = format!("/etc/raind/pod/{id}/volumes/shared");
+    let other = json!({ "image": image, "mount": [format!("{source}:/stolen")] });
+    api.call(post("/v1/containers", other))
+        .refused(400, "service failed: create spec failed: invalid mount source");
+    remove(&api, &id);
+    lab.assert_unchanged(&before);
 }

@@ -79,7 +79,11 @@ fn accept(lab: &Lab, place: Place, address: SocketAddr) {
 
 /// Sends a byte and waits for the answer.
 fn alive(stream: &mut TcpStream) -> bool {
-    stream.set_read_timeout(Some(SOON)).unwrap();
+    alive_within(stream, SOON)
+}
+
+fn alive_within(stream: &mut TcpStream, limit: Duration) -> bool {
+    stream.set_read_timeout(Some(limit)).unwrap();
     stream.write_all(b"?").is_ok() && stream.read_exact(&mut [0]).is_ok()
 }
 
@@ -299,7 +303,20 @@ fn the_way_out_is_observed_and_enforced() {
     let policy = |chain: &str| json!({ "chain": chain, "source": "web", "dest": "192.0.2.0/24", "protocol": "tcp", "dport": 8001 });
     let denied = add(&lab, policy("RAIND-NS-OBS"));
     let allowed = add(&lab, policy("RAIND-NS-ENF"));
+    let connect = |port| {
+        let to = SocketAddr::from((outside, port));
+        lab.machine()
+            .at(web.place, || TcpStream::connect_timeout(&to, SOON))
+            .unwrap()
+    };
+    let [mut cut, mut kept] = [8001, 8002].map(connect);
+    assert!(alive(&mut cut) && alive(&mut kept));
     commit(&lab);
+    assert!(
+        !alive_within(&mut cut, NEVER),
+        "what is denied now ends, established or not"
+    );
+    assert!(alive(&mut kept));
     assert_eq!((open(&web), open(&db)), ([false, true], [true, true]));
     agrees();
     assert!(counted(&lab, "RAIND-NS-OBS", &format!("RAIND-NS-DENY,id={denied}")) > 0);
@@ -405,4 +422,70 @@ fn what_cannot_be_meant_is_refused_with_the_request() {
         .refused(404, "service failed: ID: revert not found");
     api.call(get("/v1/policies/explain?source=web&destination=db"))
         .refused(404, "service failed: container: web not found");
+}
+
+#[test]
+fn a_crash_in_a_commit_leaves_rules_and_store_in_agreement() {
+    let lab = Lab::running();
+    for round in 0..5 {
+        let port = 3000 + round;
+        let rule =
+            json!({ "chain": "RAIND-NS-OBS", "source": "web", "dest": "192.0.2.9", "protocol": "tcp", "dport": port });
+        // A policy has rules only for a container that is there; the mode has rules always.
+        add(&lab, rule);
+        let now = lab.api().ok(get("/v1/policies/RAIND-NS-OBS"))["mode"].clone();
+        let other = if now == "observe" { "enforce" } else { "observe" };
+        mode(&lab, other);
+        let wanted = if other == "observe" {
+            "-j RAIND-NS-OBS"
+        } else {
+            "-j RAIND-NS-ENF"
+        };
+        std::thread::scope(|threads| {
+            // Whether it is answered depends on who is faster.
+            threads.spawn(|| drop(lab.api().try_call(send("POST", "/v1/policies/commit", Vec::new()))));
+            while !lab.machine().run(&["iptables-save", "-t", "filter"]).contains(wanted) {}
+            lab.daemon().kill9();
+        });
+        lab.daemon().start();
+        let list = lab.api().ok(get("/v1/policies/RAIND-NS-OBS"));
+        let staged = list["mode"] == format!("{other}_next_commit");
+        let statuses = statuses(&lab, "RAIND-NS-OBS");
+        let last = &statuses.last().unwrap().0;
+        assert_eq!(last == "before_commit", staged, "all or nothing: {list}");
+        let in_force = if (other == "observe") != staged {
+            "-j RAIND-NS-OBS"
+        } else {
+            "-j RAIND-NS-ENF"
+        };
+        assert!(lab.machine().run(&["iptables-save"]).contains(in_force), "{list}");
+        call(&lab, "revert");
+    }
+}
+
+#[test]
+fn the_lines_of_the_documentation_work() {
+    let (lab, image) = lab_with_busybox();
+    for name in ["web", "db"] {
+        Guest::run(&lab, &image, name);
+    }
+    let id = add(&lab, json!({ "chain": "RAIND-EW", "source": "db", "dest": "web" }));
+    let text = include_str!("../../docs/policies.md");
+    let blocks = text
+        .split("```sh\n")
+        .skip(1)
+        .map(|block| block.split("```").next().unwrap());
+    let lines: Vec<&str> = blocks
+        .flat_map(str::lines)
+        .filter(|line| line.starts_with("api "))
+        .collect();
+    assert!(lines.len() >= 14, "{lines:?}");
+    let curl = "curl -sS --cacert /etc/raind/cert/raind.crt --cert /etc/raind/cert/raindClient.crt \
+                --key /etc/raind/cert/raindClient.key \"$@\"";
+    for line in lines {
+        let script = format!("API=https://localhost:7755/v1; ID={id}; api() {{ {curl}; }}\n{line}");
+        let said = lab.machine().run(&["bash", "-c", &script]);
+        println!("$ {line}\n{said}");
+        assert!(said.starts_with("{\"status\":\"success\""), "{line}: {said}");
+    }
 }

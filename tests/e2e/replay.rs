@@ -10,7 +10,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tar::EntryType;
 
-use crate::support::{Identity, ImageSpec, Lab, Layer, Reply, delete, send};
+use crate::support::{Identity, ImageSpec, Lab, Layer, Reply, delete, get, send};
 
 /// Fields that the original does not have: of containers (`contract/api.md` 5.2), and of services.
 const NEW_FIELDS: [&str; 4] = ["exitCode", "reason", "message", "endpoints"];
@@ -130,11 +130,11 @@ impl Replay {
 
     fn send(&self, request: &Value) -> Reply {
         let text = |value: &Value| self.renamed(value.as_str().unwrap_or_default());
-        let mut call = send(
-            request["method"].as_str().unwrap(),
-            &text(&request["path"]),
-            text(&request["body"]),
-        );
+        let body = match request["bodyEncoding"].as_str() {
+            Some("hex") => hex::decode(request["body"].as_str().unwrap()).unwrap(),
+            _ => text(&request["body"]).into_bytes(),
+        };
+        let mut call = send(request["method"].as_str().unwrap(), &text(&request["path"]), body);
         for (name, value) in request["headers"].as_object().into_iter().flatten() {
             call = call.header(name, value.as_str().unwrap());
         }
@@ -382,6 +382,46 @@ fn images() {
     ]);
     let left = replay.lab.machine().path("/etc/escape");
     assert!(!left.exists());
+    replay.finish();
+}
+
+#[test]
+fn builds() {
+    let mut replay = Replay::new();
+    push_images(&mut replay);
+    replay.all(vec![
+        case("083-image-build"),
+        // A failing command was a success (I9).
+        case("085-image-build-run-fails")
+            .like("095-image-build-no-from")
+            .status(400)
+            .starts("build failed: RUN command failed: exit_code=7, reason=Error"),
+        case("086-image-build-dockerfile-query"),
+        case("087-image-build-missing-tag"),
+        case("088-image-build-not-a-tar").starts("invalid build context: "),
+        case("090-image-build-path-escape"),
+        case("091-image-build-copy-escape").status(400),
+        case("092-image-build-tar-traversal"),
+        case("093-image-build-unsupported").status(400),
+        case("094-image-build-multi-stage").status(400),
+        case("095-image-build-no-from").status(400),
+        // It was no answer at all (I15).
+        case("096-image-build-empty-from")
+            .like("095-image-build-no-from")
+            .status(400)
+            .starts("build failed: FROM requires "),
+        case("097-image-build-unknown-base")
+            .status(404)
+            .starts("build failed: manifest fetch failed: 404: "),
+        // It named a directory of the server (I16).
+        case("098-image-build-copy-missing")
+            .status(400)
+            .starts("build failed: nofile: no such file"),
+        case("099-image-list-after-build"),
+    ]);
+    // Looking at a built image removed it (I6).
+    replay.lab.api().ok(get("/v1/images/status?image=built:v2"));
+    replay.all(vec![case("099-image-list-after-build"), case("102-image-fs-built")]);
     replay.finish();
 }
 

@@ -209,6 +209,29 @@ impl Api {
         Ok((runtime, stream))
     }
 
+    /// Sends one request, and goes away without an answer when `moment` returns.
+    pub fn hang_up_after(&self, call: Call, moment: impl FnOnce() + Send) {
+        let Session {
+            runtime,
+            mut sender,
+            host,
+        } = self.session().unwrap();
+        let request = call.into_request(&host);
+        let (come, waited) = tokio::sync::oneshot::channel::<()>();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                moment();
+                drop(come);
+            });
+            runtime.block_on(async {
+                tokio::select! {
+                    answer = sender.send_request(request) => panic!("answered too early: {answer:?}"),
+                    _ = waited => {}
+                }
+            });
+        });
+    }
+
     /// Creates a container and returns its id.
     #[track_caller]
     pub fn create(&self, request: Value) -> String {

@@ -2,6 +2,7 @@
 
 use crate::api::ApiError;
 use crate::apply::{ApplyError, What};
+use crate::build::BuildError;
 use crate::bottle::BottleError;
 use crate::container::ContainerError;
 use crate::firewall::NetworksError;
@@ -56,12 +57,39 @@ impl From<ContainerError> for ApiError {
     }
 }
 
+impl From<BuildError> for ApiError {
+    fn from(error: BuildError) -> Self {
+        use BuildError as E;
+        const PREFIX: &str = "build failed: ";
+        let message = error.to_string();
+        match error {
+            E::Context(_) if error.is_too_large() => Self::too_large(message),
+            E::Context(_) if error.is_internal() => Self::internal(message),
+            E::NoTag | E::Context(_) | E::DripfilePath => Self::bad_request(message),
+            E::NoDripfile(_)
+            | E::LongDripfile { .. }
+            | E::Dripfile(_)
+            | E::DigestTag(_)
+            | E::NoSource(_)
+            | E::Files(_)
+            | E::NothingToRun
+            | E::Run { .. }
+            | E::RunTime(_) => Self::bad_request(message).prefixed(PREFIX),
+            E::Image(error) => Self::from(error).prefixed(PREFIX),
+            E::Container(error) => Self::from(error).prefixed(PREFIX),
+            E::Cancelled | E::Io(_) => Self::internal(message).prefixed(PREFIX),
+        }
+    }
+}
+
 impl From<ImageError> for ApiError {
     fn from(error: ImageError) -> Self {
         use ImageError as E;
         let message = error.to_string();
         match error {
-            E::EmptyRepository | E::InvalidReference(_) | E::UnknownUser { .. } => Self::bad_request(message),
+            E::EmptyRepository | E::InvalidReference(_) | E::UnknownUser { .. } | E::NoLayer(_) => {
+                Self::bad_request(message)
+            }
             E::ManifestNotFound(_) | E::NoPlatform { .. } | E::NotFound(_) => Self::not_found(message),
             E::InUse { .. } => Self::conflict(message),
             E::Registry { .. } | E::BadImage { .. } | E::BadLayer { .. } => Self::bad_gateway(message),

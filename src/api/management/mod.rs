@@ -4,6 +4,7 @@
 //! service becomes is decided in [`failure`].
 
 mod attach;
+mod build;
 mod bottles;
 mod containers;
 mod events;
@@ -28,6 +29,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::apply::Applier;
+use crate::build::BuildService;
 use crate::bottle::BottleService;
 use crate::container::ContainerService;
 use crate::events::Events;
@@ -53,6 +55,7 @@ pub struct Management {
     pub images: ImageService,
     pub networks: Networks,
     pub policies: PolicyService,
+    pub builds: BuildService,
     pub sampler: Sampler,
     pub activity: Activity,
     pub events: Events,
@@ -87,6 +90,7 @@ pub fn routes() -> OpenApiRouter<Management> {
         .routes(routes!(attach::exec_attach))
         .routes(routes!(events::watch))
         .routes(routes!(images::list, images::pull, images::remove))
+        .routes(routes!(build::build))
         .routes(routes!(images::status))
         .routes(routes!(images::disk_usage))
         .routes(routes!(bottles::list, bottles::register))

@@ -108,9 +108,12 @@ pub fn mount_overlay(image: &ImageConfig, target: &Path, user_xattr: bool) -> Re
     let path = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
     let lower = layers.iter().map(path).collect::<Vec<_>>().join(":");
     let mut options = format!("lowerdir={lower},upperdir={},workdir={}", path(&upper), path(&work));
-    if user_xattr {
-        options.push_str(",userxattr");
-    }
+    options.push_str(match user_xattr {
+        true => ",userxattr",
+        // As `userxattr` implies: what a container changes shall be whole in its upper directory, because a build makes
+        // a layer of that.
+        false => ",redirect_dir=off,metacopy=off",
+    });
     if layers.is_empty() || options.len() > MAX_OPTIONS {
         return Err(RootfsError::Layers(layers.len()));
     }

@@ -284,6 +284,10 @@ fn a_container_that_a_client_made_waits_for_its_client() {
     let id = world.member(2).id.clone();
     world.with(&id).stopped_by_user = true;
     assert_eq!(world.next(Want::Kept), Plan::Done);
+    let infra = world.infra().unwrap().id.clone();
+    world.end(&infra, 137);
+    world.settle(Want::Kept);
+    assert_eq!(world.with(&id).state, Stopped, "also when infra died meanwhile");
     assert_eq!(world.steps(Want::Started), [Step::Start(id)]);
 }
 

@@ -4,6 +4,9 @@ use std::net::Ipv4Addr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+/// Begins the ids of containers that run a step of a build.
+const BUILD_PREFIX: &str = "build-";
+
 /// A container, from the reservation of its name to the last step of its removal.
 ///
 /// ```text
@@ -13,7 +16,7 @@ use serde::{Deserialize, Serialize};
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Container {
-    /// 12 characters of lower-case Crockford base32 (`contract/api.md` 4.1).
+    /// 12 characters of lower-case Crockford base32, for a build step with `build-` before them (`contract/api.md` 4.1).
     pub id: String,
     /// Unique among all names and ids of containers.
     pub name: String,
@@ -46,7 +49,7 @@ pub struct Container {
     /// Limits and other choices of the client.
     #[serde(default)]
     pub options: ContainerOptions,
-    /// Whether a user stopped it; then no policy starts it again.
+    /// Whether a user stopped it, or made it in a pod and has not started it yet; then no policy starts it.
     #[serde(default)]
     pub stopped_by_user: bool,
     /// How often the restart policy has started it again since a user did.
@@ -302,8 +305,25 @@ impl std::fmt::Display for Protocol {
 }
 
 impl Container {
-    /// The interface of the container on the host: `rd_<id>`, 15 characters, the kernel's limit.
+    /// The interface of the container on the host: `rd_` and the twelve characters of the id, 15 in all, the kernel's
+    /// limit.
     pub fn veth(&self) -> String {
-        format!("rd_{}", self.id)
+        format!("rd_{}", self.id.strip_prefix(BUILD_PREFIX).unwrap_or(&self.id))
+    }
+
+    /// Whether it runs a step of a build.
+    pub fn is_build(&self) -> bool {
+        self.id.starts_with(BUILD_PREFIX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::store::tests::container;
+
+    #[test]
+    fn the_name_of_an_interface_has_at_most_fifteen_characters() {
+        assert_eq!(container("01kg2cnf0ytv", "web").veth(), "rd_01kg2cnf0ytv");
+        assert_eq!(container("build-01kg2cnf0ytv", "x").veth(), "rd_01kg2cnf0ytv");
     }
 }
