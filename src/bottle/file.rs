@@ -219,7 +219,8 @@ fn check_volumes(file: &BottleFile) -> std::result::Result<(), BottleError> {
             .mounts
             .iter()
             .filter_map(|mount| Some(mount.split_once(':')?.0));
-        for source in sources.filter(|source| is_name(source) && !file.volumes.contains(*source)) {
+        let mut unknown = sources.filter(|source| is_name(source) && !file.volumes.contains(*source));
+        if let Some(source) = unknown.next() {
             let message = format!("service {service:?} mounts the volume {source:?}, which is not listed in volumes");
             return Err(BottleError::Invalid(message));
         }

@@ -113,9 +113,10 @@ impl BottleService {
 
     /// Waits until no operation is in progress, and for no service to become healthy.
     pub async fn finish_operations(&self) {
-        let waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.values().for_each(CancellationToken::cancel);
-        drop(waiting);
+        {
+            let waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            waiting.values().for_each(CancellationToken::cancel);
+        }
         self.0.operations.close();
         self.0.operations.wait().await;
     }

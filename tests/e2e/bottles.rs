@@ -9,6 +9,7 @@ use crate::{lab_with_busybox, until_term};
 
 /// A blog of two services that only meet at one port.
 fn blog(image: &str) -> String {
+    let rest = "trap 'exit 0' TERM; while :; do sleep 1000 & wait $!; done";
     format!(
         r#"
 bottle: {{ name: blog }}
@@ -16,14 +17,14 @@ volumes: {{ data: }}
 services:
   web:
     image: {image}
-    command: [/bin/sh, -c, "mkdir /www; echo page > /www/page; exec httpd -f -p 80 -h /www"]
+    command: [/bin/sh, -c, "mkdir /www; echo page > /www/page; httpd -p 80 -h /www; {rest}"]
     env: [ "WORDPRESS_DB_HOST=db:3306", "DB=db", "URL=http://db:3306/" ]
     ports: [ "8080:80" ]
     depends_on: {{ db: {{ condition: service_healthy }} }}
     mem_limit: 64m
   db:
     image: {image}
-    command: [/bin/sh, -c, "echo row >> /data/row; httpd -p 3307 -h /data; sleep 1; exec httpd -f -p 3306 -h /data"]
+    command: [/bin/sh, -c, "echo row >> /data/row; httpd -p 3307 -h /data; sleep 1; httpd -p 3306 -h /data; {rest}"]
     volumes: [ "data:/data" ]
     restart: on-failure:3
     healthcheck: {{ tcp: 3306, interval: 1s, timeout: 1s, start_period: 10s }}
@@ -316,7 +317,7 @@ fn what_is_gone_is_no_obstacle() {
 fn others_staged_policies_stay_staged() {
     let (lab, image) = lab_with_busybox();
     let api = lab.api();
-    let wish = json!({ "chain": "RAIND-EW", "source": "one", "destination": "two", "protocol": "tcp", "dport": 1 });
+    let wish = json!({ "chain": "RAIND-EW", "source": "one", "dest": "two", "protocol": "tcp", "dport": 1 });
     api.ok(post("/v1/policies", wish));
     let staged = || {
         let all = api.ok(get("/v1/policies/RAIND-EW"))["policies"].clone();

@@ -616,6 +616,44 @@ fn manifests_and_replica_sets() {
 }
 
 #[test]
+fn bottles() {
+    let mut replay = Replay::new();
+    push_images(&mut replay);
+    replay.all(vec![
+        case("007-bottles-list-empty"),
+        case("287-bottle-register"),
+        case("289-bottle-list"),
+        // What runs is passed over.
+        case("294-bottle-start-again").like("301-bottle-stop-again").status(200),
+        case("294-bottle-start-again").like("301-bottle-stop-again").status(200),
+        case("296-bottle-member-direct-start").status(409),
+        case("297-bottle-member-direct-delete").status(409),
+        case("298-bottle-unknown-action"),
+        case("301-bottle-stop-again"),
+        case("300-bottle-list-stopped"),
+        case("303-bottle-delete-running"),
+        case("304-bottle-get-deleted"),
+        case("305-bottle-action-unknown").status(404),
+        case("306-bottle-get-unknown"),
+        case("307-bottle-invalid-yaml").starts("invalid yaml: "),
+        case("308-bottle-empty"),
+        case("309-bottle-no-name"),
+        case("310-bottle-no-services"),
+        case("313-bottle-bad-policy-type"),
+        case("314-bottle-ew-ip-dest"),
+        case("315-bottle-ns-name-dest"),
+        case("316-bottle-unknown-image")
+            .status(404)
+            .starts("create containers failed: "),
+        case("317-bottle-explicit-network"),
+        case("318-bottle-get-explicit-network"),
+        case("319-bottle-delete-created"),
+        case("320-bottle-list-end"),
+    ]);
+    replay.finish();
+}
+
+#[test]
 fn identities() {
     let mut replay = Replay::new();
     push_images(&mut replay);
