@@ -100,9 +100,10 @@ fn ends(status: &PodStatus, of: impl Fn(&Container) -> bool) -> Vec<Step> {
     members.map(|member| Step::End(member.id.clone())).collect()
 }
 
-/// Whether it holds on to namespaces, running or about to.
+/// Whether it holds on to namespaces, running or about to. What somebody is just creating again says so when it is done:
+/// until then its row still names the namespaces of its last run.
 fn lives(container: &Container) -> bool {
-    matches!(container.state, ContainerState::Created | ContainerState::Running)
+    container.operation.is_none() && matches!(container.state, ContainerState::Created | ContainerState::Running)
 }
 
 /// First what is in the way, then infra, then the members.
@@ -166,6 +167,7 @@ fn is_due(pod: &Pod, member: &Container, infra: &Container, want: Want) -> bool 
         && member.stopped_at > pod.started_at;
     match member.state {
         ContainerState::Creating | ContainerState::Running => false,
+        _ if member.operation.is_some() => false,
         _ if want == Want::Started && !had_its_run => true,
         _ if waits => false,
         ContainerState::Created => true,

@@ -294,6 +294,18 @@ fn a_member_that_was_done_before_infra_died_stays_done() {
 }
 
 #[test]
+fn a_member_that_is_being_created_again_is_not_in_dead_namespaces() {
+    let mut world = running();
+    let id = world.member(0).id.clone();
+    let member = world.with(&id);
+    // As the runtime's hook leaves the row, before the create returns.
+    (member.state, member.operation, member.joined) = (Created, Some(Operation::Restart), process(1));
+    assert_eq!(world.next(Want::Kept), Plan::Done);
+    world.with(&id).operation = None;
+    assert_eq!(world.steps(Want::Kept), [Step::End(id)]);
+}
+
+#[test]
 fn a_container_that_a_client_made_waits_for_its_client() {
     let mut world = running();
     world.make("extra-5w7yabcd".into());
