@@ -106,13 +106,15 @@ fn limits_hold_for_init_and_exec_and_cannot_be_raised_from_inside() {
     } else {
         ("/sys/fs/cgroup/raind", "raind")
     };
-    let members = lab.machine().read(&format!("{pids}/{id}/cgroup.procs"));
     // The kernel numbers them as this process, which is outside of the lab, sees them.
     let command = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let names: Vec<_> = members.lines().map(command).collect();
-    // The shell and its sleep, and the sleep of the exec.
-    let sleeps = names.iter().filter(|name| name.contains("sleep\x001000")).count();
-    assert!(sleeps >= 2, "{names:?}");
+    // The shell's sleep, and the one of the exec, which may still be on its way from a fork of its shell.
+    wait_for("both sleeps in the cgroup", Duration::from_secs(10), || {
+        let members = lab.machine().read(&format!("{pids}/{id}/cgroup.procs"));
+        let names: Vec<_> = members.lines().map(command).collect();
+        let sleeps = names.iter().filter(|name| name.contains("sleep\x001000")).count();
+        if sleeps >= 2 { Ok(()) } else { Err(format!("{names:?}")) }
+    });
     assert_eq!(lab.machine().read(&format!("{pids}/{id}/pids.max")).trim(), "512");
     if memory.starts_with("memory") {
         let limit = lab

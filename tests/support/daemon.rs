@@ -29,6 +29,8 @@ struct Process {
     /// The one that waits for it outside of the lab.
     nsenter: Child,
     pid: Pid,
+    /// Where its lines in the log begin, in bytes.
+    log_from: usize,
 }
 
 impl Daemon {
@@ -51,7 +53,7 @@ impl Daemon {
         self
     }
 
-    /// Starts it and waits until all three listeners answer and the client's certificate is there.
+    /// Starts it and waits until it says that it is ready, all three listeners answer, and the client's certificate is there.
     pub fn start(&self) {
         self.launch();
         wait_for("a daemon that serves", LIMIT, || {
@@ -71,6 +73,7 @@ impl Daemon {
             .append(true)
             .open(self.machine.path(LOG))
             .unwrap();
+        let log_from = self.log().len();
         let nsenter = self
             .command()
             .stdout(log.try_clone().unwrap())
@@ -78,7 +81,7 @@ impl Daemon {
             .spawn()
             .unwrap();
         let pid = Pid::from_raw(child_of(&nsenter));
-        *process = Some(Process { nsenter, pid });
+        *process = Some(Process { nsenter, pid, log_from });
     }
 
     /// Runs it with further arguments to its end, for starts that are refused. After 20 seconds it is ended, with
@@ -144,6 +147,12 @@ impl Daemon {
     }
 
     fn serves(&self) -> Result<(), String> {
+        // That its ports answer is not enough: a child that a killed daemon had just forked holds the old sockets until
+        // its exec.
+        let log_from = self.process().as_ref().map_or(0, |process| process.log_from);
+        if !self.log()[log_from..].contains(": ready ") {
+            return Err("it has not said that it is ready".into());
+        }
         let certificate = self.machine.path("/etc/raind/cert/raindClient.crt");
         certificate
             .metadata()
