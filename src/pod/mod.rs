@@ -24,13 +24,15 @@ mod error;
 mod plan;
 mod replica_set;
 mod service;
+mod set_controller;
 mod set_plan;
 mod status;
 mod template;
 
 pub use controller::PodController;
 pub use error::PodError;
-pub use replica_set::{AppliedSet, MAX_REPLICAS, NewSet, ReplicaSets, SetController, SetError, SetStatus};
+pub use replica_set::{AppliedSet, MAX_REPLICAS, NewSet, ReplicaSets, SetError, SetStatus};
 pub use service::{NewPod, PodService, PodSettings, fresh_ulid};
+pub use set_controller::SetController;
 pub use status::{PodState, PodStatus, member_name, status, statuses};
 pub use template::check_template;

@@ -19,10 +19,8 @@ use futures_util::stream;
 use jiff::Timestamp;
 use tokio_util::task::TaskTracker;
 
-use crate::controller::{Outcome, Reconcile};
 use crate::store::{
-    Change, Claim, Kind, Object, Pod, PodGoal, PodTemplate, ReplicaSet, Snapshot, Store, StoreError, Txn,
-    UpdateStrategy,
+    Claim, Kind, Pod, PodGoal, PodTemplate, ReplicaSet, Snapshot, Store, StoreError, Txn, UpdateStrategy,
 };
 
 use super::service::fresh_id;
@@ -234,7 +232,7 @@ impl ReplicaSets {
     }
 
     /// Decides and writes what a set needs; nothing for one that needs nothing or is gone.
-    async fn reconcile(&self, id: &str) -> Result<(), SetError> {
+    pub(super) async fn reconcile(&self, id: &str) -> Result<(), SetError> {
         if decide(&self.store.snapshot(), id).is_none() {
             return Ok(());
         }
@@ -309,7 +307,7 @@ fn orphans(snapshot: &Snapshot, set: &ReplicaSet) -> Vec<String> {
     pods.into_iter().map(|pod| pod.id.clone()).collect()
 }
 
-fn is_orphan_of(set: &ReplicaSet, pod: &Pod) -> bool {
+pub(super) fn is_orphan_of(set: &ReplicaSet, pod: &Pod) -> bool {
     let has = |(key, value): (&String, &String)| pod.template.labels.get(key) == Some(value);
     pod.owner.is_none()
         && pod.goal == PodGoal::Running
@@ -450,58 +448,6 @@ impl SetStatus {
         if pod.goal != PodGoal::Removed {
             self.current += 1;
             self.ready += usize::from(status.ready);
-        }
-    }
-}
-
-/// Keeps sets true. Keys are ids of sets.
-pub struct SetController(ReplicaSets);
-
-impl SetController {
-    /// A controller that works through the service.
-    pub fn new(sets: ReplicaSets) -> Self {
-        Self(sets)
-    }
-}
-
-impl Reconcile for SetController {
-    type Key = String;
-
-    fn concerned(&self, change: &Change, now: &Snapshot) -> Vec<String> {
-        let pod_of = |id: &Option<String>| now.pods().get(id.as_ref()?).cloned();
-        let of = |object: &Object| match object {
-            Object::ReplicaSet(set) => vec![set.id.clone()],
-            Object::Pod(pod) => interested(now, pod),
-            Object::Container(container) => pod_of(&container.pod_id)
-                .map(|pod| interested(now, &pod))
-                .unwrap_or_default(),
-            _ => Vec::new(),
-        };
-        [&change.old, &change.new].into_iter().flatten().flat_map(of).collect()
-    }
-
-    fn all(&self, now: &Snapshot) -> Vec<String> {
-        now.replicasets().iter().map(|set| set.id.clone()).collect()
-    }
-
-    async fn reconcile(&self, id: &String) -> Outcome {
-        match self.0.reconcile(id).await {
-            Ok(()) => Outcome::Done,
-            Err(error) => {
-                tracing::warn!(replicaset.id = %id, %error, "a replica set is not as it should be; it will be tried again");
-                Outcome::Failed
-            }
-        }
-    }
-}
-
-/// The owner of a pod, or the sets that could adopt it.
-fn interested(now: &Snapshot, pod: &Pod) -> Vec<String> {
-    match &pod.owner {
-        Some(owner) => vec![owner.clone()],
-        None => {
-            let sets = now.replicasets().iter().filter(|set| is_orphan_of(set, pod));
-            sets.map(|set| set.id.clone()).collect()
         }
     }
 }
