@@ -327,7 +327,10 @@ fn new_row(
         tty: wish.request.tty,
         options: wish.options,
         // A member that a client made waits for its client, also in a running pod.
-        stopped_by_user: wish.part.pod().is_some_and(|part| matches!(part.role, PodRole::Added { .. })),
+        stopped_by_user: wish
+            .part
+            .pod()
+            .is_some_and(|part| matches!(part.role, PodRole::Added { .. })),
         restarts: 0,
         retries: Retries::default(),
         health: None,

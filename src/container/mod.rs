@@ -15,8 +15,8 @@
 //! What it never does: start processes (that is `runtime`), write rules (`firewall`), or know HTTP.
 
 mod attach;
-mod build;
 mod bottle;
+mod build;
 mod bundle;
 mod cgroup;
 mod create;
@@ -56,8 +56,8 @@ use crate::runtime::dir::ContainerDir;
 use crate::store::{Claim, Container, Snapshot, Store};
 
 pub use attach::{MAX_CLIENTS, Terminal};
-pub use build::{BuildStep, StepEnd};
 pub use bottle::BottlePart;
+pub use build::{BuildStep, StepEnd};
 pub use error::ContainerError;
 pub use exec::ExecRequest;
 pub use health::Prober;

@@ -9,8 +9,8 @@
 mod support;
 
 mod auth;
-mod builds;
 mod bottles;
+mod builds;
 mod crash;
 mod events;
 mod exec;

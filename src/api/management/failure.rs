@@ -2,8 +2,8 @@
 
 use crate::api::ApiError;
 use crate::apply::{ApplyError, What};
-use crate::build::BuildError;
 use crate::bottle::BottleError;
+use crate::build::BuildError;
 use crate::container::ContainerError;
 use crate::firewall::NetworksError;
 use crate::image::ImageError;

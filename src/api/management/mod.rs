@@ -4,8 +4,8 @@
 //! service becomes is decided in [`failure`].
 
 mod attach;
-mod build;
 mod bottles;
+mod build;
 mod containers;
 mod events;
 mod exec;
@@ -29,8 +29,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::apply::Applier;
-use crate::build::BuildService;
 use crate::bottle::BottleService;
+use crate::build::BuildService;
 use crate::container::ContainerService;
 use crate::events::Events;
 use crate::firewall::Networks;
