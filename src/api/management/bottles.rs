@@ -371,3 +371,41 @@ fn in_utc(container: &Container) -> ContainerView {
         utc(container.stopped_at),
     ])
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::store::tests::bottle;
+
+    #[test]
+    fn a_container_that_is_gone_is_shown_as_missing() {
+        let mut blog = bottle("01kh3w0000ab", "blog", &["db", "web"]);
+        blog.services.get_mut("db").unwrap().image = "mysql:8".into();
+        blog.containers.insert("db".into(), "01kh3w0001cd".into());
+        let view = serde_json::to_value(BottleView::new(&Snapshot::default(), &blog)).unwrap();
+        let never = "0001-01-01T00:00:00Z";
+        let missing = json!({
+            "containerId": "", "name": "", "state": "missing", "pid": 0,
+            "imageRepository": "library/mysql", "imageReference": "8", "command": [], "address": "", "forwards": [],
+            "creatingAt": never, "createdAt": never, "statedAt": never, "stoppedAt": never,
+        });
+        assert_eq!(view["containers"], json!({ "db": missing }));
+        let fields: Vec<_> = view.as_object().unwrap().keys().map(String::as_str).collect();
+        let shown = [
+            "bottleId",
+            "bottleName",
+            "services",
+            "startOrder",
+            "containers",
+            "createdAt",
+        ];
+        assert!(
+            fields.len() == shown.len() && shown.iter().all(|name| fields.contains(name)),
+            "{fields:?}"
+        );
+        assert_eq!(view["services"]["web"], json!({ "image": "" }));
+        assert_eq!(crate::bottle::status(&Snapshot::default(), &blog), "abnormal");
+    }
+}
