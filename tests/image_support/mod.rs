@@ -17,6 +17,8 @@ pub struct Place {
     pub scratch: tempfile::TempDir,
     pub store: Store,
     pub images: ImageService,
+    /// What the service brings with it, as `inventory` names it.
+    built_in: Vec<String>,
 }
 
 impl Place {
@@ -26,7 +28,14 @@ impl Place {
         let store = Store::open(&scratch.path().join("store.db")).unwrap();
         let images = service(&scratch.path().join("image"), &store, insecure);
         images.recover().await.unwrap();
-        Self { scratch, store, images }
+        let mut place = Self {
+            scratch,
+            store,
+            images,
+            built_in: Vec::new(),
+        };
+        place.built_in = place.inventory();
+        place
     }
 
     pub fn root(&self) -> PathBuf {
@@ -43,7 +52,7 @@ impl Place {
         self.images.lower_dirs(&diff_ids)
     }
 
-    /// What is in the image store, without what is in layers.
+    /// What is in the image store beyond the built-in layer, without what is in layers.
     pub fn inventory(&self) -> Vec<String> {
         let mut found = Vec::new();
         for directory in ["l", "blobs/sha256", "staging"] {
@@ -51,13 +60,14 @@ impl Place {
                 found.push(format!("{directory}/{}", entry.unwrap().file_name().display()));
             }
         }
+        found.retain(|path| !self.built_in.contains(path));
         found.sort();
         found
     }
 
-    /// How many layers are stored.
+    /// How many layers are stored beyond the built-in one.
     pub fn layers(&self) -> usize {
-        std::fs::read_dir(self.root().join("l")).unwrap().count()
+        self.inventory().iter().filter(|path| path.starts_with("l/")).count()
     }
 }
 

@@ -150,7 +150,9 @@ impl Daemon {
         // That its ports answer is not enough: a child that a killed daemon had just forked holds the old sockets until
         // its exec.
         let log_from = self.process().as_ref().map_or(0, |process| process.log_from);
-        if !self.log()[log_from..].contains(": ready ") {
+        let log = self.log();
+        // As text, and as JSON.
+        if ![": ready ", "\"ready\""].iter().any(|word| log[log_from..].contains(word)) {
             return Err("it has not said that it is ready".into());
         }
         let certificate = self.machine.path("/etc/raind/cert/raindClient.crt");
