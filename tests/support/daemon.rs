@@ -152,7 +152,10 @@ impl Daemon {
         let log_from = self.process().as_ref().map_or(0, |process| process.log_from);
         let log = self.log();
         // As text, and as JSON.
-        if ![": ready ", "\"ready\""].iter().any(|word| log[log_from..].contains(word)) {
+        if ![": ready ", "\"ready\""]
+            .iter()
+            .any(|word| log[log_from..].contains(word))
+        {
             return Err("it has not said that it is ready".into());
         }
         let certificate = self.machine.path("/etc/raind/cert/raindClient.crt");
