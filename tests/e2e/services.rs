@@ -1,10 +1,12 @@
 //! Services over real pods (`contract/network.md` 11).
 
 use std::collections::BTreeMap;
+use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::manifests::{apply, remove};
 use crate::support::{Api, HOST, Lab, Place, delete, get, post, send, wait_for};
 use crate::{lab_with_busybox, until_term};
 
@@ -273,4 +275,89 @@ fn taken_ports_and_bad_manifests_are_refused() {
     );
     // Both protocols may have the same number.
     create(&api, "dns", "{port: 11240, protocol: UDP}");
+}
+
+#[test]
+fn a_udp_service_in_a_list_reaches_its_pod() {
+    let (lab, image) = lab_with_busybox();
+    let api = lab.api();
+    let before = lab.inventory();
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": [
+        { "kind": "Pod", "metadata": { "name": "echo", "labels": { "app": "echo" } },
+          "spec": { "containers": [{ "name": "main", "image": image, "command": until_term(0) }] } },
+        { "kind": "Service", "metadata": { "name": "echo" },
+          "spec": { "selector": { "app": "echo" }, "ports": [{ "port": 5353, "targetPort": 1053, "protocol": "UDP" }] } },
+    ] })
+    .to_string();
+    let applied = apply(&api, &list);
+    let member = applied["pods"][0]["containerIds"][0].as_str().unwrap();
+    let server = lab
+        .machine()
+        .at(lab.network_of(member), || UdpSocket::bind("0.0.0.0:1053").unwrap());
+    server.set_read_timeout(Some(LIMIT)).unwrap();
+    wait_for("the rules of the service", LIMIT, || match &targets(&lab)[..] {
+        [_] => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    for (place, address) in [(Place::Outside, HOST), (Place::Host, HOST), (Place::Host, "127.0.0.1")] {
+        let client = lab.machine().at(place, || UdpSocket::bind("0.0.0.0:0").unwrap());
+        client.set_read_timeout(Some(LIMIT)).unwrap();
+        client.connect((address, 5353)).unwrap();
+        client.send(b"ping").unwrap();
+        let mut buffer = [0; 16];
+        let (length, peer) = server
+            .recv_from(&mut buffer)
+            .unwrap_or_else(|e| panic!("{address} from {place:?}: {e}"));
+        server.send_to(&buffer[..length], peer).unwrap();
+        assert_eq!(client.recv(&mut buffer).unwrap(), 4, "{address} from {place:?}");
+    }
+    drop(server);
+    remove(&api, &list);
+    lab.assert_unchanged(&before);
+}
+
+#[test]
+fn no_request_fails_while_a_killed_member_comes_back() {
+    let (lab, image) = lab_with_busybox();
+    let api = lab.api();
+    let serve = "mkdir -p /tmp/www; hostname > /tmp/www/index.html; exec /bin/httpd -f -p 80 -h /tmp/www";
+    let set = json!({ "kind": "ReplicaSet", "metadata": { "name": "shop" }, "spec": { "replicas": 4,
+        "template": { "metadata": { "labels": { "app": "shop" } }, "spec": { "containers": [{
+            "name": "web", "image": image, "command": ["/bin/sh", "-c", serve],
+            "readinessProbe": { "httpGet": { "path": "/", "port": 80 }, "periodSeconds": 1 },
+        }] } } } });
+    apply(&api, &set.to_string());
+    let service = create(&api, "shop", "{port: 11240, targetPort: 80}");
+    wait_endpoints(&lab, &service, 4);
+
+    let members = || -> Vec<Value> {
+        let all = api.ok(get("/v1/containers"));
+        let is_member = |c: &&Value| c["name"].as_str().unwrap().starts_with("web-");
+        all.as_array().unwrap().iter().filter(is_member).cloned().collect()
+    };
+    let victim = members().remove(0);
+    let (id, pid) = (victim["containerId"].as_str().unwrap(), victim["pid"].as_i64().unwrap());
+    lab.machine().run(&["kill", "-9", &pid.to_string()]);
+    // Seen by the daemon, and by the kernel: from here on nobody is sent to it before it is ready again.
+    wait_for("the end of the member", LIMIT, || {
+        match api.container(id)["pid"].as_i64() {
+            Some(now) if now == pid => Err(now),
+            _ => Ok(()),
+        }
+    });
+    wait_for("rules as the API shows them", LIMIT, || {
+        let shown: Vec<_> = endpoints(&api, &service).iter().map(|e| e["address"].clone()).collect();
+        if targets(&lab) == shown {
+            Ok(())
+        } else {
+            Err(format!("{shown:?}"))
+        }
+    });
+    answers(&lab, Place::Host, "127.0.0.1:11240", 200);
+    wait_endpoints(&lab, &service, 4);
+    assert_eq!(answers(&lab, Place::Host, "127.0.0.1:11240", 100).len(), 4);
+    assert!(
+        api.container(id)["restartCount"].as_u64() > Some(0),
+        "restarted in place"
+    );
 }
