@@ -226,6 +226,14 @@ fn taken_ports_and_bad_manifests_are_refused() {
     let web = json!({ "image": image, "command": until_term(0), "name": "web", "port": ["8080:80"] });
     api.create(web.clone());
     create(&api, "shop", "{port: 11240}");
+    wait_for("the rules of the service", LIMIT, || {
+        let rules = lab.machine().run(&["iptables-save", "-t", "nat"]);
+        if rules.contains("--dport 11240 -j RAIND-SVC-") {
+            Ok(())
+        } else {
+            Err(rules)
+        }
+    });
     let before = lab.inventory();
     for (status, name, ports, message) in [
         (409, "shop", "{port: 1}", "name already used by other service"),
