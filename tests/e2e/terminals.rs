@@ -30,6 +30,25 @@ fn says(terminal: &mut Terminal, command: &str, text: &str) {
     terminal.expect(text);
 }
 
+/// Waits until the runtime serves so many clients of a container's terminal. The daemon connects to it after the
+/// upgrade, and who is not connected yet misses what is shown until then.
+fn connected(lab: &Lab, container: &str, clients: usize) {
+    let events = terminal_events(container);
+    wait_for("clients of a terminal", Duration::from_secs(30), || {
+        let log = lab.machine().read(&events);
+        if log.matches("attach connected").count() >= clients {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    });
+}
+
+/// Where the runtime notes who comes and goes.
+fn terminal_events(container: &str) -> String {
+    format!("/etc/raind/container/{container}/logs/shim.log")
+}
+
 /// The record of the last WebSocket session, once there are so many.
 fn audited(lab: &Lab, action: &str, count: usize) -> Value {
     wait_for("an audit record", Duration::from_secs(10), || {
@@ -53,6 +72,7 @@ fn a_person_can_live_in_a_container() {
 
     // A created container has nothing to show yet.
     let mut early = attach(&api, "home");
+    connected(&lab, &id, 1);
     api.start(&id);
     early.expect("ready\r\n");
     early.resize(24, 80);
@@ -102,15 +122,17 @@ fn several_share_a_terminal_and_one_who_sleeps_holds_nobody_up() {
     let before = lab.inventory();
     let id = api.run(json!({ "image": image, "tty": true, "command": SHELL }));
     let (mut one, mut two, asleep) = (attach(&api, &id), attach(&api, &id), attach(&api, &id));
+    connected(&lab, &id, 3);
     says(&mut one, "echo from one", "from one\r\n");
     two.expect("from one\r\n");
     says(&mut two, "echo from two", "from two\r\n");
     one.expect("from two\r\n");
     one.resize(10, 20);
+    says(&mut one, "stty size", "10 20\r\n");
     two.resize(30, 40);
     says(&mut two, "stty size", "30 40\r\n");
     // Step by step, so that those who read keep up however busy the machine is.
-    let events = format!("/etc/raind/container/{id}/logs/shim.log");
+    let events = terminal_events(&id);
     let mut steps = 0;
     while !lab.machine().read(&events).contains("does not read") {
         steps += 1;

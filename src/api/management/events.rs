@@ -58,7 +58,7 @@ pub struct EventView {
     sequence: u64,
     /// When it happened.
     time: String,
-    /// `container`, `image` or `network`.
+    /// `container`, `image`, `network`, `pod`, `replicaset`, `service`, `policy`, `policysettings` or `bottle`.
     #[schema(value_type = String)]
     kind: Kind,
     /// `created`, `changed` or `removed`.
@@ -117,7 +117,7 @@ impl EventView {
     }
 }
 
-/// What happens to containers, images and networks, as it happens
+/// What happens to containers, images, networks, pods and all other objects, as it happens
 ///
 /// Server-sent events: `change` (data as in the schema), `reset` (the number asked for is not known any more: read the
 /// lists again), `lagged` (the client read too slowly and events are missing: the same). A comment every 15 s without
