@@ -19,7 +19,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, fchown, fcntl_setfl, open};
 use rustix::io::{Errno, ioctl_fionread};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, Signal, getsid, kill_process_group, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 
 use super::process::{self, NotStarted, Process, Stdio};
 use super::{Job, Request, prepare, record};
@@ -215,7 +215,14 @@ fn kill_member(pid: Pid, session: Pid) -> bool {
     let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else {
         return false;
     };
-    getsid(Some(pid)) == Ok(session) && pidfd_send_signal(&process, Signal::KILL).is_ok()
+    session_of(pid) == Some(session) && pidfd_send_signal(&process, Signal::KILL).is_ok()
+}
+
+/// The session of a process; `None` when it is gone, or when its session leader is in no PID namespace of ours.
+fn session_of(pid: Pid) -> Option<Pid> {
+    // Not rustix: it takes for granted that the kernel never answers 0, and 0 is what it answers for such a leader.
+    let process = nix::unistd::Pid::from_raw(pid.as_raw_nonzero().get());
+    Pid::from_raw(nix::unistd::getsid(Some(process)).ok()?.as_raw())
 }
 
 /// One output of the process.
@@ -307,23 +314,29 @@ mod tests {
         );
     }
 
-    /// A process in a session of its own, with a member in another process group, and a stranger.
+    /// A session with a member in another process group, and a stranger.
     #[test]
     fn a_session_is_more_than_its_process_group() {
+        use std::io::{BufRead, BufReader};
         use std::os::unix::process::CommandExt;
-        let sleep = |prepare: fn() -> rustix::io::Result<()>| {
-            let mut command = std::process::Command::new("sleep");
-            // SAFETY: only system calls between fork and execve.
-            unsafe { command.arg("1000").pre_exec(move || Ok(prepare()?)) };
+        let session = |script: &str| {
+            let mut command = std::process::Command::new("bash");
+            command.args(["-c", script]).stdout(std::process::Stdio::piped());
+            // SAFETY: only a system call between fork and execve.
+            unsafe { command.pre_exec(|| Ok(rustix::process::setsid().map(drop)?)) };
             command.spawn().unwrap()
         };
-        let own = rustix::process::getsid(None).unwrap();
-        let mut member = sleep(|| rustix::process::setpgid(None, None));
-        let mut stranger = sleep(|| rustix::process::setsid().map(drop));
         let pid = |child: &std::process::Child| Pid::from_raw(child.id().cast_signed()).unwrap();
-        assert!(kill_member(pid(&member), own));
-        assert!(!member.wait().unwrap().success());
-        assert!(!kill_member(pid(&stranger), own));
+        // Job control gives the background job a process group of its own.
+        let mut leader = session("set -m; sleep 1000 & echo $!; wait $!; exit 7");
+        let mut stranger = session("exec sleep 1000");
+        let mut line = String::new();
+        BufReader::new(leader.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let member = Pid::from_raw(line.trim().parse().unwrap()).unwrap();
+        assert_ne!(rustix::process::getpgid(Some(member)).unwrap(), pid(&leader));
+        assert!(kill_member(member, pid(&leader)));
+        assert_eq!(leader.wait().unwrap().code(), Some(7));
+        assert!(!kill_member(pid(&stranger), pid(&leader)));
         assert!(stranger.try_wait().unwrap().is_none());
         assert!(kill_member(pid(&stranger), pid(&stranger)));
         stranger.wait().unwrap();
