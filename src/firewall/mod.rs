@@ -53,6 +53,7 @@ use ipnet::Ipv4Net;
 use crate::config::{DEFAULT_SUBNET, HOOK_PORT};
 use crate::network::{DNS_ADDRESS, DNS_PORT};
 
+pub use conntrack::Flow;
 pub use explain::{Destination, Explainer, Packet, Verdict};
 pub use networks::{Networks, NetworksError};
 pub use render::{Ruleset, render};

@@ -3,10 +3,11 @@
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::plan::{JUMPS, JUMPS6, Jump, Scope, above_ours, applied, plan};
-use super::state::{FirewallState, Permit, PublishedPort};
+use super::state::{FirewallState, PublishedPort};
 use super::tables::Tables;
 use super::tool::{Family, Tool, Variant};
-use super::{FirewallError, FirewallSettings, Ruleset, conntrack, legacy, render};
+use super::conntrack::{self, Flow};
+use super::{FirewallError, FirewallSettings, Ruleset, legacy, render};
 use crate::network::Uplink;
 use crate::store::{Protocol, Snapshot, Store};
 
@@ -97,10 +98,10 @@ impl Firewall {
         self.ask(Request::Apply).await
     }
 
-    /// Ends the established flows out of the host that these policies deny: the rules let them pass for ever. A failure
-    /// leaves them, and is logged.
-    pub async fn sever(&self, denials: &[Permit]) {
-        match conntrack::sever(denials).await {
+    /// Ends the established flows that are denied now: the rules let them pass for ever. A failure leaves them, and is
+    /// logged.
+    pub async fn sever(&self, denied: impl Fn(&Flow) -> bool) {
+        match conntrack::sever(denied).await {
             Ok(flows) => tracing::debug!(flows, "flows that are denied now are ended"),
             Err(error) => tracing::warn!(%error, "flows that are denied now may go on"),
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::changes::{self, Promotion};
 use super::{Directory, End, Entry, NewPolicy, NsMode, PolicyError, Unresolved};
-use crate::firewall::{Destination, Explainer, Firewall, Packet, Permit, Verdict, render};
+use crate::firewall::{Destination, Explainer, Firewall, Flow, Packet, Verdict, render};
 use crate::store::{Chain, Policy, PolicyStage, Snapshot, Store, Txn};
 
 /// The policies of users. Clones share them.
@@ -207,16 +207,21 @@ impl PolicyService {
             Ok((next, ())) => next,
             Err(_) => now.clone(),
         };
-        let before = self.store.snapshot();
         let trial = self.firewall.try_out(candidate).await?;
         let result = self.store.transact(move |t| promotion.apply(t)).await;
         drop(trial);
         result?;
-        let denials = new_denials(&self.firewall, &before, &self.store.snapshot());
-        if !denials.is_empty() {
-            self.firewall.sever(&denials).await;
-        }
+        self.sever_denied().await;
         Ok(())
+    }
+
+    /// Ends the connections of containers that may not be made any more (P-17).
+    async fn sever_denied(&self) {
+        let snapshot = self.store.snapshot();
+        let state = self.firewall.state_of(&snapshot);
+        let directory = Directory::new(&snapshot);
+        let explainer = Explainer::new(&state);
+        self.firewall.sever(|flow| is_denied(&directory, &explainer, flow)).await;
     }
 
     fn rule_difference(&self, before: &Snapshot, after: &Snapshot) -> (Vec<String>, Vec<String>) {
@@ -234,22 +239,18 @@ impl PolicyService {
     }
 }
 
-/// Policies that deny now and did not before (P-17).
-fn new_denials(firewall: &Firewall, before: &Snapshot, after: &Snapshot) -> Vec<Permit> {
-    let old: BTreeSet<_> = denials(before).collect();
-    let new: BTreeSet<_> = denials(after).filter(|id| !old.contains(id)).collect();
-    if new.is_empty() {
-        return Vec::new();
-    }
-    let permits = firewall.state_of(after).permits.into_iter();
-    permits.filter(|p| new.contains(&*p.policy)).collect()
-}
-
-/// Ids of the policies that deny.
-fn denials(snapshot: &Snapshot) -> impl Iterator<Item = &str> {
-    let observes = changes::settings(snapshot).ns_mode == NsMode::Observe;
-    let denies = move |p: &&Arc<Policy>| observes && p.chain == Chain::RaindNsObs && p.stage != PolicyStage::Added;
-    snapshot.policies().iter().filter(denies).map(|p| &*p.id)
+/// Whether a container may no longer make this connection.
+fn is_denied(directory: &Directory<'_>, explainer: &Explainer<'_>, flow: &Flow) -> bool {
+    let Some(source) = directory.at(*flow.source.ip()) else {
+        return false;
+    };
+    let packet = Packet {
+        source,
+        destination: destination(directory, *flow.destination.ip()),
+        protocol: flow.protocol,
+        port: Some(flow.destination.port()).filter(|port| *port != 0),
+    };
+    !explainer.verdict(&packet).allowed
 }
 
 fn is_of(policy: &Policy, owner: &str) -> bool {
@@ -277,12 +278,14 @@ fn sources(directory: &Directory<'_>, text: &str) -> Result<Vec<End>, PolicyErro
     }
 }
 
+fn destination(directory: &Directory<'_>, address: Ipv4Addr) -> Destination {
+    let end = directory.at(address).map(Destination::End);
+    end.unwrap_or(Destination::Address(address))
+}
+
 fn destinations(directory: &Directory<'_>, text: &str) -> Result<Vec<Destination>, PolicyError> {
     match text.parse::<Ipv4Addr>() {
-        Ok(address) => {
-            let end = directory.at(address).map(Destination::End);
-            Ok(vec![end.unwrap_or(Destination::Address(address))])
-        }
+        Ok(address) => Ok(vec![destination(directory, address)]),
         Err(_) => Ok(directory.resolve(text)?.into_iter().map(Destination::End).collect()),
     }
 }

@@ -193,7 +193,7 @@ fn a_policy_opens_exactly_what_it_names() {
 
     lab.daemon().restart();
     only(true);
-    // A staged removal changes nothing; a committed one everything, except for what is established.
+    // A staged removal changes nothing; a committed one everything, established or not.
     remove(&lab, &id);
     assert_eq!(
         statuses(&lab, "RAIND-EW"),
@@ -208,7 +208,7 @@ fn a_policy_opens_exactly_what_it_names() {
     commit(&lab);
     assert!(statuses(&lab, "RAIND-EW").is_empty());
     only(false);
-    assert!(alive(&mut established));
+    assert!(!alive_within(&mut established, NEVER));
     drop(established);
     for guest in [web, db, other] {
         guest.gone(&lab);
@@ -329,6 +329,7 @@ fn the_way_out_is_observed_and_enforced() {
     commit(&lab);
     assert_eq!(lab.api().ok(get("/v1/policies/RAIND-NS-ENF"))["mode"], "enforce");
     assert_eq!((open(&web), open(&db)), ([true, false], [false, false]));
+    assert!(!alive_within(&mut kept, NEVER), "nor does the mode spare it");
     agrees();
     assert!(counted(&lab, "RAIND-NS-ENF", &format!("RAIND-NS-ALLOW,id={allowed}")) > 0);
     assert!(counted(&lab, "RAIND-NS-ENF", "RAIND-NS-DENY,id=predefined") > 0);
