@@ -286,6 +286,7 @@ impl Daemon {
                 stop: management.0.clone(),
                 tasks: management.1.clone(),
             },
+            kept: Default::default(),
             allowed_origins,
         };
         let app = routing::app(plain(management::routes(), services), Role::Cli, audit.clone());

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use axum::body::Bytes;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -83,15 +84,27 @@ impl<B> Success<B> {
     }
 }
 
+impl<B: Serialize> Success<B> {
+    /// Status and body of the response.
+    pub(super) fn write(&self) -> (StatusCode, Bytes) {
+        write(self.code, &self.body)
+    }
+}
+
 impl<B: Serialize> IntoResponse for Success<B> {
     fn into_response(self) -> Response {
-        render(self.code, &self.body)
+        send(self.write())
     }
 }
 
 /// The response for one envelope.
 pub(super) fn render(code: StatusCode, body: &impl Serialize) -> Response {
-    let (code, line) = match serde_json::to_vec(body) {
+    send(write(code, body))
+}
+
+/// Status and body of the response for one envelope.
+pub(super) fn write(code: StatusCode, body: &impl Serialize) -> (StatusCode, Bytes) {
+    let (code, mut line) = match serde_json::to_vec(body) {
         Ok(json) => (code, json),
         Err(error) => {
             tracing::error!(%error, "an answer cannot be written as JSON");
@@ -99,8 +112,12 @@ pub(super) fn render(code: StatusCode, body: &impl Serialize) -> Response {
             (StatusCode::INTERNAL_SERVER_ERROR, fixed.to_vec())
         }
     };
-    let mut line = line;
     line.push(b'\n');
+    (code, line.into())
+}
+
+/// The response with what [`write`] made.
+pub(super) fn send((code, line): (StatusCode, Bytes)) -> Response {
     let length = HeaderValue::from(line.len());
     let mut response = (code, line).into_response();
     let headers = response.headers_mut();

@@ -142,9 +142,7 @@ impl ContainerService {
 
     /// All containers by creation time, then id.
     pub fn list(&self) -> Vec<Arc<Container>> {
-        let mut all: Vec<_> = self.snapshot().containers().iter().cloned().collect();
-        all.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
-        all
+        list(&self.snapshot())
     }
 
     /// The container of that name, id, or prefix (at least four characters) of exactly one id, in this order.
@@ -201,6 +199,13 @@ impl ContainerService {
         });
         update.await
     }
+}
+
+/// All containers by creation time, then id.
+pub fn list(snapshot: &Snapshot) -> Vec<Arc<Container>> {
+    let mut all: Vec<_> = snapshot.containers().iter().cloned().collect();
+    all.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+    all
 }
 
 fn find_in(snapshot: &Snapshot, parameter: &str) -> Result<Arc<Container>, ContainerError> {

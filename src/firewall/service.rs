@@ -2,11 +2,11 @@
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::conntrack::{self, Flow};
 use super::plan::{JUMPS, JUMPS6, Jump, Scope, above_ours, applied, plan};
 use super::state::{FirewallState, PublishedPort};
 use super::tables::Tables;
 use super::tool::{Family, Tool, Variant};
-use super::conntrack::{self, Flow};
 use super::{FirewallError, FirewallSettings, Ruleset, legacy, render};
 use crate::network::Uplink;
 use crate::store::{Protocol, Snapshot, Store};

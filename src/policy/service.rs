@@ -221,7 +221,9 @@ impl PolicyService {
         let state = self.firewall.state_of(&snapshot);
         let directory = Directory::new(&snapshot);
         let explainer = Explainer::new(&state);
-        self.firewall.sever(|flow| is_denied(&directory, &explainer, flow)).await;
+        self.firewall
+            .sever(|flow| is_denied(&directory, &explainer, flow))
+            .await;
     }
 
     fn rule_difference(&self, before: &Snapshot, after: &Snapshot) -> (Vec<String>, Vec<String>) {

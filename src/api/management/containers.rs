@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 
 use axum::extract::State;
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
@@ -11,7 +12,7 @@ use utoipa::ToSchema;
 use super::Management;
 use crate::api::time::rfc3339;
 use crate::api::{ApiError, AuditEntry, Failure, OptionalJson, PathParams, StrictJson, Success, SuccessBody, success};
-use crate::container::{CreateRequest, HealthCheckRequest, OptionsRequest, RestartRequest};
+use crate::container::{self, CreateRequest, HealthCheckRequest, OptionsRequest, RestartRequest};
 use crate::image::ImageRef;
 use crate::pod::PodError;
 use crate::store::{Container, Health, Protocol};
@@ -347,17 +348,20 @@ fn of(parameter: &str) -> impl Fn(crate::container::ContainerError) -> ApiError 
 /// All containers by creation time
 #[utoipa::path(get, path = "/v1/containers", tag = "containers",
     responses((status = 200, body = SuccessBody<Vec<ContainerView>>)))]
-pub async fn list(State(m): State<Management>) -> Success<SuccessBody<Vec<ContainerView>>> {
-    let containers = m.containers.list();
-    let own = |c: &Container| c.attachment.as_ref().map(|a| a.address);
-    // Of all containers of a pod only infra has an address.
-    let of_pods: HashMap<&str, Ipv4Addr> = containers
-        .iter()
-        .filter_map(|c| Some((c.pod_id.as_deref()?, own(c)?)))
-        .collect();
-    let address = |c: &Container| own(c).or_else(|| of_pods.get(c.pod_id.as_deref()?).copied());
-    let views = containers.iter().map(|c| ContainerView::new(c, address(c))).collect();
-    success("retrieve container list success", views)
+pub async fn list(State(m): State<Management>) -> Response {
+    let snapshot = m.store.snapshot();
+    m.kept.containers.get(&snapshot, || {
+        let containers = container::list(&snapshot);
+        let own = |c: &Container| c.attachment.as_ref().map(|a| a.address);
+        // Of all containers of a pod only infra has an address.
+        let of_pods: HashMap<&str, Ipv4Addr> = containers
+            .iter()
+            .filter_map(|c| Some((c.pod_id.as_deref()?, own(c)?)))
+            .collect();
+        let address = |c: &Container| own(c).or_else(|| of_pods.get(c.pod_id.as_deref()?).copied());
+        let views: Vec<_> = containers.iter().map(|c| ContainerView::new(c, address(c))).collect();
+        success("retrieve container list success", views)
+    })
 }
 
 /// One container

@@ -11,6 +11,7 @@ mod events;
 mod exec;
 mod failure;
 mod images;
+mod kept;
 mod logs;
 mod metrics;
 mod networks;
@@ -41,6 +42,8 @@ use crate::policy::PolicyService;
 use crate::service::ServiceRegistry;
 use crate::store::Store;
 
+pub use kept::KeptAnswer;
+
 /// The services behind the management API.
 #[derive(Clone)]
 #[allow(missing_docs)]
@@ -60,8 +63,17 @@ pub struct Management {
     pub activity: Activity,
     pub events: Events,
     pub sessions: Sessions,
+    pub kept: Kept,
     /// Values of `Origin` that may open a WebSocket besides the API's own.
     pub allowed_origins: Arc<[String]>,
+}
+
+/// Answers of the lists that grow long and are asked for often.
+#[derive(Debug, Clone, Default)]
+#[allow(missing_docs)]
+pub struct Kept {
+    pub containers: KeptAnswer,
+    pub pods: KeptAnswer,
 }
 
 /// What goes on after its request was answered: terminals, and answers without an end.

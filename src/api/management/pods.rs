@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::State;
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
@@ -11,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::Management;
 use crate::api::time::rfc3339;
 use crate::api::{ApiError, AuditEntry, Failure, PathParams, QueryParams, StrictJson, Success, SuccessBody, success};
-use crate::pod::{NewPod, PodError, PodStatus};
+use crate::pod::{self, NewPod, PodError, PodStatus};
 use crate::store::{Pod, PodContainer, PodGoal, PodSpec, PodTemplate, RestartPolicy};
 
 /// Namespace of a request that names none.
@@ -238,10 +239,13 @@ fn of<'a>(parameter: &'a str, prefix: &'a str) -> impl Fn(PodError) -> ApiError 
 
 /// All pods by creation time
 #[utoipa::path(get, path = "/v1/pods", tag = "pods", responses((status = 200, body = SuccessBody<Vec<PodView>>)))]
-pub async fn list(State(m): State<Management>) -> Success<SuccessBody<Vec<PodView>>> {
-    let views = m.pods.list();
-    let views = views.iter().map(|(pod, status)| PodView::new(pod, status)).collect();
-    success("retrieve pod list success", views)
+pub async fn list(State(m): State<Management>) -> Response {
+    let snapshot = m.store.snapshot();
+    m.kept.pods.get(&snapshot, || {
+        let pods = pod::statuses(&snapshot);
+        let views: Vec<_> = pods.iter().map(|(pod, status)| PodView::new(pod, status)).collect();
+        success("retrieve pod list success", views)
+    })
 }
 
 /// One pod
