@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use condenser::config::{Config, LogFormat, Settings};
 use condenser::daemon;
+use condenser::notify::{Environment, ServiceManager};
 use tracing_subscriber::EnvFilter;
 
 /// Condenser, a high-level container runtime for one Linux host. Without a command it runs the daemon in the foreground.
@@ -57,7 +58,10 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start threads")?;
-    Ok(runtime.block_on(daemon::run(config))?)
+    Ok(runtime.block_on(async {
+        let manager = ServiceManager::connect(&Environment::of_process());
+        daemon::run(config, manager).await
+    })?)
 }
 
 fn start_log(config: &Config) -> anyhow::Result<()> {
