@@ -245,13 +245,19 @@ end_containers() {
         RAIND_ROOT_DIR=$1 timeout 30 "$bin/droplet" delete "$id" > /dev/null 2>&1 || true
     done
     for try in $(seq 50); do
-        [ -n "$(running droplet)" ] || return 0
-        if [ "$try" = 25 ]; then
-            for pid in $(running droplet); do kill -KILL "$pid" 2> /dev/null || true; done
+        [ -n "$(left_running)" ] || return 0
+        if [ "$try" -ge 25 ]; then
+            for pid in $(left_running); do kill -KILL "$pid" 2> /dev/null || true; done
         fi
         sleep 0.2
     done
-    die "these processes of containers do not end: $(running droplet | xargs)"
+    die "these processes of containers do not end: $(left_running | xargs)"
+}
+
+# left_running: pids of monitors, and of whatever is in a cgroup of a container.
+left_running() {
+    running droplet
+    find /sys/fs/cgroup -path '*/raind/*/cgroup.procs' -exec cat {} + 2> /dev/null | sort -u || true
 }
 
 # Takes our chains, all named RAIND-..., and the jumps to them out of every table; rules of others are not touched.
