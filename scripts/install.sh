@@ -89,12 +89,13 @@ setting() {
     printf '%s\n' "${value:-$2}"
 }
 
-# running PROGRAM: pids of processes that run it, also one that was replaced since.
+# running PROGRAM: pids of processes that run it, also one that was replaced since. The runtime runs containers from a
+# sealed copy of itself, which is called /droplet.
 running() {
     local exe
     for exe in /proc/[0-9]*/exe; do
         case $(readlink "$exe" 2> /dev/null || true) in
-            "$bin/$1" | "$bin/$1 (deleted)") basename "${exe%/exe}" ;;
+            "$bin/$1" | "$bin/$1 (deleted)" | "/$1") basename "${exe%/exe}" ;;
         esac
     done
 }
@@ -265,10 +266,12 @@ remove_rules() {
     local family
     for family in iptables ip6tables; do
         command -v "$family-save" > /dev/null || continue
+        # What is in quotes is a comment, of whomever.
         "$family-save" | awk '
+            { bare = $0; gsub(/"([^"\\]|\\.)*"/, "", bare) }
             /^\*/ { table = $0 }
             /^:RAIND-/ { chain = substr($1, 2); flush[table] = flush[table] ":" chain " - [0:0]\n"; drop[table] = drop[table] "-X " chain "\n" }
-            /^-A / && $2 !~ /^RAIND-/ && / -[jg] RAIND-/ { sub(/^-A/, "-D"); jump[table] = jump[table] $0 "\n" }
+            /^-A / && $2 !~ /^RAIND-/ && bare ~ / -[jg] RAIND-/ { sub(/^-A/, "-D"); jump[table] = jump[table] $0 "\n" }
             END { for (table in flush) printf "%s\n%s%s%sCOMMIT\n", table, flush[table], jump[table], drop[table] }
         ' | "$family-restore" --noflush
     done

@@ -88,23 +88,6 @@ fn the_service_manager_hears_of_start_reload_and_end() {
 }
 
 #[test]
-fn a_daemon_that_is_stopped_gives_no_sign_of_life() {
-    let lab = Lab::start();
-    let manager = Manager::of(&lab);
-    lab.daemon().set("WATCHDOG_USEC", "300000").launch();
-    manager.until("WATCHDOG=1");
-    kill(lab.daemon().pid(), Signal::SIGSTOP).unwrap();
-    manager.0.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
-    // What was on its way may still come.
-    let mut buffer = [0; 64];
-    let heard = std::iter::from_fn(|| manager.0.recv(&mut buffer).ok()).take(3).count();
-    assert!(heard < 3, "signs of life of a stopped process");
-    kill(lab.daemon().pid(), Signal::SIGCONT).unwrap();
-    manager.0.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    manager.until("WATCHDOG=1");
-}
-
-#[test]
 fn a_replaced_certificate_is_used_after_a_reload() {
     let lab = Lab::running();
     let mut kept = lab.api().session().unwrap();
