@@ -41,6 +41,7 @@ use crate::image::{ImageService, ImageSettings};
 use crate::logs::Watcher;
 use crate::metrics::{Activity, MetricsLog, Sampler};
 use crate::network::{DEFAULT_NETWORK, DNS_ADDRESS, DNS_PORT, NetworkService, NetworkSettings, Uplink};
+use crate::notify::ServiceManager;
 use crate::pki::Pki;
 use crate::pod::{PodController, PodService, PodSettings, ReplicaSets, SetController};
 use crate::policy::PolicyService;
@@ -109,14 +110,35 @@ pub enum DaemonError {
     Pods(#[from] crate::pod::PodError),
 }
 
-/// Runs until SIGTERM or SIGINT. Returns an error only when the daemon could not start.
-pub async fn run(config: Config) -> Result<(), DaemonError> {
-    let signals = Signals::listen()?;
+/// Runs until SIGTERM or SIGINT; SIGHUP makes it [`Reload`]. Returns an error only when the daemon could not start.
+pub async fn run(config: Config, manager: ServiceManager) -> Result<(), DaemonError> {
+    let mut signals = Signals::listen()?;
     let started = std::time::Instant::now();
-    let daemon = Daemon::start(config).await?;
+    let status = format!("serving on {}", config.management_address);
+    let daemon = Daemon::start(config, &manager).await?;
     tracing::info!(elapsed_ms = started.elapsed().as_millis() as u64, "ready");
-    let signal = signals.first().await;
+    manager.ready(&status).await;
+    let over = CancellationToken::new();
+    let serving = async {
+        let signal = loop {
+            match signals.next().await {
+                HANGUP => {
+                    manager.reloading().await;
+                    daemon.reload.run();
+                    manager.ready(&status).await;
+                }
+                signal => break signal,
+            }
+        };
+        over.cancel();
+        signal
+    };
+    let alive = || async { daemon.reload.store.check().await.map_err(|e| e.to_string()) };
+    let (signal, ()) = tokio::join!(serving, manager.watch(alive, over.clone()));
     tracing::info!(signal, "shutting down; containers keep running");
+    manager
+        .stopping("finishing operations in progress; containers keep running")
+        .await;
     daemon.shut_down().await;
     Ok(())
 }
@@ -134,6 +156,26 @@ struct Daemon {
     controllers: (CancellationToken, TaskTracker),
     /// Ends everything that operations in progress still need: hooks, certificates, DNS, periodic work.
     support: (CancellationToken, TaskTracker),
+    reload: Reload,
+}
+
+/// What SIGHUP asks for: certificates that the operator replaced are used from now on, log files that were moved away
+/// are made again. Connections stay. The configuration is not read again.
+struct Reload {
+    store: Store,
+    uplink: tokio::sync::watch::Receiver<Option<Uplink>>,
+    serving: Serving,
+}
+
+impl Reload {
+    fn run(&self) {
+        self.serving.audit.reopen();
+        let addresses = host_addresses(&self.store, self.uplink.borrow().as_ref());
+        match tokio::task::block_in_place(|| self.serving.pki.reload(&addresses)) {
+            Ok(()) => tracing::info!("certificates and log files were opened anew"),
+            Err(error) => tracing::error!(%error, "the certificates stay as they were"),
+        }
+    }
 }
 
 /// What a listener needs besides its routes.
@@ -144,7 +186,8 @@ struct Serving {
 }
 
 impl Daemon {
-    async fn start(config: Config) -> Result<Self, DaemonError> {
+    async fn start(config: Config, manager: &ServiceManager) -> Result<Self, DaemonError> {
+        manager.starting("opening the state store").await;
         prepare(&config)?;
         let store = Store::open(&config.database())?;
         let events = Events::new(events::KEPT);
@@ -157,6 +200,7 @@ impl Daemon {
         let images = ImageService::new(image_settings(&config), store.clone(), activity.clone())?;
         let sampler = Sampler::new()?;
 
+        manager.starting("preparing networks and rules").await;
         let networks = NetworkService::start(
             NetworkSettings {
                 runtime_subnet: config.runtime_subnet,
@@ -221,8 +265,12 @@ impl Daemon {
 
         // Before containers are recovered: their states change then.
         tasks.spawn(firewall.clone().follow(store.clone(), stop.clone()));
+        manager.starting("recovering images").await;
         images.recover().await?;
+        let known = store.snapshot().containers().iter().count();
+        manager.starting(&format!("recovering {known} containers")).await;
         containers.recover().await?;
+        manager.starting("recovering pods and bottles").await;
         let policies = PolicyService::new(store.clone(), firewall.clone());
         let bottles = BottleService::new(BottleParts {
             store: store.clone(),
@@ -255,6 +303,11 @@ impl Daemon {
         };
         tasks.spawn(following.run(stop.clone(), tasks.clone()));
 
+        let reload = Reload {
+            store: store.clone(),
+            uplink: networks.uplink(),
+            serving: serving.clone(),
+        };
         let management = (CancellationToken::new(), TaskTracker::new());
         let daemon_store = store.clone();
         let sets = ReplicaSets::new(store.clone(), pods.clone());
@@ -332,6 +385,7 @@ impl Daemon {
             management,
             controllers,
             support,
+            reload,
         })
     }
 
@@ -347,6 +401,7 @@ impl Daemon {
             management,
             controllers,
             support,
+            reload: _,
         } = self;
         let finish = async {
             end(management).await;
@@ -448,18 +503,29 @@ impl Following {
     }
 }
 
-struct Signals(tokio::signal::unix::Signal, tokio::signal::unix::Signal);
+const HANGUP: &str = "SIGHUP";
+
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+}
 
 impl Signals {
     fn listen() -> Result<Self, DaemonError> {
         let listen = |kind| signal(kind).map_err(DaemonError::Signal);
-        Ok(Self(listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?))
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
     }
 
-    async fn first(mut self) -> &'static str {
+    async fn next(&mut self) -> &'static str {
         tokio::select! {
-            _ = self.0.recv() => "SIGTERM",
-            _ = self.1.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.hangup.recv() => HANGUP,
         }
     }
 }

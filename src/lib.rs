@@ -27,6 +27,7 @@
 //! - [`logfile`]: append-only files that rotate
 //! - [`logs`]: reading, following and bounding the logs of containers
 //! - [`hook_agent`]: what `condenser-hook-agent` does
+//! - [`notify`]: what the service manager is told
 //! - [`service`]: ports of the host, balanced over ready pods
 //! - [`time`]: times as others read them
 //! - [`apparmor`]: the confinement profile
@@ -51,6 +52,7 @@ pub mod logs;
 pub mod manifest;
 pub mod metrics;
 pub mod network;
+pub mod notify;
 pub mod pki;
 pub mod pod;
 pub mod policy;

@@ -5,7 +5,7 @@
 
 use std::fs::{OpenOptions, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::logs::put_aside;
@@ -61,6 +61,15 @@ impl RotatingFile {
     pub fn reopen(&mut self) -> io::Result<()> {
         (self.file, self.size, self.torn) = open(&self.path).map_err(|e| named(&self.path, &e))?;
         Ok(())
+    }
+
+    /// [`RotatingFile::reopen`] if somebody moved the file away or removed it.
+    pub fn follow_name(&mut self) -> io::Result<()> {
+        let here = self.file.metadata().map_err(|e| named(&self.path, &e))?;
+        match std::fs::symlink_metadata(&self.path) {
+            Ok(there) if (there.dev(), there.ino()) == (here.dev(), here.ino()) => Ok(()),
+            _ => self.reopen(),
+        }
     }
 
     fn try_write(&mut self, line: &[u8]) -> io::Result<()> {
@@ -197,9 +206,15 @@ mod tests {
         log.write_line(b"1\n").unwrap();
         log.reopen().unwrap();
         log.write_line(b"2\n").unwrap();
+        log.follow_name().unwrap();
+        log.write_line(b"3\n").unwrap();
         assert_eq!(
             (read(dir.path(), "moved"), read(dir.path(), "a.jsonl")),
-            ("1\n".into(), "2\n".into())
+            ("1\n".into(), "2\n3\n".into())
         );
+        std::fs::rename(&path, dir.path().join("moved")).unwrap();
+        log.follow_name().unwrap();
+        log.write_line(b"4\n").unwrap();
+        assert_eq!(read(dir.path(), "a.jsonl"), "4\n");
     }
 }

@@ -7,6 +7,8 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use condenser::config::{Config, LogFormat, Settings};
 use condenser::daemon;
+use condenser::notify::{Environment, ServiceManager};
+use condenser::store::Store;
 use tracing_subscriber::EnvFilter;
 
 /// Condenser, a high-level container runtime for one Linux host. Without a command it runs the daemon in the foreground.
@@ -26,6 +28,8 @@ struct Arguments {
 enum Command {
     /// Print the OpenAPI description of the management API
     Openapi,
+    /// Print the names of the networks, which are those of their bridges; needs the state of a daemon that does not run
+    Networks,
 }
 
 fn main() -> ExitCode {
@@ -35,6 +39,7 @@ fn main() -> ExitCode {
             print!("{}", condenser::api::openapi::openapi_json());
             Ok(())
         }
+        Some(Command::Networks) => print_networks(arguments),
         None => run(arguments),
     };
     match outcome {
@@ -44,6 +49,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn print_networks(arguments: Arguments) -> anyhow::Result<()> {
+    let config = Config::load(arguments.settings, arguments.config.as_deref())?;
+    let store = Store::open(&config.database())?;
+    for network in store.snapshot().networks().iter() {
+        println!("{}", network.name);
+    }
+    Ok(())
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
@@ -57,7 +71,10 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start threads")?;
-    Ok(runtime.block_on(daemon::run(config))?)
+    Ok(runtime.block_on(async {
+        let manager = ServiceManager::connect(&Environment::of_process());
+        daemon::run(config, manager).await
+    })?)
 }
 
 fn start_log(config: &Config) -> anyhow::Result<()> {

@@ -47,8 +47,13 @@ impl MetricsLog {
     }
 
     /// Appends a line per sample. After an error the rest is lost, which the daemon's own log says; the next call begins
-    /// with a new file, for the old one may have been on a disk that was remounted.
+    /// with a new file, for the old one may have been on a disk that was remounted. A file that logrotate moved away is
+    /// made again.
     pub fn write(&mut self, samples: &[(Arc<Container>, Sample)]) {
+        // What cannot be followed is noticed by the first line.
+        if self.file.as_mut().is_some_and(|file| file.follow_name().is_err()) {
+            self.file = None;
+        }
         for (n, (container, sample)) in samples.iter().enumerate() {
             if let Err(error) = self.write_one(container, sample) {
                 self.file = None;
@@ -152,6 +157,10 @@ mod tests {
         log.write(&samples[..1]);
         let text = std::fs::read_to_string(obstacle.join(FILE)).unwrap();
         assert_eq!(text.lines().count(), 3);
+        std::fs::rename(obstacle.join(FILE), obstacle.join("moved")).unwrap();
+        log.write(&samples);
+        let anew = std::fs::read_to_string(obstacle.join(FILE)).unwrap();
+        assert_eq!(anew.lines().count(), 2, "{anew}");
         assert!(
             text.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()),
             "{text}"

@@ -13,6 +13,9 @@
 //! RSA pairs of an earlier installation stay in use until then. The CA is treated with more care: its key is never
 //! replaced while it can be used, a former CA certificate stays trusted until it expires, and a CA file that cannot be
 //! read is an error, not a reason for a new CA.
+//!
+//! An operator may put other pairs in the place of ours; [`Pki::reload`] takes them into use. It is strict where the rest
+//! repairs: what is not whole or would soon be replaced is refused, and what was in use stays in use.
 
 mod authority;
 pub mod csr;
@@ -25,7 +28,7 @@ pub mod trust;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use rcgen::KeyPair;
@@ -56,6 +59,9 @@ pub enum PkiError {
     /// A certificate cannot be made.
     #[error("cannot issue a certificate: {0}")]
     Issue(#[from] rcgen::Error),
+    /// What an operator put in the place of a pair cannot take over.
+    #[error("cannot take over {0}: {1}")]
+    Refused(PathBuf, &'static str),
     /// The certificates cannot be used for TLS.
     #[error("cannot use the certificates for TLS: {0}")]
     Tls(#[from] rustls::Error),
@@ -71,6 +77,8 @@ impl From<std::io::Error> for PkiError {
 pub struct Pki {
     dir: PathBuf,
     current: RwLock<Arc<Current>>,
+    /// Held by whoever works on the files.
+    updating: Mutex<()>,
 }
 
 /// What is in use. Replaced as a whole.
@@ -92,12 +100,39 @@ impl Pki {
         Ok(Self {
             dir: dir.to_owned(),
             current: RwLock::new(Arc::new(bring_up_to_date(dir, server_addresses, now)?)),
+            updating: Mutex::new(()),
         })
     }
 
     /// Does again what [`Pki::load_or_create`] does. New connections use the result. Blocks for file access.
     pub fn renew_due(&self, server_addresses: &[IpAddr]) -> Result<(), PkiError> {
-        let next = bring_up_to_date(&self.dir, server_addresses, SystemTime::now())?;
+        let _alone = self.updating.lock().unwrap_or_else(PoisonError::into_inner);
+        self.update(server_addresses, SystemTime::now())
+    }
+
+    /// Takes into use what is in the directory now. The server's pair and the CA's have to be whole and to last, and the
+    /// former has to cover the addresses; else nothing changes, on disk or in use. A new CA gets new client pairs. New
+    /// connections use the result. Blocks for file access.
+    pub fn reload(&self, server_addresses: &[IpAddr]) -> Result<(), PkiError> {
+        let _alone = self.updating.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = SystemTime::now();
+        let authority = whole(&PairFiles::new(&self.dir, "raindClientCA"), now)?;
+        if !pair::parse(&authority).is_some_and(|certificate| certificate.is_ca()) {
+            return Err(PkiError::Refused(
+                self.dir.join("raindClientCA.crt"),
+                "it is no CA certificate",
+            ));
+        }
+        let server = whole(&PairFiles::new(&self.dir, "raind"), now)?;
+        if !covers(&server, server_addresses) {
+            let reason = "it does not name localhost, 127.0.0.1 and all addresses at which containers reach this host";
+            return Err(PkiError::Refused(self.dir.join("raind.crt"), reason));
+        }
+        self.update(server_addresses, now)
+    }
+
+    fn update(&self, server_addresses: &[IpAddr], now: SystemTime) -> Result<(), PkiError> {
+        let next = bring_up_to_date(&self.dir, server_addresses, now)?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
         Ok(())
     }
@@ -143,6 +178,21 @@ fn bring_up_to_date(dir: &Path, server_addresses: &[IpAddr], now: SystemTime) ->
     let key = PrivatePkcs8KeyDer::from(key.serialize_der());
     let tls = Arc::new(tls::server_config(certificates, key, authority.trusted())?);
     Ok(Current { authority, tls })
+}
+
+/// The certificate of a pair that needs no repair.
+fn whole(files: &PairFiles, now: SystemTime) -> Result<CertificateDer<'static>, PkiError> {
+    let refused = |reason| PkiError::Refused(files.certificate.clone(), reason);
+    let certificates = files.read_certificates()?.ok_or_else(|| refused("it is missing"))?;
+    let key = files.read_key()?.ok_or_else(|| refused("its key is missing"))?;
+    let certificate = certificates.into_iter().next().ok_or_else(|| refused("it is empty"))?;
+    if !belongs_to(&certificate, &key) {
+        return Err(refused("its key is of another certificate"));
+    }
+    if expires_within(&certificate, now, RENEWAL) {
+        return Err(refused("it has expired or expires within 30 days"));
+    }
+    Ok(certificate)
 }
 
 type Loaded = (Vec<CertificateDer<'static>>, KeyPair);

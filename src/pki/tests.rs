@@ -198,6 +198,87 @@ fn a_new_address_makes_a_new_server_certificate() {
     );
 }
 
+/// A server's pair as an operator would make it.
+fn server_pair(addresses: &[IpAddr], now: SystemTime) -> (String, String) {
+    let key = KeyPair::generate().unwrap();
+    let certificate = profile::server(addresses, &key, now).unwrap();
+    (certificate.pem(), key.serialize_pem())
+}
+
+#[test]
+fn what_an_operator_put_there_is_taken_over() {
+    let dir = Dir::new();
+    let pki = dir.start(0, "192.0.2.2");
+    let addresses = ["192.0.2.2".parse().unwrap()];
+    let before = pki.server_config();
+    let (certificate, key) = server_pair(&addresses, dir.start);
+    std::fs::write(dir.path().join("raind.crt"), &certificate).unwrap();
+    std::fs::write(dir.path().join("raind.key"), &key).unwrap();
+    let changed = dir.changed(|| pki.reload(&addresses).unwrap());
+    assert!(changed.is_empty(), "the files are the operator's: {changed:?}");
+    assert!(!Arc::ptr_eq(&before, &pki.server_config()), "in use at once");
+
+    let key = KeyPair::generate().unwrap();
+    let authority = profile::authority(&key, dir.start).unwrap();
+    let former = dir.files()["raindClientCA.crt"].clone();
+    let both = [authority.pem().as_bytes(), &former[..]].concat();
+    std::fs::write(dir.path().join("raindClientCA.crt"), both).unwrap();
+    std::fs::write(dir.path().join("raindClientCA.key"), key.serialize_pem()).unwrap();
+    let changed = dir.changed(|| pki.reload(&addresses).unwrap());
+    assert_eq!(changed, ["raindClient", "raindHookClient"], "they are of the new CA");
+    assert_eq!(
+        pki.current().authority.trusted().len(),
+        2,
+        "containers keep the certificates that they have"
+    );
+}
+
+#[test]
+fn what_cannot_take_over_changes_nothing() {
+    let addresses = ["192.0.2.2".parse().unwrap()];
+    let old = SystemTime::now() - DAY * (5 * 365 - 29);
+    let (good, other_key) = server_pair(&addresses, SystemTime::now());
+    let (ending, ending_key) = server_pair(&addresses, old);
+    let (elsewhere, elsewhere_key) = server_pair(&["192.0.2.9".parse().unwrap()], SystemTime::now());
+    let cases: [(&str, &[(&str, &str)]); 8] = [
+        ("no usable certificate", &[("raind.crt", "garbage")]),
+        ("no usable private key", &[("raind.key", "garbage")]),
+        ("raind.crt: its key is of another", &[("raind.crt", &good)]),
+        ("within 30 days", &[("raind.crt", &ending), ("raind.key", &ending_key)]),
+        (
+            "does not name",
+            &[("raind.crt", &elsewhere), ("raind.key", &elsewhere_key)],
+        ),
+        (
+            "raindClientCA.crt: its key is of another",
+            &[("raindClientCA.crt", &good)],
+        ),
+        (
+            "no CA certificate",
+            &[("raindClientCA.crt", &good), ("raindClientCA.key", &other_key)],
+        ),
+        ("no usable certificate", &[("raindClientCA.crt", "")]),
+    ];
+    for (reason, files) in cases {
+        let dir = Dir::new();
+        let pki = dir.start(0, "192.0.2.2");
+        let before = pki.server_config();
+        for (file, content) in files {
+            std::fs::write(dir.path().join(file), content).unwrap();
+        }
+        let present = dir.files();
+        let error = pki.reload(&addresses).unwrap_err().to_string();
+        assert!(error.contains(reason), "{reason}: {error}");
+        assert_eq!(dir.files(), present, "{reason}");
+        assert!(Arc::ptr_eq(&before, &pki.server_config()), "{reason}");
+    }
+    let dir = Dir::new();
+    let pki = dir.start(0, "192.0.2.2");
+    dir.remove("raind.key");
+    let error = pki.reload(&addresses).unwrap_err().to_string();
+    assert!(error.ends_with("raind.crt: its key is missing"), "{error}");
+}
+
 #[test]
 fn half_pairs_are_repaired() {
     for half in ["crt", "key"] {

@@ -102,6 +102,11 @@ impl Store {
             .clone()
     }
 
+    /// Whether the writer answers and the database takes a transaction, one that changes nothing.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        self.transact(|_| Ok(())).await
+    }
+
     /// Everything that is committed from now on. A receiver that lags has to compare with [`Store::snapshot`].
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<Commit>> {
         self.0.events.subscribe()

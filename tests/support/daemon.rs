@@ -23,6 +23,7 @@ pub struct Daemon {
     machine: Arc<Machine>,
     process: Mutex<Option<Process>>,
     settings: Mutex<Vec<(String, String)>>,
+    program: Mutex<String>,
 }
 
 struct Process {
@@ -43,6 +44,7 @@ impl Daemon {
         Self {
             machine,
             process: Mutex::new(None),
+            program: Mutex::new(PROGRAM.into()),
             settings: Mutex::new(settings.map(|(k, v)| (k.to_owned(), v.to_owned())).to_vec()),
         }
     }
@@ -51,6 +53,11 @@ impl Daemon {
     pub fn set(&self, name: &str, value: &str) -> &Self {
         self.settings.lock().unwrap().push((name.into(), value.into()));
         self
+    }
+
+    /// Another program of the lab for every later start.
+    pub fn set_program(&self, path: &str) {
+        *self.program.lock().unwrap() = path.into();
     }
 
     /// Starts it and waits until it says that it is ready, all three listeners answer, and the client's certificate is there.
@@ -128,7 +135,7 @@ impl Daemon {
     }
 
     fn command(&self) -> Command {
-        let mut command = self.machine.command(Place::Host, PROGRAM);
+        let mut command = self.machine.command(Place::Host, &self.program.lock().unwrap());
         command.envs(self.environment());
         command
     }
