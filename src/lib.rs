@@ -28,6 +28,7 @@
 //! - [`logs`]: reading, following and bounding the logs of containers
 //! - [`hook_agent`]: what `condenser-hook-agent` does
 //! - [`service`]: ports of the host, balanced over ready pods
+//! - [`sockets`]: listening on a port that is about to be free
 //! - [`time`]: times as others read them
 //! - [`apparmor`]: the confinement profile
 
@@ -56,5 +57,6 @@ pub mod pod;
 pub mod policy;
 pub mod runtime;
 pub mod service;
+pub mod sockets;
 pub mod store;
 pub mod time;
