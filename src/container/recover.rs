@@ -37,6 +37,7 @@ impl ContainerService {
                 }
             })
             .await;
+        tracing::info!("containers are recovered");
         self.remove_orphans().await
     }
 
