@@ -36,19 +36,30 @@ fn main() {
     run_many(&lab, &image, count);
     println!("{count} containers run after {:.0} s", begun.elapsed().as_secs_f64());
 
-    println!("{:<44} {:>14} {:>14} {:>14}", "after a kill -9", "API answers", "all in hand", "ready");
+    println!(
+        "{:<44} {:>14} {:>14} {:>14}",
+        "after a kill -9", "API answers", "all in hand", "ready"
+    );
     for round in 1..=3 {
         lab.daemon().kill9();
         recover(&lab, &format!("{count} run on, round {round}"), count, "running");
     }
-    let pids: Vec<String> = containers(&lab.api()).iter().map(|row| row["pid"].to_string()).collect();
+    let pids: Vec<String> = containers(&lab.api())
+        .iter()
+        .map(|row| row["pid"].to_string())
+        .collect();
     lab.daemon().kill9();
     for some in pids.chunks(100) {
-        let arguments: Vec<&str> = ["kill", "-9"].into_iter().chain(some.iter().map(String::as_str)).collect();
+        let arguments: Vec<&str> = ["kill", "-9"]
+            .into_iter()
+            .chain(some.iter().map(String::as_str))
+            .collect();
         lab.machine().run(&arguments);
     }
     wait_for("the end of all processes", LIMIT, || {
-        let left = pids.iter().filter(|pid| !lab.machine().read(&format!("/proc/{pid}/cmdline")).is_empty());
+        let left = pids
+            .iter()
+            .filter(|pid| !lab.machine().read(&format!("/proc/{pid}/cmdline")).is_empty());
         match left.count() {
             0 => Ok(()),
             left => Err(format!("{left} processes left")),

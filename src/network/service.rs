@@ -134,7 +134,10 @@ impl NetworkService {
     /// Logs what was in order before, and what is again.
     fn tell(&self, troubles: BTreeMap<String, String>) {
         let mut known = self.0.troubles.lock().unwrap_or_else(PoisonError::into_inner);
-        for (network, error) in troubles.iter().filter(|(network, error)| known.get(*network) != Some(error)) {
+        for (network, error) in troubles
+            .iter()
+            .filter(|(network, error)| known.get(*network) != Some(error))
+        {
             tracing::error!(network, error, "a network is out of order");
         }
         for network in known.keys().filter(|network| !troubles.contains_key(*network)) {
