@@ -32,7 +32,9 @@ use crate::audit::AuditLog;
 use crate::bottle::{BottleParts, BottleService};
 use crate::build::{BuildService, BuildSettings};
 use crate::config::{Config, HOOK_PORT};
-use crate::container::{ContainerService, ContainerSettings, DELAYS, HookSettings, Prober, Restarter, Services};
+use crate::container::{
+    ContainerService, ContainerSettings, DELAYS, HookSettings, Prober, Restarter, SWEEPS, Services, Sweeper,
+};
 use crate::controller::{self, Backoff, Queue};
 use crate::dns::Forwarder;
 use crate::events::{self, Events};
@@ -362,6 +364,13 @@ impl Daemon {
             controllers.0.clone(),
         ));
         controllers.1.spawn(controller::run(
+            Sweeper(containers.clone()).into(),
+            Queue::new(SWEEPS).into(),
+            1,
+            daemon_store.clone(),
+            controllers.0.clone(),
+        ));
+        controllers.1.spawn(controller::run(
             Arc::new(PodController::new(pods.clone())),
             Arc::new(Queue::new(POD_BACKOFF)),
             POD_WORKERS,
@@ -451,6 +460,8 @@ impl Following {
         let mut uplink = self.networks.uplink();
         let mut resync = tokio::time::interval(RESYNC);
         let mut renewal = tokio::time::interval(RENEWAL);
+        // What the last repair failed with; told once.
+        let mut trouble = None;
         let mut served: BTreeSet<IpAddr> = host_addresses(&self.store, uplink.borrow().as_ref())
             .into_iter()
             .collect();
@@ -458,9 +469,11 @@ impl Following {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = resync.tick() => {
-                    if let Err(error) = self.networks.repair().await {
-                        tracing::error!(%error, "the network cannot be repaired");
+                    let now = self.networks.repair().await.err().map(|error| error.to_string());
+                    if let Some(error) = now.as_ref().filter(|_| now != trouble) {
+                        tracing::error!(error, "the network cannot be repaired");
                     }
+                    trouble = now;
                 }
                 _ = renewal.tick() => self.renew(&host_addresses(&self.store, uplink.borrow().as_ref())),
                 changed = uplink.changed() => {

@@ -29,6 +29,7 @@
 //! - [`hook_agent`]: what `condenser-hook-agent` does
 //! - [`notify`]: what the service manager is told
 //! - [`service`]: ports of the host, balanced over ready pods
+//! - [`sockets`]: listening on a port that is about to be free
 //! - [`time`]: times as others read them
 //! - [`apparmor`]: the confinement profile
 
@@ -58,5 +59,6 @@ pub mod pod;
 pub mod policy;
 pub mod runtime;
 pub mod service;
+pub mod sockets;
 pub mod store;
 pub mod time;

@@ -423,11 +423,39 @@ fn drift_is_noticed_and_repaired() {
         lab.reserve("bbbbbbbbbbbb", "raind0", &both(8081, 80));
         lab.block_on(firewall.apply()).unwrap();
         assert!(rules().contains("8081"));
-        // What others put above ours later is reported and left.
         lab.block_on(firewall.verify_and_repair()).unwrap();
-        run("iptables -I FORWARD -j ACCEPT");
-        assert!(!lab.block_on(firewall.verify_and_repair()).unwrap());
-        assert!(rules().contains("-A FORWARD -j ACCEPT\n-A FORWARD -j RAIND-HAIRPIN\n"));
+    });
+}
+
+#[test]
+fn what_others_put_above_ours_is_below_again() {
+    isolated("what_others_put_above_ours_is_below_again", |lab| {
+        let network = lab.network();
+        let firewall = lab.firewall(&network, FirewallSettings::default());
+        let whole = rules();
+        let verify = || lab.block_on(firewall.verify_and_repair()).unwrap();
+        for damage in [
+            // One of ours below a rule of others, and a rule of others above all of ours.
+            "iptables -A FORWARD -s 198.51.100.7/32 -j ACCEPT; iptables -D FORWARD -j RAIND-ROOT; iptables -A FORWARD -j RAIND-ROOT",
+            "iptables -I FORWARD -s 198.51.100.7/32 -j ACCEPT",
+            "iptables -I INPUT -s 198.51.100.7/32 -j ACCEPT",
+        ] {
+            damage.split("; ").for_each(|line| drop(run(line)));
+            assert!(verify(), "{damage}");
+            let chain = if damage.contains("INPUT") { "INPUT" } else { "FORWARD" };
+            let foreign = format!("-A {chain} -s 198.51.100.7/32 -j ACCEPT");
+            assert_eq!(rules().matches(&foreign).count(), 1, "rules of others stay");
+            run(&format!("iptables -D {chain} -s 198.51.100.7/32 -j ACCEPT"));
+            assert_eq!(rules(), whole, "{damage}");
+            assert!(!verify(), "{damage}");
+        }
+        // A program that puts it back each time has its way.
+        run("iptables -I FORWARD -s 198.51.100.7/32 -j ACCEPT");
+        assert!(verify());
+        run("iptables -D FORWARD -s 198.51.100.7/32 -j ACCEPT");
+        run("iptables -I FORWARD -s 198.51.100.7/32 -j ACCEPT");
+        assert!(!verify() && !verify());
+        assert!(rules().contains("-A FORWARD -s 198.51.100.7/32 -j ACCEPT\n-A FORWARD -j RAIND-HAIRPIN\n"));
     });
 }
 
@@ -616,5 +644,10 @@ fn without_ip6tables_the_rest_works() {
         lab.block_on(firewall.apply()).unwrap();
         lab.block_on(firewall.verify_and_repair()).unwrap();
         assert!(rules().contains("8080"));
+        // They are used as soon as they are there.
+        run("umount /usr/sbin");
+        assert!(!rules_of("ip6tables-save").contains("RAIND-"));
+        lab.block_on(firewall.verify_and_repair()).unwrap();
+        assert!(rules_of("ip6tables-save").contains("-A FORWARD -j RAIND-ROOT"));
     });
 }

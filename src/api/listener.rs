@@ -38,6 +38,7 @@ use super::identity::PeerIdentity;
 use super::{ApiError, Client};
 use crate::audit::AuditLog;
 use crate::pki::Pki;
+use crate::sockets;
 
 /// How long a client may take for the TLS handshake.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
@@ -67,10 +68,10 @@ impl BoundListener {
     }
 }
 
-/// Listens on an address. The error names it.
+/// Listens on an address, which a daemon that was killed just now may hold for a moment. The error names it.
 pub async fn bind(address: SocketAddr) -> io::Result<BoundListener> {
     let named = |e: io::Error| io::Error::new(e.kind(), format!("cannot listen on {address}: {e}"));
-    let socket = TcpListener::bind(address).await.map_err(named)?;
+    let socket = sockets::when_free(|| TcpListener::bind(address)).await.map_err(named)?;
     let address = socket.local_addr().map_err(named)?;
     Ok(BoundListener { socket, address })
 }

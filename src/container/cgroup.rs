@@ -1,6 +1,6 @@
 //! The daemon's part of cgroups (`contract/runtime.md` 11): on a pure cgroup v2 machine it makes the parent, enables
 //! the controllers, and removes the directories of containers. On cgroup v1 and hybrid machines all of it is the
-//! runtime's, and nothing here acts.
+//! runtime's, and nothing here acts, except on what a runtime that was killed has left ([`remove_everywhere`]).
 
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
@@ -62,6 +62,38 @@ pub(super) fn create(id: &str) -> std::io::Result<()> {
     } else {
         Ok(())
     }
+}
+
+/// The directories in which containers have theirs: one, or one for each hierarchy of version 1.
+pub(super) fn parents() -> Vec<PathBuf> {
+    if is_unified() {
+        return vec![PARENT.into()];
+    }
+    let hierarchies = std::fs::read_dir(MOUNT).into_iter().flatten().flatten();
+    let is_directory = |entry: &std::fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+    hierarchies
+        .filter(is_directory)
+        .map(|entry| entry.path().join("raind"))
+        .collect()
+}
+
+/// Removes all directories of a container without processes, with what the container made in them.
+pub(super) fn remove_everywhere(id: &str) -> std::io::Result<()> {
+    let directories = parents().into_iter().map(|parent| parent.join(id));
+    directories
+        .filter(|directory| directory.is_dir())
+        .try_for_each(|directory| remove_tree(&directory))
+}
+
+/// The files of a cgroup are the kernel's: only directories can be removed, from the innermost.
+fn remove_tree(directory: &Path) -> std::io::Result<()> {
+    for entry in fs_err::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path())?;
+        }
+    }
+    fs_err::remove_dir(directory)
 }
 
 /// Mode 0555 once the runtime has written the limits.

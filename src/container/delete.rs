@@ -4,6 +4,7 @@ use crate::metrics::Verb;
 use crate::runtime::StopRequest;
 use crate::store::{Container, ContainerState, Operation};
 
+use super::recover::remove_directory;
 use super::{ContainerError, ContainerService, cgroup, refuse_managed, transitions};
 
 impl ContainerService {
@@ -59,11 +60,8 @@ impl ContainerService {
         );
         let directory = self.dir(id).path().to_owned();
         note(
-            super::blocking(move || match fs_err::remove_dir_all(directory) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    Err(cleanup("delete container directory failed", &e))
-                }
-                _ => Ok(()),
+            super::blocking(move || {
+                remove_directory(&directory).map_err(|e| cleanup("delete container directory failed", &e))
             })
             .await,
         );

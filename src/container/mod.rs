@@ -67,6 +67,7 @@ pub use names::{INFRA_PREFIX, valid as valid_name};
 pub(crate) use options::check as check_options;
 pub use options::{HealthCheckRequest, OptionsRequest, RestartRequest};
 pub use pod::{PodPart, PodRole};
+pub use recover::{SWEEPS, Sweeper};
 pub use request::{CreateRequest, parse_ports};
 pub use restart::{DELAYS, Restarter};
 pub use spec::HookSettings;

@@ -23,6 +23,8 @@ use tokio_util::task::TaskTracker;
 use message::{Received, Request};
 use upstream::{Upstreams, read_message, write_message};
 
+use crate::sockets;
+
 /// How many queries may be under way. UDP queries over that are dropped, as on a full link; clients ask again.
 const MAX_QUERIES: usize = 1024;
 /// How many TCP clients may be connected; further ones wait.
@@ -80,10 +82,14 @@ impl Forwarder {
                 source,
             }
         };
-        let tcp = TcpListener::bind(address).await.map_err(failed("tcp"))?;
+        let tcp = sockets::when_free(|| TcpListener::bind(address))
+            .await
+            .map_err(failed("tcp"))?;
         // The same port for both, also where the caller leaves the choice to the system.
         let chosen = tcp.local_addr().map_err(failed("tcp"))?;
-        let udp = UdpSocket::bind(chosen).await.map_err(failed("udp"))?;
+        let udp = sockets::when_free(|| UdpSocket::bind(chosen))
+            .await
+            .map_err(failed("udp"))?;
         Ok(Self {
             udp: Arc::new(udp),
             tcp,

@@ -48,8 +48,10 @@ const fn jump(table: &'static str, from: &'static str, to: &'static str, place: 
 pub(super) enum Scope {
     /// At start: jumps are brought to their place, and rules of others that this says are leftovers of ours are removed.
     Takeover(fn(table: &str, chain: &str, rule: &str) -> bool),
-    /// Later: each jump is there once and in order. Rules that others have put above ours since stay where they are.
+    /// Later: each jump is there once, in order and in its place.
     Upkeep,
+    /// The same, but rules that others have put above ours stay there: against a program that insists nobody wins.
+    Yield,
     /// From rules that we wrote to others: in a chain of which most stays, single rules are removed and inserted.
     Change,
 }
@@ -98,10 +100,17 @@ pub(super) fn applied(desired: &Tables, jumps: &[Jump]) -> Tables {
     tables
 }
 
-/// The rule of others that stands above our jumps in FORWARD, if there is one (`contract/policy.md` P-20).
-pub(super) fn above_ours(kernel: &Tables) -> Option<&str> {
-    let first = kernel.rules("filter", "FORWARD")?.first()?;
-    (!is_ours(target(first)?)).then_some(first)
+/// The first rule of others that stands above a jump of ours that belongs at the top, with its chain
+/// (`contract/policy.md` P-20).
+pub(super) fn above_ours(kernel: &Tables, jumps: &[Jump]) -> Option<String> {
+    let mut tops = jumps.iter().filter(|jump| jump.place == Place::Top);
+    tops.find_map(|jump| {
+        let rules = kernel.rules(jump.table, jump.from)?;
+        let first = rules.first().filter(|first| !target(first).is_some_and(is_ours))?;
+        // Without any jump of ours the chain was flushed, and the rule is above nothing.
+        let has_ours = rules.iter().any(|rule| target(rule).is_some_and(is_ours));
+        has_ours.then(|| format!("{} {first}", jump.from))
+    })
 }
 
 fn is_ours(chain: &str) -> bool {
@@ -150,7 +159,7 @@ impl TablePlan {
                     // Where we have jumps they have been dealt with.
                     (Some(to), _) if is_ours(to) => expected.is_empty() && is_stale(to),
                     (_, Scope::Takeover(is_leftover)) => is_leftover(table, chain, rule),
-                    (_, Scope::Upkeep | Scope::Change) => false,
+                    (_, Scope::Upkeep | Scope::Yield | Scope::Change) => false,
                 };
                 if is_leftover {
                     plan.remove(chain, rule);
@@ -201,7 +210,8 @@ impl TablePlan {
             .map(|r| r.as_str())
             .eq(expected.iter().map(|j| jump_rule(j.to)));
         let at_top = rules.iter().take(expected.len()).all(|r| ours(r));
-        let wants_top = matches!(scope, Scope::Takeover(_)) && expected.iter().any(|j| j.place == Place::Top);
+        let wants_top =
+            matches!(scope, Scope::Takeover(_) | Scope::Upkeep) && expected.iter().any(|j| j.place == Place::Top);
         if expected.is_empty() || (in_order && (at_top || !wants_top)) {
             return;
         }
@@ -338,16 +348,36 @@ mod tests {
     }
 
     #[test]
-    fn only_a_takeover_moves_jumps_above_the_rules_of_others() {
+    fn jumps_are_moved_above_the_rules_of_others_unless_we_yield() {
         let kernel = saved(&["-j DOCKER-USER", "-j RAIND-HAIRPIN", "-j RAIND-ROOT"], "");
-        assert_eq!(input(&kernel, Scope::Upkeep), None);
-        assert_eq!(above_ours(&kernel), Some("-j DOCKER-USER"));
-        let moved = input(&kernel, NO_LEFTOVERS).unwrap();
-        assert!(
-            moved.contains("-I FORWARD 1 -j RAIND-HAIRPIN") && !moved.contains("DOCKER-USER"),
-            "{moved}"
+        for scope in [NO_LEFTOVERS, Scope::Upkeep] {
+            let moved = input(&kernel, scope).unwrap();
+            assert!(
+                moved.contains("-I FORWARD 1 -j RAIND-HAIRPIN") && !moved.contains("DOCKER-USER"),
+                "{moved}"
+            );
+        }
+        assert_eq!(input(&kernel, Scope::Yield), None);
+    }
+
+    #[test]
+    fn the_rule_above_ours_is_named() {
+        let above = |forward: &[&str]| above_ours(&saved(forward, ""), FEW);
+        assert_eq!(
+            above(&["-j DOCKER-USER", "-j RAIND-ROOT"]).unwrap(),
+            "FORWARD -j DOCKER-USER"
         );
-        assert_eq!(above_ours(&saved(&JUMPS_IN_ORDER, "")), None);
+        assert_eq!(
+            above(&["-s 1.2.3.4/32", "-j RAIND-ROOT"]).unwrap(),
+            "FORWARD -s 1.2.3.4/32",
+            "without a target"
+        );
+        assert_eq!(above(&JUMPS_IN_ORDER), None);
+        assert_eq!(
+            above(&["-j DOCKER-USER"]),
+            None,
+            "our jumps are gone, which is another thing"
+        );
     }
 
     #[test]

@@ -278,15 +278,28 @@ impl Worker {
 
     async fn verify(&mut self) -> Result<bool, FirewallError> {
         let (state, rules) = self.desired();
-        let mut repaired = self.v4.reconcile(&rules.v4, Scope::Upkeep).await?;
-        if let Ok(v6) = &mut self.v6 {
-            repaired.extend(v6.reconcile(&rules.v6, Scope::Upkeep).await?);
+        let mut repaired = self.v4.verify(&rules.v4).await?;
+        match &mut self.v6 {
+            Ok(v6) => repaired.extend(v6.verify(&rules.v6).await?),
+            Err(_) => self.try_v6(&rules.v6).await,
         }
         if !repaired.is_empty() {
             tracing::warn!(?repaired, "packet filter rules were changed by others and are put back");
         }
         self.sweep(&state).await;
         Ok(!repaired.is_empty())
+    }
+
+    /// Tools that were missing at start may be there now. That they are not has been told.
+    async fn try_v6(&mut self, text: &str) {
+        let Ok(tool) = Tool::find(self.sources.settings.variant, Family::V6) else {
+            return;
+        };
+        let mut v6 = Side::new(tool, JUMPS6);
+        if v6.reconcile(text, Scope::Takeover(|_, _, _| false)).await.is_ok() {
+            tracing::info!("IPv6 between containers of one network is filtered now");
+            self.v6 = Ok(v6);
+        }
     }
 
     /// Only when the ways of UDP changed; a failure leaves stale flows, which end when their clients fall silent.
@@ -311,8 +324,10 @@ struct Side {
     jumps: &'static [Jump],
     /// The rendered text in force and the same as data; `None` when the kernel has to be asked.
     known: Option<(String, Tables)>,
-    /// The last rule of others above ours that was warned of.
+    /// The rule of others that stood above ours at the last verification.
     above: Option<String>,
+    /// Whether it is left there.
+    yields: bool,
 }
 
 impl Side {
@@ -322,6 +337,7 @@ impl Side {
             jumps,
             known: None,
             above: None,
+            yields: false,
         }
     }
 
@@ -352,29 +368,53 @@ impl Side {
     async fn reconcile(&mut self, text: &str, scope: Scope) -> Result<Vec<String>, FirewallError> {
         self.known = None;
         let kernel = Tables::parse(&self.tool.save().await?);
+        self.bring_from(&kernel, text, scope).await
+    }
+
+    /// The same for the periodic comparison, which minds what others have put above ours.
+    async fn verify(&mut self, text: &str) -> Result<Vec<String>, FirewallError> {
+        self.known = None;
+        let kernel = Tables::parse(&self.tool.save().await?);
+        let scope = self.scope_below(above_ours(&kernel, self.jumps));
+        self.bring_from(&kernel, text, scope).await
+    }
+
+    /// A rule above ours may bypass policy, so ours are moved back to the top (`contract/policy.md` P-20). Is it above
+    /// ours again at the next comparison, its program insists, and moving would go on for ever.
+    fn scope_below(&mut self, above: Option<String>) -> Scope {
+        let before = std::mem::replace(&mut self.above, above);
+        match &self.above {
+            None => {
+                self.yields = false;
+                Scope::Upkeep
+            }
+            Some(rule) if before.as_ref() == Some(rule) => {
+                if !std::mem::replace(&mut self.yields, true) {
+                    tracing::warn!(
+                        rule,
+                        "another program puts a rule above ours again and again; it may bypass policy"
+                    );
+                }
+                Scope::Yield
+            }
+            Some(rule) => {
+                self.yields = false;
+                tracing::warn!(
+                    rule,
+                    "another program has put a rule above ours; ours are moved to the top"
+                );
+                Scope::Upkeep
+            }
+        }
+    }
+
+    async fn bring_from(&mut self, kernel: &Tables, text: &str, scope: Scope) -> Result<Vec<String>, FirewallError> {
         let desired = Tables::parse(text);
-        let plan = plan(&kernel, &desired, self.jumps, scope);
+        let plan = plan(kernel, &desired, self.jumps, scope);
         if let Some(plan) = &plan {
             self.tool.restore(&plan.input).await?;
         }
-        self.warn_of_rules_above(&kernel, scope);
         self.known = Some((text.to_owned(), applied(&desired, self.jumps)));
         Ok(plan.map(|p| p.differing).unwrap_or_default())
-    }
-
-    fn warn_of_rules_above(&mut self, kernel: &Tables, scope: Scope) {
-        let above = match scope {
-            Scope::Upkeep => above_ours(kernel).map(str::to_owned),
-            Scope::Takeover(_) | Scope::Change => None,
-        };
-        if above != self.above
-            && let Some(rule) = &above
-        {
-            tracing::warn!(
-                rule,
-                "a rule of another program stands above ours in FORWARD and may bypass policy"
-            );
-        }
-        self.above = above;
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::netlink::{Link, Netlink};
+use super::netlink::{Link, Netlink, Seen};
 use super::{DNS_ADDRESS, DNS_LINK, NetworkError, ipam};
 use crate::store::Network;
 
@@ -36,22 +36,21 @@ impl Bridge {
         }
     }
 
-    /// Makes it or repairs it. A bridge made here is gone again when a later step fails; one that was there stays.
-    pub async fn ensure(&self, netlink: &Netlink) -> Result<Link, NetworkError> {
-        let existing = netlink.link(&self.name).await?;
-        let is_new = existing.is_none();
-        let link = match existing {
-            Some(link) if !link.is_bridge => return Err(NetworkError::Foreign(self.name.clone())),
-            Some(link) => link,
-            None => self.make(netlink).await?,
-        };
-        match self.configure(netlink, &link).await {
-            Ok(()) => Ok(link),
-            Err(error) => {
-                if is_new && let Err(undo) = netlink.delete(&link).await {
+    /// Makes it or repairs it, and says what there was to do: nothing, as a rule. A bridge made here is gone again when a
+    /// later step fails; one that was there stays.
+    pub async fn ensure(&self, netlink: &Netlink, seen: &Seen) -> Result<Vec<String>, NetworkError> {
+        match seen.link(&self.name) {
+            Some(link) if !link.is_bridge => Err(NetworkError::Foreign(self.name.clone())),
+            Some(link) => self.configure(netlink, link, seen).await,
+            None => {
+                let link = self.make(netlink).await?;
+                let configured = self.configure(netlink, &link, seen).await;
+                if configured.is_err()
+                    && let Err(undo) = netlink.delete(&link).await
+                {
                     tracing::warn!(network = %self.name, error = %undo, "a half-made bridge is left");
                 }
-                Err(error)
+                configured.map(|done| [vec!["made".to_owned()], done].concat())
             }
         }
     }
@@ -62,16 +61,18 @@ impl Bridge {
         made.ok_or_else(|| NetworkError::NoLink(self.name.clone()))
     }
 
-    async fn configure(&self, netlink: &Netlink, link: &Link) -> Result<(), NetworkError> {
-        let addresses = netlink.addresses().await?;
-        let mut of_link = addresses.iter().filter(|a| a.link == link.index);
+    async fn configure(&self, netlink: &Netlink, link: &Link, seen: &Seen) -> Result<Vec<String>, NetworkError> {
+        let mut done = Vec::new();
+        let mut of_link = seen.addresses.iter().filter(|a| a.link == link.index);
         if !of_link.any(|a| (a.address, a.prefix) == (self.address, self.prefix)) {
             netlink.add_address(link, self.address, self.prefix).await?;
+            done.push(format!("address {}/{} added", self.address, self.prefix));
         }
         if !link.is_up || !is_ours(link) {
             netlink.set_up(link, ALIAS).await?;
+            done.push("set up".to_owned());
         }
-        Ok(())
+        Ok(done)
     }
 
     /// Fixed and locally administered. Left to itself a bridge takes the lowest address of its ports, which changes as

@@ -29,6 +29,7 @@ pub(super) struct Link {
     pub index: u32,
     pub name: String,
     pub is_bridge: bool,
+    pub is_veth: bool,
     pub is_up: bool,
     /// Index of the bridge that it is a port of.
     pub controller: Option<u32>,
@@ -53,6 +54,20 @@ pub(super) struct Address {
     pub link: u32,
     pub address: Ipv4Addr,
     pub prefix: u8,
+}
+
+/// All interfaces and their addresses at one moment.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Seen {
+    pub links: Vec<Link>,
+    pub addresses: Vec<Address>,
+}
+
+impl Seen {
+    /// The interface of that name.
+    pub fn link(&self, name: &str) -> Option<&Link> {
+        self.links.iter().find(|link| link.name == name)
+    }
 }
 
 /// A unicast route of the main IPv4 table.
@@ -112,6 +127,14 @@ impl Netlink {
             })
             .await?;
         Ok(all.into_iter().filter_map(address).collect())
+    }
+
+    /// All interfaces and addresses.
+    pub async fn look(&self) -> Result<Seen, NetworkError> {
+        Ok(Seen {
+            links: self.links().await?,
+            addresses: self.addresses().await?,
+        })
     }
 
     /// All unicast routes of the main table, in the kernel's order.
@@ -201,6 +224,7 @@ fn link(message: LinkMessage) -> Option<Link> {
         index: message.header.index,
         name: String::new(),
         is_bridge: false,
+        is_veth: false,
         is_up: message.header.flags.contains(LinkFlags::Up),
         controller: None,
         alias: None,
@@ -220,7 +244,10 @@ fn link(message: LinkMessage) -> Option<Link> {
 
 fn describe(link: &mut Link, info: &LinkInfo) {
     match info {
-        LinkInfo::Kind(kind) => link.is_bridge = *kind == InfoKind::Bridge,
+        LinkInfo::Kind(kind) => {
+            link.is_bridge = *kind == InfoKind::Bridge;
+            link.is_veth = *kind == InfoKind::Veth;
+        }
         LinkInfo::PortData(InfoPortData::BridgePort(flags)) => {
             for flag in flags {
                 match flag {

@@ -1,6 +1,7 @@
 //! The service: start, repair, and what other modules ask of networks.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError};
 
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
@@ -8,11 +9,11 @@ use tokio::sync::{Mutex, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::bridge::{Bridge, is_ours};
-use super::netlink::{Link, Netlink, Port};
+use super::netlink::{Link, Netlink, Port, Seen};
 use super::sysctl::Sysctl;
 use super::uplink::UplinkWatch;
 use super::{BridgeFiltering, DEFAULT_NETWORK, DNS_LINK, NetworkError, NetworkSettings, Uplink, ipam};
-use crate::store::{Container, Network, Snapshot, Store};
+use crate::store::{Container, ContainerState, Network, Snapshot, Store};
 
 /// Prefix of the host's end of every container's veth pair.
 const VETH_PREFIX: &str = "rd_";
@@ -30,6 +31,8 @@ struct Inner {
     filtering: watch::Sender<BridgeFiltering>,
     /// Held by what makes or removes bridges, so that a repair does not bring back what is being deleted.
     changing: Mutex<()>,
+    /// What could not be repaired the last time: the network and why.
+    troubles: std::sync::Mutex<BTreeMap<String, String>>,
     _follower: AbortOnDropHandle<()>,
 }
 
@@ -51,11 +54,14 @@ impl NetworkService {
             uplink,
             filtering: watch::Sender::new(BridgeFiltering::Enabled),
             changing: Mutex::new(()),
+            troubles: std::sync::Mutex::default(),
         }));
         if service.0.store.snapshot().networks().is_empty() {
             service.reserve(DEFAULT_NETWORK).await?;
         }
-        service.repair().await?;
+        let mut made = Vec::new();
+        service.put_right(&mut made).await?;
+        tracing::info!(?made, "networks are in place");
         Ok(service)
     }
 
@@ -70,23 +76,52 @@ impl NetworkService {
     }
 
     /// Verifies kernel parameters, bridges, addresses, up state and attached ports and puts right what differs; removes
-    /// bridges of ours that no network has any more. Does what it can; the first error of the default network or the
-    /// DNS link is returned, others are logged.
+    /// bridges of ours that no network has any more. One log line for each thing that others had changed, none when
+    /// nothing was. Does what it can; the first error of the host's forwarding, the default network or the DNS link is
+    /// returned, others are logged when they first occur.
     pub async fn repair(&self) -> Result<(), NetworkError> {
+        let mut mended = Vec::new();
+        let result = self.put_right(&mut mended).await;
+        for what in mended {
+            tracing::warn!(what, "the network was changed by others and is put right");
+        }
+        result
+    }
+
+    async fn put_right(&self, mended: &mut Vec<String>) -> Result<(), NetworkError> {
         let _changing = self.0.changing.lock().await;
-        self.0.sysctl.enable_forwarding().await?;
-        self.note_filtering(self.0.sysctl.filter_bridged_traffic().await);
-        let mut result = Bridge::of_dns().ensure(&self.0.netlink).await.map(drop);
+        let mut result = self.0.sysctl.enable_forwarding().await.map(|done| mended.extend(done));
+        let (filtering, written) = self.0.sysctl.filter_bridged_traffic().await;
+        mended.extend(written);
+        self.note_filtering(filtering);
+        let mut seen = self.0.netlink.look().await?;
+        let mut troubles = BTreeMap::new();
+        let mut is_changed = false;
+        let mut note = |name: &str, outcome: Result<Vec<String>, NetworkError>| match outcome {
+            Ok(done) if done.is_empty() => Ok(()),
+            Ok(done) => {
+                is_changed = true;
+                mended.push(format!("{name}: {}", done.join(", ")));
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
+        let dns = Bridge::of_dns().ensure(&self.0.netlink, &seen).await;
+        result = result.and(note(DNS_LINK, dns));
         for network in in_order(&self.0.store.snapshot()) {
-            match self.ensure(&network).await {
+            match note(&network.name, self.ensure(&network, &seen).await) {
                 Err(error) if network.name == DEFAULT_NETWORK => result = result.and(Err(error)),
-                Err(error) => tracing::error!(network = %network.name, %error, "a network is out of order"),
+                Err(error) => drop(troubles.insert(network.name.clone(), error.to_string())),
                 Ok(()) => {}
             }
         }
+        self.tell(troubles);
+        if is_changed {
+            seen = self.0.netlink.look().await?;
+        }
         for outcome in [
-            self.remove_strays().await,
-            self.mend_ports().await,
+            self.remove_strays(&seen).await,
+            self.mend_ports(&seen, mended).await,
             self.0.uplink.look().await,
         ] {
             if let Err(error) = outcome {
@@ -94,6 +129,21 @@ impl NetworkService {
             }
         }
         result
+    }
+
+    /// Logs what was in order before, and what is again.
+    fn tell(&self, troubles: BTreeMap<String, String>) {
+        let mut known = self.0.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        for (network, error) in troubles
+            .iter()
+            .filter(|(network, error)| known.get(*network) != Some(error))
+        {
+            tracing::error!(network, error, "a network is out of order");
+        }
+        for network in known.keys().filter(|network| !troubles.contains_key(*network)) {
+            tracing::info!(network, "a network is in order again");
+        }
+        *known = troubles;
     }
 
     /// Reserves the lowest free block and makes the bridge. The caller has the firewall follow.
@@ -109,7 +159,8 @@ impl NetworkService {
             return Err(NetworkError::Exists(name.to_owned()));
         }
         let network = self.reserve(name).await?;
-        if let Err(error) = self.ensure(&network).await {
+        let made = async { self.ensure(&network, &self.0.netlink.look().await?).await };
+        if let Err(error) = made.await {
             let name = name.to_owned();
             let undo: Result<_, NetworkError> = self.0.store.transact(move |t| Ok(t.remove::<Network>(&name))).await;
             if let Err(undo) = undo {
@@ -177,8 +228,8 @@ impl NetworkService {
         let all = self.0.netlink.links().await?;
         Ok(all
             .into_iter()
-            .map(|l| l.name)
-            .filter(|n| n.starts_with(VETH_PREFIX))
+            .filter(|link| link.is_veth && link.name.starts_with(VETH_PREFIX))
+            .map(|link| link.name)
             .collect())
     }
 
@@ -232,9 +283,11 @@ impl NetworkService {
             .collect())
     }
 
-    async fn ensure(&self, network: &Network) -> Result<(), NetworkError> {
-        Bridge::of(network).ensure(&self.0.netlink).await?;
-        self.0.sysctl.prepare_bridge(&network.name).await
+    /// Says what there was to do.
+    async fn ensure(&self, network: &Network, seen: &Seen) -> Result<Vec<String>, NetworkError> {
+        let mut done = Bridge::of(network).ensure(&self.0.netlink, seen).await?;
+        done.extend(self.0.sysctl.prepare_bridge(&network.name).await?);
+        Ok(done)
     }
 
     async fn delete_bridge(&self, name: &str) -> Result<(), NetworkError> {
@@ -244,35 +297,39 @@ impl NetworkService {
         }
     }
 
-    async fn remove_strays(&self) -> Result<(), NetworkError> {
+    async fn remove_strays(&self, seen: &Seen) -> Result<(), NetworkError> {
         let snapshot = self.0.store.snapshot();
-        for link in self.0.netlink.links().await? {
-            if is_ours(&link) && link.name != DNS_LINK && snapshot.networks().get(&link.name).is_none() {
-                self.0.netlink.delete(&link).await?;
+        for link in &seen.links {
+            if is_ours(link) && link.name != DNS_LINK && snapshot.networks().get(&link.name).is_none() {
+                self.0.netlink.delete(link).await?;
                 tracing::info!(network = %link.name, "bridge of a deleted network removed");
             }
         }
         Ok(())
     }
 
-    /// A bridge that was deleted and made again has lost its ports; they are still there and are attached again.
-    async fn mend_ports(&self) -> Result<(), NetworkError> {
-        let links = self.0.netlink.links().await?;
-        let find = |name: &str| links.iter().find(|l| l.name == name);
-        for container in self.0.store.snapshot().containers().iter() {
+    /// A bridge that was deleted and made again has lost its ports; they are still there and are attached again. The
+    /// port of a container that is being made is not finished, and no business of ours.
+    async fn mend_ports(&self, seen: &Seen, mended: &mut Vec<String>) -> Result<(), NetworkError> {
+        let ports: HashMap<&str, &Link> = seen.links.iter().map(|link| (&*link.name, link)).collect();
+        let snapshot = self.0.store.snapshot();
+        let is_made = |c: &&Arc<Container>| c.state != ContainerState::Creating;
+        for container in snapshot.containers().iter().filter(is_made) {
             let Some(attachment) = &container.attachment else {
                 continue;
             };
-            let (Some(veth), Some(bridge)) = (find(&container.veth()), find(&attachment.network)) else {
+            let (Some(veth), Some(bridge)) = (ports.get(&*container.veth()), ports.get(&*attachment.network)) else {
                 continue;
             };
-            if veth.controller != Some(bridge.index) {
-                self.0.netlink.set_controller(veth, bridge).await?;
-            } else if veth.port == self.wanted_port() {
+            let is_attached = veth.controller == Some(bridge.index);
+            if is_attached && veth.port == self.wanted_port() {
                 continue;
             }
+            if !is_attached {
+                self.0.netlink.set_controller(veth, bridge).await?;
+            }
             self.0.netlink.set_port(veth, self.wanted_port()).await?;
-            tracing::warn!(container.id = %container.id, interface = %veth.name, "bridge port repaired");
+            mended.push(format!("{}: port of {}", veth.name, bridge.name));
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! Kernel parameters that container networking stands on. Each is read first, written only when it differs, and read
-//! back. `/proc/sys/net` shows the network namespace of the process that opens it.
+//! back. What was written is told, by name: while the daemon runs it is somebody else's change that was undone.
+//! `/proc/sys/net` shows the network namespace of the process that opens it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,26 +27,26 @@ impl Sysctl {
     }
 
     /// Lets the host route between its interfaces (`contract/network.md` N-02).
-    pub async fn enable_forwarding(&self) -> Result<(), NetworkError> {
+    pub async fn enable_forwarding(&self) -> Result<Vec<String>, NetworkError> {
         self.switch_on("net/ipv4/ip_forward").await
     }
 
     /// What each of our bridges needs. `route_localnet` lets a reply find its way back to a client on 127.0.0.1 (N-15).
     /// IPv6 is off on the bridge, so that a container cannot make itself the host's router by advertising one; kernels
     /// without IPv6 have no such parameter.
-    pub async fn prepare_bridge(&self, bridge: &str) -> Result<(), NetworkError> {
-        self.switch_on(&format!("net/ipv4/conf/{bridge}/route_localnet"))
+    pub async fn prepare_bridge(&self, bridge: &str) -> Result<Vec<String>, NetworkError> {
+        let mut written = self
+            .switch_on(&format!("net/ipv4/conf/{bridge}/route_localnet"))
             .await?;
         let ipv6 = format!("net/ipv6/conf/{bridge}/disable_ipv6");
         if self.root.join(&ipv6).exists() {
-            self.switch_on(&ipv6).await
-        } else {
-            Ok(())
+            written.extend(self.switch_on(&ipv6).await?);
         }
+        Ok(written)
     }
 
     /// Makes bridged frames pass the packet filter, loading `br_netfilter` when it is not there (N-02).
-    pub async fn filter_bridged_traffic(&self) -> BridgeFiltering {
+    pub async fn filter_bridged_traffic(&self) -> (BridgeFiltering, Vec<String>) {
         let directory = self.root.join("net/bridge");
         let mut loading = None;
         if !directory.exists() {
@@ -54,40 +55,46 @@ impl Sysctl {
         // A kernel may have it built in, where modprobe fails: the parameter decides and not modprobe's word.
         if !directory.exists() {
             let detail = loading.map(|e| format!(" ({e})")).unwrap_or_default();
-            return BridgeFiltering::Unavailable(format!(
+            let reason = format!(
                 "the kernel has no bridge netfilter: {} does not exist{detail}; load the module br_netfilter",
                 directory.display()
-            ));
+            );
+            return (BridgeFiltering::Unavailable(reason), Vec::new());
         }
+        let mut written = Vec::new();
         for name in ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"] {
-            if let Err(error) = self.switch_on(&format!("net/bridge/{name}")).await {
-                return BridgeFiltering::Unavailable(error.to_string());
+            match self.switch_on(&format!("net/bridge/{name}")).await {
+                Ok(names) => written.extend(names),
+                Err(error) => return (BridgeFiltering::Unavailable(error.to_string()), written),
             }
         }
-        BridgeFiltering::Enabled
+        (BridgeFiltering::Enabled, written)
     }
 
-    async fn switch_on(&self, name: &str) -> Result<(), NetworkError> {
+    /// The name, if it had to be written.
+    async fn switch_on(&self, name: &str) -> Result<Vec<String>, NetworkError> {
         let path = self.root.join(name);
         let failed = |message| NetworkError::Sysctl {
             path: path.clone(),
             message,
         };
         let file = path.clone();
-        tokio::task::spawn_blocking(move || write_one(&file).map_err(|e| e.to_string()))
+        let written = tokio::task::spawn_blocking(move || write_one(&file).map_err(|e| e.to_string()))
             .await
             .unwrap_or_else(|e| Err(e.to_string()))
-            .map_err(failed)
+            .map_err(failed)?;
+        Ok(written.then(|| name.replace('/', ".")).into_iter().collect())
     }
 }
 
-fn write_one(path: &Path) -> std::io::Result<()> {
+/// Whether it had to be written.
+fn write_one(path: &Path) -> std::io::Result<bool> {
     if read(path)? == "1" {
-        return Ok(());
+        return Ok(false);
     }
     std::fs::write(path, "1")?;
     match read(path)? {
-        now if now == "1" => Ok(()),
+        now if now == "1" => Ok(true),
         now => Err(std::io::Error::other(format!("it reads {now:?} afterwards"))),
     }
 }
@@ -126,8 +133,9 @@ mod tests {
     #[tokio::test]
     async fn forwarding_is_switched_on() {
         let (dir, sysctl) = tree(&[("net/ipv4/ip_forward", "0")]);
-        sysctl.enable_forwarding().await.unwrap();
+        assert_eq!(sysctl.enable_forwarding().await.unwrap(), ["net.ipv4.ip_forward"]);
         assert_eq!(read(&dir.path().join("net/ipv4/ip_forward")).unwrap(), "1");
+        assert_eq!(sysctl.enable_forwarding().await.unwrap(), [""; 0], "nothing to do");
     }
 
     #[tokio::test]
@@ -144,7 +152,8 @@ mod tests {
             "net/bridge/bridge-nf-call-ip6tables",
         ];
         let (dir, sysctl) = tree(&both.map(|name| (name, "0")));
-        assert_eq!(sysctl.filter_bridged_traffic().await, BridgeFiltering::Enabled);
+        let (filtering, written) = sysctl.filter_bridged_traffic().await;
+        assert_eq!((filtering, written.len()), (BridgeFiltering::Enabled, 2));
         for name in both {
             assert_eq!(read(&dir.path().join(name)).unwrap(), "1");
         }
@@ -153,7 +162,7 @@ mod tests {
     #[tokio::test]
     async fn without_the_module_the_reason_is_told() {
         let (_dir, sysctl) = tree(&[("net/ipv4/ip_forward", "1")]);
-        let BridgeFiltering::Unavailable(reason) = sysctl.filter_bridged_traffic().await else {
+        let (BridgeFiltering::Unavailable(reason), _) = sysctl.filter_bridged_traffic().await else {
             panic!("there is no such directory");
         };
         assert!(reason.contains("br_netfilter"), "{reason}");

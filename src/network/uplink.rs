@@ -116,6 +116,7 @@ mod tests {
             index,
             name: name.into(),
             is_bridge: false,
+            is_veth: false,
             is_up: true,
             controller: None,
             alias: None,

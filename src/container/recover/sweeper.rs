@@ -1,0 +1,65 @@
+//! The controller of what is left: it takes up again what an operation, a start or a removal could not finish.
+//!
+//! A failed removal keeps its row, and with it an address, a name and ports that nobody can use. Every resync looks for
+//! such rows and for leftovers without a row; what fails is tried again, each time later.
+
+use std::fmt::{self, Display};
+use std::time::Duration;
+
+use crate::container::ContainerService;
+use crate::controller::{Backoff, Outcome, Reconcile};
+use crate::store::{Change, Snapshot};
+
+use super::is_idle;
+
+/// How the delay grows when something cannot be removed.
+pub const SWEEPS: Backoff = Backoff {
+    first: Duration::from_secs(5),
+    most: Duration::from_secs(300),
+};
+
+/// Removes what is left of containers, while the daemon runs.
+pub struct Sweeper(pub ContainerService);
+
+/// What there may be to sweep.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Litter {
+    /// A row that an operation was at work on, by its id.
+    Row(String),
+    /// Things without a row.
+    Leftovers,
+}
+
+impl Display for Litter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Row(id) => f.write_str(id),
+            Self::Leftovers => f.write_str("leftovers"),
+        }
+    }
+}
+
+impl Reconcile for Sweeper {
+    type Key = Litter;
+
+    /// Nothing: an operation that has just begun or failed is somebody's.
+    fn concerned(&self, _: &Change, _: &Snapshot) -> Vec<Litter> {
+        Vec::new()
+    }
+
+    fn all(&self, now: &Snapshot) -> Vec<Litter> {
+        let is_litter = |row: &crate::store::Container| !is_idle(row) && !row.is_build();
+        let rows = now.containers().iter().filter(|row| is_litter(row));
+        rows.map(|row| Litter::Row(row.id.clone()))
+            .chain([Litter::Leftovers])
+            .collect()
+    }
+
+    async fn reconcile(&self, litter: &Litter) -> Outcome {
+        let is_clean = match litter {
+            Litter::Row(id) => self.0.unwind(id).await.is_ok(),
+            Litter::Leftovers => self.0.remove_leftovers().await,
+        };
+        if is_clean { Outcome::Done } else { Outcome::Failed }
+    }
+}
