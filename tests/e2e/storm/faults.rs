@@ -1,0 +1,1 @@
+//! The same with other things that break.
