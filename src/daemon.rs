@@ -32,7 +32,9 @@ use crate::audit::AuditLog;
 use crate::bottle::{BottleParts, BottleService};
 use crate::build::{BuildService, BuildSettings};
 use crate::config::{Config, HOOK_PORT};
-use crate::container::{ContainerService, ContainerSettings, DELAYS, HookSettings, Prober, Restarter, Services};
+use crate::container::{
+    ContainerService, ContainerSettings, DELAYS, FINISH_DELAYS, Finisher, HookSettings, Prober, Restarter, Services,
+};
 use crate::controller::{self, Backoff, Queue};
 use crate::dns::Forwarder;
 use crate::events::{self, Events};
@@ -55,6 +57,8 @@ const RESYNC: Duration = Duration::from_secs(5);
 const RENEWAL: Duration = Duration::from_secs(24 * 60 * 60);
 /// How many containers restart policies start at the same time.
 const RESTARTS_AT_ONCE: usize = 4;
+/// How many operations that were left are finished at the same time.
+const FINISHED_AT_ONCE: usize = 4;
 /// How a pod that does not get on waits: each time longer.
 const POD_BACKOFF: Backoff = Backoff {
     first: Duration::from_secs(1),
@@ -297,6 +301,13 @@ impl Daemon {
             Restarter(containers.clone()).into(),
             Queue::new(DELAYS).into(),
             RESTARTS_AT_ONCE,
+            daemon_store.clone(),
+            controllers.0.clone(),
+        ));
+        controllers.1.spawn(controller::run(
+            Finisher(containers.clone()).into(),
+            Queue::new(FINISH_DELAYS).into(),
+            FINISHED_AT_ONCE,
             daemon_store.clone(),
             controllers.0.clone(),
         ));

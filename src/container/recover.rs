@@ -43,24 +43,33 @@ impl ContainerService {
     async fn recover_one(&self, row: &Arc<Container>) -> Result<(), ContainerError> {
         let id = &row.id;
         let _lock = self.0.locks.lock(id).await;
+        match row.operation {
+            Some(operation) => self.finish(row, operation).await,
+            None if row.is_build() => self.finish(row, Operation::Delete).await,
+            None => self.compare(row).await,
+        }
+    }
+
+    /// Undoes or finishes an operation that nobody is at work on. The caller holds the lock.
+    pub(super) async fn finish(&self, row: &Container, operation: Operation) -> Result<(), ContainerError> {
+        let id = &row.id;
         if row.is_build() {
             tracing::warn!(container.id = %id, "removing the container of a build that was interrupted");
             return self.remove_build(id).await;
         }
-        match row.operation {
-            Some(Operation::Create) => {
+        match operation {
+            Operation::Create => {
                 tracing::warn!(container.id = %id, "undoing a create that was interrupted");
                 self.dismantle(row).await
             }
-            Some(Operation::Delete) => {
+            Operation::Delete => {
                 tracing::warn!(container.id = %id, "finishing a removal that was interrupted");
                 self.dismantle(row).await
             }
-            Some(Operation::Restart) => {
+            Operation::Restart => {
                 tracing::warn!(container.id = %id, "undoing a restart that was interrupted");
                 self.undo_restart(id).await
             }
-            None => self.compare(row).await,
         }
     }
 
@@ -125,6 +134,10 @@ impl ContainerService {
         let (root, volatile) = (self.0.settings.root.clone(), self.0.settings.runtime_run_dir.clone());
         let mut orphans: BTreeSet<String> =
             super::blocking(move || Ok(names_in(&root)?.into_iter().chain(names_in(&volatile)?).collect())).await?;
+        // A runtime that was killed may leave no more than its lock.
+        let locks = orphans.iter().filter_map(|name| name.strip_suffix(".lock"));
+        let locks: Vec<_> = locks.map(str::to_owned).collect();
+        orphans.extend(locks);
         let links = self.0.services.networks.links().await?;
         orphans.extend(
             links
