@@ -203,6 +203,7 @@ impl<'a> Storm<'a> {
     /// Every failure is one of these.
     pub fn assert_failures(&self, expected: impl Fn(&str) -> bool) {
         let mut failures = self.failures.lock().unwrap().clone();
+        println!("{failures:#?}");
         failures.retain(|failure| !expected(failure));
         assert!(failures.is_empty(), "STORM_SEED={}: {failures:#?}", self.seed);
     }
