@@ -1,5 +1,10 @@
 //! Delete, and the undo of a create: both take a container apart, whatever of it is there.
 
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
 use crate::metrics::Verb;
 use crate::runtime::StopRequest;
 use crate::store::{Container, ContainerState, Operation};
@@ -129,11 +134,27 @@ impl ContainerService {
             return Err(ContainerError::Runtime { step, source });
         }
         let volatile = self.0.settings.runtime_run_dir.join(id);
-        super::blocking(move || match fs_err::remove_dir_all(volatile) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
-            _ => Ok(()),
+        super::blocking(move || {
+            remove_lock(&volatile.with_extension("lock"))?;
+            match fs_err::remove_dir_all(volatile) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
+                _ => Ok(()),
+            }
         })
         .await
+    }
+}
+
+/// Removes the runtime's lock of a container, which a runtime that was killed leaves. One that is held is its holder's.
+fn remove_lock(path: &Path) -> std::io::Result<()> {
+    let lock = match fs_err::File::open(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        opened => opened?,
+    };
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => Ok(()),
+        Err(error) => Err(error.into()),
+        Ok(()) => fs_err::remove_file(path),
     }
 }
 
@@ -141,5 +162,24 @@ fn cleanup(step: &'static str, error: &dyn std::fmt::Display) -> ContainerError 
     ContainerError::Cleanup {
         step,
         message: error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_removed_unless_somebody_holds_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.lock");
+        remove_lock(&path).unwrap();
+        let held = std::fs::File::create(&path).unwrap();
+        flock(&held, FlockOperation::LockExclusive).unwrap();
+        remove_lock(&path).unwrap();
+        assert!(path.exists());
+        drop(held);
+        remove_lock(&path).unwrap();
+        assert!(!path.exists());
     }
 }

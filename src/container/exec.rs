@@ -29,7 +29,7 @@ impl ContainerService {
         self.detached(Verb::ContainerExec, async move {
             tracing::info!(container.id = %container.id, tty, "exec");
             let executed = service.0.services.runtime.exec(&container.id, tty, &command).await;
-            executed.map_err(|source| failed(&container.id, source))
+            executed.map_err(|source| failed(&container, source))
         })
         .await
     }
@@ -50,7 +50,7 @@ impl ContainerService {
         tracing::debug!(container.id = %id, timeout = ?request.timeout, "exec and wait");
         let outcome = services.runtime.exec_wait(id, &request.command, request.timeout);
         let outcome = services.activity.observe(Verb::ContainerExec, outcome).await;
-        outcome.map_err(|source| failed(id, source))
+        outcome.map_err(|source| failed(&container, source))
     }
 
     fn check_exec(&self, parameter: &str, command: &[String]) -> Result<std::sync::Arc<Container>, ContainerError> {
@@ -68,15 +68,13 @@ impl ContainerService {
     }
 }
 
-fn failed(id: &str, source: RuntimeError) -> ContainerError {
-    match &source {
-        // It ended since the row was read.
-        RuntimeError::Failed { detail, .. } if detail.contains("not running") => {
-            ContainerError::NotRunning(id.to_owned())
-        }
-        _ => ContainerError::Runtime {
+/// The container may have ended since its row was read, at any step of the exec: what failed then says nothing.
+fn failed(container: &Container, source: RuntimeError) -> ContainerError {
+    match &container.process {
+        Some(process) if process.is_alive() => ContainerError::Runtime {
             step: "exec failed",
             source,
         },
+        _ => ContainerError::NotRunning(container.id.clone()),
     }
 }

@@ -21,6 +21,10 @@ use super::{ContainerError, ContainerService};
 
 /// How long the monitor has to write down an exit that the kernel has already shown.
 const REPORT_GRACE: Duration = Duration::from_secs(3);
+/// How often is looked for that, at least.
+const REPORT_PAUSE: Duration = Duration::from_millis(100);
+/// How often an exit is tried to be recorded.
+const RECORD_PAUSE: Duration = Duration::from_secs(2);
 
 /// The watched process of each container.
 #[derive(Default)]
@@ -85,30 +89,36 @@ impl ContainerService {
             if row.process.as_ref() != Some(process) {
                 return;
             }
-            if self.settle_exit(id).await {
+            let known = self.exit_on_file(id).await;
+            let is_late = tokio::time::Instant::now() > deadline;
+            if known.is_none() && is_late {
+                tracing::warn!(container.id = %id, "a container ended and its exit status is not known");
+            }
+            if let Some(exit) = known.or_else(|| is_late.then(unseen_exit))
+                && self.record_exit(id, exit).await
+            {
                 return;
             }
-            if tokio::time::Instant::now() > deadline {
-                break;
-            }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(100));
+            // It goes on until the row says so, also when the row cannot be written for long.
+            pause = (pause * 2).min(if is_late { RECORD_PAUSE } else { REPORT_PAUSE });
         }
-        tracing::warn!(container.id = %id, "a container ended and its exit status is not known");
-        self.record_exit(id, unseen_exit()).await;
     }
 
-    /// Records an exit that the runtime has written down. Whether there was one.
-    pub(super) async fn settle_exit(&self, id: &str) -> bool {
+    async fn exit_on_file(&self, id: &str) -> Option<Exit> {
         let state = self.runtime_state(id).await;
-        let Some(exit) = state.filter(|s| s.status == Status::Stopped).and_then(|s| s.exit()) else {
-            return false;
-        };
-        self.record_exit(id, exit).await;
-        true
+        state.filter(|s| s.status == Status::Stopped).and_then(|s| s.exit())
     }
 
-    async fn record_exit(&self, id: &str, exit: Exit) {
+    /// Records an exit that the runtime has written down.
+    pub(super) async fn settle_exit(&self, id: &str) {
+        if let Some(exit) = self.exit_on_file(id).await {
+            self.record_exit(id, exit).await;
+        }
+    }
+
+    /// Whether it is recorded, or nobody is there any more to record it of.
+    async fn record_exit(&self, id: &str, exit: Exit) -> bool {
         let recorded = self.update(id, move |c| {
             if c.state != ContainerState::Creating {
                 stopped(c, exit, Timestamp::now());
@@ -116,8 +126,11 @@ impl ContainerService {
             Ok(())
         });
         match recorded.await {
-            Ok(()) | Err(ContainerError::NotFound(_)) => {}
-            Err(error) => tracing::error!(container.id = %id, %error, "an exit could not be recorded"),
+            Ok(()) | Err(ContainerError::NotFound(_)) => true,
+            Err(error) => {
+                tracing::error!(container.id = %id, %error, "an exit could not be recorded");
+                false
+            }
         }
     }
 }

@@ -288,16 +288,19 @@ fn try_build(plan: &Plan, entrypoint: Entrypoint, streams: &Streams) -> Result<O
     Ok(container.pid().and_then(|pid| Pid::from_raw(pid.as_raw())))
 }
 
-/// libcontainer leaves up to two children behind when it fails.
-fn kill_children() {
-    let children = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
-    for pid in children
-        .split_ascii_whitespace()
-        .filter_map(|pid| Pid::from_raw(pid.parse().ok()?))
-    {
-        let _ = rustix::process::kill_process(pid, Signal::KILL);
+/// Kills and reaps all children, also those that come to this process meanwhile. libcontainer leaves up to two behind when
+/// it fails.
+pub fn kill_children() {
+    loop {
+        let children = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+        let children = children.split_ascii_whitespace();
+        for pid in children.filter_map(|pid| Pid::from_raw(pid.parse().ok()?)) {
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
+        }
+        if !matches!(rustix::process::wait(WaitOptions::empty()), Ok(Some(_))) {
+            return;
+        }
     }
-    while let Ok(Some(_)) = rustix::process::wait(WaitOptions::empty()) {}
 }
 
 /// What libcontainer logs in this process and its children.

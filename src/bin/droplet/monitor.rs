@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use condenser::runtime::state::{REASON_COMPLETED, REASON_ERROR, REASON_OOM};
 use condenser::store::{Exit, ProcessId};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +59,8 @@ impl Creator {
     /// Forks the monitor, which does not hold the lock.
     pub fn fork(plan: &Plan, audit: &AuditLog, lock: &Lock) -> std::io::Result<Self> {
         let (stream, theirs) = UnixStream::pair()?;
+        // What a monitor that is killed leaves half set up comes to us, and is found by that.
+        nix::sys::prctl::set_child_subreaper(true)?;
         // SAFETY: this process has one thread, so the child may do whatever this process may.
         match unsafe { nix::unistd::fork() }? {
             nix::unistd::ForkResult::Parent { child } => Ok(Self {
@@ -83,6 +86,7 @@ impl Creator {
     /// Waits until init is set up; its pid.
     pub fn ready(&self) -> Result<i32, String> {
         let receive = || -> std::io::Result<Report> {
+            self.wait_for_report()?;
             self.stream.set_read_timeout(Some(SET_UP_LIMIT))?;
             let mut line = String::new();
             BufReader::new(&self.stream).read_line(&mut line)?;
@@ -95,16 +99,34 @@ impl Creator {
         }
     }
 
+    /// That the monitor died does not end the connection: init has a copy of its end.
+    fn wait_for_report(&self) -> std::io::Result<()> {
+        let monitor = Pid::from_raw(self.monitor).ok_or(std::io::ErrorKind::NotFound)?;
+        let monitor = pidfd_open(monitor, PidfdFlags::empty())?;
+        let limit = Timespec::try_from(SET_UP_LIMIT).ok();
+        let mut either = [
+            PollFd::new(&self.stream, PollFlags::IN),
+            PollFd::new(&monitor, PollFlags::IN),
+        ];
+        rustix::io::retry_on_intr(|| poll(&mut either, limit.as_ref()))?;
+        match either.map(|fd| !fd.revents().is_empty()) {
+            [true, _] => Ok(()),
+            [false, true] => Err(std::io::Error::other("it died")),
+            [false, false] => Err(std::io::ErrorKind::TimedOut.into()),
+        }
+    }
+
     /// The container stays; from here on the monitor is on its own. Fails when it is dead.
     pub fn keep(&mut self) -> std::io::Result<()> {
         // The connection does not tell: init has a copy of the monitor's end.
         if ProcessId::of(self.monitor).is_none() {
             return Err(std::io::Error::other("the monitor died"));
         }
-        self.stream.write_all(&[KEEP])
+        self.stream.write_all(&[KEEP])?;
+        Ok(nix::sys::prctl::set_child_subreaper(false)?)
     }
 
-    /// Makes the monitor kill init, and waits until both are gone.
+    /// Makes the monitor kill init, and waits until both are gone. Kills what a monitor that was killed has left.
     pub fn give_up(self) {
         drop(self.stream);
         let Some(pid) = Pid::from_raw(self.monitor) else {
@@ -116,6 +138,7 @@ impl Creator {
             }
             let _ = rustix::process::waitid(WaitId::PidFd(monitor.as_fd()), WaitIdOptions::EXITED);
         }
+        init::kill_children();
     }
 }
 

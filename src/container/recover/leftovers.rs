@@ -20,6 +20,9 @@ use crate::container::{ContainerError, ContainerService, blocking, cgroup};
 /// Length of a container id.
 const ID_LENGTH: usize = 12;
 
+/// After the id, in the name of the runtime's lock: all that one leaves which was killed at its very beginning.
+const LOCK_SUFFIX: &str = ".lock";
+
 /// Kinds of things by the id that they carry, for the log.
 type Leftovers = BTreeMap<String, Vec<&'static str>>;
 
@@ -86,7 +89,7 @@ fn on_disk(root: &Path, volatile: &Path) -> std::io::Result<Leftovers> {
     let mut in_directory = |directory: &Path, kind| -> std::io::Result<()> {
         names_in(directory)?
             .iter()
-            .for_each(|name| note(&mut found, name, kind));
+            .for_each(|name| note(&mut found, name.strip_suffix(LOCK_SUFFIX).unwrap_or(name), kind));
         Ok(())
     };
     in_directory(root, "directory")?;

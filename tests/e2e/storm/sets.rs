@@ -1,10 +1,11 @@
-//! Kill storms: what is to be kept true becomes true again, and nothing is left over.
+//! Pods that are to be kept alive become whole again, whatever dies.
 
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use serde_json::{Value, json};
 
+use super::number;
 use crate::lab_with_busybox;
 use crate::manifests::{apply, remove};
 use crate::support::{Api, HOST, Lab, get, wait_for};
@@ -14,13 +15,6 @@ const SECONDS: u64 = 15;
 const DEATHS: u32 = 3;
 /// The delay before a restart grows with their number.
 const LIMIT: Duration = Duration::from_secs(180);
-
-fn number<T: std::str::FromStr>(variable: &str, default: T) -> T {
-    std::env::var(variable)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(default)
-}
 
 /// Sets of pods with two containers, and a service.
 fn manifests(image: &str) -> String {
