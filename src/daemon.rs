@@ -52,7 +52,7 @@ use crate::runtime::droplet::Droplet;
 use crate::service::ServiceRegistry;
 use crate::store::Store;
 
-/// How often the kernel's links and addresses are compared with the networks.
+/// How often the kernel's links, addresses and rules are compared with what they should be.
 const RESYNC: Duration = Duration::from_secs(5);
 /// How often certificates are looked at.
 const RENEWAL: Duration = Duration::from_secs(24 * 60 * 60);
@@ -636,6 +636,7 @@ fn firewall_settings(config: &Config, ca: &BoundListener) -> FirewallSettings {
         hook_port: config.hook_port(),
         management_port: config.management_address.port(),
         ca_port: ca.address().port(),
+        verify_every: RESYNC,
         ..FirewallSettings::default()
     }
 }

@@ -77,12 +77,14 @@ pub(super) fn parents() -> Vec<PathBuf> {
         .collect()
 }
 
-/// Removes all directories of a container without processes, with what the container made in them.
+/// Removes all directories of a container without processes, with what the container made in them. Goes on after an
+/// error and returns the last one.
 pub(super) fn remove_everywhere(id: &str) -> std::io::Result<()> {
     let directories = parents().into_iter().map(|parent| parent.join(id));
     directories
         .filter(|directory| directory.is_dir())
-        .try_for_each(|directory| remove_tree(&directory))
+        .map(|directory| remove_tree(&directory))
+        .fold(Ok(()), |all, one| one.and(all))
 }
 
 /// The files of a cgroup are the kernel's: only directories can be removed, from the innermost.

@@ -48,7 +48,9 @@ impl ContainerService {
                 first.get_or_insert(error);
             }
         };
-        note(self.runtime_forget(container).await);
+        let forgotten = self.runtime_forget(container).await;
+        let is_forgotten = forgotten.is_ok();
+        note(forgotten);
         self.unwatch(id);
         note(
             self.0
@@ -63,13 +65,16 @@ impl ContainerService {
                 .await
                 .map_err(|e| cleanup("delete cgroup subtree failed", &e)),
         );
-        let directory = self.dir(id).path().to_owned();
-        note(
-            super::blocking(move || {
-                remove_directory(&directory).map_err(|e| cleanup("delete container directory failed", &e))
-            })
-            .await,
-        );
+        // The runtime's own record is in it: without that a second try could not reach a process that is left.
+        if is_forgotten {
+            let directory = self.dir(id).path().to_owned();
+            note(
+                super::blocking(move || {
+                    remove_directory(&directory).map_err(|e| cleanup("delete container directory failed", &e))
+                })
+                .await,
+            );
+        }
         // A row that is being deleted publishes nothing. Its rules must be gone before its address is free for another.
         note(
             self.0

@@ -89,7 +89,7 @@ impl Default for FirewallSettings {
             management_port: 7755,
             ca_port: 7757,
             variant: Variant::default(),
-            verify_every: Duration::from_secs(5),
+            verify_every: Duration::from_secs(60),
         }
     }
 }

@@ -31,6 +31,7 @@ mod options;
 mod pods;
 mod policies;
 mod ports;
+mod recovery;
 mod refusals;
 mod replay;
 mod replicasets;
