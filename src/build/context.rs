@@ -15,7 +15,8 @@ use rustix::io::Errno;
 use tokio::sync::mpsc;
 
 use crate::image::archive::{Archive, Entry, Kind};
-use crate::image::tree::{self, Tree, TreeError, lossy, split};
+use crate::image::printable::printable;
+use crate::image::tree::{self, Tree, TreeError, split};
 
 /// Longest name of an entry: the kernel's `PATH_MAX` without its final zero.
 const MAX_PATH: usize = 4095;
@@ -72,7 +73,7 @@ pub(super) fn unpack(archive: impl Read, root: &Path, limits: Limits) -> Result<
             return Err(ContextError::TooLarge(message));
         }
         let path = clean(&entry.path).filter(|path| path.len() <= MAX_PATH);
-        let path = path.ok_or_else(|| ContextError::Invalid(format!("invalid path: {}", lossy(&entry.path))))?;
+        let path = path.ok_or_else(|| ContextError::Invalid(format!("invalid path: {}", printable(&entry.path))))?;
         if matches!(entry.kind, Kind::File) && !path.is_empty() {
             write_file(&mut tree, &mut archive, &entry, &path, read)?;
         } else {
@@ -115,7 +116,7 @@ fn place(tree: &mut Tree, entry: &Entry, path: &[u8]) -> Result<(), ContextError
         }
         Kind::HardLink(target) => {
             let clean =
-                clean(target).ok_or_else(|| ContextError::Invalid(format!("invalid path: {}", lossy(target))))?;
+                clean(target).ok_or_else(|| ContextError::Invalid(format!("invalid path: {}", printable(target))))?;
             let (target_parent, target_name) = split(&clean);
             let parent = tree.directory(parent)?;
             let target_parent = tree.existing_directory(target_parent).map_err(fail)?;

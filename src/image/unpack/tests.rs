@@ -131,7 +131,7 @@ fn everything_about_an_object_is_kept() {
     let mut attributes: Vec<_> = list[..length]
         .split(|b| *b == 0)
         .filter(|n| !n.is_empty())
-        .map(lossy)
+        .map(printable)
         .collect();
     attributes.sort();
     assert_eq!(attributes, ["security.capability", "user.note"]);
@@ -388,4 +388,16 @@ fn whiteouts_act_on_lower_layers_only(#[case] lower: Tar, #[case] upper: Tar, #[
     with_overlay(&[upper_dir, lower_dir, bottom], |merged| {
         assert_eq!(names(merged), expected)
     });
+}
+
+/// Each link leads through a long path to the next one.
+#[test]
+fn links_that_lead_far_do_not_exhaust_the_stack() {
+    let lab = Lab::new();
+    let mut tar = Tar::new();
+    for n in 0..30 {
+        tar = tar.symlink(format!("l{n}"), format!("l{}{}", n + 1, "/d".repeat(2000)));
+    }
+    let message = refusal(lab.unpack(tar.file("l0/x", "")));
+    assert!(message.contains("l0"), "{message}");
 }
