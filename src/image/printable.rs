@@ -31,12 +31,24 @@ mod tests {
 
     #[test]
     fn nothing_but_letters_comes_out() {
-        assert_eq!(printable("usr/bin/\u{65e5}\u{672c} it's".as_bytes()), "usr/bin/\u{65e5}\u{672c} it's");
-        assert_eq!(printable(b"a\nINFO b\x1b[2J\0\r\x7f"), "a\\nINFO b\\u{1b}[2J\\0\\r\\u{7f}");
-        assert_eq!(printable("a\u{202e}b\u{85}\u{2028}".as_bytes()), "a\\u{202e}b\\u{85}\\u{2028}");
+        assert_eq!(
+            printable("usr/bin/\u{65e5}\u{672c} it's".as_bytes()),
+            "usr/bin/\u{65e5}\u{672c} it's"
+        );
+        assert_eq!(
+            printable(b"a\nINFO b\x1b[2J\0\r\x7f"),
+            "a\\nINFO b\\u{1b}[2J\\0\\r\\u{7f}"
+        );
+        assert_eq!(
+            printable("a\u{202e}b\u{85}\u{2028}".as_bytes()),
+            "a\\u{202e}b\\u{85}\\u{2028}"
+        );
         assert_eq!(printable(b"\xff\\x\"\xc3"), "\\xff\\\\x\\\"\\xc3");
         assert_eq!(printable(&[b'n'; 1 << 20]), "n".repeat(200) + "...");
         // A letter that the cut goes through.
-        assert_eq!(printable("\u{65e5}".repeat(100).as_bytes()).matches('\u{65e5}').count(), 66);
+        assert_eq!(
+            printable("\u{65e5}".repeat(100).as_bytes()).matches('\u{65e5}').count(),
+            66
+        );
     }
 }

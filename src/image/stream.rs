@@ -304,7 +304,14 @@ mod tests {
             let error = finish(&bomb, limits).unwrap_err().to_string();
             assert!(error.contains("100 times its size (max_layer_ratio)"), "{error}");
             finish(&bomb, Limits { ratio: 0, ..limits }).unwrap();
-            finish(&bomb, Limits { ratio: 1 << 20, ..limits }).unwrap();
+            finish(
+                &bomb,
+                Limits {
+                    ratio: 1 << 20,
+                    ..limits
+                },
+            )
+            .unwrap();
         }
         finish(&vec![0; 2 << 20], Limits { ratio: 1, ..limits }).unwrap();
     }
@@ -313,10 +320,15 @@ mod tests {
     fn a_broken_stream_is_an_error() {
         for mut compressed in [gzip(&[7; 5000]), zstd(&[7; 5000])] {
             let cut = &compressed[..compressed.len() - 1];
-            LayerReader::new(blob(cut, 100), bytes(5000)).unwrap().finish().unwrap_err();
+            LayerReader::new(blob(cut, 100), bytes(5000))
+                .unwrap()
+                .finish()
+                .unwrap_err();
             let middle = compressed.len() / 2;
             compressed[middle] ^= 0xff;
-            let result = LayerReader::new(blob(&compressed, 100), bytes(1 << 20)).unwrap().finish();
+            let result = LayerReader::new(blob(&compressed, 100), bytes(1 << 20))
+                .unwrap()
+                .finish();
             assert!(result.map_or(true, |d| d.diff_id != Digest::of(&[7; 5000])));
         }
     }

@@ -140,8 +140,11 @@ impl Tree {
         let mut ahead: Vec<Vec<u8>> = components(path).map(<[u8]>::to_owned).rev().collect();
         while let Some(name) = ahead.pop() {
             steps += 1;
-            if steps > MAX_STEPS || trail.len() > MAX_DEPTH {
+            if steps > MAX_STEPS {
                 return Err(fail(Errno::NAMETOOLONG));
+            }
+            if trail.len() > MAX_DEPTH {
+                return Err(too_deep(path));
             }
             if name == b".." {
                 trail.pop();
@@ -238,10 +241,7 @@ impl Tree {
         let beneath = real.strip_prefix(&self.root_path);
         match beneath {
             Ok(beneath) if beneath.components().count() <= MAX_DEPTH => Ok(()),
-            Ok(_) => Err(TreeError::Refused(format!(
-                "directories are nested more than {MAX_DEPTH} deep at {}",
-                printable(path)
-            ))),
+            Ok(_) => Err(too_deep(path)),
             Err(_) => Err(TreeError::Refused(format!("{} is outside the root", printable(path)))),
         }
     }
@@ -253,6 +253,13 @@ pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
         Some(at) => (&path[..at], &path[at + 1..]),
         None => (b"", path),
     }
+}
+
+fn too_deep(path: &[u8]) -> TreeError {
+    TreeError::Refused(format!(
+        "directories are nested more than {MAX_DEPTH} deep at {}",
+        printable(path)
+    ))
 }
 
 /// Names and `..`, without what says nothing.

@@ -186,7 +186,12 @@ impl<R: Read> Unpacker<R> {
         let stat = |fd: &OwnedFd, name| rustix::fs::statat(fd, name, AtFlags::SYMLINK_NOFOLLOW);
         let found = stat(&target_parent, target_name).map_err(|_| missing())?;
         match Existing::of(&found) {
-            Existing::Directory => return Err(refused(path, &format!("hard link to the directory {}", printable(target)))),
+            Existing::Directory => {
+                return Err(refused(
+                    path,
+                    &format!("hard link to the directory {}", printable(target)),
+                ));
+            }
             // It stands for the absence of what it hides.
             Existing::Whiteout => return Err(missing()),
             Existing::Symlink | Existing::Other => {}
@@ -210,7 +215,10 @@ impl<R: Read> Unpacker<R> {
         let make = || rustix::fs::mknodat(parent, name, kind, Mode::empty(), device);
         match self.tree.replace(parent, name, make) {
             Err(Errno::PERM) => {
-                tracing::warn!(name = printable(name), "a device of a layer is left out: not permitted here");
+                tracing::warn!(
+                    name = printable(name),
+                    "a device of a layer is left out: not permitted here"
+                );
                 return Ok(());
             }
             result => result?,
@@ -255,7 +263,11 @@ fn set_attributes(entry: &Entry, fd: &OwnedFd) -> Result<(), Errno> {
             // Some file systems say it of attributes that are larger than they take.
             Err(Errno::NOSPC) if has_room(fd)? => return Err(Errno::TOOBIG),
             Err(Errno::OPNOTSUPP) => {
-                tracing::warn!(attribute = printable(name), file = printable(&entry.path), "the file system has no such attributes");
+                tracing::warn!(
+                    attribute = printable(name),
+                    file = printable(&entry.path),
+                    "the file system has no such attributes"
+                );
             }
             result => result?,
         }
