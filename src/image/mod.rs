@@ -35,7 +35,7 @@ mod reference;
 mod registry;
 mod stream;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod token;
 pub(crate) mod tree;
 mod unpack;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 mod builder;
 
-pub(super) use self::builder::{Tar, pax};
+pub(crate) use self::builder::{Tar, pax};
 
 impl Tar {
     /// Unpacks the archive into a new directory.
@@ -53,7 +53,7 @@ pub(super) fn with_overlay(lower_dirs: &[PathBuf], check: impl FnOnce(&Path) + S
 }
 
 /// All paths beneath `root` with what can be seen of them, except access times.
-pub(super) fn listing(root: &Path) -> Vec<String> {
+pub(crate) fn listing(root: &Path) -> Vec<String> {
     use std::os::unix::fs::MetadataExt;
     let mut lines = Vec::new();
     let mut pending = vec![root.to_owned()];
