@@ -93,6 +93,12 @@ pub struct Settings {
     /// Largest number of entries of one image layer [default: 2000000]
     #[arg(long, env = "CONDENSER_MAX_LAYER_ENTRIES", value_name = "N")]
     pub max_layer_entries: Option<u64>,
+    /// Most bytes that one byte of a compressed image layer may unpack to, 0 for any number [default: 200]
+    #[arg(long, env = "CONDENSER_MAX_LAYER_RATIO", value_name = "N")]
+    pub max_layer_ratio: Option<u64>,
+    /// Unpacked size of an image layer from which max_layer_ratio counts, in bytes [default: 4 GiB]
+    #[arg(long, env = "CONDENSER_LAYER_RATIO_FROM", value_name = "BYTES")]
+    pub layer_ratio_from: Option<u64>,
     /// Image of the containers that hold the namespaces of pods [default: built in, nothing is pulled]
     #[arg(long, env = "CONDENSER_INFRA_IMAGE", value_name = "IMAGE")]
     pub infra_image: Option<String>,
@@ -154,6 +160,8 @@ pub struct Config {
     pub insecure_registries: Vec<String>,
     pub max_layer_bytes: u64,
     pub max_layer_entries: u64,
+    pub max_layer_ratio: u64,
+    pub layer_ratio_from: u64,
     pub infra_image: Option<String>,
     pub max_context_bytes: u64,
     pub max_context_entries: u64,
@@ -233,6 +241,8 @@ impl Settings {
             insecure_registries,
             max_layer_bytes,
             max_layer_entries,
+            max_layer_ratio,
+            layer_ratio_from,
             infra_image,
             max_context_bytes,
             max_context_entries,
@@ -283,6 +293,8 @@ impl Config {
             insecure_registries: s.insecure_registries.unwrap_or_default(),
             max_layer_bytes: s.max_layer_bytes.unwrap_or(64 << 30),
             max_layer_entries: s.max_layer_entries.unwrap_or(2_000_000),
+            max_layer_ratio: s.max_layer_ratio.unwrap_or(200),
+            layer_ratio_from: s.layer_ratio_from.unwrap_or(4 << 30),
             infra_image: infra_image(s.infra_image)?,
             max_context_bytes: s.max_context_bytes.unwrap_or(2 << 30),
             max_context_entries: s.max_context_entries.unwrap_or(200_000),

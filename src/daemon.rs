@@ -619,6 +619,8 @@ fn image_settings(config: &Config) -> ImageSettings {
         insecure_registries: config.insecure_registries.clone(),
         max_layer_bytes: config.max_layer_bytes,
         max_layer_entries: config.max_layer_entries,
+        max_layer_ratio: config.max_layer_ratio,
+        layer_ratio_from: config.layer_ratio_from,
     }
 }
 

@@ -15,7 +15,8 @@ use rustix::io::Errno;
 use tokio::sync::mpsc;
 
 use crate::image::archive::{Archive, Entry, Kind};
-use crate::image::tree::{self, Tree, TreeError, lossy, split};
+use crate::image::printable::printable;
+use crate::image::tree::{self, Tree, TreeError, split};
 
 /// Longest name of an entry: the kernel's `PATH_MAX` without its final zero.
 const MAX_PATH: usize = 4095;
@@ -72,7 +73,7 @@ pub(super) fn unpack(archive: impl Read, root: &Path, limits: Limits) -> Result<
             return Err(ContextError::TooLarge(message));
         }
         let path = clean(&entry.path).filter(|path| path.len() <= MAX_PATH);
-        let path = path.ok_or_else(|| ContextError::Invalid(format!("invalid path: {}", lossy(&entry.path))))?;
+        let path = path.ok_or_else(|| ContextError::Invalid(format!("invalid path: {}", printable(&entry.path))))?;
         if matches!(entry.kind, Kind::File) && !path.is_empty() {
             write_file(&mut tree, &mut archive, &entry, &path, read)?;
         } else {
@@ -115,7 +116,7 @@ fn place(tree: &mut Tree, entry: &Entry, path: &[u8]) -> Result<(), ContextError
         }
         Kind::HardLink(target) => {
             let clean =
-                clean(target).ok_or_else(|| ContextError::Invalid(format!("invalid path: {}", lossy(target))))?;
+                clean(target).ok_or_else(|| ContextError::Invalid(format!("invalid path: {}", printable(target))))?;
             let (target_parent, target_name) = split(&clean);
             let parent = tree.directory(parent)?;
             let target_parent = tree.existing_directory(target_parent).map_err(fail)?;
@@ -231,9 +232,10 @@ impl Read for ChannelReader {
 mod tests {
     use std::os::unix::fs::MetadataExt;
 
-    use tar::{EntryType, Header};
+    use tar::EntryType;
 
     use super::*;
+    use crate::image::testing::{Tar, listing};
 
     const LIMITS: Limits = Limits {
         bytes: 1 << 20,
@@ -241,27 +243,12 @@ mod tests {
     };
 
     fn archive(entries: &[(EntryType, &str, &str)]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for (kind, name, content) in entries {
-            let is_link = matches!(kind, EntryType::Symlink | EntryType::Link);
-            let (link, data) = if is_link { (*content, "") } else { ("", *content) };
-            let mut header = Header::new_ustar();
-            let block = header.as_mut_bytes();
-            block[..name.len()].copy_from_slice(name.as_bytes());
-            block[157..157 + link.len()].copy_from_slice(link.as_bytes());
-            header.set_entry_type(*kind);
-            header.set_mode(0o750);
-            header.set_uid(7);
-            header.set_gid(7);
-            header.set_mtime(9);
-            header.set_size(data.len() as u64);
-            header.set_cksum();
-            bytes.extend_from_slice(header.as_bytes());
-            bytes.extend_from_slice(data.as_bytes());
-            bytes.resize(bytes.len().next_multiple_of(512), 0);
-        }
-        bytes.resize(bytes.len() + 1024, 0);
-        bytes
+        let tar = Tar::new().owner(7, 7).mtime(9);
+        let tar = entries.iter().fold(tar, |tar, (kind, name, content)| match kind {
+            EntryType::Symlink | EntryType::Link => tar.entry(*kind, name.as_bytes(), 0o750, content.as_bytes(), b""),
+            _ => tar.entry(*kind, name.as_bytes(), 0o750, b"", content.as_bytes()),
+        });
+        tar.build()
     }
 
     fn unpacked(entries: &[(EntryType, &str, &str)]) -> Result<tempfile::TempDir, String> {
@@ -299,30 +286,82 @@ mod tests {
         );
     }
 
-    #[test]
-    fn names_that_leave_are_refused() {
-        for name in ["../evil", "/evil", "a/../../evil"] {
-            let error = unpacked(&[(EntryType::Regular, name, "x")]).unwrap_err();
-            assert_eq!(error, format!("invalid path: {name}"));
+    /// Unpacks what `tar` makes of the path of a directory of the host, which must not change.
+    fn attack(tar: impl FnOnce(&str) -> Tar) -> (tempfile::TempDir, Result<(), ContextError>) {
+        let scratch = tempfile::tempdir().unwrap();
+        let host = scratch.path().join("host");
+        std::fs::create_dir_all(host.join("dir")).unwrap();
+        std::fs::write(host.join("secret"), "secret").unwrap();
+        let before = listing(&host);
+        let root = tempfile::tempdir().unwrap();
+        let result = unpack(&tar(host.to_str().unwrap()).build()[..], root.path(), LIMITS);
+        assert_eq!(listing(&host), before, "the host was touched");
+        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 1);
+        (root, result)
+    }
+
+    #[rstest::rstest]
+    #[case::dots(Tar::new().file("../evil", ""), "invalid path: ../evil")]
+    #[case::dots_later(Tar::new().file("a/../../evil", ""), "invalid path: a/../../evil")]
+    #[case::absolute(Tar::new().file("/evil", ""), "invalid path: /evil")]
+    #[case::hard_link_out(Tar::new().hard_link("a", "../../etc/passwd"), "invalid path: ../../etc/passwd")]
+    #[case::hard_link_to_the_host(Tar::new().hard_link("a", "/etc/passwd"), "invalid path: /etc/passwd")]
+    #[case::hard_link_through_a_link(Tar::new().symlink("e", "/etc").hard_link("a", "e/passwd"), "No such file")]
+    #[case::hard_link_to_a_directory(Tar::new().dir("d", 0o755).hard_link("a", "d"), "a: Operation not permitted")]
+    #[case::beneath_a_file(Tar::new().file("a", "").file("a/b", ""), "a: Not a directory")]
+    #[case::loops(Tar::new().symlink("a", "b").symlink("b", "a").file("a/x", ""), "a: Too many levels")]
+    #[case::deep(Tar::new().file("d/".repeat(2000) + "x", ""), "nested more than 256 deep")]
+    #[case::far_links(
+        (0..40).fold(Tar::new(), |tar, n| tar.symlink(format!("l{n}"), format!("l{}{}", n + 1, "/d".repeat(2000))))
+            .file("l0/x", ""),
+        "nested more than 256 deep"
+    )]
+    #[case::long_path(Tar::new().file("n/".repeat(2100), ""), "invalid path: n/n/")]
+    #[case::control_characters(Tar::new().file("/a\nb\x1b", ""), "invalid path: /a\\nb\\u{1b}")]
+    #[case::zero_byte(Tar::new().pax(&[("path", b"a\0b")]).file("x", ""), "a name holds a zero byte")]
+    #[case::sparse(Tar::new().pax(&[("GNU.sparse.major", b"1")]).file("x", ""), "sparse file is not supported")]
+    #[case::size(Tar::new().pax(&[("size", b"999999")]).file("x", ""), "unexpected end of file")]
+    fn attacks_are_refused(#[case] tar: Tar, #[case] reason: &str) {
+        match attack(|_| tar).1 {
+            Err(ContextError::Invalid(message)) => assert!(message.contains(reason), "{message}"),
+            other => panic!("not refused: {other:?}"),
         }
-        unpacked(&[(EntryType::Link, "a", "../../etc/passwd")]).unwrap_err();
+    }
+
+    #[test]
+    fn endless_entries_and_parents_are_too_much() {
+        for name in ["f", "a/b"] {
+            let tar = (0..60).fold(Tar::new(), |tar, n| tar.file(format!("{n}{name}{n}"), ""));
+            let (_root, result) = attack(|_| tar.clone().dir("x", 0o755));
+            match name {
+                "f" => result.unwrap(),
+                _ => assert!(matches!(result, Err(ContextError::TooLarge(_))), "{result:?}"),
+            }
+        }
     }
 
     #[test]
     fn links_lead_nowhere_but_into_the_context() {
-        let victim = tempfile::tempdir().unwrap();
-        let outside = victim.path().to_str().unwrap();
-        let root = unpacked(&[
-            (EntryType::Symlink, "out", outside),
-            (EntryType::Regular, "out/file", "1"),
-            (EntryType::Symlink, "passwd", "/etc/passwd"),
-            (EntryType::Symlink, "up", "../../../../../../etc/passwd"),
-        ])
-        .unwrap();
-        assert_eq!(std::fs::read_dir(victim.path()).unwrap().count(), 0);
-        assert_eq!(read(&root, "out/file").unwrap(), "1");
-        assert_eq!(read(&root, "passwd"), Err(Errno::NOENT));
-        assert_eq!(read(&root, "up"), Err(Errno::NOENT));
+        let (root, result) = attack(|host| {
+            Tar::new()
+                .symlink("out", host)
+                .file("out/secret", "mine")
+                .dir("out/dir", 0o777)
+                .hard_link("out/hard", "out/secret")
+                .symlink("secret", format!("{host}/secret"))
+                .file("secret", "mine")
+                .symlink("passwd", "/etc/passwd")
+                .symlink("up", "../../../../../../etc/passwd")
+                .symlink("proc", "/proc/self/root/etc")
+                .node(EntryType::Char, "device", 0o666, (1, 1))
+        });
+        result.unwrap();
+        for path in ["out/secret", "out/hard", "secret"] {
+            assert_eq!(read(&root, path).unwrap(), "mine");
+        }
+        for path in ["passwd", "up", "proc/passwd", "device"] {
+            assert_eq!(read(&root, path), Err(Errno::NOENT), "{path}");
+        }
     }
 
     #[test]

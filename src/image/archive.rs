@@ -3,14 +3,19 @@
 //! Headers are read with the `tar` crate. Its entry iterator is not used for layers: it holds PAX records and long
 //! names of any size in memory, and it splits PAX records at line breaks instead of by their length, which loses binary
 //! attributes such as file capabilities.
+//!
+//! What readers of archives disagree about is refused, or read as the tools do that most images are made and scanned
+//! with (Go's `archive/tar`): otherwise one archive could show each of them other files.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 
 use tar::{EntryType, Header};
 
+use super::printable::printable;
+
 const BLOCK: u64 = 512;
-/// Largest sum of extension records (long names, PAX) of one entry, in bytes.
+/// Largest sum of what stands before one entry (long names, PAX records, labels), in bytes with their headers.
 const MAX_EXTENSIONS: u64 = 1 << 20;
 const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";
 
@@ -69,25 +74,25 @@ impl<R: Read> Archive<R> {
         loop {
             self.skip_data()?;
             let Some(header) = self.header()? else {
-                return match extensions.is_empty() {
-                    true => Ok(None),
-                    false => Err(bad("the archive ends where an entry was announced")),
-                };
+                return extensions.none_is_left().map(|()| None);
             };
-            let size = match extensions.number(b"size")? {
-                Some(size) if !is_extension(header.entry_type()) => size,
-                _ => or_blank(&header.as_old().size, || header.entry_size())?,
+            let kind = header.entry_type();
+            self.data = match extensions.number(b"size")? {
+                _ if is_header_only(kind) => 0,
+                Some(size) if !is_extension(kind) => size,
+                _ => size(&header)?,
             };
-            self.data = size;
-            self.padding = size.wrapping_neg() % BLOCK;
-            match header.entry_type() {
-                EntryType::XHeader => extensions.read_pax(&self.read_extension(&extensions)?)?,
-                EntryType::GNULongName => extensions.long_name = Some(self.read_name(&extensions)?),
-                EntryType::GNULongLink => extensions.long_link = Some(self.read_name(&extensions)?),
-                // Defaults for all entries (git writes its commit there), and the name of the volume.
-                EntryType::XGlobalHeader => {}
-                kind if kind.as_byte() == b'V' => extensions = Extensions::default(),
-                _ => return entry(&header, extensions).map(Some),
+            self.padding = self.data.wrapping_neg() % BLOCK;
+            if !is_extension(kind) {
+                return entry(&header, extensions).map(Some);
+            }
+            extensions.count(BLOCK.saturating_add(self.data))?;
+            match kind {
+                EntryType::XHeader => extensions.read_pax(&self.read_extension()?)?,
+                EntryType::GNULongName => once(&mut extensions.long_name, self.read_name()?)?,
+                EntryType::GNULongLink => once(&mut extensions.long_link, self.read_name()?)?,
+                // Defaults for all entries (git writes its commit there), and the name of the volume: passed over.
+                _ => extensions.none_is_left()?,
             }
         }
     }
@@ -119,27 +124,24 @@ impl<R: Read> Archive<R> {
         }
         let sum = |bytes: &[u8]| bytes.iter().map(|b| u32::from(*b)).sum::<u32>();
         let found = sum(&block[..148]) + sum(&block[156..]) + 8 * u32::from(b' ');
-        if header.cksum()? != found {
+        if !header.cksum().is_ok_and(|sum| sum == found) {
             return Err(bad("the checksum of a header is wrong"));
         }
         Ok(Some(header))
     }
 
-    fn read_extension(&mut self, so_far: &Extensions) -> io::Result<Vec<u8>> {
-        if so_far.bytes.saturating_add(self.data) > MAX_EXTENSIONS {
-            return Err(bad("the names and attributes of an entry are too long"));
-        }
+    /// The record that an extension is. Its size was counted.
+    fn read_extension(&mut self) -> io::Result<Vec<u8>> {
         let mut record = vec![0; self.data as usize];
         self.reader.read_exact(&mut record)?;
         self.data = 0;
         Ok(record)
     }
 
-    fn read_name(&mut self, so_far: &Extensions) -> io::Result<Vec<u8>> {
-        let mut name = self.read_extension(so_far)?;
-        if name.last() == Some(&0) {
-            name.pop();
-        }
+    fn read_name(&mut self) -> io::Result<Vec<u8>> {
+        let mut name = self.read_extension()?;
+        let end = name.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
+        name.truncate(end);
         Ok(name)
     }
 }
@@ -165,19 +167,31 @@ impl<R: Read> Read for Archive<R> {
 struct Extensions {
     long_name: Option<Vec<u8>>,
     long_link: Option<Vec<u8>>,
-    pax: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// Bytes of all records so far.
+    pax: Option<BTreeMap<Vec<u8>, Vec<u8>>>,
+    /// Bytes of all that stood before the entry so far.
     bytes: u64,
 }
 
 impl Extensions {
-    fn is_empty(&self) -> bool {
-        self.long_name.is_none() && self.long_link.is_none() && self.pax.is_empty()
+    /// An error if something was announced for an entry, which must follow then.
+    fn none_is_left(&self) -> io::Result<()> {
+        match self.long_name.is_none() && self.long_link.is_none() && self.pax.is_none() {
+            true => Ok(()),
+            false => Err(bad("an entry is announced and does not follow")),
+        }
     }
 
-    /// Adds records `<length> <key>=<value>\n`, where the length counts the whole record.
+    fn count(&mut self, bytes: u64) -> io::Result<()> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        match self.bytes {
+            ..=MAX_EXTENSIONS => Ok(()),
+            _ => Err(bad("the names and attributes of an entry are too long")),
+        }
+    }
+
+    /// Takes records `<length> <key>=<value>\n`, where the length counts the whole record.
     fn read_pax(&mut self, mut records: &[u8]) -> io::Result<()> {
-        self.bytes += records.len() as u64;
+        let mut pax = BTreeMap::new();
         // Some writers fill up with zeros.
         while records.first().is_some_and(|b| *b != 0) {
             let record = (|| {
@@ -189,14 +203,19 @@ impl Extensions {
                 Some((&pair[..equals], &pair[equals + 1..], rest))
             })();
             let (key, value, rest) = record.ok_or_else(|| bad("a PAX record is malformed"))?;
-            self.pax.insert(key.to_owned(), value.to_owned());
+            pax.insert(key.to_owned(), value.to_owned());
             records = rest;
         }
-        Ok(())
+        once(&mut self.pax, pax)
+    }
+
+    fn get(&self, key: &[u8]) -> Option<&[u8]> {
+        let value = self.pax.as_ref()?.get(key)?;
+        Some(&value[..]).filter(|value| !value.is_empty())
     }
 
     fn number(&self, key: &[u8]) -> io::Result<Option<u64>> {
-        let Some(value) = self.pax.get(key).filter(|v| !v.is_empty()) else {
+        let Some(value) = self.get(key) else {
             return Ok(None);
         };
         let number = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
@@ -205,42 +224,82 @@ impl Extensions {
 
     fn xattrs(self) -> Vec<(Vec<u8>, Vec<u8>)> {
         let attribute = |(key, value): (Vec<u8>, _)| Some((key.strip_prefix(XATTR_PREFIX)?.to_owned(), value));
-        self.pax.into_iter().filter_map(attribute).collect()
+        self.pax.into_iter().flatten().filter_map(attribute).collect()
     }
 
-    /// A name from PAX, else from a GNU record.
-    fn name(&mut self, key: &[u8], gnu: Option<Vec<u8>>) -> Option<Vec<u8>> {
-        self.pax.remove(key).filter(|v| !v.is_empty()).or(gnu)
+    /// A name from PAX or from a GNU record; readers differ on which of two counts.
+    fn name(&self, key: &[u8], gnu: Option<&[u8]>) -> io::Result<Option<Vec<u8>>> {
+        match (self.get(key), gnu) {
+            (Some(_), Some(_)) => Err(twice()),
+            (name, gnu) => Ok(name.or(gnu).map(<[u8]>::to_owned)),
+        }
     }
 }
 
+fn once<T>(place: &mut Option<T>, value: T) -> io::Result<()> {
+    match place.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(twice()),
+    }
+}
+
+fn twice() -> io::Error {
+    bad("an entry is announced twice")
+}
+
+/// Whether it is no object itself but says something of others.
 fn is_extension(kind: EntryType) -> bool {
     kind.is_pax_local_extensions()
         || kind.is_pax_global_extensions()
         || kind.is_gnu_longname()
         || kind.is_gnu_longlink()
+        || kind.as_byte() == b'V'
 }
 
-fn entry(header: &Header, mut extensions: Extensions) -> io::Result<Entry> {
-    let long_name = extensions.long_name.take();
-    let long_link = extensions.long_link.take();
-    let path = extensions.name(b"path", long_name);
+/// Whether no data follows, whatever the size says. Some writers put the size of its target at a link.
+fn is_header_only(kind: EntryType) -> bool {
+    use EntryType::{Block, Char, Directory, Fifo, Link, Symlink};
+    matches!(kind, Link | Symlink | Char | Block | Directory | Fifo)
+}
+
+/// The size as the header has it.
+fn size(header: &Header) -> io::Result<u64> {
+    let field = &header.as_old().size;
+    // Of a binary number the crate reads the last eight bytes, whatever stands before them.
+    let fits = field[0] & 0x80 == 0 || field[..4] == [0x80, 0, 0, 0];
+    let size = number("size", field, || header.entry_size())?;
+    match fits && i64::try_from(size).is_ok() {
+        true => Ok(size),
+        false => Err(bad("the size of an entry is negative or too large")),
+    }
+}
+
+fn entry(header: &Header, extensions: Extensions) -> io::Result<Entry> {
+    let path = extensions.name(b"path", extensions.long_name.as_deref())?;
     let path = path.unwrap_or_else(|| header.path_bytes().into_owned());
-    let link = extensions.name(b"linkpath", long_link);
+    let link = extensions.name(b"linkpath", extensions.long_link.as_deref())?;
     let link = link.or_else(|| header.link_name_bytes().map(|l| l.into_owned()));
-    if extensions.pax.keys().any(|key| key.starts_with(b"GNU.sparse.")) {
+    let link = link.unwrap_or_default();
+    if path.contains(&0) || link.contains(&0) {
+        return Err(bad(&format!("a name holds a zero byte: {}", printable(&path))));
+    }
+    let mut keys = extensions.pax.iter().flat_map(BTreeMap::keys);
+    if keys.any(|key| key.starts_with(b"GNU.sparse.")) {
         return Err(unsupported("sparse file", &path));
     }
     let old = header.as_old();
     let (uid, gid) = (extensions.number(b"uid")?, extensions.number(b"gid")?);
     Ok(Entry {
-        kind: kind(header, &path, link.unwrap_or_default())?,
-        mode: or_blank(&old.mode, || header.mode().map(u64::from))? as u32 & 0o7777,
-        uid: uid.map_or_else(|| or_blank(&old.uid, || header.uid()), Ok)?,
-        gid: gid.map_or_else(|| or_blank(&old.gid, || header.gid()), Ok)?,
-        mtime: match extensions.pax.get(&b"mtime"[..]) {
+        kind: kind(header, &path, link)?,
+        mode: number("mode", &old.mode, || header.mode().map(u64::from))? as u32 & 0o7777,
+        uid: uid.map_or_else(|| number("owner", &old.uid, || header.uid()), Ok)?,
+        gid: gid.map_or_else(|| number("group", &old.gid, || header.gid()), Ok)?,
+        mtime: match extensions.get(b"mtime") {
             Some(text) => time(text).ok_or_else(|| bad("a PAX time is malformed"))?,
-            None => (i64::try_from(or_blank(&old.mtime, || header.mtime())?).unwrap_or(0), 0),
+            None => {
+                let seconds = number("time", &old.mtime, || header.mtime())?;
+                (i64::try_from(seconds).unwrap_or(0), 0)
+            }
         },
         xattrs: extensions.xattrs(),
         path,
@@ -268,19 +327,19 @@ fn kind(header: &Header, path: &[u8], link: Vec<u8>) -> io::Result<Kind> {
 
 /// Major and minor number of a device.
 fn device(header: &Header) -> io::Result<(u32, u32)> {
-    let number = |at, read: io::Result<Option<u32>>| {
+    let part = |at, read: io::Result<Option<u32>>| {
         // Both have the same place in ustar and GNU headers; older headers have neither.
         let field = &header.as_bytes()[at..at + 8];
-        or_blank(field, || read.map(|n| n.unwrap_or(0).into())).map(|n| n as u32)
+        number("device number", field, || read.map(|n| n.unwrap_or(0).into())).map(|n| n as u32)
     };
-    Ok((number(329, header.device_major())?, number(337, header.device_minor())?))
+    Ok((part(329, header.device_major())?, part(337, header.device_minor())?))
 }
 
-/// A number of a header; a blank field is zero.
-fn or_blank(field: &[u8], number: impl FnOnce() -> io::Result<u64>) -> io::Result<u64> {
+/// A number of a header; a blank field is zero. The crate's own errors quote the field, which may hold anything.
+fn number(what: &str, field: &[u8], read: impl FnOnce() -> io::Result<u64>) -> io::Result<u64> {
     match field.iter().all(|b| matches!(b, 0 | b' ')) {
         true => Ok(0),
-        false => number(),
+        false => read().map_err(|_| bad(&format!("the {what} of an entry is not a number"))),
     }
 }
 
@@ -305,7 +364,7 @@ fn bad(message: &str) -> io::Error {
 }
 
 fn unsupported(what: &str, path: &[u8]) -> io::Error {
-    bad(&format!("{what} is not supported: {}", String::from_utf8_lossy(path)))
+    bad(&format!("{what} is not supported: {}", printable(path)))
 }
 
 #[cfg(test)]
@@ -399,10 +458,12 @@ mod tests {
         tar.push(&huge, b"");
         assert!(refusal(tar).contains("too long"));
         let record = pax(&[("k", &[b'v'; 400 << 10])]);
-        let many = (0..3).fold(Tar::new(), |tar, _| {
-            tar.entry(EntryType::XHeader, b"pax", 0, b"", &record)
-        });
-        assert!(refusal(many).contains("too long"));
+        for kind in [EntryType::XGlobalHeader, EntryType::new(b'V')] {
+            let many = (0..3).fold(Tar::new(), |tar, _| tar.entry(kind, b"pax", 0, b"", &record));
+            assert!(refusal(many).contains("too long"));
+            let endless = (0..2049).fold(Tar::new(), |tar, _| tar.entry(kind, b"", 0, b"", b""));
+            assert!(refusal(endless).contains("too long"));
+        }
     }
 
     #[test]

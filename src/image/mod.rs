@@ -29,12 +29,13 @@ mod layers;
 mod manifest;
 mod pause;
 mod platform;
+pub(crate) mod printable;
 mod pull;
 mod reference;
 mod registry;
 mod stream;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod token;
 pub(crate) mod tree;
 mod unpack;
@@ -82,6 +83,10 @@ pub struct ImageSettings {
     pub max_layer_bytes: u64,
     /// Largest number of entries of one layer.
     pub max_layer_entries: u64,
+    /// Largest number of bytes that one byte of a compressed layer may unpack to; 0 for any number.
+    pub max_layer_ratio: u64,
+    /// Unpacked size of a layer from which that ratio counts, in bytes.
+    pub layer_ratio_from: u64,
 }
 
 /// The image service. Clones share everything.

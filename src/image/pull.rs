@@ -20,7 +20,7 @@ use super::download::download;
 use super::manifest::{Descriptor, Document, ImageConfig, Manifest};
 use super::platform::choose;
 use super::registry::Fetched;
-use super::stream::{BlobReader, Digests, LayerReader};
+use super::stream::{BlobReader, Digests, LayerReader, Limits};
 use super::tree::TreeError;
 use super::unpack::unpack;
 use super::{ImageError, ImageRef, Inner, Platform, blocking};
@@ -267,7 +267,12 @@ fn unpack_layer(inner: &Inner, blob: BlobReader, expected: Digests) -> Result<()
         message,
     };
     let staged = inner.layers.stage()?;
-    let reader = LayerReader::new(blob, inner.settings.max_layer_bytes).map_err(|e| bad(e.to_string()))?;
+    let limits = Limits {
+        bytes: inner.settings.max_layer_bytes,
+        ratio: inner.settings.max_layer_ratio,
+        ratio_from: inner.settings.layer_ratio_from,
+    };
+    let reader = LayerReader::new(blob, limits).map_err(|e| bad(e.to_string()))?;
     let mut reader = std::io::BufReader::with_capacity(128 << 10, reader);
     unpack(&mut reader, staged.path(), inner.settings.max_layer_entries).map_err(|error| match error {
         TreeError::Refused(message) => bad(message),

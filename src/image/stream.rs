@@ -1,9 +1,9 @@
 //! A layer on its way from the network to the archive reader: hashed as it comes, decompressed, hashed again, capped.
 //!
 //! ```text
-//! channel of chunks -> BlobReader (sha256 of the blob) -> gzip | zstd | nothing -> LayerReader (sha256, byte limit)
+//! channel of chunks -> BlobReader (sha256 of the blob) -> gzip | zstd | nothing -> LayerReader (sha256, limits)
 //! ```
-//! This is the only place where something is decompressed, so no input can grow past the limit.
+//! This is the only place where something is decompressed, so no input can grow past the limits.
 
 use std::io::{self, BufRead, Read};
 
@@ -13,11 +13,48 @@ use tokio::sync::mpsc;
 
 use super::digest::Digest;
 
+/// Largest window of a zstd frame, as a power of two: what `zstd --ultra --long` writes and every decoder takes. It is
+/// the memory that one layer may ask for.
+const MAX_ZSTD_WINDOW: u32 = 27;
+
+/// How much may come out of a layer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Bytes of the uncompressed archive.
+    pub bytes: u64,
+    /// Bytes that one byte of the blob may become; 0 for any number.
+    pub ratio: u64,
+    /// Size of the uncompressed archive from which `ratio` counts.
+    pub ratio_from: u64,
+}
+
+impl Limits {
+    /// `unpacked` bytes of the archive have come out of the first `packed` bytes of the blob.
+    fn check(&self, unpacked: u64, packed: u64) -> Result<(), String> {
+        let Self {
+            bytes,
+            ratio,
+            ratio_from,
+        } = *self;
+        if unpacked > bytes {
+            return Err(format!("it unpacks to more than {bytes} bytes (max_layer_bytes)"));
+        }
+        if ratio > 0 && unpacked > ratio_from && unpacked > packed.saturating_mul(ratio) {
+            return Err(format!(
+                "it unpacks to more than {ratio_from} bytes (layer_ratio_from) and {ratio} times its size (max_layer_ratio)"
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// The blob, from a channel. For blocking threads only.
 pub(super) struct BlobReader {
     chunks: mpsc::Receiver<Bytes>,
     current: Bytes,
     hash: Sha256,
+    /// Bytes that came so far.
+    received: u64,
 }
 
 impl BlobReader {
@@ -26,12 +63,14 @@ impl BlobReader {
             chunks,
             current: Bytes::new(),
             hash: Sha256::new(),
+            received: 0,
         }
     }
 
     fn receive(&mut self) -> Option<Bytes> {
         let chunk = self.chunks.blocking_recv()?;
         self.hash.update(&chunk);
+        self.received += chunk.len() as u64;
         Some(chunk)
     }
 
@@ -86,9 +125,21 @@ impl Decoder {
         Ok(match blob.peek(4) {
             [0x1f, 0x8b, ..] => Self::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(blob))),
             // A zstd frame, or a skippable one before it.
-            [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => Self::Zstd(zstd::Decoder::with_buffer(blob)?),
+            [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => {
+                let mut decoder = zstd::Decoder::with_buffer(blob)?;
+                decoder.window_log_max(MAX_ZSTD_WINDOW)?;
+                Self::Zstd(decoder)
+            }
             _ => Self::Plain(blob),
         })
+    }
+
+    fn blob(&self) -> &BlobReader {
+        match self {
+            Self::Plain(blob) => blob,
+            Self::Gzip(decoder) => decoder.get_ref(),
+            Self::Zstd(decoder) => decoder.get_ref(),
+        }
     }
 
     fn into_blob(self) -> BlobReader {
@@ -114,8 +165,9 @@ impl Read for Decoder {
 pub(super) struct LayerReader {
     decoder: Decoder,
     hash: Sha256,
-    left: u64,
-    limit: u64,
+    /// Bytes that came out so far.
+    unpacked: u64,
+    limits: Limits,
 }
 
 /// The digests of a layer that was read to its end.
@@ -128,13 +180,13 @@ pub(super) struct Digests {
 }
 
 impl LayerReader {
-    /// At most `limit` bytes come out; more is an error.
-    pub(super) fn new(blob: BlobReader, limit: u64) -> io::Result<Self> {
+    /// More than the limits allow is an error.
+    pub(super) fn new(blob: BlobReader, limits: Limits) -> io::Result<Self> {
         Ok(Self {
             decoder: Decoder::new(blob)?,
             hash: Sha256::new(),
-            left: limit,
-            limit,
+            unpacked: 0,
+            limits,
         })
     }
 
@@ -151,10 +203,10 @@ impl LayerReader {
 impl Read for LayerReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.decoder.read(buffer)?;
-        self.left = self.left.checked_sub(n as u64).ok_or_else(|| {
-            let message = format!("it unpacks to more than {} bytes (max_layer_bytes)", self.limit);
-            io::Error::new(io::ErrorKind::InvalidData, message)
-        })?;
+        self.unpacked += n as u64;
+        self.limits
+            .check(self.unpacked, self.decoder.blob().received)
+            .map_err(|message| io::Error::new(io::ErrorKind::InvalidData, message))?;
         self.hash.update(&buffer[..n]);
         Ok(n)
     }
@@ -165,6 +217,15 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+
+    /// No more than so many bytes.
+    fn bytes(bytes: u64) -> Limits {
+        Limits {
+            bytes,
+            ratio: 0,
+            ratio_from: 0,
+        }
+    }
 
     fn blob(data: &[u8], piece: usize) -> BlobReader {
         let (sender, receiver) = mpsc::channel(data.len() + 1);
@@ -192,7 +253,7 @@ mod tests {
         let skippable = [&b"\x50\x2a\x4d\x18\x02\0\0\0xy"[..], &zstd(&data)].concat();
         for compressed in [data.clone(), gzip(&data), zstd(&data), halves, frames, skippable] {
             for piece in [1, 3, 4096] {
-                let mut reader = LayerReader::new(blob(&compressed, piece), 40_000).unwrap();
+                let mut reader = LayerReader::new(blob(&compressed, piece), bytes(40_000)).unwrap();
                 let mut out = Vec::new();
                 reader.read_to_end(&mut out).unwrap();
                 assert_eq!(out, data);
@@ -208,17 +269,17 @@ mod tests {
     #[test]
     fn what_was_not_read_counts_too() {
         let compressed = gzip(&[7; 5000]);
-        let mut reader = LayerReader::new(blob(&compressed, 100), 5000).unwrap();
+        let mut reader = LayerReader::new(blob(&compressed, 100), bytes(5000)).unwrap();
         reader.read_exact(&mut [0; 10]).unwrap();
         assert_eq!(reader.finish().unwrap().diff_id, Digest::of(&[7; 5000]));
-        let nothing = LayerReader::new(blob(b"", 1), 0).unwrap().finish().unwrap();
+        let nothing = LayerReader::new(blob(b"", 1), bytes(0)).unwrap().finish().unwrap();
         assert_eq!((nothing.blob, nothing.diff_id), (Digest::of(b""), Digest::of(b"")));
     }
 
     #[test]
     fn a_bomb_stops_at_the_limit() {
         for compressed in [gzip(&vec![0; 1 << 20]), zstd(&vec![0; 1 << 20]), vec![0; 1 << 20]] {
-            let reader = LayerReader::new(blob(&compressed, 1000), (1 << 20) - 1).unwrap();
+            let reader = LayerReader::new(blob(&compressed, 1000), bytes((1 << 20) - 1)).unwrap();
             assert!(
                 reader
                     .finish()
@@ -230,13 +291,44 @@ mod tests {
     }
 
     #[test]
+    fn a_ratio_counts_from_a_size_on() {
+        let limits = Limits {
+            bytes: 1 << 30,
+            ratio: 100,
+            ratio_from: 1 << 20,
+        };
+        let finish = |data: &[u8], limits| LayerReader::new(blob(data, 1000), limits).unwrap().finish();
+        for pack in [gzip, zstd] {
+            finish(&pack(&vec![0; 1 << 20]), limits).unwrap();
+            let bomb = pack(&vec![0; 2 << 20]);
+            let error = finish(&bomb, limits).unwrap_err().to_string();
+            assert!(error.contains("100 times its size (max_layer_ratio)"), "{error}");
+            finish(&bomb, Limits { ratio: 0, ..limits }).unwrap();
+            finish(
+                &bomb,
+                Limits {
+                    ratio: 1 << 20,
+                    ..limits
+                },
+            )
+            .unwrap();
+        }
+        finish(&vec![0; 2 << 20], Limits { ratio: 1, ..limits }).unwrap();
+    }
+
+    #[test]
     fn a_broken_stream_is_an_error() {
         for mut compressed in [gzip(&[7; 5000]), zstd(&[7; 5000])] {
             let cut = &compressed[..compressed.len() - 1];
-            LayerReader::new(blob(cut, 100), 5000).unwrap().finish().unwrap_err();
+            LayerReader::new(blob(cut, 100), bytes(5000))
+                .unwrap()
+                .finish()
+                .unwrap_err();
             let middle = compressed.len() / 2;
             compressed[middle] ^= 0xff;
-            let result = LayerReader::new(blob(&compressed, 100), 1 << 20).unwrap().finish();
+            let result = LayerReader::new(blob(&compressed, 100), bytes(1 << 20))
+                .unwrap()
+                .finish();
             assert!(result.map_or(true, |d| d.diff_id != Digest::of(&[7; 5000])));
         }
     }

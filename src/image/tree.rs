@@ -11,12 +11,14 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, XattrFlags};
 use rustix::io::Errno;
+
+use super::printable::printable;
 
 /// Marks a directory that hides the same directory of lower layers (overlayfs).
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
@@ -26,6 +28,8 @@ pub(crate) const MAX_DEPTH: usize = 256;
 const MAX_CACHED: usize = 64;
 /// As in the kernel.
 const MAX_LINKS: u32 = 40;
+/// Most components that one name may come to with the links in it. More than any name has that is no trick.
+const MAX_STEPS: u32 = 4096;
 
 /// Why an entry cannot be placed.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +53,7 @@ pub(crate) enum Existing {
 }
 
 impl Existing {
-    fn of(stat: &Stat) -> Self {
+    pub(crate) fn of(stat: &Stat) -> Self {
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => Self::Directory,
             FileType::Symlink => Self::Symlink,
@@ -62,7 +66,7 @@ impl Existing {
 /// The tree.
 pub(crate) struct Tree {
     root: Rc<OwnedFd>,
-    /// Where the root is. For the check of depths only.
+    /// Where the root is, without links. For the check of depths only.
     root_path: PathBuf,
     cache: HashMap<Vec<u8>, Rc<OwnedFd>>,
     /// How many directories were made that no entry described.
@@ -72,10 +76,11 @@ pub(crate) struct Tree {
 impl Tree {
     pub(crate) fn new(root_path: &Path) -> Result<Self, TreeError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let root = rustix::fs::open(root_path, flags, Mode::empty());
+        let fail = |e| error(e, root_path.as_os_str().as_bytes());
+        let root = rustix::fs::open(root_path, flags, Mode::empty()).map_err(fail)?;
         Ok(Self {
-            root: Rc::new(root.map_err(|e| error(e, root_path.as_os_str().as_bytes()))?),
-            root_path: root_path.to_owned(),
+            root_path: real_path(&root).map_err(fail)?,
+            root: Rc::new(root),
             cache: HashMap::new(),
             implied: 0,
         })
@@ -84,10 +89,6 @@ impl Tree {
     /// The directory at a clean path (no `.`, no `..`, no slash at either end), made with its parents if it is not
     /// there. The empty path is the root.
     pub(crate) fn directory(&mut self, path: &[u8]) -> Result<Rc<OwnedFd>, TreeError> {
-        self.directory_through(path, MAX_LINKS)
-    }
-
-    fn directory_through(&mut self, path: &[u8], links: u32) -> Result<Rc<OwnedFd>, TreeError> {
         if path.is_empty() {
             return Ok(self.root.clone());
         }
@@ -96,13 +97,9 @@ impl Tree {
         }
         let fd = match self.open(path) {
             // ENOTDIR: one of the components may be a whiteout of this layer.
-            Err(Errno::NOENT | Errno::NOTDIR) => {
-                self.make(path, links)?;
-                self.open(path)
-            }
-            result => result,
+            Err(Errno::NOENT | Errno::NOTDIR) => self.make(path)?,
+            result => Rc::new(result.map_err(|e| error(e, path))?),
         };
-        let fd = Rc::new(fd.map_err(|e| error(e, path))?);
         self.check_depth(&fd, path)?;
         if self.cache.len() == MAX_CACHED {
             self.cache.clear();
@@ -131,34 +128,58 @@ impl Tree {
         }
     }
 
-    /// Makes the directory at `path`, whose last component is missing, a whiteout, or a link to nowhere.
-    fn make(&mut self, path: &[u8], links: u32) -> Result<(), TreeError> {
-        let (parent_path, name) = split(path);
-        let parent = self.directory_through(parent_path, links)?;
-        self.implied += 1;
-        match rustix::fs::mkdirat(&*parent, name, Mode::from_raw_mode(0o755)) {
-            Ok(()) => return set_mode(&parent, name, 0o755).map_err(|e| error(e, path)),
-            Err(Errno::EXIST) => {}
-            Err(e) => return Err(error(e, path)),
-        }
-        match look(&parent, name).map_err(|e| error(e, path))? {
-            Some(Existing::Directory) | None => Ok(()),
-            Some(Existing::Whiteout) => {
-                self.make_directory(&parent, name).map_err(|e| error(e, path))?;
-                set_mode(&parent, name, 0o755).map_err(|e| error(e, path))
+    /// Walks `path` as the kernel does with `RESOLVE_IN_ROOT` and makes what is missing on the way: a directory in the
+    /// place of nothing, of a whiteout, or where a link leads to nowhere. Step by step instead of by recursion, because
+    /// links may lead through any number of names.
+    fn make(&mut self, path: &[u8]) -> Result<Rc<OwnedFd>, TreeError> {
+        let fail = |e| error(e, path);
+        let (mut links, mut steps) = (0, 0);
+        let mut here = self.root.clone();
+        // The real place of `here`, and the components that are ahead, the next one last.
+        let mut trail: Vec<Vec<u8>> = Vec::new();
+        let mut ahead: Vec<Vec<u8>> = components(path).map(<[u8]>::to_owned).rev().collect();
+        while let Some(name) = ahead.pop() {
+            steps += 1;
+            if steps > MAX_STEPS {
+                return Err(fail(Errno::NAMETOOLONG));
             }
-            Some(Existing::Symlink) if links == 0 => Err(error(Errno::LOOP, path)),
-            Some(Existing::Symlink) => {
-                let target = rustix::fs::readlinkat(&*parent, name, Vec::new()).map_err(|e| error(e, path))?;
-                let target = target.as_bytes();
-                let target = match target.first() {
-                    Some(b'/') => target.to_owned(),
-                    _ => [parent_path, b"/", target].concat(),
-                };
-                self.directory_through(&within_root(&target), links - 1).map(drop)
+            if trail.len() > MAX_DEPTH {
+                return Err(too_deep(path));
             }
-            Some(Existing::Other) => Err(error(Errno::NOTDIR, path)),
+            if name == b".." {
+                trail.pop();
+                here = self.existing_directory(&trail.join(&b'/')).map_err(fail)?;
+                continue;
+            }
+            let existing = look(&here, &name).map_err(fail)?;
+            match existing {
+                Some(Existing::Symlink) => {
+                    links += 1;
+                    if links > MAX_LINKS {
+                        return Err(fail(Errno::LOOP));
+                    }
+                    let target = rustix::fs::readlinkat(&*here, &name[..], Vec::new()).map_err(fail)?;
+                    let target = target.as_bytes();
+                    if target.starts_with(b"/") {
+                        trail.clear();
+                        here = self.root.clone();
+                    }
+                    ahead.extend(components(target).map(<[u8]>::to_owned).rev());
+                    continue;
+                }
+                Some(Existing::Directory) => {}
+                Some(Existing::Other) => return Err(fail(Errno::NOTDIR)),
+                None | Some(Existing::Whiteout) => {
+                    self.implied += 1;
+                    self.make_directory(&here, &name).map_err(fail)?;
+                    set_mode(&here, &name, 0o755).map_err(fail)?;
+                }
+            }
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            here = Rc::new(rustix::fs::openat(&*here, &name[..], flags, Mode::empty()).map_err(fail)?);
+            trail.push(name);
         }
+        Ok(here)
     }
 
     /// Makes a directory with mode 0700, or keeps the one that is there; anything else gives way. In the place of a
@@ -216,16 +237,12 @@ impl Tree {
 
     /// Links can make the real place of a directory much deeper than its name.
     fn check_depth(&self, fd: &OwnedFd, path: &[u8]) -> Result<(), TreeError> {
-        let real = rustix::fs::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new());
-        let real = real.map_err(|e| error(e, path))?;
-        let beneath = Path::new(OsStr::from_bytes(real.as_bytes())).strip_prefix(&self.root_path);
+        let real = real_path(fd).map_err(|e| error(e, path))?;
+        let beneath = real.strip_prefix(&self.root_path);
         match beneath {
             Ok(beneath) if beneath.components().count() <= MAX_DEPTH => Ok(()),
-            Ok(_) => Err(TreeError::Refused(format!(
-                "directories are nested more than {MAX_DEPTH} deep at {}",
-                lossy(path)
-            ))),
-            Err(_) => Err(TreeError::Refused(format!("{} is outside the root", lossy(path)))),
+            Ok(_) => Err(too_deep(path)),
+            Err(_) => Err(TreeError::Refused(format!("{} is outside the root", printable(path)))),
         }
     }
 }
@@ -238,18 +255,22 @@ pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// A path as the kernel walks it with `RESOLVE_IN_ROOT`, as far as that can be told without looking: `..` stops at the
-/// root.
-fn within_root(path: &[u8]) -> Vec<u8> {
-    let mut parts: Vec<&[u8]> = Vec::new();
-    for part in path.split(|b| *b == b'/') {
-        match part {
-            b"" | b"." => {}
-            b".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    parts.join(&b'/')
+fn too_deep(path: &[u8]) -> TreeError {
+    TreeError::Refused(format!(
+        "directories are nested more than {MAX_DEPTH} deep at {}",
+        printable(path)
+    ))
+}
+
+/// Names and `..`, without what says nothing.
+fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
+    path.split(|b| *b == b'/').filter(|part| !matches!(*part, b"" | b"."))
+}
+
+/// Where an open directory is.
+fn real_path(directory: &OwnedFd) -> Result<PathBuf, Errno> {
+    let path = rustix::fs::readlink(format!("/proc/self/fd/{}", directory.as_raw_fd()), Vec::new())?;
+    Ok(std::ffi::OsString::from_vec(path.into_bytes()).into())
 }
 
 /// What stands at a name of a directory.
@@ -285,15 +306,11 @@ pub(crate) fn set_mode(parent: &OwnedFd, name: &[u8], mode: u32) -> Result<(), E
 
 /// Tells whose fault an error is.
 pub(crate) fn error(errno: Errno, path: &[u8]) -> TreeError {
-    let message = format!("{}: {}", lossy(path), io::Error::from(errno));
+    let message = format!("{}: {}", printable(path), io::Error::from(errno));
     match errno {
         Errno::NOSPC | Errno::DQUOT | Errno::IO | Errno::ROFS | Errno::MFILE | Errno::NFILE | Errno::NOMEM => {
             TreeError::System(message)
         }
         _ => TreeError::Refused(message),
     }
-}
-
-pub(crate) fn lossy(path: &[u8]) -> std::borrow::Cow<'_, str> {
-    String::from_utf8_lossy(path)
 }

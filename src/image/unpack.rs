@@ -19,7 +19,8 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid
 use rustix::io::Errno;
 
 use super::archive::{Archive, Entry, Kind};
-use super::tree::{self, Existing, MAX_DEPTH, Tree, TreeError, lossy, open_directory, split};
+use super::printable::printable;
+use super::tree::{self, Existing, MAX_DEPTH, Tree, TreeError, open_directory, split};
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE_MARKER: &[u8] = b".wh..wh..opq";
@@ -178,12 +179,23 @@ impl<R: Read> Unpacker<R> {
         let missing = || {
             refused(
                 path,
-                &format!("hard link to {}, which is not in this layer", lossy(target)),
+                &format!("hard link to {}, which is not in this layer", printable(target)),
             )
         };
         let target_parent = self.tree.existing_directory(target_parent).map_err(|_| missing())?;
         let stat = |fd: &OwnedFd, name| rustix::fs::statat(fd, name, AtFlags::SYMLINK_NOFOLLOW);
         let found = stat(&target_parent, target_name).map_err(|_| missing())?;
+        match Existing::of(&found) {
+            Existing::Directory => {
+                return Err(refused(
+                    path,
+                    &format!("hard link to the directory {}", printable(target)),
+                ));
+            }
+            // It stands for the absence of what it hides.
+            Existing::Whiteout => return Err(missing()),
+            Existing::Symlink | Existing::Other => {}
+        }
         if stat(parent, name).is_ok_and(|s| (s.st_dev, s.st_ino) == (found.st_dev, found.st_ino)) {
             return Ok(());
         }
@@ -203,7 +215,10 @@ impl<R: Read> Unpacker<R> {
         let make = || rustix::fs::mknodat(parent, name, kind, Mode::empty(), device);
         match self.tree.replace(parent, name, make) {
             Err(Errno::PERM) => {
-                tracing::warn!(name = %lossy(name), "a device of a layer is left out: not permitted here");
+                tracing::warn!(
+                    name = printable(name),
+                    "a device of a layer is left out: not permitted here"
+                );
                 return Ok(());
             }
             result => result?,
@@ -245,13 +260,24 @@ fn set_attributes(entry: &Entry, fd: &OwnedFd) -> Result<(), Errno> {
             continue;
         }
         match rustix::fs::fsetxattr(fd, &name[..], value, XattrFlags::empty()) {
+            // Some file systems say it of attributes that are larger than they take.
+            Err(Errno::NOSPC) if has_room(fd)? => return Err(Errno::TOOBIG),
             Err(Errno::OPNOTSUPP) => {
-                tracing::warn!(attribute = %lossy(name), file = %lossy(&entry.path), "the file system has no such attributes");
+                tracing::warn!(
+                    attribute = printable(name),
+                    file = printable(&entry.path),
+                    "the file system has no such attributes"
+                );
             }
             result => result?,
         }
     }
     Ok(())
+}
+
+fn has_room(fd: &OwnedFd) -> Result<bool, Errno> {
+    let file_system = rustix::fs::fstatvfs(fd)?;
+    Ok(file_system.f_bavail > 0 && file_system.f_favail > 0)
 }
 
 fn owner(entry: &Entry) -> Result<(Uid, Gid), Errno> {
@@ -284,13 +310,13 @@ fn clean(path: &[u8]) -> Result<Vec<u8>, TreeError> {
         }
     }
     if parts.len() > MAX_DEPTH || path.len() > MAX_PATH {
-        return Err(refused(&path[..path.len().min(100)], "the path is too long"));
+        return Err(refused(path, "the path is too long"));
     }
     Ok(parts.join(&b'/'))
 }
 
 fn refused(path: &[u8], why: &str) -> TreeError {
-    TreeError::Refused(format!("invalid entry {:?}: {why}", lossy(path)))
+    TreeError::Refused(format!("invalid entry \"{}\": {why}", printable(path)))
 }
 
 #[cfg(test)]

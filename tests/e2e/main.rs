@@ -8,6 +8,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod attacks;
 mod auth;
 mod bottles;
 mod builds;

@@ -77,6 +77,8 @@ pub fn service(root: &Path, store: &Store, insecure: &[&str]) -> ImageService {
         insecure_registries: insecure.iter().map(|s| (*s).to_owned()).collect(),
         max_layer_bytes: 64 << 20,
         max_layer_entries: 10_000,
+        max_layer_ratio: 100,
+        layer_ratio_from: 8 << 20,
     };
     ImageService::new(settings, store.clone(), Activity::default()).unwrap()
 }
