@@ -4,13 +4,14 @@
 //! environment variables) and the TOML file, so a value can never exist in one and be missing from the other.
 //! [`Config`] is the validated sum of the layers. It is built once in `main` and passed down; nothing reads it globally.
 
+use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
 use serde::Deserialize;
 
-use crate::image::ImageRef;
+use crate::image::{ImageRef, Registries, RegistryEntries};
 use crate::logs::Limits;
 
 /// Where the configuration file is looked for when `--config` is not given. It may be absent.
@@ -87,6 +88,14 @@ pub struct Settings {
         value_delimiter = ','
     )]
     pub insecure_registries: Option<Vec<String>>,
+    /// Registries with mirrors, a CA file or plain HTTP, as in `{host = "docker.io", mirrors = ["https://mirror:5000"]}`;
+    /// `[[registry]]` in the file [default: none]
+    #[arg(long, env = "CONDENSER_REGISTRY", value_name = "TABLE[,TABLE]")]
+    pub registry: Option<RegistryEntries>,
+    /// File with credentials for registries [default: config.json in $DOCKER_CONFIG or /root/.docker, then
+    /// /run/containers/0/auth.json]
+    #[arg(long, env = "CONDENSER_REGISTRY_CREDENTIALS", value_name = "FILE")]
+    pub registry_credentials: Option<PathBuf>,
     /// Largest unpacked size of one image layer, in bytes [default: 64 GiB]
     #[arg(long, env = "CONDENSER_MAX_LAYER_BYTES", value_name = "BYTES")]
     pub max_layer_bytes: Option<u64>,
@@ -157,7 +166,8 @@ pub struct Config {
     pub runtime_subnet: Ipv4Net,
     pub dns_upstreams: Vec<SocketAddr>,
     pub allow_unfiltered_bridges: bool,
-    pub insecure_registries: Vec<String>,
+    pub registries: Registries,
+    pub registry_credentials: Vec<PathBuf>,
     pub max_layer_bytes: u64,
     pub max_layer_entries: u64,
     pub max_layer_ratio: u64,
@@ -239,6 +249,8 @@ impl Settings {
             dns_upstreams,
             allow_unfiltered_bridges,
             insecure_registries,
+            registry,
+            registry_credentials,
             max_layer_bytes,
             max_layer_entries,
             max_layer_ratio,
@@ -290,7 +302,8 @@ impl Config {
             runtime_subnet: s.runtime_subnet.unwrap_or(DEFAULT_SUBNET).trunc(),
             dns_upstreams: upstreams(s.dns_upstreams)?,
             allow_unfiltered_bridges: s.allow_unfiltered_bridges.unwrap_or(false),
-            insecure_registries: s.insecure_registries.unwrap_or_default(),
+            registries: registries(s.registry, s.insecure_registries)?,
+            registry_credentials: credential_files(s.registry_credentials, std::env::var_os("DOCKER_CONFIG"))?,
             max_layer_bytes: s.max_layer_bytes.unwrap_or(64 << 30),
             max_layer_entries: s.max_layer_entries.unwrap_or(2_000_000),
             max_layer_ratio: s.max_layer_ratio.unwrap_or(200),
@@ -373,6 +386,25 @@ fn absolute(name: &'static str, value: Option<PathBuf>, default: &str) -> Result
     Ok(path)
 }
 
+fn registries(entries: Option<RegistryEntries>, insecure: Option<Vec<String>>) -> Result<Registries, ConfigError> {
+    Registries::new(entries.unwrap_or_default(), &insecure.unwrap_or_default()).map_err(|message| {
+        ConfigError::Invalid {
+            name: "registry",
+            message,
+        }
+    })
+}
+
+/// The one that is named, else those of the usual tools.
+fn credential_files(named: Option<PathBuf>, docker: Option<OsString>) -> Result<Vec<PathBuf>, ConfigError> {
+    if named.is_some() {
+        return Ok(vec![absolute("registry_credentials", named, "")?]);
+    }
+    let docker = docker.filter(|directory| !directory.is_empty());
+    let docker = docker.map_or_else(|| "/root/.docker".into(), PathBuf::from);
+    Ok(vec![docker.join("config.json"), "/run/containers/0/auth.json".into()])
+}
+
 fn infra_image(value: Option<String>) -> Result<Option<String>, ConfigError> {
     let Some(text) = value.filter(|text| !text.is_empty()) else {
         return Ok(None);
@@ -436,6 +468,21 @@ mod tests {
         assert_eq!(config.container_root(), Path::new("/etc/raind/container"));
         assert_eq!(config.management_address.to_string(), "127.0.0.1:7755");
         assert_eq!(config.dns_upstreams[0].to_string(), "8.8.8.8:53");
+    }
+
+    #[test]
+    fn credentials_are_looked_for_where_they_usually_are() {
+        let files = |named: Option<&str>, docker: Option<&str>| {
+            credential_files(named.map(Into::into), docker.map(Into::into)).unwrap()
+        };
+        let podman = PathBuf::from("/run/containers/0/auth.json");
+        assert_eq!(
+            files(None, None),
+            [PathBuf::from("/root/.docker/config.json"), podman.clone()]
+        );
+        assert_eq!(files(None, Some("/d")), [PathBuf::from("/d/config.json"), podman]);
+        assert_eq!(files(Some("/c.json"), Some("/d")), [PathBuf::from("/c.json")]);
+        credential_files(Some("c.json".into()), None).unwrap_err();
     }
 
     #[test]

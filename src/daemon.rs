@@ -39,7 +39,7 @@ use crate::controller::{self, Backoff, Queue};
 use crate::dns::Forwarder;
 use crate::events::{self, Events};
 use crate::firewall::{Firewall, FirewallSettings, Networks};
-use crate::image::{ImageService, ImageSettings};
+use crate::image::{ImageService, ImageSettings, Patience, RegistrySettings};
 use crate::logs::Watcher;
 use crate::metrics::{Activity, MetricsLog, Sampler};
 use crate::network::{DEFAULT_NETWORK, DNS_ADDRESS, DNS_PORT, NetworkService, NetworkSettings, Uplink};
@@ -616,7 +616,12 @@ fn hook_addresses(config: &Config, addresses: &[IpAddr]) -> Vec<SocketAddr> {
 fn image_settings(config: &Config) -> ImageSettings {
     ImageSettings {
         root: config.image_root(),
-        insecure_registries: config.insecure_registries.clone(),
+        registry: RegistrySettings {
+            registries: config.registries.clone(),
+            credential_files: config.registry_credentials.clone(),
+            certs_dir: "/etc/docker/certs.d".into(),
+            patience: Patience::default(),
+        },
         max_layer_bytes: config.max_layer_bytes,
         max_layer_entries: config.max_layer_entries,
         max_layer_ratio: config.max_layer_ratio,

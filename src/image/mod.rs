@@ -10,7 +10,7 @@
 //!    ^---- failure      ^ | pull again: the row is replaced at the end, or nothing changes
 //!                       +-+
 //! ```
-//! From outside in: [`reference`] reads names; [`registry`] (with [`token`] and [`download`]) speaks to registries;
+//! From outside in: [`reference`] reads names; [`registry`] speaks to registries;
 //! [`manifest`] and [`platform`] say what is wanted; [`pull`] puts it together; [`stream`], [`archive`], [`unpack`] and
 //! [`tree`] turn a blob into a directory; [`layers`] keeps directories; [`view`] and [`user`] look into them. [`draft`]
 //! (with [`capture`] and [`documents`]) makes an image here.
@@ -22,7 +22,6 @@ pub(crate) mod archive;
 mod capture;
 mod digest;
 mod documents;
-mod download;
 mod draft;
 mod error;
 mod layers;
@@ -36,7 +35,6 @@ mod registry;
 mod stream;
 #[cfg(test)]
 pub(crate) mod testing;
-mod token;
 pub(crate) mod tree;
 mod unpack;
 mod user;
@@ -63,6 +61,7 @@ pub use self::error::ImageError;
 pub use self::platform::Platform;
 pub use self::pull::Progress;
 pub use self::reference::ImageRef;
+pub use self::registry::{Patience, Registries, RegistryEntries, RegistryEntry, RegistrySettings};
 pub use self::user::User;
 
 /// How many blobs are downloaded and unpacked at once, at most. One more than there are processors: now and then each
@@ -77,8 +76,8 @@ pub struct ImageSettings {
     /// Directory of the image store. Its own directories are made in it; others (`layers/` of an earlier installation)
     /// are left alone.
     pub root: PathBuf,
-    /// Registries (`host[:port]`, as references name them) spoken to in plain HTTP.
-    pub insecure_registries: Vec<String>,
+    /// How registries are reached.
+    pub registry: RegistrySettings,
     /// Largest uncompressed archive of one layer, in bytes.
     pub max_layer_bytes: u64,
     /// Largest number of entries of one layer.
@@ -118,7 +117,7 @@ impl ImageService {
         let archive = pause::archive()?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self(Arc::new(Inner {
-            registry: Registry::new(settings.insecure_registries.clone()),
+            registry: Registry::new(settings.registry.clone()),
             downloads: Semaphore::new(MAX_DOWNLOADS.min(cores + 1)),
             pause: Arc::new(pause::image(Digest::of(&archive), archive.len())),
             flights: Mutex::default(),

@@ -8,6 +8,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -16,10 +17,9 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::digest::Digest;
-use super::download::download;
 use super::manifest::{Descriptor, Document, ImageConfig, Manifest};
 use super::platform::choose;
-use super::registry::Fetched;
+use super::registry::{Fetched, Session, Source};
 use super::stream::{BlobReader, Digests, LayerReader, Limits};
 use super::tree::TreeError;
 use super::unpack::unpack;
@@ -60,11 +60,12 @@ pub(super) async fn pull(
     platform: &Platform,
     progress: &watch::Sender<Progress>,
 ) -> Result<Arc<Image>, ImageError> {
-    let plan = plan(inner, image, platform).await?;
+    let session = inner.registry.session(image);
+    let plan = plan(&session, image, platform).await?;
     let mut needed = vec![plan.manifest.digest, plan.config_descriptor.digest];
     needed.extend(plan.work.iter().map(|(diff_id, _)| *diff_id));
     let pins = inner.layers.pin(needed);
-    let result = bring(inner, image, plan, progress).await;
+    let result = bring(inner, &session, image, plan, progress).await;
     drop(pins);
     // What a failed pull brought, or what only the replaced row needed.
     inner
@@ -74,8 +75,7 @@ pub(super) async fn pull(
     result
 }
 
-async fn plan(inner: &Inner, image: &ImageRef, platform: &Platform) -> Result<Plan, ImageError> {
-    let registry = &inner.registry;
+async fn plan(session: &Session, image: &ImageRef, platform: &Platform) -> Result<Plan, ImageError> {
     let no_platform = || ImageError::NoPlatform {
         os: platform.os.clone(),
         architecture: platform.architecture.clone(),
@@ -84,17 +84,17 @@ async fn plan(inner: &Inner, image: &ImageRef, platform: &Platform) -> Result<Pl
         image: image.canonical(),
         message,
     };
-    let mut manifest = registry.manifest(image, image.reference()).await?;
+    let mut manifest = session.manifest(image.reference()).await?;
     if let Document::Index(entries) = &manifest.document {
         let chosen = choose(platform, entries).ok_or_else(no_platform)?;
         let digest: Digest = chosen.digest.parse().map_err(|e| bad(format!("{e}")))?;
-        manifest = registry.manifest(image, &digest.to_string()).await?;
+        manifest = session.manifest(&digest.to_string()).await?;
     }
     let Document::Manifest(Manifest { config, layers }) = &manifest.document else {
         return Err(bad("its index leads to another index".into()));
     };
     let config_descriptor = config.clone();
-    let config_body = registry.small_blob(image, &config_descriptor).await?;
+    let config_body = session.small_blob(&config_descriptor).await?;
     let config = ImageConfig::parse(&config_body, layers.len()).map_err(bad)?;
     if !config.is_for(platform) {
         return Err(no_platform());
@@ -125,6 +125,7 @@ async fn plan(inner: &Inner, image: &ImageRef, platform: &Platform) -> Result<Pl
 /// Brings everything that is missing and commits the row.
 async fn bring(
     inner: &Arc<Inner>,
+    session: &Session,
     image: &ImageRef,
     plan: Plan,
     progress: &watch::Sender<Progress>,
@@ -133,7 +134,7 @@ async fn bring(
         p.total_layers = plan.work.len();
         p.total_bytes = plan.work.iter().map(|(_, layer)| layer.size).sum();
     });
-    bring_layers(inner, image, &plan.work, progress).await?;
+    bring_layers(inner, session, &plan.work, progress).await?;
     let size_bytes = plan
         .layers
         .iter()
@@ -184,14 +185,14 @@ async fn bring(
 /// directories with them, does this return.
 async fn bring_layers(
     inner: &Arc<Inner>,
-    image: &ImageRef,
+    session: &Session,
     work: &[(Digest, Descriptor)],
     progress: &watch::Sender<Progress>,
 ) -> Result<(), ImageError> {
     let stop = CancellationToken::new();
     let mut running: FuturesUnordered<_> = work
         .iter()
-        .map(|(diff_id, layer)| bring_layer(inner, image, diff_id, layer, &stop, progress))
+        .map(|(diff_id, layer)| bring_layer(inner, session, diff_id, layer, &stop, progress))
         .collect();
     let mut outcome = Ok(());
     // Writing back what is ready while the rest is unpacked leaves little for the sync at the end to wait for.
@@ -216,48 +217,92 @@ async fn bring_layers(
 
 async fn bring_layer(
     inner: &Arc<Inner>,
-    image: &ImageRef,
+    session: &Session,
     diff_id: &Digest,
     layer: &Descriptor,
     stop: &CancellationToken,
     progress: &watch::Sender<Progress>,
 ) -> Result<(), ImageError> {
-    let stopped = || ImageError::Io("the pull was given up".into());
     let _turn = tokio::select! {
         turn = inner.layers.turn(diff_id) => turn,
-        () = stop.cancelled() => return Err(stopped()),
+        () = stop.cancelled() => return Err(given_up()),
     };
     let (layers, wanted) = (inner.layers.clone(), *diff_id);
     if !blocking(move || layers.has_layer(&wanted)).await? {
         let _permit = tokio::select! {
             permit = inner.downloads.acquire() => permit.map_err(|e| ImageError::Io(e.to_string()))?,
-            () = stop.cancelled() => return Err(stopped()),
+            () = stop.cancelled() => return Err(given_up()),
         };
-        let (sender, receiver) = mpsc::channel(PIECES);
         let expected = Digests {
             blob: layer.digest,
             diff_id: *diff_id,
         };
+        let transfer = Transfer {
+            inner,
+            layer,
+            expected,
+            stop,
+            progress,
+        };
+        transfer.from_any(session).await?;
+    }
+    progress.send_modify(|p| p.ready_layers += 1);
+    Ok(())
+}
+
+fn given_up() -> ImageError {
+    ImageError::Io("the pull was given up".into())
+}
+
+/// A missing layer on its way into the store.
+struct Transfer<'a> {
+    inner: &'a Arc<Inner>,
+    layer: &'a Descriptor,
+    expected: Digests,
+    stop: &'a CancellationToken,
+    progress: &'a watch::Sender<Progress>,
+}
+
+impl Transfer<'_> {
+    /// From the first mirror that has it as it should be, else from the registry. Each begins at the beginning: what
+    /// another has sent may be wrong.
+    async fn from_any(&self, session: &Session) -> Result<(), ImageError> {
+        for mirror in session.mirrors() {
+            match self.from(mirror).await {
+                Err(error @ (ImageError::Registry { .. } | ImageError::BadLayer { .. })) => mirror.pass_over(&error),
+                done => return done,
+            }
+        }
+        self.from(session.itself()).await
+    }
+
+    async fn from(&self, source: &Source) -> Result<(), ImageError> {
+        let (sender, receiver) = mpsc::channel(PIECES);
         let unpacking = {
-            let inner = inner.clone();
+            let (inner, expected) = (self.inner.clone(), self.expected);
             tokio::task::spawn_blocking(move || unpack_layer(&inner, BlobReader::new(receiver), expected))
         };
+        let came = AtomicU64::new(0);
         let received = |n| {
-            inner.activity.pulled(n);
-            progress.send_modify(|p| p.received_bytes += n);
+            self.inner.activity.pulled(n);
+            came.fetch_add(n, Ordering::Relaxed);
+            self.progress.send_modify(|p| p.received_bytes += n);
         };
         let downloaded = tokio::select! {
-            result = download(&inner.registry, image, layer, sender, received) => result,
-            () = stop.cancelled() => Err(stopped()),
+            result = source.download(self.layer, sender, received) => result,
+            () = self.stop.cancelled() => Err(given_up()),
         };
         // The sender is gone now, so unpacking comes to its end. If the download failed, that is the reason to tell.
         let unpacked = unpacking
             .await
             .map_err(|e| ImageError::Io(format!("unpacking failed unexpectedly: {e}")));
-        downloaded.and_then(|()| unpacked?)?;
+        let outcome = downloaded.and_then(|()| unpacked?);
+        if outcome.is_err() {
+            let lost = came.into_inner();
+            self.progress.send_modify(|p| p.received_bytes -= lost);
+        }
+        outcome
     }
-    progress.send_modify(|p| p.ready_layers += 1);
-    Ok(())
 }
 
 /// Unpacks a layer that comes through a channel and, if it is what it should be, gives it its name.

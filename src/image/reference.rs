@@ -7,7 +7,7 @@ use super::ImageError;
 use super::digest::Digest;
 
 /// The registry that a reference without one means.
-const HUB: &str = "registry-1.docker.io";
+pub(super) const HUB: &str = "registry-1.docker.io";
 /// Other names of it.
 const HUB_ALIASES: [&str; 3] = ["docker.io", "index.docker.io", HUB];
 /// Longest repository that registries take.
@@ -46,7 +46,7 @@ impl ImageRef {
         if registry.is_some_and(|r| !is_registry(r)) || !is_path(path) {
             return Err(invalid());
         }
-        let registry = registry.filter(|r| !HUB_ALIASES.contains(r));
+        let registry = registry.filter(|r| registry_name(r) != HUB);
         let (path, repository) = match registry {
             Some(registry) => (path.to_owned(), format!("{registry}/{path}")),
             None if path.contains('/') => (path.to_owned(), path.to_owned()),
@@ -95,6 +95,11 @@ impl fmt::Display for ImageRef {
     }
 }
 
+/// The one name of a registry that has several.
+pub(super) fn registry_name(host: &str) -> &str {
+    if HUB_ALIASES.contains(&host) { HUB } else { host }
+}
+
 /// A `:` before the last `/` belongs to a port.
 fn split_tag(text: &str) -> (&str, Option<&str>) {
     match text.rsplit_once(':') {
@@ -111,7 +116,7 @@ fn split_registry(name: &str) -> (Option<&str>, &str) {
 }
 
 /// `host[:port]`; the host is a DNS name, an IPv4 address or an IPv6 address in brackets.
-fn is_registry(text: &str) -> bool {
+pub(super) fn is_registry(text: &str) -> bool {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
         _ => (text, None),

@@ -8,7 +8,9 @@ pub mod registry;
 
 use std::path::{Path, PathBuf};
 
-use condenser::image::{ImageRef, ImageService, ImageSettings, Platform};
+use condenser::image::{
+    ImageRef, ImageService, ImageSettings, Platform, Registries, RegistryEntries, RegistrySettings,
+};
 use condenser::metrics::Activity;
 use condenser::store::{Image, Store};
 
@@ -27,6 +29,18 @@ impl Place {
         let scratch = tempfile::tempdir().unwrap();
         let store = Store::open(&scratch.path().join("store.db")).unwrap();
         let images = service(&scratch.path().join("image"), &store, insecure);
+        Self::around(scratch, store, images).await
+    }
+
+    /// With other settings for registries.
+    pub async fn with(registry: RegistrySettings) -> Self {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = Store::open(&scratch.path().join("store.db")).unwrap();
+        let images = service_with(&scratch.path().join("image"), &store, registry);
+        Self::around(scratch, store, images).await
+    }
+
+    async fn around(scratch: tempfile::TempDir, store: Store, images: ImageService) -> Self {
         images.recover().await.unwrap();
         let mut place = Self {
             scratch,
@@ -72,9 +86,18 @@ impl Place {
 }
 
 pub fn service(root: &Path, store: &Store, insecure: &[&str]) -> ImageService {
+    let insecure: Vec<String> = insecure.iter().map(|s| (*s).to_owned()).collect();
+    let registry = RegistrySettings {
+        registries: Registries::new(RegistryEntries::default(), &insecure).unwrap(),
+        ..RegistrySettings::default()
+    };
+    service_with(root, store, registry)
+}
+
+pub fn service_with(root: &Path, store: &Store, registry: RegistrySettings) -> ImageService {
     let settings = ImageSettings {
         root: root.to_owned(),
-        insecure_registries: insecure.iter().map(|s| (*s).to_owned()).collect(),
+        registry,
         max_layer_bytes: 64 << 20,
         max_layer_entries: 10_000,
         max_layer_ratio: 100,

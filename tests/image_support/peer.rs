@@ -194,7 +194,12 @@ fn respond(b: &mut Behaviour, path: &str, headers: &HeaderMap, found: Option<(St
         return answer(416).body(Body::empty()).unwrap();
     }
     let rest = body.slice(from..);
-    let response = answer(if from > 0 { 206 } else { 200 })
+    let mut response = answer(200);
+    if from > 0 {
+        let range = format!("bytes {from}-{}/{}", body.len() - 1, body.len());
+        response = answer(206).header(header::CONTENT_RANGE, range);
+    }
+    let response = response
         .header(header::CONTENT_TYPE, media_type)
         .header(header::CONTENT_LENGTH, rest.len());
     let body = match fault {

@@ -1,20 +1,27 @@
-//! Bearer tokens: reading the challenges of a registry and asking its token service (the distribution specification's
-//! token authentication). Anonymous: no credentials are sent.
+//! What a registry asks for when it answers 401, and what its token service replies (the distribution specification's
+//! token authentication, RFC 7617 for Basic). Pure.
 
 use http_auth::parser::ChallengeParser;
 use reqwest::Url;
 use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
 use serde::Deserialize;
 
-/// Where and for what to ask for a token.
+/// How to introduce oneself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct TokenRequest {
-    pub url: Url,
+pub(super) enum Challenge {
+    /// With a token of a token service.
+    Bearer {
+        realm: Url,
+        service: Option<String>,
+        scope: String,
+    },
+    /// With user and password.
+    Basic,
 }
 
-/// Finds the first usable bearer challenge among all of an answer. `default_scope` is asked for when it names none.
-/// The error says what the registry wants instead.
-pub(super) fn token_request(headers: &HeaderMap, default_scope: &str) -> Result<TokenRequest, String> {
+/// Chooses among all challenges of an answer: the first bearer challenge that can be used, else Basic. `default_scope`
+/// is asked for when the challenge names none. The error says what the registry wants instead.
+pub(super) fn challenge(headers: &HeaderMap, default_scope: &str) -> Result<Challenge, String> {
     let mut others = Vec::new();
     for value in headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|v| v.to_str().ok()) {
         // What follows something unreadable (`Negotiate <token68>`) is lost; what stands before it counts.
@@ -28,23 +35,20 @@ pub(super) fn token_request(headers: &HeaderMap, default_scope: &str) -> Result<
                 continue;
             }
             let Some(realm) = param("realm") else { continue };
-            let mut url = Url::parse(&realm).map_err(|e| format!("the token service {realm:?} is not a URL: {e}"))?;
-            let scope = param("scope")
-                .filter(|s| !s.is_empty())
-                .unwrap_or_else(|| default_scope.to_owned());
-            let mut query = url.query_pairs_mut();
-            if let Some(service) = param("service") {
-                query.append_pair("service", &service);
-            }
-            query.append_pair("scope", &scope);
-            drop(query);
-            return Ok(TokenRequest { url });
+            let realm = Url::parse(&realm).map_err(|e| format!("the token service {realm:?} is not a URL: {e}"))?;
+            let scope = param("scope").filter(|s| !s.is_empty());
+            return Ok(Challenge::Bearer {
+                realm,
+                service: param("service"),
+                scope: scope.unwrap_or_else(|| default_scope.to_owned()),
+            });
         }
     }
     match &others[..] {
         [] => Err("it wants to know who we are but does not say how (no bearer challenge)".into()),
+        schemes if schemes.iter().any(|scheme| scheme.eq_ignore_ascii_case("basic")) => Ok(Challenge::Basic),
         schemes => Err(format!(
-            "it wants credentials ({}), and none are configured",
+            "it wants credentials of a kind that is not known here ({})",
             schemes.join(", ")
         )),
     }
@@ -57,7 +61,14 @@ pub(super) fn token_of(reply: &[u8]) -> Result<String, String> {
         token: Option<String>,
         access_token: Option<String>,
     }
-    let reply: Reply = serde_json::from_slice(reply).map_err(|e| format!("the token reply is not understood: {e}"))?;
+    // The parser's own words quote what stands there.
+    let reply: Reply = serde_json::from_slice(reply).map_err(|e| {
+        format!(
+            "the token reply is not understood (line {}, column {})",
+            e.line(),
+            e.column()
+        )
+    })?;
     let mut candidates = [reply.token, reply.access_token].into_iter().flatten();
     candidates
         .find(|t| !t.is_empty())
@@ -70,15 +81,21 @@ mod tests {
 
     use super::*;
 
-    fn url(values: &[&str]) -> Result<String, String> {
+    fn read(values: &[&str]) -> Result<Challenge, String> {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(WWW_AUTHENTICATE, HeaderValue::from_str(value).unwrap());
         }
-        token_request(&headers, "repository:a/b:pull").map(|r| r.url.to_string())
+        challenge(&headers, "repository:a/b:pull")
     }
 
-    const PLAIN: &str = "https://auth.io/token?service=reg&scope=repository%3Aa%2Fb%3Apull";
+    fn bearer(realm: &str, scope: &str) -> Challenge {
+        Challenge::Bearer {
+            realm: realm.parse().unwrap(),
+            service: Some("reg".into()),
+            scope: scope.into(),
+        }
+    }
 
     #[rstest::rstest]
     #[case(&[r#"Bearer realm="https://auth.io/token",service="reg""#])]
@@ -86,24 +103,38 @@ mod tests {
     #[case(&[r#"Basic realm="x", Bearer realm="https://auth.io/token",service=reg"#])]
     #[case(&[r#"Basic realm="x""#, r#"Bearer realm="https://auth.io/token",service="reg",scope="""#])]
     #[case(&[r#"Bearer realm="https://auth.io/token",service="reg",scope="repository:a/b:pull",error="invalid_token""#])]
-    fn challenges(#[case] values: &[&str]) {
-        assert_eq!(url(values).unwrap(), PLAIN);
+    fn bearer_challenges(#[case] values: &[&str]) {
+        assert_eq!(
+            read(values).unwrap(),
+            bearer("https://auth.io/token", "repository:a/b:pull")
+        );
     }
 
     #[test]
     fn a_scope_with_commas_and_a_realm_with_a_query() {
-        let found = url(&[r#"Bearer realm="https://auth.io/t?x=1",scope="repository:a/b:pull,push""#]).unwrap();
-        assert_eq!(found, "https://auth.io/t?x=1&scope=repository%3Aa%2Fb%3Apull%2Cpush");
+        let found = read(&[r#"Bearer realm="https://auth.io/t?x=1",service=reg,scope="repository:a/b:pull,push""#]);
+        assert_eq!(
+            found.unwrap(),
+            bearer("https://auth.io/t?x=1", "repository:a/b:pull,push")
+        );
+    }
+
+    #[test]
+    fn basic_is_for_lack_of_better() {
+        assert_eq!(
+            read(&[r#"Digest realm="x""#, r#"basic realm="x""#]).unwrap(),
+            Challenge::Basic
+        );
     }
 
     #[rstest::rstest]
     #[case(&[], "does not say how")]
-    #[case(&[r#"Basic realm="x""#], "wants credentials (Basic)")]
+    #[case(&[r#"Digest realm="x""#], "(Digest)")]
     #[case(&["Negotiate dG9rZW4="], "does not say how")]
     #[case(&[r#"Bearer realm="not a url""#], "not a URL")]
     #[case(&[r#"Bearer service="x""#], "does not say how")]
     fn what_cannot_be_used(#[case] values: &[&str], #[case] reason: &str) {
-        let error = url(values).unwrap_err();
+        let error = read(values).unwrap_err();
         assert!(error.contains(reason), "{error}");
     }
 
@@ -114,5 +145,6 @@ mod tests {
         assert_eq!(token_of(br#"{"token":"","access_token":"a"}"#).unwrap(), "a");
         token_of(br#"{"token":null}"#).unwrap_err();
         token_of(b"<html>").unwrap_err();
+        assert!(!token_of(br#""hunter2""#).unwrap_err().contains("hunter2"));
     }
 }

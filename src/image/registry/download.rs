@@ -1,0 +1,133 @@
+//! The download of one blob into a channel, resumed where it broke off.
+//!
+//! The receiver hashes what it gets, so a resumed download is verified as a whole like any other. Backpressure is the
+//! channel: nothing is held in memory but what the receiver has not taken yet.
+
+use bytes::Bytes;
+use reqwest::header::CONTENT_RANGE;
+use reqwest::{Response, StatusCode};
+use tokio::sync::mpsc;
+
+use super::source::{Source, chain};
+use crate::image::ImageError;
+use crate::image::manifest::Descriptor;
+
+/// Why one try ended before the blob did.
+enum Interrupted {
+    /// The connection or the server. Can be resumed.
+    Broken(String),
+    /// Nothing will make this right.
+    Final(ImageError),
+}
+
+/// A blob on its way.
+struct Download<'a> {
+    source: &'a Source,
+    blob: &'a Descriptor,
+    /// How much of it is here.
+    offset: u64,
+    /// Whether the server can be asked for the rest only.
+    ranges: bool,
+    sink: mpsc::Sender<Bytes>,
+}
+
+impl Source {
+    /// Sends the blob's bytes to `sink`, in order, each once. Returns early with `Ok` when the receiver is gone: then
+    /// the receiver knows why. `received` is called with the length of each piece.
+    pub(in crate::image) async fn download(
+        &self,
+        blob: &Descriptor,
+        sink: mpsc::Sender<Bytes>,
+        received: impl Fn(u64),
+    ) -> Result<(), ImageError> {
+        let mut download = Download {
+            source: self,
+            blob,
+            offset: 0,
+            ranges: true,
+            sink,
+        };
+        let mut failures = 0;
+        loop {
+            let before = download.offset;
+            let reason = match download.part(&received).await {
+                Ok(()) => return Ok(()),
+                Err(Interrupted::Final(error)) => return Err(error),
+                Err(Interrupted::Broken(reason)) => reason,
+            };
+            failures = if download.offset > before { 1 } else { failures + 1 };
+            // A mirror too may break off once after a good start.
+            if failures >= self.attempts.max(2) {
+                self.set_down();
+                return Err(self.failed(format!("blob {}: {reason}", blob.digest)));
+            }
+            tracing::debug!(blob = %blob.digest, download.offset, reason, "download is resumed");
+            tokio::time::sleep(self.backoff(failures)).await;
+        }
+    }
+}
+
+impl Download<'_> {
+    async fn part(&mut self, received: &impl Fn(u64)) -> Result<(), Interrupted> {
+        let mut response = self.open().await?;
+        // A server without ranges begins again; what is here already is passed over.
+        let mut skip = match response.status() {
+            StatusCode::PARTIAL_CONTENT => 0,
+            _ => self.offset,
+        };
+        while let Some(mut chunk) = response.chunk().await.map_err(|e| Interrupted::Broken(chain(e)))? {
+            let passed = skip.min(chunk.len() as u64);
+            skip -= passed;
+            let chunk = chunk.split_off(passed as usize);
+            let length = chunk.len() as u64;
+            if length == 0 {
+                continue;
+            }
+            if self.offset + length > self.blob.size {
+                return Err(Interrupted::Final(self.bad(format!(
+                    "{} sends more than the {} bytes of the manifest",
+                    self.source.endpoint.host, self.blob.size
+                ))));
+            }
+            self.offset += length;
+            received(length);
+            if self.sink.send(chunk).await.is_err() {
+                return Ok(());
+            }
+        }
+        if self.offset < self.blob.size {
+            let (offset, size) = (self.offset, self.blob.size);
+            return Err(Interrupted::Broken(format!("{offset} of {size} bytes came")));
+        }
+        Ok(())
+    }
+
+    async fn open(&mut self) -> Result<Response, Interrupted> {
+        let from = if self.ranges { self.offset } else { 0 };
+        let opened = self.source.blob(&self.blob.digest, from).await;
+        // A registry that restarts refuses connections for a moment: after a good start that is no reason to give up.
+        let response = opened.map_err(|error| match error {
+            ImageError::Registry { message, .. } if self.offset > 0 => Interrupted::Broken(message),
+            error => Interrupted::Final(error),
+        })?;
+        if response.status() == StatusCode::PARTIAL_CONTENT {
+            let said = response.headers().get(CONTENT_RANGE);
+            let said = said.and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+            // A server that sends another part than it was asked for is not asked for parts again.
+            if !said.starts_with(&format!("bytes {from}-")) {
+                self.ranges = false;
+                return Err(Interrupted::Broken(format!(
+                    "asked for bytes {from}-, it sent {said:?}"
+                )));
+            }
+        }
+        Ok(response)
+    }
+
+    fn bad(&self, message: String) -> ImageError {
+        ImageError::BadLayer {
+            layer: self.blob.digest.to_string(),
+            message,
+        }
+    }
+}

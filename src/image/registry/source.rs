@@ -1,0 +1,363 @@
+//! One place to get an image from: a registry or a mirror of it, for one pull.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RANGE, RETRY_AFTER};
+use reqwest::{RequestBuilder, Response, StatusCode};
+use tokio::sync::OnceCell;
+
+use super::auth::Auth;
+use super::client::{Clients, Pair};
+use super::settings::Endpoint;
+use super::{Fetched, RegistrySettings};
+use crate::image::digest::Digest;
+use crate::image::manifest::{self, Descriptor, Document, MAX_DOCUMENT};
+use crate::image::{ImageError, ImageRef};
+
+/// How often a registry is sent one request when the trouble looks temporary. A mirror gets it once.
+pub(super) const ATTEMPTS: u32 = 4;
+/// Longest pause that a registry may ask for with `Retry-After`; asked for a longer one, we give up.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
+/// How much of an error answer is read, so that no secret is cut in two before it is recognised, and how much is shown.
+const MAX_ERROR_READ: u64 = 64 << 10;
+const MAX_ERROR_SHOWN: usize = 4 << 10;
+/// A document must be here within so many times the longest silence: many small pieces are no progress.
+const DOCUMENT_PATIENCE: u32 = 4;
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// A registry or a mirror, its credentials and its state in this pull.
+pub(in crate::image) struct Source {
+    pub(super) settings: Arc<RegistrySettings>,
+    pub(super) endpoint: Endpoint,
+    /// The repository's name there.
+    pub(super) path: String,
+    pub(super) auth: Auth,
+    pub(super) attempts: u32,
+    image: ImageRef,
+    clients: Arc<Clients>,
+    pair: OnceCell<Pair>,
+    /// Nothing came from it when something should have: it is not asked again in this pull, if there is another.
+    down: AtomicBool,
+}
+
+/// Why a body did not come.
+enum Unread {
+    Broken(String),
+    TooLong(String),
+}
+
+impl Source {
+    pub(super) fn new(
+        settings: &Arc<RegistrySettings>,
+        clients: &Arc<Clients>,
+        image: &ImageRef,
+        endpoint: Endpoint,
+        attempts: u32,
+    ) -> Self {
+        Self {
+            settings: settings.clone(),
+            path: format!("{}{}", endpoint.prefix, image.path()),
+            auth: Auth::default(),
+            attempts,
+            image: image.clone(),
+            clients: clients.clone(),
+            pair: OnceCell::new(),
+            down: AtomicBool::new(false),
+            endpoint,
+        }
+    }
+
+    pub(super) fn is_down(&self) -> bool {
+        self.down.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_down(&self) {
+        self.down.store(true, Ordering::Relaxed);
+    }
+
+    /// Says why another source is asked instead of this mirror.
+    pub(in crate::image) fn pass_over(&self, error: &ImageError) {
+        tracing::warn!(mirror = self.endpoint.host, image = %self.image, %error, "mirror is passed over");
+    }
+
+    /// Fetches a manifest by tag or digest, and checks it against every digest that was named for it.
+    pub(super) async fn manifest(&self, reference: &str) -> Result<Fetched, ImageError> {
+        let accept = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(manifest::ACCEPT))]);
+        let (headers, body) = self
+            .document(&format!("manifests/{reference}"), accept, "manifest fetch failed")
+            .await?;
+        let digest = Digest::of(&body);
+        if reference.starts_with("sha256:") && reference != digest.to_string() {
+            return Err(self.bad(format!(
+                "the manifest {reference} that {} sent has the digest {digest}",
+                self.endpoint.host
+            )));
+        }
+        let text = |name| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let said = text(CONTENT_DIGEST);
+        if said.starts_with("sha256:") && said != digest.to_string() {
+            return Err(self.bad(format!(
+                "{} calls its manifest {said}, but it has the digest {digest}",
+                self.endpoint.host
+            )));
+        }
+        let document = Document::parse(&body, text(CONTENT_TYPE)).map_err(|e| self.bad(e))?;
+        Ok(Fetched { digest, body, document })
+    }
+
+    /// Fetches a small blob whole, and checks size and digest.
+    pub(super) async fn small_blob(&self, blob: &Descriptor) -> Result<Vec<u8>, ImageError> {
+        let wanted = &blob.digest;
+        if blob.size > MAX_DOCUMENT {
+            return Err(self.bad(format!("the configuration {wanted} has {} bytes", blob.size)));
+        }
+        let what = format!("blob {wanted}");
+        let (_, body) = self
+            .document(&format!("blobs/{wanted}"), HeaderMap::new(), &what)
+            .await?;
+        let digest = Digest::of(&body);
+        if body.len() as u64 != blob.size || digest != blob.digest {
+            let (size, found) = (blob.size, body.len());
+            return Err(self.bad(format!(
+                "configuration {wanted} of {size} bytes came as {digest} of {found} bytes"
+            )));
+        }
+        Ok(body)
+    }
+
+    /// Opens a blob at `offset`. The answer is 200 with all of it, or 206 with the rest.
+    pub(super) async fn blob(&self, digest: &Digest, offset: u64) -> Result<Response, ImageError> {
+        let mut headers = HeaderMap::new();
+        if offset > 0 {
+            let range = HeaderValue::from_str(&format!("bytes={offset}-"));
+            headers.extend(range.ok().map(|range| (RANGE, range)));
+        }
+        let response = self.get(&format!("blobs/{digest}"), headers).await?;
+        match response.status() {
+            StatusCode::OK => Ok(response),
+            StatusCode::PARTIAL_CONTENT if offset > 0 => Ok(response),
+            StatusCode::RANGE_NOT_SATISFIABLE => Err(ImageError::BadLayer {
+                layer: digest.to_string(),
+                message: format!("{} has no more than {offset} bytes of it", self.endpoint.host),
+            }),
+            _ => Err(self.refusal(&format!("blob {digest}"), response).await),
+        }
+    }
+
+    /// A document of bounded size with the headers that came with it; fetched again when the connection breaks.
+    async fn document(&self, tail: &str, headers: HeaderMap, what: &str) -> Result<(HeaderMap, Vec<u8>), ImageError> {
+        let mut attempt = 1;
+        loop {
+            let response = self.get(tail, headers.clone()).await?;
+            if response.status() != StatusCode::OK {
+                return Err(self.refusal(what, response).await);
+            }
+            let received = response.headers().clone();
+            match self.read(response, MAX_DOCUMENT).await {
+                Ok(body) => return Ok((received, body)),
+                Err(Unread::TooLong(reason)) => return Err(self.failed(format!("{tail}: {reason}"))),
+                Err(Unread::Broken(reason)) if attempt >= self.attempts => {
+                    self.set_down();
+                    return Err(self.failed(format!("{tail}: {reason}")));
+                }
+                Err(Unread::Broken(_)) => tokio::time::sleep(self.backoff(attempt)).await,
+            }
+            attempt += 1;
+        }
+    }
+
+    /// A GET that says who we are once the source has asked for it. A 401 to that makes us do it anew, once.
+    async fn get(&self, tail: &str, headers: HeaderMap) -> Result<Response, ImageError> {
+        let scheme = if self.endpoint.tls { "https" } else { "http" };
+        let url = format!("{scheme}://{}/v2/{}/{tail}", self.endpoint.host, self.path);
+        let request = self.pair().await?.follows.get(url).headers(headers);
+        let with = |shown: &Option<HeaderValue>| match (request.try_clone(), shown) {
+            (Some(request), Some(value)) => Some(request.header(AUTHORIZATION, value.clone())),
+            (request, _) => request,
+        };
+        let shown = self.auth.shown().await;
+        let response = self.send(tail, with(&shown)).await?;
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return Ok(response);
+        }
+        let fresh = self.introduce(shown, response.headers()).await?;
+        self.send(tail, with(&Some(fresh))).await
+    }
+
+    /// Sends a request, again after a pause when the trouble looks temporary: 429, 5xx, a broken connection. A host
+    /// that cannot be connected to is not tried again; its user should know soon.
+    pub(super) async fn send(&self, what: &str, request: Option<RequestBuilder>) -> Result<Response, ImageError> {
+        let mut attempt = 1;
+        loop {
+            let Some(request) = request.as_ref().and_then(RequestBuilder::try_clone) else {
+                return Err(self.failed(format!("{what}: the request cannot be made")));
+            };
+            let pause = match request.send().await {
+                Ok(response) if attempt < self.attempts && temporary(response.status()) => {
+                    match retry_after(response.headers(), Timestamp::now()) {
+                        Some(wait) if wait > MAX_RETRY_AFTER => return Ok(response),
+                        wait => wait.unwrap_or_else(|| self.backoff(attempt)),
+                    }
+                }
+                Ok(response) => return Ok(response),
+                Err(error) => {
+                    let lasting = error.is_connect() || error.is_builder() || error.is_redirect();
+                    if lasting || attempt >= self.attempts {
+                        self.set_down();
+                        if error.is_connect() {
+                            self.clients.forget(self.pair().await?);
+                        }
+                        return Err(self.failed(format!("{what}: {}", chain(error))));
+                    }
+                    self.backoff(attempt)
+                }
+            };
+            tracing::debug!(registry = self.endpoint.host, attempt, ?pause, "request is repeated");
+            tokio::time::sleep(pause).await;
+            attempt += 1;
+        }
+    }
+
+    pub(super) async fn pair(&self) -> Result<&Pair, ImageError> {
+        let make = async || {
+            let (clients, host, ca) = (
+                self.clients.clone(),
+                self.endpoint.host.clone(),
+                self.endpoint.ca.clone(),
+            );
+            let made = tokio::task::spawn_blocking(move || clients.get(&host, &ca)).await;
+            made.map_err(|e| e.to_string()).flatten().map_err(|e| self.failed(e))
+        };
+        self.pair.get_or_try_init(make).await
+    }
+
+    /// Pause after so many attempts: with the default patience 0.2, 0.6, 1.8 s.
+    pub(super) fn backoff(&self, attempt: u32) -> Duration {
+        self.settings.patience.pause * 3_u32.pow(attempt.saturating_sub(1).min(3))
+    }
+
+    /// The body of a small answer, as bytes.
+    pub(super) async fn small_body(&self, response: Response, limit: u64) -> Result<Vec<u8>, ImageError> {
+        let read = self.read(response, limit).await;
+        read.map_err(|(Unread::Broken(reason) | Unread::TooLong(reason))| self.failed(reason))
+    }
+
+    async fn read(&self, mut response: Response, limit: u64) -> Result<Vec<u8>, Unread> {
+        let mut body = Vec::new();
+        let all = async {
+            while let Some(chunk) = response.chunk().await.map_err(|e| Unread::Broken(chain(e)))? {
+                if body.len() as u64 + chunk.len() as u64 > limit {
+                    return Err(Unread::TooLong(format!("the answer is longer than {limit} bytes")));
+                }
+                body.extend_from_slice(&chunk);
+            }
+            Ok(())
+        };
+        let limit = self.settings.patience.idle * DOCUMENT_PATIENCE;
+        let late = |_| Unread::Broken(format!("the answer did not end within {} s", limit.as_secs_f32()));
+        tokio::time::timeout(limit, all).await.map_err(late)??;
+        Ok(body)
+    }
+
+    /// The error that an answer with another status than hoped for is.
+    pub(super) async fn refusal(&self, what: &str, response: Response) -> ImageError {
+        let (status, wait) = (response.status(), retry_after(response.headers(), Timestamp::now()));
+        let body = self.error_body(response).await;
+        if status == StatusCode::NOT_FOUND && what.starts_with("manifest") {
+            return ImageError::ManifestNotFound(self.auth.scrub(&body));
+        }
+        let hint = match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.auth.hint(&self.endpoint.host),
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => wait
+                .map(|wait| format!(" (it asks to wait {} s)", wait.as_secs()))
+                .unwrap_or_default(),
+            _ => String::new(),
+        };
+        self.failed(format!("{what}: {}: {body}{hint}", status.as_u16()))
+    }
+
+    /// The beginning of an error answer, as text.
+    async fn error_body(&self, mut response: Response) -> String {
+        let mut body = Vec::new();
+        let all = async {
+            while let Ok(Some(chunk)) = response.chunk().await {
+                body.extend_from_slice(&chunk);
+                if body.len() as u64 > MAX_ERROR_READ {
+                    break;
+                }
+            }
+        };
+        // What came until then is shown.
+        let _ = tokio::time::timeout(self.settings.patience.idle, all).await;
+        let mut text = self.auth.scrub(&String::from_utf8_lossy(&body));
+        text.truncate(text.floor_char_boundary(MAX_ERROR_SHOWN));
+        text
+    }
+
+    /// The files that credentials are looked for in.
+    pub(super) fn credential_files(&self) -> &[PathBuf] {
+        &self.settings.credential_files
+    }
+
+    pub(super) fn failed(&self, message: String) -> ImageError {
+        ImageError::Registry {
+            registry: self.endpoint.host.clone(),
+            message: self.auth.scrub(&message),
+        }
+    }
+
+    fn bad(&self, message: String) -> ImageError {
+        ImageError::BadImage {
+            image: self.image.canonical(),
+            message: self.auth.scrub(&message),
+        }
+    }
+}
+
+fn temporary(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 429 | 500 | 502 | 503 | 504)
+}
+
+/// How long the answer asks to wait (RFC 9110, 10.2.3: seconds or a date).
+fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let then = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+    Some(Duration::try_from(then.duration_since(now)).unwrap_or_default())
+}
+
+/// An error with its causes. Without the URL, which may carry the signature of a redirect.
+pub(super) fn chain(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(&error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[rstest::rstest]
+    #[case("7", Some(7))]
+    #[case(" 120 ", Some(120))]
+    #[case("Sun, 06 Nov 1994 08:49:47 GMT", Some(10))]
+    #[case("Sun, 06 Nov 1994 08:49:27 GMT", Some(0))]
+    #[case("-1", None)]
+    #[case("soon", None)]
+    fn the_pause_that_is_asked_for(#[case] value: &str, #[case] seconds: Option<u64>) {
+        let now: Timestamp = "1994-11-06T08:49:37Z".parse().unwrap();
+        let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_str(value).unwrap())]);
+        assert_eq!(retry_after(&headers, now), seconds.map(Duration::from_secs));
+    }
+}
