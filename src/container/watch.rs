@@ -108,6 +108,18 @@ impl ContainerService {
         true
     }
 
+    /// Records the end of a process that had no monitor of ours: the original's runtime started it, and nobody knows its
+    /// exit status.
+    pub(super) async fn settle_unseen(&self, id: &str) {
+        let row = self.snapshot().containers().get(id).cloned();
+        if row
+            .and_then(|row| row.process.clone())
+            .is_some_and(|process| !process.is_alive())
+        {
+            self.record_exit(id, unseen_exit()).await;
+        }
+    }
+
     async fn record_exit(&self, id: &str, exit: Exit) {
         let recorded = self.update(id, move |c| {
             if c.state != ContainerState::Creating {

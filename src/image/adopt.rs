@@ -174,9 +174,15 @@ mod tests {
         let lower = store.lower_dir(&row.layers[0].diff_id);
         assert!(lower.join("etc/passwd").exists());
         let name = row.layers[0].diff_id.parse::<Digest>().unwrap();
-        assert!(store.usage(&HashSet::from([name]), &HashSet::new()).unwrap() > 4096, "what is behind the link counts");
+        assert!(
+            store.usage(&HashSet::from([name]), &HashSet::new()).unwrap() > 4096,
+            "what is behind the link counts"
+        );
         store.sweep(HashSet::new).unwrap();
-        assert!(!lower.exists() && bundle.rootfs.join("etc/passwd").exists(), "only the link goes");
+        assert!(
+            !lower.exists() && bundle.rootfs.join("etc/passwd").exists(),
+            "only the link goes"
+        );
     }
 
     #[test]
@@ -193,8 +199,16 @@ mod tests {
         let row = adopt(&store, &bundle).unwrap();
         assert_eq!(row.manifest_digest, Digest::of(manifest.as_bytes()).to_string());
         assert_eq!(row.size_bytes, 100 + CONFIG.len() as u64);
-        std::fs::write(bundle.directory.join("manifest.selected.json"), manifest.replace(&digest.hex()[..4], "0000")).unwrap();
-        assert_ne!(adopt(&store, &bundle).unwrap().manifest_digest, row.manifest_digest, "of another image");
+        std::fs::write(
+            bundle.directory.join("manifest.selected.json"),
+            manifest.replace(&digest.hex()[..4], "0000"),
+        )
+        .unwrap();
+        assert_ne!(
+            adopt(&store, &bundle).unwrap().manifest_digest,
+            row.manifest_digest,
+            "of another image"
+        );
     }
 
     #[test]

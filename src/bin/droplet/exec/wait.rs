@@ -331,7 +331,9 @@ mod tests {
         let mut leader = session("set -m; sleep 1000 & echo $!; wait $!; exit 7");
         let mut stranger = session("exec sleep 1000");
         let mut line = String::new();
-        BufReader::new(leader.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        BufReader::new(leader.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
         let member = Pid::from_raw(line.trim().parse().unwrap()).unwrap();
         assert_ne!(rustix::process::getpgid(Some(member)).unwrap(), pid(&leader));
         assert!(kill_member(member, pid(&leader)));
