@@ -17,6 +17,7 @@ mod exec;
 mod health;
 mod hooks;
 mod images;
+mod import;
 mod inside;
 mod lab;
 mod lifecycle;

@@ -103,7 +103,7 @@ fn locked(container: &Container, config: &Config, audit: &AuditLog) -> Result<()
 /// Sends the start signal, and hears whether init could execute the program.
 fn release(container: &Container) -> std::io::Result<Result<(), Bad>> {
     let of_original = container.dir.path().join(EXEC_FIFO);
-    if of_original.exists() {
+    if of_original.exists() && !container.run_dir().exists() {
         return release_original(&of_original).map(Ok);
     }
     // Opened before the signal: init holds the other end open until it executes the program or ends.
