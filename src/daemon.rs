@@ -91,7 +91,7 @@ pub enum DaemonError {
     Signal(std::io::Error),
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
-    #[error("import: {0}")]
+    #[error(transparent)]
     Import(#[from] crate::import::ImportError),
     #[error("image store: {0}")]
     Image(#[from] crate::image::ImageError),

@@ -48,7 +48,7 @@ pub(super) fn open(directory: &Path) -> Result<Option<(Locks, Files)>, ImportErr
         match std::fs::read(&path) {
             Ok(content) => drop(contents.insert(name.to_owned(), content)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(ImportError::Read { path, source }),
+            Err(error) => return Err(ImportError::Read { path, error }),
         }
     }
     // Beside the real one it is what a revert that succeeded did not get to remove.
@@ -70,14 +70,14 @@ fn lock(directory: &Path) -> Result<Locks, ImportError> {
         let file = match File::open(&path) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            Err(source) => return Err(ImportError::Read { path, source }),
+            Err(error) => return Err(ImportError::Read { path, error }),
         };
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => held.push(file),
             Err(Errno::WOULDBLOCK) => return Err(ImportError::Locked(path)),
             Err(e) => {
-                let source = e.into();
-                return Err(ImportError::Read { path, source });
+                let error = e.into();
+                return Err(ImportError::Read { path, error });
             }
         }
     }

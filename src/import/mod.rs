@@ -46,12 +46,12 @@ use self::files::Files;
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     /// A store cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot take over {}: {error}; nothing was changed", path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// A store is in use.
     #[error("{} is held by another process: the original daemon still runs; stop it first", .0.display())]
@@ -68,7 +68,7 @@ pub enum ImportError {
         message: String,
     },
     /// The image store failed.
-    #[error("images: {0}")]
+    #[error(transparent)]
     Image(#[from] ImageError),
     /// A container's state file cannot be written.
     #[error("cannot complete the state file of a container: {0}")]
@@ -77,7 +77,7 @@ pub enum ImportError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// File work ended unexpectedly.
-    #[error("file work ended unexpectedly: {0}")]
+    #[error(transparent)]
     Task(#[from] tokio::task::JoinError),
 }
 

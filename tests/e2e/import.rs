@@ -41,7 +41,7 @@ impl Original {
         }
         let script = format!(
             "mkdir -p {ROOTFS} && cd {ROOTFS} && mkdir bin dev etc old proc sys tmp && cp /bin/busybox bin && \
-             chroot . /bin/busybox --install -s /bin && mknod -m 666 dev/null c 1 3 && echo hello > hello && \
+             chroot . /bin/busybox --install -s /bin && touch dev/null && echo hello > hello && \
              mkdir -p /mnt/data"
         );
         lab.machine().run(&["sh", "-c", &script]);
@@ -89,7 +89,8 @@ impl Original {
         let inside = format!("umount -l /old; exec /bin/sh -c \"$1\" sh \"$2\" >> /proc/self/fd/1 2>&1");
         let outside = format!(
             "mount -t overlay overlay -o lowerdir={ROOTFS},upperdir={directory}/diff,workdir={directory}/work,userxattr \
-             {directory}/merged && mount -t proc proc {directory}/merged/proc && exec >> {directory}/logs/init.log 2>&1 \
+             {directory}/merged && mount -t proc proc {directory}/merged/proc && \
+             mount --bind /dev/null {directory}/merged/dev/null && exec >> {directory}/logs/init.log 2>&1 \
              && cd {directory}/merged && pivot_root . old && exec /bin/chroot . /bin/sh -c \"$1\" sh \"$2\""
         );
         let wait = match status {
@@ -101,8 +102,9 @@ impl Original {
             }
             _ => String::new(),
         };
-        let mut command = self.lab.machine().command(Place::Host, "unshare");
-        command.args(["--user", "--map-users=0,0,65535", "--map-groups=0,0,65535"]);
+        let user = self.user_namespace().to_string();
+        let mut command = self.lab.machine().command(Place::Host, "nsenter");
+        command.args(["--user", "--setuid=0", "--setgid=0", "--target", &user, "unshare"]);
         command.args([
             "--mount",
             "--uts",
@@ -134,6 +136,25 @@ impl Original {
         pid
     }
 
+    /// A user namespace with the identity mapping of the original, held by a process of that pid in the lab.
+    fn user_namespace(&mut self) -> i32 {
+        let mut command = self.lab.machine().command(Place::Host, "unshare");
+        let nsenter = command.args(["--user", "sleep", "1000"]).spawn().unwrap();
+        let own = std::fs::read_link("/proc/self/ns/user").unwrap();
+        let (pid, pids) = wait_for("a user namespace", Duration::from_secs(10), || {
+            let pid = child(&nsenter.id().to_string())?;
+            match std::fs::read_link(format!("/proc/{pid}/ns/user")) {
+                Ok(namespace) if namespace != own => Ok((pid.clone(), pids_of(&pid)?)),
+                other => Err(format!("{other:?}")),
+            }
+        });
+        for map in ["uid_map", "gid_map"] {
+            std::fs::write(format!("/proc/{pid}/{map}"), "0 0 65535").unwrap();
+        }
+        self.processes.push(nsenter);
+        *pids.last().unwrap()
+    }
+
     /// Its place in the network.
     fn attach(&self, id: &str, pid: i32, address: &str) {
         let (link, pid) = (format!("rd_{id}"), pid.to_string());
@@ -153,26 +174,28 @@ impl Original {
     }
 }
 
-/// Pid in the lab of the child of the program behind a `nsenter`.
-fn pid_of_init(nsenter: &Child) -> Result<i32, String> {
-    let child = |pid: &str| {
-        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        children
-            .split_whitespace()
-            .next()
-            .map(str::to_owned)
-            .ok_or(format!("{pid} has no child"))
-    };
-    let init = child(&child(&nsenter.id().to_string())?)?;
-    let status = std::fs::read_to_string(format!("/proc/{init}/status")).map_err(|e| e.to_string())?;
+fn child(pid: &str) -> Result<String, String> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let first = children.split_whitespace().next().map(str::to_owned);
+    first.ok_or_else(|| format!("{pid} has no child"))
+}
+
+/// What the pid means in each of the namespaces of its process, the innermost last.
+fn pids_of(pid: &str) -> Result<Vec<i32>, String> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(|e| e.to_string())?;
     let pids = status
         .lines()
         .find_map(|line| line.strip_prefix("NSpid:"))
         .ok_or("no NSpid")?;
-    let pids: Vec<i32> = pids.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
-    match pids[..] {
+    Ok(pids.split_whitespace().map(|pid| pid.parse().unwrap()).collect())
+}
+
+/// Pid in the lab of the first process of a PID namespace that the program behind a `nsenter` made.
+fn pid_of_init(nsenter: &Child) -> Result<i32, String> {
+    let init = child(&child(&nsenter.id().to_string())?)?;
+    match pids_of(&init)?[..] {
         [.., in_lab, 1] => Ok(in_lab),
-        _ => Err(format!("{pids:?}")),
+        ref pids => Err(format!("{pids:?}")),
     }
 }
 
@@ -247,14 +270,14 @@ fn an_installation_is_taken_over_and_its_containers_live_on() {
     lab.api().stop(WEB);
     let web = lab.api().container(WEB);
     assert_eq!(
-        (&web["state"], &web["exit_code"]),
+        (&web["state"], &web["exitCode"]),
         (&json!("stopped"), &json!(-1)),
         "{web}"
     );
     lab.api().start(WEB);
     lab.api().stop(WEB);
     assert_eq!(
-        lab.api().container(WEB)["exit_code"],
+        lab.api().container(WEB)["exitCode"],
         0,
         "with a monitor of ours it is known"
     );
@@ -277,7 +300,7 @@ fn an_end_that_nobody_saw_is_recorded() {
     lab.machine().run(&["kill", "-9", &pid.to_string()]);
     let web = lab.api().wait_state(WEB, "stopped");
     assert_eq!(
-        (&web["exit_code"], &web["message"]),
+        (&web["exitCode"], &web["message"]),
         (&json!(-1), &json!("process down detected.")),
         "{web}"
     );
@@ -302,32 +325,16 @@ fn what_cannot_be_taken_over_is_refused_and_nothing_is_changed() {
     original.change("npm.json", "\"policies\": {", "\"policies\": [");
     refuses(
         lab,
-        &["/etc/raind/store/npm.json", "line 13 column", "nothing was changed"],
+        &["/etc/raind/store/npm.json", "line 14 column 15", "nothing was changed"],
     );
     original.change("npm.json", "\"policies\": [", "\"policies\": {");
     original.change("bsm.json", "\"version\": \"0.1.0\"", "\"version\": \"7\"");
     refuses(lab, &["/etc/raind/store/bsm.json", "\"7\" is not known", "line 2"]);
     original.change("bsm.json", "\"version\": \"7\"", "\"version\": \"0.1.0\", \"later\": 1");
-    let lock = ["flock", "/etc/raind/store/csm.json.lock", "sleep", "1000"];
-    let mut holder = lab
-        .machine()
-        .command(Place::Host, "flock")
-        .args(&lock[1..])
-        .spawn()
-        .unwrap();
-    wait_for("the lock", Duration::from_secs(10), || {
-        let output = lab
-            .machine()
-            .output(&["flock", "-n", "/etc/raind/store/csm.json.lock", "true"]);
-        if output.status.success() {
-            Err("it is free")
-        } else {
-            Ok(())
-        }
-    });
+    let lock = std::fs::File::open(lab.machine().path("/etc/raind/store/csm.json.lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
     refuses(lab, &["csm.json.lock", "original daemon", "stop it"]);
-    lab.machine().run(&["pkill", "-f", "sleep 1000"]);
-    holder.wait().unwrap();
+    drop(lock);
     let taken = lab
         .machine()
         .at(Place::Host, || std::net::TcpListener::bind("127.0.0.1:7755").unwrap());
