@@ -355,6 +355,17 @@ impl Config {
         self.root_dir.join("cert")
     }
 
+    /// Takes what an operator chose for the original, where this configuration has its defaults. A subnet that holds no
+    /// network is not taken.
+    pub fn follow(&mut self, subnet: Option<Ipv4Net>, upstreams: &[SocketAddr]) {
+        if let Some(subnet) = subnet.filter(|s| s.prefix_len() <= 24 && self.runtime_subnet == DEFAULT_SUBNET) {
+            self.runtime_subnet = subnet;
+        }
+        if !upstreams.is_empty() && self.dns_upstreams == default_upstreams() {
+            self.dns_upstreams = upstreams.to_vec();
+        }
+    }
+
     /// `<root>/store/condenser.db`: the state database.
     pub fn database(&self) -> PathBuf {
         self.root_dir.join("store/condenser.db")
@@ -437,8 +448,14 @@ fn log_limits(max_bytes: Option<u64>, max_files: Option<u32>) -> Result<Limits, 
     Ok(limits)
 }
 
+fn default_upstreams() -> Vec<SocketAddr> {
+    [[8, 8, 8, 8], [1, 1, 1, 1]].map(|ip| SocketAddr::from((ip, 53))).into()
+}
+
 fn upstreams(value: Option<Vec<String>>) -> Result<Vec<SocketAddr>, ConfigError> {
-    let given = value.unwrap_or_else(|| vec!["8.8.8.8".into(), "1.1.1.1".into()]);
+    let Some(given) = value else {
+        return Ok(default_upstreams());
+    };
     given
         .iter()
         .map(|text| {
@@ -461,6 +478,28 @@ fn sibling(name: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_original_was_told_gives_way_to_what_we_are_told() {
+        let (subnet, upstreams) = ("10.9.0.0/16".parse().unwrap(), [SocketAddr::from(([9, 9, 9, 9], 53))]);
+        let mut config = Config::from_settings(Settings::default()).unwrap();
+        config.follow(Some("10.9.0.0/28".parse().unwrap()), &[]);
+        assert_eq!(config.runtime_subnet, DEFAULT_SUBNET);
+        config.follow(Some(subnet), &upstreams);
+        assert_eq!(
+            (config.runtime_subnet, &config.dns_upstreams[..]),
+            (subnet, &upstreams[..])
+        );
+        let mut config = Config::from_settings(Settings {
+            runtime_subnet: Some("10.8.0.0/16".parse().unwrap()),
+            dns_upstreams: Some(vec!["7.7.7.7".into()]),
+            ..Settings::default()
+        })
+        .unwrap();
+        config.follow(Some(subnet), &upstreams);
+        assert_eq!(config.runtime_subnet.to_string(), "10.8.0.0/16");
+        assert_eq!(config.dns_upstreams[0].to_string(), "7.7.7.7:53");
+    }
 
     #[test]
     fn no_value_is_needed() {

@@ -2,6 +2,7 @@
 //!
 //! Order of a start, and why:
 //! 1. What may fail without having touched the machine: root, directories, store, listeners on loopback.
+//!    An installation of the original is taken over there: it is not, when its port is in use.
 //! 2. The network and the rules. They stand before the first container can start.
 //! 3. Certificates (they carry the host's address), then the hook listener, which needs the bridges' addresses.
 //! 4. Everything is bound. Hooks and certificates are served: recovery makes the runtime call back.
@@ -40,6 +41,7 @@ use crate::dns::Forwarder;
 use crate::events::{self, Events};
 use crate::firewall::{Firewall, FirewallSettings, Networks};
 use crate::image::{ImageService, ImageSettings, Patience, RegistrySettings};
+use crate::import;
 use crate::logs::Watcher;
 use crate::metrics::{Activity, MetricsLog, Sampler};
 use crate::network::{DEFAULT_NETWORK, DNS_ADDRESS, DNS_PORT, NetworkService, NetworkSettings, Uplink};
@@ -92,6 +94,8 @@ pub enum DaemonError {
     Signal(std::io::Error),
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
+    #[error(transparent)]
+    Import(#[from] crate::import::ImportError),
     #[error("image store: {0}")]
     Image(#[from] crate::image::ImageError),
     #[error("network: {0}")]
@@ -188,7 +192,7 @@ struct Serving {
 }
 
 impl Daemon {
-    async fn start(config: Config, manager: &ServiceManager) -> Result<Self, DaemonError> {
+    async fn start(mut config: Config, manager: &ServiceManager) -> Result<Self, DaemonError> {
         manager.starting("opening the state store").await;
         prepare(&config)?;
         let store = Store::open(&config.database())?;
@@ -200,6 +204,7 @@ impl Daemon {
         let audit = AuditLog::open(&config.log_dir, &host_name()).map_err(DaemonError::Audit)?;
         let activity = Activity::default();
         let images = ImageService::new(image_settings(&config), store.clone(), activity.clone())?;
+        import::run(&mut config, &store, &images).await?;
         let sampler = Sampler::new()?;
 
         manager.starting("preparing networks and rules").await;

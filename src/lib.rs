@@ -21,6 +21,7 @@
 //! - [`bottle`]: groups of containers that one file describes
 //! - [`policy`]: what users allow and deny, staged and committed
 //! - [`dns`]: the forwarder behind the containers' resolver
+//! - [`import`]: takes over an installation of the original
 //! - [`pki`]: CA, certificates, SPIFFE ids
 //! - [`audit`]: one record per request
 //! - [`metrics`]: what containers use and what the daemon does, in figures
@@ -48,6 +49,7 @@ pub mod events;
 pub mod firewall;
 pub mod hook_agent;
 pub mod image;
+pub mod import;
 pub mod logfile;
 pub mod logs;
 pub mod manifest;

@@ -71,6 +71,7 @@ pub use recover::{SWEEPS, Sweeper};
 pub use request::{CreateRequest, parse_ports};
 pub use restart::{DELAYS, Restarter};
 pub use spec::HookSettings;
+pub(crate) use transitions::unseen_exit;
 
 /// Shortest id prefix that a client may use for an id.
 const MIN_PREFIX: usize = 4;

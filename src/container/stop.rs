@@ -57,7 +57,9 @@ impl ContainerService {
     pub(super) async fn end_process(&self, id: &str) -> Result<(), ContainerError> {
         let request = stop_request(&self.find(id)?.options);
         let stopped = self.0.services.runtime.stop(id, &request).await;
-        self.settle_exit(id).await;
+        if !self.settle_exit(id).await && stopped.is_ok() {
+            self.settle_unseen(id).await;
+        }
         // It may have ended by itself a moment before: what was asked for is the case.
         if let Err(source) = stopped
             && self.find(id)?.process.is_some()

@@ -110,10 +110,24 @@ impl ContainerService {
         state.filter(|s| s.status == Status::Stopped).and_then(|s| s.exit())
     }
 
-    /// Records an exit that the runtime has written down.
-    pub(super) async fn settle_exit(&self, id: &str) {
-        if let Some(exit) = self.exit_on_file(id).await {
-            self.record_exit(id, exit).await;
+    /// Records an exit that the runtime has written down. Whether there was one.
+    pub(super) async fn settle_exit(&self, id: &str) -> bool {
+        let Some(exit) = self.exit_on_file(id).await else {
+            return false;
+        };
+        self.record_exit(id, exit).await;
+        true
+    }
+
+    /// Records the end of a process that had no monitor of ours: the original's runtime started it, and nobody knows its
+    /// exit status.
+    pub(super) async fn settle_unseen(&self, id: &str) {
+        let row = self.snapshot().containers().get(id).cloned();
+        if row
+            .and_then(|row| row.process.clone())
+            .is_some_and(|process| !process.is_alive())
+        {
+            self.record_exit(id, unseen_exit()).await;
         }
     }
 

@@ -86,6 +86,7 @@ impl Observed {
                 state: Some(policy.stage.to_string()),
                 ..plain(&policy.id)
             },
+            Object::Import(import) => plain(&import.id),
             Object::PolicySettings(settings) => Self {
                 content: Some(format!("{settings:?}")),
                 ..plain(PolicySettings::ID)

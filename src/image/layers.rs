@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <root>/l/<11 characters>     an unpacked layer, ready as a lower directory of overlayfs; its whole diff id stands in
-//!                              an attribute of the directory
+//!                              an attribute of the directory. Or a link to a directory that is not ours (`adopt`)
 //! <root>/blobs/sha256/<hex>    a document
 //! <root>/staging/<ulid>/       what is being made or deleted; nothing in it survives a start
 //! ```
@@ -107,6 +107,13 @@ impl LayerStore {
         rename(&staged.0, &self.layer(diff_id))
     }
 
+    /// Makes a directory that stays somebody else's a layer. Removing the layer removes only the link.
+    pub(super) fn adopt_layer(&self, directory: &Path, name: &Digest) -> io::Result<()> {
+        let staged = Staged(self.staging.join(unique()));
+        fs_err::os::unix::fs::symlink(directory, &staged.0)?;
+        rename(&staged.0, &self.layer(name))
+    }
+
     /// Stores a document.
     pub(super) fn publish_blob(&self, digest: &Digest, body: &[u8]) -> io::Result<()> {
         let staged = Staged(self.staging.join(unique()));
@@ -199,7 +206,8 @@ impl LayerStore {
     /// Bytes on disk of layers and documents: blocks, each inode once.
     pub(super) fn usage(&self, layers: &HashSet<Digest>, blobs: &HashSet<Digest>) -> io::Result<u64> {
         let mut seen = HashSet::new();
-        let mut pending: Vec<PathBuf> = layers.iter().map(|d| self.layer(d)).collect();
+        let layers = layers.iter().map(|d| fs_err::canonicalize(self.layer(d)));
+        let mut pending = layers.collect::<io::Result<Vec<PathBuf>>>()?;
         pending.extend(blobs.iter().map(|d| self.blobs.join(d.hex())));
         let mut bytes = 0;
         while let Some(path) = pending.pop() {

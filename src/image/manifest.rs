@@ -137,6 +137,18 @@ pub(super) struct ImageConfig {
 impl ImageConfig {
     /// Reads a configuration and checks that it belongs to a manifest with `layers` layers.
     pub(super) fn parse(body: &[u8], layers: usize) -> Result<Self, String> {
+        let config = Self::parse_alone(body)?;
+        let found = config.diff_ids.len();
+        if found != layers {
+            return Err(format!(
+                "the configuration has {found} diff ids, the manifest {layers} layers"
+            ));
+        }
+        Ok(config)
+    }
+
+    /// Reads a configuration whatever it says of layers.
+    pub(super) fn parse_alone(body: &[u8]) -> Result<Self, String> {
         let raw: RawConfig = serde_json::from_slice(body).map_err(|e| format!("the configuration is wrong: {e}"))?;
         let diff_ids = raw
             .rootfs
@@ -145,12 +157,6 @@ impl ImageConfig {
             .map(|text| text.parse())
             .collect::<Result<Vec<Digest>, _>>();
         let diff_ids = diff_ids.map_err(|e| format!("diff id {e}"))?;
-        if diff_ids.len() != layers {
-            let found = diff_ids.len();
-            return Err(format!(
-                "the configuration has {found} diff ids, the manifest {layers} layers"
-            ));
-        }
         Ok(Self {
             os: raw.os,
             architecture: raw.architecture,

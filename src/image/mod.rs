@@ -13,11 +13,12 @@
 //! From outside in: [`reference`] reads names; [`registry`] speaks to registries;
 //! [`manifest`] and [`platform`] say what is wanted; [`pull`] puts it together; [`stream`], [`archive`], [`unpack`] and
 //! [`tree`] turn a blob into a directory; [`layers`] keeps directories; [`view`] and [`user`] look into them. [`draft`]
-//! (with [`capture`] and [`documents`]) makes an image here.
+//! (with [`capture`] and [`documents`]) makes an image here. [`adopt`] takes over what an earlier installation unpacked.
 //!
 //! What this module never does: run anything, mount anything that others can see, decide who may pull, keep compressed blobs, or believe a byte
 //! of a registry that a digest does not vouch for.
 
+mod adopt;
 pub(crate) mod archive;
 mod capture;
 mod digest;
@@ -56,6 +57,7 @@ use self::layers::LayerStore;
 use self::registry::Registry;
 use self::view::View;
 
+pub use self::adopt::Bundle;
 pub use self::draft::{Draft, Scratch};
 pub use self::error::ImageError;
 pub use self::platform::Platform;

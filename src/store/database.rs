@@ -28,6 +28,8 @@ const MIGRATIONS: &[&str] = &["
     CREATE TABLE policysettings (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
 ", "
     CREATE TABLE bottles (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
+", "
+    CREATE TABLE imports (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
 "];
 
 pub(super) struct Database(Connection);

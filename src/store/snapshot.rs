@@ -11,7 +11,9 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::records::{Bottle, Container, Image, Network, Pod, Policy, PolicySettings, Protocol, ReplicaSet, Service};
+use super::records::{
+    Bottle, Container, Image, Import, Network, Pod, Policy, PolicySettings, Protocol, ReplicaSet, Service,
+};
 use super::writer::StoreError;
 
 /// A kind of stored object. One SQLite table each.
@@ -72,6 +74,9 @@ macro_rules! kinds {
             $(#[doc = concat!("All records of: ", $doc)]
             pub fn $field(&self) -> &Table<$kind> { &self.$field })*
 
+            /// Whether there is nothing at all: a daemon that has served once has stored something.
+            pub fn is_blank(&self) -> bool { true $(&& self.$field.is_empty())* }
+
             /// Adds a record that was read from disk.
             pub(super) fn restore(&mut self, kind: Kind, document: &str) -> Result<(), StoreError> {
                 match kind { $(Kind::$kind => self.restore_as::<$kind>(document)),* }
@@ -100,6 +105,7 @@ kinds! {
     Policy, policies, "policies";
     PolicySettings, policysettings, "settings of policies";
     Bottle, bottles, "bottles";
+    Import, imports, "takeovers of an earlier installation";
 }
 
 impl Record for Container {
@@ -272,6 +278,18 @@ impl Record for PolicySettings {
 
     fn name(&self) -> &str {
         Self::ID
+    }
+}
+
+impl Record for Import {
+    record_glue!(Import);
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn name(&self) -> &str {
+        &self.id
     }
 }
 

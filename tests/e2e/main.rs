@@ -18,6 +18,7 @@ mod exec;
 mod health;
 mod hooks;
 mod images;
+mod import;
 mod inside;
 mod install;
 mod lab;

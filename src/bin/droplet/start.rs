@@ -1,6 +1,8 @@
 //! `start` (`contract/runtime.md` 4.3): releases init and waits until its program was executed or could not be.
 
+use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::Duration;
 
 use condenser::runtime::state::Status;
@@ -10,7 +12,7 @@ use libcontainer::notify_socket::NotifySocket;
 use crate::audit::{AuditLog, Event, Record};
 use crate::cli::Args;
 use crate::config::Config;
-use crate::container::{Container, Site, render};
+use crate::container::{Container, Site, remove_if_exists, render};
 use crate::create::render_status;
 use crate::failure::{Failure, Stage};
 use crate::finish::settle;
@@ -100,6 +102,10 @@ fn locked(container: &Container, config: &Config, audit: &AuditLog) -> Result<()
 
 /// Sends the start signal, and hears whether init could execute the program.
 fn release(container: &Container) -> std::io::Result<Result<(), Bad>> {
+    let of_original = container.dir.path().join(EXEC_FIFO);
+    if of_original.exists() && !container.run_dir().exists() {
+        return release_original(&of_original).map(Ok);
+    }
     // Opened before the signal: init holds the other end open until it executes the program or ends.
     let fifo: std::fs::File = fs_err::OpenOptions::new()
         .read(true)
@@ -110,4 +116,16 @@ fn release(container: &Container) -> std::io::Result<Result<(), Bad>> {
     let mut signal = NotifySocket::new(notify_socket(container));
     signal.notify_container_start().map_err(std::io::Error::other)?;
     Ok(executed.hear(EXEC_LIMIT))
+}
+
+/// The start signal of the original: one byte through a fifo in the container's directory, which its `create` made. Its
+/// init does not tell whether the program could be executed.
+fn release_original(fifo: &Path) -> std::io::Result<()> {
+    // Non-blocking: an init that waits holds the other end, and one that does not will never read.
+    let mut signal = fs_err::OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(fifo)?;
+    signal.write_all(&[1])?;
+    remove_if_exists(fifo)
 }

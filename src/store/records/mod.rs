@@ -4,6 +4,7 @@
 mod bottle;
 mod container;
 mod image;
+mod import;
 mod network;
 mod pod;
 mod policy;
@@ -11,6 +12,7 @@ mod policy;
 pub use bottle::*;
 pub use container::*;
 pub use image::*;
+pub use import::*;
 pub use network::*;
 pub use pod::*;
 pub use policy::*;
