@@ -47,7 +47,10 @@ impl ContainerService {
                 first.get_or_insert(error);
             }
         };
-        note(self.runtime_forget(container).await);
+        let forgotten = self.runtime_forget(container).await;
+        // What the runtime needs to find the container again is in its directory.
+        let directory = forgotten.is_ok().then(|| self.dir(id).path().to_owned());
+        note(forgotten);
         self.unwatch(id);
         note(
             self.0
@@ -62,10 +65,9 @@ impl ContainerService {
                 .await
                 .map_err(|e| cleanup("delete cgroup subtree failed", &e)),
         );
-        let directory = self.dir(id).path().to_owned();
         note(
-            super::blocking(move || match fs_err::remove_dir_all(directory) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            super::blocking(move || match directory.map(fs_err::remove_dir_all) {
+                Some(Err(e)) if e.kind() != std::io::ErrorKind::NotFound => {
                     Err(cleanup("delete container directory failed", &e))
                 }
                 _ => Ok(()),
