@@ -3,11 +3,14 @@
 //! A row says which operation is at work on it, and whoever is at work holds the container's lock. A row that says so
 //! while nobody holds the lock was left: an undo or a removal failed in a part (a runtime that was killed, rules that
 //! were refused, a full disk). Then the same is done as after a crash, later each time while it goes on failing.
+//!
+//! A start whose outcome could not be written leaves a row in `created` without an operation. So these are compared with
+//! what the runtime says as long as they live; every end is watched anyway.
 
 use std::time::Duration;
 
 use crate::controller::{Backoff, Outcome, Reconcile};
-use crate::store::{Change, Snapshot};
+use crate::store::{Change, ContainerState, ProcessId, Snapshot};
 
 use super::{ContainerError, ContainerService};
 
@@ -29,7 +32,8 @@ impl Reconcile for Finisher {
     }
 
     fn all(&self, now: &Snapshot) -> Vec<String> {
-        let left = now.containers().iter().filter(|c| c.operation.is_some());
+        let containers = now.containers().iter();
+        let left = containers.filter(|c| c.operation.is_some() || c.state == ContainerState::Created);
         left.map(|c| c.id.clone()).collect()
     }
 
@@ -49,10 +53,15 @@ impl ContainerService {
         let Some(_lock) = self.0.locks.try_lock(id) else {
             return Ok(());
         };
-        let row = self.snapshot().containers().get(id).cloned();
-        match row.as_ref().and_then(|row| Some((row, row.operation?))) {
-            Some((row, operation)) => self.finish(row, operation).await,
-            None => Ok(()),
+        let Some(row) = self.snapshot().containers().get(id).cloned() else {
+            return Ok(());
+        };
+        match (row.operation, row.state) {
+            (Some(operation), _) => self.finish(&row, operation).await,
+            (None, ContainerState::Created) if row.process.as_ref().is_some_and(ProcessId::is_alive) => {
+                self.compare(&row).await
+            }
+            (None, _) => Ok(()),
         }
     }
 }

@@ -97,7 +97,7 @@ impl ContainerService {
     }
 
     /// A container that nothing was at work on: is it what the row says?
-    async fn compare(&self, row: &Arc<Container>) -> Result<(), ContainerError> {
+    pub(super) async fn compare(&self, row: &Arc<Container>) -> Result<(), ContainerError> {
         if row.state == ContainerState::Stopped {
             return Ok(());
         }
@@ -109,7 +109,10 @@ impl ContainerService {
                 if released {
                     transitions::running(c, Some(process.clone()), Timestamp::now());
                 }
-                c.process = Some(process);
+                // It may have ended a moment ago, and that been reported.
+                if matches!(c.state, ContainerState::Created | ContainerState::Running) {
+                    c.process = Some(process);
+                }
                 Ok(())
             })
             .await?;
