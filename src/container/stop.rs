@@ -11,6 +11,10 @@ use crate::store::{Container, ContainerOptions};
 
 use super::{ContainerError, ContainerService, refuse_managed, restart, transitions};
 
+/// How long a stop waits until the end of a container is recorded that ended by itself: longer than a dead monitor is
+/// waited for.
+const RECORD_LIMIT: Duration = Duration::from_secs(5);
+
 impl ContainerService {
     /// Ends the process of a running container for its user, so that no restart policy starts it again; returns the id.
     pub async fn stop(&self, parameter: &str) -> Result<String, ContainerError> {
@@ -61,15 +65,18 @@ impl ContainerService {
             self.settle_unseen(id).await;
         }
         // It may have ended by itself a moment before: what was asked for is the case.
-        if let Err(source) = stopped
-            && self.find(id)?.process.is_some()
-        {
-            return Err(ContainerError::Runtime {
+        match (stopped, self.find(id)?.process.clone()) {
+            (Err(source), Some(process)) if process.is_alive() => Err(ContainerError::Runtime {
                 step: "stop failed",
                 source,
-            });
+            }),
+            (Err(_), Some(process)) => {
+                // The row is going to say so; whoever waits for the stop wants to see it.
+                let _ = tokio::time::timeout(RECORD_LIMIT, self.ended(id, &process)).await;
+                Ok(())
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -78,7 +78,7 @@ impl ContainerService {
     }
 
     /// The process is gone: waits for the report, then takes what is on file.
-    async fn ended(&self, id: &str, process: &ProcessId) {
+    pub(super) async fn ended(&self, id: &str, process: &ProcessId) {
         let deadline = tokio::time::Instant::now() + REPORT_GRACE;
         let mut pause = Duration::from_millis(5);
         loop {

@@ -115,6 +115,12 @@ impl Daemon {
         self.start();
     }
 
+    /// Lets it be started again after it ended by itself.
+    pub fn forget(&self) {
+        let mut process = self.process().take().expect("the daemon was not started");
+        assert!(process.nsenter.try_wait().unwrap().is_some(), "the daemon runs");
+    }
+
     /// Pid outside of the lab.
     pub fn pid(&self) -> Pid {
         self.process().as_ref().expect("the daemon does not run").pid

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::audit::{AuditLog, Event, Record};
 use crate::cgroup::{self, Cgroup};
 use crate::console::Pump;
-use crate::container::{remove_if_exists, replace};
+use crate::container::{ContainerError, remove_if_exists, replace};
 use crate::failure::Failure;
 use crate::finish::{finish, readable};
 use crate::init::{self, Init};
@@ -36,6 +36,8 @@ use crate::report::{Bad, Listener};
 
 /// How long `create` waits for the monitor's report.
 const SET_UP_LIMIT: Duration = Duration::from_secs(60);
+/// How often a monitor looks whether there is room for its last words.
+const ROOM_PAUSE: Duration = Duration::from_secs(1);
 /// What `create` sends when the container stays.
 const KEEP: u8 = b'k';
 
@@ -266,10 +268,22 @@ impl<'a> Attendant<'a> {
             let failed = Failure::new("wait_init", format!("exit status {code}"));
             audit.write(&record(self.plan, Event::Shim, self.pid).result((code != 0).then_some(&failed)));
         }
-        if let Err(error) = finish(&self.plan.container, &self.plan.config, audit, &exit) {
+        let finish = || finish(&self.plan.container, &self.plan.config, audit, &exit);
+        let mut finished = finish();
+        // Nobody else knows the exit status: it waits until there is room to write it down.
+        while finished.as_ref().is_err_and(is_full) {
+            std::thread::sleep(ROOM_PAUSE);
+            finished = finish();
+        }
+        if let Err(error) = finished {
             note(self.plan, &error.to_string());
         }
     }
+}
+
+fn is_full(error: &ContainerError) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error, ContainerError::Io(error) if matches!(error.kind(), StorageFull | QuotaExceeded))
 }
 
 fn pump(plan: &Plan, output: init::Output) -> std::io::Result<Pump> {

@@ -25,7 +25,7 @@ use jiff::Timestamp;
 use crate::runtime::StopRequest;
 use crate::runtime::process::boot_id;
 use crate::runtime::state::{RuntimeState, Status};
-use crate::store::{Container, ContainerState, Operation};
+use crate::store::{Container, ContainerState, Operation, ProcessId};
 
 use self::finding::Finding;
 use super::{ContainerError, ContainerService, cgroup, transitions};
@@ -133,8 +133,8 @@ impl ContainerService {
         Ok(states)
     }
 
-    /// Undoes or finishes what an operation was at work on, if nothing is at work on it now. A row that is gone or idle
-    /// meanwhile needs nothing. Errors are logged.
+    /// Undoes or finishes what an operation was at work on, if nothing is at work on it now; looks again at what waits to be
+    /// started. A row that is gone or idle meanwhile needs nothing. Errors are logged.
     async fn unwind(&self, id: &str) -> Result<(), ContainerError> {
         let Some(_lock) = self.0.locks.try_lock(id) else {
             return Ok(());
@@ -159,6 +159,7 @@ impl ContainerService {
                 tracing::warn!(container.id = %id, "undoing a restart that was interrupted");
                 self.undo_restart(id).await
             }
+            None if may_run(&row) => self.compare(vec![row]).await.map(drop),
             None => Ok(()),
         };
         if let Err(error) = &done {
@@ -196,4 +197,9 @@ impl ContainerService {
 /// Whether no operation was at work on it. The container of a build is always part of one.
 fn is_idle(row: &Container) -> bool {
     row.operation.is_none() && !row.is_build()
+}
+
+/// Whether it is alive, and nobody has written down that it was started.
+fn may_run(row: &Container) -> bool {
+    row.state == ContainerState::Created && row.process.as_ref().is_some_and(ProcessId::is_alive)
 }

@@ -1,16 +1,17 @@
 //! The controller of what is left: it takes up again what an operation, a start or a removal could not finish.
 //!
 //! A failed removal keeps its row, and with it an address, a name and ports that nobody can use. Every resync looks for
-//! such rows and for leftovers without a row; what fails is tried again, each time later.
+//! such rows and for leftovers without a row; what fails is tried again, each time later. A start whose outcome could not
+//! be written (a full disk) leaves a row in `created`: as long as these live they are compared with what the runtime says.
 
 use std::fmt::{self, Display};
 use std::time::Duration;
 
 use crate::container::ContainerService;
 use crate::controller::{Backoff, Outcome, Reconcile};
-use crate::store::{Change, Snapshot};
+use crate::store::{Change, Container, Snapshot};
 
-use super::is_idle;
+use super::{is_idle, may_run};
 
 /// How the delay grows when something cannot be removed.
 pub const SWEEPS: Backoff = Backoff {
@@ -24,7 +25,7 @@ pub struct Sweeper(pub ContainerService);
 /// What there may be to sweep.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Litter {
-    /// A row that an operation was at work on, by its id.
+    /// A row that an operation was at work on, or that may have been started, by its id.
     Row(String),
     /// Things without a row.
     Leftovers,
@@ -48,7 +49,7 @@ impl Reconcile for Sweeper {
     }
 
     fn all(&self, now: &Snapshot) -> Vec<Litter> {
-        let is_litter = |row: &crate::store::Container| !is_idle(row) && !row.is_build();
+        let is_litter = |row: &Container| !row.is_build() && (!is_idle(row) || may_run(row));
         let rows = now.containers().iter().filter(|row| is_litter(row));
         rows.map(|row| Litter::Row(row.id.clone()))
             .chain([Litter::Leftovers])

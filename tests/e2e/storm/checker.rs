@@ -8,8 +8,8 @@ use serde_json::Value;
 use crate::support::{Lab, get, wait_for};
 
 /// What a killed daemon had begun goes on without it for a moment: a stop until its grace period is over, a create until
-/// it has undone itself.
-const LIMIT: Duration = Duration::from_secs(15);
+/// it has undone itself, an operation that could not be finished until it is taken up again.
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// Waits until nothing differs; fails with what does.
 pub fn assert_agreement(lab: &Lab) {
@@ -44,7 +44,13 @@ pub fn differences(lab: &Lab) -> Vec<String> {
     }
     for (kind, found) in traces(lab, &members) {
         let strays = found.into_iter().filter(|id| !rows.contains_key(&**id));
-        said.extend(strays.map(|id| format!("{kind} of {id}, which the API does not know")));
+        said.extend(strays.map(|id| {
+            let processes = members.get(&id).map(|pids| described(lab, pids));
+            format!(
+                "{kind} of {id}, which the API does not know {}",
+                processes.unwrap_or_default()
+            )
+        }));
     }
     said
 }
@@ -59,8 +65,9 @@ fn row_differs(lab: &Lab, id: &str, row: &Value, members: Option<&BTreeSet<i64>>
             let recorded = lab.machine().read(&format!("/etc/raind/container/{id}/state.json"));
             let recorded: Value = serde_json::from_str(&recorded).unwrap_or_default();
             let started = start_time(lab, pid);
-            (recorded["pid"] != pid || recorded["pidStartTime"].as_u64() != started)
-                .then(|| format!("process {pid} began at {started:?}, but {recorded} is recorded"))
+            let is_so =
+                recorded["status"] == state && recorded["pid"] == pid && recorded["pidStartTime"].as_u64() == started;
+            (!is_so).then(|| format!("process {pid} began at {started:?}, but {recorded} is recorded"))
         }
         ("stopped", 0) if members.is_none() => None,
         ("stopped", pid) => Some(format!("stopped, with pid {pid}")),
@@ -72,6 +79,20 @@ fn row_differs(lab: &Lab, id: &str, row: &Value, members: Option<&BTreeSet<i64>>
 fn start_time(lab: &Lab, pid: i64) -> Option<u64> {
     let stat = std::fs::read_to_string(lab.machine().path(&format!("/proc/{pid}/stat"))).ok()?;
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// State, name, parent and command line of processes.
+fn described(lab: &Lab, pids: &BTreeSet<i64>) -> String {
+    let described = pids.iter().map(|pid| {
+        let read = |file: &str| {
+            let bytes = std::fs::read(lab.machine().path(&format!("/proc/{pid}/{file}")));
+            String::from_utf8_lossy(&bytes.unwrap_or_default()).replace('\0', " ")
+        };
+        let stat = read("stat");
+        let stat: Vec<_> = stat.split_ascii_whitespace().take(4).collect();
+        format!("{} {} at {}", stat.join(" "), read("cmdline"), read("wchan"))
+    });
+    described.collect::<Vec<_>>().join("; ")
 }
 
 /// The live processes in the cgroup of each container.

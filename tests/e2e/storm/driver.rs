@@ -24,7 +24,7 @@ const OWN: u64 = 3;
 const SHORT_LIFE: u64 = 400;
 const LONG_LIFE: u64 = 2500;
 /// Longest time between two strikes, in milliseconds.
-const STRIKE_PAUSE: u64 = 60;
+const STRIKE_PAUSE: u64 = 200;
 
 /// What a container does; its name says which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,8 +104,8 @@ pub struct Storm<'a> {
     down: AtomicBool,
     /// Answers by what was asked and status; 0 is none.
     answers: Mutex<BTreeMap<(&'static str, u16), u64>>,
-    /// Answers that no request of ours deserves, and requests that nobody answered although the daemon lived.
-    failures: Mutex<Vec<String>>,
+    /// How often an answer came that no request of ours deserves, or none although the daemon lived.
+    failures: Mutex<BTreeMap<String, u64>>,
 }
 
 impl<'a> Storm<'a> {
@@ -203,8 +203,8 @@ impl<'a> Storm<'a> {
     /// Every failure is one of these.
     pub fn assert_failures(&self, expected: impl Fn(&str) -> bool) {
         let mut failures = self.failures.lock().unwrap().clone();
-        println!("{failures:#?}");
-        failures.retain(|failure| !expected(failure));
+        println!("STORM_SEED={} failures: {failures:#?}", self.seed);
+        failures.retain(|failure, _| !expected(failure));
         assert!(failures.is_empty(), "STORM_SEED={}: {failures:#?}", self.seed);
     }
 
@@ -307,15 +307,15 @@ impl<'a> Storm<'a> {
         let failure = match &answer {
             // What is not there, or not in a state for it.
             Ok(reply) if matches!(reply.status, 200 | 404 | 409) => None,
-            Ok(reply) => Some(reply.text()),
+            Ok(reply) => Some(format!("{} {}", reply.status, reply.message())),
             Err(_) if down || deaths() > before => None,
             Err(error) => Some(error.clone()),
         };
         let status = answer.map_or(0, |reply| reply.status);
         *self.answers.lock().unwrap().entry((what, status)).or_default() += 1;
         if let Some(failure) = failure {
-            let said = format!("{what} {}: {failure}", slot.name);
-            self.failures.lock().unwrap().push(said);
+            let said = format!("{what} of {:?}: {failure}", slot.sort);
+            *self.failures.lock().unwrap().entry(said).or_default() += 1;
         }
         status
     }

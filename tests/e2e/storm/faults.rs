@@ -1,15 +1,16 @@
 //! The same with other things that break: the runtime's processes, the hook agent, the packet filter, the disk, the
 //! number of descriptors.
 
-use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rand::RngExt;
 use serde_json::json;
 
+use super::checker::assert_agreement;
 use super::driver::Storm;
-use crate::support::{Lab, get, post};
+use crate::support::{ImageSpec, Lab, get, post, wait_for};
 use crate::{lab_with_busybox, until_term};
 
 /// Processes of the lab that are neither the daemon nor in a container, with command line and name: what the runtime
@@ -66,4 +67,207 @@ fn monitors_that_are_killed_all_the_time_leave_nothing() {
 #[test]
 fn a_hook_agent_that_is_killed_all_the_time_leaves_nothing() {
     processes_are_killed(|line, _| line.contains("condenser-hook-agent"));
+}
+
+/// A program before iptables-restore on the daemon's PATH. While the file `hang` is there it takes it away and hangs;
+/// while `refuse` is there it refuses one call in five.
+const RESTORE: &str = r#"#!/bin/sh
+if [ -e /run/storm/hang ]; then rm /run/storm/hang; exec sleep 1000; fi
+if [ -e /run/storm/refuse ] && [ $(($(od -An -N1 -tu1 /dev/urandom) % 5)) -eq 0 ]; then
+    echo "${0##*/}: refused by the storm" >&2
+    exit 4
+fi
+exec "/usr/sbin/${0##*/}" "$@"
+"#;
+
+/// A lab whose daemon starts [`RESTORE`].
+fn lab_with_bad_rules() -> (Lab, String) {
+    let lab = Lab::start();
+    for tool in ["iptables-restore", "ip6tables-restore"] {
+        let path = format!("/run/storm/{tool}");
+        lab.machine().write(&path, RESTORE);
+        lab.machine().run(&["chmod", "755", &path]);
+    }
+    lab.daemon()
+        .set("PATH", "/run/storm:/usr/sbin:/usr/bin:/sbin:/bin")
+        .start();
+    let image = lab.pull(&ImageSpec::busybox(), "library/busybox:1");
+    (lab, image)
+}
+
+#[test]
+fn rules_that_are_refused_at_random_leave_nothing() {
+    let (lab, image) = lab_with_bad_rules();
+    let before = lab.inventory();
+    let storm = Storm::new(&lab, &image);
+    lab.machine().write("/run/storm/refuse", "");
+    storm.blow(|| {
+        storm.strikes(8, |_| {});
+        lab.machine().run(&["rm", "/run/storm/refuse"]);
+    });
+    storm.assert_failures(|failure| failure.contains("refused by the storm"));
+    storm.clear();
+    lab.assert_unchanged(&before);
+}
+
+#[test]
+fn a_packet_filter_that_hangs_is_given_up() {
+    let (lab, image) = lab_with_bad_rules();
+    let before = lab.inventory();
+    let api = lab.api();
+    let running = api.run(json!({ "image": image, "command": until_term(0) }));
+    lab.machine().write("/run/storm/hang", "");
+    let request = json!({ "image": image, "port": ["8080:80"] });
+    std::thread::scope(|scope| {
+        let create = scope.spawn(|| api.call(post("/v1/containers", request.clone())));
+        wait_for("a tool that hangs", Duration::from_secs(10), || {
+            match lab.machine().path("/run/storm/hang").exists() {
+                true => Err("not started"),
+                false => Ok(()),
+            }
+        });
+        // What needs no rules does not wait for them.
+        api.stop(&running);
+        api.start(&running);
+        assert_eq!(api.ok(get("/v1/containers")).as_array().unwrap().len(), 2);
+        assert!(!create.is_finished());
+        // The rules are in the kernel the next time: a refusal or a silence is compared with the kernel and tried again.
+        let reply = create.join().unwrap();
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        api.delete(reply.json()["data"]["id"].as_str().unwrap());
+    });
+    api.stop(&running);
+    api.delete(&running);
+    lab.assert_unchanged(&before);
+}
+
+/// A lab whose root directory is a file system of 48 MiB.
+fn lab_with_small_disk() -> (Lab, String) {
+    let lab = Lab::start();
+    lab.machine().run(&["truncate", "-s", "48M", "/mnt/disk"]);
+    lab.machine().run(&["mkfs.ext4", "-q", "-m", "0", "/mnt/disk"]);
+    lab.machine().run(&["mount", "-o", "loop", "/mnt/disk", "/etc/raind"]);
+    lab.daemon().start();
+    let image = lab.pull(&ImageSpec::busybox(), "library/busybox:1");
+    (lab, image)
+}
+
+fn fill(lab: &Lab) {
+    // The last blocks only go to small files.
+    let script = "mkdir /etc/raind/filler && cd /etc/raind/filler && cat /dev/zero > big; sync; n=0
+        while echo x > $n; do n=$((n + 1)); done 2> /dev/null";
+    lab.machine().output(&["sh", "-c", script]);
+}
+
+fn free(lab: &Lab) {
+    lab.machine().run(&["rm", "-r", "/etc/raind/filler"]);
+}
+
+#[test]
+fn a_full_disk_is_told_and_loses_nothing() {
+    let (lab, image) = lab_with_small_disk();
+    let before = lab.inventory();
+    let api = lab.api();
+    let ends = api.run(json!({ "image": image, "name": "ends", "command": until_term(0) }));
+    let stays = api.run(json!({ "image": image, "name": "stays", "command": until_term(0) }));
+    let created = api.create(json!({ "image": image, "name": "created", "command": until_term(0) }));
+    let pids = [&ends, &stays].map(|id| api.container(id)["pid"].clone());
+    fill(&lab);
+
+    // Refused with a sentence, and what is there can be seen.
+    let refused = api.call(post("/v1/containers", json!({ "image": image, "name": "more" })));
+    assert!(matches!(refused.status, 500 | 507), "{}", refused.text());
+    assert!(
+        refused.message().contains("full") || refused.message().contains("No space"),
+        "{}",
+        refused.text()
+    );
+    assert_eq!(api.container(&stays)["pid"], pids[1]);
+    // An end that cannot be written down.
+    lab.machine().run(&["kill", "-9", &pids[0].to_string()]);
+    // A daemon that dies now; it may refuse to start, but only with a reason.
+    lab.daemon().kill9();
+    lab.daemon().launch();
+    wait_for(
+        "a daemon that serves or says why not",
+        Duration::from_secs(30),
+        || match (lab.daemon().ended(), lab.api().try_call(get("/v1/containers"))) {
+            (Some(_), _) | (None, Ok(_)) => Ok(()),
+            (None, Err(error)) => Err(error),
+        },
+    );
+    free(&lab);
+    match lab.daemon().ended() {
+        Some(_) => lab.daemon().forget(),
+        None => lab.daemon().kill9(),
+    }
+    lab.daemon().start();
+
+    assert_agreement(&lab);
+    assert_eq!(api.container(&stays)["pid"], pids[1]);
+    // Its monitor has waited for room to write that down.
+    wait_for("the exit code", Duration::from_secs(10), || {
+        match api.container(&ends) {
+            row if row["state"] == "stopped" && row["exitCode"] == 137 => Ok(()),
+            row => Err(row),
+        }
+    });
+    api.start(&created);
+    api.start(&ends);
+    for id in [&created, &ends, &stays] {
+        api.stop(id);
+        api.delete(id);
+    }
+    assert_eq!(api.ok(get("/v1/containers")), json!([]));
+    lab.assert_unchanged(&before);
+}
+
+#[test]
+fn a_disk_that_is_full_now_and_then_loses_and_leaves_nothing() {
+    let (lab, image) = lab_with_small_disk();
+    let before = lab.inventory();
+    let storm = Storm::new(&lab, &image);
+    storm.blow(|| {
+        let mut is_full = false;
+        storm.strikes(10, |rng| {
+            match (is_full, rng.random_ratio(1, 8)) {
+                (_, false) => return,
+                (false, true) => fill(&lab),
+                (true, true) => free(&lab),
+            }
+            is_full = !is_full;
+        });
+        if is_full {
+            free(&lab);
+        }
+    });
+    storm.assert_failures(|failure| failure.contains(" 50"));
+    storm.clear();
+    lab.assert_unchanged(&before);
+}
+
+#[test]
+fn a_daemon_with_few_descriptors_serves_again() {
+    let (lab, image) = lab_with_busybox();
+    let before = lab.inventory();
+    let storm = Storm::new(&lab, &image);
+    let pid = lab.daemon().pid().to_string();
+    let used = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let limit = |soft: usize| {
+        let limit = format!("--nofile={soft}:4096");
+        lab.machine().output(&["true"]);
+        let set = std::process::Command::new("prlimit")
+            .args(["--pid", &pid, &limit])
+            .status();
+        assert!(set.unwrap().success());
+    };
+    limit(used + 6);
+    storm.blow(|| {
+        storm.strikes(8, |_| {});
+        limit(1024);
+    });
+    // A connection may be closed, or wait until there is a descriptor.
+    storm.assert_failures(|failure| failure.contains("Too many open files") || failure.contains("os error 24"));
+    storm.clear();
+    lab.assert_unchanged(&before);
 }
