@@ -64,6 +64,14 @@ pub enum What {
 }
 
 impl Failed {
+    /// Whether it was right when it was decided: the resource has come or gone since.
+    pub(super) fn is_overtaken(&self) -> bool {
+        matches!(
+            self.what,
+            What::Pod(PodError::NameTaken { .. }) | What::Service(ServiceError::NameTaken | ServiceError::NotFound(_))
+        )
+    }
+
     /// What a step came to.
     pub(super) fn at<E: Into<What>>(step: &'static str) -> impl Fn(E) -> Self {
         move |error| Self {

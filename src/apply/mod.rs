@@ -30,6 +30,9 @@ pub use delete::Deleted;
 pub use error::{ApplyError, Failed, What};
 use undo::Undo;
 
+/// How often a resource is looked at that others keep making and removing.
+const TRIES: usize = 5;
+
 /// The services below this one.
 #[derive(Clone)]
 #[allow(missing_docs)]
@@ -141,7 +144,18 @@ impl Applier {
         }
     }
 
+    /// What somebody else makes or removes between the look and the deed is looked at again.
     async fn carry_out(&self, resource: &Resource, undo: &mut Vec<Undo>) -> Result<AppliedResource, Failed> {
+        for _ in 1..TRIES {
+            match self.carry_out_once(resource, undo).await {
+                Err(failed) if failed.is_overtaken() => {}
+                outcome => return outcome,
+            }
+        }
+        self.carry_out_once(resource, undo).await
+    }
+
+    async fn carry_out_once(&self, resource: &Resource, undo: &mut Vec<Undo>) -> Result<AppliedResource, Failed> {
         match resource {
             Resource::Pod(pod) => self.apply_pod(pod, undo).await,
             Resource::Service(service) => self.apply_service(service, undo).await,

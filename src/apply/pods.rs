@@ -42,6 +42,9 @@ impl Applier {
     pub(super) async fn apply_pod(&self, wish: &PodManifest, undo: &mut Vec<Undo>) -> Result<AppliedResource, Failed> {
         let pod = match self.existing(wish) {
             None => self.make(wish, undo).await?,
+            Some(old) if old.goal != PodGoal::Removed && old.owner.is_some() => {
+                return Err(PodError::Owned { pod: old.name.clone() }.into());
+            }
             Some(old) if old.goal != PodGoal::Removed && is_same(&old.template, wish) => old,
             Some(old) => {
                 if old.goal != PodGoal::Removed {

@@ -63,17 +63,18 @@ impl PodService {
         Err(PodError::Unsettled(id.to_owned()))
     }
 
-    /// Ends and removals side by side, as each may take seconds, and to the end whatever fails; the rest in order.
+    /// Ends and removals side by side, as each may take seconds; the rest in order. All of it to the end, whatever fails:
+    /// no step needs another one's outcome, and a member that cannot be made or started must not hold up the others.
+    /// The first failure is the answer.
     async fn perform(&self, pod: &Arc<Pod>, steps: Vec<Step>) -> Result<(), PodError> {
         let (apart, in_order): (Vec<_>, Vec<_>) = steps
             .into_iter()
             .partition(|step| matches!(step, Step::End(_) | Step::Delete(_)));
-        let done = futures_util::future::join_all(apart.into_iter().map(|step| self.step(pod, step))).await;
-        done.into_iter().collect::<Result<(), _>>()?;
+        let mut done = futures_util::future::join_all(apart.into_iter().map(|step| self.step(pod, step))).await;
         for step in in_order {
-            self.step(pod, step).await?;
+            done.push(self.step(pod, step).await);
         }
-        Ok(())
+        done.into_iter().collect()
     }
 
     async fn step(&self, pod: &Arc<Pod>, step: Step) -> Result<(), PodError> {

@@ -104,7 +104,11 @@ impl PodService {
                     tracing::info!(pod.id = %pod.id, pod.name = %pod.name, namespace = %pod.namespace, "pod stored");
                     return Ok(pod);
                 }
-                Reserved::After(old) => self.remove(&old).await?,
+                Reserved::After(old) => match self.remove(&old).await {
+                    // Whoever was at it already was faster.
+                    Ok(()) | Err(PodError::NotFound(_)) => {}
+                    Err(error) => return Err(error),
+                },
             }
         }
         Err(PodError::NameTaken {

@@ -312,3 +312,26 @@ fn args_follow_the_entrypoint_of_the_image_and_lists_are_their_items() {
     }
     assert_eq!(remove(&api, &text)["pods"].as_array().unwrap().len(), 3);
 }
+
+#[test]
+fn the_same_manifest_may_be_applied_by_many_at_once() {
+    let (lab, image) = lab_with_busybox();
+    let text = format!(
+        "{}---\n{}",
+        format_args!(
+            "kind: Pod\nmetadata: {{name: one, labels: {{app: one}}}}\nspec:\n  containers:\n  - {{name: web, image: '{image}', \
+             command: [/bin/sh, -c, 'sleep 1000']}}\n"
+        ),
+        "kind: Service\nmetadata: {name: one}\nspec: {selector: {app: one}, ports: [{port: 11300, targetPort: 80}]}\n"
+    );
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let apply = || lab.api().call(send("POST", "/v1/resource/apply", text.clone()));
+        let threads: Vec<_> = (0..6).map(|_| scope.spawn(apply)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let first = answers[0].json()["data"].clone();
+    for answer in &answers {
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        assert_eq!(answer.json()["data"], first);
+    }
+}

@@ -644,3 +644,52 @@ fn a_storm_of_kills_ends_with_whole_pods() {
     }
     lab.assert_unchanged(&before);
 }
+
+#[test]
+fn a_member_that_cannot_run_does_not_hold_up_the_others() {
+    let (lab, image) = lab_with_busybox();
+    let api = lab.api();
+    for (name, broken) in [
+        (
+            "start",
+            json!({ "name": "broken", "image": image, "command": ["/no/such/program"] }),
+        ),
+        (
+            "image",
+            json!({ "name": "broken", "image": "192.0.2.1:5000/no/such:1" }),
+        ),
+    ] {
+        let good = json!({ "name": "good", "image": image, "command": until_term(0) });
+        let id = create(&api, json!({ "name": name, "containers": [broken, good] }));
+        let answer = api.call(send("POST", &format!("/v1/pods/{id}/actions/start"), Vec::new()));
+        assert_ne!(answer.status, 200, "{}", answer.text());
+        assert!(answer.message().starts_with("start pod failed: "), "{}", answer.text());
+        wait_for("the member that can run", LIMIT, || {
+            let seen = pod(&api, &id);
+            if seen["runningContainers"] == 1 && seen["state"] == "degraded" {
+                Ok(())
+            } else {
+                Err(format!("{seen} {:?}", containers(&api, &id)))
+            }
+        });
+        remove(&api, &id);
+    }
+}
+
+#[test]
+fn a_name_that_is_just_becoming_free_can_be_had() {
+    let lab = Lab::running();
+    let api = lab.api();
+    for _ in 0..40 {
+        let id = create(&api, json!({ "name": "shop" }));
+        std::thread::scope(|scope| {
+            let removal = scope.spawn(|| lab.api().call(delete(&format!("/v1/pods/{id}"))).status);
+            let made = lab.api().call(post("/v1/pods", json!({ "name": "shop" })));
+            assert!([200, 409].contains(&made.status), "{}", made.text());
+            assert_eq!(removal.join().unwrap(), 200);
+            if made.status == 200 {
+                remove(&api, made.json()["data"]["podId"].as_str().unwrap());
+            }
+        });
+    }
+}
