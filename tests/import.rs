@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use condenser::image::{ImageService, ImageSettings};
 use condenser::import::{ImportError, Places, take_over};
 use condenser::metrics::Activity;
-use condenser::store::{Import, Store};
+use condenser::store::{Import, Network, Store, StoreError};
 use sha2::{Digest, Sha256};
 
 const STORES: [&str; 5] = ["csm", "ipam", "ilm", "npm", "bsm"];
@@ -149,8 +149,6 @@ async fn a_database_of_ours_is_not_mixed_with_an_installation_that_comes_later()
     let (store, outcome) = original.import().await;
     outcome.unwrap();
     assert!(store.snapshot().is_blank(), "there was nothing to take over");
-    drop(store);
-    original.sql("INSERT INTO images SELECT 'x', 'x', '', json('{}') WHERE 0");
     for store in STORES {
         std::fs::copy(
             aside.join(format!("{store}.json")),
@@ -158,10 +156,21 @@ async fn a_database_of_ours_is_not_mixed_with_an_installation_that_comes_later()
         )
         .unwrap();
     }
-    // Nothing was ever committed, so it is still a first start.
+    let network = Network {
+        name: "raind0".into(),
+        subnet: "10.166.0.0/24".parse().unwrap(),
+        gateway: [10, 166, 0, 254].into(),
+        created_at: jiff::Timestamp::now(),
+    };
+    let put = store.transact(move |t| t.put(network).map_err(|e| StoreError::Commit(e.to_string())));
+    put.await.unwrap();
+    drop(store);
     let (store, outcome) = original.import().await;
     outcome.unwrap();
-    assert_eq!(store.snapshot().containers().len(), 5);
+    assert!(
+        store.snapshot().containers().is_empty(),
+        "this daemon has served before"
+    );
 }
 
 #[tokio::test]

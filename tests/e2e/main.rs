@@ -30,6 +30,7 @@ mod manifests;
 mod metrics;
 mod networks;
 mod options;
+mod original;
 mod pods;
 mod policies;
 mod ports;
