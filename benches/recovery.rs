@@ -44,6 +44,7 @@ fn main() {
         lab.daemon().kill9();
         recover(&lab, &format!("{count} run on, round {round}"), count, "running");
     }
+    at_rest(&lab);
     let pids: Vec<String> = containers(&lab.api())
         .iter()
         .map(|row| row["pid"].to_string())
@@ -65,9 +66,38 @@ fn main() {
             left => Err(format!("{left} processes left")),
         }
     });
+    // The kernel takes network namespaces apart afterwards, one by one and under the lock that every start needs.
+    wait_for("the end of all interfaces", LIMIT, || {
+        match lab.machine().run(&["ip", "-o", "link"]).matches(": rd_").count() {
+            0 => Ok(()),
+            left => Err(format!("{left} interfaces left")),
+        }
+    });
     recover(&lab, &format!("{count} ended meanwhile"), count, "stopped");
     lab.daemon().kill9();
     recover(&lab, &format!("{count} are stopped"), count, "stopped");
+}
+
+/// What the resyncs cost while nothing changes: of the daemon itself, and of the tools that it runs.
+fn at_rest(lab: &Lab) {
+    let times = || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", lab.daemon().pid())).unwrap();
+        // The name, in parentheses, may hold anything.
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().collect();
+        let ticks =
+            |range: std::ops::Range<usize>| fields[range].iter().map(|f| f.parse::<f64>().unwrap()).sum::<f64>();
+        [ticks(11..13), ticks(13..15)]
+    };
+    let (before, begun) = (times(), Instant::now());
+    std::thread::sleep(Duration::from_secs(20));
+    let after = times();
+    // A hundred ticks are a second: as many per second are one processor in per cent.
+    let share = |n: usize| (after[n] - before[n]) / begun.elapsed().as_secs_f64();
+    println!(
+        "at rest: daemon {:.1} % of a processor, its tools {:.1} %",
+        share(0),
+        share(1)
+    );
 }
 
 /// Starts the daemon and prints how long it took. Then all containers have to be in that state.

@@ -12,7 +12,7 @@ mod netlab;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use condenser::firewall::FirewallSettings;
+use condenser::firewall::{FirewallSettings, Variant};
 use condenser::policy::{NewPolicy, PolicyError, PolicyService, Question};
 use condenser::store::*;
 use netlab::*;
@@ -264,7 +264,7 @@ fn explanations_agree_with_packets() {
         let network = lab.network();
         lab.block_on(network.create("other")).unwrap();
         let firewall = lab.firewall(&network, FirewallSettings::default());
-        let policies = PolicyService::new(lab.store.clone(), firewall);
+        let policies = PolicyService::new(lab.store.clone(), firewall.clone());
         let guests: Vec<_> = ["raind0", "raind0", "raind0", "other", "other"]
             .iter()
             .enumerate()
@@ -307,6 +307,8 @@ fn explanations_agree_with_packets() {
                 lab.block_on(policies.set_mode(mode)).unwrap();
             }
             lab.block_on(policies.commit()).unwrap();
+            let repaired = lab.block_on(firewall.verify_and_repair()).unwrap();
+            assert!(!repaired, "what the tool prints is what we wrote: {}", rules());
             for _ in 0..20 {
                 let mut pick = |n: usize| dice.random_range(0..n);
                 let (from, source) = &guests[pick(5)];
@@ -325,5 +327,45 @@ fn explanations_agree_with_packets() {
             }
         }
         assert!((40..160).contains(&opened), "{opened} of 200 passed");
+    });
+}
+
+#[test]
+fn rules_of_policies_are_as_written_with_legacy() {
+    isolated("rules_of_policies_are_as_written_with_legacy", |lab| {
+        let network = lab.network();
+        let settings = FirewallSettings {
+            variant: Variant::Legacy,
+            ..FirewallSettings::default()
+        };
+        let firewall = lab.firewall(&network, settings);
+        let policies = PolicyService::new(lab.store.clone(), firewall.clone());
+        for id in ["aaaaaaaaaaaa", "bbbbbbbbbbbb"] {
+            lab.container(id, "raind0", &[]);
+        }
+        let outside = ["198.51.100.0/24", "192.0.2.1", "0.0.0.0/0"];
+        for (chain, destination) in [("RAIND-EW", "bbbbbbbbbbbb")].into_iter().chain(
+            ["RAIND-NS-OBS", "RAIND-NS-ENF"]
+                .iter()
+                .flat_map(|chain| outside.map(|block| (*chain, block))),
+        ) {
+            for (protocol, dport) in [("", 0), ("tcp", 0), ("tcp", 80), ("udp", 53), ("icmp", 0)] {
+                let wish = NewPolicy {
+                    chain: chain.into(),
+                    source: "aaaaaaaaaaaa".into(),
+                    destination: destination.into(),
+                    protocol: protocol.into(),
+                    dport,
+                    comment: "with \"quotes\" and -j RAIND-EW".into(),
+                };
+                lab.block_on(policies.add(wish)).unwrap();
+            }
+        }
+        for mode in ["observe", "enforce"] {
+            lab.block_on(policies.set_mode(mode)).unwrap();
+            lab.block_on(policies.commit()).unwrap();
+            assert!(run("iptables-legacy-save").contains("198.51.100.0/24"));
+            assert!(!lab.block_on(firewall.verify_and_repair()).unwrap(), "{mode}");
+        }
     });
 }

@@ -80,11 +80,13 @@ pub(super) fn parents() -> Vec<PathBuf> {
 /// Removes all directories of a container without processes, with what the container made in them. Goes on after an
 /// error and returns the last one.
 pub(super) fn remove_everywhere(id: &str) -> std::io::Result<()> {
-    let directories = parents().into_iter().map(|parent| parent.join(id));
-    directories
-        .filter(|directory| directory.is_dir())
-        .map(|directory| remove_tree(&directory))
-        .fold(Ok(()), |all, one| one.and(all))
+    let mut result = Ok(());
+    for directory in parents().iter().map(|parent| parent.join(id)) {
+        if directory.is_dir() {
+            result = remove_tree(&directory).and(result);
+        }
+    }
+    result
 }
 
 /// The files of a cgroup are the kernel's: only directories can be removed, from the innermost.
