@@ -1,5 +1,7 @@
 //! What a client may ask for, and its translation into checked values (`contract/api.md` 4.6 to 4.8). Pure.
 
+use std::collections::HashSet;
+
 use crate::runtime::defaults;
 use crate::store::{Forward, ImageRunConfig, Protocol};
 
@@ -66,12 +68,10 @@ pub fn parse_port(text: &str) -> Result<Forward, ContainerError> {
 /// Parses all port strings; the same host port twice is refused.
 pub fn parse_ports(texts: &[String]) -> Result<Vec<Forward>, ContainerError> {
     let mut forwards: Vec<Forward> = Vec::with_capacity(texts.len());
+    let mut published = HashSet::new();
     for text in texts {
         let forward = parse_port(text)?;
-        if forwards
-            .iter()
-            .any(|f| (f.host_port, f.protocol) == (forward.host_port, forward.protocol))
-        {
+        if !published.insert((forward.host_port, forward.protocol)) {
             let message = format!(
                 "host port {}/{} is published twice",
                 forward.host_port, forward.protocol

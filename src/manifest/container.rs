@@ -1,7 +1,8 @@
 //! One entry of `spec.containers` (`contract/api.md` 11.2).
 
+use std::collections::HashMap;
+
 use super::error::ManifestError;
-use super::expand::expand;
 use super::probe;
 use super::reader::{Field, Object};
 use super::service::{not_a_protocol, protocol};
@@ -97,14 +98,16 @@ fn name(object: &mut Object<'_>) -> Result<String> {
 }
 
 fn command(entry: &mut PodContainer, object: &mut Object<'_>) -> Result<()> {
-    let command = object.get("command", Field::strings)?;
-    let args = object.get("args", Field::strings)?;
+    let (command, args) = (object.items("command")?, object.items("args")?);
     entry.keep_entrypoint = command.is_empty() && !args.is_empty();
-    entry.command = command
-        .iter()
-        .chain(&args)
-        .map(|word| expand(word, &entry.env))
+    let variables = entry.env.iter().filter_map(|variable| variable.split_once('='));
+    let known = variables
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
+    let words = command.iter().chain(&args);
+    entry.command = words
+        .map(|word| word.expand(&word.string()?, &known))
+        .collect::<Result<_>>()?;
     Ok(())
 }
 
@@ -119,6 +122,8 @@ fn pull_policy(field: &Field<'_>) -> Result<PullPolicy> {
 
 fn env(object: &mut Object<'_>) -> Result<Vec<String>> {
     let mut env: Vec<String> = Vec::new();
+    // Those above it. Of several with one name the last counts.
+    let mut known = HashMap::new();
     for field in object.items("env")? {
         let (name, value) = field.object(|entry| {
             entry.refuse(&["valueFrom"])?;
@@ -127,7 +132,11 @@ fn env(object: &mut Object<'_>) -> Result<Vec<String>> {
         match &name[..] {
             "" => field.warn("has no name and no effect"),
             name if name.contains('=') => return Err(field.error(format!("the name {name:?} contains '='"))),
-            _ => env.push(format!("{name}={}", expand(&value, &env))),
+            _ => {
+                let value = field.expand(&value, &known)?;
+                env.push(format!("{name}={value}"));
+                known.insert(name, value);
+            }
         }
     }
     Ok(env)

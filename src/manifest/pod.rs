@@ -126,14 +126,18 @@ fn read_spec(spec: &mut Object<'_>) -> Result<PodSpec> {
         })?,
     };
     let mut containers = Vec::new();
-    let (mut names, mut ports) = (BTreeSet::new(), Vec::new());
+    let (mut names, mut ports) = (BTreeSet::new(), BTreeSet::new());
     for field in spec.items("containers")? {
         let container = container::read(&field, &surroundings)?;
         if !names.insert(container.name.clone()) {
             return Err(field.error(format!("container name {:?} is in the pod twice", container.name)));
         }
-        ports.extend(container.ports.iter().cloned());
-        parse_ports(&ports).map_err(|error| field.error(error.to_string()))?;
+        for port in parse_ports(&container.ports).map_err(|error| field.error(error.to_string()))? {
+            if !ports.insert((port.host_port, port.protocol)) {
+                let problem = format!("host port {}/{} is published twice", port.host_port, port.protocol);
+                return Err(field.error(problem));
+            }
+        }
         containers.push(container);
     }
     Ok(PodSpec {

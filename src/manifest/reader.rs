@@ -1,12 +1,16 @@
 //! Reading fields out of YAML nodes: every refusal knows its place, and what nobody asked for becomes a warning.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::error::{ManifestError, Problem};
+use super::expand::expand;
 use super::yaml::{Node, Value};
+
+/// By how many bytes references to variables may make the texts of a stream longer, all together.
+pub(super) const MOST_GROWTH: usize = 4 << 20;
 
 /// A field that has no effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +29,8 @@ pub(crate) struct Source {
     /// Number of the document, from 1.
     pub document: usize,
     warnings: RefCell<Vec<Warning>>,
+    /// What is left of [`MOST_GROWTH`].
+    room: Cell<usize>,
 }
 
 /// A node and the way to it.
@@ -46,8 +52,21 @@ type Result<T> = std::result::Result<T, ManifestError>;
 
 impl Source {
     pub fn new(document: usize) -> Self {
-        let warnings = RefCell::default();
-        Self { document, warnings }
+        Self::with_room(document, MOST_GROWTH)
+    }
+
+    /// A document of a stream, after others.
+    pub(super) fn with_room(document: usize, room: usize) -> Self {
+        Self {
+            document,
+            warnings: RefCell::default(),
+            room: Cell::new(room),
+        }
+    }
+
+    /// What this document leaves to those after it.
+    pub(super) fn room(&self) -> usize {
+        self.room.get()
     }
 
     /// The warnings since the last call.
@@ -96,6 +115,19 @@ impl<'a> Field<'a> {
             Value::Null => Ok(String::new()),
             _ => Err(self.error("must be a string")),
         }
+    }
+
+    /// A text of this field with its references to known variables replaced.
+    pub(super) fn expand(&self, text: &str, known: &HashMap<String, String>) -> Result<String> {
+        let room = self.source.room.get();
+        let expanded = expand(text, known, text.len().saturating_add(room)).ok_or_else(|| {
+            let problem = "references to variables make the manifest longer than 4 MiB; write less of them";
+            self.error(problem)
+        })?;
+        self.source
+            .room
+            .set(room.saturating_sub(expanded.len().saturating_sub(text.len())));
+        Ok(expanded)
     }
 
     pub fn boolean(&self) -> Result<bool> {

@@ -1,7 +1,7 @@
 //! Streams of documents, the kinds they may have, and lists of them.
 
 use super::error::{ManifestError, Problem};
-use super::reader::{Field, Object, Source, Warning};
+use super::reader::{Field, MOST_GROWTH, Object, Source, Warning};
 use super::yaml::{self, Node, Value};
 use super::{DEFAULT_NAMESPACE, PodManifest, SetManifest, pod, service as services, set};
 use crate::service::NewService;
@@ -145,9 +145,11 @@ pub fn service(text: &str) -> Result<(NewService, Vec<Warning>)> {
 
 /// Calls `act` for every resource: documents, and items of lists.
 fn each(text: &str, act: &mut dyn FnMut(&Field<'_>, &Source) -> Result<()>) -> Result<()> {
+    let mut room = MOST_GROWTH;
     for (number, node) in yaml::documents(text)? {
-        let source = Source::new(number);
+        let source = Source::with_room(number, room);
         each_in(&Field::root(&source, String::new(), &node), &source, act)?;
+        room = source.room();
     }
     Ok(())
 }

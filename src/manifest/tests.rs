@@ -484,3 +484,54 @@ fn to_delete_something_its_name_suffices() {
         "name and namespace are required"
     );
 }
+
+/// A container with that environment, as flow mappings.
+fn with_env(env: &[String]) -> String {
+    format!(
+        "kind: Pod\nmetadata: {{name: a}}\nspec:\n  containers:\n  - name: a\n    image: a\n    env: [{}]\n",
+        env.join(", ")
+    )
+}
+
+#[test]
+fn references_do_not_unfold_to_large_texts() {
+    let mut env = vec!["{name: a0, value: xxxxxxxxxx}".to_owned()];
+    for n in 1..40 {
+        let before = format!("$(a{})", n - 1);
+        env.push(format!("{{name: a{n}, value: '{before}{before}'}}"));
+    }
+    assert!(parse(&with_env(&env[..12])).is_ok());
+    let error = parse(&with_env(&env)).unwrap_err();
+    assert!(error.to_string().contains("references to variables"), "{error}");
+    assert!(error.field.starts_with("spec.containers[0].env["), "{error}");
+    // The limit is one of the stream: a document each would be as bad.
+    let named = |name: &str| with_env(&env[..18]).replacen("name: a}", &format!("name: {name}}}"), 1);
+    assert!(parse(&named("one")).is_ok());
+    let error = parse(&[named("one"), named("two")].join("---\n")).unwrap_err();
+    assert!(
+        error.document == 2 && error.to_string().contains("references to variables"),
+        "{error}"
+    );
+}
+
+#[test]
+fn many_ports_are_read_in_the_time_of_many_ports() {
+    let mut text = "kind: Pod\nmetadata: {name: a}\nspec:\n  containers:\n".to_owned();
+    for n in 1..=4000 {
+        text += &format!("  - {{name: c{n}, image: a, ports: [{{containerPort: 1, hostPort: {n}}}]}}\n");
+    }
+    let begun = std::time::Instant::now();
+    parse(&text).unwrap();
+    // It was minutes when every container looked at all ports before it.
+    assert!(
+        begun.elapsed() < std::time::Duration::from_secs(20),
+        "{:?}",
+        begun.elapsed()
+    );
+    text += "  - {name: last, image: a, ports: [{containerPort: 2, hostPort: 7}]}\n";
+    let error = parse(&text).unwrap_err();
+    assert!(
+        error.to_string().contains("host port 7/tcp is published twice"),
+        "{error}"
+    );
+}

@@ -214,7 +214,7 @@ fn services_are_shown_and_found_by_id_and_name() {
     api.call(get("/v1/services/web"))
         .refused(404, "get failed: serviceId=web not found");
     let removed = api.ok(delete("/v1/services/web?namespace=prod"));
-    assert_eq!(removed, json!({ "serviceId": id }));
+    assert_eq!(removed, json!({ "serviceId": "web" }), "the path parameter");
     api.call(delete(&format!("/v1/services/{id}")))
         .refused(404, &format!("remove failed: serviceId={id} not found"));
 }

@@ -106,11 +106,11 @@ pub struct ServiceWarning {
     message: String,
 }
 
-/// The id of a service.
+/// A service that was removed.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceId {
-    /// Id.
+    /// Id or name as given.
     service_id: String,
 }
 
@@ -274,8 +274,7 @@ pub async fn remove(
     let prefixed = |error: ServiceError| ApiError::from(error).prefixed("remove failed: ");
     let service = find(&m, &entry, &id, &scope).map_err(prefixed)?;
     m.services.remove(&service.id).await.map_err(prefixed)?;
-    let service_id = service.id.clone();
-    Ok(success("service removed", ServiceId { service_id }))
+    Ok(success("service removed", ServiceId { service_id: id }))
 }
 
 #[cfg(test)]
