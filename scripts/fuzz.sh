@@ -22,7 +22,7 @@ exec unshare --mount --propagation private bash -euc '
     mount --bind "$artifacts" "$artifacts"
     mount -t tmpfs -o size=256m,mode=0700 tmpfs /dev/shm
     mount -o remount,bind,ro /
-    # -runs of one input beyond 10 s or a gigabyte are findings.
+    # An input that takes more than 10 s or a gigabyte is a finding too.
     exec nice -n 19 "$@"
 ' fuzz "$corpus" "$artifacts" "$program" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -max_len=16384 \
     -print_final_stats=1 -artifact_prefix="$artifacts/" "$@" "$corpus"

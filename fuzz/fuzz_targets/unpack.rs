@@ -16,7 +16,10 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         PLACE.with_root(|root| match unpack(&archive, root) {
             Ok(()) => {}
             Err(Failure::Refused(message)) => {
-                assert!(!message.contains(char::is_control), "{message:?} has more than one line");
+                assert!(
+                    !message.contains(char::is_control),
+                    "{message:?} has more than one line"
+                );
             }
             Err(Failure::System(message)) => panic!("{message}"),
         });

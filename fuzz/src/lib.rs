@@ -21,7 +21,10 @@ pub fn read_archive(bytes: &[u8]) {
     let mut archive = image::archive::Archive::new(bytes);
     let mut total = 0;
     while let Ok(Some(entry)) = archive.next() {
-        assert!(entry.path.len() <= 1 << 20, "a name is longer than all that may stand before an entry");
+        assert!(
+            entry.path.len() <= 1 << 20,
+            "a name is longer than all that may stand before an entry"
+        );
         assert!(!image::printable::printable(&entry.path).contains(char::is_control));
         match std::io::copy(&mut archive.by_ref(), &mut std::io::sink()) {
             Ok(read) => total += read,
@@ -74,7 +77,10 @@ impl Place {
         fs::create_dir(&root).unwrap();
         work(&root);
         fs::remove_dir_all(&root).unwrap();
-        let top: Vec<_> = fs::read_dir(&self.top).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let top: Vec<_> = fs::read_dir(&self.top)
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
         assert_eq!(top, ["host"], "something is beside the root");
         assert_eq!(listing(&self.top.join("host")), self.host, "the host was touched");
     }
@@ -90,7 +96,13 @@ fn listing(root: &Path) -> Vec<String> {
             pending.extend(fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()));
         }
         let changed = (m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec());
-        lines.push(format!("{path:?} {:o} {} {} {} {changed:?}", m.mode(), m.uid(), m.nlink(), m.len()));
+        lines.push(format!(
+            "{path:?} {:o} {} {} {} {changed:?}",
+            m.mode(),
+            m.uid(),
+            m.nlink(),
+            m.len()
+        ));
     }
     lines.sort();
     lines

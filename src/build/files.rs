@@ -235,6 +235,12 @@ mod tests {
             std::fs::metadata(place.path("image/real/deep/er")).unwrap().mode() & 0o7777,
             0o755
         );
+        for n in 0..40 {
+            let target = format!("/l{}{}", n + 1, "/d".repeat(2000));
+            symlink(target, place.path(&format!("image/l{n}"))).unwrap();
+        }
+        let error = place.copy("file", "/l0/x").unwrap_err();
+        assert!(error.contains("nested more than 256 deep"), "{error}");
         place.copy("file", "/named").unwrap();
         let through = [FileStep::Directory("/named/x".into())];
         apply(&place.path("context"), &place.path("image"), &through).unwrap_err();

@@ -22,7 +22,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use rustix::fs::{RenameFlags, XattrFlags};
+use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
 use super::digest::Digest;
@@ -101,8 +101,8 @@ impl LayerStore {
 
     /// Gives a filled directory its final name.
     pub(super) fn publish_layer(&self, staged: Staged, diff_id: &Digest) -> io::Result<()> {
-        let value = diff_id.to_string();
-        rustix::fs::setxattr(&staged.0, DIFF_ID, value.as_bytes(), XattrFlags::empty())
+        let directory = fs_err::File::open(&staged.0)?.into_parts().0.into();
+        tree::set_attribute(&directory, DIFF_ID.as_bytes(), diff_id.to_string().as_bytes())
             .map_err(|e| named(e, &staged.0))?;
         rename(&staged.0, &self.layer(diff_id))
     }

@@ -7,6 +7,7 @@
 //! committed nothing that was there before changes; when a pull fails, what it brought is swept away.
 
 use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -333,6 +334,11 @@ fn unpack_layer(inner: &Inner, blob: BlobReader, expected: Digests) -> Result<()
             expected.diff_id, found.diff_id
         )));
     }
-    inner.layers.publish_layer(staged, &expected.diff_id)?;
-    Ok(())
+    inner
+        .layers
+        .publish_layer(staged, &expected.diff_id)
+        .map_err(|e| match e.kind() {
+            ErrorKind::ArgumentListTooLong => bad("the attributes of its root are too large".into()),
+            _ => e.into(),
+        })
 }

@@ -290,7 +290,20 @@ pub(crate) fn open_directory(parent: impl AsFd, name: &[u8]) -> Result<OwnedFd, 
 
 /// Makes a directory hide what lower layers have there.
 pub(crate) fn set_opaque(directory: &OwnedFd) -> Result<(), Errno> {
-    rustix::fs::fsetxattr(directory, OPAQUE, b"y", XattrFlags::empty())
+    set_attribute(directory, OPAQUE.as_bytes(), b"y")
+}
+
+/// Sets an extended attribute. `TOOBIG` if the attributes of the object are more than the file system takes.
+pub(crate) fn set_attribute(fd: &OwnedFd, name: &[u8], value: &[u8]) -> Result<(), Errno> {
+    match rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()) {
+        // Some file systems say of that what they say when they are full.
+        Err(Errno::NOSPC) => {
+            let file_system = rustix::fs::fstatvfs(fd)?;
+            let full = file_system.f_bavail == 0 || file_system.f_favail == 0;
+            Err(if full { Errno::NOSPC } else { Errno::TOOBIG })
+        }
+        result => result,
+    }
 }
 
 /// Whether a directory hides what lower layers have there.

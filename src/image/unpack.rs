@@ -15,7 +15,7 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
 use super::archive::{Archive, Entry, Kind};
@@ -259,9 +259,7 @@ fn set_attributes(entry: &Entry, fd: &OwnedFd) -> Result<(), Errno> {
         if !kept {
             continue;
         }
-        match rustix::fs::fsetxattr(fd, &name[..], value, XattrFlags::empty()) {
-            // Some file systems say it of attributes that are larger than they take.
-            Err(Errno::NOSPC) if has_room(fd)? => return Err(Errno::TOOBIG),
+        match tree::set_attribute(fd, name, value) {
             Err(Errno::OPNOTSUPP) => {
                 tracing::warn!(
                     attribute = printable(name),
@@ -273,11 +271,6 @@ fn set_attributes(entry: &Entry, fd: &OwnedFd) -> Result<(), Errno> {
         }
     }
     Ok(())
-}
-
-fn has_room(fd: &OwnedFd) -> Result<bool, Errno> {
-    let file_system = rustix::fs::fstatvfs(fd)?;
-    Ok(file_system.f_bavail > 0 && file_system.f_favail > 0)
 }
 
 fn owner(entry: &Entry) -> Result<(Uid, Gid), Errno> {

@@ -103,6 +103,11 @@ fn attributes() -> Vec<Case> {
             "a: Invalid argument",
         ),
         Case::refused(
+            "attributes-fill-the-root",
+            filled().dir("./", 0o755),
+            "the attributes of its root are too large",
+        ),
+        Case::refused(
             "attribute-without-a-name",
             attribute("user.", b"x"),
             "a: Invalid argument",
@@ -123,6 +128,11 @@ fn attributes() -> Vec<Case> {
             "a: Argument list too long",
         ),
     ]
+}
+
+/// Attributes of the next entry that leave no room for one more where all have to fit a block of 4 KiB.
+fn filled() -> Tar {
+    Tar::new().pax(&[("SCHILY.xattr.user.a", &[b'x'; 4000])])
 }
 
 fn names() -> Vec<Case> {
