@@ -30,6 +30,7 @@ mod pods;
 mod policies;
 mod ports;
 mod refusals;
+mod registries;
 mod replay;
 mod replicasets;
 mod restarts;
