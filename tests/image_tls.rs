@@ -15,7 +15,7 @@ use image_support::peer::{Fault, Peer};
 #[test]
 fn only_who_the_system_trusts_is_spoken_to() {
     let (trusted_ca, trusted) = authority("127.0.0.1");
-    let (_, stranger) = authority("127.0.0.1");
+    let (stranger_ca, stranger) = authority("127.0.0.1");
     let scratch = tempfile::tempdir().unwrap();
     let store = scratch.path().join("ca.pem");
     std::fs::write(&store, trusted_ca).unwrap();
@@ -61,6 +61,12 @@ fn only_who_the_system_trusts_is_spoken_to() {
 
         let stranger = Peer::serve(Some(stranger)).await;
         refused(&stranger.offer("1", &image), "certificate").await;
+        // Whoever adds a CA to the system's store need not restart anything.
+        std::fs::write(&store, stranger_ca).unwrap();
+        let reference = stranger.offer("1", &image);
+        place.pull(&reference).await.unwrap();
+        let parsed = condenser::image::ImageRef::parse(&reference).unwrap();
+        place.images.remove(&parsed).await.unwrap();
         // In plain HTTP only what is named in the settings is spoken to.
         refused(&plain.offer("1", &image), "").await;
         assert!(plain.with(|b| b.requests.is_empty()));

@@ -286,7 +286,7 @@ fn respond(b: &mut Behaviour, path: &str, headers: &HeaderMap, found: Option<(St
             };
             Body::from_stream(futures_util::stream::once(held))
         }
-        Some(Fault::Stall(at)) => silence(rest.slice(..at)),
+        Some(Fault::Stall(at)) => silence(rest.slice(..at.min(rest.len()))),
         Some(Fault::WrongPart) if from > 0 => body.into(),
         Some(Fault::Endless) => return answer(200).body(endless()).unwrap(),
         Some(Fault::Body(body)) => return answer(200).body(body.into()).unwrap(),
