@@ -6,37 +6,16 @@
 
 mod image_support;
 
-use std::sync::Arc;
-
 use condenser::image::ImageError;
 use image_support::Place;
+use image_support::authority::authority;
 use image_support::content::{Layer, TestImage};
 use image_support::peer::{Fault, Peer};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-
-/// A CA's certificate in PEM and a server configuration with a certificate of it for 127.0.0.1.
-fn authority() -> (String, Arc<rustls::ServerConfig>) {
-    let mut ca = CertificateParams::new(Vec::new()).unwrap();
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca_key = KeyPair::generate().unwrap();
-    let ca_certificate = ca.self_signed(&ca_key).unwrap();
-    let server = CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let certificate = server.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], key.serialize_der().try_into().unwrap())
-        .unwrap();
-    (ca_certificate.pem(), Arc::new(config))
-}
 
 #[test]
 fn only_who_the_system_trusts_is_spoken_to() {
-    let (trusted_ca, trusted) = authority();
-    let (_, stranger) = authority();
+    let (trusted_ca, trusted) = authority("127.0.0.1");
+    let (stranger_ca, stranger) = authority("127.0.0.1");
     let scratch = tempfile::tempdir().unwrap();
     let store = scratch.path().join("ca.pem");
     std::fs::write(&store, trusted_ca).unwrap();
@@ -82,6 +61,12 @@ fn only_who_the_system_trusts_is_spoken_to() {
 
         let stranger = Peer::serve(Some(stranger)).await;
         refused(&stranger.offer("1", &image), "certificate").await;
+        // Whoever adds a CA to the system's store need not restart anything.
+        std::fs::write(&store, stranger_ca).unwrap();
+        let reference = stranger.offer("1", &image);
+        place.pull(&reference).await.unwrap();
+        let parsed = condenser::image::ImageRef::parse(&reference).unwrap();
+        place.images.remove(&parsed).await.unwrap();
         // In plain HTTP only what is named in the settings is spoken to.
         refused(&plain.offer("1", &image), "").await;
         assert!(plain.with(|b| b.requests.is_empty()));

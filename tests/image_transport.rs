@@ -60,7 +60,11 @@ async fn one_token_serves_a_pull(#[case] member: &str) {
         "{asked}"
     );
     place.pull(&reference).await.unwrap();
-    assert_eq!(peer.count("/token"), 2, "the next pull introduces itself anew: who we are may have changed");
+    assert_eq!(
+        peer.count("/token"),
+        2,
+        "the next pull introduces itself anew: who we are may have changed"
+    );
 }
 
 #[tokio::test]

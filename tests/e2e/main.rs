@@ -36,6 +36,7 @@ mod policies;
 mod ports;
 mod recovery;
 mod refusals;
+mod registries;
 mod replay;
 mod replicasets;
 mod restarts;

@@ -28,6 +28,20 @@ pub enum Fault {
     Redirect(String),
     /// The body waits for this.
     Hold(Arc<tokio::sync::Notify>),
+    /// Nothing comes after so many bytes of the body.
+    Stall(usize),
+    /// The body never ends.
+    Endless,
+    /// This body instead.
+    Body(Vec<u8>),
+    /// This status with this header.
+    With(u16, &'static str, String),
+    /// This header besides those of a good answer.
+    Header(&'static str, String),
+    /// An answer to a request for a part has another part.
+    WrongPart,
+    /// A 500 that shows what it was sent as `Authorization`.
+    Echo,
 }
 
 #[derive(Default)]
@@ -40,6 +54,12 @@ pub struct Behaviour {
     pub challenges: Vec<String>,
     /// Name of the member of the token reply.
     pub token_member: String,
+    /// The `Authorization` that the token service wants, if it wants one.
+    pub token_for: Option<String>,
+    /// The refresh token that the token service wants in a form.
+    pub refresh_token: Option<String>,
+    /// The `Authorization` that is wanted instead of a token.
+    pub basic: Option<String>,
     token: u64,
     manifests: HashMap<String, (String, Bytes)>,
     blobs: HashMap<String, Bytes>,
@@ -66,7 +86,7 @@ impl Peer {
         let address = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(Behaviour::default()));
         let app = axum::Router::new()
-            .route("/token", get(token))
+            .route("/token", get(token).post(refreshed))
             .route("/v2/{name}/manifests/{reference}", get(manifest))
             .route("/v2/{name}/blobs/{digest}", get(blob))
             .with_state(state.clone());
@@ -140,13 +160,50 @@ impl Peer {
     }
 }
 
+fn endless() -> Body {
+    let piece = Bytes::from(vec![b' '; 64 << 10]);
+    Body::from_stream(futures_util::stream::repeat_with(move || {
+        Ok::<_, std::io::Error>(piece.clone())
+    }))
+}
+
+/// A beginning, and then nothing.
+fn silence(start: Bytes) -> Body {
+    let start = futures_util::stream::once(std::future::ready(Ok::<_, std::io::Error>(start)));
+    Body::from_stream(start.chain(futures_util::stream::pending()))
+}
+
 type Shared = State<Arc<Mutex<Behaviour>>>;
 
-async fn token(state: Shared, Query(query): Query<Vec<(String, String)>>) -> Response<Body> {
+async fn token(state: Shared, Query(query): Query<Vec<(String, String)>>, headers: HeaderMap) -> Response<Body> {
     let mut b = state.lock().unwrap();
+    let shown = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
+    let shown = shown.map(str::to_owned);
     b.requests.push(format!("/token {query:?}"));
-    if let Some(Fault::Status(status)) = fault(&mut b, "/token") {
-        return answer(status).body("go away".into()).unwrap();
+    if b.refresh_token.is_some() || b.token_for.is_some() && b.token_for != shown {
+        return answer(401).body(format!("not for {shown:?}").into()).unwrap();
+    }
+    give_token(&mut b)
+}
+
+async fn refreshed(state: Shared, body: String) -> Response<Body> {
+    let mut b = state.lock().unwrap();
+    b.requests.push(format!("/token {body}"));
+    let wanted = format!("refresh_token={}", b.refresh_token.clone().unwrap_or_default());
+    if !body.split('&').any(|pair| pair == wanted) {
+        return answer(401).body(format!("not for {body}").into()).unwrap();
+    }
+    give_token(&mut b)
+}
+
+fn give_token(b: &mut Behaviour) -> Response<Body> {
+    match fault(b, "/token") {
+        Some(Fault::Status(status)) => return answer(status).body("go away".into()).unwrap(),
+        Some(Fault::Body(body)) => return answer(200).body(body.into()).unwrap(),
+        Some(Fault::Endless) => return answer(200).body(endless()).unwrap(),
+        Some(Fault::Stall(_)) => return answer(200).body(silence(Bytes::new())).unwrap(),
+        Some(Fault::Redirect(to)) => return answer(307).header(header::LOCATION, to).body(Body::empty()).unwrap(),
+        _ => {}
     }
     let reply = serde_json::json!({b.token_member.clone(): format!("token-{}", b.token)});
     answer(200).body(reply.to_string().into()).unwrap()
@@ -177,7 +234,8 @@ fn respond(b: &mut Behaviour, path: &str, headers: &HeaderMap, found: Option<(St
     if matches!(fault, Some(Fault::ExpireToken)) {
         b.token += 1;
     }
-    if !b.challenges.is_empty() && text(header::AUTHORIZATION) != format!("Bearer token-{}", b.token) {
+    let wanted = b.basic.clone().unwrap_or_else(|| format!("Bearer token-{}", b.token));
+    if !b.challenges.is_empty() && text(header::AUTHORIZATION) != wanted {
         let host = text(header::HOST).to_owned();
         let challenges = b.challenges.iter().map(|c| c.replace("{host}", &host));
         let response = challenges.fold(answer(401), |r, c| r.header(header::WWW_AUTHENTICATE, c));
@@ -196,12 +254,15 @@ fn respond(b: &mut Behaviour, path: &str, headers: &HeaderMap, found: Option<(St
     let rest = body.slice(from..);
     let mut response = answer(200);
     if from > 0 {
-        let range = format!("bytes {from}-{}/{}", body.len() - 1, body.len());
+        let start = if matches!(fault, Some(Fault::WrongPart)) {
+            0
+        } else {
+            from
+        };
+        let range = format!("bytes {start}-{}/{}", body.len() - 1, body.len());
         response = answer(206).header(header::CONTENT_RANGE, range);
     }
-    let response = response
-        .header(header::CONTENT_TYPE, media_type)
-        .header(header::CONTENT_LENGTH, rest.len());
+    let response = response.header(header::CONTENT_TYPE, media_type);
     let body = match fault {
         Some(Fault::Status(status)) => return answer(status).body("not now".into()).unwrap(),
         Some(Fault::Redirect(to)) => {
@@ -215,7 +276,8 @@ fn respond(b: &mut Behaviour, path: &str, headers: &HeaderMap, found: Option<(St
                 Err(std::io::Error::other("cut"))
             };
             let start = futures_util::stream::once(std::future::ready(Ok(start)));
-            Body::from_stream(start.chain(futures_util::stream::once(cut)))
+            let body = Body::from_stream(start.chain(futures_util::stream::once(cut)));
+            return response.header(header::CONTENT_LENGTH, rest.len()).body(body).unwrap();
         }
         Some(Fault::Hold(gate)) => {
             let held = async move {
@@ -224,7 +286,19 @@ fn respond(b: &mut Behaviour, path: &str, headers: &HeaderMap, found: Option<(St
             };
             Body::from_stream(futures_util::stream::once(held))
         }
-        Some(Fault::ExpireToken) | None => rest.into(),
+        Some(Fault::Stall(at)) => silence(rest.slice(..at.min(rest.len()))),
+        Some(Fault::WrongPart) if from > 0 => body.into(),
+        Some(Fault::Endless) => return answer(200).body(endless()).unwrap(),
+        Some(Fault::Body(body)) => return answer(200).body(body.into()).unwrap(),
+        Some(Fault::With(status, name, value)) => {
+            return answer(status).header(name, value).body("not now".into()).unwrap();
+        }
+        Some(Fault::Header(name, value)) => return response.header(name, value).body(rest.into()).unwrap(),
+        Some(Fault::Echo) => {
+            let said = text(header::AUTHORIZATION).to_owned();
+            return answer(400).body(format!("what is {said}?").into()).unwrap();
+        }
+        Some(Fault::ExpireToken | Fault::WrongPart) | None => rest.into(),
     };
     response.body(body).unwrap()
 }

@@ -47,7 +47,7 @@ pub use forks::Forks;
 pub use image::{ImageSpec, Layer};
 pub use inventory::Inventory;
 pub use machine::{Machine, Place};
-pub use registry::{Pushed, Registry};
+pub use registry::{GUARDED, Pushed, Registry};
 pub use streams::{Answer, Terminal};
 
 /// Address of the lab's uplink, the host address of the daemon.

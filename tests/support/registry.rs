@@ -19,6 +19,11 @@ const STORAGE: &str = "/run/registry";
 /// Names of well-known registries that the TLS one answers to: Docker Hub's, and one more.
 const KNOWN: [&str; 2] = ["registry-1.docker.io", "registry.k8s.io"];
 
+/// The registry that wants a password.
+pub const GUARDED: &str = "192.0.2.1:5001";
+/// bcrypt of [`Registry::PASSWORD`]; nothing in Debian's base system makes it.
+const HASH: &str = "$2a$04$abcdefghijklmnopqrstuupOWRSKKNe562z1DsLEArFuJDHVyRIMa";
+
 /// A running docker-registry. It ends with the lab.
 pub struct Registry {
     machine: Arc<Machine>,
@@ -72,14 +77,33 @@ impl Registry {
         Self::start(machine, &format!("{OUTSIDE}:443"), &tls)
     }
 
+    /// The same images at [`GUARDED`], in plain HTTP, for whoever says [`Registry::USER`] and [`Registry::PASSWORD`].
+    pub fn guarded(machine: &Arc<Machine>) -> Self {
+        machine.write("/run/htpasswd", format!("{}:{HASH}\n", Self::USER));
+        let auth = json!({ "htpasswd": { "realm": "lab", "path": "/run/htpasswd" } });
+        Self::start_with(machine, GUARDED, &json!({}), &auth)
+    }
+
+    /// Who may read from [`Registry::guarded`].
+    pub const USER: &str = "reader";
+    /// Their password.
+    pub const PASSWORD: &str = "correct-horse-battery";
+
     fn start(machine: &Arc<Machine>, address: &str, tls: &Value) -> Self {
+        Self::start_with(machine, address, tls, &Value::Null)
+    }
+
+    fn start_with(machine: &Arc<Machine>, address: &str, tls: &Value, auth: &Value) -> Self {
         // JSON is YAML.
-        let config = json!({
+        let mut config = json!({
             "version": "0.1",
             "log": { "level": "warn", "accesslog": { "disabled": true } },
             "storage": { "filesystem": { "rootdirectory": STORAGE }, "delete": { "enabled": true } },
             "http": { "addr": address, "tls": tls },
         });
+        if !auth.is_null() {
+            config["auth"] = auth.clone();
+        }
         let file = format!("/run/registry-{address}.yml");
         machine.write(&file, config.to_string());
         let log = File::create(machine.path(&format!("/run/registry-{address}.log"))).unwrap();

@@ -2,8 +2,8 @@
 //!
 //! Trust is the system's CA store (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured) and the CA files of the host: those
 //! of the configuration and `/etc/docker/certs.d/<host>/*.crt`. These files are read for every pull; hosts with the same
-//! further CAs share one client and its connections. The system's store is read again after a host could not be
-//! connected to, which is how an untrusted certificate looks. Proxies are those of the environment (`HTTPS_PROXY`,
+//! further CAs share one client and its connections. The system's store is read again after a certificate
+//! was refused. Proxies are those of the environment (`HTTPS_PROXY`,
 //! `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`).
 
 use std::collections::HashMap;

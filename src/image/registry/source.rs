@@ -208,7 +208,7 @@ impl Source {
                     let lasting = error.is_connect() || error.is_builder() || error.is_redirect();
                     if lasting || attempt >= self.attempts {
                         self.set_down();
-                        if error.is_connect() {
+                        if untrusted(&error) {
                             self.clients.forget(self.pair().await?);
                         }
                         return Err(self.failed(format!("{what}: {}", chain(error))));
@@ -316,6 +316,16 @@ impl Source {
             message: self.auth.scrub(&message),
         }
     }
+}
+
+/// Whether the host's certificate was refused.
+fn untrusted(error: &(dyn std::error::Error + 'static)) -> bool {
+    if matches!(error.downcast_ref(), Some(rustls::Error::InvalidCertificate(_))) {
+        return true;
+    }
+    // What is within an I/O error is not among its sources.
+    let within = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    within.is_some_and(|error| untrusted(error)) || error.source().is_some_and(untrusted)
 }
 
 fn temporary(status: StatusCode) -> bool {
