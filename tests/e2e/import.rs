@@ -106,6 +106,16 @@ fn an_installation_is_taken_over_and_its_containers_live_on() {
         0,
         "with a monitor of ours it is known"
     );
+    let fresh = lab
+        .api()
+        .run(json!({ "image": "busybox:latest", "command": crate::until_term(0) }));
+    assert_eq!(
+        lab.api().exec(&fresh, "cat /hello").trim(),
+        "hello",
+        "an adopted image is one like any other"
+    );
+    lab.api().stop(&fresh);
+    lab.api().delete(&fresh);
     for id in [WEB, "01m85d67tym3", "01m85d7ac6qa"] {
         lab.api().delete(id);
     }
