@@ -5,15 +5,14 @@
 use std::collections::BTreeSet;
 
 use super::{Rows, tail};
-use crate::store::{Claim, Import, Record, Service, StoreError, Taken, Txn};
+use crate::store::{Attachment, Bottle, Claim, Container, Import, Record, Service, StoreError, Taken, Txn};
 
-/// More conflicts than any record can have that is small enough to be sent to the original.
-const TRIES: usize = 100_000;
+/// More claims than any record can have to give up: each host port of both protocols, and some.
+const TRIES: usize = 200_000;
 
 /// Puts everything, and the record with all warnings last.
 pub(super) fn write(t: &mut Txn, rows: Rows, mut record: Import) -> Result<Import, StoreError> {
     let warnings = &mut record.warnings;
-    let ids: BTreeSet<String> = rows.containers.iter().map(|c| c.id.clone()).collect();
     for network in rows.networks {
         let name = network.name.clone();
         if let Err(taken) = t.put(network) {
@@ -23,34 +22,7 @@ pub(super) fn write(t: &mut Txn, rows: Rows, mut record: Import) -> Result<Impor
     for image in rows.images {
         fit(t, image, warnings, |_, _| None);
     }
-    for mut container in rows.containers {
-        if ids.contains(&container.name) && container.name != container.id {
-            let said = format!("the name {} is another container's id", container.name);
-            container.name = format!("{}-{}", container.name, container.id);
-            warnings.push(format!("{said}; its owner is now called {}", container.name));
-        }
-        let gone = |a: &crate::store::Attachment| t.snapshot().networks().get(&a.network).is_none();
-        if container.attachment.as_ref().is_some_and(gone) {
-            container.attachment = None;
-        }
-        fit(t, container, warnings, |container, claim| match claim {
-            Claim::ContainerName(_) => {
-                container.name = format!("{}-{}", container.name, container.id);
-                Some(format!("it is now called {}", container.name))
-            }
-            Claim::Address(_) => {
-                container.attachment = None;
-                Some("it has no address".to_owned())
-            }
-            Claim::HostPort(protocol, port) => {
-                container
-                    .forwards
-                    .retain(|f| (f.protocol, f.host_port) != (*protocol, *port));
-                Some(format!("it does not publish port {port}/{protocol}"))
-            }
-            _ => None,
-        });
-    }
+    put_containers(t, rows.containers, warnings);
     for pod in rows.pods {
         fit(t, pod, warnings, |pod, _| {
             pod.name = format!("{}-{}", pod.name, tail(&pod.id));
@@ -67,18 +39,7 @@ pub(super) fn write(t: &mut Txn, rows: Rows, mut record: Import) -> Result<Impor
         fit(t, service, warnings, settle_service);
     }
     for bottle in rows.bottles {
-        fit(t, bottle, warnings, |bottle, claim| match claim {
-            // Somebody else has the name of a container that it never got.
-            Claim::ContainerName(name) => {
-                let service = name.strip_prefix(&format!("{}-", bottle.name))?.to_owned();
-                bottle.containers.insert(service.clone(), String::new());
-                Some(format!("its service {service} has no container"))
-            }
-            _ => {
-                bottle.name = format!("{}-{}", bottle.name, bottle.id);
-                Some(format!("it is now called {}", bottle.name))
-            }
-        });
+        fit(t, bottle, warnings, settle_bottle);
     }
     for policy in rows.policies {
         fit(t, policy, warnings, |_, _| None);
@@ -90,6 +51,58 @@ pub(super) fn write(t: &mut Txn, rows: Rows, mut record: Import) -> Result<Impor
     t.put(record.clone())
         .map_err(|taken| StoreError::Commit(taken.to_string()))?;
     Ok(record)
+}
+
+fn put_containers(t: &mut Txn, rows: Vec<Container>, warnings: &mut Vec<String>) {
+    let ids: BTreeSet<String> = rows.iter().map(|c| c.id.clone()).collect();
+    for mut container in rows {
+        // An id cannot be given up, so whoever is called like it does.
+        if ids.contains(&container.name) && container.name != container.id {
+            let said = format!("the name {} is another container's id", container.name);
+            container.name = format!("{}-{}", container.name, container.id);
+            warnings.push(format!("{said}; its owner is now called {}", container.name));
+        }
+        let is_out = |a: &Attachment| t.snapshot().networks().get(&a.network).is_none();
+        if container.attachment.as_ref().is_some_and(is_out) {
+            container.attachment = None;
+        }
+        fit(t, container, warnings, settle_container);
+    }
+}
+
+fn settle_container(container: &mut Container, claim: &Claim) -> Option<String> {
+    match claim {
+        Claim::ContainerName(_) => {
+            container.name = format!("{}-{}", container.name, container.id);
+            Some(format!("it is now called {}", container.name))
+        }
+        Claim::Address(_) => {
+            container.attachment = None;
+            Some("it has no address".to_owned())
+        }
+        Claim::HostPort(protocol, port) => {
+            container
+                .forwards
+                .retain(|f| (f.protocol, f.host_port) != (*protocol, *port));
+            Some(format!("it does not publish port {port}/{protocol}"))
+        }
+        _ => None,
+    }
+}
+
+fn settle_bottle(bottle: &mut Bottle, claim: &Claim) -> Option<String> {
+    match claim {
+        // Somebody else has the name of a container that it never got.
+        Claim::ContainerName(name) => {
+            let service = name.strip_prefix(&format!("{}-", bottle.name))?.to_owned();
+            bottle.containers.insert(service.clone(), String::new());
+            Some(format!("its service {service} has no container"))
+        }
+        _ => {
+            bottle.name = format!("{}-{}", bottle.name, bottle.id);
+            Some(format!("it is now called {}", bottle.name))
+        }
+    }
 }
 
 fn settle_service(service: &mut Service, claim: &Claim) -> Option<String> {

@@ -13,6 +13,7 @@ use super::json::{Time, nullable, version_0_1};
 use super::machine::{Looks, Seen};
 use super::{bottles, images, ipam, pods};
 use crate::container::{INFRA_PREFIX, unseen_exit};
+use crate::image::ImageRef;
 use crate::runtime::dir::valid_id;
 use crate::runtime::state::{REASON_COMPLETED, REASON_ERROR};
 use crate::store::{
@@ -124,46 +125,19 @@ fn row(id: &str, record: &Record, around: &Around<'_>, warnings: &mut Vec<String
     let nothing = Looks::default();
     let looks = around.seen.get(id).unwrap_or(&nothing);
     let (state, process, exit) = life(record, looks);
-    if exit.is_some() && record.state != "stopped" || !looks.directory {
-        let why = exit.as_ref().map_or("", |exit| &exit.message);
-        warnings.push(format!(
-            "container {}: was {}, is stopped: {why}",
-            record.name, record.state
-        ));
-    }
     let image = images::image(&record.image_repository, &record.image_reference);
-    let adopted = image
-        .as_ref()
-        .and_then(|image| around.images.iter().find(|row| row.id == image.canonical()));
-    if adopted.is_none() {
-        let (name, repository, reference) = (&record.name, &record.image_repository, &record.image_reference);
-        warnings.push(format!(
-            "container {name}: its image {repository}:{reference} is not there, it cannot be started again"
-        ));
-    }
-    let repository = image
-        .as_ref()
-        .map_or(&*record.image_repository, |image| image.repository());
+    let adopted = image.as_ref().map(ImageRef::canonical);
+    let adopted = adopted.and_then(|id| around.images.iter().find(|row| row.id == id));
+    tell(record, looks, exit.as_ref(), adopted, around, warnings);
+    let repository = image.as_ref().map_or(&*record.image_repository, ImageRef::repository);
     let (attachment, forwards) = around.ipam.place(id, warnings);
     let pod_id = text(&record.pod_id);
     let is_member = pod_id.is_some() && !record.name.starts_with(INFRA_PREFIX);
     let goal = pod_id.as_ref().and_then(|pod| around.pods.goal(pod));
-    let bottle_id = text(&record.bottle_id);
-    if let Some(bottle) = bottle_id.as_ref().filter(|bottle| !around.bottles.has(bottle)) {
-        warnings.push(format!(
-            "container {}: its bottle {bottle} is not there, it stands alone",
-            record.name
-        ));
-    }
-    let bundle = looks.bundle.clone().unwrap_or_default();
-    let mount = |m: &super::machine::Mount| {
-        let read_only = m.options.iter().any(|option| option == "ro");
-        format!("{}:{}{}", m.source, m.destination, if read_only { ":ro" } else { "" })
-    };
     Container {
         id: id.to_owned(),
         name: record.name.clone(),
-        bottle_id: bottle_id.filter(|bottle| around.bottles.has(bottle)),
+        bottle_id: text(&record.bottle_id).filter(|bottle| around.bottles.has(bottle)),
         spiffe_id: text(&record.spiffe_id),
         stopped_by_user: is_member && state == ContainerState::Stopped && goal != Some(PodGoal::Running),
         state,
@@ -176,10 +150,14 @@ fn row(id: &str, record: &Record, around: &Around<'_>, warnings: &mut Vec<String
             image.layers.iter().map(|l| l.diff_id.clone()).collect()
         }),
         spec: process_spec(record, looks, adopted.map(|image| &image.config)),
-        mounts: bundle.mounts.iter().map(mount).collect(),
+        mounts: mounts(looks),
         tty: record.tty,
         options: ContainerOptions {
-            hostname: text(&bundle.hostname).filter(|name| name != id),
+            hostname: looks
+                .bundle
+                .as_ref()
+                .and_then(|b| text(&b.hostname))
+                .filter(|name| name != id),
             restart: match is_member && goal.is_some() {
                 true => RestartPolicy::Always,
                 false => RestartPolicy::No,
@@ -203,6 +181,46 @@ fn row(id: &str, record: &Record, around: &Around<'_>, warnings: &mut Vec<String
             _ => None,
         },
     }
+}
+
+/// What an operator should know of a container.
+fn tell(
+    record: &Record,
+    looks: &Looks,
+    exit: Option<&Exit>,
+    image: Option<&Image>,
+    around: &Around<'_>,
+    warnings: &mut Vec<String>,
+) {
+    let name = &record.name;
+    if let Some(exit) = exit.filter(|_| record.state != "stopped" || !looks.directory) {
+        let (state, why) = (&record.state, &exit.message);
+        warnings.push(format!("container {name}: was {state}, is stopped: {why}"));
+    }
+    if image.is_none() {
+        let (repository, reference) = (&record.image_repository, &record.image_reference);
+        warnings.push(format!(
+            "container {name}: its image {repository}:{reference} is not there, it cannot be started again"
+        ));
+    }
+    if let Some(bottle) = text(&record.bottle_id).filter(|bottle| !around.bottles.has(bottle)) {
+        warnings.push(format!(
+            "container {name}: its bottle {bottle} is not there, it stands alone"
+        ));
+    }
+}
+
+fn mounts(looks: &Looks) -> Vec<String> {
+    let mount = |m: &super::machine::Mount| {
+        let read_only = m.options.iter().any(|option| option == "ro");
+        format!("{}:{}{}", m.source, m.destination, if read_only { ":ro" } else { "" })
+    };
+    looks
+        .bundle
+        .iter()
+        .flat_map(|bundle| &bundle.mounts)
+        .map(mount)
+        .collect()
 }
 
 /// Where the container is in its life, by its record and what was seen.

@@ -9,7 +9,7 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
-use super::{ImportError, within};
+use super::ImportError;
 use crate::store::ImportedFile;
 
 /// The seven stores.
@@ -44,7 +44,7 @@ pub(super) fn open(directory: &Path) -> Result<Option<(Locks, Files)>, ImportErr
     let locks = lock(directory)?;
     let mut contents = BTreeMap::new();
     for name in STORES.into_iter().chain(COMPANIONS) {
-        let path = within(directory, name);
+        let path = directory.join(name);
         match std::fs::read(&path) {
             Ok(content) => drop(contents.insert(name.to_owned(), content)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -66,7 +66,7 @@ pub(super) fn open(directory: &Path) -> Result<Option<(Locks, Files)>, ImportErr
 fn lock(directory: &Path) -> Result<Locks, ImportError> {
     let mut held = Vec::new();
     for name in STORES {
-        let path = within(directory, &format!("{name}.lock"));
+        let path = directory.join(format!("{name}.lock"));
         let file = match File::open(&path) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,

@@ -8,8 +8,8 @@ use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+use super::ImportError;
 use super::files::Files;
-use super::{ImportError, within};
 
 /// How many unknown members of a file are named.
 const NAMED: usize = 8;
@@ -24,7 +24,7 @@ pub(super) fn parse<S: DeserializeOwned + Serialize>(
         return Ok(None);
     };
     let broken = |error: serde_json::Error| ImportError::Broken {
-        path: within(&files.directory, name),
+        path: files.directory.join(name),
         message: error.to_string(),
     };
     let stored: S = serde_json::from_slice(content).map_err(broken)?;

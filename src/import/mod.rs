@@ -30,7 +30,7 @@ mod services;
 #[cfg(test)]
 mod tests;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use jiff::Timestamp;
 
@@ -233,9 +233,4 @@ impl Old {
 /// The end of an id or word, for names that must differ.
 fn tail(id: &str) -> &str {
     id.get(id.len().saturating_sub(8)..).unwrap_or(id)
-}
-
-/// A file of the stores' directory.
-fn within(directory: &Path, name: &str) -> PathBuf {
-    directory.join(name)
 }

@@ -1,6 +1,7 @@
 //! The recorded stores of the original (`tests/fixtures/original`), mapped.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::files::Files;
 use super::machine::{Bundle, Looks, Seen};
