@@ -1,4 +1,4 @@
-//! The same with other things that break: the runtime's processes, the hook agent, the packet filter, the disk, the
+//! The same with other things that break: the runtime's processes, the hook agent, the packet filter, the disk, the clock, the
 //! number of descriptors.
 
 use std::time::Duration;
@@ -268,6 +268,76 @@ fn a_daemon_with_few_descriptors_serves_again() {
     });
     // A connection may be closed, or wait until there is a descriptor.
     storm.assert_failures(|failure| failure.contains("Too many open files") || failure.contains("os error 24"));
+    storm.clear();
+    lab.assert_unchanged(&before);
+}
+
+/// The file that says what the daemon's clock shows, in the words of libfaketime.
+const CLOCK: &str = "/run/storm/clock";
+
+/// A lab whose daemon sees another time of day: the machine's clock cannot be set for it alone, and namespaces of time do
+/// not cover it. What measures spans of time goes on as it is, and so do all other programs.
+fn lab_with_a_clock() -> (Lab, String) {
+    let libraries = std::fs::read_dir("/usr/lib").unwrap().flatten();
+    let mut libraries = libraries.map(|entry| entry.path().join("faketime/libfaketime.so.1"));
+    let library = libraries
+        .find(|path| path.exists())
+        .expect("libfaketime; install the package faketime");
+    let lab = Lab::start();
+    lab.machine().write(CLOCK, "+0");
+    lab.daemon()
+        .set("LD_PRELOAD", library.to_str().unwrap())
+        .set("FAKETIME_TIMESTAMP_FILE", CLOCK)
+        .set("FAKETIME_NO_CACHE", "1")
+        .set("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        .set("FAKETIME_DISABLE_SHM", "1")
+        .set("NO_FAKE_STAT", "1")
+        .start();
+    let image = lab.pull(&ImageSpec::busybox(), "library/busybox:1");
+    (lab, image)
+}
+
+#[test]
+fn a_clock_that_jumps_loses_and_leaves_nothing() {
+    let (lab, image) = lab_with_a_clock();
+    let before = lab.inventory();
+    let api = lab.api();
+    // It does jump, and a restart does not wait until the clock has caught up with what it showed.
+    let restarting = json!({
+        "image": image, "name": "restarting", "command": ["/bin/sh", "-c", "sleep 0.2"],
+        "restartPolicy": { "name": "always" },
+    });
+    lab.machine().write(CLOCK, "+1d");
+    let tomorrow = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(23);
+    api.run(restarting);
+    let created: jiff::Timestamp = api.container("restarting")["createdAt"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!(created > tomorrow, "{created}");
+    lab.machine().write(CLOCK, "+0");
+    let restarts = || api.container("restarting")["restartCount"].as_u64().unwrap();
+    let then = restarts();
+    wait_for("more restarts", Duration::from_secs(20), || match restarts() {
+        now if now >= then + 2 => Ok(()),
+        now => Err(now),
+    });
+    wait_for("a stop", Duration::from_secs(10), || {
+        let reply = api.call(post("/v1/containers/restarting/actions/stop", json!({})));
+        if reply.status == 200 { Ok(()) } else { Err(reply.text()) }
+    });
+    api.delete("restarting");
+
+    let storm = Storm::new(&lab, &image);
+    storm.blow(|| {
+        storm.strikes(8, |rng| {
+            let clocks = ["+0", "-200", "+1h", "+1d"];
+            lab.machine().write(CLOCK, clocks[rng.random_range(0..clocks.len())]);
+        });
+        lab.machine().write(CLOCK, "+0");
+    });
+    storm.assert_no_failures();
     storm.clear();
     lab.assert_unchanged(&before);
 }
