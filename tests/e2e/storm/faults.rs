@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::checker::assert_agreement;
 use super::driver::Storm;
-use crate::support::{ImageSpec, Lab, get, post, wait_for};
+use crate::support::{ImageSpec, Lab, delete, get, post, wait_for};
 use crate::{lab_with_busybox, until_term};
 
 /// Processes of the lab that are neither the daemon nor in a container, with command line and name: what the runtime
@@ -341,5 +341,41 @@ fn a_clock_that_jumps_loses_and_leaves_nothing() {
     // A certificate that was issued a moment ago, in the future, is not valid yet: that create fails and is undone.
     storm.assert_failures(|failure| failure.contains("create failed: hook"));
     storm.clear();
+    lab.assert_unchanged(&before);
+}
+
+#[test]
+fn a_removal_that_failed_is_finished_by_itself() {
+    let lab = Lab::start();
+    let program = format!(
+        "#!/bin/sh\nif [ $1 = delete ] && [ -e /run/storm/refuse ]; then echo not now >&2; exit 1; fi\nexec {} \"$@\"\n",
+        env!("CARGO_BIN_EXE_droplet")
+    );
+    lab.machine().write("/run/storm/droplet", program);
+    lab.machine().run(&["chmod", "755", "/run/storm/droplet"]);
+    lab.daemon().set("CONDENSER_DROPLET", "/run/storm/droplet").start();
+    let image = lab.pull(&ImageSpec::busybox(), "library/busybox:1");
+    let before = lab.inventory();
+    let api = lab.api();
+    let id = api.create(json!({ "image": image, "name": "web", "port": ["8080:80"] }));
+    lab.machine().write("/run/storm/refuse", "");
+    let call = || delete(&format!("/v1/containers/{id}/actions/delete"));
+    for _ in 0..2 {
+        let message = "service failed: delete container failed: droplet delete failed: not now";
+        api.call(call()).refused(500, message);
+        // What the runtime knows of it is still there.
+        assert!(
+            !lab.machine()
+                .read(&format!("/etc/raind/container/{id}/state.json"))
+                .is_empty()
+        );
+    }
+    lab.machine().run(&["rm", "/run/storm/refuse"]);
+    wait_for("the end of the removal", Duration::from_secs(30), || {
+        match api.ok(get("/v1/containers")) {
+            rows if rows == json!([]) => Ok(()),
+            rows => Err(rows),
+        }
+    });
     lab.assert_unchanged(&before);
 }
