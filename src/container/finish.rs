@@ -17,7 +17,7 @@ use super::{ContainerError, ContainerService};
 /// How long what was left waits after it could not be finished once more.
 pub const FINISH_DELAYS: Backoff = Backoff {
     first: Duration::from_secs(1),
-    most: Duration::from_secs(60),
+    most: Duration::from_secs(8),
 };
 
 /// The controller of operations that were left.
