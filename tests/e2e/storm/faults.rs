@@ -127,7 +127,7 @@ fn a_packet_filter_that_hangs_is_given_up() {
             }
         });
         // What needs no rules does not wait for them.
-        assert_eq!(api.exec(&running, "echo here"), "here");
+        assert_eq!(api.exec(&running, "echo here").trim(), "here");
         api.stop(&running);
         assert_eq!(api.ok(get("/v1/containers")).as_array().unwrap().len(), 2);
         assert!(!create.is_finished());
