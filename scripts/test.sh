@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 need_root "$@"
 need iptables=iptables ip=iproute2 modprobe=kmod curl=curl jq=jq cc=build-essential busybox=busybox-static \
     umoci=umoci skopeo=skopeo docker-registry=docker-registry shellcheck=shellcheck unshare=util-linux \
-    mkfs.ext4=e2fsprogs update-ca-certificates=ca-certificates
+    mkfs.ext4=e2fsprogs update-ca-certificates=ca-certificates faketime=faketime
 need_cargo
 
 say "shell scripts"

@@ -7,10 +7,14 @@ use crate::runtime::RuntimeError;
 use crate::runtime::exec::ExecOutcome;
 use crate::store::{Container, ContainerState};
 
+use super::watch::wait_for_end;
 use super::{ContainerError, ContainerService};
 
 /// Longest time-out of an exec that is waited for.
 pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// How long the process of a container may be on its way out.
+const DYING: Duration = Duration::from_millis(200);
 
 /// An exec that is waited for.
 #[derive(Debug, Clone)]
@@ -29,7 +33,10 @@ impl ContainerService {
         self.detached(Verb::ContainerExec, async move {
             tracing::info!(container.id = %container.id, tty, "exec");
             let executed = service.0.services.runtime.exec(&container.id, tty, &command).await;
-            executed.map_err(|source| failed(&container, source))
+            match executed {
+                Ok(()) => Ok(()),
+                Err(source) => Err(failed(&container, source).await),
+            }
         })
         .await
     }
@@ -50,7 +57,10 @@ impl ContainerService {
         tracing::debug!(container.id = %id, timeout = ?request.timeout, "exec and wait");
         let outcome = services.runtime.exec_wait(id, &request.command, request.timeout);
         let outcome = services.activity.observe(Verb::ContainerExec, outcome).await;
-        outcome.map_err(|source| failed(&container, source))
+        match outcome {
+            Ok(outcome) => Ok(outcome),
+            Err(source) => Err(failed(&container, source).await),
+        }
     }
 
     fn check_exec(&self, parameter: &str, command: &[String]) -> Result<std::sync::Arc<Container>, ContainerError> {
@@ -68,13 +78,18 @@ impl ContainerService {
     }
 }
 
-/// The container may have ended since its row was read, at any step of the exec: what failed then says nothing.
-fn failed(container: &Container, source: RuntimeError) -> ContainerError {
-    match &container.process {
-        Some(process) if process.is_alive() => ContainerError::Runtime {
+/// The container may have ended since its row was read, at any step of the exec: what failed then says nothing. A process
+/// on its way out gives up its namespaces before the kernel calls it dead.
+async fn failed(container: &Container, source: RuntimeError) -> ContainerError {
+    let ended = match &container.process {
+        Some(process) => tokio::time::timeout(DYING, wait_for_end(process)).await.is_ok(),
+        None => true,
+    };
+    match ended {
+        true => ContainerError::NotRunning(container.id.clone()),
+        false => ContainerError::Runtime {
             step: "exec failed",
             source,
         },
-        _ => ContainerError::NotRunning(container.id.clone()),
     }
 }

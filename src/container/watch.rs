@@ -150,7 +150,7 @@ impl ContainerService {
 }
 
 /// Returns when the process is gone; at once when it is already.
-async fn wait_for_end(process: &ProcessId) {
+pub(super) async fn wait_for_end(process: &ProcessId) {
     let Some(fd) = process.pidfd() else { return };
     // SAFETY: an `OwnedFd` names one open file description for as long as it lives, and the `AsyncFd` owns it.
     match unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) } {

@@ -141,8 +141,12 @@ impl Daemon {
     }
 
     fn command(&self) -> Command {
-        let mut command = self.machine.command(Place::Host, &self.program.lock().unwrap());
-        command.envs(self.environment());
+        // The environment is the daemon's alone; what starts it is not to be changed by it.
+        let mut command = self.machine.command(Place::Host, "/usr/bin/env");
+        let variables = self.environment().into_iter();
+        command
+            .args(variables.map(|(name, value)| format!("{name}={value}")))
+            .arg(&*self.program.lock().unwrap());
         command
     }
 

@@ -15,8 +15,8 @@ use super::{is_idle, may_run};
 
 /// How the delay grows when something cannot be removed.
 pub const SWEEPS: Backoff = Backoff {
-    first: Duration::from_secs(5),
-    most: Duration::from_secs(300),
+    first: Duration::from_secs(1),
+    most: Duration::from_secs(8),
 };
 
 /// Removes what is left of containers, while the daemon runs.

@@ -1,4 +1,4 @@
-//! The same with other things that break: the runtime's processes, the hook agent, the packet filter, the disk, the
+//! The same with other things that break: the runtime's processes, the hook agent, the packet filter, the disk, the clock, the
 //! number of descriptors.
 
 use std::time::Duration;
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::checker::assert_agreement;
 use super::driver::Storm;
-use crate::support::{ImageSpec, Lab, get, post, wait_for};
+use crate::support::{ImageSpec, Lab, delete, get, post, wait_for};
 use crate::{lab_with_busybox, until_term};
 
 /// Processes of the lab that are neither the daemon nor in a container, with command line and name: what the runtime
@@ -127,8 +127,8 @@ fn a_packet_filter_that_hangs_is_given_up() {
             }
         });
         // What needs no rules does not wait for them.
+        assert_eq!(api.exec(&running, "echo here").trim(), "here");
         api.stop(&running);
-        api.start(&running);
         assert_eq!(api.ok(get("/v1/containers")).as_array().unwrap().len(), 2);
         assert!(!create.is_finished());
         // The rules are in the kernel the next time: a refusal or a silence is compared with the kernel and tried again.
@@ -136,7 +136,6 @@ fn a_packet_filter_that_hangs_is_given_up() {
         assert_eq!(reply.status, 200, "{}", reply.text());
         api.delete(reply.json()["data"]["id"].as_str().unwrap());
     });
-    api.stop(&running);
     api.delete(&running);
     lab.assert_unchanged(&before);
 }
@@ -269,5 +268,113 @@ fn a_daemon_with_few_descriptors_serves_again() {
     // A connection may be closed, or wait until there is a descriptor.
     storm.assert_failures(|failure| failure.contains("Too many open files") || failure.contains("os error 24"));
     storm.clear();
+    lab.assert_unchanged(&before);
+}
+
+/// The file that says what the daemon's clock shows, in the words of libfaketime.
+const CLOCK: &str = "/run/storm/clock";
+
+/// A lab whose daemon sees another time of day: the machine's clock cannot be set for it alone, and namespaces of time do
+/// not cover it. What measures spans of time goes on as it is, and so do all other programs.
+fn lab_with_a_clock() -> (Lab, String) {
+    let libraries = std::fs::read_dir("/usr/lib").unwrap().flatten();
+    let mut libraries = libraries.map(|entry| entry.path().join("faketime/libfaketime.so.1"));
+    let library = libraries
+        .find(|path| path.exists())
+        .expect("libfaketime; install the package faketime");
+    let lab = Lab::start();
+    lab.machine().write(CLOCK, "+0");
+    // The library leaves files there.
+    lab.machine().run(&["mount", "-t", "tmpfs", "tmpfs", "/dev/shm"]);
+    lab.daemon()
+        .set("LD_PRELOAD", library.to_str().unwrap())
+        .set("FAKETIME_TIMESTAMP_FILE", CLOCK)
+        .set("FAKETIME_NO_CACHE", "1")
+        .set("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        .set("NO_FAKE_STAT", "1")
+        .start();
+    let image = lab.pull(&ImageSpec::busybox(), "library/busybox:1");
+    (lab, image)
+}
+
+#[test]
+fn a_clock_that_jumps_loses_and_leaves_nothing() {
+    let (lab, image) = lab_with_a_clock();
+    let before = lab.inventory();
+    let api = lab.api();
+    // It does jump, and a restart does not wait until the clock has caught up with what it showed.
+    let restarting = json!({
+        "image": image, "name": "restarting", "command": ["/bin/sh", "-c", "sleep 0.2"],
+        "restartPolicy": { "name": "always" },
+    });
+    lab.machine().write(CLOCK, "+1d");
+    let tomorrow = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(23);
+    api.run(restarting);
+    let created: jiff::Timestamp = api.container("restarting")["createdAt"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!(created > tomorrow, "{created}");
+    lab.machine().write(CLOCK, "+0");
+    let restarts = || api.container("restarting")["restartCount"].as_u64().unwrap_or(0);
+    let then = restarts();
+    wait_for("more restarts", Duration::from_secs(20), || match restarts() {
+        now if now >= then + 2 => Ok(()),
+        now => Err(now),
+    });
+    wait_for("a stop", Duration::from_secs(10), || {
+        let reply = api.call(post("/v1/containers/restarting/actions/stop", json!({})));
+        if reply.status == 200 { Ok(()) } else { Err(reply.text()) }
+    });
+    api.delete("restarting");
+
+    let storm = Storm::new(&lab, &image);
+    storm.blow(|| {
+        storm.strikes(8, |rng| {
+            let clocks = ["+0", "-200", "+1h", "+1d"];
+            lab.machine().write(CLOCK, clocks[rng.random_range(0..clocks.len())]);
+        });
+        lab.machine().write(CLOCK, "+0");
+    });
+    // A certificate that was issued a moment ago, in the future, is not valid yet: that create fails and is undone.
+    storm.assert_failures(|failure| failure.contains("create failed: hook"));
+    storm.clear();
+    lab.assert_unchanged(&before);
+}
+
+#[test]
+fn a_removal_that_failed_is_finished_by_itself() {
+    let lab = Lab::start();
+    let program = format!(
+        "#!/bin/sh\nif [ $1 = delete ] && [ -e /run/storm/refuse ]; then echo not now >&2; exit 1; fi\nexec {} \"$@\"\n",
+        env!("CARGO_BIN_EXE_droplet")
+    );
+    lab.machine().write("/run/storm/droplet", program);
+    lab.machine().run(&["chmod", "755", "/run/storm/droplet"]);
+    lab.daemon().set("CONDENSER_DROPLET", "/run/storm/droplet").start();
+    let image = lab.pull(&ImageSpec::busybox(), "library/busybox:1");
+    let before = lab.inventory();
+    let api = lab.api();
+    let id = api.create(json!({ "image": image, "name": "web", "port": ["8080:80"] }));
+    lab.machine().write("/run/storm/refuse", "");
+    let call = || delete(&format!("/v1/containers/{id}/actions/delete"));
+    for _ in 0..2 {
+        let message = "service failed: delete container failed: droplet delete failed: not now";
+        api.call(call()).refused(500, message);
+        // What the runtime knows of it is still there.
+        assert!(
+            !lab.machine()
+                .read(&format!("/etc/raind/container/{id}/state.json"))
+                .is_empty()
+        );
+    }
+    lab.machine().run(&["rm", "/run/storm/refuse"]);
+    wait_for("the end of the removal", Duration::from_secs(30), || {
+        match api.ok(get("/v1/containers")) {
+            rows if rows == json!([]) => Ok(()),
+            rows => Err(rows),
+        }
+    });
     lab.assert_unchanged(&before);
 }
