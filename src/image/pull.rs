@@ -245,7 +245,7 @@ async fn bring_layer(
             stop,
             progress,
         };
-        transfer.from_any(session).await?;
+        transfer.run(session).await?;
     }
     progress.send_modify(|p| p.ready_layers += 1);
     Ok(())
@@ -267,17 +267,17 @@ struct Transfer<'a> {
 impl Transfer<'_> {
     /// From the first mirror that has it as it should be, else from the registry. Each begins at the beginning: what
     /// another has sent may be wrong.
-    async fn from_any(&self, session: &Session) -> Result<(), ImageError> {
+    async fn run(&self, session: &Session) -> Result<(), ImageError> {
         for mirror in session.mirrors() {
-            match self.from(mirror).await {
+            match self.try_source(mirror).await {
                 Err(error @ (ImageError::Registry { .. } | ImageError::BadLayer { .. })) => mirror.pass_over(&error),
                 done => return done,
             }
         }
-        self.from(session.itself()).await
+        self.try_source(session.itself()).await
     }
 
-    async fn from(&self, source: &Source) -> Result<(), ImageError> {
+    async fn try_source(&self, source: &Source) -> Result<(), ImageError> {
         let (sender, receiver) = mpsc::channel(PIECES);
         let unpacking = {
             let (inner, expected) = (self.inner.clone(), self.expected);

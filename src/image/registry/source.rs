@@ -294,7 +294,9 @@ impl Source {
         // What came until then is shown.
         let _ = tokio::time::timeout(self.settings.patience.idle, all).await;
         let mut text = self.auth.scrub(&String::from_utf8_lossy(&body));
-        text.truncate(text.floor_char_boundary(MAX_ERROR_SHOWN));
+        let whole = |end: &usize| text.is_char_boundary(*end);
+        let end = (0..=MAX_ERROR_SHOWN).rev().find(whole).unwrap_or(0);
+        text.truncate(end);
         text
     }
 
