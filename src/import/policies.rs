@@ -120,7 +120,10 @@ impl Stored {
             let Some(stage) = stage else { continue };
             match row(chain, record, stage, bottles, now) {
                 Ok(row) => rows.push(row),
-                Err(why) => warnings.push(format!("policy {} is left out: {why}; it never had a rule", record.id)),
+                Err(why) => warnings.push(format!(
+                    "policy {} is left out, no rule can be made of it: {why}",
+                    record.id
+                )),
             }
         }
         let settings = (!self.version.is_empty()).then(|| self.settings(committed, warnings));
