@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use condenser::image::{ImageService, ImageSettings};
+use condenser::image::{ImageService, ImageSettings, RegistrySettings};
 use condenser::import::{ImportError, Places, take_over};
 use condenser::metrics::Activity;
 use condenser::store::{Import, Network, Store, StoreError};
@@ -57,9 +57,11 @@ impl Original {
         let images = ImageService::new(
             ImageSettings {
                 root: self.path("image"),
-                insecure_registries: Vec::new(),
+                registry: RegistrySettings::default(),
                 max_layer_bytes: 1 << 20,
                 max_layer_entries: 100,
+                max_layer_ratio: 0,
+                layer_ratio_from: 0,
             },
             store.clone(),
             Activity::default(),
