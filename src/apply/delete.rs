@@ -35,7 +35,7 @@ enum Found {
 impl Applier {
     /// Removes everything that the stream names and that exists. It is done to its end, also when the caller is dropped.
     pub async fn delete(&self, text: &str) -> Result<Deleted, ApplyError> {
-        let references = manifest::references(text)?;
+        let references = super::read(text, manifest::references).await?;
         let service = self.clone();
         self.detached(async move { service.delete_all(references).await }).await
     }

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 
 use crate::image::ImageService;
-use crate::manifest::{self, Document, Resource, ResourceKind, SetManifest, Warning};
+use crate::manifest::{self, Document, ManifestError, Resource, ResourceKind, SetManifest, Warning};
 use crate::pod::{NewSet, PodService, ReplicaSets, check_template, fresh_ulid};
 use crate::service::{NewService, ServiceRegistry};
 use crate::store::{Claim, PodTemplate, Record, Service, Snapshot, Store};
@@ -83,10 +83,22 @@ pub struct DocumentWarning {
     pub warning: Warning,
 }
 
+/// Reads a stream away from the executor: a hostile one takes long.
+async fn read<T: Send + 'static>(text: &str, reader: fn(&str) -> Result<T, ManifestError>) -> Result<T, ApplyError> {
+    let text = text.to_owned();
+    match tokio::task::spawn_blocking(move || reader(&text)).await {
+        Ok(read) => Ok(read?),
+        Err(error) => {
+            tracing::error!(%error, "reading a manifest failed unexpectedly");
+            Err(ApplyError::Panicked)
+        }
+    }
+}
+
 impl Applier {
     /// Makes true what the stream says. It is done to its end, also when the caller is dropped.
     pub async fn apply(&self, text: &str) -> Result<Applied, ApplyError> {
-        let documents = manifest::parse(text)?;
+        let documents = read(text, manifest::parse).await?;
         let service = self.clone();
         self.detached(async move { service.apply_all(documents).await }).await
     }
