@@ -10,10 +10,11 @@
 //!
 //! A shutdown goes the other way. Containers keep running; their monitors do not need the daemon.
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::Path;
+mod directories;
+mod following;
+mod settings;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,33 +32,28 @@ use crate::apparmor::{self, Confinement};
 use crate::apply::Applier;
 use crate::audit::AuditLog;
 use crate::bottle::{BottleParts, BottleService};
-use crate::build::{BuildService, BuildSettings};
-use crate::config::{Config, HOOK_PORT};
-use crate::container::{
-    ContainerService, ContainerSettings, DELAYS, HookSettings, Prober, Restarter, SWEEPS, Services, Sweeper,
-};
-use crate::controller::{self, Backoff, Queue};
+use crate::build::BuildService;
+use crate::config::Config;
+use crate::container::{ContainerService, DELAYS, Prober, Restarter, SWEEPS, Services, Sweeper};
+use crate::controller::{self, Backoff, Queue, Reconcile};
 use crate::dns::Forwarder;
 use crate::events::{self, Events};
-use crate::firewall::{Firewall, FirewallSettings, Networks};
-use crate::image::{ImageService, ImageSettings, Patience, RegistrySettings};
+use crate::firewall::{Firewall, Networks};
+use crate::image::ImageService;
 use crate::import;
 use crate::logs::Watcher;
 use crate::metrics::{Activity, MetricsLog, Sampler};
-use crate::network::{DEFAULT_NETWORK, DNS_ADDRESS, DNS_PORT, NetworkService, NetworkSettings, Uplink};
+use crate::network::{DNS_ADDRESS, DNS_PORT, NetworkService, NetworkSettings};
 use crate::notify::ServiceManager;
 use crate::pki::Pki;
-use crate::pod::{PodController, PodService, PodSettings, ReplicaSets, SetController};
+use crate::pod::{PodController, PodService, ReplicaSets, SetController};
 use crate::policy::PolicyService;
-use crate::runtime::dir::{DEFAULT_ROOT, RUNTIME_RUN_DIR};
 use crate::runtime::droplet::Droplet;
 use crate::service::ServiceRegistry;
 use crate::store::Store;
 
-/// How often the kernel's links, addresses and rules are compared with what they should be.
-const RESYNC: Duration = Duration::from_secs(5);
-/// How often certificates are looked at.
-const RENEWAL: Duration = Duration::from_secs(24 * 60 * 60);
+use self::following::{Following, Reload, Serving, hook_addresses, host_addresses};
+
 /// How many containers restart policies start at the same time.
 const RESTARTS_AT_ONCE: usize = 4;
 /// How a pod that does not get on waits: each time longer.
@@ -165,36 +161,10 @@ struct Daemon {
     reload: Reload,
 }
 
-/// What SIGHUP asks for: certificates that the operator replaced are used from now on, log files that were moved away
-/// are made again. Connections stay. The configuration is not read again.
-struct Reload {
-    store: Store,
-    uplink: tokio::sync::watch::Receiver<Option<Uplink>>,
-    serving: Serving,
-}
-
-impl Reload {
-    fn run(&self) {
-        self.serving.audit.reopen();
-        let addresses = host_addresses(&self.store, self.uplink.borrow().as_ref());
-        match tokio::task::block_in_place(|| self.serving.pki.reload(&addresses)) {
-            Ok(()) => tracing::info!("certificates and log files were opened anew"),
-            Err(error) => tracing::error!(%error, "the certificates stay as they were"),
-        }
-    }
-}
-
-/// What a listener needs besides its routes.
-#[derive(Clone)]
-struct Serving {
-    pki: Arc<Pki>,
-    audit: AuditLog,
-}
-
 impl Daemon {
     async fn start(mut config: Config, manager: &ServiceManager) -> Result<Self, DaemonError> {
         manager.starting("opening the state store").await;
-        prepare(&config)?;
+        directories::prepare(&config)?;
         let store = Store::open(&config.database())?;
         let events = Events::new(events::KEPT);
         // From here on, so that recovery is among them.
@@ -203,7 +173,7 @@ impl Daemon {
         let ca_socket = listen("certificate requests", config.ca_address).await?;
         let audit = AuditLog::open(&config.log_dir, &host_name()).map_err(DaemonError::Audit)?;
         let activity = Activity::default();
-        let images = ImageService::new(image_settings(&config), store.clone(), activity.clone())?;
+        let images = ImageService::new(settings::image(&config), store.clone(), activity.clone())?;
         import::run(&mut config, &store, &images).await?;
         let sampler = Sampler::new()?;
 
@@ -216,8 +186,12 @@ impl Daemon {
             store.clone(),
         )
         .await?;
-        let firewall =
-            Firewall::start(store.clone(), networks.uplink(), firewall_settings(&config, &ca_socket)).await?;
+        let firewall = Firewall::start(
+            store.clone(),
+            networks.uplink(),
+            settings::firewall(&config, &ca_socket),
+        )
+        .await?;
         let dns_address = SocketAddr::from((DNS_ADDRESS, DNS_PORT));
         let dns = Forwarder::bind(dns_address, config.dns_upstreams.clone(), config.runtime_subnet).await?;
 
@@ -236,7 +210,7 @@ impl Daemon {
         }
         let watcher = Watcher::open();
         let containers = ContainerService::new(
-            container_settings(&config, confinement),
+            settings::container(&config, confinement),
             Services {
                 store: store.clone(),
                 images: images.clone(),
@@ -287,15 +261,15 @@ impl Daemon {
             volume_root: config.volume_root(),
         });
         bottles.recover().await;
-        let pods = PodService::new(pod_settings(&config), store.clone(), containers.clone());
+        let pods = PodService::new(settings::pod(&config), store.clone(), containers.clone());
         pods.recover().await?;
         let metrics_log = MetricsLog::open(&config.log_dir);
         tasks.spawn(sampler.clone().run(store.clone(), metrics_log, stop.clone()));
         tasks.spawn(containers.clone().bound_logs(stop.clone()));
 
-        let reserved_ports = reserved_ports(&config);
+        let reserved_ports = settings::reserved_ports(&config);
         let builds = BuildService::new(
-            build_settings(&config),
+            settings::build(&config),
             images.clone(),
             containers.clone(),
             activity.clone(),
@@ -353,42 +327,12 @@ impl Daemon {
         management
             .1
             .spawn(serving.serve(vec![management_socket], app, management.0.clone()));
-        let controllers = (CancellationToken::new(), TaskTracker::new());
-        controllers.1.spawn(controller::run(
-            Restarter(containers.clone()).into(),
-            Queue::new(DELAYS).into(),
-            RESTARTS_AT_ONCE,
-            daemon_store.clone(),
-            controllers.0.clone(),
-        ));
-        controllers.1.spawn(controller::run(
-            Prober::new(containers.clone()).into(),
-            Queue::new(DELAYS).into(),
-            1,
-            daemon_store.clone(),
-            controllers.0.clone(),
-        ));
-        controllers.1.spawn(controller::run(
-            Sweeper(containers.clone()).into(),
-            Queue::new(SWEEPS).into(),
-            1,
-            daemon_store.clone(),
-            controllers.0.clone(),
-        ));
-        controllers.1.spawn(controller::run(
-            Arc::new(PodController::new(pods.clone())),
-            Arc::new(Queue::new(POD_BACKOFF)),
-            POD_WORKERS,
-            daemon_store.clone(),
-            controllers.0.clone(),
-        ));
-        controllers.1.spawn(controller::run(
-            Arc::new(SetController::new(sets.clone())),
-            Arc::new(Queue::new(SET_BACKOFF)),
-            SET_WORKERS,
-            daemon_store,
-            controllers.0.clone(),
-        ));
+        let controllers = Controllers::new(daemon_store);
+        controllers.start(Restarter(containers.clone()), DELAYS, RESTARTS_AT_ONCE);
+        controllers.start(Prober::new(containers.clone()), DELAYS, 1);
+        controllers.start(Sweeper(containers.clone()), SWEEPS, 1);
+        controllers.start(PodController::new(pods.clone()), POD_BACKOFF, POD_WORKERS);
+        controllers.start(SetController::new(sets.clone()), SET_BACKOFF, SET_WORKERS);
         Ok(Self {
             containers,
             bottles,
@@ -397,7 +341,7 @@ impl Daemon {
             applier,
             audit,
             management,
-            controllers,
+            controllers: controllers.tasks,
             support,
             reload,
         })
@@ -434,6 +378,29 @@ impl Daemon {
     }
 }
 
+/// What keeps rows true.
+struct Controllers {
+    store: Store,
+    tasks: (CancellationToken, TaskTracker),
+}
+
+impl Controllers {
+    fn new(store: Store) -> Self {
+        Self {
+            store,
+            tasks: (CancellationToken::new(), TaskTracker::new()),
+        }
+    }
+
+    /// `workers` keys are worked on at the same time; one that failed waits by `backoff`.
+    fn start<R: Reconcile>(&self, reconciler: R, backoff: Backoff, workers: usize) {
+        let (stop, tasks) = &self.tasks;
+        let queue = Arc::new(Queue::new(backoff));
+        let controller = controller::run(reconciler.into(), queue, workers, self.store.clone(), stop.clone());
+        tasks.spawn(controller);
+    }
+}
+
 /// Routes without their description.
 fn plain<S: Clone + Send + Sync + 'static>(routes: OpenApiRouter<S>, state: S) -> Router {
     routes.split_for_parts().0.with_state(state)
@@ -443,82 +410,6 @@ async fn end((token, tasks): (CancellationToken, TaskTracker)) {
     token.cancel();
     tasks.close();
     tasks.wait().await;
-}
-
-impl Serving {
-    async fn serve(self, sockets: Vec<BoundListener>, app: Router, stop: CancellationToken) {
-        listener::serve(sockets, self.pki, app, self.audit, stop, SHUTDOWN_LIMIT).await;
-    }
-}
-
-/// What the daemon follows while it runs: the host's address, drift of the network, certificates that come of age.
-struct Following {
-    config: Config,
-    store: Store,
-    networks: NetworkService,
-    serving: Serving,
-    hook_app: Router,
-}
-
-impl Following {
-    async fn run(self, stop: CancellationToken, tasks: TaskTracker) {
-        let mut uplink = self.networks.uplink();
-        let mut resync = tokio::time::interval(RESYNC);
-        let mut renewal = tokio::time::interval(RENEWAL);
-        // What the last repair failed with; told once.
-        let mut trouble = None;
-        let mut served: BTreeSet<IpAddr> = host_addresses(&self.store, uplink.borrow().as_ref())
-            .into_iter()
-            .collect();
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = resync.tick() => {
-                    let now = self.networks.repair().await.err().map(|error| error.to_string());
-                    if let Some(error) = now.as_ref().filter(|_| now != trouble) {
-                        tracing::error!(error, "the network cannot be repaired");
-                    }
-                    trouble = now;
-                }
-                _ = renewal.tick() => self.renew(&host_addresses(&self.store, uplink.borrow().as_ref())),
-                changed = uplink.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    let now = uplink.borrow_and_update().clone();
-                    tracing::info!(uplink = ?now, "the default route has changed");
-                    let addresses = host_addresses(&self.store, now.as_ref());
-                    self.renew(&addresses);
-                    for address in hook_addresses(&self.config, &addresses) {
-                        if served.insert(address.ip()) {
-                            self.serve_hooks_on(address, &stop, &tasks).await;
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    fn renew(&self, addresses: &[IpAddr]) {
-        // Reads and writes files, and may make keys.
-        let renewed = tokio::task::block_in_place(|| self.serving.pki.renew_due(addresses));
-        if let Err(error) = renewed {
-            tracing::error!(%error, "certificates cannot be renewed");
-        }
-    }
-
-    async fn serve_hooks_on(&self, address: SocketAddr, stop: &CancellationToken, tasks: &TaskTracker) {
-        match listener::bind(address).await {
-            Ok(socket) => {
-                tasks.spawn(
-                    self.serving
-                        .clone()
-                        .serve(vec![socket], self.hook_app.clone(), stop.clone()),
-                );
-            }
-            Err(error) => tracing::error!(%error, "hooks from this address will fail"),
-        }
-    }
 }
 
 const HANGUP: &str = "SIGHUP";
@@ -548,149 +439,10 @@ impl Signals {
     }
 }
 
-/// Everything that can be refused without having touched more than directories.
-fn prepare(config: &Config) -> Result<(), DaemonError> {
-    if !rustix::process::geteuid().is_root() {
-        return Err(DaemonError::NotRoot);
-    }
-    // Files say their mode themselves; whatever the daemon was started with must not take from it.
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    let directories = [
-        (config.root_dir.clone(), 0o755),
-        (config.container_root(), 0o755),
-        (config.image_root(), 0o755),
-        (config.pod_root(), 0o755),
-        (config.volume_root(), 0o700),
-        (config.root_dir.join("log"), 0o755),
-        (config.cert_dir(), 0o700),
-        (config.log_dir.clone(), 0o750),
-        (config.run_dir.clone(), 0o755),
-    ];
-    for (path, mode) in directories {
-        make_directory(&path, mode)?;
-    }
-    Ok(())
-}
-
-/// An existing directory keeps its mode, except that an earlier installation made some that nobody can enter.
-fn make_directory(path: &Path, mode: u32) -> Result<(), DaemonError> {
-    let failed = |source| DaemonError::Directory {
-        path: path.display().to_string(),
-        source,
-    };
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
-        .map_err(failed)?;
-    let metadata = std::fs::metadata(path).map_err(failed)?;
-    if metadata.permissions().mode() & 0o100 == 0 {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
-    }
-    Ok(())
-}
-
 async fn listen(purpose: &'static str, address: SocketAddr) -> Result<BoundListener, DaemonError> {
     listener::bind(address)
         .await
         .map_err(|source| DaemonError::Listen { purpose, source })
-}
-
-/// Addresses at which containers and their hooks reach the daemon, besides loopback.
-fn host_addresses(store: &Store, uplink: Option<&Uplink>) -> Vec<IpAddr> {
-    let snapshot = store.snapshot();
-    let gateways = snapshot.networks().iter().map(|network| network.gateway);
-    uplink
-        .map(|u| u.address)
-        .into_iter()
-        .chain(gateways)
-        .map(IpAddr::V4)
-        .collect()
-}
-
-/// Where the hook listener is bound: what the configuration says, else loopback and every address containers use.
-fn hook_addresses(config: &Config, addresses: &[IpAddr]) -> Vec<SocketAddr> {
-    if let Some(configured) = &config.hook_addresses {
-        return configured.clone();
-    }
-    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    let all: BTreeSet<_> = addresses.iter().copied().chain([loopback]).collect();
-    all.into_iter().map(|ip| SocketAddr::new(ip, HOOK_PORT)).collect()
-}
-
-fn image_settings(config: &Config) -> ImageSettings {
-    ImageSettings {
-        root: config.image_root(),
-        registry: RegistrySettings {
-            registries: config.registries.clone(),
-            credential_files: config.registry_credentials.clone(),
-            certs_dir: "/etc/docker/certs.d".into(),
-            patience: Patience::default(),
-        },
-        max_layer_bytes: config.max_layer_bytes,
-        max_layer_entries: config.max_layer_entries,
-        max_layer_ratio: config.max_layer_ratio,
-        layer_ratio_from: config.layer_ratio_from,
-    }
-}
-
-fn build_settings(config: &Config) -> BuildSettings {
-    BuildSettings {
-        max_context_bytes: config.max_context_bytes,
-        max_context_entries: config.max_context_entries,
-        step_time: Duration::from_secs(config.build_step_seconds),
-    }
-}
-
-fn firewall_settings(config: &Config, ca: &BoundListener) -> FirewallSettings {
-    FirewallSettings {
-        runtime_subnet: config.runtime_subnet,
-        hook_port: config.hook_port(),
-        management_port: config.management_address.port(),
-        ca_port: ca.address().port(),
-        verify_every: RESYNC,
-        ..FirewallSettings::default()
-    }
-}
-
-/// TCP ports of the host that nobody else may publish.
-fn reserved_ports(config: &Config) -> Vec<u16> {
-    let ours = [
-        config.management_address.port(),
-        config.hook_port(),
-        config.ca_address.port(),
-    ];
-    ours.into()
-}
-
-fn container_settings(config: &Config, confinement: Confinement) -> ContainerSettings {
-    let root = config.container_root();
-    ContainerSettings {
-        runtime_run_dir: RUNTIME_RUN_DIR.into(),
-        default_network: DEFAULT_NETWORK.into(),
-        reserved_ports: reserved_ports(config),
-        run_as_image_user: config.run_as_image_user,
-        confinement,
-        require_apparmor: config.require_apparmor,
-        log_limits: config.log_limits,
-        hooks: HookSettings {
-            agent: config.hook_agent.clone(),
-            cert_dir: config.cert_dir(),
-            hook_port: config.hook_port(),
-            ca_port: config.ca_address.port(),
-            root_env: (root != Path::new(DEFAULT_ROOT)).then(|| root.clone()),
-        },
-        pod_root: config.pod_root(),
-        volume_root: config.volume_root(),
-        root,
-    }
-}
-
-fn pod_settings(config: &Config) -> PodSettings {
-    PodSettings {
-        root: config.pod_root(),
-        infra_image: config.infra_image.clone(),
-    }
 }
 
 fn host_name() -> String {

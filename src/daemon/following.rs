@@ -1,0 +1,149 @@
+//! What goes on beside the requests: listeners that come with an address, drift of the network, certificates that come of
+//! age or that the operator replaced.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::SHUTDOWN_LIMIT;
+use crate::api::listener::{self, BoundListener};
+use crate::audit::AuditLog;
+use crate::config::{Config, HOOK_PORT};
+use crate::network::{NetworkService, Uplink};
+use crate::pki::Pki;
+use crate::store::Store;
+
+/// How often the kernel's links, addresses and rules are compared with what they should be.
+pub(super) const RESYNC: Duration = Duration::from_secs(5);
+/// How often certificates are looked at.
+const RENEWAL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What the daemon follows while it runs: the host's address, drift of the network, certificates that come of age.
+pub(super) struct Following {
+    pub(super) config: Config,
+    pub(super) store: Store,
+    pub(super) networks: NetworkService,
+    pub(super) serving: Serving,
+    pub(super) hook_app: Router,
+}
+
+impl Following {
+    pub(super) async fn run(self, stop: CancellationToken, tasks: TaskTracker) {
+        let mut uplink = self.networks.uplink();
+        let mut resync = tokio::time::interval(RESYNC);
+        let mut renewal = tokio::time::interval(RENEWAL);
+        // What the last repair failed with; told once.
+        let mut trouble = None;
+        let mut served: BTreeSet<IpAddr> = host_addresses(&self.store, uplink.borrow().as_ref())
+            .into_iter()
+            .collect();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = resync.tick() => {
+                    let now = self.networks.repair().await.err().map(|error| error.to_string());
+                    if let Some(error) = now.as_ref().filter(|_| now != trouble) {
+                        tracing::error!(error, "the network cannot be repaired");
+                    }
+                    trouble = now;
+                }
+                _ = renewal.tick() => self.renew(&host_addresses(&self.store, uplink.borrow().as_ref())),
+                changed = uplink.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let now = uplink.borrow_and_update().clone();
+                    tracing::info!(uplink = ?now, "the default route has changed");
+                    let addresses = host_addresses(&self.store, now.as_ref());
+                    self.renew(&addresses);
+                    for address in hook_addresses(&self.config, &addresses) {
+                        if served.insert(address.ip()) {
+                            self.serve_hooks_on(address, &stop, &tasks).await;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn renew(&self, addresses: &[IpAddr]) {
+        // Reads and writes files, and may make keys.
+        let renewed = tokio::task::block_in_place(|| self.serving.pki.renew_due(addresses));
+        if let Err(error) = renewed {
+            tracing::error!(%error, "certificates cannot be renewed");
+        }
+    }
+
+    async fn serve_hooks_on(&self, address: SocketAddr, stop: &CancellationToken, tasks: &TaskTracker) {
+        match listener::bind(address).await {
+            Ok(socket) => {
+                tasks.spawn(
+                    self.serving
+                        .clone()
+                        .serve(vec![socket], self.hook_app.clone(), stop.clone()),
+                );
+            }
+            Err(error) => tracing::error!(%error, "hooks from this address will fail"),
+        }
+    }
+}
+
+/// What SIGHUP asks for: certificates that the operator replaced are used from now on, log files that were moved away
+/// are made again. Connections stay. The configuration is not read again.
+pub(super) struct Reload {
+    pub(super) store: Store,
+    pub(super) uplink: watch::Receiver<Option<Uplink>>,
+    pub(super) serving: Serving,
+}
+
+impl Reload {
+    pub(super) fn run(&self) {
+        self.serving.audit.reopen();
+        let addresses = host_addresses(&self.store, self.uplink.borrow().as_ref());
+        match tokio::task::block_in_place(|| self.serving.pki.reload(&addresses)) {
+            Ok(()) => tracing::info!("certificates and log files were opened anew"),
+            Err(error) => tracing::error!(%error, "the certificates stay as they were"),
+        }
+    }
+}
+
+/// What a listener needs besides its routes.
+#[derive(Clone)]
+pub(super) struct Serving {
+    pub(super) pki: Arc<Pki>,
+    pub(super) audit: AuditLog,
+}
+
+impl Serving {
+    pub(super) async fn serve(self, sockets: Vec<BoundListener>, app: Router, stop: CancellationToken) {
+        listener::serve(sockets, self.pki, app, self.audit, stop, SHUTDOWN_LIMIT).await;
+    }
+}
+
+/// Addresses at which containers and their hooks reach the daemon, besides loopback.
+pub(super) fn host_addresses(store: &Store, uplink: Option<&Uplink>) -> Vec<IpAddr> {
+    let snapshot = store.snapshot();
+    let gateways = snapshot.networks().iter().map(|network| network.gateway);
+    uplink
+        .map(|u| u.address)
+        .into_iter()
+        .chain(gateways)
+        .map(IpAddr::V4)
+        .collect()
+}
+
+/// Where the hook listener is bound: what the configuration says, else loopback and every address containers use.
+pub(super) fn hook_addresses(config: &Config, addresses: &[IpAddr]) -> Vec<SocketAddr> {
+    if let Some(configured) = &config.hook_addresses {
+        return configured.clone();
+    }
+    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let all: BTreeSet<_> = addresses.iter().copied().chain([loopback]).collect();
+    all.into_iter().map(|ip| SocketAddr::new(ip, HOOK_PORT)).collect()
+}

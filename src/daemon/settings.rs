@@ -1,0 +1,91 @@
+//! What each service is told of the configuration. Pure.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::following::RESYNC;
+use crate::api::listener::BoundListener;
+use crate::apparmor::Confinement;
+use crate::build::BuildSettings;
+use crate::config::Config;
+use crate::container::{ContainerSettings, HookSettings};
+use crate::firewall::FirewallSettings;
+use crate::image::{ImageSettings, Patience, RegistrySettings};
+use crate::network::DEFAULT_NETWORK;
+use crate::pod::PodSettings;
+use crate::runtime::dir::{DEFAULT_ROOT, RUNTIME_RUN_DIR};
+
+pub(super) fn image(config: &Config) -> ImageSettings {
+    ImageSettings {
+        root: config.image_root(),
+        registry: RegistrySettings {
+            registries: config.registries.clone(),
+            credential_files: config.registry_credentials.clone(),
+            certs_dir: "/etc/docker/certs.d".into(),
+            patience: Patience::default(),
+        },
+        max_layer_bytes: config.max_layer_bytes,
+        max_layer_entries: config.max_layer_entries,
+        max_layer_ratio: config.max_layer_ratio,
+        layer_ratio_from: config.layer_ratio_from,
+    }
+}
+
+pub(super) fn build(config: &Config) -> BuildSettings {
+    BuildSettings {
+        max_context_bytes: config.max_context_bytes,
+        max_context_entries: config.max_context_entries,
+        step_time: Duration::from_secs(config.build_step_seconds),
+    }
+}
+
+pub(super) fn firewall(config: &Config, ca: &BoundListener) -> FirewallSettings {
+    FirewallSettings {
+        runtime_subnet: config.runtime_subnet,
+        hook_port: config.hook_port(),
+        management_port: config.management_address.port(),
+        ca_port: ca.address().port(),
+        verify_every: RESYNC,
+        ..FirewallSettings::default()
+    }
+}
+
+/// TCP ports of the host that nobody else may publish.
+pub(super) fn reserved_ports(config: &Config) -> Vec<u16> {
+    let ours = [
+        config.management_address.port(),
+        config.hook_port(),
+        config.ca_address.port(),
+    ];
+    ours.into()
+}
+
+pub(super) fn container(config: &Config, confinement: Confinement) -> ContainerSettings {
+    let root = config.container_root();
+    ContainerSettings {
+        runtime_run_dir: RUNTIME_RUN_DIR.into(),
+        default_network: DEFAULT_NETWORK.into(),
+        reserved_ports: reserved_ports(config),
+        run_as_image_user: config.run_as_image_user,
+        confinement,
+        require_apparmor: config.require_apparmor,
+        log_limits: config.log_limits,
+        hooks: HookSettings {
+            agent: config.hook_agent.clone(),
+            cert_dir: config.cert_dir(),
+            hook_port: config.hook_port(),
+            ca_port: config.ca_address.port(),
+            root_env: (root != Path::new(DEFAULT_ROOT)).then(|| root.clone()),
+        },
+        pod_root: config.pod_root(),
+        volume_root: config.volume_root(),
+        root,
+    }
+}
+
+pub(super) fn pod(config: &Config) -> PodSettings {
+    PodSettings {
+        root: config.pod_root(),
+        infra_image: config.infra_image.clone(),
+    }
+}
