@@ -126,12 +126,18 @@ fn started_at(process: &ProcessId) -> Option<SystemTime> {
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs(boot.checked_add(since_boot)?))
 }
 
-/// Makes the state files say what was found out. Doing it again changes nothing.
+/// Makes the state files say what was found out. Doing it again changes nothing. One that cannot be read is left as it is:
+/// the original does not replace them atomically, and the row says what is known.
 pub(super) fn complete_states(root: &Path, containers: &[Container]) -> io::Result<()> {
     for container in containers {
         let dir = ContainerDir::new(root, &container.id);
-        let Some(before) = RuntimeState::read(&dir.state())? else {
-            continue;
+        let before = match RuntimeState::read(&dir.state()) {
+            Ok(Some(before)) => before,
+            Ok(None) => continue,
+            Err(error) => {
+                tracing::warn!(container.id = %container.id, %error, "import: a state file is left as it is");
+                continue;
+            }
         };
         let after = completed(before.clone(), container);
         if after != before {
@@ -242,5 +248,15 @@ mod tests {
             (read().status, read().pid, read().process()),
             (Status::Stopped, 0, None)
         );
+    }
+
+    #[test]
+    fn a_broken_state_file_stops_nothing() {
+        let (_root, places) = places();
+        let path = places.containers.join("01m85d6ag2dj/state.json");
+        std::fs::write(&path, "{\"status\":\"runn").unwrap();
+        let row = container("01m85d6ag2dj", "web").in_state(ContainerState::Stopped);
+        complete_states(&places.containers, &[row]).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"status\":\"runn");
     }
 }

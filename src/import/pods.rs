@@ -124,7 +124,8 @@ struct Set {
 struct SetSpec {
     name: String,
     namespace: String,
-    replicas: u32,
+    /// The original accepted any number and failed over a negative one later.
+    replicas: i64,
     template_id: String,
     #[serde(deserialize_with = "nullable")]
     selector: BTreeMap<String, String>,
@@ -147,7 +148,15 @@ impl Stored {
         let mut sets = Vec::new();
         for (id, set) in &self.replica_sets {
             match self.pod_templates.get(&set.spec.template_id) {
-                Some(template) => sets.push(set_row(id, set, template, now)),
+                Some(template) => {
+                    if u32::try_from(set.spec.replicas).is_err() {
+                        let (name, replicas) = (&set.spec.name, set.spec.replicas);
+                        warnings.push(format!(
+                            "replica set {name}: {replicas} is no number of replicas, it has none"
+                        ));
+                    }
+                    sets.push(set_row(id, set, template, now));
+                }
                 None => warnings.push(format!("replica set {} is left out: it has no template", set.spec.name)),
             }
         }
@@ -193,7 +202,7 @@ fn set_row(id: &str, set: &Set, template: &Template, now: Timestamp) -> ReplicaS
         manifest_name: name.clone(),
         name,
         namespace: namespace(&set.spec.namespace),
-        replicas: set.spec.replicas,
+        replicas: u32::try_from(set.spec.replicas).unwrap_or(0),
         selector: selector.clone(),
         template: PodTemplate {
             id: set.spec.template_id.clone(),

@@ -270,7 +270,8 @@ fn what_a_pod_is_meant_to_be() {
         "e":{"name":"e","state":"running"},
         "f12345678":{"name":"a","state":"running","templateId":"t"}},
         "podTemplates":{"t":{"spec":{"containers":[{"name":"c","image":"i"}]}},"unused":{}},
-        "replicaSets":{"r":{"spec":{"name":"r","templateId":"nowhere"}}}}"#;
+        "replicaSets":{"r":{"spec":{"name":"r","templateId":"nowhere"}},
+            "n":{"spec":{"name":"n","templateId":"t","replicas":-1}}}}"#;
     let (old, _) = parse(&files("none", &[("psm.json", psm)]));
     let (snapshot, warnings) = stored(&old, &Seen::new());
     let goal = |id: &str| snapshot.pods().get(id).unwrap().goal;
@@ -278,8 +279,14 @@ fn what_a_pod_is_meant_to_be() {
     use PodGoal::{Created, Running, Stopped};
     assert_eq!(goals, [Stopped, Running, Running, Created, Created]);
     assert_eq!(snapshot.pods().get("f12345678").unwrap().name, "a-12345678");
-    assert!(snapshot.replicasets().is_empty());
-    for word in ["pod e has no template", "replica set r", "it is now called a-12345678"] {
+    assert!(snapshot.replicasets().get("r").is_none());
+    assert_eq!(snapshot.replicasets().get("n").unwrap().replicas, 0, "D-78");
+    for word in [
+        "pod e has no template",
+        "replica set r",
+        "replica set n: -1",
+        "it is now called a-12345678",
+    ] {
         assert!(warnings.iter().any(|w| w.contains(word)), "{word}: {warnings:?}");
     }
 }
