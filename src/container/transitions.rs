@@ -86,6 +86,13 @@ pub fn stopped(c: &mut Container, exit: Exit, now: Timestamp) {
     c.exit = Some(exit);
 }
 
+/// That process ended, which somebody saw who holds no lock: a row that is of another run by now is left alone.
+pub fn ended(c: &mut Container, process: &ProcessId, exit: Exit, now: Timestamp) {
+    if c.process.as_ref() == Some(process) && c.state != ContainerState::Creating {
+        stopped(c, exit, now);
+    }
+}
+
 /// Whether the operation may begin in that state (`contract/api.md` 5.1).
 pub fn check_allowed(operation: &'static str, c: &Container) -> Result<(), ContainerError> {
     use ContainerState::{Created, Creating, Running, Stopped};
@@ -144,6 +151,20 @@ mod tests {
             let result = apply_event(&mut c, event, process(), exit(3), Timestamp::now());
             assert_eq!(result.is_ok().then_some(c.state), after, "{event} in {before}");
         }
+    }
+
+    #[test]
+    fn the_end_of_an_earlier_run_does_not_end_this_one() {
+        let mut c = container("a", "web").in_state(Running);
+        c.process = process();
+        let earlier = ProcessId {
+            pid: 6,
+            ..process().unwrap()
+        };
+        ended(&mut c, &earlier, exit(3), Timestamp::now());
+        assert_eq!((c.state, c.exit.clone()), (Running, None));
+        ended(&mut c, &process().unwrap(), exit(3), Timestamp::now());
+        assert_eq!((c.state, c.exit.map(|e| e.code)), (Stopped, Some(3)));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tokio::task::AbortHandle;
 use crate::runtime::state::Status;
 use crate::store::{ContainerState, Exit, ProcessId};
 
-use super::transitions::{stopped, unseen_exit};
+use super::transitions::{self, stopped, unseen_exit};
 use super::{ContainerError, ContainerService};
 
 /// How long the monitor has to write down an exit that the kernel has already shown.
@@ -95,7 +95,7 @@ impl ContainerService {
                 tracing::warn!(container.id = %id, "a container ended and its exit status is not known");
             }
             if let Some(exit) = known.or_else(|| is_late.then(unseen_exit))
-                && self.record_exit(id, exit).await
+                && self.record_end(id, process.clone(), exit).await
             {
                 return;
             }
@@ -131,20 +131,35 @@ impl ContainerService {
         }
     }
 
-    /// Whether it is recorded, or nobody is there any more to record it of.
-    async fn record_exit(&self, id: &str, exit: Exit) -> bool {
+    /// Records the exit of the run that the row is of. The caller holds the lock of the container.
+    async fn record_exit(&self, id: &str, exit: Exit) {
         let recorded = self.update(id, move |c| {
             if c.state != ContainerState::Creating {
                 stopped(c, exit, Timestamp::now());
             }
             Ok(())
         });
-        match recorded.await {
-            Ok(()) | Err(ContainerError::NotFound(_)) => true,
-            Err(error) => {
-                tracing::error!(container.id = %id, %error, "an exit could not be recorded");
-                false
-            }
+        is_recorded(id, recorded.await);
+    }
+
+    /// Records the end of that process, for one who holds no lock: the container may run anew by now. Whether there is
+    /// nothing left to do.
+    async fn record_end(&self, id: &str, process: ProcessId, exit: Exit) -> bool {
+        let recorded = self.update(id, move |c| {
+            transitions::ended(c, &process, exit, Timestamp::now());
+            Ok(())
+        });
+        is_recorded(id, recorded.await)
+    }
+}
+
+/// Whether it is, or nobody is there any more to record it of.
+fn is_recorded(id: &str, recorded: Result<(), ContainerError>) -> bool {
+    match recorded {
+        Ok(()) | Err(ContainerError::NotFound(_)) => true,
+        Err(error) => {
+            tracing::error!(container.id = %id, %error, "an exit could not be recorded");
+            false
         }
     }
 }
