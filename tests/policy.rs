@@ -220,6 +220,25 @@ printf '%s\n' "$INPUT" | $REAL "$@""#;
 }
 
 #[test]
+fn a_commit_goes_on_without_its_caller() {
+    isolated("a_commit_goes_on_without_its_caller", |lab| {
+        let network = lab.network();
+        let firewall = lab.firewall(&network, FirewallSettings::default());
+        let policies = PolicyService::new(lab.store.clone(), firewall);
+        lab.block_on(policies.set_mode("enforce")).unwrap();
+        lab.block_on(async {
+            let mut commits = lab.store.subscribe();
+            // Asked for, and given up in the next moment.
+            let given_up = tokio::time::timeout(Duration::ZERO, policies.commit()).await;
+            assert!(given_up.is_err());
+            let committed = tokio::time::timeout(Duration::from_secs(10), commits.recv()).await;
+            committed.expect("the commit goes on").unwrap();
+        });
+        assert_eq!(policies.list(Chain::RaindNsEnf).0, "enforce");
+    });
+}
+
+#[test]
 fn a_container_cannot_send_under_the_address_of_another() {
     isolated("a_container_cannot_send_under_the_address_of_another", |lab| {
         let network = lab.network();

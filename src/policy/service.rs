@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::changes::{self, Promotion};
 use super::{Directory, End, Entry, NewPolicy, NsMode, PolicyError, Unresolved};
 use crate::firewall::{Destination, Explainer, Firewall, Flow, Packet, Verdict, render};
-use crate::store::{Chain, Policy, PolicyStage, Snapshot, Store, Txn};
+use crate::store::{Chain, Policy, PolicyStage, Snapshot, Store, StoreError, Txn};
 
 /// The policies of users. Clones share them.
 #[derive(Clone)]
@@ -199,8 +199,15 @@ impl PolicyService {
         first.ok_or_else(|| Unresolved::NotFound(question.source.clone()).into())
     }
 
-    /// The kernel first: what it refuses must not be in the store, or the next start would fail on it.
+    /// To its end, also when the caller goes away: what was committed must not leave the connections that it denies.
     async fn promote(&self, promotion: Promotion) -> Result<(), PolicyError> {
+        let service = self.clone();
+        let promoted = tokio::spawn(async move { service.promote_now(promotion).await });
+        promoted.await.unwrap_or(Err(StoreError::Panicked.into()))
+    }
+
+    /// The kernel first: what it refuses must not be in the store, or the next start would fail on it.
+    async fn promote_now(&self, promotion: Promotion) -> Result<(), PolicyError> {
         let tried = promotion.clone();
         // A transaction that fails here fails again below, where it is told.
         let candidate = move |now: &Snapshot| match now.preview(|t| tried.apply(t)) {
