@@ -189,7 +189,9 @@ impl TablePlan {
         let ends = now[head..].iter().rev().zip(rules[head..].iter().rev());
         let tail = ends.take_while(|(a, b)| a == b).count();
         let (gone, new) = (&now[head..now.len() - tail], &rules[head..rules.len() - tail]);
-        if gone.len() + new.len() > head + tail {
+        // Of two equal rules the first is removed, wherever it stands.
+        let is_ambiguous = gone.iter().any(|rule| now[..head].contains(rule));
+        if is_ambiguous || gone.len() + new.len() > head + tail {
             return self.rewrite(chain, rules);
         }
         self.differing.push(chain.to_owned());
@@ -318,6 +320,11 @@ mod tests {
                 ":RAIND-ROOT - [0:0]\n-A RAIND-ROOT -s 1\n-A RAIND-ROOT -s x\n",
             ),
             ("1", "", ":RAIND-ROOT - [0:0]\n"),
+            (
+                "1213",
+                "123",
+                ":RAIND-ROOT - [0:0]\n-A RAIND-ROOT -s 1\n-A RAIND-ROOT -s 2\n-A RAIND-ROOT -s 3\n",
+            ),
         ] {
             let input = |scope| plan(&chain(from), &chain(to), &[], scope).unwrap().input;
             assert_eq!(
