@@ -103,7 +103,7 @@ impl ContainerService {
             let _lock = service.0.locks.lock(&id).await;
             let removed = service.remove_build(&id).await;
             if let Err(error) = &removed {
-                tracing::error!(container.id = %id, %error, "a build container could not be removed; the next start will");
+                tracing::error!(container.id = %id, %error, "a build container could not be removed; it is tried again");
             }
             ended
         })

@@ -144,7 +144,7 @@ impl ContainerService {
         };
         let done = match row.operation {
             _ if row.is_build() => {
-                tracing::warn!(container.id = %id, "removing the container of a build that was interrupted");
+                tracing::warn!(container.id = %id, "removing what is left of the container of a build");
                 self.remove_build(id).await
             }
             Some(Operation::Create) => {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::container::ContainerService;
 use crate::controller::{Backoff, Outcome, Reconcile};
-use crate::store::{Change, Container, Snapshot};
+use crate::store::{Change, Container, Operation, Snapshot};
 
 use super::{is_idle, may_run};
 
@@ -49,7 +49,6 @@ impl Reconcile for Sweeper {
     }
 
     fn all(&self, now: &Snapshot) -> Vec<Litter> {
-        let is_litter = |row: &Container| !row.is_build() && (!is_idle(row) || may_run(row));
         let rows = now.containers().iter().filter(|row| is_litter(row));
         rows.map(|row| Litter::Row(row.id.clone()))
             .chain([Litter::Leftovers])
@@ -62,5 +61,40 @@ impl Reconcile for Sweeper {
             Litter::Leftovers => self.0.remove_leftovers().await,
         };
         if is_clean { Outcome::Done } else { Outcome::Failed }
+    }
+}
+
+/// A build holds no lock while its command runs; only once its removal has begun nobody else is going to end it.
+fn is_litter(row: &Container) -> bool {
+    match row.is_build() {
+        true => row.operation == Some(Operation::Delete),
+        false => !is_idle(row) || may_run(row),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::ContainerState;
+    use crate::store::tests::container;
+
+    #[test]
+    fn a_running_build_is_nobodys_litter() {
+        let row = |id: &str, operation| {
+            let mut row = container(id, id).in_state(ContainerState::Running);
+            row.operation = operation;
+            is_litter(&row)
+        };
+        use Operation::{Create, Delete};
+        let build = "build-01kg2cnf0ytv";
+        assert_eq!(
+            [None, Some(Create), Some(Delete)].map(|o| row(build, o)),
+            [false, false, true]
+        );
+        let plain = "01kg2cnf0ytv";
+        assert_eq!(
+            [None, Some(Create), Some(Delete)].map(|o| row(plain, o)),
+            [false, true, true]
+        );
     }
 }
