@@ -98,6 +98,8 @@ fn settle_bottle(bottle: &mut Bottle, claim: &Claim) -> Option<String> {
             bottle.containers.insert(service.clone(), String::new());
             Some(format!("its service {service} has no container"))
         }
+        // An id cannot be given up.
+        Claim::Name(_, _, word) if *word == bottle.id => None,
         _ => {
             bottle.name = format!("{}-{}", bottle.name, bottle.id);
             Some(format!("it is now called {}", bottle.name))

@@ -403,6 +403,20 @@ fn a_policy_that_could_not_have_a_rule_is_left_out() {
 }
 
 #[test]
+fn a_bottle_whose_id_is_the_name_of_another_is_left_out() {
+    let bsm = r#"{"version":"0.1.0","bottles":{
+        "01m85d7q16m1":{"bottleName":"01m85d7q16m2"},"01m85d7q16m2":{"bottleName":"web"}}}"#;
+    let (old, _) = parse(&files("none", &[("bsm.json", bsm)]));
+    let (snapshot, warnings) = stored(&old, &Seen::new());
+    let names: Vec<_> = snapshot.bottles().iter().map(|b| &*b.name).collect();
+    assert_eq!(names, ["01m85d7q16m2"]);
+    assert!(
+        warnings.iter().any(|w| w.contains("bottle web is left out")),
+        "{warnings:?}"
+    );
+}
+
+#[test]
 fn of_two_that_fight_the_first_wins_and_both_stay() {
     let csm = r#"{"version":"0.1.0","containers":{
         "01m85d000001":{"name":"web","state":"stopped"},
