@@ -241,6 +241,29 @@ async fn wrong_documents_are_told_and_leave_nothing() {
     assert!(error.to_string().contains("has the digest"), "{error}");
 }
 
+/// Three of them would keep everybody from pulling, for ever.
+#[tokio::test]
+async fn a_layer_that_drips_is_given_up() {
+    let peer = Peer::start().await;
+    let layer = large_layer();
+    let image = peer.offer("1", &TestImage::of(std::slice::from_ref(&layer)));
+    let mut settings = settings(vec![plain(&peer, &[])], None);
+    settings.patience.idle = Duration::from_millis(200);
+    let place = Place::with(settings).await;
+    peer.fail(&blob(&layer), &[Fault::Drip(Duration::from_millis(20))]);
+    let before = place.inventory();
+    let error = place.pull(&image).await.unwrap_err();
+    assert_eq!(kind(&error), "registry", "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("less than 1024 bytes per second came for 2 s"),
+        "{error}"
+    );
+    assert_eq!(place.inventory(), before);
+    place.pull(&image).await.unwrap();
+}
+
 /// Answers every connection with `start` and then, for ever, `more`.
 async fn raw(start: String, more: &'static str) -> std::net::SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
