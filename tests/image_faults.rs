@@ -223,6 +223,13 @@ async fn wrong_documents_are_told_and_leave_nothing() {
     let nested = peer.offer_index("nested", &json!({"schemaVersion": 2, "manifests": [entry]}));
     refused(&nested, "bad image", "its index leads to another index").await;
 
+    // Together more than a number can hold.
+    let mut huge = TestImage::of(&[Layer::file("a", "1"), Layer::file("b", "1")]);
+    for layer in huge.manifest["layers"].as_array_mut().unwrap() {
+        layer["size"] = u64::MAX.into();
+    }
+    refused(&peer.offer("huge", &huge), "bad layer", "has no more than").await;
+
     // The tag is moved between the index and its manifest: what the index named is what comes.
     peer.offer("1", &image);
     let reference = peer.offer_index("moving", &index(&[(&platform, &image)]));
@@ -391,12 +398,14 @@ async fn a_bad_mirror_is_passed_over() {
         let reference = registry.offer("1", &image);
         mirror.offer("1", &image);
         let name = format!("{:.60}", format!("{fault:?} at {path}"));
+        // One that is down may be so before the other layer has asked it.
+        let singly = *path == large && !matches!(fault, Fault::Cut(_));
         mirror.fail(path, &vec![fault; ALWAYS]);
         let row = place.pull(&reference).await.unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(row.manifest_digest, image.manifest_digest(), "{name}");
         assert_eq!(place.layers(), 2, "{name}");
         assert!(registry.count(path) > 0, "{name}: the registry was not asked");
-        if *path == large {
+        if singly {
             assert_eq!(registry.count(&blob(&layers[0])), 0, "{name}: layers fall back singly");
         }
     }
