@@ -68,14 +68,20 @@ directory() {
     [ -d "$destdir$2" ] || install -d -m "$1" "$destdir$2"
 }
 
+# staged TARGET: where its replacement is made.
+staged() {
+    printf '%s/.%s.new\n' "$(dirname "$1")" "$(basename "$1")"
+}
+
 # put MODE SOURCE TARGET: replaces the file as a whole, so that whoever runs or reads the old one keeps it. Fails when
 # there was nothing to do.
 put() {
     local mode=$1 source=$2 target=$3 staged
     if cmp -s "$source" "$target" && [ "$(stat -c %a "$target")" = "$mode" ] && [ ! -L "$target" ]; then return 1; fi
-    staged=$(dirname "$target")/.$(basename "$target").new.$$
+    # Always the same name: what a run that was killed left is replaced by the next.
+    staged=$(staged "$target")
     # shellcheck disable=SC2064 # the name of now
-    trap "rm -f '$staged'" EXIT
+    trap "rm -f ${staged@Q}" EXIT
     # Where this is called, errors do not end the script by themselves.
     { install -m "$mode" "$source" "$staged" && sync "$staged" && mv -fT "$staged" "$target"; } || die "cannot write $target"
     trap - EXIT
@@ -90,14 +96,29 @@ setting() {
 }
 
 # running PROGRAM: pids of processes that run it, also one that was replaced since. The runtime runs containers from a
-# sealed copy of itself, which is called /droplet.
+# sealed copy of itself, which is called /droplet. What a container calls so, of whatever runtime, is not ours: it sees
+# other files.
 running() {
-    local exe
+    local exe process
     for exe in /proc/[0-9]*/exe; do
+        process=${exe%/exe}
         case $(readlink "$exe" 2> /dev/null || true) in
-            "$bin/$1" | "$bin/$1 (deleted)" | "/$1") basename "${exe%/exe}" ;;
+            "$bin/$1" | "$bin/$1 (deleted)" | "/$1")
+                if [ "$process/ns/mnt" -ef /proc/self/ns/mnt ] || [ "$process/ns/mnt" -ef /proc/1/ns/mnt ]; then
+                    basename "$process"
+                fi
+                ;;
         esac
     done
+}
+
+# Whether the daemon that runs is not the one that is installed.
+outdated() {
+    local pid
+    for pid in $(running condenser); do
+        [ "/proc/$pid/exe" -ef "$bin/condenser" ] || return 0
+    done
+    return 1
 }
 
 install_all() {
@@ -120,7 +141,8 @@ install_all() {
     fi
 
     say "installing below ${destdir:-/}"
-    [ -e "$unit" ] || first=1
+    # Written last of all: an installation that was cut off begins anew.
+    [ -e "$reference" ] || first=1
     # Of docs/operations.md; the daemon makes them too, but a package should own them.
     directory 755 /etc/raind
     for path in container image pod log; do directory 755 "/etc/raind/$path"; done
@@ -142,7 +164,7 @@ install_all() {
     elif ! cmp -s "$config" assets/condenser.toml; then
         printf '    %s was changed and stays; the one of this version is %s\n' "${config#"$destdir"}" "${reference#"$destdir"}"
     fi
-    if put 644 assets/condenser.toml "$reference"; then :; fi
+    if [ -z "$destdir" ] && outdated; then changed=1; fi
 
     if [ -n "$destdir" ]; then
         say "done"
@@ -153,6 +175,7 @@ install_all() {
     else
         say "there is no systemd here; start the daemon as root with: $bin/condenser"
     fi
+    if put 644 assets/condenser.toml "$reference" > /dev/null; then :; fi
 }
 
 # start_service FIRST CHANGED
@@ -173,7 +196,7 @@ start_service() {
 }
 
 uninstall() {
-    local program
+    local path
     # No later than here, for it looks at the configuration and the programs.
     [ -z "$purge" ] || ask
     if has_systemd && [ -e "$unit" ]; then
@@ -190,8 +213,8 @@ uninstall() {
     fi
     say "removing the programs"
     if [ -z "$purge" ] && cmp -s "$config" "$share/condenser.toml"; then rm -f "$config"; fi
-    for program in "${programs[@]}"; do rm -f "$destdir$bin/$program"; done
-    rm -f "$share/condenser.toml" "$unit"
+    for path in "${programs[@]/#/$destdir$bin/}" "$share/condenser.toml" "$unit" "$config"; do rm -f "$(staged "$path")"; done
+    for path in "${programs[@]/#/$destdir$bin/}" "$share/condenser.toml" "$unit"; do rm -f "$path"; done
     rmdir "$share" 2> /dev/null || true
     if has_systemd; then systemctl daemon-reload; fi
     if [ -n "$purge" ]; then
@@ -212,7 +235,7 @@ ask() {
 
 # Removes what the daemon made. The daemon does not run.
 purge_all() {
-    local root log run directory
+    local root log run directory name
     root=$(setting root_dir /etc/raind) log=$(setting log_dir /var/log/raind) run=$(setting run_dir /run/raind)
     if [ -z "$destdir" ]; then
         say "ending all containers"
@@ -220,18 +243,43 @@ purge_all() {
         say "removing rules, interfaces and cgroups"
         remove_rules
         remove_links
-        find /sys/fs/cgroup -depth -type d -path '*/raind/*' -exec rmdir {} + 2> /dev/null || true
-        find /sys/fs/cgroup -depth -type d -name raind -exec rmdir {} + 2> /dev/null || true
+        for directory in $(cgroups); do find "$directory" -depth -type d -exec rmdir {} + 2> /dev/null || true; done
         if grep -qs '^raind-default ' /sys/kernel/security/apparmor/profiles; then
             apparmor_parser -R "$root/lsm/apparmor/raind-default" || true
         fi
     fi
-    say "removing $root, $log and $run"
-    for directory in "$root" "$log" "$run" /etc/raind; do
-        [ -d "$destdir$directory" ] || continue
-        # One of them may be a mount point, which stays.
-        find "$destdir$directory" -xdev -mindepth 1 -delete || die "$directory cannot be removed as a whole"
-        rmdir "$destdir$directory" 2> /dev/null || true
+    say "removing what is ours in $root, $log and $run"
+    # An own directory may be shared with others (log_dir = "/var/log"): of it only what the daemon makes.
+    for name in cert container image log lsm pod store volumes; do remove "$root/$name"; done
+    for name in "$destdir$log"/raind_*.jsonl*; do remove "${name#"$destdir"}"; done
+    for directory in /etc/raind /var/log/raind /run/raind; do remove "$directory"; done
+    for directory in "$root" "$log" "$run"; do rmdir "$destdir$directory" 2> /dev/null || true; done
+}
+
+# remove PATH: with all beneath it. What is mounted there is not followed, and one that is a mount point itself stays.
+remove() {
+    local path=$destdir$1 mount
+    if [ -L "$path" ]; then rm -f "$path"; fi
+    [ -e "$path" ] || return 0
+    # A bind mount of the same file system is no boundary for find: it would empty what stands behind a volume.
+    if [ -z "$destdir" ]; then
+        awk -v beneath="$(realpath "$path")/" 'index($5, beneath) == 1 { print $5 }' /proc/self/mountinfo | tac |
+            while read -r mount; do
+                printf -v mount %b "$mount"
+                umount --lazy --no-canonicalize "$mount" || die "$mount cannot be unmounted"
+            done
+    fi
+    find "$path" -xdev -mindepth 1 -delete || die "$1 cannot be removed as a whole"
+    rm -f "$path" 2> /dev/null || rmdir "$path" 2> /dev/null || true
+}
+
+# cgroups: ours, at the root of each hierarchy.
+cgroups() {
+    local directory
+    for directory in /sys/fs/cgroup/raind /sys/fs/cgroup/*/raind; do
+        # Beside the controllers of version 2 are cgroups of others, not hierarchies.
+        if [ -e /sys/fs/cgroup/cgroup.controllers ] && [ "$directory" != /sys/fs/cgroup/raind ]; then continue; fi
+        [ ! -d "$directory" ] || printf '%s\n' "$directory"
     done
 }
 
@@ -258,7 +306,10 @@ end_containers() {
 # left_running: pids of monitors, and of whatever is in a cgroup of a container.
 left_running() {
     running droplet
-    find /sys/fs/cgroup -path '*/raind/*/cgroup.procs' -exec cat {} + 2> /dev/null | sort -u || true
+    local directory
+    for directory in $(cgroups); do
+        find "$directory" -name cgroup.procs -exec cat {} + 2> /dev/null || true
+    done | sort -u
 }
 
 # Takes our chains, all named RAIND-..., and the jumps to them out of every table; rules of others are not touched.
@@ -283,7 +334,7 @@ remove_links() {
         ip link delete "$link" 2> /dev/null || true
     done
     # Ends of interface pairs whose container did not take them along.
-    for link in $(ip -oneline link show type veth | sed -n 's/^[0-9]*: \(rd_[^:@]*\).*/\1/p'); do
+    for link in $(ip -oneline link show type veth | sed -n 's/^[0-9]*: \(rd_[0-9a-hjkmnp-tv-z]\{12\}\)[:@].*/\1/p'); do
         ip link delete "$link" 2> /dev/null || true
     done
 }

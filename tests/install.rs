@@ -218,6 +218,46 @@ fn an_uninstall_keeps_data_and_a_purge_leaves_nothing() {
 }
 
 #[test]
+fn a_purge_takes_only_what_is_ours_from_shared_directories() {
+    let package = Package::new();
+    package.install();
+    let config = "root_dir = \"/srv\"\nlog_dir = \"/var/log\"\nrun_dir = \"/run\"\n";
+    std::fs::write(package.path("etc/raind/condenser.toml"), config).unwrap();
+    let ours = [
+        "srv/store/condenser.db",
+        "var/log/raind_audit.jsonl",
+        "var/log/raind_metrics.jsonl.1",
+    ];
+    let others = ["srv/www/index.html", "var/log/syslog", "run/dbus/pid"];
+    for path in ours.iter().chain(&others) {
+        let path = package.path(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "").unwrap();
+    }
+    done(package.run(&["--uninstall", "--purge", "--yes"]));
+    let left = package.tree();
+    assert!(others.iter().all(|path| left.contains_key(*path)), "{left:?}");
+    assert!(
+        left.keys().all(|path| !path.contains("raind") && path != "srv/store"),
+        "{left:?}"
+    );
+}
+
+/// What a killed run left half-written is replaced by the next and removed with the rest.
+#[test]
+fn what_a_killed_run_left_goes() {
+    let package = Package::new();
+    let half = package.path("usr/local/bin/.droplet.new");
+    std::fs::create_dir_all(half.parent().unwrap()).unwrap();
+    std::fs::write(&half, "half").unwrap();
+    package.install();
+    assert!(!half.exists());
+    std::fs::write(&half, "half").unwrap();
+    done(package.run(&["--uninstall"]));
+    assert!(!half.exists());
+}
+
+#[test]
 fn what_cannot_be_installed_touches_nothing() {
     let package = Package::new();
     let from = package.programs.path().to_str().unwrap().to_owned();

@@ -133,7 +133,9 @@ async fn bring(
 ) -> Result<Arc<Image>, ImageError> {
     progress.send_modify(|p| {
         p.total_layers = plan.work.len();
-        p.total_bytes = plan.work.iter().map(|(_, layer)| layer.size).sum();
+        // Sizes are what the manifest says.
+        let sizes = plan.work.iter().map(|(_, layer)| layer.size);
+        p.total_bytes = sizes.fold(0, u64::saturating_add);
     });
     bring_layers(inner, session, &plan.work, progress).await?;
     let size_bytes = plan

@@ -71,6 +71,8 @@ fn an_upgrade_does_not_disturb_running_containers() {
         running.contains(&format!("{PREFIX}/bin/condenser (deleted)")),
         "{running}"
     );
+    let said = install(&lab, &["--from", "/run/two"]);
+    assert!(said.contains("the daemon runs: restart it"), "{said}");
     // The old daemon and the old monitor with the new runtime.
     assert_eq!(lab.api().exec(&id, "echo still here").trim(), "still here");
     lab.daemon().restart();
@@ -192,6 +194,12 @@ fn systemd_is_asked_for_what_the_service_needs() {
         ["daemon-reload", "enable --quiet --now condenser.service"]
     );
     assert_eq!(asked(&from), ["daemon-reload"], "nothing has changed");
+    // As if the first run had been killed before its end.
+    std::fs::remove_file(machine.path("/run/opt/share/condenser/condenser.toml")).unwrap();
+    assert_eq!(
+        asked(&from),
+        ["daemon-reload", "enable --quiet --now condenser.service"]
+    );
     machine.write("/run/one/droplet", "#!/bin/sh\n# new\n");
     assert_eq!(asked(&[&from[..], &["--no-start"]].concat()), ["daemon-reload"]);
     machine.write("/run/one/droplet", "#!/bin/sh\n# newer\n");

@@ -30,6 +30,8 @@ pub enum Fault {
     Hold(Arc<tokio::sync::Notify>),
     /// Nothing comes after so many bytes of the body.
     Stall(usize),
+    /// One byte of the body at a time, with this pause after it.
+    Drip(std::time::Duration),
     /// The body never ends.
     Endless,
     /// This body instead.
@@ -287,6 +289,13 @@ fn respond(b: &mut Behaviour, path: &str, headers: &HeaderMap, found: Option<(St
             Body::from_stream(futures_util::stream::once(held))
         }
         Some(Fault::Stall(at)) => silence(rest.slice(..at.min(rest.len()))),
+        Some(Fault::Drip(pause)) => {
+            let bytes = futures_util::stream::iter((0..rest.len()).map(move |at| rest.slice(at..at + 1)));
+            Body::from_stream(bytes.then(move |byte| async move {
+                tokio::time::sleep(pause).await;
+                Ok::<_, std::io::Error>(byte)
+            }))
+        }
         Some(Fault::WrongPart) if from > 0 => body.into(),
         Some(Fault::Endless) => return answer(200).body(endless()).unwrap(),
         Some(Fault::Body(body)) => return answer(200).body(body.into()).unwrap(),

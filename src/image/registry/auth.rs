@@ -49,13 +49,17 @@ impl Auth {
             .fold(text.to_owned(), |text, secret| text.replace(secret, HIDDEN))
     }
 
+    /// As it is, and as it would stand in a form or within a JSON document.
     fn keep_secret(&self, secret: &str) {
         let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
-        if !secret.is_empty() && !secrets.iter().any(|known| known == secret) {
-            secrets.push(secret.to_owned());
-            // A password within a longer secret must not spoil its recognition.
-            secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        let json = serde_json::Value::from(secret).to_string();
+        for form in [secret, &encoded(secret), json.trim_matches('"')] {
+            if !form.is_empty() && !secrets.iter().any(|known| known == form) {
+                secrets.push(form.to_owned());
+            }
         }
+        // A password within a longer secret must not spoil its recognition.
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
     }
 
     /// The way out when we are refused.
@@ -69,6 +73,14 @@ impl Auth {
             (None, _) => String::new(),
         }
     }
+}
+
+/// Text as in a form or a query.
+fn encoded(text: &str) -> String {
+    let url = Url::parse_with_params("http://localhost/", [("", text)]);
+    url.ok()
+        .and_then(|url| Some(url.query()?.trim_start_matches('=').to_owned()))
+        .unwrap_or_default()
 }
 
 /// Docker Hub as users name it.
@@ -222,5 +234,24 @@ impl Source {
     fn files(&self) -> String {
         let files = self.credential_files().iter().map(|path| path.display().to_string());
         files.collect::<Vec<_>>().join(" or ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_known_in_whatever_dress() {
+        let auth = Auth::default();
+        auth.keep_secret("hunter\"2/=+");
+        for said in [
+            "hunter\"2/=+",
+            "refresh_token=hunter%222%2F%3D%2B&x",
+            r#"{"got": "hunter\"2/=+"}"#,
+        ] {
+            let shown = auth.scrub(said);
+            assert!(shown.contains(HIDDEN) && !shown.contains("hunter"), "{shown}");
+        }
     }
 }

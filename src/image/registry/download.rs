@@ -3,6 +3,8 @@
 //! The receiver hashes what it gets, so a resumed download is verified as a whole like any other. Backpressure is the
 //! channel: nothing is held in memory but what the receiver has not taken yet.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use reqwest::header::CONTENT_RANGE;
 use reqwest::{Response, StatusCode};
@@ -11,6 +13,11 @@ use tokio::sync::mpsc;
 use super::source::{Source, chain};
 use crate::image::ImageError;
 use crate::image::manifest::Descriptor;
+
+/// Fewest bytes per second. Whoever sends less keeps one of the few places for downloads without getting on.
+const SLOWEST: f64 = 1024.0;
+/// Over how many times the longest silence that is looked at: all pauses that a registry may ask for fit in.
+const SLOW_PATIENCE: u32 = 10;
 
 /// Why one try ended before the blob did.
 enum Interrupted {
@@ -29,6 +36,33 @@ struct Download<'a> {
     /// Whether the server can be asked for the rest only.
     ranges: bool,
     sink: mpsc::Sender<Bytes>,
+    pace: Pace,
+}
+
+/// What came since when. The time that the receiver took does not count.
+struct Pace {
+    since: Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            bytes: 0,
+        }
+    }
+
+    /// Whether too little came during `patience`; looked at once in that time.
+    fn is_slow(&mut self, length: u64, patience: Duration) -> bool {
+        self.bytes += length;
+        let (time, bytes) = (self.since.elapsed(), self.bytes);
+        if time < patience {
+            return false;
+        }
+        *self = Self::new();
+        (bytes as f64) < time.as_secs_f64() * SLOWEST
+    }
 }
 
 impl Source {
@@ -46,6 +80,7 @@ impl Source {
             offset: 0,
             ranges: true,
             sink,
+            pace: Pace::new(),
         };
         let mut failures = 0;
         loop {
@@ -76,6 +111,8 @@ impl Download<'_> {
             _ => self.offset,
         };
         while let Some(mut chunk) = response.chunk().await.map_err(|e| Interrupted::Broken(chain(e)))? {
+            let patience = self.source.settings.patience.idle * SLOW_PATIENCE;
+            let slow = self.pace.is_slow(chunk.len() as u64, patience);
             let passed = skip.min(chunk.len() as u64);
             skip -= passed;
             let chunk = chunk.split_off(passed as usize);
@@ -91,9 +128,18 @@ impl Download<'_> {
             }
             self.offset += length;
             received(length);
+            if slow && self.offset < self.blob.size {
+                self.source.set_down();
+                let (digest, seconds) = (&self.blob.digest, patience.as_secs_f32());
+                return Err(Interrupted::Final(self.source.failed(format!(
+                    "blob {digest}: less than {SLOWEST} bytes per second came for {seconds} s"
+                ))));
+            }
+            let sending = Instant::now();
             if self.sink.send(chunk).await.is_err() {
                 return Ok(());
             }
+            self.pace.since += sending.elapsed();
         }
         if self.offset < self.blob.size {
             let (offset, size) = (self.offset, self.blob.size);

@@ -297,7 +297,7 @@ impl Source {
         let whole = |end: &usize| text.is_char_boundary(*end);
         let end = (0..=MAX_ERROR_SHOWN).rev().find(whole).unwrap_or(0);
         text.truncate(end);
-        text
+        one_line(&text)
     }
 
     /// The files that credentials are looked for in.
@@ -318,6 +318,20 @@ impl Source {
             message: self.auth.scrub(&message),
         }
     }
+}
+
+/// Text of a stranger with what a terminal or a log would take for more than a letter escaped. Many bodies end in a line
+/// break, which clients know and which nothing can follow.
+fn one_line(text: &str) -> String {
+    let (text, end) = text.strip_suffix('\n').map_or((text, ""), |text| (text, "\n"));
+    let mut line = String::new();
+    for letter in text.chars() {
+        match letter.is_control() {
+            true => line.extend(letter.escape_default()),
+            false => line.push(letter),
+        }
+    }
+    line + end
 }
 
 /// Whether the host's certificate was refused.
@@ -359,6 +373,15 @@ pub(super) fn chain(error: reqwest::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_cannot_begin_a_line_of_the_log() {
+        assert_eq!(one_line("{\"a\": \"b\"}\n"), "{\"a\": \"b\"}\n");
+        assert_eq!(
+            one_line("no\n2026-11-24 ERROR \u{1b}[31mforged\r\n\n"),
+            "no\\n2026-11-24 ERROR \\u{1b}[31mforged\\r\\n\n"
+        );
+    }
 
     #[rstest::rstest]
     #[case("7", Some(7))]
