@@ -7,6 +7,7 @@ use rustix::io::Errno;
 
 use crate::metrics::Verb;
 use crate::runtime::StopRequest;
+use crate::runtime::state::Status;
 use crate::store::{Container, ContainerState, Operation};
 
 use super::recover::remove_directory;
@@ -115,8 +116,15 @@ impl ContainerService {
     /// The runtime's part. It may not know the container: a create can fail before it heard of it.
     async fn runtime_forget(&self, container: &Container) -> Result<(), ContainerError> {
         let id = &container.id;
-        // Only recovery comes here with a live process: a crash between the runtime's answer and ours.
-        if container.state == ContainerState::Running {
+        // Only what was left has a live process: of a start whose outcome the row could not be told.
+        let recorded = self
+            .runtime_state(id)
+            .await
+            .filter(|state| state.status == Status::Running);
+        let runs = recorded
+            .and_then(|state| state.process())
+            .is_some_and(|process| process.is_alive());
+        if runs || container.state == ContainerState::Running {
             let stopped = self.0.services.runtime.stop(id, &StopRequest::default()).await;
             stopped.map_err(|source| ContainerError::Runtime {
                 step: "stop failed",

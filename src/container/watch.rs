@@ -166,7 +166,13 @@ fn is_recorded(id: &str, recorded: Result<(), ContainerError>) -> bool {
 
 /// Returns when the process is gone; at once when it is already.
 pub(super) async fn wait_for_end(process: &ProcessId) {
-    let Some(fd) = process.pidfd() else { return };
+    let Some(fd) = process.pidfd() else {
+        // Gone, or there is no descriptor for it.
+        while process.is_alive() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        return;
+    };
     // SAFETY: an `OwnedFd` names one open file description for as long as it lives, and the `AsyncFd` owns it.
     match unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) } {
         Ok(fd) => drop(fd.readable().await),

@@ -1,15 +1,17 @@
 //! Identity and liveness of processes. A pid alone means nothing: it is reused, also after a reboot.
 
 use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
 
 use crate::store::ProcessId;
 
 impl ProcessId {
     /// The identity of the process that has this pid now; `None` when there is none or it is a zombie.
     pub fn of(pid: i32) -> Option<Self> {
-        let (state, start_time) = stat(pid)?;
+        let (state, start_time) = stat(pid).ok()??;
         (!is_dead(state)).then(|| Self {
             pid,
             start_time,
@@ -19,15 +21,21 @@ impl ProcessId {
 
     /// Whether this very process still runs. A zombie does not. Unknown parts of the identity are not compared.
     pub fn is_alive(&self) -> bool {
-        if !self.boot_id.is_empty() && self.boot_id != boot_id() {
+        let boot = boot_id();
+        if !self.boot_id.is_empty() && !boot.is_empty() && self.boot_id != boot {
             return false;
         }
-        stat(self.pid).is_some_and(|(state, start_time)| {
-            !is_dead(state) && (self.start_time == 0 || self.start_time == start_time)
-        })
+        match stat(self.pid) {
+            Ok(found) => found.is_some_and(|(state, start_time)| {
+                !is_dead(state) && (self.start_time == 0 || self.start_time == start_time)
+            }),
+            // Who has no descriptor left to look at it must not call it dead.
+            Err(_) => Pid::from_raw(self.pid).is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH)),
+        }
     }
 
-    /// A descriptor of this very process, or `None` when it is gone. It becomes readable when the process ends.
+    /// A descriptor of this very process. It becomes readable when the process ends. `None` when it is gone, or when this
+    /// process may open no more: [`ProcessId::is_alive`] tells.
     pub fn pidfd(&self) -> Option<OwnedFd> {
         let fd = pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::empty()).ok()?;
         // Checked after opening: from here on the descriptor cannot come to mean another process.
@@ -36,11 +44,19 @@ impl ProcessId {
 }
 
 /// State letter and start time (field 22, clock ticks since boot) of `/proc/<pid>/stat`.
-fn stat(pid: i32) -> Option<(char, u64)> {
+/// `None` when there is no such process.
+fn stat(pid: i32) -> std::io::Result<Option<(char, u64)>> {
     if pid <= 0 {
-        return None;
+        return Ok(None);
     }
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(text) => Ok(parse_stat(&text)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn parse_stat(text: &str) -> Option<(char, u64)> {
     // The command in field 2 may itself contain blanks and parentheses; the fields continue after the last one.
     let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
@@ -53,10 +69,17 @@ fn is_dead(state: char) -> bool {
 }
 
 /// `/proc/sys/kernel/random/boot_id`: differs after every boot.
+/// Empty when it cannot be read.
 pub fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .map(|s| s.trim().to_owned())
-        .unwrap_or_default()
+    static KNOWN: OnceLock<String> = OnceLock::new();
+    if let Some(known) = KNOWN.get() {
+        return known.clone();
+    }
+    let read = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    read.map_or_else(
+        |_| String::new(),
+        |text| KNOWN.get_or_init(|| text.trim().to_owned()).clone(),
+    )
 }
 
 #[cfg(test)]
