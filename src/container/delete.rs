@@ -49,7 +49,7 @@ impl ContainerService {
                 first.get_or_insert(error);
             }
         };
-        let forgotten = self.runtime_forget(container).await;
+        let forgotten = self.forget_in_runtime(id, "stop failed").await;
         let is_forgotten = forgotten.is_ok();
         note(forgotten);
         self.unwatch(id);
@@ -113,23 +113,15 @@ impl ContainerService {
         }
     }
 
-    /// The runtime's part. It may not know the container: a create can fail before it heard of it.
-    async fn runtime_forget(&self, container: &Container) -> Result<(), ContainerError> {
-        let id = &container.id;
-        // Only what was left has a live process: of a start whose outcome the row could not be told.
-        let recorded = self
-            .runtime_state(id)
-            .await
-            .filter(|state| state.status == Status::Running);
-        let runs = recorded
-            .and_then(|state| state.process())
-            .is_some_and(|process| process.is_alive());
-        if runs || container.state == ContainerState::Running {
+    /// Ends what runs, and has the runtime forget it, if it ever knew it: a create can fail before it heard of it. What was
+    /// left may run although its row does not say so, or has none: of a start whose outcome could not be told.
+    pub(super) async fn forget_in_runtime(&self, id: &str, step: &'static str) -> Result<(), ContainerError> {
+        let recorded = self.runtime_state(id).await.filter(|s| s.status == Status::Running);
+        let lives = recorded.and_then(|s| s.process()).is_some_and(|p| p.is_alive());
+        let row = self.snapshot().containers().get(id).map(|row| row.state);
+        if lives || row == Some(ContainerState::Running) {
             let stopped = self.0.services.runtime.stop(id, &StopRequest::default()).await;
-            stopped.map_err(|source| ContainerError::Runtime {
-                step: "stop failed",
-                source,
-            })?;
+            stopped.map_err(|source| ContainerError::Runtime { step, source })?;
         }
         self.delete_in_runtime(id).await
     }

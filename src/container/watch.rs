@@ -166,22 +166,18 @@ fn is_recorded(id: &str, recorded: Result<(), ContainerError>) -> bool {
 
 /// Returns when the process is gone; at once when it is already.
 pub(super) async fn wait_for_end(process: &ProcessId) {
-    let Some(fd) = process.pidfd() else {
-        // Gone, or there is no descriptor for it.
-        while process.is_alive() {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
-        return;
-    };
-    // SAFETY: an `OwnedFd` names one open file description for as long as it lives, and the `AsyncFd` owns it.
-    match unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) } {
-        Ok(fd) => drop(fd.readable().await),
-        Err(failed) => {
-            let (_, error) = failed.into_parts();
-            tracing::warn!(pid = process.pid, %error, "cannot watch a process by descriptor, polling it");
-            while process.is_alive() {
-                tokio::time::sleep(Duration::from_secs(1)).await;
+    if let Some(fd) = process.pidfd() {
+        // SAFETY: an `OwnedFd` names one open file description for as long as it lives, and the `AsyncFd` owns it.
+        match unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) } {
+            Ok(fd) => return drop(fd.readable().await),
+            Err(failed) => {
+                let (_, error) = failed.into_parts();
+                tracing::warn!(pid = process.pid, %error, "cannot watch a process by descriptor, polling it");
             }
         }
+    }
+    // Gone, or there is no descriptor for it.
+    while process.is_alive() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }

@@ -22,9 +22,8 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use jiff::Timestamp;
 
-use crate::runtime::StopRequest;
 use crate::runtime::process::boot_id;
-use crate::runtime::state::{RuntimeState, Status};
+use crate::runtime::state::RuntimeState;
 use crate::store::{Container, ContainerState, Operation, ProcessId};
 
 use self::finding::Finding;
@@ -180,17 +179,6 @@ impl ContainerService {
             Ok(())
         })
         .await
-    }
-
-    /// Ends what runs, and has the runtime forget it.
-    async fn forget_in_runtime(&self, id: &str, step: &'static str) -> Result<(), ContainerError> {
-        let runtime = &self.0.services.runtime;
-        let state = self.runtime_state(id).await;
-        if state.is_some_and(|state| state.status == Status::Running) {
-            let stopped = runtime.stop(id, &StopRequest::default()).await;
-            stopped.map_err(|source| ContainerError::Runtime { step, source })?;
-        }
-        self.delete_in_runtime(id).await
     }
 }
 
