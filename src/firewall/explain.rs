@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use super::forward::{self, ROOT};
 use super::render::{dns_redirect, hairpin_accept};
 use super::rule::{Chain, Match, Rule, State, Target};
-use super::state::FirewallState;
+use super::state::{FirewallState, PublishedPort};
 use crate::policy::{End, PolicyProtocol};
 
 /// Where a packet goes.
@@ -69,6 +69,7 @@ impl Verdict {
 pub struct Explainer<'a> {
     state: &'a FirewallState,
     chains: Vec<Chain>,
+    ways: Vec<PublishedPort>,
 }
 
 impl<'a> Explainer<'a> {
@@ -77,6 +78,7 @@ impl<'a> Explainer<'a> {
         Self {
             state,
             chains: forward::chains(state),
+            ways: state.ways(),
         }
     }
 
@@ -121,8 +123,7 @@ impl<'a> Explainer<'a> {
     }
 
     fn to_host(&self, packet: &Packet) -> Verdict {
-        let ways = self.state.ways();
-        let published = ways.iter().find(|p| {
+        let published = self.ways.iter().find(|p| {
             p.bridge == packet.source.bridge
                 && Some(p.host_port) == packet.port
                 && packet.protocol.is_some_and(|q| q.name() == p.protocol.to_string())
