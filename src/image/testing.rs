@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 mod builder;
+mod names;
 
 pub(crate) use self::builder::{Tar, pax};
+pub(super) use self::names::names;
 
 impl Tar {
     /// Unpacks the archive into a new directory.
@@ -80,23 +82,4 @@ pub(crate) fn listing(root: &Path) -> Vec<String> {
     }
     lines.sort();
     lines
-}
-
-/// The paths beneath `root`, sorted, directories with a slash at the end.
-pub(super) fn names(root: &Path) -> Vec<String> {
-    let mut names = Vec::new();
-    let mut pending = vec![root.to_owned()];
-    while let Some(directory) = pending.pop() {
-        for entry in std::fs::read_dir(&directory).unwrap() {
-            let path = entry.unwrap().path();
-            let is_dir = path.symlink_metadata().unwrap().is_dir();
-            let name = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
-            names.push(if is_dir { name + "/" } else { name });
-            if is_dir {
-                pending.push(path);
-            }
-        }
-    }
-    names.sort();
-    names
 }

@@ -17,6 +17,9 @@ mod image_support;
 #[path = "../../src/image/testing/builder.rs"]
 mod builder;
 
+#[path = "../../src/image/testing/names.rs"]
+mod names;
+
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
@@ -26,6 +29,7 @@ use builder::Tar;
 use image_support::Place;
 use image_support::content::{Layer, TestImage, digest};
 use image_support::peer::Peer;
+use names::names;
 
 /// One attack.
 struct Case {
@@ -230,23 +234,4 @@ fn listing(root: &Path) -> Vec<String> {
         lines.push(format!("{name} {mode:o} {owner:?} {} {times:?} {content}", m.nlink()));
     }
     lines
-}
-
-/// The paths beneath `root`, sorted, directories with a slash at the end.
-fn names(root: &Path) -> Vec<String> {
-    let mut names = Vec::new();
-    let mut pending = vec![root.to_owned()];
-    while let Some(directory) = pending.pop() {
-        for entry in std::fs::read_dir(&directory).unwrap() {
-            let path = entry.unwrap().path();
-            let is_dir = path.symlink_metadata().unwrap().is_dir();
-            let name = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
-            names.push(if is_dir { name + "/" } else { name });
-            if is_dir {
-                pending.push(path);
-            }
-        }
-    }
-    names.sort();
-    names
 }
