@@ -45,6 +45,7 @@ pub mod container;
 pub mod controller;
 pub mod daemon;
 pub mod dns;
+mod elf;
 pub mod events;
 pub mod firewall;
 pub mod hook_agent;

@@ -27,7 +27,7 @@ pub(super) fn restart(field: &Field<'_>) -> Result<RestartRequest> {
     }
 }
 
-/// `mem_limit`, `cpus` and `pids_limit`.
+/// `mem_limit`, `memswap_limit`, `shm_size`, `ulimits`, `init`, `cpus` and `pids_limit`.
 pub(super) fn limits(object: &mut Object<'_>) -> Result<OptionsRequest> {
     let cpus = |field: &Field<'_>| match field.string()?.parse::<f64>() {
         Ok(cpus) if cpus.is_finite() => Ok(cpus),
@@ -37,12 +37,32 @@ pub(super) fn limits(object: &mut Object<'_>) -> Result<OptionsRequest> {
         let text = field.string()?;
         bytes(&text).ok_or_else(|| field.error(format!("{text:?} is not an amount of memory, as 512m or 1g")))
     };
+    let swap = |field: &Field<'_>| match &field.string()?[..] {
+        "-1" => Ok(-1),
+        _ => Ok(i64::try_from(memory(field)?).unwrap_or(i64::MAX)),
+    };
     Ok(OptionsRequest {
         memory: object.get("mem_limit", memory)?,
+        memory_swap: object.get("memswap_limit", swap)?,
+        shm_size: object.get("shm_size", memory)?,
+        ulimits: object.get("ulimits", ulimits)?,
+        init: object.get("init", Field::boolean)?,
         cpus: object.get("cpus", cpus)?,
         pids_limit: object.get("pids_limit", |field| number(field, 0, u32::MAX))?,
         ..OptionsRequest::default()
     })
+}
+
+/// A mapping from names to numbers, or to `{soft: …, hard: …}`; as `docker run` has them.
+fn ulimits(field: &Field<'_>) -> Result<Vec<String>> {
+    let limit = |(name, value): (&str, Field<'_>)| {
+        if !value.is_mapping() {
+            return Ok(format!("{name}={}", value.string()?));
+        }
+        let (soft, hard) = value.object(|object| Ok((object.string("soft")?, object.string("hard")?)))?;
+        Ok(format!("{name}={soft}:{hard}"))
+    };
+    field.mapping()?.into_iter().map(limit).collect()
 }
 
 /// A number of bytes with one of the units b, k, m and g (also kb, mb, gb, Ki, Mi, Gi), all powers of 1024.

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Mount, MountBuilder};
 
-use crate::apparmor::Confinement;
 use crate::runtime::dir::ContainerDir;
 use crate::runtime::mounts;
 use crate::store::{Container, Network, ProcessId};
@@ -15,7 +14,7 @@ use crate::store::{Container, Network, ProcessId};
 use super::bottle::hosts_of_services;
 use super::pod::place_of;
 use super::spec::{SpecContext, config_json};
-use super::{ContainerError, ContainerService, cgroup};
+use super::{ContainerError, ContainerService, cgroup, resources};
 
 /// Resolver of a container without a network of its own; its queries are redirected like all others.
 const FALLBACK_RESOLVER: Ipv4Addr = Ipv4Addr::new(8, 8, 8, 8);
@@ -28,6 +27,7 @@ impl ContainerService {
         container: &Container,
         host: Option<&ProcessId>,
     ) -> Result<(), ContainerError> {
+        let apparmor = self.confinement().await?;
         let snapshot = self.snapshot();
         let place = place_of(&snapshot, container).cloned();
         let network = place
@@ -63,7 +63,10 @@ impl ContainerService {
                 prefix_len: network.as_ref().map_or(24, |n| n.subnet.prefix_len()),
                 host_interface: uplink.as_ref().map_or("", |u| &u.interface),
                 host_address: host_address(uplink.as_ref().map(|u| u.address), default.as_deref(), gateway_or_none),
-                apparmor: settings.confinement == Confinement::Confined,
+                apparmor,
+                require_apparmor: settings.require_apparmor,
+                counts_swap: cgroup::counts_swap(&container.id),
+                ulimits: &resources::default_ulimits(),
                 hooks: &settings.hooks,
             };
             let config = config_json(&container, &context).map_err(|e| ContainerError::Cleanup {

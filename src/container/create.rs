@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::apparmor::Confinement;
 use crate::image::{ImageRef, Platform, still_present};
 use crate::metrics::Verb;
 use crate::network::ipam;
@@ -67,11 +66,7 @@ impl ContainerService {
         if !request.name.is_empty() && !is_infra && !names::valid(&request.name) {
             return Err(ContainerError::InvalidName(request.name));
         }
-        if let (true, Confinement::Unconfined(reason)) =
-            (self.0.settings.require_apparmor, &self.0.settings.confinement)
-        {
-            return Err(ContainerError::Unconfined(reason.clone()));
-        }
+        self.confinement().await?;
         let snapshot = self.snapshot();
         if snapshot.containers().get(&request.name).is_some() {
             return Err(ContainerError::NameIsId(request.name));
@@ -91,6 +86,10 @@ impl ContainerService {
             _ => options::check(&request.options)?,
         };
         if let Some(part) = part.pod() {
+            if !is_infra && options.shm_bytes.is_some() {
+                let message = "shmSize: the containers of a pod share its /dev/shm, which has a size already";
+                return Err(ContainerError::InvalidOption(message.into()));
+            }
             options.hostname = Some(part.host_name.clone());
             if let PodRole::Added { restart } = part.role {
                 options.restart = restart;

@@ -32,6 +32,7 @@ mod options;
 mod pod;
 mod recover;
 mod request;
+mod resources;
 mod restart;
 mod rotation;
 mod spec;
@@ -45,7 +46,7 @@ use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 
-use crate::apparmor::Confinement;
+use crate::apparmor::{AppArmor, Confinement};
 use crate::firewall::Firewall;
 use crate::image::ImageService;
 use crate::logs::{Limits, Watcher};
@@ -93,8 +94,8 @@ pub struct ContainerSettings {
     pub reserved_ports: Vec<u16>,
     /// Whether processes run as the user that the image names.
     pub run_as_image_user: bool,
-    /// Whether AppArmor confines containers.
-    pub confinement: Confinement,
+    /// What confines containers, where the kernel has it.
+    pub apparmor: Arc<AppArmor>,
     /// Whether a container without confinement is refused.
     pub require_apparmor: bool,
     /// How hooks reach the daemon.
@@ -156,6 +157,17 @@ impl ContainerService {
     pub async fn finish_operations(&self) {
         self.0.operations.close();
         self.0.operations.wait().await;
+    }
+
+    /// Whether what is started next is confined by AppArmor; an error where it must be and cannot.
+    async fn confinement(&self) -> Result<bool, ContainerError> {
+        match self.0.settings.apparmor.confine().await {
+            Confinement::Confined => Ok(true),
+            Confinement::Unconfined(reason) if self.0.settings.require_apparmor => {
+                Err(ContainerError::Unconfined(reason))
+            }
+            Confinement::Unconfined(_) => Ok(false),
+        }
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {

@@ -7,7 +7,7 @@ use oci_spec::runtime::Capability;
 use crate::runtime::defaults::CAPABILITIES;
 use crate::store::{ContainerOptions, HealthCheck, Probe, RestartPolicy};
 
-use super::ContainerError;
+use super::{ContainerError, resources};
 
 /// Least memory that a container can start with, in bytes.
 const MIN_MEMORY: u64 = 6 << 20;
@@ -33,6 +33,10 @@ pub struct OptionsRequest {
     pub hostname: String,
     pub labels: BTreeMap<String, String>,
     pub memory: u64,
+    pub memory_swap: i64,
+    pub shm_size: u64,
+    pub ulimits: Vec<String>,
+    pub init: bool,
     pub cpus: f64,
     pub pids_limit: u32,
     pub cap_add: Vec<String>,
@@ -75,6 +79,10 @@ pub fn check(request: &OptionsRequest) -> Result<ContainerOptions, ContainerErro
         hostname: hostname(&request.hostname)?,
         labels: labels(&request.labels)?,
         memory_bytes: memory(request.memory)?,
+        memory_swap: resources::memory_swap(request.memory_swap, request.memory)?,
+        shm_bytes: resources::shm(request.shm_size)?,
+        ulimits: resources::ulimits(&request.ulimits)?,
+        init: request.init,
         cpu_millis: cpu(request.cpus)?,
         pids: pids(request.pids_limit)?,
         capabilities: capabilities(&request.cap_add, &request.cap_drop)?,

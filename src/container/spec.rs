@@ -10,18 +10,24 @@ use oci_spec::runtime::{
     Arch, Capability, Hook, HookBuilder, HooksBuilder, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder,
     LinuxIdMapping, LinuxIdMappingBuilder, LinuxMemoryBuilder, LinuxNamespace, LinuxNamespaceBuilder,
     LinuxNamespaceType, LinuxPidsBuilder, LinuxResourcesBuilder, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompBuilder,
-    LinuxSyscallBuilder, Mount, ProcessBuilder, RootBuilder, SpecBuilder, UserBuilder,
+    LinuxSyscallBuilder, Mount, MountBuilder, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, ProcessBuilder,
+    RootBuilder, SpecBuilder, UserBuilder,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::runtime::defaults::{
-    APPARMOR_PROFILE, CAPABILITIES, CPU_PERIOD, CPU_QUOTA, DENIED_SYSCALLS, ID_COUNT, MASKED_PATHS, MEMORY_LIMIT,
-    PIDS_LIMIT, READONLY_PATHS, seccomp_architecture,
+    ALLOWED_BY_CAPABILITY, ANNOTATION_CONFINED, ANNOTATION_INIT, APPARMOR_PROFILE, CAPABILITIES, CPU_PERIOD, CPU_QUOTA,
+    DENIED_SYSCALLS, ID_COUNT, MASKED_PATHS, MEMORY_LIMIT, PIDS_LIMIT, READONLY_PATHS, seccomp_architecture,
 };
 use crate::runtime::dir::ContainerDir;
 use crate::runtime::hook::HookEvent;
-use crate::store::{Container, ContainerOptions};
+use crate::store::{Container, ContainerOptions, Ulimit};
+
+use super::resources;
+
+/// Highest group id of `net.ipv4.ping_group_range` (`icmp(7)`).
+const MAX_PING_GROUP: u32 = i32::MAX as u32;
 
 /// How the runtime's hooks reach the daemon. The same for all containers of a daemon.
 #[derive(Debug, Clone)]
@@ -59,6 +65,12 @@ pub struct SpecContext<'a> {
     pub host_address: Ipv4Addr,
     /// Whether AppArmor is on and the profile is loaded.
     pub apparmor: bool,
+    /// Whether the container may not run without it.
+    pub require_apparmor: bool,
+    /// Whether this kernel can limit swap.
+    pub counts_swap: bool,
+    /// Resource limits where the container says nothing.
+    pub ulimits: &'a [Ulimit],
     /// Hooks.
     pub hooks: &'a HookSettings,
 }
@@ -74,9 +86,9 @@ pub fn config_json(container: &Container, context: &SpecContext<'_>) -> Result<V
                 .build()?,
         )
         .hostname(container.options.hostname.as_ref().unwrap_or(&container.id))
-        .mounts(context.mounts.clone())
-        .process(process(container)?)
-        .linux(linux(container, context.host)?)
+        .mounts(mounts(container, context)?)
+        .process(process(container, context)?)
+        .linux(linux(container, context)?)
         .hooks(
             HooksBuilder::default()
                 .create_runtime(vec![
@@ -101,7 +113,20 @@ pub fn config_json(container: &Container, context: &SpecContext<'_>) -> Result<V
     Ok(value)
 }
 
-fn process(container: &Container) -> Result<oci_spec::runtime::Process, OciSpecError> {
+/// The bind mounts, after shared memory of a size of its own.
+fn mounts(container: &Container, context: &SpecContext<'_>) -> Result<Vec<Mount>, OciSpecError> {
+    let shm = container.options.shm_bytes.map(|bytes| {
+        let size = format!("size={bytes}");
+        let options = ["nosuid", "noexec", "nodev", "mode=1777", &size].map(str::to_owned);
+        let mount = MountBuilder::default().destination("/dev/shm").typ("tmpfs");
+        mount.source("shm").options(options).build()
+    });
+    let mut mounts: Vec<Mount> = shm.transpose()?.into_iter().collect();
+    mounts.extend(context.mounts.iter().cloned());
+    Ok(mounts)
+}
+
+fn process(container: &Container, context: &SpecContext<'_>) -> Result<oci_spec::runtime::Process, OciSpecError> {
     let spec = &container.spec;
     let allowed = capabilities(&container.options);
     ProcessBuilder::default()
@@ -117,7 +142,10 @@ fn process(container: &Container) -> Result<oci_spec::runtime::Process, OciSpecE
         .env(spec.env.clone())
         .cwd(&spec.cwd)
         .no_new_privileges(true)
-        .rlimits(Vec::new())
+        .rlimits(rlimits(&resources::effective(
+            context.ulimits,
+            &container.options.ulimits,
+        ))?)
         .capabilities(
             LinuxCapabilitiesBuilder::default()
                 .bounding(allowed.clone())
@@ -128,6 +156,18 @@ fn process(container: &Container) -> Result<oci_spec::runtime::Process, OciSpecE
                 .build()?,
         )
         .build()
+}
+
+/// Names that are stored were checked when they were.
+fn rlimits(limits: &[Ulimit]) -> Result<Vec<PosixRlimit>, OciSpecError> {
+    let known = limits
+        .iter()
+        .filter_map(|limit| Some((named::<PosixRlimitType>(&limit.resource)?, limit)));
+    let rlimit = |(kind, limit): (_, &Ulimit)| {
+        let rlimit = PosixRlimitBuilder::default().typ(kind);
+        rlimit.soft(limit.soft).hard(limit.hard).build()
+    };
+    known.map(rlimit).collect()
 }
 
 /// A value of the specification by the name it has in a document.
@@ -143,14 +183,10 @@ fn capabilities(options: &ContainerOptions) -> HashSet<Capability> {
     }
 }
 
-fn linux(container: &Container, host: Option<i32>) -> Result<oci_spec::runtime::Linux, OciSpecError> {
+fn linux(container: &Container, context: &SpecContext<'_>) -> Result<oci_spec::runtime::Linux, OciSpecError> {
     let options = &container.options;
     let resources = LinuxResourcesBuilder::default()
-        .memory(
-            LinuxMemoryBuilder::default()
-                .limit(options.memory_bytes.map_or(MEMORY_LIMIT, |bytes| bytes as i64))
-                .build()?,
-        )
+        .memory(memory(options, context.counts_swap)?)
         .cpu(
             LinuxCpuBuilder::default()
                 .quota(
@@ -174,16 +210,47 @@ fn linux(container: &Container, host: Option<i32>) -> Result<oci_spec::runtime::
             .size(ID_COUNT)
             .build()?,
     ];
+    let sysctl = match context.host {
+        // Those of the network namespace that it joins are set already.
+        Some(_) => HashMap::new(),
+        None => network_sysctls(&identity),
+    };
     LinuxBuilder::default()
         .cgroups_path(format!("/raind/{}", container.id))
         .resources(resources)
-        .namespaces(namespaces(host)?)
+        .namespaces(namespaces(context.host)?)
         .uid_mappings(identity.clone())
         .gid_mappings(identity)
-        .seccomp(seccomp()?)
+        .sysctl(sysctl)
+        .seccomp(seccomp(options)?)
         .masked_paths(MASKED_PATHS.map(String::from).to_vec())
         .readonly_paths(READONLY_PATHS.map(String::from).to_vec())
         .build()
+}
+
+/// In OCI, as in Docker, swap is counted together with the memory: as much as the memory is none.
+fn memory(options: &ContainerOptions, counts_swap: bool) -> Result<oci_spec::runtime::LinuxMemory, OciSpecError> {
+    let limit = options.memory_bytes.map_or(MEMORY_LIMIT, |bytes| bytes as i64);
+    let memory = LinuxMemoryBuilder::default().limit(limit);
+    match counts_swap {
+        true => memory.swap(options.memory_swap.unwrap_or(limit)),
+        // The file is not there, and who writes it fails.
+        false => memory,
+    }
+    .build()
+}
+
+/// Low ports and ping for users other than root: in a network namespace of its own nobody else's are touched.
+fn network_sysctls(groups: &[LinuxIdMapping]) -> HashMap<String, String> {
+    // The kernel refuses a range with a group that the user namespace does not have.
+    let ends = groups
+        .iter()
+        .map(|groups| groups.container_id().saturating_add(groups.size()));
+    let last = ends.max().unwrap_or(1).saturating_sub(1).min(MAX_PING_GROUP);
+    HashMap::from([
+        ("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned()),
+        ("net.ipv4.ping_group_range".to_owned(), format!("0 {last}")),
+    ])
 }
 
 /// All of its own; or those that the containers of a pod share by the paths of the one that holds them, the user
@@ -205,13 +272,19 @@ fn namespaces(host: Option<i32>) -> Result<Vec<LinuxNamespace>, OciSpecError> {
     joined.chain([Mount, Pid, Cgroup].into_iter().map(own)).collect()
 }
 
-fn seccomp() -> Result<LinuxSeccomp, OciSpecError> {
+fn seccomp(options: &ContainerOptions) -> Result<LinuxSeccomp, OciSpecError> {
+    let chosen = options.capabilities.as_deref().unwrap_or_default();
+    let allowed = |call: &str| {
+        let by_capability = ALLOWED_BY_CAPABILITY.into_iter().find(|(name, _)| *name == call);
+        by_capability.is_some_and(|(_, capability)| chosen.iter().any(|name| name == capability))
+    };
+    let denied = DENIED_SYSCALLS.into_iter().filter(|call| !allowed(call));
     LinuxSeccompBuilder::default()
         .default_action(LinuxSeccompAction::ScmpActAllow)
         .architectures(named::<Arch>(seccomp_architecture()).into_iter().collect::<Vec<_>>())
         .syscalls(vec![
             LinuxSyscallBuilder::default()
-                .names(DENIED_SYSCALLS.map(String::from).to_vec())
+                .names(denied.map(String::from).collect::<Vec<_>>())
                 .action(LinuxSeccompAction::ScmpActErrno)
                 .errno_ret(1u32)
                 .build()?,
@@ -302,12 +375,21 @@ fn annotations(container: &Container, context: &SpecContext<'_>) -> HashMap<Stri
         "upperDir": context.dir.diff(),
         "workDir": context.dir.work(),
     });
-    HashMap::from([
+    let mut annotations = HashMap::from([
         ("io.raind.runtime.annotation.version".into(), "0.1.0".into()),
         ("io.raind.hooks.args".into(), "argv0".into()),
         ("io.raind.net.config".into(), net.to_string()),
         ("io.raind.image.config".into(), image.to_string()),
-    ])
+    ]);
+    for (name, wanted) in [
+        (ANNOTATION_INIT, container.options.init),
+        (ANNOTATION_CONFINED, context.require_apparmor),
+    ] {
+        if wanted {
+            annotations.insert(name.to_owned(), true.to_string());
+        }
+    }
+    annotations
 }
 
 #[cfg(test)]
@@ -320,6 +402,10 @@ mod tests {
     }
 
     fn rendered_in(host: Option<i32>) -> Value {
+        rendered_with(host, ContainerOptions::default())
+    }
+
+    fn rendered_with(host: Option<i32>, options: ContainerOptions) -> Value {
         let dir = ContainerDir::new(Path::new("/etc/raind/container"), "01abcdefghjk");
         let hooks = HookSettings {
             agent: "/usr/local/bin/condenser-hook-agent".into(),
@@ -338,9 +424,17 @@ mod tests {
             host_interface: "ens3",
             host_address: [192, 0, 2, 2].into(),
             apparmor: false,
+            require_apparmor: false,
+            counts_swap: true,
+            ulimits: &[Ulimit {
+                resource: "RLIMIT_NOFILE".into(),
+                soft: 4096,
+                hard: 4096,
+            }],
             hooks: &hooks,
         };
         let mut c = container("01abcdefghjk", "web");
+        c.options = options;
         if host.is_none() {
             c = c.address("10.166.0.7");
         }
@@ -383,9 +477,66 @@ mod tests {
                 "cgroup -"
             ]
         );
+        assert!(value["linux"].get("sysctl").is_none_or(|sysctl| *sysctl == json!({})));
         assert!(value["linux"]["uidMappings"].is_array());
         let net: Value = serde_json::from_str(value["annotations"]["io.raind.net.config"].as_str().unwrap()).unwrap();
         assert_eq!(net["interface"]["ipv4"], json!({ "address": "", "gateway": "" }));
+    }
+
+    #[test]
+    fn what_is_chosen_is_in_its_place() {
+        let value = rendered_with(
+            None,
+            ContainerOptions {
+                memory_bytes: Some(8 << 20),
+                memory_swap: Some(9 << 20),
+                shm_bytes: Some(1 << 20),
+                ulimits: vec![Ulimit {
+                    resource: "RLIMIT_CORE".into(),
+                    soft: 0,
+                    hard: u64::MAX,
+                }],
+                capabilities: Some(vec!["CAP_SYS_PTRACE".into()]),
+                init: true,
+                ..ContainerOptions::default()
+            },
+        );
+        let memory = &value["linux"]["resources"]["memory"];
+        assert_eq!(*memory, json!({ "limit": 8 << 20, "swap": 9 << 20 }));
+        let shm = &value["mounts"][0];
+        assert_eq!(
+            (&shm["destination"], &shm["type"]),
+            (&json!("/dev/shm"), &json!("tmpfs"))
+        );
+        assert_eq!(shm["options"][4], "size=1048576");
+        assert_eq!(
+            value["process"]["rlimits"],
+            json!([
+                { "type": "RLIMIT_NOFILE", "soft": 4096, "hard": 4096 },
+                { "type": "RLIMIT_CORE", "soft": 0, "hard": u64::MAX },
+            ])
+        );
+        let denied = &value["linux"]["seccomp"]["syscalls"][0]["names"];
+        let denies = |name: &str| denied.as_array().unwrap().contains(&json!(name));
+        assert!(
+            !denies("kcmp") && denies("open_by_handle_at") && denies("mount"),
+            "{denied}"
+        );
+        assert_eq!(value["annotations"][ANNOTATION_INIT], "true");
+    }
+
+    #[test]
+    fn the_range_of_ping_ends_with_the_last_group_that_there_is() {
+        let mapping = |first: u32, size: u32| {
+            let mapping = LinuxIdMappingBuilder::default().container_id(first).host_id(first);
+            mapping.size(size).build().unwrap()
+        };
+        let range = |groups: &[LinuxIdMapping]| network_sysctls(groups)["net.ipv4.ping_group_range"].clone();
+        assert_eq!(range(&[mapping(0, 65_535)]), "0 65534");
+        assert_eq!(
+            range(&[mapping(0, 65_535), mapping(65_536, u32::MAX - 65_536)]),
+            "0 2147483647"
+        );
     }
 
     #[test]

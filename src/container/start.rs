@@ -107,6 +107,8 @@ impl ContainerService {
     }
 
     pub(super) async fn release(&self, id: &str) -> Result<(), ContainerError> {
+        // The profile is applied when the program is executed, which may be long after the create.
+        self.confinement().await?;
         let started = self.0.services.runtime.start(id).await;
         if let Err(source) = started {
             // A program that cannot be executed ends the container with 126 or 127; the runtime has recorded that.

@@ -28,7 +28,7 @@ use crate::api::identity::Role;
 use crate::api::listener::{self, BoundListener};
 use crate::api::management::{self, Management, Sessions};
 use crate::api::{hooks, pki as pki_api, routing};
-use crate::apparmor::{self, Confinement};
+use crate::apparmor::{AppArmor, Confinement};
 use crate::apply::Applier;
 use crate::audit::AuditLog;
 use crate::bottle::{BottleParts, BottleService};
@@ -175,7 +175,7 @@ impl Daemon {
         let activity = Activity::default();
         let images = ImageService::new(settings::image(&config), store.clone(), activity.clone())?;
         import::run(&mut config, &store, &images).await?;
-        let sampler = Sampler::new()?;
+        let sampler = Sampler::new(config.container_root())?;
 
         manager.starting("preparing networks and rules").await;
         let networks = NetworkService::start(
@@ -203,14 +203,14 @@ impl Daemon {
             hook_sockets.push(listen("runtime hooks", address).await?);
         }
 
-        let confinement = apparmor::load(&config.root_dir).await;
-        match &confinement {
+        let apparmor = Arc::new(AppArmor::new(&config.root_dir));
+        match apparmor.confine().await {
             Confinement::Confined => tracing::info!("containers are confined by AppArmor"),
             Confinement::Unconfined(reason) => tracing::warn!(reason, "containers run without AppArmor"),
         }
         let watcher = Watcher::open();
         let containers = ContainerService::new(
-            settings::container(&config, confinement),
+            settings::container(&config, apparmor),
             Services {
                 store: store.clone(),
                 images: images.clone(),

@@ -1,11 +1,12 @@
 //! What each service is told of the configuration. Pure.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::following::RESYNC;
 use crate::api::listener::BoundListener;
-use crate::apparmor::Confinement;
+use crate::apparmor::AppArmor;
 use crate::build::BuildSettings;
 use crate::config::Config;
 use crate::container::{ContainerSettings, HookSettings};
@@ -60,14 +61,14 @@ pub(super) fn reserved_ports(config: &Config) -> Vec<u16> {
     ours.into()
 }
 
-pub(super) fn container(config: &Config, confinement: Confinement) -> ContainerSettings {
+pub(super) fn container(config: &Config, apparmor: Arc<AppArmor>) -> ContainerSettings {
     let root = config.container_root();
     ContainerSettings {
         runtime_run_dir: RUNTIME_RUN_DIR.into(),
         default_network: DEFAULT_NETWORK.into(),
         reserved_ports: reserved_ports(config),
         run_as_image_user: config.run_as_image_user,
-        confinement,
+        apparmor,
         require_apparmor: config.require_apparmor,
         log_limits: config.log_limits,
         hooks: HookSettings {

@@ -10,6 +10,7 @@ pub mod exec;
 pub mod hook;
 pub mod mounts;
 pub mod process;
+pub mod reaper;
 pub mod state;
 
 use std::path::PathBuf;

@@ -34,6 +34,7 @@ mod original;
 mod pods;
 mod policies;
 mod ports;
+mod processes;
 mod recovery;
 mod refusals;
 mod registries;

@@ -276,7 +276,7 @@ fn the_examples_of_the_document_work() {
         .skip(1)
         .map(|rest| rest.split("```").next().unwrap())
         .collect();
-    assert_eq!(examples.len(), 3);
+    assert_eq!(examples.len(), 4);
     let cert = "/etc/raind/cert";
     for example in examples {
         let script = format!(

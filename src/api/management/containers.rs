@@ -205,6 +205,17 @@ pub struct CreateBody {
     labels: BTreeMap<String, String>,
     /// Most memory, in bytes [default: 1 GiB]
     memory: u64,
+    /// Most memory and swap together, in bytes; -1 for as much swap as the host has [default: no swap]
+    #[serde(rename = "memorySwap")]
+    memory_swap: i64,
+    /// Size of /dev/shm, in bytes [default: 64 MiB]
+    #[serde(rename = "shmSize")]
+    shm_size: u64,
+    /// `<name>=<soft>[:<hard>]`, -1 for no limit; names as in `ulimit` of `docker run`
+    #[schema(example = json!(["nofile=1024:4096", "core=0"]))]
+    ulimits: Vec<String>,
+    /// Whether a small init is the first process: it passes signals on and reaps what nobody waits for.
+    init: bool,
     /// Most processors, as in 0.5 [default: 0.8]
     cpus: f64,
     /// Most processes and threads [default: 512]
@@ -284,6 +295,10 @@ impl From<CreateBody> for CreateRequest {
                 hostname: b.hostname,
                 labels: b.labels,
                 memory: b.memory,
+                memory_swap: b.memory_swap,
+                shm_size: b.shm_size,
+                ulimits: b.ulimits,
+                init: b.init,
                 cpus: b.cpus,
                 pids_limit: b.pids_limit,
                 cap_add: b.cap_add,

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use condenser::runtime::defaults::{MASKED_PATHS, READONLY_PATHS};
+use condenser::runtime::defaults::{MASKED_PATHS, READONLY_PATHS, SHM_SIZE};
 use condenser::runtime::dir::ContainerDir;
 use libcontainer::oci_spec::runtime::Capability;
 use serde_json::{Map, Value, json};
@@ -28,14 +28,16 @@ pub struct Host<'a> {
     pub cgroup: &'a Path,
     /// Whether init gets a pseudo-terminal.
     pub terminal: bool,
-    /// Profile that is loaded and is to be applied.
-    pub apparmor: Option<&'a str>,
     /// Namespaces to join.
     pub joined: &'a Joined,
     /// The user's bind mounts, in order.
     pub binds: &'a [Bind],
     /// Files of the container's directory that exist, and where the image has them.
     pub etc: &'a [Bind],
+    /// On v1 and hybrid machines: what the container sees of its cgroups.
+    pub cgroup_view: Option<&'a Bind>,
+    /// Shared memory of the container whose IPC namespace is joined.
+    pub shm: Option<&'a Bind>,
 }
 
 /// A bind mount whose source has been checked and whose destination has no symbolic links.
@@ -91,7 +93,7 @@ pub fn spec(config: &Config, host: &Host<'_>) -> Value {
 
 fn process(config: &Config, host: &Host<'_>) -> Value {
     let process = &config.process;
-    let mut value = json!({
+    json!({
         "terminal": host.terminal,
         "user": {
             "uid": process.user.uid,
@@ -109,11 +111,7 @@ fn process(config: &Config, host: &Host<'_>) -> Value {
         "rlimits": process.rlimits,
         "noNewPrivileges": true,
         "oomScoreAdj": process.oom_score_adj,
-    });
-    if let Some(profile) = host.apparmor {
-        value["apparmorProfile"] = json!(profile);
-    }
-    value
+    })
 }
 
 /// Names that do not exist are left out: less is granted than asked for, never more.
@@ -150,17 +148,31 @@ fn linux(config: &Config, host: &Host<'_>) -> Value {
         "rootfsPropagation": "private",
     });
     if host.limits {
-        value["resources"] = resources(config);
+        value["resources"] = resources(config, host.unified_cgroups);
     }
     value
 }
 
 /// Missing or not positive limits are left out, which means none (G1).
-fn resources(config: &Config) -> Value {
+fn resources(config: &Config, unified_cgroups: bool) -> Value {
     let resources = &config.linux.resources;
     let mut value = Map::new();
     if let Some(limit) = resources.memory.limit.filter(|limit| *limit > 0) {
-        value.insert("memory".into(), json!({ "limit": limit }));
+        let mut memory = json!({ "limit": limit });
+        match resources.memory.swap_limit() {
+            // libcontainer takes 0 of swap alone, which is all that is above the memory, for no limit.
+            Some(swap) if unified_cgroups => {
+                let alone = if swap == -1 {
+                    "max".to_owned()
+                } else {
+                    (swap - limit).to_string()
+                };
+                value.insert("unified".into(), json!({ "memory.swap.max": alone }));
+            }
+            Some(swap) => memory["swap"] = json!(swap),
+            None => {}
+        }
+        value.insert("memory".into(), memory);
     }
     let mut cpu = Map::new();
     if let Some(quota) = resources.cpu.quota.filter(|quota| *quota > 0) {
@@ -230,15 +242,29 @@ fn mounts(config: &Config, host: &Host<'_>) -> Vec<Value> {
     if config.namespace(NamespaceKind::Ipc).is_some() {
         mounts.push(mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]));
     }
-    let shm = ["nosuid", "noexec", "nodev", "mode=1777", "size=67108864"];
-    mounts.push(mount("/dev/shm", "tmpfs", "shm", &shm));
-    mounts.extend(host.etc.iter().chain(host.binds).map(|bind| {
-        // Only sub-mounts need a recursive bind; a source without any looks the same.
-        let mut options = vec!["rbind", "rprivate", "nosuid", "nodev", "noexec"];
-        options.extend(bind.read_only.then_some("ro"));
-        json!({ "destination": bind.destination, "type": "bind", "source": bind.source, "options": options })
-    }));
+    mounts.extend(host.cgroup_view.map(bind));
+    mounts.push(match host.shm {
+        Some(shared) => bind(shared),
+        None => {
+            let size = config.shm_size().map_or_else(|| SHM_SIZE.to_string(), str::to_owned);
+            let size = format!("size={size}");
+            mount(
+                "/dev/shm",
+                "tmpfs",
+                "shm",
+                &["nosuid", "noexec", "nodev", "mode=1777", &size],
+            )
+        }
+    });
+    mounts.extend(host.etc.iter().chain(host.binds).map(bind));
     mounts
+}
+
+fn bind(bind: &Bind) -> Value {
+    // Only sub-mounts need a recursive bind; a source without any looks the same.
+    let mut options = vec!["rbind", "rprivate", "nosuid", "nodev", "noexec"];
+    options.extend(bind.read_only.then_some("ro"));
+    json!({ "destination": bind.destination, "type": "bind", "source": bind.source, "options": options })
 }
 
 /// The files of the container's directory that are bound over those of the image (9.3, 14 to 16).
@@ -297,7 +323,6 @@ mod tests {
                 limits: true,
                 cgroup: Path::new("/raind/x"),
                 terminal: false,
-                apparmor: None,
                 joined: &joined,
                 binds: &[Bind {
                     source: "/s".into(),
@@ -309,6 +334,12 @@ mod tests {
                     destination: "/etc/hosts".into(),
                     read_only: false,
                 }],
+                cgroup_view: (!unified_cgroups).then_some(&Bind {
+                    source: "/v".into(),
+                    destination: "/sys/fs/cgroup".into(),
+                    read_only: true,
+                }),
+                shm: None,
             },
         )
     }
@@ -337,17 +368,36 @@ mod tests {
     }
 
     #[test]
-    fn a_hybrid_machine_gives_the_container_no_cgroup_mount() {
-        let destinations = |value: &Value| -> Vec<String> {
-            let mounts = value["mounts"].as_array().unwrap();
-            mounts
-                .iter()
-                .map(|m| m["destination"].as_str().unwrap().to_owned())
-                .collect()
+    fn swap_is_limited_on_both_versions() {
+        let of = |swap: &str, unified| {
+            let memory = format!(r#","resources":{{"memory":{{"limit":5{swap}}},"pids":{{"limit":0}}}}"#);
+            derive(&config(&memory), unified)["linux"]["resources"].clone()
         };
-        let cgroup = "/sys/fs/cgroup".to_owned();
-        assert!(!destinations(&derive(&config(""), false)).contains(&cgroup));
-        assert!(destinations(&derive(&config(""), true)).contains(&cgroup));
+        let v2 = |alone: &str| json!({ "memory": { "limit": 5 }, "unified": { "memory.swap.max": alone } });
+        assert_eq!(of(r#","swap":5"#, true), v2("0"));
+        assert_eq!(of(r#","swap":8"#, true), v2("3"));
+        assert_eq!(of(r#","swap":-1"#, true), v2("max"));
+        assert_eq!(
+            of(r#","swap":5"#, false),
+            json!({ "memory": { "limit": 5, "swap": 5 } })
+        );
+        for none in ["", r#","swap":4"#, r#","swap":0"#] {
+            assert_eq!(of(none, true), json!({ "memory": { "limit": 5 } }), "{none}");
+        }
+    }
+
+    #[test]
+    fn the_container_sees_its_cgroups_read_only_on_every_machine() {
+        for (unified, kind) in [(true, "cgroup"), (false, "bind")] {
+            let value = derive(&config(""), unified);
+            let mounts = value["mounts"].as_array().unwrap();
+            let of_cgroups: Vec<_> = mounts.iter().filter(|m| m["destination"] == "/sys/fs/cgroup").collect();
+            let [mount] = of_cgroups[..] else {
+                panic!("{of_cgroups:?}")
+            };
+            assert_eq!(mount["type"], kind);
+            assert!(mount["options"].as_array().unwrap().contains(&json!("ro")), "{mount}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use condenser::runtime::defaults::{ANNOTATION_CONFINED, ANNOTATION_INIT};
 use serde::{Deserialize, Deserializer};
 
 /// Annotation with the version of the `io.raind.*` annotations.
@@ -96,6 +97,13 @@ pub struct MountEntry {
     /// Mount options.
     #[serde(deserialize_with = "nullable")]
     pub options: Vec<String>,
+}
+
+impl MountEntry {
+    /// Whether it is the shared memory of the container, which has a size of its own.
+    pub fn is_shm(&self) -> bool {
+        self.kind == "tmpfs" && self.destination == "/dev/shm"
+    }
 }
 
 /// `process`.
@@ -234,6 +242,16 @@ pub struct Resources {
 pub struct Memory {
     /// Bytes.
     pub limit: Option<i64>,
+    /// Memory and swap together, in bytes; -1 for no limit of swap.
+    pub swap: Option<i64>,
+}
+
+impl Memory {
+    /// Memory and swap together, where both are limited and fit.
+    pub fn swap_limit(&self) -> Option<i64> {
+        let limit = self.limit.filter(|limit| *limit > 0)?;
+        self.swap.filter(|swap| *swap >= limit || *swap == -1)
+    }
 }
 
 /// `linux.resources.cpu`.
@@ -455,6 +473,22 @@ impl Config {
             .into_iter()
             .map(|profile| profile.trim())
             .find(|profile| !profile.is_empty())
+    }
+
+    /// Whether a small init goes before the program.
+    pub fn wants_init(&self) -> bool {
+        self.annotations.get(ANNOTATION_INIT).is_some_and(|v| v == "true")
+    }
+
+    /// Whether the container may not run without its AppArmor profile.
+    pub fn must_be_confined(&self) -> bool {
+        self.annotations.get(ANNOTATION_CONFINED).is_some_and(|v| v == "true")
+    }
+
+    /// Size of `/dev/shm`, if it is not to have the usual one.
+    pub fn shm_size(&self) -> Option<&str> {
+        let shm = self.mounts.iter().find(|mount| mount.is_shm())?;
+        shm.options.iter().find_map(|option| option.strip_prefix("size="))
     }
 
     fn annotation<'a, T: Deserialize<'a>>(&'a self, name: &'static str) -> Result<Option<T>, ConfigError> {

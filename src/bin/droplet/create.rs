@@ -218,6 +218,7 @@ fn state_of(plan: &Plan) -> RuntimeState {
         reason: None,
         message: None,
         finished_at: None,
+        memory_events: None,
         pid_start_time: None,
         boot_id: None,
         annotations: plan.config.annotations.clone(),

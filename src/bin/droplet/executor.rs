@@ -1,4 +1,4 @@
-//! What init does itself, before and after the start signal: working directory, system call filters, `execve`.
+//! What init does itself, before and after the start signal: working directory, AppArmor, system call filters, `execve`.
 //!
 //! libcontainer has set up everything else by then. How the `execve` went is reported twice: to the monitor over a pipe,
 //! and to whoever runs `start` over a FIFO.
@@ -12,10 +12,12 @@ use std::rc::Rc;
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 
+use crate::apparmor::Confinement;
 use crate::program::{ExecError, NOT_EXECUTABLE, Program};
 use crate::report::Speaker;
 use crate::seccomp::Filters;
 use crate::signals;
+use crate::supervisor::Supervisor;
 
 /// Set up before the fork, carried out in init.
 #[derive(Debug, Clone)]
@@ -25,13 +27,29 @@ pub struct Entrypoint(Rc<Parts>);
 struct Parts {
     program: Program,
     cwd: PathBuf,
-    filters: Rc<Filters>,
+    restrictions: Restrictions,
+    supervisor: Option<Supervisor>,
     reports: [Speaker; 2],
+}
+
+/// What the program may not do.
+#[derive(Debug)]
+pub struct Restrictions {
+    /// System calls.
+    pub filters: Rc<Filters>,
+    /// The AppArmor profile, if there is one to apply.
+    pub apparmor: Option<Confinement>,
 }
 
 impl Entrypoint {
     /// Success is reported before the `execve`, taken back if it fails ([`crate::report`]).
-    pub fn new(program: Program, cwd: &Path, filters: Rc<Filters>, reports: [Speaker; 2]) -> Self {
+    pub fn new(
+        program: Program,
+        cwd: &Path,
+        restrictions: Restrictions,
+        supervisor: Option<Supervisor>,
+        reports: [Speaker; 2],
+    ) -> Self {
         // An empty one stays where init is: at the root.
         let cwd = if cwd.as_os_str().is_empty() {
             Path::new("/")
@@ -42,20 +60,37 @@ impl Entrypoint {
         Self(Rc::new(Parts {
             program,
             cwd,
-            filters,
+            restrictions,
+            supervisor,
             reports,
         }))
     }
 
     fn execute(&self) -> ExecError {
         signals::reset();
-        if let Err(error) = self.0.filters.install() {
+        if let Err(message) = self.restrict() {
             return ExecError {
                 status: NOT_EXECUTABLE,
-                message: format!("seccomp: {error}"),
+                message,
             };
         }
-        self.0.program.execute()
+        match &self.0.supervisor {
+            Some(supervisor) => supervisor.execute(&self.0.program),
+            None => self.0.program.execute(),
+        }
+    }
+
+    fn restrict(&self) -> Result<(), String> {
+        let Restrictions { filters, apparmor } = &self.0.restrictions;
+        if let Some(confinement) = apparmor
+            && !confinement.on_exec()?
+        {
+            let _ = writeln!(
+                std::io::stderr(),
+                "droplet: the AppArmor profile was unloaded; running without"
+            );
+        }
+        filters.install().map_err(|error| format!("seccomp: {error}"))
     }
 }
 

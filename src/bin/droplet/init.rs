@@ -20,16 +20,21 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitOptions};
 use rustix::pty::OpenptFlags;
 
+use crate::apparmor::Confinement;
 use crate::bundle::{self, Bind, Host};
 use crate::cgroup::{self, Cgroup, CgroupError};
+use crate::cgroup_view;
 use crate::container::Container;
-use crate::executor::Entrypoint;
+use crate::executor::{Entrypoint, Restrictions};
+use crate::limits::LimitError;
 use crate::namespaces;
 use crate::plan::Plan;
 use crate::program::{ExecError, Program};
 use crate::report::{self, Listener, Speaker};
 use crate::rootfs::{self, RootfsError, Stage};
+use crate::shm::SharedMemory;
 use crate::socket::Socket;
+use crate::supervisor::Supervisor;
 
 /// File in the volatile directory that `start` waits on.
 pub const EXEC_FIFO: &str = "exec.fifo";
@@ -55,9 +60,12 @@ pub enum InitError {
     /// The program's arguments.
     #[error(transparent)]
     Program(#[from] ExecError),
-    /// Limits.
+    /// Limits of all processes together.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// Limits of each process.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
     /// What libcontainer said.
     #[error("{0}")]
     Container(String),
@@ -90,14 +98,22 @@ pub enum Output {
 
 /// Sets init up.
 pub fn set_up(plan: &Plan) -> Result<Init, InitError> {
+    plan.limits.make_room()?;
+    let shared = SharedMemory::of_joined(&plan.config, &plan.joined)?;
     let stage = Stage::enter()?;
-    let program = prepare_root(plan)?;
+    let program = prepare_root(plan, shared.as_ref())?;
     let to_start = open_fifo(plan)?;
     let (to_monitor, executed) = report::pair()?;
+    let required = plan.config.must_be_confined();
+    let confinement = plan.apparmor.clone().map(|profile| Confinement::new(profile, required));
     let entrypoint = Entrypoint::new(
         program,
         &plan.config.process.cwd,
-        Rc::clone(&plan.filters),
+        Restrictions {
+            filters: Rc::clone(&plan.filters),
+            apparmor: confinement.transpose()?,
+        },
+        plan.config.wants_init().then(Supervisor::new).transpose()?,
         [to_monitor, to_start],
     );
     let streams = Streams::open(plan)?;
@@ -116,13 +132,15 @@ pub fn set_up(plan: &Plan) -> Result<Init, InitError> {
 }
 
 /// Mounts what there is to mount and writes libcontainer's bundle. Returns the program with its whole environment.
-fn prepare_root(plan: &Plan) -> Result<Program, InitError> {
+fn prepare_root(plan: &Plan, shared: Option<&SharedMemory>) -> Result<Program, InitError> {
     let root = &plan.config.root.path;
     if let Some(image) = &plan.image {
         rootfs::mount_overlay(image, root, namespaces::in_user_namespace())?;
     }
     let run = plan.container.run_dir();
     let binds = rootfs::stage_mounts(&plan.mounts, &run.join("mounts"), root)?;
+    let shm = shared.map(|shared| shared.stage(&run.join("shm"))).transpose()?;
+    let cgroup_view = cgroup_view::stage(&Cgroup::new(&plan.config, &plan.container.id)?, &run.join("cgroup"))?;
     let etc = bundle::etc_files(&plan.container.dir)
         .into_iter()
         .filter(|(source, _)| source.exists())
@@ -141,10 +159,11 @@ fn prepare_root(plan: &Plan) -> Result<Program, InitError> {
             limits: !limits_are_ours(),
             cgroup: &plan.cgroup,
             terminal: plan.tty,
-            apparmor: plan.apparmor.as_deref(),
             joined: &plan.joined,
             binds: &binds,
             etc: &etc,
+            cgroup_view: cgroup_view.as_ref(),
+            shm: shm.as_ref(),
         },
     );
     fs_err::create_dir_all(run.join("bundle"))?;

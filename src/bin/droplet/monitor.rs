@@ -221,7 +221,7 @@ impl<'a> Attendant<'a> {
             pid,
             executed: init.executed,
             pump,
-            oom_kills: cgroup.as_ref().map_or(0, Cgroup::oom_kills),
+            oom_kills: oom_kills(cgroup.as_ref()),
             cgroup,
             events: plan.tty.then(|| event_log(plan)),
             process,
@@ -260,7 +260,7 @@ impl<'a> Attendant<'a> {
 
         let _ = self.pump.run(self.process.as_fd());
         let code = wait(self.process.as_fd());
-        let oom_kills = self.cgroup.as_ref().map_or(0, Cgroup::oom_kills);
+        let oom_kills = oom_kills(self.cgroup.as_ref());
         let exit = classify(code, oom_kills > self.oom_kills, executed.err());
         let _ = self.pump.finish();
         if let Some(events) = &mut self.events {
@@ -279,6 +279,12 @@ impl<'a> Attendant<'a> {
             note(self.plan, &error.to_string());
         }
     }
+}
+
+/// How many processes were killed for lack of memory; on v2, where the group outlives a run, in earlier runs too.
+fn oom_kills(cgroup: Option<&Cgroup>) -> u64 {
+    let events = cgroup.and_then(Cgroup::memory_events);
+    events.map_or(0, |events| events.oom_kill)
 }
 
 fn is_full(error: &ContainerError) -> bool {

@@ -57,7 +57,8 @@ impl Joined {
         Some(PathBuf::from(format!("/proc/self/fd/{fd}")))
     }
 
-    fn get(&self, kind: NamespaceKind) -> Option<&OwnedFd> {
+    /// The opened namespace of this kind.
+    pub fn get(&self, kind: NamespaceKind) -> Option<&OwnedFd> {
         self.0.iter().find(|(k, _)| *k == kind).map(|(_, fd)| fd)
     }
 }
@@ -148,7 +149,8 @@ fn user_namespace_of(fd: &OwnedFd) -> Option<OwnedFd> {
     (owner >= 0).then(|| unsafe { OwnedFd::from_raw_fd(owner) })
 }
 
-fn same_file(a: &impl AsFd, b: Option<&OwnedFd>) -> bool {
+/// Whether both are the same file, as the same namespace.
+pub fn same_file(a: &impl AsFd, b: Option<&OwnedFd>) -> bool {
     let identity = |fd: rustix::fd::BorrowedFd<'_>| rustix::fs::fstat(fd).ok().map(|s| (s.st_dev, s.st_ino));
     b.is_some_and(|b| identity(a.as_fd()) == identity(b.as_fd()))
 }

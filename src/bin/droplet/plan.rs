@@ -9,6 +9,7 @@ use crate::apparmor;
 use crate::cgroup::{self, CgroupError};
 use crate::config::{Config, ConfigError, ImageConfig};
 use crate::container::Container;
+use crate::limits::{LimitError, Limits};
 use crate::namespaces::{self, Joined, NamespaceError};
 use crate::network::{self, NetworkError};
 use crate::program::{ExecError, Program};
@@ -26,6 +27,8 @@ pub enum PlanError {
     Program(#[from] ExecError),
     Filter(#[from] FilterError),
     Cgroup(#[from] CgroupError),
+    Unconfined(#[from] apparmor::Unconfined),
+    Limit(#[from] LimitError),
 }
 
 /// A container to be set up. Survives the fork into the monitor.
@@ -49,6 +52,8 @@ pub struct Plan {
     pub cgroup: PathBuf,
     /// Whether it gets a pseudo-terminal.
     pub tty: bool,
+    /// Resource limits of its processes.
+    pub limits: Limits,
     /// The AppArmor profile to apply, which is loaded.
     pub apparmor: Option<String>,
 }
@@ -61,7 +66,7 @@ impl Plan {
             return Err(ConfigError::Invalid(format!("root.path {path:?} must be absolute")).into());
         }
         let net = config.net()?;
-        let entries = config.mounts.iter();
+        let entries = config.mounts.iter().filter(|mount| !mount.is_shm());
         let mounts = entries
             .map(|m| Mount::from_config(&m.source, &m.destination, &m.kind, &m.options))
             .collect::<Result<Vec<_>, _>>()?;
@@ -77,7 +82,8 @@ impl Plan {
             filters: Rc::new(Filters::from_config(&config)?),
             cgroup: cgroup::path(&config, &container.id)?,
             tty,
-            apparmor: apparmor::profile(&config).map(str::to_owned),
+            apparmor: apparmor::profile(&config)?,
+            limits: Limits::from_config(&config)?,
             container: container.clone(),
             config,
         })

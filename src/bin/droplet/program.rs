@@ -59,6 +59,11 @@ impl Program {
         })
     }
 
+    /// `NAME=value` entries.
+    pub fn environment(&self) -> &[CString] {
+        &self.env
+    }
+
     /// Becomes the program. Returns only when that fails.
     pub fn execute(&self) -> ExecError {
         let mut denied = None;

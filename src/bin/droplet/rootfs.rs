@@ -155,7 +155,7 @@ pub fn stage_mounts(mounts: &[Mount], directory: &Path, root: &Path) -> Result<V
 }
 
 /// Binds what a descriptor refers to, with everything mounted below it, as nosuid, nodev, noexec and private.
-fn attach(source: &OwnedFd, read_only: bool, place: &Path) -> rustix::io::Result<()> {
+pub fn attach(source: &OwnedFd, read_only: bool, place: &Path) -> rustix::io::Result<()> {
     let recursive = OpenTreeFlags::AT_EMPTY_PATH | OpenTreeFlags::AT_RECURSIVE;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | recursive;
     let tree = rustix::mount::open_tree(source, "", flags)?;
@@ -254,7 +254,8 @@ fn read_inside(root: &Path, path: &str) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn system(action: &'static str, path: &Path, errno: rustix::io::Errno) -> RootfsError {
+/// An error that says what was tried.
+pub fn system(action: &'static str, path: &Path, errno: rustix::io::Errno) -> RootfsError {
     RootfsError::System {
         action,
         path: path.to_owned(),

@@ -44,6 +44,19 @@ fn with(fields: &str) -> String {
 }
 
 #[test]
+fn what_a_process_may_use_is_as_in_compose() {
+    let fields = "mem_limit: 8m, memswap_limit: 9m, shm_size: 1m, init: true, \
+                  ulimits: { nproc: 65535, nofile: { soft: 20, hard: 40 } }";
+    let options = &parsed(&with(fields)).services["a"].options;
+    assert_eq!(
+        (options.memory_swap, options.shm_size, options.init),
+        (9 << 20, 1 << 20, true)
+    );
+    assert_eq!(options.ulimits, ["nproc=65535", "nofile=20:40"]);
+    assert_eq!(parsed(&with("memswap_limit: -1")).services["a"].options.memory_swap, -1);
+}
+
+#[test]
 fn every_field_arrives() {
     let file = parsed(BLOG);
     assert_eq!(file.warnings, []);

@@ -179,6 +179,8 @@ pub struct ContainerOptions {
     pub labels: BTreeMap<String, String>,
     /// Most memory, in bytes.
     pub memory_bytes: Option<u64>,
+    /// Most memory and swap together, in bytes; -1 for as much swap as the host has. Not set: no swap.
+    pub memory_swap: Option<i64>,
     /// Most processor time, in thousandths of a processor.
     pub cpu_millis: Option<u32>,
     /// Most processes and threads.
@@ -187,6 +189,12 @@ pub struct ContainerOptions {
     pub capabilities: Option<Vec<String>>,
     /// Whether the root file system is read-only.
     pub read_only: bool,
+    /// Size of `/dev/shm`, in bytes.
+    pub shm_bytes: Option<u64>,
+    /// Resource limits of its processes.
+    pub ulimits: Vec<Ulimit>,
+    /// Whether a small init is its first process and the program the second.
+    pub init: bool,
     /// Signal that asks it to end, as a name with `SIG`.
     pub stop_signal: Option<String>,
     /// How long it may take to end before it is killed, in seconds.
@@ -201,6 +209,17 @@ pub struct ContainerOptions {
     /// How to find out whether a service may send it clients.
     #[serde(default)]
     pub readiness_check: Option<HealthCheck>,
+}
+
+/// A resource limit of a process (`getrlimit(2)`). `u64::MAX` is no limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// Which one, as the kernel names it (`RLIMIT_NOFILE`).
+    pub resource: String,
+    /// What a process gets.
+    pub soft: u64,
+    /// What it may raise that to.
+    pub hard: u64,
 }
 
 /// What happens when a container ends by itself.

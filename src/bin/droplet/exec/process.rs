@@ -6,17 +6,16 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
     DumpableBehavior, Gid, Pid, PidfdFlags, Signal, Uid, WaitOptions, chdir, getcwd, ioctl_tiocsctty, kill_process,
-    pidfd_open, set_dumpable_behavior, set_parent_process_death_signal, setrlimit, setsid, umask, waitpid,
+    pidfd_open, set_dumpable_behavior, set_parent_process_death_signal, setsid, umask, waitpid,
 };
 use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use super::Job;
-use crate::apparmor;
 use crate::program::{NOT_EXECUTABLE, NOT_FOUND};
 use crate::report::{self, Bad, Speaker};
 use crate::signals;
@@ -145,10 +144,12 @@ fn enter(job: &Job, stdio: &Stdio, speaker: &Speaker, pid_writer: &OwnedFd) -> !
         stdio.output.as_fd(),
         stdio.errors.as_fd(),
         job.target.as_fd(),
+        // Of the last one there may be none.
+        job.apparmor.as_ref().map_or(speaker.as_fd(), AsFd::as_fd),
     ];
     let closed = close_others(needed).map_err(|e| format!("cannot close what is not needed: {e}"));
-    let made = closed.and_then(|()| join(job)).and_then(|proc| match fork_sibling() {
-        Ok(None) => become_program(job, stdio, speaker, proc),
+    let made = closed.and_then(|()| join(job)).and_then(|()| match fork_sibling() {
+        Ok(None) => become_program(job, stdio, speaker),
         Ok(Some(pid)) => {
             let _ = rustix::io::write(pid_writer, &pid.as_raw_nonzero().get().to_ne_bytes());
             Ok(())
@@ -162,25 +163,15 @@ fn enter(job: &Job, stdio: &Stdio, speaker: &Speaker, pid_writer: &OwnedFd) -> !
     unsafe { libc::_exit(1) }
 }
 
-/// Moves this process into the container, as its root and with all capabilities there. Returns the host's procfs, which
-/// is out of reach afterwards, if it is still needed.
-fn join(job: &Job) -> Result<Option<OwnedFd>, String> {
+/// Moves this process into the container, as its root and with all capabilities there.
+fn join(job: &Job) -> Result<(), String> {
     hide()?;
     let score = job.oom_score_adj.to_string();
     fs_err::write("/proc/self/oom_score_adj", score).map_err(|e| e.to_string())?;
-    let proc = match job.apparmor {
-        Some(_) => {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            Some(open("/proc", flags, Mode::empty()).map_err(|e| format!("cannot open /proc: {e}"))?)
-        }
-        None => None,
-    };
     job.cgroup
         .join()
         .map_err(|e| format!("cannot join the container's cgroup: {e}"))?;
-    for (resource, limit) in &job.limits {
-        setrlimit(*resource, *limit).map_err(|e| format!("cannot set limit {resource:?}: {e}"))?;
-    }
+    job.limits.set().map_err(|e| e.to_string())?;
     job.target
         .enter()
         .map_err(|e| format!("cannot enter the container's namespaces: {e}"))?;
@@ -188,8 +179,7 @@ fn join(job: &Job) -> Result<Option<OwnedFd>, String> {
         .and_then(|()| set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT))
         .and_then(|()| set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT))
         .map_err(|e| format!("cannot become root of the container: {e}"))?;
-    hide()?;
-    Ok(proc)
+    hide()
 }
 
 /// Lets nobody without rights over the host look into this process or trace it. A change of credentials undoes that.
@@ -198,8 +188,8 @@ fn hide() -> Result<(), String> {
 }
 
 /// The process: restricts itself and becomes the program, or says why it could not.
-fn become_program(job: &Job, stdio: &Stdio, speaker: &Speaker, proc: Option<OwnedFd>) -> ! {
-    let status = match restrict(job, stdio, speaker, proc) {
+fn become_program(job: &Job, stdio: &Stdio, speaker: &Speaker) -> ! {
+    let status = match restrict(job, stdio, speaker) {
         Ok(()) => {
             speaker.done();
             let error = job.program.execute();
@@ -215,14 +205,13 @@ fn become_program(job: &Job, stdio: &Stdio, speaker: &Speaker, proc: Option<Owne
     unsafe { libc::_exit(status) }
 }
 
-fn restrict(job: &Job, stdio: &Stdio, speaker: &Speaker, proc: Option<OwnedFd>) -> Result<(), String> {
+fn restrict(job: &Job, stdio: &Stdio, speaker: &Speaker) -> Result<(), String> {
     setsid().map_err(|e| format!("cannot start a session: {e}"))?;
     if stdio.terminal {
         ioctl_tiocsctty(&stdio.input).map_err(|e| format!("cannot take the terminal: {e}"))?;
     }
-    if let (Some(proc), Some(profile)) = (&proc, &job.apparmor) {
-        apparmor::confine_on_exec(proc, profile)
-            .map_err(|e| format!("cannot apply AppArmor profile {profile}: {e}"))?;
+    if let Some(confinement) = &job.apparmor {
+        confinement.on_exec()?;
     }
     keep_only(stdio, speaker).map_err(|e| format!("cannot set up stdio: {e}"))?;
     signals::reset();
