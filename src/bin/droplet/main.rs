@@ -42,6 +42,7 @@ mod rootfs;
 mod run;
 mod sealed;
 mod seccomp;
+mod seccomp_i386;
 mod shm;
 mod signals;
 mod socket;
