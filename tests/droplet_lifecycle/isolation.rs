@@ -180,6 +180,22 @@ fn what_a_container_must_not_do_it_cannot() {
 }
 
 #[test]
+fn what_must_be_confined_and_cannot_is_not_created() {
+    sandbox(|s| {
+        let mut config = s.config(&s.id, "true");
+        config["linux"]["apparmorProfile"] = json!("no-such-profile");
+        config["annotations"]["io.raind.apparmor.required"] = json!("true");
+        s.write(&s.id, &config);
+        let error = s.fails(&["create", &s.id]);
+        assert!(
+            error.contains("AppArmor profile no-such-profile is required and not loaded"),
+            "{error}"
+        );
+        assert_eq!(s.traces(&s.id), Vec::<String>::new());
+    });
+}
+
+#[test]
 fn limits_are_set_and_counted() {
     sandbox(|s| {
         let id = s.id.as_str();

@@ -389,3 +389,45 @@ fn an_init_leaves_the_terminal_to_the_program() {
     let (shown, _, _) = terminal.rest();
     assert!(!shown.contains("caught"), "{shown}");
 }
+
+/// Looked at each time, and not only when a container is made: what was made or runs before is no exception.
+#[test]
+fn where_confinement_is_required_nothing_is_started_without_it() {
+    let (lab, image) = lab_with_busybox();
+    if lab
+        .machine()
+        .read("/sys/module/apparmor/parameters/enabled")
+        .starts_with('Y')
+    {
+        eprintln!("this machine has AppArmor; scripts/vm.sh takes the profile away");
+        return;
+    }
+    let api = lab.api();
+    let running = api.run(json!({ "image": image, "command": until_term(0) }));
+    let created = api.create(json!({ "image": image, "command": until_term(0) }));
+    let stopped = api.run(json!({ "image": image, "command": ["/bin/true"] }));
+    api.wait_state(&stopped, "stopped");
+    lab.daemon().set("CONDENSER_REQUIRE_APPARMOR", "true").restart();
+    let start = |id: &str| post(&format!("/v1/containers/{id}/actions/start"), json!({}));
+    for call in [
+        post("/v1/containers", json!({ "image": image })),
+        start(&created),
+        start(&stopped),
+        post(
+            &format!("/v1/containers/{running}/actions/exec"),
+            json!({ "command": ["/bin/true"] }),
+        ),
+        post(
+            &format!("/v1/containers/{running}/actions/exec"),
+            json!({ "command": ["/bin/true"], "wait": true }),
+        ),
+    ] {
+        let reply = api.call(call);
+        assert_eq!(reply.status, 500, "{}", reply.text());
+        assert!(reply.message().contains("require_apparmor"), "{}", reply.text());
+    }
+    assert_eq!(api.container(&created)["state"], "created");
+    assert_eq!(api.container(&stopped)["state"], "stopped");
+    // What runs goes on, and can be ended.
+    api.stop(&running);
+}
