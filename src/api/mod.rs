@@ -14,6 +14,7 @@ pub mod client;
 pub mod envelope;
 pub mod error;
 pub mod extract;
+mod json_fields;
 mod handshakes;
 pub mod hooks;
 pub mod identity;

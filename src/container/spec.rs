@@ -21,6 +21,7 @@ use crate::runtime::defaults::{
 };
 use crate::runtime::dir::ContainerDir;
 use crate::runtime::hook::HookEvent;
+use crate::runtime::mounts::{self, Policy};
 use crate::store::{Container, ContainerOptions};
 
 /// How the runtime's hooks reach the daemon. The same for all containers of a daemon.
@@ -47,6 +48,8 @@ pub struct SpecContext<'a> {
     pub lower_dirs: &'a [PathBuf],
     /// Bind mounts, checked.
     pub mounts: Vec<Mount>,
+    /// By which rule; the runtime looks again.
+    pub policy: &'a Policy,
     /// Pid of the infra process whose namespaces the container joins, for a member of a pod.
     pub host: Option<i32>,
     /// Address of the container's bridge.
@@ -302,12 +305,16 @@ fn annotations(container: &Container, context: &SpecContext<'_>) -> HashMap<Stri
         "upperDir": context.dir.diff(),
         "workDir": context.dir.work(),
     });
-    HashMap::from([
+    let mut annotations = HashMap::from([
         ("io.raind.runtime.annotation.version".into(), "0.1.0".into()),
         ("io.raind.hooks.args".into(), "argv0".into()),
         ("io.raind.net.config".into(), net.to_string()),
         ("io.raind.image.config".into(), image.to_string()),
-    ])
+    ]);
+    if !context.mounts.is_empty() {
+        annotations.insert(mounts::POLICY_ANNOTATION.into(), json!(context.policy).to_string());
+    }
+    annotations
 }
 
 #[cfg(test)]
@@ -332,6 +339,7 @@ mod tests {
             dir: &dir,
             lower_dirs: &["/etc/raind/image/l/AB".into(), "/etc/raind/image/l/CD".into()],
             mounts: Vec::new(),
+            policy: &Policy::of_runtime(),
             host,
             gateway: [10, 166, 0, 254].into(),
             prefix_len: 24,

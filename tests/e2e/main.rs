@@ -12,6 +12,7 @@ mod attacks;
 mod auth;
 mod bottles;
 mod builds;
+mod closed;
 mod crash;
 mod events;
 mod exec;

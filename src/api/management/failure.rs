@@ -11,6 +11,7 @@ use crate::manifest::Problem;
 use crate::network::NetworkError;
 use crate::pod::{PodError, SetError};
 use crate::policy::PolicyError;
+use crate::runtime::RuntimeError;
 use crate::service::ServiceError;
 
 impl From<ContainerError> for ApiError {
@@ -45,6 +46,10 @@ impl From<ContainerError> for ApiError {
             | E::ManagedByBottle { .. }
             | E::UnexpectedEvent { .. } => Self::conflict(message),
             E::NoCertificateDue => Self::forbidden(message),
+            E::Runtime {
+                source: RuntimeError::Refused { .. },
+                ..
+            } => Self::bad_request(message),
             E::Runtime { .. }
             | E::Cleanup { .. }
             | E::Io(_)

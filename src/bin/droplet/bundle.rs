@@ -32,7 +32,7 @@ pub struct Host<'a> {
     pub apparmor: Option<&'a str>,
     /// Namespaces to join.
     pub joined: &'a Joined,
-    /// The user's bind mounts, in order.
+    /// The user's bind mounts, in order, attached with their final flags.
     pub binds: &'a [Bind],
     /// Files of the container's directory that exist, and where the image has them.
     pub etc: &'a [Bind],
@@ -45,8 +45,6 @@ pub struct Bind {
     pub source: PathBuf,
     /// In the container.
     pub destination: PathBuf,
-    /// Whether the container may not write to it.
-    pub read_only: bool,
 }
 
 /// The id mappings of a container: those of the configuration, or identity of 65535 (9.6).
@@ -232,12 +230,12 @@ fn mounts(config: &Config, host: &Host<'_>) -> Vec<Value> {
     }
     let shm = ["nosuid", "noexec", "nodev", "mode=1777", "size=67108864"];
     mounts.push(mount("/dev/shm", "tmpfs", "shm", &shm));
-    mounts.extend(host.etc.iter().chain(host.binds).map(|bind| {
-        // Only sub-mounts need a recursive bind; a source without any looks the same.
-        let mut options = vec!["rbind", "rprivate", "nosuid", "nodev", "noexec"];
-        options.extend(bind.read_only.then_some("ro"));
-        json!({ "destination": bind.destination, "type": "bind", "source": bind.source, "options": options })
-    }));
+    let bind = |bind: &Bind, options: &[&str]| json!({ "destination": bind.destination, "type": "bind", "source": bind.source, "options": options });
+    let etc = ["rbind", "rprivate", "nosuid", "nodev", "noexec"];
+    mounts.extend(host.etc.iter().map(|file| bind(file, &etc)));
+    // These have their flags already, and those of the host's mounts: to set them again could only take one away, which
+    // the kernel refuses here. Only sub-mounts need a recursive bind; a source without any looks the same.
+    mounts.extend(host.binds.iter().map(|mount| bind(mount, &["rbind", "rprivate"])));
     mounts
 }
 
@@ -302,12 +300,10 @@ mod tests {
                 binds: &[Bind {
                     source: "/s".into(),
                     destination: "/d".into(),
-                    read_only: true,
                 }],
                 etc: &[Bind {
                     source: "/e".into(),
                     destination: "/etc/hosts".into(),
-                    read_only: false,
                 }],
             },
         )

@@ -39,7 +39,7 @@ use crate::credentials::Credentials;
 use crate::failure::{Failure, Stage};
 use crate::lock::Lock;
 use crate::program::Program;
-use crate::report::{self, Speaker};
+use crate::report::{self, Bad, Speaker};
 use crate::seccomp::Filters;
 use crate::{apparmor, bundle};
 
@@ -142,7 +142,13 @@ fn exec(request: Request<'_>) -> Result<(), Failure> {
         }
         Some(_) => {
             drop::<Speaker>(speaker);
-            listener.hear(ANSWER_LIMIT).stage(stage)
+            listener.hear(ANSWER_LIMIT).map_err(|bad| {
+                let failure = Failure::new(stage, bad.to_string());
+                match bad {
+                    Bad::Refused { status, .. } => failure.with_status(status),
+                    _ => failure,
+                }
+            })
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Everything here runs in forked processes of a program with one thread, and ends in `execve` or `_exit`.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
@@ -17,7 +18,7 @@ use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, se
 
 use super::Job;
 use crate::apparmor;
-use crate::program::{NOT_EXECUTABLE, NOT_FOUND};
+use crate::program::NOT_EXECUTABLE;
 use crate::report::{self, Bad, Speaker};
 use crate::signals;
 
@@ -96,13 +97,15 @@ pub fn start(job: &Job, stdio: Stdio) -> Result<Process, NotStarted> {
     let heard = listener.hear(LIMIT);
     let pid = read_pid(&pid_reader);
     if let Err(bad) = heard {
-        let status = abandon(entrant, pid, &bad);
-        let message = match bad {
-            Bad::Late(_) => format!("{bad}; is the container frozen?"),
-            Bad::Said(_) | Bad::Died => bad.to_string(),
-        };
-        let refused = status.filter(|status| matches!(*status, NOT_FOUND | NOT_EXECUTABLE));
-        return Err(NotStarted { refused, message });
+        abandon(entrant, pid, &bad);
+        return Err(match bad {
+            Bad::Late(_) => format!("{bad}; is the container frozen?").into(),
+            Bad::Said(_) | Bad::Died => bad.to_string().into(),
+            Bad::Refused { status, message } => NotStarted {
+                refused: Some(status),
+                message,
+            },
+        });
     }
     let _ = waitpid(Some(entrant), WaitOptions::empty());
     let pid = pid.ok_or_else(|| "the process did not report its pid".to_owned())?;
@@ -111,20 +114,16 @@ pub fn start(job: &Job, stdio: Stdio) -> Result<Process, NotStarted> {
     Ok(Process { pid, pidfd })
 }
 
-/// Ends and reaps what a failed start left; the exit status of the process. What hangs in the kernel is not waited for.
-fn abandon(entrant: Pid, process: Option<Pid>, bad: &Bad) -> Option<i32> {
+/// Ends and reaps what a failed start left. What hangs in the kernel is not waited for.
+fn abandon(entrant: Pid, process: Option<Pid>, bad: &Bad) {
     let patience = match bad {
         Bad::Late(_) => WaitOptions::NOHANG,
-        Bad::Said(_) | Bad::Died => WaitOptions::empty(),
+        _ => WaitOptions::empty(),
     };
-    let end = |pid: Pid| {
-        // Who has said why it ends has done so after it chose its status, which this cannot change.
+    for pid in [Some(entrant), process].into_iter().flatten() {
         let _ = kill_process(pid, Signal::KILL);
-        waitpid(Some(pid), patience).ok().flatten()
-    };
-    end(entrant);
-    let (_, status) = process.and_then(end)?;
-    status.exit_status()
+        let _ = waitpid(Some(pid), patience);
+    }
 }
 
 fn read_pid(reader: &OwnedFd) -> Option<Pid> {
@@ -203,19 +202,22 @@ fn become_program(job: &Job, stdio: &Stdio, speaker: &Speaker, proc: Option<Owne
         Ok(()) => {
             speaker.done();
             let error = job.program.execute();
-            speaker.failed(&error.message);
+            speaker.refused(error.status, &error.message);
             error.status
         }
-        Err(reason) => {
-            speaker.failed(&reason);
-            1
+        Err(NotStarted { refused, message }) => {
+            match refused {
+                Some(status) => speaker.refused(status, &message),
+                None => speaker.failed(&message),
+            }
+            refused.unwrap_or(1)
         }
     };
     // SAFETY: as in `enter`. The end of the process is the end of what it says.
     unsafe { libc::_exit(status) }
 }
 
-fn restrict(job: &Job, stdio: &Stdio, speaker: &Speaker, proc: Option<OwnedFd>) -> Result<(), String> {
+fn restrict(job: &Job, stdio: &Stdio, speaker: &Speaker, proc: Option<OwnedFd>) -> Result<(), NotStarted> {
     setsid().map_err(|e| format!("cannot start a session: {e}"))?;
     if stdio.terminal {
         ioctl_tiocsctty(&stdio.input).map_err(|e| format!("cannot take the terminal: {e}"))?;
@@ -234,20 +236,25 @@ fn restrict(job: &Job, stdio: &Stdio, speaker: &Speaker, proc: Option<OwnedFd>) 
         // A change of credentials, such as the one above, would undo this; there is none any more, not even by `execve`.
         set_parent_process_death_signal(Some(Signal::KILL)).map_err(|e| format!("cannot end with the caller: {e}"))?;
     }
-    let cwd = |e: Errno| format!("working directory {}: {e}", job.cwd.display());
-    chdir(&job.cwd).map_err(cwd)?;
-    // For a directory outside of this root the kernel's answer does not begin with a slash.
-    if !getcwd(Vec::new()).map_err(cwd)?.as_bytes().starts_with(b"/") {
-        return Err(format!(
-            "working directory {} is not in the container",
-            job.cwd.display()
-        ));
-    }
-
+    go_to(&job.cwd).map_err(|message| NotStarted {
+        refused: Some(NOT_EXECUTABLE),
+        message,
+    })?;
     set_no_new_privs(true).map_err(|e| format!("cannot set no-new-privileges: {e}"))?;
     job.filters
         .install()
-        .map_err(|e| format!("cannot install the system call filters: {e}"))
+        .map_err(|e| format!("cannot install the system call filters: {e}").into())
+}
+
+/// Enters the working directory, as the container has it now.
+fn go_to(cwd: &Path) -> Result<(), String> {
+    let failed = |e: Errno| format!("working directory {}: {e}", cwd.display());
+    chdir(cwd).map_err(failed)?;
+    // For a directory outside of this root the kernel's answer does not begin with a slash.
+    if !getcwd(Vec::new()).map_err(failed)?.as_bytes().starts_with(b"/") {
+        return Err(format!("working directory {} is not in the container", cwd.display()));
+    }
+    Ok(())
 }
 
 /// Puts stdio in its place and closes every other descriptor but that of `speaker`. A working directory such as
