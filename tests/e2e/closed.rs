@@ -4,16 +4,15 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 
-use crate::support::{ImageSpec, Lab, post, send};
+use crate::support::{ImageSpec, Lab, get, post, send};
 use crate::until_term;
 
-const NOBODY: [&str; 8] = [
+const NOBODY: [&str; 7] = [
     "setpriv",
     "--reuid=65534",
     "--regid=65534",
     "--clear-groups",
     "--inh-caps=-all",
-    "--no-new-privs",
     "/bin/sh",
     "-c",
 ];
@@ -22,8 +21,7 @@ const SEEN: [&str; 4] = ["/etc/raind", "/var/log/raind", "/run/raind", "/run/rai
 
 /// What a shell script says that runs as a user without any rights.
 fn as_nobody(lab: &Lab, script: &str) -> String {
-    let words = NOBODY.iter().copied().filter(|word| *word != "--no-new-privs");
-    let argv: Vec<&str> = words.chain([script]).collect();
+    let argv: Vec<&str> = NOBODY.into_iter().chain([script]).collect();
     let output = lab.machine().output(&argv);
     assert!(output.status.success(), "{output:?}");
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -75,14 +73,9 @@ fn furnished() -> (Lab, Vec<String>) {
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: seed}}\nspec: {{volumes: [{{name: v, emptyDir: {{}}}}], containers: \
          [{{name: c, image: '{image}', command: [sleep, '1000'], volumeMounts: [{{name: v, mountPath: /v}}]}}]}}"
     );
-    let _ = lab.api().call(send("POST", "/v1/resource/apply", pod));
-    ids.extend(
-        lab.api().ok(crate::support::get("/v1/containers"))["containers"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(|container| container["containerId"].as_str().map(str::to_owned)),
-    );
+    assert_eq!(lab.api().call(send("POST", "/v1/resource/apply", pod)).status, 201);
+    let all = lab.api().ok(get("/v1/containers"));
+    ids.extend(all.as_array().unwrap().iter().map(|c| c["containerId"].as_str().unwrap().to_owned()));
     (lab, ids)
 }
 

@@ -29,6 +29,8 @@ mod logs;
 mod manager;
 mod manifests;
 mod metrics;
+mod mistakes;
+mod mounts;
 mod networks;
 mod options;
 mod original;
