@@ -248,9 +248,18 @@ mod tests {
     #[case("{\"Image\":\"x\"}", "invalid json: unknown field `Image`")]
     #[case("{\"inner\":{\"m\":1}}", "invalid json: inner: unknown field `m`")]
     #[case("{\"image\":1}", "invalid json: image: invalid type: integer `1`, expected a string")]
-    #[case("{\"port\":\"80\"}", "invalid json: port: invalid type: string \"80\", expected a list")]
-    #[case("{\"port\":[\"80\",8]}", "invalid json: port[1]: invalid type: integer `8`, expected a string")]
-    #[case("{\"tty\":\"yes\"}", "invalid json: tty: invalid type: string \"yes\", expected true or false")]
+    #[case(
+        "{\"port\":\"80\"}",
+        "invalid json: port: invalid type: string \"80\", expected a list"
+    )]
+    #[case(
+        "{\"port\":[\"80\",8]}",
+        "invalid json: port[1]: invalid type: integer `8`, expected a string"
+    )]
+    #[case(
+        "{\"tty\":\"yes\"}",
+        "invalid json: tty: invalid type: string \"yes\", expected true or false"
+    )]
     #[case("{\"inner\":[]}", "invalid json: inner: invalid type: sequence, expected an object")]
     #[case(
         "{\"inner\":{\"n\":\"1\"}}",

@@ -65,7 +65,10 @@ fn plain(reason: &str) -> String {
     };
     let kind = match expected {
         expected if expected.starts_with("struct ") => "an object",
-        expected => KINDS.iter().find(|(kind, _)| *kind == expected).map_or(expected, |k| k.1),
+        expected => KINDS
+            .iter()
+            .find(|(kind, _)| *kind == expected)
+            .map_or(expected, |k| k.1),
     };
     format!("{found}, expected {kind}")
 }

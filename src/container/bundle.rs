@@ -37,6 +37,7 @@ impl ContainerService {
         let default = snapshot.networks().get(&self.0.settings.default_network).cloned();
         let uplink = self.0.services.networks.uplink().borrow().clone();
         let (container, settings) = (container.clone(), self.0.settings.clone());
+        self.0.services.images.check_layers(&container.layers).await?;
         let lower_dirs = self.0.services.images.lower_dirs(&container.layers);
         let policy = self
             .mount_policy(container.pod_id.as_deref(), container.bottle_id.as_deref())
@@ -93,15 +94,14 @@ impl ContainerService {
         let bottle = bottle_id.and_then(|id| snapshot.bottles().get(id));
         let volumes = of_pod.or_else(|| Some(settings.volume_root.join(&bottle?.name)));
         let policy = settings.mount_policy.clone();
-        volumes.into_iter().fold(policy, |policy, volumes| policy.with_volumes(&volumes))
+        volumes
+            .into_iter()
+            .fold(policy, |policy, volumes| policy.with_volumes(&volumes))
     }
 
     /// Refuses mount strings that no container could be created with. For descriptions that are stored: their
     /// containers, made later, may have what was accepted here. Looks at the texts alone.
-    pub(crate) fn check_mount_sources<'a>(
-        &self,
-        texts: impl IntoIterator<Item = &'a str>,
-    ) -> Result<(), MountError> {
+    pub(crate) fn check_mount_sources<'a>(&self, texts: impl IntoIterator<Item = &'a str>) -> Result<(), MountError> {
         let policy = &self.0.settings.mount_policy;
         texts
             .into_iter()

@@ -24,8 +24,25 @@ const PASSAGE: u32 = 0o711;
 const OF_OTHERS: u32 = 0o027;
 /// Directories that belong to the host. One that is configured as ours is used, and left as it is.
 const SHARED: [&str; 19] = [
-    "/", "/boot", "/dev", "/etc", "/home", "/media", "/mnt", "/opt", "/root", "/run", "/srv", "/tmp", "/usr",
-    "/usr/local", "/var", "/var/lib", "/var/log", "/var/run", "/var/tmp",
+    "/",
+    "/boot",
+    "/dev",
+    "/etc",
+    "/home",
+    "/media",
+    "/mnt",
+    "/opt",
+    "/root",
+    "/run",
+    "/srv",
+    "/tmp",
+    "/usr",
+    "/usr/local",
+    "/var",
+    "/var/lib",
+    "/var/log",
+    "/var/run",
+    "/var/tmp",
 ];
 /// Files of a container that tell its environment.
 const SECRET: [&str; 2] = ["config.json", "state.json"];
@@ -152,7 +169,11 @@ mod tests {
         close_containers(root.path()).unwrap();
         assert_eq!(mode(&container), 0o700);
         assert_eq!(mode(&container.join("config.json")), 0o600);
-        assert_eq!(mode(&container.join("diff")), 0o755, "the root directory that the container sees");
+        assert_eq!(
+            mode(&container.join("diff")),
+            0o755,
+            "the root directory that the container sees"
+        );
         assert_eq!(mode(&root.path().join("outside")), 0o644);
     }
 }

@@ -29,7 +29,8 @@ fn as_nobody(lab: &Lab, script: &str) -> String {
 
 /// Everything below our directories that somebody without rights can read, write, execute, list or even see.
 fn reached(lab: &Lab) -> Vec<String> {
-    let find = "find /etc/raind /var/log/raind /run/raind -xdev | sort > /tmp/ours; chmod 644 /tmp/ours; wc -l < /tmp/ours";
+    let find =
+        "find /etc/raind /var/log/raind /run/raind -xdev | sort > /run/ours; chmod 644 /run/ours; wc -l < /run/ours";
     let all: usize = lab.machine().run(&["sh", "-c", find]).trim().parse().unwrap();
     assert!(all > 100, "only {all} files to look at");
     let walk = r#"while read -r path; do
@@ -38,7 +39,7 @@ fn reached(lab: &Lab) -> Vec<String> {
         [ -x "$path" ] && [ -f "$path" ] && echo "executes $path"
         [ -d "$path" ] && ls "$path" > /dev/null 2>&1 && echo "lists $path"
         [ -e "$path" ] && echo "sees $path"
-    done < /tmp/ours; true"#;
+    done < /run/ours; true"#;
     as_nobody(lab, walk).lines().map(str::to_owned).collect()
 }
 
@@ -68,14 +69,19 @@ fn furnished() -> (Lab, Vec<String>) {
         "bottle: {{name: shelf}}\nvolumes: {{data: {{}}}}\nservices: {{one: {{image: '{image}', command: [sleep, '1000'], \
          volumes: ['data:/data']}}}}"
     );
-    lab.api().ok(send("POST", "/v1/bottle", file));
+    assert_eq!(lab.api().call(send("POST", "/v1/bottle", file)).status, 201);
     let pod = format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: seed}}\nspec: {{volumes: [{{name: v, emptyDir: {{}}}}], containers: \
          [{{name: c, image: '{image}', command: [sleep, '1000'], volumeMounts: [{{name: v, mountPath: /v}}]}}]}}"
     );
     assert_eq!(lab.api().call(send("POST", "/v1/resource/apply", pod)).status, 201);
     let all = lab.api().ok(get("/v1/containers"));
-    ids.extend(all.as_array().unwrap().iter().map(|c| c["containerId"].as_str().unwrap().to_owned()));
+    ids.extend(
+        all.as_array()
+            .unwrap()
+            .iter()
+            .map(|c| c["containerId"].as_str().unwrap().to_owned()),
+    );
     (lab, ids)
 }
 
@@ -85,7 +91,11 @@ fn nobody_reaches_anything_of_ours() {
     assert_closed(&lab, &ids);
     let container = format!("/etc/raind/container/{}", ids[0]);
     // Root sees both.
-    assert!(lab.machine().read(&format!("{container}/config.json")).contains("hunter2"));
+    assert!(
+        lab.machine()
+            .read(&format!("{container}/config.json"))
+            .contains("hunter2")
+    );
     lab.machine().run(&["test", "-u", &format!("{container}/diff/root/w")]);
     let tries = format!("{container}/diff/root/w id -u; cat {container}/config.json; echo tried");
     assert_eq!(as_nobody(&lab, &tries), "tried\n");
@@ -105,7 +115,10 @@ fn what_an_earlier_version_left_open_is_closed_at_the_start() {
     let container = format!("/etc/raind/container/{}", ids[0]);
     let tries = format!("{container}/diff/root/w id -u; cat {container}/config.json");
     let said = as_nobody(&lab, &format!("{tries}; true"));
-    assert!(said.starts_with("0\n") || said.contains("hunter2"), "the test proves nothing: {said}");
+    assert!(
+        said.starts_with("0\n") || said.contains("hunter2"),
+        "the test proves nothing: {said}"
+    );
     lab.daemon().start();
     assert_closed(&lab, &ids);
     let path = lab.machine().path(&format!("{container}/config.json"));

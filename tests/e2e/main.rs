@@ -10,6 +10,7 @@ mod support;
 
 mod attacks;
 mod auth;
+mod backup;
 mod bottles;
 mod builds;
 mod closed;

@@ -7,7 +7,14 @@ use crate::until_term;
 
 /// Words that mean something to who wrote the runtime only.
 const INSIDES: [&str; 8] = [
-    "exit status", "libcontainer", "droplet", "hook", "os error", "EINVAL", "/proc/self/fd", "/run/raind",
+    "exit status",
+    "libcontainer",
+    "droplet",
+    "hook",
+    "os error",
+    "EINVAL",
+    "/proc/self/fd",
+    "/run/raind",
 ];
 
 /// Asserts that an answer blames the user, in words for users.
@@ -33,8 +40,8 @@ fn lab() -> (Lab, String) {
         .file("bin/orphan", 0o755, "#!/no/such/interpreter\n")
         .file("bin/garbage", 0o755, "\u{1}\u{2}");
     let image = lab.pull(&ImageSpec::busybox().layer(odd), "lab/odd:1");
-    lab.machine().write("/srv/file", "a file\n");
-    lab.machine().write("/srv/dir/inside", "x");
+    lab.machine().write("/mnt/file", "a file\n");
+    lab.machine().write("/mnt/dir/inside", "x");
     (lab, image)
 }
 
@@ -48,27 +55,48 @@ fn at_a_create() {
         lab.assert_unchanged(&before);
     };
     let mount = |texts: &[&str]| json!({ "mount": texts });
-    refuse("a file onto /data, which is a directory", mount(&["/srv/file:/data"]));
-    refuse("a directory onto /data/file, which is not a directory", mount(&["/srv/dir:/data/file"]));
-    refuse("/data/file is not a directory", mount(&["/srv/dir:/data/file/below"]));
-    refuse("/data/file is not a directory", mount(&["/srv/file:/data/file/below/deep"]));
-    refuse("a directory onto /etc/hosts", mount(&["/srv/dir:/etc/hosts"]));
-    refuse("/a/inside is not a directory", mount(&["/srv/dir:/a", "/srv/dir:/a/inside/x"]));
-    refuse("read-only", mount(&["/srv/dir:/a:ro", "/srv/dir:/a/new"]));
+    refuse("a file onto /data, which is a directory", mount(&["/mnt/file:/data"]));
+    refuse(
+        "a directory onto /data/file, which is not a directory",
+        mount(&["/mnt/dir:/data/file"]),
+    );
+    refuse("/data/file is not a directory", mount(&["/mnt/dir:/data/file/below"]));
+    refuse(
+        "/data/file is not a directory",
+        mount(&["/mnt/file:/data/file/below/deep"]),
+    );
+    refuse("a directory onto /etc/hosts", mount(&["/mnt/dir:/etc/hosts"]));
+    refuse(
+        "/a/inside is not a directory",
+        mount(&["/mnt/dir:/a", "/mnt/dir:/a/inside/x"]),
+    );
+    refuse("read-only", mount(&["/mnt/dir:/a:ro", "/mnt/dir:/a/new"]));
     refuse("working directory /data/file", json!({ "workingDir": "/data/file" }));
-    refuse("working directory /data/file/x", json!({ "workingDir": "/data/file/x" }));
+    refuse(
+        "working directory /data/file/x",
+        json!({ "workingDir": "/data/file/x" }),
+    );
     refuse("not an absolute path", json!({ "workingDir": "data" }));
     refuse("no user \"nobody\"", json!({ "user": "nobody" }));
     refuse("no group \"staff\"", json!({ "user": "0:staff" }));
     refuse("env[1] contains a NUL", json!({ "env": ["A=1", "B=\u{0}"] }));
     refuse("command[0] contains a NUL", json!({ "command": ["a\u{0}"] }));
     refuse("labels.a contains a NUL", json!({ "labels": { "a": "\u{0}" } }));
-    refuse("mount[0] contains a NUL", json!({ "mount": ["/srv\u{0}:/x"] }));
+    refuse("mount[0] contains a NUL", json!({ "mount": ["/mnt\u{0}:/x"] }));
     refuse("workingDir contains a NUL", json!({ "workingDir": "/\u{0}" }));
     refuse("user contains a NUL", json!({ "user": "\u{0}" }));
-    refuse("command: invalid type: string \"sh\", expected a list", json!({ "command": "sh" }));
-    refuse("memory: invalid type: string \"1g\", expected a whole number", json!({ "memory": "1g" }));
-    refuse("env: invalid type: map, expected a list", json!({ "env": { "A": "1" } }));
+    refuse(
+        "command: invalid type: string \"sh\", expected a list",
+        json!({ "command": "sh" }),
+    );
+    refuse(
+        "memory: invalid type: string \"1g\", expected a whole number",
+        json!({ "memory": "1g" }),
+    );
+    refuse(
+        "env: invalid type: map, expected a list",
+        json!({ "env": { "A": "1" } }),
+    );
     refuse("healthCheck.tcp: invalid", json!({ "healthCheck": { "tcp": 70000 } }));
 }
 
@@ -79,34 +107,49 @@ fn at_a_start() {
         let mut request = request;
         request["image"] = image.clone().into();
         let id = lab.api().create(request);
-        blamed(&lab.api().call(post(&format!("/v1/containers/{id}/actions/start"), json!({}))), part);
+        blamed(
+            &lab.api()
+                .call(post(&format!("/v1/containers/{id}/actions/start"), json!({}))),
+            part,
+        );
         lab.api().delete(&id);
     };
     start("nope: not found in PATH", json!({ "command": ["nope"] }));
-    start("/no/such: no such file or directory", json!({ "command": ["/no/such"] }));
+    start(
+        "/no/such: no such file or directory",
+        json!({ "command": ["/no/such"] }),
+    );
     start("plain: permission denied", json!({ "command": ["plain"] }));
     start("/data: is a directory", json!({ "command": ["/data"] }));
-    start("its interpreter or loader does not exist", json!({ "command": ["orphan"] }));
+    start(
+        "its interpreter or loader does not exist",
+        json!({ "command": ["orphan"] }),
+    );
     start("garbage: ", json!({ "command": ["garbage"] }));
     start("two lines: not found", json!({ "command": ["two\nlines"] }));
     let long = "x".repeat(200_000);
     start("rgument list too long", json!({ "command": ["true", long] }));
     // What was there at the create is gone at the next start.
-    lab.machine().write("/srv/later/x", "x");
-    let request = json!({ "image": image, "command": until_term(0), "mount": ["/srv/later:/later"] });
+    lab.machine().write("/mnt/later/x", "x");
+    let request = json!({ "image": image, "command": until_term(0), "mount": ["/mnt/later:/later"] });
     let id = lab.api().run(request);
     lab.api().stop(&id);
-    lab.machine().run(&["sh", "-c", "rm -r /srv/later; touch /srv/later"]);
-    let again = || lab.api().call(post(&format!("/v1/containers/{id}/actions/start"), json!({})));
+    lab.machine().run(&["sh", "-c", "rm -r /mnt/later; touch /mnt/later"]);
+    let again = || {
+        lab.api()
+            .call(post(&format!("/v1/containers/{id}/actions/start"), json!({})))
+    };
     blamed(&again(), "a file onto /later, which is a directory");
-    lab.machine().run(&["rm", "/srv/later"]);
-    blamed(&again(), "stat /srv/later: no such file or directory");
+    lab.machine().run(&["rm", "/mnt/later"]);
+    blamed(&again(), "stat /mnt/later: no such file or directory");
 }
 
 #[test]
 fn at_an_exec() {
     let (lab, image) = lab();
-    let work = lab.api().run(json!({ "image": image, "command": until_term(0), "workingDir": "/work" }));
+    let work = lab
+        .api()
+        .run(json!({ "image": image, "command": until_term(0), "workingDir": "/work" }));
     let exec = |api: &Api, body: Value| api.call(post(&format!("/v1/containers/{work}/actions/exec"), body));
     let api = lab.api();
     for tty in [false, true] {
@@ -124,20 +167,36 @@ fn at_an_exec() {
     api.exec(&work, "cd /; rmdir /work");
     blamed(&exec(&api, json!({ "command": ["true"] })), "working directory /work: ");
     let waited = exec(&api, json!({ "command": ["true"], "wait": true }));
-    assert_eq!((waited.status, waited.json()["data"]["exitCode"].as_i64()), (200, Some(126)), "{}", waited.text());
+    assert_eq!(
+        (waited.status, waited.json()["data"]["exitCode"].as_i64()),
+        (200, Some(126)),
+        "{}",
+        waited.text()
+    );
 }
 
 #[test]
 fn in_a_build() {
     let (lab, image) = lab();
     let build = |file: &str| {
-        let script = format!("mkdir -p /tmp/c; cat > /tmp/c/Dripfile <<'END'\n{file}\nEND\ntar -cf /tmp/c.tar -C /tmp/c Dripfile");
+        let script = format!(
+            "mkdir -p /run/c; cat > /run/c/Dripfile <<'END'\n{file}\nEND\ntar -cf /run/c.tar -C /run/c Dripfile"
+        );
         lab.machine().run(&["sh", "-c", &script]);
-        let context = std::fs::read(lab.machine().path("/tmp/c.tar")).unwrap();
+        let context = std::fs::read(lab.machine().path("/run/c.tar")).unwrap();
         lab.api().call(send("POST", "/v1/images/build?tag=made:1", context))
     };
-    blamed(&build(&format!("FROM {image}\nRUN [\"/no/such\"]")), "/no/such: no such file or directory");
+    blamed(
+        &build(&format!("FROM {image}\nRUN [\"/no/such\"]")),
+        "/no/such: no such file or directory",
+    );
     blamed(&build(&format!("FROM {image}\nRUN nope")), "nope: not found");
-    blamed(&build(&format!("FROM {image}\nWORKDIR /data/file\nRUN true")), "/data/file");
-    blamed(&build(&format!("FROM {image}\nRUN [\"plain\"]")), "plain: permission denied");
+    blamed(
+        &build(&format!("FROM {image}\nWORKDIR /data/file\nRUN true")),
+        "data/file",
+    );
+    blamed(
+        &build(&format!("FROM {image}\nRUN [\"plain\"]")),
+        "plain: permission denied",
+    );
 }

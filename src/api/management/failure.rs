@@ -96,7 +96,7 @@ impl From<ImageError> for ApiError {
                 Self::bad_request(message)
             }
             E::ManifestNotFound(_) | E::NoPlatform { .. } | E::NotFound(_) => Self::not_found(message),
-            E::InUse { .. } => Self::conflict(message),
+            E::InUse { .. } | E::LayerLost(_) => Self::conflict(message),
             E::Registry { .. } | E::BadImage { .. } | E::BadLayer { .. } => Self::bad_gateway(message),
             E::Store(_) | E::Io(_) => Self::internal(message),
         }

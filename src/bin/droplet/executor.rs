@@ -13,6 +13,7 @@ use condenser::runtime::refusal::REFUSED;
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 
+use crate::failure::plain;
 use crate::program::{ExecError, NOT_EXECUTABLE, Program};
 use crate::report::Speaker;
 use crate::seccomp::Filters;
@@ -86,9 +87,12 @@ impl Executor for Entrypoint {
             // Fails when this is outside of the root, by way of a descriptor of the host's (CVE-2024-21626).
             .and_then(|()| std::env::current_dir())
             .map_err(|e| {
-                let reason = format!("working directory {}: {e}", cwd.display());
+                let reason = format!("working directory {}: {}", cwd.display(), plain(&e));
                 // libcontainer would wrap it in what it did at the time.
-                self.0.reports.iter().for_each(|report| report.refused(REFUSED, &reason));
+                self.0
+                    .reports
+                    .iter()
+                    .for_each(|report| report.refused(REFUSED, &reason));
                 ExecutorValidationError::ArgValidationError(reason)
             })?;
         Ok(())

@@ -74,6 +74,12 @@ impl<T, E: Display + Blame> Judge<T> for Result<T, E> {
     }
 }
 
+/// What the system said, without the number that it has for that.
+pub fn plain(error: &dyn Display) -> String {
+    let said = error.to_string();
+    said.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
 /// [`REFUSED`] or [`FAILED`].
 pub fn refused_if(refused: bool) -> i32 {
     if refused { REFUSED } else { FAILED }

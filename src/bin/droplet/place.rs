@@ -60,8 +60,12 @@ fn check_one(root: &Path, earlier: &[&Bind], bind: &Bind) -> Result<(), String> 
 
 /// What is at a place.
 enum Found {
-    There { directory: bool },
-    Nothing { writable: bool },
+    There {
+        directory: bool,
+    },
+    Nothing {
+        writable: bool,
+    },
     /// Something that is not a directory, that many names above.
     Below(usize),
 }
@@ -119,7 +123,11 @@ mod tests {
             check(&[bind(source, destination)]).unwrap();
         }
         for (source, destination, said) in [
-            ("file", "/etc/app", "cannot mount a file onto /etc/app, which is a directory"),
+            (
+                "file",
+                "/etc/app",
+                "cannot mount a file onto /etc/app, which is a directory",
+            ),
             (
                 "source",
                 "/etc/file",

@@ -202,7 +202,11 @@ mod tests {
         let (speaker, listener) = pair().unwrap();
         assert_eq!(listener.heard(), None);
         speaker.refused(125, "no");
-        assert_eq!(listener.heard(), Some(refusal(125, "no")), "nobody has closed the other end");
+        assert_eq!(
+            listener.heard(),
+            Some(refusal(125, "no")),
+            "nobody has closed the other end"
+        );
     }
 
     #[test]

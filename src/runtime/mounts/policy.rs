@@ -7,8 +7,23 @@ use serde::{Deserialize, Serialize};
 /// Of these, and of what is in them, a daemon with its default configuration gives containers nothing: who can write
 /// there can become root, and who can read there learns what root knows.
 const SYSTEM: [&str; 17] = [
-    "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/proc", "/root", "/run", "/sbin", "/sys", "/usr/bin",
-    "/usr/lib", "/usr/local/bin", "/usr/sbin", "/var",
+    "/bin",
+    "/boot",
+    "/dev",
+    "/etc",
+    "/home",
+    "/lib",
+    "/lib64",
+    "/proc",
+    "/root",
+    "/run",
+    "/sbin",
+    "/sys",
+    "/usr/bin",
+    "/usr/lib",
+    "/usr/local/bin",
+    "/usr/sbin",
+    "/var",
 ];
 /// What the runtime refuses by itself, when no daemon tells it what to allow (`contract/runtime.md` 5.4).
 const OF_RUNTIME: [&str; 11] = [
@@ -99,12 +114,12 @@ impl Policy {
         if self.names(path) {
             return Ok(());
         }
-        if self.closed.iter().any(|closed| closed.starts_with(path)) {
-            return Err(OURS.to_owned());
-        }
         let is_denied = |denied: &PathBuf| path.starts_with(denied) || denied.starts_with(path);
-        match self.denied.iter().any(is_denied) {
-            true => Err(SYSTEMS.to_owned()),
+        if self.denied.iter().any(is_denied) {
+            return Err(SYSTEMS.to_owned());
+        }
+        match self.closed.iter().any(|closed| closed.starts_with(path)) {
+            true => Err(OURS.to_owned()),
             false => Ok(()),
         }
     }

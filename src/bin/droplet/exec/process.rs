@@ -18,6 +18,7 @@ use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, se
 
 use super::Job;
 use crate::apparmor;
+use crate::failure::plain;
 use crate::program::NOT_EXECUTABLE;
 use crate::report::{self, Bad, Speaker};
 use crate::signals;
@@ -248,7 +249,7 @@ fn restrict(job: &Job, stdio: &Stdio, speaker: &Speaker, proc: Option<OwnedFd>) 
 
 /// Enters the working directory, as the container has it now.
 fn go_to(cwd: &Path) -> Result<(), String> {
-    let failed = |e: Errno| format!("working directory {}: {e}", cwd.display());
+    let failed = |e: Errno| format!("working directory {}: {}", cwd.display(), plain(&e));
     chdir(cwd).map_err(failed)?;
     // For a directory outside of this root the kernel's answer does not begin with a slash.
     if !getcwd(Vec::new()).map_err(failed)?.as_bytes().starts_with(b"/") {
