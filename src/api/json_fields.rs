@@ -24,9 +24,14 @@ pub(super) fn read<T: DeserializeOwned>(value: Value) -> Result<T, String> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         let reason = plain(&error.inner().to_string());
-        // A dot alone is the document.
-        match &path[..] {
-            "." => reason,
+        // Of a field that there is not, the reason has the name.
+        let path = match reason.starts_with("unknown field") {
+            true => path.rsplit_once('.').map_or("", |(object, _)| object),
+            false => &path,
+        };
+        match path {
+            // The document itself.
+            "" | "." => reason,
             path => format!("{path}: {reason}"),
         }
     })

@@ -511,6 +511,7 @@ mod tests {
     fn many_layers_fit_a_mount_option() {
         let store = LayerStore {
             layers: "/etc/raind/image/l".into(),
+            records: PathBuf::new(),
             blobs: PathBuf::new(),
             staging: PathBuf::new(),
             pins: Mutex::default(),

@@ -42,9 +42,9 @@ fn directories_and_files_are_bound_with_restrictions() {
         let log = output_with(
             s,
             mounts,
-            "cat /etc/app.conf; echo new > /etc/app.conf; touch /data/made; cp /bin/busybox /data/tool
+            "cat /etc/app.conf; echo new > /etc/app.conf; touch /data/made; cp /bin/busybox /data/busybox
              touch /ro/deep/x || echo dir read-only; echo x > /etc/ro.conf || echo file read-only
-             /data/tool echo runs; /fixed/tool true || echo not executable
+             /data/busybox echo runs; /fixed/busybox true || echo not executable
              grep -E ' /(data|ro/deep|etc/app.conf|etc/ro.conf|fixed) ' /proc/self/mountinfo",
         );
         for text in ["old\n", "dir read-only", "file read-only", "runs", "not executable"] {

@@ -166,12 +166,9 @@ fn at_an_exec() {
     blamed(&waited, "too long");
     api.exec(&work, "cd /; rmdir /work");
     blamed(&exec(&api, json!({ "command": ["true"] })), "working directory /work: ");
-    let waited = exec(&api, json!({ "command": ["true"], "wait": true }));
-    assert_eq!(
-        (waited.status, waited.json()["data"]["exitCode"].as_i64()),
-        (200, Some(126)),
-        "{}",
-        waited.text()
+    blamed(
+        &exec(&api, json!({ "command": ["true"], "wait": true })),
+        "working directory /work: ",
     );
 }
 
@@ -198,5 +195,30 @@ fn in_a_build() {
     blamed(
         &build(&format!("FROM {image}\nRUN [\"plain\"]")),
         "plain: permission denied",
+    );
+}
+
+#[test]
+fn in_a_file() {
+    let (lab, image) = lab();
+    let pod = |value: &str| {
+        let text = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: seed}}\nspec: {{containers: [{{name: c, image: '{image}', {value}}}]}}"
+        );
+        lab.api().call(send("POST", "/v1/resource/apply", text))
+    };
+    blamed(
+        &pod(r#"env: [{name: A, value: "a\0b"}]"#),
+        "must not contain a NUL character",
+    );
+    blamed(&pod(r#"command: ["a\0"]"#), "command");
+    let bottle = |value: &str| {
+        let text = format!("bottle: {{name: shelf}}\nservices: {{one: {{image: '{image}', {value}}}}}");
+        lab.api().call(send("POST", "/v1/bottle", text))
+    };
+    blamed(&bottle(r#"command: [sh, "a\0"]"#), "must not contain a NUL character");
+    blamed(
+        &bottle("command: [sleep, '9'], mount: ['/mnt/file:/data']"),
+        "a file onto /data, which is a directory",
     );
 }

@@ -73,7 +73,10 @@ fn directories_of_the_system_are_refused_to_everybody() {
         }
         lab.api()
             .call(bottle(&image, "shelf", &format!("{source}:/h")))
-            .refused(400, "service failed: ");
+            .refused(
+                400,
+                "create containers failed: create spec failed: invalid mount source: ",
+            );
         let said = lab.api().call(manifest(&image, "seed", source)).refused(400, "");
         assert!(said.contains("invalid mount source"), "{said}");
     }

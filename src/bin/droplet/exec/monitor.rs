@@ -15,7 +15,7 @@ use super::{Job, Request};
 use crate::audit::{Event, Record};
 use crate::cgroup;
 use crate::console::Pump;
-use crate::failure::{Failure, Stage};
+use crate::failure::{Failure, Judge, Stage};
 use crate::logfile::{EventLog, LogFile};
 use crate::report::Speaker;
 use crate::signals;
@@ -83,10 +83,7 @@ fn start(request: Request<'_>, job: Job, null: OwnedFd) -> Result<(Pump, Process
         true => terminal(dir, &job)?,
         false => pipe(dir, &job, null)?,
     };
-    let process = process::start(&job, stdio).map_err(|error| {
-        let status = error.refused.unwrap_or(FAILED);
-        Failure::new("exec_command", error.message).with_status(status)
-    })?;
+    let process = process::start(&job, stdio).judge("exec_command")?;
     Ok((pump, process))
 }
 

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
+use condenser::runtime::refusal::{FAILED, REFUSED};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
@@ -18,8 +19,7 @@ use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, se
 
 use super::Job;
 use crate::apparmor;
-use crate::failure::plain;
-use crate::program::NOT_EXECUTABLE;
+use crate::failure::{Blame, plain};
 use crate::report::{self, Bad, Speaker};
 use crate::signals;
 
@@ -52,10 +52,17 @@ pub struct Process {
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct NotStarted {
-    /// The status that shells have for a program that cannot be executed, if that was all.
+    /// The status that says so, if nothing broke: that of shells for a program that cannot be executed, or
+    /// [`REFUSED`] where the container is not fit for any.
     pub refused: Option<i32>,
     /// What went wrong.
     pub message: String,
+}
+
+impl Blame for NotStarted {
+    fn status(&self) -> i32 {
+        self.refused.unwrap_or(FAILED)
+    }
 }
 
 impl From<String> for NotStarted {
@@ -238,7 +245,7 @@ fn restrict(job: &Job, stdio: &Stdio, speaker: &Speaker, proc: Option<OwnedFd>) 
         set_parent_process_death_signal(Some(Signal::KILL)).map_err(|e| format!("cannot end with the caller: {e}"))?;
     }
     go_to(&job.cwd).map_err(|message| NotStarted {
-        refused: Some(NOT_EXECUTABLE),
+        refused: Some(REFUSED),
         message,
     })?;
     set_no_new_privs(true).map_err(|e| format!("cannot set no-new-privileges: {e}"))?;
