@@ -68,7 +68,7 @@ fn at_a_create() {
     refuse("a directory onto /etc/hosts", mount(&["/mnt/dir:/etc/hosts"]));
     refuse(
         "/a/inside is not a directory",
-        mount(&["/mnt/dir:/a", "/mnt/dir:/a/inside/x"]),
+        mount(&["/mnt/dir:/a/inside/x", "/mnt/dir:/a"]),
     );
     refuse("read-only", mount(&["/mnt/dir:/a:ro", "/mnt/dir:/a/new"]));
     refuse("working directory /data/file", json!({ "workingDir": "/data/file" }));
