@@ -218,7 +218,7 @@ fn a_command_that_cannot_be_executed_fails_the_start() {
     for (command, code) in [("/no/such", 127), ("nosuch", 127), ("/data", 126)] {
         let id = api.create(json!({ "image": image, "command": [command] }));
         api.call(post(&format!("/v1/containers/{id}/actions/start"), json!({})))
-            .refused(500, "service failed: start container failed: ");
+            .refused(400, "service failed: start container failed: ");
         let ended = api.container(&id);
         assert_eq!(ended["state"], "stopped", "{command}");
         assert_eq!(
