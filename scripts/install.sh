@@ -144,9 +144,7 @@ install_all() {
     # Written last of all: an installation that was cut off begins anew.
     [ -e "$reference" ] || first=1
     # Of docs/operations.md; the daemon makes them too, but a package should own them.
-    directory 755 /etc/raind
-    for path in container image pod log; do directory 755 "/etc/raind/$path"; done
-    for path in store cert volumes; do directory 700 "/etc/raind/$path"; done
+    for path in "" /container /image /pod /log /store /cert /volumes; do directory 700 "/etc/raind$path"; done
     directory 750 /var/log/raind
     for path in "$bin" "${share#"$destdir"}" "$(dirname "${unit#"$destdir"}")"; do directory 755 "$path"; done
 

@@ -111,7 +111,7 @@ start_daemon() {
     fi
     # Only the marked ones are ours to remove later.
     if [ -z "$(ls -A /etc/raind 2> /dev/null)" ]; then
-        mkdir -p /etc/raind "$run"
+        install -d -m 700 /etc/raind "$run"
         touch "$mark"
         for file in /proc/sys/net/ipv4/ip_forward /proc/sys/net/bridge/bridge-nf-call-iptables; do
             if [ -f "$file" ]; then echo "$(< "$file") $file"; fi
@@ -140,7 +140,7 @@ cargo build --release --locked --bins
 start_daemon
 
 say "POST /v1/images/build: building $image from assets/demo/Dripfile"
-mkdir -p "$run"
+install -d -m 700 "$run"
 tar -cf "$run/context.tar" -C "$PWD/assets/demo" Dripfile index.html -C "$(dirname "$(command -v busybox)")" busybox
 api POST "/v1/images/build?tag=$image" "@$run/context.tar"
 

@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use ipnet::Ipv4Net;
 use serde::Deserialize;
@@ -126,6 +126,15 @@ pub struct Settings {
     /// How many files of a container's log are kept beside the current one [default: 4]
     #[arg(long, env = "CONDENSER_LOG_MAX_FILES", value_name = "N")]
     pub log_max_files: Option<u32>,
+    /// Directories of the system (`/etc`, `/var`, `/home`, …) and sockets of root that containers may have mounted, with what
+    /// is in them, by their real paths [default: none]
+    #[arg(
+        long,
+        env = "CONDENSER_ALLOWED_MOUNT_PREFIXES",
+        value_name = "PATH",
+        value_delimiter = ','
+    )]
+    pub allowed_mount_prefixes: Option<Vec<PathBuf>>,
     /// Values of `Origin` that may attach to terminals besides the API's own address [default: none]
     #[arg(
         long,
@@ -177,6 +186,7 @@ pub struct Config {
     pub max_context_entries: u64,
     pub build_step_seconds: u64,
     pub log_limits: Limits,
+    pub allowed_mount_prefixes: Vec<PathBuf>,
     pub allowed_origins: Vec<String>,
 }
 
@@ -261,6 +271,7 @@ impl Settings {
             build_step_seconds,
             log_max_bytes,
             log_max_files,
+            allowed_mount_prefixes,
             allowed_origins,
         )
     }
@@ -313,6 +324,7 @@ impl Config {
             max_context_entries: s.max_context_entries.unwrap_or(200_000),
             build_step_seconds: s.build_step_seconds.unwrap_or(600),
             log_limits: log_limits(s.log_max_bytes, s.log_max_files)?,
+            allowed_mount_prefixes: prefixes(s.allowed_mount_prefixes.unwrap_or_default())?,
             allowed_origins: s.allowed_origins.unwrap_or_default(),
         };
         if config.runtime_subnet.prefix_len() > 24 {
@@ -395,6 +407,22 @@ fn absolute(name: &'static str, value: Option<PathBuf>, default: &str) -> Result
         return Err(ConfigError::Invalid { name, message });
     }
     Ok(path)
+}
+
+/// Clean absolute paths. Relative ones and those with `..` are refused rather than interpreted.
+fn prefixes(paths: Vec<PathBuf>) -> Result<Vec<PathBuf>, ConfigError> {
+    let is_plain = |path: &PathBuf| {
+        let mut parts = path.components();
+        parts.next() == Some(Component::RootDir) && parts.all(|part| matches!(part, Component::Normal(_)))
+    };
+    if let Some(path) = paths.iter().find(|path| !is_plain(path)) {
+        return Err(ConfigError::Invalid {
+            name: "allowed_mount_prefixes",
+            message: format!("{} is not an absolute path without '..'", path.display()),
+        });
+    }
+    // The components make slashes at the end and in pairs go away.
+    Ok(paths.iter().map(|path| path.components().collect()).collect())
 }
 
 fn registries(entries: Option<RegistryEntries>, insecure: Option<Vec<String>>) -> Result<Registries, ConfigError> {

@@ -17,6 +17,7 @@ pub mod extract;
 mod handshakes;
 pub mod hooks;
 pub mod identity;
+mod json_fields;
 pub mod listener;
 pub mod management;
 pub mod openapi;

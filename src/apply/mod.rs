@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::image::ImageService;
 use crate::manifest::{self, Document, ManifestError, Resource, ResourceKind, SetManifest, Warning};
-use crate::pod::{NewSet, PodService, ReplicaSets, check_template, fresh_ulid};
+use crate::pod::{NewSet, PodService, ReplicaSets, fresh_ulid};
 use crate::service::{NewService, ServiceRegistry};
 use crate::store::{Claim, PodTemplate, Record, Service, Snapshot, Store};
 
@@ -149,7 +149,7 @@ impl Applier {
             Resource::ReplicaSet(set) => template(&set.template),
             Resource::Service(service) => return Ok(service.check()?),
         };
-        check_template(&template)?;
+        self.pods.check_template(&template)?;
         match resource {
             Resource::Pod(pod) => self.check_pod(pod).await,
             _ => Ok(()),

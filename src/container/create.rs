@@ -101,9 +101,13 @@ impl ContainerService {
             None | Some(PodRole::Infra) => Some(self.network(&request.network)?),
             Some(PodRole::Member { .. } | PodRole::Added { .. }) => None,
         };
-        let roots = self.mount_roots(part.pod_id(), part.bottle_id());
+        let mut policy = self.mount_policy(part.pod_id(), part.bottle_id());
+        if matches!(role, Some(PodRole::Member { .. })) || part.bottle().is_some() {
+            // Its description was checked when it was stored.
+            policy = policy.with_accepted(bundle::sources(&request.mounts));
+        }
         let mounts = request.mounts.clone();
-        super::blocking(move || bundle::mounts(&mounts, &roots).map(drop)).await?;
+        super::blocking(move || bundle::mounts(&mounts, &policy).map(drop)).await?;
         Ok(Wish {
             reference,
             name: request.name.clone(),

@@ -54,6 +54,7 @@ use crate::metrics::{Activity, Verb};
 use crate::network::NetworkService;
 use crate::runtime::Runtime;
 use crate::runtime::dir::ContainerDir;
+use crate::runtime::mounts::Policy;
 use crate::store::{Claim, Container, Snapshot, Store};
 
 pub use attach::{MAX_CLIENTS, Terminal};
@@ -86,6 +87,8 @@ pub struct ContainerSettings {
     pub pod_root: PathBuf,
     /// Directory of the volumes of bottles.
     pub volume_root: PathBuf,
+    /// What of the host containers may have mounted.
+    pub mount_policy: Policy,
     /// Volatile directory of the runtime, looked at for leftovers.
     pub runtime_run_dir: PathBuf,
     /// Network of a container that names none.

@@ -22,6 +22,8 @@ use crate::runtime::defaults::{
 };
 use crate::runtime::dir::ContainerDir;
 use crate::runtime::hook::HookEvent;
+
+use crate::runtime::mounts::{self, Policy};
 use crate::store::{Container, ContainerOptions, Ulimit};
 
 use super::resources;
@@ -53,6 +55,8 @@ pub struct SpecContext<'a> {
     pub lower_dirs: &'a [PathBuf],
     /// Bind mounts, checked.
     pub mounts: Vec<Mount>,
+    /// By which rule; the runtime looks again.
+    pub policy: &'a Policy,
     /// Pid of the infra process whose namespaces the container joins, for a member of a pod.
     pub host: Option<i32>,
     /// Address of the container's bridge.
@@ -389,6 +393,9 @@ fn annotations(container: &Container, context: &SpecContext<'_>) -> HashMap<Stri
             annotations.insert(name.to_owned(), true.to_string());
         }
     }
+    if !context.mounts.is_empty() {
+        annotations.insert(mounts::POLICY_ANNOTATION.into(), json!(context.policy).to_string());
+    }
     annotations
 }
 
@@ -418,6 +425,7 @@ mod tests {
             dir: &dir,
             lower_dirs: &["/etc/raind/image/l/AB".into(), "/etc/raind/image/l/CD".into()],
             mounts: Vec::new(),
+            policy: &Policy::of_runtime(),
             host,
             gateway: [10, 166, 0, 254].into(),
             prefix_len: 24,

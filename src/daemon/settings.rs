@@ -15,6 +15,7 @@ use crate::image::{ImageSettings, Patience, RegistrySettings};
 use crate::network::DEFAULT_NETWORK;
 use crate::pod::PodSettings;
 use crate::runtime::dir::{DEFAULT_ROOT, RUNTIME_RUN_DIR};
+use crate::runtime::mounts::Policy;
 
 pub(super) fn image(config: &Config) -> ImageSettings {
     ImageSettings {
@@ -78,6 +79,10 @@ pub(super) fn container(config: &Config, apparmor: Arc<AppArmor>) -> ContainerSe
             ca_port: config.ca_address.port(),
             root_env: (root != Path::new(DEFAULT_ROOT)).then(|| root.clone()),
         },
+        mount_policy: Policy::of_daemon(
+            &config.allowed_mount_prefixes,
+            &[config.root_dir.clone(), config.log_dir.clone(), config.run_dir.clone()],
+        ),
         pod_root: config.pod_root(),
         volume_root: config.volume_root(),
         root,

@@ -56,6 +56,13 @@ pub enum ImageError {
         /// What is wrong with it.
         message: String,
     },
+    /// A layer is gone, or was copied without its extended attributes and has no record to be made whole from. Holds its
+    /// diff id.
+    #[error(
+        "layer {0} is missing, or was copied without its extended attributes; pull or build the image again, then repeat \
+         this"
+    )]
+    LayerLost(String),
     /// What a build step left behind cannot be a layer.
     #[error("the files cannot be a layer: {0}")]
     NoLayer(String),

@@ -31,6 +31,7 @@ mod pause;
 mod platform;
 pub(crate) mod printable;
 mod pull;
+mod record;
 mod reference;
 mod registry;
 mod stream;
@@ -133,13 +134,39 @@ impl ImageService {
     /// Removes what an earlier run left behind: half-made and half-deleted things, and layers that no row names. To be
     /// called once, before anything else.
     pub async fn recover(&self) -> Result<(), ImageError> {
-        let layers = self.0.layers.clone();
+        let (layers, needed) = (self.0.layers.clone(), layers_of(&self.0.store.snapshot()));
         blocking(move || {
             layers.clear_staging()?;
-            unpack_pause(&layers)
+            unpack_pause(&layers)?;
+            mend(&layers, &needed)?;
+            // Not waited for: it looks at every file of layers that an earlier version has unpacked.
+            std::thread::spawn(move || {
+                if let Err(error) = layers.record_all(&needed) {
+                    tracing::warn!(%error, "records of layers are missing; the next start tries again");
+                }
+            });
+            Ok(())
         })
         .await?;
         self.0.sweep().await
+    }
+
+    /// Refuses to go on with layers that are not there as they were unpacked.
+    pub async fn check_layers(&self, diff_ids: &[String]) -> Result<(), ImageError> {
+        let layers = self.0.layers.clone();
+        let wanted: Vec<Digest> = diff_ids.iter().filter_map(|id| id.parse().ok()).collect();
+        let lost = blocking(move || {
+            for diff_id in wanted {
+                if !layers.has_layer(&diff_id)? {
+                    return Ok(Some(diff_id));
+                }
+            }
+            Ok(None)
+        });
+        match lost.await? {
+            Some(layer) => Err(ImageError::LayerLost(layer.to_string())),
+            None => Ok(()),
+        }
     }
 
     /// The built-in image of infra containers. It has no row, and its layer is always there.
@@ -153,11 +180,19 @@ impl ImageService {
         self.flight(image, platform).done.await
     }
 
-    /// The image, pulled if it is not present.
+    /// The image, pulled if it is not present, or a layer of it is lost.
     pub async fn ensure(&self, image: &ImageRef, platform: &Platform) -> Result<Arc<Image>, ImageError> {
-        match self.get(image) {
-            Err(ImageError::NotFound(_)) => self.pull(image, platform).await,
-            present => present,
+        let present = match self.get(image) {
+            Err(ImageError::NotFound(_)) => return self.pull(image, platform).await,
+            present => present?,
+        };
+        let diff_ids: Vec<String> = present.layers.iter().map(|layer| layer.diff_id.clone()).collect();
+        match self.check_layers(&diff_ids).await {
+            Ok(()) => Ok(present),
+            Err(lost) => {
+                tracing::warn!(%image, %lost, "pulling the image again");
+                self.pull(image, platform).await
+            }
         }
     }
 
@@ -309,15 +344,45 @@ impl Inner {
 
 /// Everything that rows name.
 fn needed(snapshot: &Snapshot) -> HashSet<Digest> {
+    let mut needed = layers_of(snapshot);
+    needed.extend(snapshot.images().iter().flat_map(|i| document_digests(i)));
+    needed
+}
+
+/// The layers that rows name.
+fn layers_of(snapshot: &Snapshot) -> HashSet<Digest> {
     let of_images = snapshot
         .images()
         .iter()
         .flat_map(|i| i.layers.iter().map(|l| &l.diff_id));
     let of_containers = snapshot.containers().iter().flat_map(|c| &c.layers);
-    let layers = of_images.chain(of_containers).filter_map(|id| id.parse().ok());
-    layers
-        .chain(snapshot.images().iter().flat_map(|i| document_digests(i)))
+    of_images
+        .chain(of_containers)
+        .filter_map(|id| id.parse().ok())
         .collect()
+}
+
+/// Makes layers whole that a plain copy of the state has brought, and says what could not be.
+fn mend(layers: &LayerStore, needed: &HashSet<Digest>) -> std::io::Result<()> {
+    let mut mended = 0;
+    for layer in needed {
+        if layers.has_layer(layer)? {
+            continue;
+        }
+        match layers.mend(layer)? {
+            true => mended += 1,
+            false => tracing::warn!(%layer, "{}", ImageError::LayerLost(layer.to_string())),
+        }
+    }
+    if mended > 0 {
+        tracing::warn!(
+            mended,
+            "the state was copied without extended attributes; layers are whole again from their records, but a directory \
+             that a container had deleted and made anew shows the image's files again"
+        );
+        layers.sync()?;
+    }
+    Ok(())
 }
 
 /// Puts the layer of the built-in image into the store, if it is not there.

@@ -12,7 +12,7 @@ use crate::container::{ContainerService, CreateRequest};
 use crate::store::{Claim, Kind, Pod, PodGoal, PodTemplate, Snapshot, Store, Txn};
 
 use super::plan::Want;
-use super::{PodError, PodStatus, check_template, member_name, statuses};
+use super::{PodError, PodStatus, check_template, member_name, statuses, template};
 
 /// Longest name of a pod, and of a namespace (the limits of Kubernetes).
 const MAX_NAME: usize = 253;
@@ -90,13 +90,22 @@ impl PodService {
         find_in(&self.snapshot(), parameter, namespace).ok_or_else(|| PodError::NotFound(parameter.to_owned()))
     }
 
+    /// Whether pods may be made from a template here: [`check_template`], and what the configuration lets containers have
+    /// of the host.
+    pub fn check_template(&self, template: &PodTemplate) -> Result<(), PodError> {
+        check_template(template)?;
+        let mounts = template::host_mounts(&template.spec);
+        let checked = self.0.containers.check_mount_sources(mounts.iter().map(String::as_str));
+        checked.map_err(|error| PodError::InvalidTemplate(error.to_string()))
+    }
+
     /// Stores a pod; no container is made (`contract/api.md` 8.3).
     ///
     /// A pod of the same name is returned, unchanged, if it has the same uid, removed first if the request has another
     /// one, and otherwise in the way ([`PodError::NameTaken`]).
     pub async fn create(&self, pod: NewPod) -> Result<Arc<Pod>, PodError> {
         check_names(&pod)?;
-        check_template(&pod.template)?;
+        self.check_template(&pod.template)?;
         for _ in 0..CREATE_TRIES {
             let wish = pod.clone();
             match self.0.store.transact(move |t| reserve(t, wish)).await? {

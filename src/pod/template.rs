@@ -23,6 +23,16 @@ pub fn check_template(template: &PodTemplate) -> Result<(), PodError> {
     check(&template.spec).map_err(PodError::InvalidTemplate)
 }
 
+/// What the containers of a template would have mounted of the host, as mount strings.
+pub(super) fn host_mounts(spec: &PodSpec) -> Vec<String> {
+    let of_volumes = spec.volumes.iter().filter_map(|volume| match &volume.source {
+        VolumeSource::HostPath(path) => Some(mount_text(path, "/mnt", false)),
+        VolumeSource::EmptyDir => None,
+    });
+    let of_containers = spec.containers.iter().flat_map(|entry| entry.mounts.clone());
+    of_volumes.chain(of_containers).collect()
+}
+
 fn check(spec: &PodSpec) -> Result<(), String> {
     let mut names = HashSet::new();
     for volume in &spec.volumes {
@@ -166,12 +176,12 @@ mod tests {
     #[case(|s: &mut PodSpec| s.containers[1].image = "A/..".into(), "container side: invalid image reference")]
     #[case(|s: &mut PodSpec| s.containers[1].ports.push("80".into()), "port format failed: 80")]
     #[case(|s: &mut PodSpec| s.containers.iter_mut().for_each(|c| c.ports.push("80:80".into())), "published twice")]
-    #[case(|s: &mut PodSpec| s.containers[1].mounts.push("/proc:/x".into()), "invalid mount source")]
+    #[case(|s: &mut PodSpec| s.containers[1].mounts.push("proc:/x".into()), "invalid mount source")]
     #[case(|s: &mut PodSpec| s.containers[0].volume_mounts[0].volume = "nope".into(), "volume \"nope\" does not exist")]
     #[case(|s: &mut PodSpec| s.containers[0].volume_mounts[0].path = "data".into(), "invalid mount destination")]
     #[case(|s: &mut PodSpec| s.containers[0].volume_mounts[0].path = "/a:b".into(), "contains ':'")]
     #[case(|s: &mut PodSpec| s.volumes[0].name = "..".into(), "no usable name")]
-    #[case(|s: &mut PodSpec| s.volumes[0].source = VolumeSource::HostPath("/etc/raind".into()), "volume data")]
+    #[case(|s: &mut PodSpec| s.volumes[0].source = VolumeSource::HostPath("raind".into()), "volume data")]
     fn what_cannot_be_carried_out_is_refused(#[case] edit: impl FnOnce(&mut PodSpec), #[case] part: &str) {
         let error = spec(edit).unwrap_err();
         assert!(error.contains(part), "{error}");

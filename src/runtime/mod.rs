@@ -11,6 +11,7 @@ pub mod hook;
 pub mod mounts;
 pub mod process;
 pub mod reaper;
+pub mod refusal;
 pub mod state;
 
 use std::path::PathBuf;
@@ -86,6 +87,12 @@ pub enum RuntimeError {
         word: &'static str,
         /// Its output and exit status.
         detail: String,
+    },
+    /// The program refused: what was asked for cannot be, and nothing broke.
+    #[error("{message}")]
+    Refused {
+        /// In its words.
+        message: String,
     },
     /// The program did not end in time and was killed.
     #[error("droplet {word} failed: no answer within {seconds} s; it was killed")]

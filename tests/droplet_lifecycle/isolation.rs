@@ -88,7 +88,10 @@ fn the_working_directory_is_made_wherever_it_is() {
         let mut config = s.config(&s.id, "pwd");
         config["process"]["cwd"] = json!("/proc/self/fd/4");
         s.write(&s.id, &config);
-        assert!(s.fails(&["create", &s.id]).contains("process.cwd /proc/self/fd/4: "));
+        assert!(
+            s.fails(&["create", &s.id])
+                .contains("working directory /proc/self/fd/4: ")
+        );
     });
 }
 

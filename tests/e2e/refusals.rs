@@ -104,7 +104,7 @@ fn of_containers() {
         ("/mnt/link/cert:/x", ""),
         ("/mnt:/proc/x", "invalid mount destination: /proc/x"),
         ("/mnt:/", "invalid mount destination: /"),
-        ("/mnt:/x:exec", ""),
+        ("/mnt:/x:suid", ""),
     ];
     for (mount, message) in mounts {
         let said = refuse(json!({ "mount": [mount] }), 400, "service failed: create spec failed: ");

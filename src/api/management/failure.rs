@@ -11,6 +11,7 @@ use crate::manifest::Problem;
 use crate::network::NetworkError;
 use crate::pod::{PodError, SetError};
 use crate::policy::PolicyError;
+use crate::runtime::RuntimeError;
 use crate::service::ServiceError;
 
 impl From<ContainerError> for ApiError {
@@ -45,6 +46,10 @@ impl From<ContainerError> for ApiError {
             | E::ManagedByBottle { .. }
             | E::UnexpectedEvent { .. } => Self::conflict(message),
             E::NoCertificateDue => Self::forbidden(message),
+            E::Runtime {
+                source: RuntimeError::Refused { .. },
+                ..
+            } => Self::bad_request(message),
             E::Runtime { .. }
             | E::Cleanup { .. }
             | E::Io(_)
@@ -91,7 +96,7 @@ impl From<ImageError> for ApiError {
                 Self::bad_request(message)
             }
             E::ManifestNotFound(_) | E::NoPlatform { .. } | E::NotFound(_) => Self::not_found(message),
-            E::InUse { .. } => Self::conflict(message),
+            E::InUse { .. } | E::LayerLost(_) => Self::conflict(message),
             E::Registry { .. } | E::BadImage { .. } | E::BadLayer { .. } => Self::bad_gateway(message),
             E::Store(_) | E::Io(_) => Self::internal(message),
         }

@@ -30,7 +30,7 @@ pub struct Host<'a> {
     pub terminal: bool,
     /// Namespaces to join.
     pub joined: &'a Joined,
-    /// The user's bind mounts, in order.
+    /// The user's bind mounts, in order, attached with their final flags.
     pub binds: &'a [Bind],
     /// Files of the container's directory that exist, and where the image has them.
     pub etc: &'a [Bind],
@@ -47,8 +47,6 @@ pub struct Bind {
     pub source: PathBuf,
     /// In the container.
     pub destination: PathBuf,
-    /// Whether the container may not write to it.
-    pub read_only: bool,
 }
 
 /// The id mappings of a container: those of the configuration, or identity of 65535 (9.6).
@@ -256,15 +254,20 @@ fn mounts(config: &Config, host: &Host<'_>) -> Vec<Value> {
             )
         }
     });
-    mounts.extend(host.etc.iter().chain(host.binds).map(bind));
+    let etc = ["rbind", "rprivate", "nosuid", "nodev", "noexec"];
+    mounts.extend(host.etc.iter().map(|file| bind_with(file, &etc)));
+    mounts.extend(host.binds.iter().map(bind));
     mounts
 }
 
-fn bind(bind: &Bind) -> Value {
-    // Only sub-mounts need a recursive bind; a source without any looks the same.
-    let mut options = vec!["rbind", "rprivate", "nosuid", "nodev", "noexec"];
-    options.extend(bind.read_only.then_some("ro"));
-    json!({ "destination": bind.destination, "type": "bind", "source": bind.source, "options": options })
+/// Binds what is attached with its flags already, and has those of the host's mounts: to set them again could only take
+/// one away, which the kernel refuses here. Only sub-mounts need a recursive bind; a source without any looks the same.
+fn bind(mount: &Bind) -> Value {
+    bind_with(mount, &["rbind", "rprivate"])
+}
+
+fn bind_with(mount: &Bind, options: &[&str]) -> Value {
+    json!({ "destination": mount.destination, "type": "bind", "source": mount.source, "options": options })
 }
 
 /// The files of the container's directory that are bound over those of the image (9.3, 14 to 16).
@@ -327,17 +330,14 @@ mod tests {
                 binds: &[Bind {
                     source: "/s".into(),
                     destination: "/d".into(),
-                    read_only: true,
                 }],
                 etc: &[Bind {
                     source: "/e".into(),
                     destination: "/etc/hosts".into(),
-                    read_only: false,
                 }],
                 cgroup_view: (!unified_cgroups).then_some(&Bind {
                     source: "/v".into(),
                     destination: "/sys/fs/cgroup".into(),
-                    read_only: true,
                 }),
                 shm: None,
             },

@@ -31,7 +31,8 @@ pub fn stage(cgroup: &Cgroup, place: &Path) -> Result<Option<Bind>, RootfsError>
         fs_err::create_dir(&seen)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let source = rustix::fs::openat(CWD, group, flags, Mode::empty()).map_err(|e| system("open", group, e))?;
-        attach(&source, true, &seen).map_err(|e| system("bind", group, e))?;
+        attach(&source, libc::MOUNT_ATTR_NOEXEC | libc::MOUNT_ATTR_RDONLY, &seen)
+            .map_err(|e| system("bind", group, e))?;
         for alias in name.split(',').filter(|alias| alias != name) {
             symlink(name, place.join(alias)).map_err(RootfsError::Io)?;
         }
@@ -41,6 +42,5 @@ pub fn stage(cgroup: &Cgroup, place: &Path) -> Result<Option<Bind>, RootfsError>
     Ok(Some(Bind {
         source: place.to_owned(),
         destination: DESTINATION.into(),
-        read_only: true,
     }))
 }

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use condenser::runtime::defaults::{ANNOTATION_CONFINED, ANNOTATION_INIT};
+use condenser::runtime::mounts::{POLICY_ANNOTATION, Policy};
 use serde::{Deserialize, Deserializer};
 
 /// Annotation with the version of the `io.raind.*` annotations.
@@ -454,6 +455,11 @@ impl Config {
     /// The image annotation; `None` when there is none, and then `root.path` is a ready root file system.
     pub fn image(&self) -> Result<Option<ImageConfig>, ConfigError> {
         self.annotation(ANNOTATION_IMAGE)
+    }
+
+    /// Which sources its bind mounts may have.
+    pub fn mount_policy(&self) -> Result<Policy, ConfigError> {
+        Ok(self.annotation(POLICY_ANNOTATION)?.unwrap_or_else(Policy::of_runtime))
     }
 
     /// The namespace of this kind, if it is listed.

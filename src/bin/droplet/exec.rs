@@ -42,7 +42,7 @@ use crate::failure::{Failure, Stage};
 use crate::limits::Limits;
 use crate::lock::Lock;
 use crate::program::Program;
-use crate::report::{self, Speaker};
+use crate::report::{self, Bad, Speaker};
 use crate::seccomp::Filters;
 
 use target::Target;
@@ -144,7 +144,13 @@ fn exec(request: Request<'_>) -> Result<(), Failure> {
         }
         Some(_) => {
             drop::<Speaker>(speaker);
-            listener.hear(ANSWER_LIMIT).stage(stage)
+            listener.hear(ANSWER_LIMIT).map_err(|bad| {
+                let failure = Failure::new(stage, bad.to_string());
+                match bad {
+                    Bad::Refused { status, .. } => failure.with_status(status),
+                    _ => failure,
+                }
+            })
         }
     }
 }

@@ -9,10 +9,12 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use condenser::runtime::refusal::REFUSED;
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 
 use crate::apparmor::Confinement;
+use crate::failure::plain;
 use crate::program::{ExecError, NOT_EXECUTABLE, Program};
 use crate::report::Speaker;
 use crate::seccomp::Filters;
@@ -99,7 +101,10 @@ impl Executor for Entrypoint {
     fn exec(&self, _spec: &Spec) -> Result<(), ExecutorError> {
         self.0.reports.iter().for_each(Speaker::done);
         let error = self.execute();
-        self.0.reports.iter().for_each(|report| report.failed(&error.message));
+        self.0
+            .reports
+            .iter()
+            .for_each(|report| report.refused(error.status, &error.message));
         let _ = writeln!(std::io::stderr(), "droplet: {error}");
         // SAFETY: ends this process at once. Unwinding into libcontainer would write to descriptors it has closed.
         unsafe { libc::_exit(error.status) }
@@ -116,7 +121,15 @@ impl Executor for Entrypoint {
             .and_then(|()| std::env::set_current_dir(cwd))
             // Fails when this is outside of the root, by way of a descriptor of the host's (CVE-2024-21626).
             .and_then(|()| std::env::current_dir())
-            .map_err(|e| ExecutorValidationError::ArgValidationError(format!("process.cwd {}: {e}", cwd.display())))?;
+            .map_err(|e| {
+                let reason = format!("working directory {}: {}", cwd.display(), plain(&e));
+                // libcontainer would wrap it in what it did at the time.
+                self.0
+                    .reports
+                    .iter()
+                    .for_each(|report| report.refused(REFUSED, &reason));
+                ExecutorValidationError::ArgValidationError(reason)
+            })?;
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::rc::Rc;
 
+use condenser::runtime::refusal::{FAILED, REFUSED};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::error::LibcontainerError;
 use libcontainer::notify_socket::NOTIFY_FILE;
@@ -24,13 +25,15 @@ use crate::apparmor::Confinement;
 use crate::bundle::{self, Bind, Host};
 use crate::cgroup::{self, Cgroup, CgroupError};
 use crate::cgroup_view;
-use crate::container::Container;
+use crate::container::{Container, replace};
 use crate::executor::{Entrypoint, Restrictions};
+use crate::failure::Blame;
 use crate::limits::LimitError;
 use crate::namespaces;
+use crate::place;
 use crate::plan::Plan;
 use crate::program::{ExecError, Program};
-use crate::report::{self, Listener, Speaker};
+use crate::report::{self, Bad, Listener, Speaker};
 use crate::rootfs::{self, RootfsError, Stage};
 use crate::shm::SharedMemory;
 use crate::socket::Socket;
@@ -66,9 +69,22 @@ pub enum InitError {
     /// Limits of each process.
     #[error(transparent)]
     Limit(#[from] LimitError),
+    /// What init said before it ended: what was asked for cannot be.
+    #[error("{0}")]
+    Refused(String),
     /// What libcontainer said.
     #[error("{0}")]
     Container(String),
+}
+
+impl Blame for InitError {
+    fn status(&self) -> i32 {
+        match self {
+            Self::Rootfs(error) => error.status(),
+            Self::Refused(_) | Self::Program(_) => REFUSED,
+            Self::Io(_) | Self::Cgroup(_) | Self::Limit(_) | Self::Container(_) => FAILED,
+        }
+    }
 }
 
 /// An init that waits for the start signal.
@@ -119,7 +135,10 @@ pub fn set_up(plan: &Plan) -> Result<Init, InitError> {
     let streams = Streams::open(plan)?;
     let built = build(plan, entrypoint, &streams);
     let left = stage.leave(&plan.config.root.path);
-    let pid = built?;
+    let pid = built.map_err(|error| match executed.heard() {
+        Some(Bad::Refused { message, .. }) => InitError::Refused(message),
+        _ => error,
+    })?;
     let finish = || {
         left?;
         if limits_are_ours() {
@@ -138,7 +157,7 @@ fn prepare_root(plan: &Plan, shared: Option<&SharedMemory>) -> Result<Program, I
         rootfs::mount_overlay(image, root, namespaces::in_user_namespace())?;
     }
     let run = plan.container.run_dir();
-    let binds = rootfs::stage_mounts(&plan.mounts, &run.join("mounts"), root)?;
+    let binds = rootfs::stage_mounts(plan, &run.join("mounts"))?;
     let shm = shared.map(|shared| shared.stage(&run.join("shm"))).transpose()?;
     let cgroup_view = cgroup_view::stage(&Cgroup::new(&plan.config, &plan.container.id)?, &run.join("cgroup"))?;
     let etc = bundle::etc_files(&plan.container.dir)
@@ -148,10 +167,10 @@ fn prepare_root(plan: &Plan, shared: Option<&SharedMemory>) -> Result<Program, I
             Ok(Bind {
                 source,
                 destination: rootfs::resolve(root, destination.as_ref())?,
-                read_only: false,
             })
         })
         .collect::<std::io::Result<Vec<_>>>()?;
+    place::check(root, etc.iter().chain(&binds)).map_err(RootfsError::Place)?;
     let spec = bundle::spec(
         &plan.config,
         &Host {
@@ -167,7 +186,7 @@ fn prepare_root(plan: &Plan, shared: Option<&SharedMemory>) -> Result<Program, I
         },
     );
     fs_err::create_dir_all(run.join("bundle"))?;
-    fs_err::write(run.join("bundle/config.json"), spec.to_string())?;
+    replace(&run.join("bundle/config.json"), spec.to_string().as_bytes(), 0o600)?;
 
     let process = &plan.config.process;
     let mut env = process.env.clone();

@@ -34,6 +34,7 @@ mod logfile;
 mod monitor;
 mod namespaces;
 mod network;
+mod place;
 mod plan;
 mod program;
 mod record;
@@ -73,8 +74,9 @@ fn main() -> ExitCode {
             if failure.is_usage() {
                 print!("Incorrect Usage: {failure}\n\n{}", cli::HELP);
             }
-            eprintln!("{failure}");
-            ExitCode::from(1)
+            // One line, the last: who started this reads it.
+            eprintln!("{}", failure.message.replace(['\n', '\r'], " "));
+            ExitCode::from(u8::try_from(failure.status).unwrap_or(1))
         }
         None => {
             eprintln!("No help topic for '{verb}'");

@@ -25,7 +25,7 @@ use crate::audit::{AuditLog, Event, Record};
 use crate::cgroup::{self, Cgroup};
 use crate::console::Pump;
 use crate::container::{ContainerError, remove_if_exists, replace};
-use crate::failure::Failure;
+use crate::failure::{Failure, Judge, Stage};
 use crate::finish::{finish, readable};
 use crate::init::{self, Init};
 use crate::lock::Lock;
@@ -47,7 +47,7 @@ enum Report {
     /// Init waits for the start signal.
     Ready { pid: i32 },
     /// It could not be set up; nothing is left.
-    Failed { reason: String },
+    Failed { reason: String, status: i32 },
 }
 
 /// `create`'s end of the connection to its monitor. Dropping it makes the monitor give up.
@@ -86,7 +86,7 @@ impl Creator {
     }
 
     /// Waits until init is set up; its pid.
-    pub fn ready(&self) -> Result<i32, String> {
+    pub fn ready(&self, stage: &'static str) -> Result<i32, Failure> {
         let receive = || -> std::io::Result<Report> {
             self.wait_for_report()?;
             self.stream.set_read_timeout(Some(SET_UP_LIMIT))?;
@@ -96,8 +96,8 @@ impl Creator {
         };
         match receive() {
             Ok(Report::Ready { pid }) => Ok(pid),
-            Ok(Report::Failed { reason }) => Err(reason),
-            Err(error) => Err(format!("the monitor does not answer: {error}")),
+            Ok(Report::Failed { reason, status }) => Err(Failure::new(stage, reason).with_status(status)),
+            Err(error) => Err(Failure::new(stage, format!("the monitor does not answer: {error}"))),
         }
     }
 
@@ -146,21 +146,21 @@ impl Creator {
 
 /// What the forked process does.
 fn monitor(plan: &Plan, audit: &AuditLog, mut creator: UnixStream) {
-    let failed = |stage: &'static str, error: &dyn std::fmt::Display| {
-        let failure = Failure::new(stage, error.to_string());
+    let failed = |failure: Failure| {
         remove_cgroup(plan);
         note(plan, &failure.message);
         audit.write(&record(plan, Event::Init, 0).result(Some(&failure)));
         Report::Failed {
+            status: failure.status,
             reason: failure.message,
         }
     };
     let started = detach()
-        .map_err(|e| failed("prepare", &e))
-        .and_then(|()| init::set_up(plan).map_err(|e| failed("prepare", &e)))
-        .and_then(|init| Attendant::new(plan, init).map_err(|e| failed("prepare", &e)));
+        .stage("prepare")
+        .and_then(|()| init::set_up(plan).judge("prepare"))
+        .and_then(|init| Attendant::new(plan, init).stage("prepare"));
     match started {
-        Err(report) => send(&mut creator, &report),
+        Err(failure) => send(&mut creator, &failed(failure)),
         Ok(mut attendant) => {
             if attendant.wait_for_creator(creator) {
                 ignore_signals();
@@ -362,7 +362,7 @@ fn classify(code: i32, oom: bool, refusal: Option<Bad>) -> Exit {
     };
     // Of a program that ran, nothing is known but its status, even if that is 127.
     let message = match refusal {
-        Some(Bad::Said(message)) => message,
+        Some(Bad::Said(message) | Bad::Refused { message, .. }) => message,
         _ => String::new(),
     };
     Exit {
@@ -410,7 +410,10 @@ mod tests {
 
     #[test]
     fn only_a_refused_program_has_a_message() {
-        let refused = Bad::Said("x: not found in PATH".into());
+        let refused = Bad::Refused {
+            status: 127,
+            message: "x: not found in PATH".into(),
+        };
         assert_eq!(classify(127, false, Some(refused)).message, "x: not found in PATH");
         assert_eq!(classify(127, false, None).message, "");
         assert_eq!(classify(137, false, Some(Bad::Died)).message, "");

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use condenser::runtime::mounts::{Mount, MountError};
+use condenser::runtime::mounts::{Mount, MountError, Policy};
 
 use crate::apparmor;
 use crate::cgroup::{self, CgroupError};
 use crate::config::{Config, ConfigError, ImageConfig};
 use crate::container::Container;
+use crate::failure::{Blame, refused_if};
 use crate::limits::{LimitError, Limits};
 use crate::namespaces::{self, Joined, NamespaceError};
 use crate::network::{self, NetworkError};
@@ -31,6 +32,12 @@ pub enum PlanError {
     Limit(#[from] LimitError),
 }
 
+impl Blame for PlanError {
+    fn status(&self) -> i32 {
+        refused_if(matches!(self, Self::Mount(_) | Self::Program(_)))
+    }
+}
+
 /// A container to be set up. Survives the fork into the monitor.
 #[derive(Debug)]
 pub struct Plan {
@@ -42,6 +49,8 @@ pub struct Plan {
     pub image: Option<ImageConfig>,
     /// The user's bind mounts.
     pub mounts: Vec<Mount>,
+    /// Which sources they may have.
+    pub policy: Policy,
     /// Namespaces to join.
     pub joined: Joined,
     /// Interfaces.
@@ -70,13 +79,15 @@ impl Plan {
         let mounts = entries
             .map(|m| Mount::from_config(&m.source, &m.destination, &m.kind, &m.options))
             .collect::<Result<Vec<_>, _>>()?;
+        let policy = config.mount_policy()?;
         for mount in &mounts {
-            mount.open_source(&[])?;
+            mount.open_source(&policy)?;
         }
         Program::new(&config.process.args, &config.process.env)?;
         Ok(Self {
             image: config.image()?,
             mounts,
+            policy,
             joined: namespaces::open(&config)?,
             network: network::plan(&config, net.as_ref())?,
             filters: Rc::new(Filters::from_config(&config)?),

@@ -70,7 +70,6 @@ impl SharedMemory {
         Ok(Bind {
             source: place.to_owned(),
             destination: DESTINATION.into(),
-            read_only: false,
         })
     }
 }

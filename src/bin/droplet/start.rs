@@ -88,7 +88,11 @@ fn locked(container: &Container, config: &Config, audit: &AuditLog) -> Result<()
         Err(reason) => {
             drop(lock);
             settle(container, audit)?;
-            return Err(Failure::new("write_fifo", reason.to_string()));
+            let failure = Failure::new("write_fifo", reason.to_string());
+            return Err(match reason {
+                Bad::Refused { status, .. } => failure.with_status(status),
+                _ => failure,
+            });
         }
     }
     state.status = Status::Running;

@@ -3,8 +3,10 @@
 //! Everything here runs in forked processes of a program with one thread, and ends in `execve` or `_exit`.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
+use condenser::runtime::refusal::{FAILED, REFUSED};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -16,7 +18,7 @@ use rustix::process::{
 use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use super::Job;
-use crate::program::{NOT_EXECUTABLE, NOT_FOUND};
+use crate::failure::{Blame, plain};
 use crate::report::{self, Bad, Speaker};
 use crate::signals;
 
@@ -49,10 +51,17 @@ pub struct Process {
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct NotStarted {
-    /// The status that shells have for a program that cannot be executed, if that was all.
+    /// The status that says so, if nothing broke: that of shells for a program that cannot be executed, or
+    /// [`REFUSED`] where the container is not fit for any.
     pub refused: Option<i32>,
     /// What went wrong.
     pub message: String,
+}
+
+impl Blame for NotStarted {
+    fn status(&self) -> i32 {
+        self.refused.unwrap_or(FAILED)
+    }
 }
 
 impl From<String> for NotStarted {
@@ -95,13 +104,15 @@ pub fn start(job: &Job, stdio: Stdio) -> Result<Process, NotStarted> {
     let heard = listener.hear(LIMIT);
     let pid = read_pid(&pid_reader);
     if let Err(bad) = heard {
-        let status = abandon(entrant, pid, &bad);
-        let message = match bad {
-            Bad::Late(_) => format!("{bad}; is the container frozen?"),
-            Bad::Said(_) | Bad::Died => bad.to_string(),
-        };
-        let refused = status.filter(|status| matches!(*status, NOT_FOUND | NOT_EXECUTABLE));
-        return Err(NotStarted { refused, message });
+        abandon(entrant, pid, &bad);
+        return Err(match bad {
+            Bad::Late(_) => format!("{bad}; is the container frozen?").into(),
+            Bad::Said(_) | Bad::Died => bad.to_string().into(),
+            Bad::Refused { status, message } => NotStarted {
+                refused: Some(status),
+                message,
+            },
+        });
     }
     let _ = waitpid(Some(entrant), WaitOptions::empty());
     let pid = pid.ok_or_else(|| "the process did not report its pid".to_owned())?;
@@ -110,20 +121,16 @@ pub fn start(job: &Job, stdio: Stdio) -> Result<Process, NotStarted> {
     Ok(Process { pid, pidfd })
 }
 
-/// Ends and reaps what a failed start left; the exit status of the process. What hangs in the kernel is not waited for.
-fn abandon(entrant: Pid, process: Option<Pid>, bad: &Bad) -> Option<i32> {
+/// Ends and reaps what a failed start left. What hangs in the kernel is not waited for.
+fn abandon(entrant: Pid, process: Option<Pid>, bad: &Bad) {
     let patience = match bad {
         Bad::Late(_) => WaitOptions::NOHANG,
-        Bad::Said(_) | Bad::Died => WaitOptions::empty(),
+        _ => WaitOptions::empty(),
     };
-    let end = |pid: Pid| {
-        // Who has said why it ends has done so after it chose its status, which this cannot change.
+    for pid in [Some(entrant), process].into_iter().flatten() {
         let _ = kill_process(pid, Signal::KILL);
-        waitpid(Some(pid), patience).ok().flatten()
-    };
-    end(entrant);
-    let (_, status) = process.and_then(end)?;
-    status.exit_status()
+        let _ = waitpid(Some(pid), patience);
+    }
 }
 
 fn read_pid(reader: &OwnedFd) -> Option<Pid> {
@@ -193,19 +200,22 @@ fn become_program(job: &Job, stdio: &Stdio, speaker: &Speaker) -> ! {
         Ok(()) => {
             speaker.done();
             let error = job.program.execute();
-            speaker.failed(&error.message);
+            speaker.refused(error.status, &error.message);
             error.status
         }
-        Err(reason) => {
-            speaker.failed(&reason);
-            1
+        Err(NotStarted { refused, message }) => {
+            match refused {
+                Some(status) => speaker.refused(status, &message),
+                None => speaker.failed(&message),
+            }
+            refused.unwrap_or(1)
         }
     };
     // SAFETY: as in `enter`. The end of the process is the end of what it says.
     unsafe { libc::_exit(status) }
 }
 
-fn restrict(job: &Job, stdio: &Stdio, speaker: &Speaker) -> Result<(), String> {
+fn restrict(job: &Job, stdio: &Stdio, speaker: &Speaker) -> Result<(), NotStarted> {
     setsid().map_err(|e| format!("cannot start a session: {e}"))?;
     if stdio.terminal {
         ioctl_tiocsctty(&stdio.input).map_err(|e| format!("cannot take the terminal: {e}"))?;
@@ -223,20 +233,25 @@ fn restrict(job: &Job, stdio: &Stdio, speaker: &Speaker) -> Result<(), String> {
         // A change of credentials, such as the one above, would undo this; there is none any more, not even by `execve`.
         set_parent_process_death_signal(Some(Signal::KILL)).map_err(|e| format!("cannot end with the caller: {e}"))?;
     }
-    let cwd = |e: Errno| format!("working directory {}: {e}", job.cwd.display());
-    chdir(&job.cwd).map_err(cwd)?;
-    // For a directory outside of this root the kernel's answer does not begin with a slash.
-    if !getcwd(Vec::new()).map_err(cwd)?.as_bytes().starts_with(b"/") {
-        return Err(format!(
-            "working directory {} is not in the container",
-            job.cwd.display()
-        ));
-    }
-
+    go_to(&job.cwd).map_err(|message| NotStarted {
+        refused: Some(REFUSED),
+        message,
+    })?;
     set_no_new_privs(true).map_err(|e| format!("cannot set no-new-privileges: {e}"))?;
     job.filters
         .install()
-        .map_err(|e| format!("cannot install the system call filters: {e}"))
+        .map_err(|e| format!("cannot install the system call filters: {e}").into())
+}
+
+/// Enters the working directory, as the container has it now.
+fn go_to(cwd: &Path) -> Result<(), String> {
+    let failed = |e: Errno| format!("working directory {}: {}", cwd.display(), plain(&e));
+    chdir(cwd).map_err(failed)?;
+    // For a directory outside of this root the kernel's answer does not begin with a slash.
+    if !getcwd(Vec::new()).map_err(failed)?.as_bytes().starts_with(b"/") {
+        return Err(format!("working directory {} is not in the container", cwd.display()));
+    }
+    Ok(())
 }
 
 /// Puts stdio in its place and closes every other descriptor but that of `speaker`. A working directory such as
