@@ -46,6 +46,7 @@ impl From<ContainerError> for ApiError {
             | E::UnexpectedEvent { .. } => Self::conflict(message),
             E::NoCertificateDue => Self::forbidden(message),
             E::Runtime { .. }
+            | E::Port(_)
             | E::Cleanup { .. }
             | E::Io(_)
             | E::Firewall(_)
@@ -153,7 +154,7 @@ impl From<ServiceError> for ApiError {
                 Self::bad_request(message)
             }
             E::NameTaken | E::PortTaken { .. } => Self::conflict(message),
-            E::Store(_) => Self::internal(message),
+            E::Port(_) | E::Store(_) => Self::internal(message),
         }
     }
 }
