@@ -85,7 +85,11 @@ impl ContainerService {
     pub async fn publish(&self, id: &str, ports: &[String]) -> Result<(), ContainerError> {
         let forwards = parse_ports(ports)?;
         let row = self.row(id)?;
-        let forwards = self.0.services.ports.assign(&self.snapshot(), forwards, &row.forwards)?;
+        let forwards = self
+            .0
+            .services
+            .ports
+            .assign(&self.snapshot(), forwards, &row.forwards)?;
         self.check_ports(&forwards)?;
         if row.is_published() {
             self.0.services.ports.hold(&forwards)?;

@@ -27,7 +27,9 @@ pub fn parse_ports(texts: &[String]) -> Result<Vec<Forward>, ContainerError> {
             forwards.push(forward);
         }
         if forwards.len() > MAX_PORTS {
-            return Err(invalid(format!("{text:?} makes more than {MAX_PORTS} ports; publish fewer")));
+            return Err(invalid(format!(
+                "{text:?} makes more than {MAX_PORTS} ports; publish fewer"
+            )));
         }
     }
     Ok(forwards)
@@ -79,14 +81,18 @@ fn parse_port(text: &str) -> Result<Vec<Forward>, ContainerError> {
         "tcp" => Protocol::Tcp,
         "udp" => Protocol::Udp,
         other => {
-            return Err(invalid(format!("{other:?} in {text:?} is not a protocol; use tcp or udp")));
+            return Err(invalid(format!(
+                "{other:?} in {text:?} is not a protocol; use tcp or udp"
+            )));
         }
     };
     let address = match address {
         "" => None,
-        address => Some(address.parse().map_err(|_| {
-            invalid(format!("{address:?} in {text:?} is not an IPv4 address"))
-        })?),
+        address => Some(
+            address
+                .parse()
+                .map_err(|_| invalid(format!("{address:?} in {text:?} is not an IPv4 address")))?,
+        ),
     };
     let containers = range(container, text)?;
     let hosts = match host {
@@ -218,7 +224,11 @@ mod tests {
     fn a_host_port_is_published_once_at_an_address() {
         parsed(&["80:1", "80:1:udp", "81:1"]).unwrap();
         parsed(&["127.0.0.1:80:1", "127.0.0.2:80:1", "1", "1", "1"]).unwrap();
-        for both in [["80:1", "80:2"], ["127.0.0.1:80:1", "80:2"], ["0.0.0.0:80:1", "127.0.0.1:80:2"]] {
+        for both in [
+            ["80:1", "80:2"],
+            ["127.0.0.1:80:1", "80:2"],
+            ["0.0.0.0:80:1", "127.0.0.1:80:2"],
+        ] {
             let error = parsed(&both).unwrap_err();
             assert!(error.contains("host port 80/tcp is published twice"), "{error}");
         }

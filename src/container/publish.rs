@@ -8,9 +8,15 @@
 
 use crate::store::{Container, Forward, Protocol};
 
+use super::ports::parse_ports;
 use super::{ContainerError, ContainerService};
 
 impl ContainerService {
+    /// Refuses port strings that [`ContainerService::create`] would.
+    pub fn check_published(&self, ports: &[String]) -> Result<(), ContainerError> {
+        self.check_ports(&parse_ports(ports)?)
+    }
+
     /// Refuses ports that the daemon itself needs or a program of the host has now.
     pub(super) fn check_ports(&self, forwards: &[Forward]) -> Result<(), ContainerError> {
         let reserved = &self.0.settings.reserved_ports;

@@ -201,7 +201,11 @@ fn a_port_at_an_address_is_published_there_only() {
         "-A RAIND-PORTS -d 192.0.2.2/32 -p tcp -m addrtype --dst-type LOCAL -m tcp --dport 8080 -j DNAT --to-destination 10.166.0.2:81",
     ]
     "#);
-    assert!(!v4.contains("-i eth0 -o raind0 -p tcp"), "nobody gets in past the address");
+    assert_eq!(
+        with("-A RAIND-FWD -d 10.166.0.2/32 -i eth0"),
+        [""; 0],
+        "nobody gets in past the address"
+    );
     // Services follow the configuration.
     state.settings.publish_address = [127, 0, 0, 1].into();
     state.services = vec![crate::firewall::BalancedPort {
@@ -216,7 +220,9 @@ fn a_port_at_an_address_is_published_there_only() {
     let jumps: Vec<_> = v4.lines().filter(|l| l.contains("--dport 11240")).collect();
     assert_eq!(
         jumps,
-        ["-A RAIND-PORTS -d 127.0.0.1/32 -p tcp -m addrtype --dst-type LOCAL -m tcp --dport 11240 -j RAIND-SVC-01m8bbbb-11240"]
+        [
+            "-A RAIND-PORTS -d 127.0.0.1/32 -p tcp -m addrtype --dst-type LOCAL -m tcp --dport 11240 -j RAIND-SVC-01m8bbbb-11240"
+        ]
     );
 }
 

@@ -231,8 +231,8 @@ impl FirewallState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{ContainerState, Operation};
     use crate::store::records::tests::{container, network};
+    use crate::store::{ContainerState, Operation};
 
     #[test]
     fn ports_are_published_while_their_container_runs() {

@@ -25,7 +25,7 @@ use crate::store::{
 
 use super::service::fresh_id;
 use super::set_plan::{self, Changes, Fitness, Replica, Wanted};
-use super::{PodError, PodService, PodState, PodStatus, check_template, fresh_ulid, statuses};
+use super::{PodError, PodService, PodState, PodStatus, fresh_ulid, statuses};
 
 /// Most pods of one set: more than one host can run.
 pub const MAX_REPLICAS: u32 = 10_000;
@@ -155,7 +155,7 @@ impl ReplicaSets {
     /// Makes a set, or makes an existing one of that identity what is asked for. It keeps its id, and its template as
     /// long as that says the same. Pods follow.
     pub async fn apply(&self, wish: NewSet) -> Result<AppliedSet, SetError> {
-        check_template(&wish.template)?;
+        self.pods.check_ports(&wish.template)?;
         self.store.transact(move |t| apply_in(t, wish)).await
     }
 

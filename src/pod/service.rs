@@ -12,6 +12,7 @@ use crate::container::{ContainerService, CreateRequest};
 use crate::store::{Claim, Kind, Pod, PodGoal, PodTemplate, Snapshot, Store, Txn};
 
 use super::plan::Want;
+use super::template::ports;
 use super::{PodError, PodStatus, check_template, member_name, statuses};
 
 /// Longest name of a pod, and of a namespace (the limits of Kubernetes).
@@ -96,7 +97,7 @@ impl PodService {
     /// one, and otherwise in the way ([`PodError::NameTaken`]).
     pub async fn create(&self, pod: NewPod) -> Result<Arc<Pod>, PodError> {
         check_names(&pod)?;
-        check_template(&pod.template)?;
+        self.check_ports(&pod.template)?;
         for _ in 0..CREATE_TRIES {
             let wish = pod.clone();
             match self.0.store.transact(move |t| reserve(t, wish)).await? {
@@ -115,6 +116,12 @@ impl PodService {
             namespace: pod.namespace,
             name: pod.name,
         })
+    }
+
+    /// Whether pods can be made from a template, and a program of the host has none of its ports.
+    pub(super) fn check_ports(&self, template: &PodTemplate) -> Result<(), PodError> {
+        check_template(template)?;
+        Ok(self.0.containers.check_published(&ports(&template.spec))?)
     }
 
     /// Makes what the template lists and the pod lacks, and starts nothing but infra. Returns the ids of the members

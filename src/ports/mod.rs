@@ -194,7 +194,12 @@ impl HostPorts {
                 Err(error) => held.tell(*port, owner, &error),
             }
         }
-        let gone: BTreeSet<_> = held.missing.keys().filter(|port| !wanted.contains_key(port)).copied().collect();
+        let gone: BTreeSet<_> = held
+            .missing
+            .keys()
+            .filter(|port| !wanted.contains_key(port))
+            .copied()
+            .collect();
         held.missing.retain(|port, _| !gone.contains(port));
     }
 
@@ -203,7 +208,9 @@ impl HostPorts {
         let containers = snapshot.containers().iter().filter(|row| row.is_published());
         let published = containers.flat_map(|row| {
             let owner = format!("container {}", row.name);
-            row.forwards.iter().map(move |forward| (self.port_of(forward), owner.clone()))
+            row.forwards
+                .iter()
+                .map(move |forward| (self.port_of(forward), owner.clone()))
         });
         let of_service = |service: &Arc<Service>| {
             let owner = format!("service {}/{}", service.namespace, service.name);

@@ -45,19 +45,22 @@ fn sockets(port: HostPort) -> Vec<String> {
 /// Pid and name of a process with that socket.
 fn program_with(socket: &str) -> Option<(u32, String)> {
     let processes = std::fs::read_dir("/proc").ok()?.flatten();
-    processes.filter_map(|entry| {
-        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        has(&entry.path(), socket).then_some(())?;
-        let name = std::fs::read_to_string(entry.path().join("comm")).ok()?;
-        Some((pid, name.trim().to_owned()))
-    })
-    .next()
+    processes
+        .filter_map(|entry| {
+            let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+            has(&entry.path(), socket).then_some(())?;
+            let name = std::fs::read_to_string(entry.path().join("comm")).ok()?;
+            Some((pid, name.trim().to_owned()))
+        })
+        .next()
 }
 
 fn has(process: &Path, socket: &str) -> bool {
     let Ok(descriptors) = std::fs::read_dir(process.join("fd")) else {
         return false;
     };
-    let targets = descriptors.flatten().filter_map(|fd| std::fs::read_link(fd.path()).ok());
+    let targets = descriptors
+        .flatten()
+        .filter_map(|fd| std::fs::read_link(fd.path()).ok());
     targets.into_iter().any(|target| target.as_os_str() == socket)
 }

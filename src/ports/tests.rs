@@ -122,7 +122,12 @@ async fn what_is_missing_is_held_as_soon_as_it_is_free() {
     let bench = Bench::new();
     let holder = bench.listens(8080).unwrap();
     bench
-        .change(|t| drop(t.put(container("a", "web").in_state(ContainerState::Running).forward(8080)).unwrap()))
+        .change(|t| {
+            drop(
+                t.put(container("a", "web").in_state(ContainerState::Running).forward(8080))
+                    .unwrap(),
+            )
+        })
         .await;
     assert_eq!(bench.ports.held().missing.len(), 1);
     drop(holder);

