@@ -63,7 +63,17 @@ impl ContainerService {
 
     /// What a start does, under the container's lock.
     pub(super) async fn bring_up(&self, container: &Container, starter: Starter) -> Result<(), ContainerError> {
-        self.hold_ports(container)?;
+        if let Err(taken) = self.hold_ports(container) {
+            if starter == Starter::Policy {
+                // It was a try, and the next one comes later.
+                self.update(&container.id, move |c| {
+                    starter.note(c);
+                    Ok(())
+                })
+                .await?;
+            }
+            return Err(taken);
+        }
         let done = self.run_again(container, starter).await;
         if done.is_err() {
             let over = self.update(&container.id, |c| {

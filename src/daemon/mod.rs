@@ -254,6 +254,7 @@ impl Daemon {
         let known = store.snapshot().containers().iter().count();
         manager.starting(&format!("recovering {known} containers")).await;
         containers.recover().await?;
+        ports.keep();
         manager.starting("recovering pods and bottles").await;
         let policies = PolicyService::new(store.clone(), firewall.clone());
         let bottles = BottleService::new(BottleParts {

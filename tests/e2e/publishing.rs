@@ -359,8 +359,13 @@ fn pods_bottles_and_manifests_name_addresses_too() {
             .find(|c| c["podId"] == id.as_str() && c["forwards"][0].is_object());
         infra.unwrap()["forwards"][0]["source"].as_u64().unwrap()
     };
+    let act = |action: &str| api.ok(post(&format!("/v1/pods/{id}/actions/{action}"), json!({})));
+    act("start");
     let port = source();
-    api.ok(post(&format!("/v1/pods/{id}/actions/start"), json!({})));
+    answers(&lab, Place::Outside, &format!("{HOST}:{port}"), "any");
+    act("stop");
+    refuses(&lab, Place::Outside, &format!("{HOST}:{port}"));
+    act("start");
     answers(&lab, Place::Outside, &format!("{HOST}:{port}"), "any");
     assert_eq!(source(), port);
 }
