@@ -76,6 +76,9 @@ pub struct Settings {
         value_delimiter = ','
     )]
     pub dns_upstreams: Option<Vec<String>>,
+    /// Address of the host that ports are published at when they name none [default: 0.0.0.0, all addresses]
+    #[arg(long, env = "CONDENSER_PUBLISH_ADDRESS", value_name = "IP")]
+    pub publish_address: Option<Ipv4Addr>,
     /// Leave bridge ports connected although their traffic cannot be filtered, so that containers of one network can
     /// reach each other; otherwise such ports are isolated [default: false]
     #[arg(long, env = "CONDENSER_ALLOW_UNFILTERED_BRIDGES", value_name = "BOOL")]
@@ -174,6 +177,7 @@ pub struct Config {
     pub require_apparmor: bool,
     pub runtime_subnet: Ipv4Net,
     pub dns_upstreams: Vec<SocketAddr>,
+    pub publish_address: Ipv4Addr,
     pub allow_unfiltered_bridges: bool,
     pub registries: Registries,
     pub registry_credentials: Vec<PathBuf>,
@@ -257,6 +261,7 @@ impl Settings {
             require_apparmor,
             runtime_subnet,
             dns_upstreams,
+            publish_address,
             allow_unfiltered_bridges,
             insecure_registries,
             registry,
@@ -312,6 +317,7 @@ impl Config {
             require_apparmor: s.require_apparmor.unwrap_or(false),
             runtime_subnet: s.runtime_subnet.unwrap_or(DEFAULT_SUBNET).trunc(),
             dns_upstreams: upstreams(s.dns_upstreams)?,
+            publish_address: s.publish_address.unwrap_or(Ipv4Addr::UNSPECIFIED),
             allow_unfiltered_bridges: s.allow_unfiltered_bridges.unwrap_or(false),
             registries: registries(s.registry, s.insecure_registries)?,
             registry_credentials: credential_files(s.registry_credentials, std::env::var_os("DOCKER_CONFIG"))?,

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::BottleError;
+use super::ports::port;
 use super::service_options::{health_check, limits, restart};
 use crate::container::{HealthCheckRequest, OptionsRequest};
 use crate::manifest::reader::{Field, Object, Source};
@@ -134,7 +135,7 @@ fn service(field: &Field<'_>) -> Result<ServiceFile> {
             image,
             command: object.get("command", Field::strings)?,
             env: object.get("env", Field::strings)?,
-            ports: object.get("ports", Field::strings)?,
+            ports: object.items("ports")?.iter().map(port).collect::<Result<_>>()?,
             mounts,
             network: object.string("network")?,
             tty: object.get("tty", Field::boolean)?,

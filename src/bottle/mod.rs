@@ -22,6 +22,7 @@ mod error;
 mod file;
 mod order;
 mod plan;
+mod ports;
 mod register;
 mod remove;
 mod service;

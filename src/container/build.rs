@@ -243,6 +243,7 @@ fn build_row(id: String, step: BuildStep, attachment: Attachment) -> Container {
         health: None,
         readiness: None,
         joined: None,
+        starting: false,
         attachment: Some(attachment),
         forwards: Vec::new(),
         certificate_due: true,

@@ -9,11 +9,12 @@ use crate::metrics::Verb;
 use crate::network::ipam;
 use crate::store::{
     Attachment, Claim, Container, ContainerOptions, ContainerState, Forward, Holder, Image, ImageRunConfig, Kind,
-    Network, Operation, Pod, PodGoal, ProcessSpec, Protocol, PullPolicy, Retries, Txn,
+    Network, Operation, Pod, PodGoal, ProcessSpec, PullPolicy, Retries, Txn,
 };
 
 use super::bottle::{Part, enter};
-use super::request::{effective_command, environment, parse_ports};
+use super::ports::parse_ports;
+use super::request::{effective_command, environment};
 use super::{ContainerError, ContainerService, CreateRequest, PodRole, bundle, names, options, transitions};
 
 /// How often an image that vanishes between pull and use is asked for again.
@@ -96,7 +97,7 @@ impl ContainerService {
             }
         }
         let forwards = parse_ports(&request.ports)?;
-        self.refuse_reserved(&forwards)?;
+        self.check_ports(&forwards)?;
         let network = match role {
             None | Some(PodRole::Infra) => Some(self.network(&request.network)?),
             Some(PodRole::Member { .. } | PodRole::Added { .. }) => None,
@@ -128,21 +129,6 @@ impl ContainerService {
             Some(network) => Ok(network.name.clone()),
             None => Err(ContainerError::NetworkNotFound(network.to_owned())),
         }
-    }
-
-    pub(super) fn refuse_reserved(&self, forwards: &[Forward]) -> Result<(), ContainerError> {
-        let reserved = &self.0.settings.reserved_ports;
-        let mut taken = forwards
-            .iter()
-            .filter(|f| f.protocol == Protocol::Tcp && reserved.contains(&f.host_port));
-        taken.next().map_or(Ok(()), |f| {
-            let holder = "condenser itself".to_owned();
-            Err(ContainerError::PortTaken {
-                port: f.host_port,
-                protocol: f.protocol,
-                holder,
-            })
-        })
     }
 
     async fn image(&self, wish: &Wish) -> Result<Arc<Image>, ContainerError> {
@@ -230,6 +216,7 @@ impl ContainerService {
         image: Arc<Image>,
         process: ProcessSpec,
     ) -> Result<Arc<Container>, ContainerError> {
+        let ports = self.0.services.ports.clone();
         let reserve = self.0.services.store.transact(move |t| {
             // Between pull and now the image may have been removed; its layers are only safe under a committed row.
             if !still_present(t, &image) {
@@ -245,6 +232,8 @@ impl ContainerService {
             if let Some(part) = wish.part.bottle() {
                 enter(t, part, &id)?;
             }
+            let forwards = ports.assign(t.snapshot(), wish.forwards.clone(), &[])?;
+            let wish = Wish { forwards, ..wish };
             let row = new_row(t, id, wish, &image, process, attachment);
             t.put(row).map_err(|taken| ContainerError::taken(taken, t.snapshot()))
         });
@@ -339,6 +328,7 @@ fn new_row(
         health: None,
         readiness: None,
         joined: None,
+        starting: false,
         attachment,
         forwards: wish.forwards,
         certificate_due: true,

@@ -30,6 +30,8 @@ mod logs;
 mod names;
 mod options;
 mod pod;
+mod ports;
+mod publish;
 mod recover;
 mod request;
 mod resources;
@@ -52,6 +54,7 @@ use crate::image::ImageService;
 use crate::logs::{Limits, Watcher};
 use crate::metrics::{Activity, Verb};
 use crate::network::NetworkService;
+use crate::ports::HostPorts;
 use crate::runtime::Runtime;
 use crate::runtime::dir::ContainerDir;
 use crate::runtime::mounts::Policy;
@@ -69,8 +72,9 @@ pub use names::{INFRA_PREFIX, valid as valid_name};
 pub(crate) use options::check as check_options;
 pub use options::{HealthCheckRequest, OptionsRequest, RestartRequest};
 pub use pod::{PodPart, PodRole};
+pub use ports::{Published, are_published, parse_ports};
 pub use recover::{SWEEPS, Sweeper};
-pub use request::{CreateRequest, parse_ports};
+pub use request::CreateRequest;
 pub use restart::{DELAYS, Restarter};
 pub use spec::HookSettings;
 pub(crate) use transitions::unseen_exit;
@@ -115,6 +119,7 @@ pub struct Services {
     pub images: ImageService,
     pub networks: NetworkService,
     pub firewall: Firewall,
+    pub ports: HostPorts,
     pub runtime: Arc<dyn Runtime>,
     pub activity: Activity,
     pub watcher: Watcher,

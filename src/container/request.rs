@@ -1,9 +1,7 @@
 //! What a client may ask for, and its translation into checked values (`contract/api.md` 4.6 to 4.8). Pure.
 
-use std::collections::HashSet;
-
 use crate::runtime::defaults;
-use crate::store::{Forward, ImageRunConfig, Protocol};
+use crate::store::ImageRunConfig;
 
 use super::ContainerError;
 use super::options::OptionsRequest;
@@ -15,7 +13,7 @@ pub struct CreateRequest {
     pub image: String,
     /// Replaces entrypoint and cmd of the image when not empty.
     pub command: Vec<String>,
-    /// `<host>:<container>[:<protocol>]`
+    /// In the forms of [`super::ports`].
     pub ports: Vec<String>,
     /// `<host path>:<container path>[:<options>]`
     pub mounts: Vec<String>,
@@ -29,58 +27,6 @@ pub struct CreateRequest {
     pub name: String,
     /// Limits and other choices.
     pub options: OptionsRequest,
-}
-
-/// Parses a port string.
-pub fn parse_port(text: &str) -> Result<Forward, ContainerError> {
-    let fields: Vec<&str> = text.split(':').collect();
-    let (host, container, protocol) = match fields[..] {
-        [host, container] => (host, container, "tcp"),
-        [host, container, protocol] => (host, container, protocol),
-        _ => return Err(ContainerError::PortFormat(text.to_owned())),
-    };
-    let port = |field: &str| {
-        let digits = !field.is_empty() && field.bytes().all(|b| b.is_ascii_digit());
-        let number = if digits {
-            field.parse::<u16>().ok().filter(|n| *n > 0)
-        } else {
-            None
-        };
-        number.ok_or_else(|| {
-            ContainerError::InvalidPort(format!("{field:?} in {text:?} is not a port number from 1 to 65535"))
-        })
-    };
-    let protocol = match protocol.to_ascii_lowercase().as_str() {
-        "tcp" => Protocol::Tcp,
-        "udp" => Protocol::Udp,
-        _ => {
-            let message = format!("{protocol:?} in {text:?} is not a protocol; use tcp or udp");
-            return Err(ContainerError::InvalidPort(message));
-        }
-    };
-    Ok(Forward {
-        host_port: port(host)?,
-        container_port: port(container)?,
-        protocol,
-    })
-}
-
-/// Parses all port strings; the same host port twice is refused.
-pub fn parse_ports(texts: &[String]) -> Result<Vec<Forward>, ContainerError> {
-    let mut forwards: Vec<Forward> = Vec::with_capacity(texts.len());
-    let mut published = HashSet::new();
-    for text in texts {
-        let forward = parse_port(text)?;
-        if !published.insert((forward.host_port, forward.protocol)) {
-            let message = format!(
-                "host port {}/{} is published twice",
-                forward.host_port, forward.protocol
-            );
-            return Err(ContainerError::InvalidPort(message));
-        }
-        forwards.push(forward);
-    }
-    Ok(forwards)
 }
 
 /// The argument vector that runs. A requested command replaces entrypoint and cmd of the image; a requested entrypoint
@@ -117,47 +63,10 @@ pub fn environment(image: &[String], requested: &[String]) -> (Vec<String>, Vec<
 
 #[cfg(test)]
 mod tests {
-    use rstest::rstest;
-
     use super::*;
 
     fn strings(words: &[&str]) -> Vec<String> {
         words.iter().map(|w| w.to_string()).collect()
-    }
-
-    #[test]
-    fn port_strings() {
-        let forward = |h, c, p| Forward {
-            host_port: h,
-            container_port: c,
-            protocol: p,
-        };
-        assert_eq!(parse_port("8080:80").unwrap(), forward(8080, 80, Protocol::Tcp));
-        assert_eq!(parse_port("53:5353:UDP").unwrap(), forward(53, 5353, Protocol::Udp));
-    }
-
-    #[rstest]
-    #[case("80", "port format failed: 80")]
-    #[case("", "port format failed: ")]
-    #[case("1:2:tcp:x", "port format failed: 1:2:tcp:x")]
-    #[case("0:80", "not a port number")]
-    #[case("65536:80", "not a port number")]
-    #[case("+80:80", "not a port number")]
-    #[case("-p:80", "not a port number")]
-    #[case(":80", "not a port number")]
-    #[case("8080:80:sctp", "not a protocol")]
-    fn bad_port_strings(#[case] text: &str, #[case] part: &str) {
-        let error = parse_port(text).unwrap_err().to_string();
-        assert!(
-            error.starts_with("forward rule failed: ") && error.contains(part),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn a_host_port_is_published_once() {
-        parse_ports(&strings(&["80:1", "80:1:udp", "81:1"])).unwrap();
-        parse_ports(&strings(&["80:1", "80:2"])).unwrap_err();
     }
 
     #[test]

@@ -65,6 +65,7 @@ pub fn running(c: &mut Container, process: Option<ProcessId>, now: Timestamp) {
         return;
     }
     c.state = ContainerState::Running;
+    c.starting = false;
     c.process = process.or_else(|| c.process.take());
     c.started_at = Some(now);
     c.health = c.options.health_check.as_ref().map(|_| Health::Starting);
@@ -81,6 +82,7 @@ pub fn stopped(c: &mut Container, exit: Exit, now: Timestamp) {
         c.stopped_at = Some(now);
     }
     c.state = ContainerState::Stopped;
+    c.starting = false;
     c.process = None;
     (c.health, c.readiness) = (None, None);
     c.exit = Some(exit);

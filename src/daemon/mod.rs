@@ -48,6 +48,7 @@ use crate::notify::ServiceManager;
 use crate::pki::Pki;
 use crate::pod::{PodController, PodService, ReplicaSets, SetController};
 use crate::policy::PolicyService;
+use crate::ports::HostPorts;
 use crate::runtime::droplet::Droplet;
 use crate::service::ServiceRegistry;
 use crate::store::Store;
@@ -192,6 +193,7 @@ impl Daemon {
             settings::firewall(&config, &ca_socket),
         )
         .await?;
+        let ports = HostPorts::new(store.clone(), config.publish_address);
         let dns_address = SocketAddr::from((DNS_ADDRESS, DNS_PORT));
         let dns = Forwarder::bind(dns_address, config.dns_upstreams.clone(), config.runtime_subnet).await?;
 
@@ -216,6 +218,7 @@ impl Daemon {
                 images: images.clone(),
                 networks: networks.clone(),
                 firewall: firewall.clone(),
+                ports: ports.clone(),
                 runtime: Arc::new(Droplet::new(config.droplet.clone(), config.container_root())),
                 activity: activity.clone(),
                 watcher: watcher.clone(),
@@ -251,6 +254,7 @@ impl Daemon {
         let known = store.snapshot().containers().iter().count();
         manager.starting(&format!("recovering {known} containers")).await;
         containers.recover().await?;
+        ports.keep();
         manager.starting("recovering pods and bottles").await;
         let policies = PolicyService::new(store.clone(), firewall.clone());
         let bottles = BottleService::new(BottleParts {
@@ -292,7 +296,7 @@ impl Daemon {
         let management = (CancellationToken::new(), TaskTracker::new());
         let daemon_store = store.clone();
         let sets = ReplicaSets::new(store.clone(), pods.clone());
-        let services = ServiceRegistry::new(store.clone(), reserved_ports);
+        let services = ServiceRegistry::new(store.clone(), ports.clone(), reserved_ports);
         let applier = Applier {
             store: store.clone(),
             images: images.clone(),
@@ -331,6 +335,7 @@ impl Daemon {
         controllers.start(Restarter(containers.clone()), DELAYS, RESTARTS_AT_ONCE);
         controllers.start(Prober::new(containers.clone()), DELAYS, 1);
         controllers.start(Sweeper(containers.clone()), SWEEPS, 1);
+        controllers.start(ports, DELAYS, 1);
         controllers.start(PodController::new(pods.clone()), POD_BACKOFF, POD_WORKERS);
         controllers.start(SetController::new(sets.clone()), SET_BACKOFF, SET_WORKERS);
         Ok(Self {

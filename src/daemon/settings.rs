@@ -47,6 +47,7 @@ pub(super) fn firewall(config: &Config, ca: &BoundListener) -> FirewallSettings 
         hook_port: config.hook_port(),
         management_port: config.management_address.port(),
         ca_port: ca.address().port(),
+        publish_address: config.publish_address,
         verify_every: RESYNC,
         ..FirewallSettings::default()
     }

@@ -170,6 +170,7 @@ fn row(id: &str, record: &Record, around: &Around<'_>, warnings: &mut Vec<String
         health: None,
         readiness: None,
         joined: None,
+        starting: false,
         attachment,
         forwards,
         certificate_due: false,

@@ -1,6 +1,7 @@
 //! One entry of `spec.containers` (`contract/api.md` 11.2).
 
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 
 use super::error::ManifestError;
 use super::probe;
@@ -147,7 +148,6 @@ fn ports(entry: &mut PodContainer, object: &mut Object<'_>) -> Result<Vec<NamedP
     let mut named = Vec::new();
     for field in object.items("ports")? {
         field.object(|port| {
-            port.refuse(&["hostIP"])?;
             let number = |field: &Field<'_>| field.integer(1..=65535);
             let name = port.string("name")?;
             let written = port.string("protocol")?;
@@ -160,8 +160,11 @@ fn ports(entry: &mut PodContainer, object: &mut Object<'_>) -> Result<Vec<NamedP
             let Some(container) = container else {
                 return Err(port.missing("containerPort", "a port from 1 to 65535 is required"));
             };
-            if let Some(host) = host {
-                entry.ports.push(format!("{host}:{container}:{protocol}"));
+            let at = port.get("hostIP", host_address)?;
+            match host {
+                Some(host) if at.is_empty() => entry.ports.push(format!("{host}:{container}:{protocol}")),
+                Some(host) => entry.ports.push(format!("{at}:{host}:{container}:{protocol}")),
+                None => {}
             }
             named.push(NamedPort {
                 name,
@@ -171,6 +174,14 @@ fn ports(entry: &mut PodContainer, object: &mut Object<'_>) -> Result<Vec<NamedP
         })?;
     }
     Ok(named)
+}
+
+fn host_address(field: &Field<'_>) -> Result<String> {
+    let text = field.string()?;
+    match text.parse::<Ipv4Addr>() {
+        Err(_) if !text.is_empty() => Err(field.error(format!("{text:?} is not an IPv4 address"))),
+        _ => Ok(text),
+    }
 }
 
 fn mount_strings(object: &mut Object<'_>) -> Result<Vec<String>> {

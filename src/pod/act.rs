@@ -18,18 +18,17 @@ use super::{PodError, PodService, check_template, member_name, status, template}
 const ROUNDS: usize = 12;
 
 impl PodService {
-    /// Removes directories of pods that are no more. What is unfinished of the others is the controller's.
+    /// Removes directories of pods that are no more, known by the form of their id: what else is there is somebody's. What is
+    /// unfinished of the others is the controller's.
     pub async fn recover(&self) -> Result<(), PodError> {
         let snapshot = self.snapshot();
         let root = self.0.settings.root.clone();
         blocking(move || {
             for entry in fs_err::read_dir(&root)? {
                 let entry = entry?;
-                if entry
-                    .file_name()
-                    .to_str()
-                    .is_none_or(|id| snapshot.pods().get(id).is_none())
-                {
+                let name = entry.file_name();
+                let is_stray = |id: &str| is_pod_id(id) && snapshot.pods().get(id).is_none();
+                if name.to_str().is_some_and(is_stray) && entry.file_type()?.is_dir() {
                     tracing::warn!(path = %entry.path().display(), "removing volumes of a pod without a record");
                     remove_directory(&entry.path())?;
                 }
@@ -320,6 +319,14 @@ fn gone_is_fine(result: Result<(), ContainerError>) -> Result<(), PodError> {
         Err(ContainerError::NotFound(_)) => Ok(()),
         other => Ok(other?),
     }
+}
+
+/// A ULID in lower case.
+fn is_pod_id(name: &str) -> bool {
+    name.len() == 26
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b.is_ascii_lowercase() && !b"ilou".contains(&b)))
 }
 
 fn remove_directory(path: &Path) -> std::io::Result<()> {

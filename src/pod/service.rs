@@ -90,13 +90,14 @@ impl PodService {
         find_in(&self.snapshot(), parameter, namespace).ok_or_else(|| PodError::NotFound(parameter.to_owned()))
     }
 
-    /// Whether pods may be made from a template here: [`check_template`], and what the configuration lets containers have
-    /// of the host.
+    /// Whether pods may be made from a template here: [`check_template`], what the configuration lets containers have of the
+    /// host, and no program of the host has one of the ports.
     pub fn check_template(&self, template: &PodTemplate) -> Result<(), PodError> {
         check_template(template)?;
         let mounts = template::host_mounts(&template.spec);
         let checked = self.0.containers.check_mount_sources(mounts.iter().map(String::as_str));
-        checked.map_err(|error| PodError::InvalidTemplate(error.to_string()))
+        checked.map_err(|error| PodError::InvalidTemplate(error.to_string()))?;
+        Ok(self.0.containers.check_published(&template::ports(&template.spec))?)
     }
 
     /// Stores a pod; no container is made (`contract/api.md` 8.3).

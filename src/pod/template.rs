@@ -174,7 +174,7 @@ mod tests {
     #[case(|s: &mut PodSpec| s.containers[1].name = "a".repeat(120), "is not usable")]
     #[case(|s: &mut PodSpec| s.containers[1].image.clear(), "container image required: side")]
     #[case(|s: &mut PodSpec| s.containers[1].image = "A/..".into(), "container side: invalid image reference")]
-    #[case(|s: &mut PodSpec| s.containers[1].ports.push("80".into()), "port format failed: 80")]
+    #[case(|s: &mut PodSpec| s.containers[1].ports.push("1:2:tcp:3".into()), "port format failed: 1:2:tcp:3")]
     #[case(|s: &mut PodSpec| s.containers.iter_mut().for_each(|c| c.ports.push("80:80".into())), "published twice")]
     #[case(|s: &mut PodSpec| s.containers[1].mounts.push("proc:/x".into()), "invalid mount source")]
     #[case(|s: &mut PodSpec| s.containers[0].volume_mounts[0].volume = "nope".into(), "volume \"nope\" does not exist")]

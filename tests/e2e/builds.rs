@@ -11,7 +11,7 @@ use crate::{lab_with_busybox, until_term};
 
 /// The archive of a build context.
 #[derive(Default, Clone)]
-struct Context(Vec<u8>);
+pub struct Context(Vec<u8>);
 
 impl Context {
     /// With this build file.
@@ -20,7 +20,7 @@ impl Context {
     }
 
     /// From nothing but busybox, which `/bin/sh` and all its other commands are links to.
-    fn demo(rest: &str) -> Self {
+    pub fn demo(rest: &str) -> Self {
         let steps =
             "FROM scratch\nCOPY busybox /bin/busybox\nRUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\n";
         Self::new(&format!("{steps}{rest}")).entry(
@@ -59,7 +59,7 @@ impl Context {
         self
     }
 
-    fn post(self, query: &str) -> Call {
+    pub fn post(self, query: &str) -> Call {
         let mut archive = self.0;
         archive.resize(archive.len() + 1024, 0);
         send("POST", &format!("/v1/images/build{query}"), archive).header("Content-Type", "application/x-tar")

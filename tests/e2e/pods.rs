@@ -418,9 +418,9 @@ fn names_uids_and_refusals() {
         "create pod failed: pod template invalid: container image required: c",
     );
     refused(
-        with(json!({ "name": "c", "image": image, "port": ["80"] })),
+        with(json!({ "name": "c", "image": image, "port": ["1:2:tcp:3"] })),
         400,
-        "create pod failed: pod template invalid: forward rule failed: port format failed: 80",
+        "create pod failed: pod template invalid: forward rule failed: port format failed: 1:2:tcp:3",
     );
     assert_eq!(api.ok(get("/v1/pods")), json!([]));
 

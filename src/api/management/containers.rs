@@ -78,6 +78,10 @@ fn is_zero(n: &u32) -> bool {
 /// A published port.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ForwardView {
+    /// Address of the host; absent for the configured one (`publish_address`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = Ipv4)]
+    address: Option<Ipv4Addr>,
     /// Port of the host.
     source: u16,
     /// Port of the container.
@@ -105,6 +109,7 @@ impl ContainerView {
                 .forwards
                 .iter()
                 .map(|f| ForwardView {
+                    address: f.host_address,
                     source: f.host_port,
                     destination: f.container_port,
                     protocol: f.protocol,
@@ -176,8 +181,8 @@ pub struct CreateBody {
     image: String,
     /// Replaces entrypoint and cmd of the image.
     command: Vec<String>,
-    /// `<host>:<container>[:tcp|udp]`
-    #[schema(example = json!(["8080:80"]))]
+    /// `[[<address>:]<host>:]<container>[/tcp|udp]`, numbers or ranges; without `<host>` a port that is free
+    #[schema(example = json!(["8080:80", "127.0.0.1:5353:53/udp", "7000-7009:7000-7009"]))]
     port: Vec<String>,
     /// `<host path>:<container path>[:ro|rw]`
     mount: Vec<String>,

@@ -51,6 +51,7 @@ impl From<ContainerError> for ApiError {
                 ..
             } => Self::bad_request(message),
             E::Runtime { .. }
+            | E::Port(_)
             | E::Cleanup { .. }
             | E::Io(_)
             | E::Firewall(_)
@@ -158,7 +159,7 @@ impl From<ServiceError> for ApiError {
                 Self::bad_request(message)
             }
             E::NameTaken | E::PortTaken { .. } => Self::conflict(message),
-            E::Store(_) => Self::internal(message),
+            E::Port(_) | E::Store(_) => Self::internal(message),
         }
     }
 }

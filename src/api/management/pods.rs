@@ -134,7 +134,7 @@ pub struct PodContainerBody {
     image: String,
     /// Replaces entrypoint and cmd of the image.
     command: Vec<String>,
-    /// `<host>:<container>[:tcp|udp]`, published on the pod's address.
+    /// `[[<address>:]<host>:]<container>[/tcp|udp]`, numbers or ranges, published on the pod's address.
     port: Vec<String>,
     /// `<host path>:<container path>[:ro|rw]`
     mount: Vec<String>,

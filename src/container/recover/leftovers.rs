@@ -7,8 +7,11 @@
 //!
 //! First the machine is looked at, then the rows, both again under the lock of the id: a row is written before anything
 //! of its container is made and goes after everything else, so what has no row by then has no owner.
+//!
+//! Whether an interface has an owner is asked of the rows ([`Container::veth`](crate::store::Container::veth)) and never guessed from its name: that of a
+//! build does not have the whole of its id.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -36,7 +39,7 @@ impl ContainerService {
                 return false;
             }
         };
-        let mut is_clean = true;
+        let mut is_clean = self.remove_stray_links().await;
         for id in found.into_keys() {
             // Somebody is at work on it.
             let Some(_lock) = self.0.locks.try_lock(&id) else {
@@ -60,20 +63,50 @@ impl ContainerService {
 
     /// Everything that carries an id and has no row.
     async fn leftovers(&self) -> Result<Leftovers, ContainerError> {
-        let links = self.0.services.networks.links().await?;
         let (root, volatile) = (self.0.settings.root.clone(), self.0.settings.runtime_run_dir.clone());
         let mut found = blocking(move || Ok(on_disk(&root, &volatile)?)).await?;
-        for id in links.iter().filter_map(|link| link.strip_prefix("rd_")) {
-            note(&mut found, id, "interface");
-        }
         let snapshot = self.snapshot();
         found.retain(|id, _| snapshot.containers().get(id).is_none());
         Ok(found)
     }
 
+    /// Removes host ends of veth pairs that no row has, with one log line for each. Whether all of them could be removed.
+    async fn remove_stray_links(&self) -> bool {
+        let networks = &self.0.services.networks;
+        let strays = match self.stray_links().await {
+            Ok(strays) => strays,
+            Err(error) => {
+                tracing::error!(%error, "cannot look for interfaces of containers that are gone");
+                return false;
+            }
+        };
+        let mut is_clean = true;
+        for link in &strays {
+            tracing::warn!(link, "removing the interface of a container without a record");
+            if let Err(error) = networks.remove_stray_link(link).await {
+                tracing::error!(link, %error, "the interface of a container could not be removed");
+                is_clean = false;
+            }
+        }
+        is_clean
+    }
+
+    async fn stray_links(&self) -> Result<Vec<String>, ContainerError> {
+        let networks = &self.0.services.networks;
+        let mut strays = networks.links().await?;
+        // Rows after links: whose link has been seen has had a row before.
+        let owned: HashSet<String> = self.snapshot().containers().iter().map(|row| row.veth()).collect();
+        strays.retain(|link| is_veth(link) && !owned.contains(link));
+        if !strays.is_empty() {
+            // A removal that was at work during the first look has left nothing.
+            let now = networks.links().await?;
+            strays.retain(|link| now.contains(link));
+        }
+        Ok(strays)
+    }
+
     async fn remove_leftover(&self, id: &str) -> Result<(), ContainerError> {
         self.forget_in_runtime(id, "delete container failed").await?;
-        self.0.services.networks.remove_stray_link(&format!("rd_{id}")).await?;
         cgroup::remove(id).await?;
         let (directory, id) = (self.dir(id).path().to_owned(), id.to_owned());
         blocking(move || {
@@ -165,6 +198,11 @@ fn mount_point(line: &[u8]) -> Option<PathBuf> {
         }
     }
     Some(std::ffi::OsString::from_vec(path).into())
+}
+
+/// Whether a name is one that only our interfaces have.
+fn is_veth(name: &str) -> bool {
+    name.strip_prefix("rd_").is_some_and(looks_like_id)
 }
 
 /// Whether a name is one that only we give: a container id, with or without the mark of a build.

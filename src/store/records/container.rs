@@ -4,6 +4,8 @@ use std::net::Ipv4Addr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::store::Claim;
+
 /// Begins the ids of containers that run a step of a build.
 const BUILD_PREFIX: &str = "build-";
 
@@ -68,6 +70,9 @@ pub struct Container {
     /// a pod.
     #[serde(default)]
     pub joined: Option<ProcessId>,
+    /// Whether a start is at work on it, so that its ports are published before its program runs.
+    #[serde(default)]
+    pub starting: bool,
     /// Its place in a network. `None` for members of a pod.
     pub attachment: Option<Attachment>,
     /// Published ports.
@@ -296,7 +301,11 @@ pub struct Attachment {
 /// A published port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forward {
-    /// Port of the host.
+    /// Address of the host that it is published at; 0.0.0.0 for all of them, `None` for the configured one
+    /// (`publish_address`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_address: Option<Ipv4Addr>,
+    /// Port of the host; in a request 0 for any that is free.
     pub host_port: u16,
     /// Port of the container.
     pub container_port: u16,
@@ -323,7 +332,34 @@ impl std::fmt::Display for Protocol {
     }
 }
 
+impl Forward {
+    /// What nobody else may have. Where the configuration says the address, it may be any.
+    pub fn claim(&self) -> Claim {
+        let address = self.host_address.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        Claim::HostPort(self.protocol, self.host_port, address)
+    }
+
+    /// Whether `other` is what this one asks for.
+    pub fn allows(&self, other: &Self) -> bool {
+        let host_port = match self.host_port {
+            0 => other.host_port,
+            wanted => wanted,
+        };
+        *other
+            == Self {
+                host_port,
+                ..self.clone()
+            }
+    }
+}
+
 impl Container {
+    /// Whether its ports lead to it: from shortly before its program runs until it has ended.
+    pub fn is_published(&self) -> bool {
+        let runs = self.starting || self.state == ContainerState::Running;
+        runs && self.operation != Some(Operation::Delete)
+    }
+
     /// The interface of the container on the host: `rd_` and the twelve characters of the id, 15 in all, the kernel's
     /// limit.
     pub fn veth(&self) -> String {

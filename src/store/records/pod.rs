@@ -102,7 +102,7 @@ pub struct PodContainer {
     pub keep_entrypoint: bool,
     /// `KEY=VALUE`
     pub env: Vec<String>,
-    /// `<host>:<container>[:<protocol>]`, published on the pod's address.
+    /// As in a create request, published on the pod's address.
     pub ports: Vec<String>,
     /// `<host path>:<container path>[:<options>]`
     pub mounts: Vec<String>,

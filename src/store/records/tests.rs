@@ -30,6 +30,7 @@ pub(crate) fn container(id: &str, name: &str) -> Container {
         health: None,
         readiness: None,
         joined: None,
+        starting: false,
         attachment: None,
         forwards: Vec::new(),
         certificate_due: false,
@@ -43,6 +44,7 @@ pub(crate) fn container(id: &str, name: &str) -> Container {
 impl Container {
     pub(crate) fn forward(mut self, port: u16) -> Self {
         self.forwards.push(Forward {
+            host_address: None,
             host_port: port,
             container_port: port,
             protocol: Protocol::Tcp,
