@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::BottleError;
+use super::process_options::{command, environment};
 use super::service_options::{health_check, limits, restart};
 use crate::container::{HealthCheckRequest, OptionsRequest};
 use crate::manifest::reader::{Field, Object, Source};
@@ -130,10 +131,12 @@ fn service(field: &Field<'_>) -> Result<ServiceFile> {
         }
         let mut mounts = object.get("mount", Field::strings)?;
         mounts.extend(object.get("volumes", Field::strings)?);
+        let mut env = object.get("env", Field::strings)?;
+        env.extend(object.get("environment", environment)?);
         let kept = BottleService {
             image,
-            command: object.get("command", Field::strings)?,
-            env: object.get("env", Field::strings)?,
+            command: object.get("command", command)?,
+            env,
             ports: object.get("ports", Field::strings)?,
             mounts,
             network: object.string("network")?,

@@ -30,6 +30,7 @@ mod logs;
 mod names;
 mod options;
 mod pod;
+mod pull;
 mod recover;
 mod request;
 mod restart;
@@ -67,9 +68,10 @@ pub use names::{INFRA_PREFIX, valid as valid_name};
 pub(crate) use options::check as check_options;
 pub use options::{HealthCheckRequest, OptionsRequest, RestartRequest};
 pub use pod::{PodPart, PodRole};
+pub use pull::pull_policy_of;
 pub use recover::{SWEEPS, Sweeper};
 pub use request::{CreateRequest, parse_ports};
-pub use restart::{DELAYS, Restarter};
+pub use restart::{DELAYS, Restarter, steady_from};
 pub use spec::HookSettings;
 pub(crate) use transitions::unseen_exit;
 
@@ -101,6 +103,8 @@ pub struct ContainerSettings {
     pub hooks: HookSettings,
     /// How much of each log is kept.
     pub log_limits: Limits,
+    /// Whether [`PullPolicy::Latest`](crate::store::PullPolicy::Latest) is `Always`; else it is `IfNotPresent`.
+    pub pull_latest: bool,
 }
 
 /// The services below this one.

@@ -146,7 +146,16 @@ pub fn service(text: &str) -> Result<(NewService, Vec<Warning>)> {
 /// Calls `act` for every resource: documents, and items of lists.
 fn each(text: &str, act: &mut dyn FnMut(&Field<'_>, &Source) -> Result<()>) -> Result<()> {
     let mut room = MOST_GROWTH;
-    for (number, node) in yaml::documents(text)? {
+    let documents = yaml::documents(text)?;
+    if documents.is_empty() {
+        return Err(ManifestError {
+            problem: Problem::Nothing,
+            document: 1,
+            line: 1,
+            field: String::new(),
+        });
+    }
+    for (number, node) in documents {
         let source = Source::with_room(number, room);
         each_in(&Field::root(&source, String::new(), &node), &source, act)?;
         room = source.room();
