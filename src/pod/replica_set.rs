@@ -425,14 +425,11 @@ fn apply_in(t: &mut Txn, wish: NewSet) -> Result<AppliedSet, SetError> {
         return Err(SetError::BeingRemoved(set.name.clone()));
     }
     let mut template = wish.template;
-    if let Some(set) = &before {
-        let same = PodTemplate {
-            id: set.template.id.clone(),
-            ..template.clone()
-        };
-        if same == set.template {
-            template = same;
-        }
+    if let Some(id) = before
+        .as_ref()
+        .and_then(|set| known_version(t.snapshot(), set, &template))
+    {
+        template.id = id;
     }
     let set = ReplicaSet {
         id: before.as_ref().map_or_else(fresh_ulid, |set| set.id.clone()),
@@ -457,6 +454,26 @@ fn apply_in(t: &mut Txn, wish: NewSet) -> Result<AppliedSet, SetError> {
             before,
         }),
     }
+}
+
+/// The version of a template that says the same: that of the set, else one that pods of the set were made from and still
+/// have, so that a change that is taken back leaves those pods alone.
+fn known_version(snapshot: &Snapshot, set: &ReplicaSet, template: &PodTemplate) -> Option<String> {
+    let says_the_same = |other: &PodTemplate| {
+        (&other.labels, &other.annotations, &other.spec) == (&template.labels, &template.annotations, &template.spec)
+    };
+    if says_the_same(&set.template) {
+        return Some(set.template.id.clone());
+    }
+    let mut versions: BTreeMap<&str, bool> = BTreeMap::new();
+    for pod in owned(snapshot, &set.id).filter(|pod| pod.goal != PodGoal::Removed) {
+        // A pod that was adopted has the version of its set and says something else.
+        *versions.entry(&pod.template.id).or_insert(true) &= says_the_same(&pod.template);
+    }
+    let mut same = versions
+        .into_iter()
+        .filter(|(id, same)| *same && *id != set.template.id);
+    same.next().map(|(id, _)| id.to_owned())
 }
 
 fn put(t: &mut Txn, set: ReplicaSet) -> Result<Arc<ReplicaSet>, SetError> {

@@ -41,7 +41,7 @@ fn settled(api: &Api) -> Vec<String> {
     wait_for("three pods of the template, all available", LIMIT, || {
         let set = set(api);
         let counts = ["current", "ready", "available", "updated"].map(|name| set[name].clone());
-        if counts == [json!(3), json!(3), json!(3), json!(3)] {
+        if counts == [json!(3), json!(3), json!(3), json!(3)] && pods(api).len() == 3 {
             Ok(())
         } else {
             Err(set)

@@ -112,7 +112,7 @@ fn four_pods_share_the_requests_and_none_fails_when_one_goes() {
         ("a container", lab.network_of(&client), HOST),
         (
             "a pod of the service",
-            lab.network_of(&format!("condenser-pod-infra-{}", hosts[0])),
+            lab.network_of(&format!("condenser-pod-infra-{}", &pods[0][..12])),
             HOST,
         ),
         ("a container, by the gateway", lab.network_of(&client), "10.166.0.254"),

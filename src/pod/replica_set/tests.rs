@@ -190,6 +190,55 @@ fn an_adopted_pod_is_replaced_with_the_next_template() {
 }
 
 #[test]
+fn a_template_that_is_taken_back_is_the_version_that_pods_still_have() {
+    let snapshot = after(|t| {
+        let first = replica_set("s", "shop", 1);
+        let now = Timestamp::now();
+        t.put(ReplicaSet {
+            update: UpdateStrategy::Rolling,
+            ..first.clone()
+        })
+        .unwrap();
+        reconcile_in(t, "s", now).unwrap();
+        let mut next = NewSet {
+            update: UpdateStrategy::Rolling,
+            ..wish(&first)
+        };
+        let back = NewSet {
+            template: PodTemplate {
+                id: "third".into(),
+                ..next.template.clone()
+            },
+            ..next.clone()
+        };
+        next.template.spec.containers[0].image = "busybox:2".into();
+        assert_eq!(apply_in(t, next).unwrap().set.template.id, "another");
+        reconcile_in(t, "s", now).unwrap();
+        assert_eq!(with_goal(t.snapshot(), PodGoal::Running), 2);
+        assert_eq!(apply_in(t, back).unwrap().set.template.id, "s-template");
+        reconcile_in(t, "s", now).unwrap();
+    });
+    let set = snapshot.replicasets().get("s").unwrap();
+    assert_eq!((&set.template.id[..], set.replicas), ("s-template", 1));
+    let kept = pods(&snapshot).into_iter().filter(|pod| pod.template.id == set.template.id);
+    assert_eq!(kept.filter(|pod| pod.goal == PodGoal::Running).count(), 1, "the first pod");
+}
+
+#[test]
+fn an_adopted_pod_is_no_version_of_a_template() {
+    after(|t| {
+        let mut own = stray("match", "shop");
+        own.template.spec.containers[0].image = "own:1".into();
+        t.put(own.clone()).unwrap();
+        t.put(replica_set("s", "shop", 1)).unwrap();
+        reconcile_in(t, "s", Timestamp::now()).unwrap();
+        let mut next = wish(&t.get::<ReplicaSet>("s").unwrap());
+        next.template.spec = own.template.spec.clone();
+        assert_eq!(apply_in(t, next).unwrap().set.template.id, "another");
+    });
+}
+
+#[test]
 fn applying_the_same_again_changes_nothing() {
     after(|t| {
         let set = replica_set("s", "shop", 2);
