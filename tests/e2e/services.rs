@@ -134,7 +134,7 @@ fn four_pods_share_the_requests_and_none_fails_when_one_goes() {
     let all = endpoints(&api, &service);
     let killed = all.iter().find(|e| e["podId"] == pods[1].as_str()).unwrap();
     let address = killed["address"].as_str().unwrap().to_owned();
-    let infra = format!("condenser-pod-infra-{}", hosts[1]);
+    let infra = format!("condenser-pod-infra-{}", &pods[1][..12]);
     let pid = api.container(&infra)["pid"].to_string();
     let begun = Instant::now();
     lab.machine().run(&["kill", "-9", &pid]);
