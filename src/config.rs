@@ -114,6 +114,10 @@ pub struct Settings {
     /// Image of the containers that hold the namespaces of pods [default: built in, nothing is pulled]
     #[arg(long, env = "CONDENSER_INFRA_IMAGE", value_name = "IMAGE")]
     pub infra_image: Option<String>,
+    /// When pods whose containers say no imagePullPolicy ask the registry for an image with the tag latest, or without a
+    /// tag: Always, or IfNotPresent to work without the registry [default: Always]
+    #[arg(long, env = "CONDENSER_PULL_POLICY_LATEST", value_name = "POLICY")]
+    pub pull_policy_latest: Option<PullLatest>,
     /// Largest context of an image build, in bytes of the archive [default: 2 GiB]
     #[arg(long, env = "CONDENSER_MAX_CONTEXT_BYTES", value_name = "BYTES")]
     pub max_context_bytes: Option<u64>,
@@ -159,6 +163,18 @@ pub enum LogFormat {
     Json,
 }
 
+/// When pods ask the registry for a tag that moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+pub enum PullLatest {
+    /// For every container that is made.
+    #[default]
+    #[value(name = "Always")]
+    Always,
+    /// When the image is not there.
+    #[value(name = "IfNotPresent")]
+    IfNotPresent,
+}
+
 /// The validated configuration of one daemon. Field meanings and defaults: [`Settings`].
 #[derive(Debug, Clone)]
 #[allow(missing_docs)]
@@ -186,6 +202,7 @@ pub struct Config {
     pub max_layer_ratio: u64,
     pub layer_ratio_from: u64,
     pub infra_image: Option<String>,
+    pub pull_policy_latest: PullLatest,
     pub max_context_bytes: u64,
     pub max_context_entries: u64,
     pub build_step_seconds: u64,
@@ -271,6 +288,7 @@ impl Settings {
             max_layer_ratio,
             layer_ratio_from,
             infra_image,
+            pull_policy_latest,
             max_context_bytes,
             max_context_entries,
             build_step_seconds,
@@ -326,6 +344,7 @@ impl Config {
             max_layer_ratio: s.max_layer_ratio.unwrap_or(200),
             layer_ratio_from: s.layer_ratio_from.unwrap_or(4 << 30),
             infra_image: infra_image(s.infra_image)?,
+            pull_policy_latest: s.pull_policy_latest.unwrap_or_default(),
             max_context_bytes: s.max_context_bytes.unwrap_or(2 << 30),
             max_context_entries: s.max_context_entries.unwrap_or(200_000),
             build_step_seconds: s.build_step_seconds.unwrap_or(600),

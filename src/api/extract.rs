@@ -34,7 +34,7 @@ pub struct OptionalJson<T>(pub T);
 #[derive(Debug)]
 pub struct PathParams<T>(pub T);
 
-/// Query parameters. Unknown ones are ignored.
+/// Query parameters. Unknown ones were refused before ([`query`](super::query)).
 #[derive(Debug)]
 pub struct QueryParams<T>(pub T);
 

@@ -20,7 +20,6 @@ use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 
-use crate::image::ImageService;
 use crate::manifest::{self, Document, ManifestError, Resource, ResourceKind, SetManifest, Warning};
 use crate::pod::{NewSet, PodService, ReplicaSets, fresh_ulid};
 use crate::service::{NewService, ServiceRegistry};
@@ -38,7 +37,6 @@ const TRIES: usize = 5;
 #[allow(missing_docs)]
 pub struct Applier {
     pub store: Store,
-    pub images: ImageService,
     pub pods: PodService,
     pub sets: ReplicaSets,
     pub services: ServiceRegistry,
@@ -259,6 +257,7 @@ fn new_set(wish: &SetManifest) -> NewSet {
         selector: wish.selector.clone(),
         template: template(&wish.template),
         update: wish.update,
+        rollout: wish.rollout,
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::BottleError;
 use super::ports::port;
+use super::process_options::{command, environment};
 use super::service_options::{health_check, limits, restart};
 use crate::container::{HealthCheckRequest, OptionsRequest};
 use crate::manifest::reader::{Field, Object, Source};
@@ -131,10 +132,12 @@ fn service(field: &Field<'_>) -> Result<ServiceFile> {
         }
         let mut mounts = object.get("mount", Field::strings)?;
         mounts.extend(object.get("volumes", Field::strings)?);
+        let mut env = object.get("env", Field::strings)?;
+        env.extend(object.get("environment", environment)?);
         let kept = BottleService {
             image,
-            command: object.get("command", Field::strings)?,
-            env: object.get("env", Field::strings)?,
+            command: object.get("command", command)?,
+            env,
             ports: object.items("ports")?.iter().map(port).collect::<Result<_>>()?,
             mounts,
             network: object.string("network")?,

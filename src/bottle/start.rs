@@ -161,6 +161,7 @@ mod tests {
             retries: 3,
             successes: 1,
             start_period: 20,
+            start_interval: None,
         };
         assert_eq!(patience(Some(&check)), Duration::from_secs(20 + 21 + 10));
         assert_eq!(patience(None), SLACK);

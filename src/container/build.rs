@@ -242,6 +242,7 @@ fn build_row(id: String, step: BuildStep, attachment: Attachment) -> Container {
         retries: Retries::default(),
         health: None,
         readiness: None,
+        ready_at: None,
         joined: None,
         starting: false,
         attachment: Some(attachment),

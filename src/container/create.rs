@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::image::{ImageRef, Platform, still_present};
+use crate::image::{ImageRef, still_present};
 use crate::metrics::Verb;
 use crate::network::ipam;
 use crate::store::{
@@ -14,6 +14,7 @@ use crate::store::{
 
 use super::bottle::{Part, enter};
 use super::ports::parse_ports;
+use super::pull::pull_policy_of;
 use super::request::{effective_command, environment};
 use super::{ContainerError, ContainerService, CreateRequest, PodRole, bundle, names, options, transitions};
 
@@ -132,20 +133,15 @@ impl ContainerService {
     }
 
     async fn image(&self, wish: &Wish) -> Result<Arc<Image>, ContainerError> {
-        let images = &self.0.services.images;
         let Some(reference) = &wish.reference else {
-            return Ok(images.pause());
+            return Ok(self.0.services.images.pause());
         };
         let pull = match wish.part.pod().map(|part| &part.role) {
             Some(PodRole::Member { pull, .. }) => *pull,
-            _ => PullPolicy::IfNotPresent,
+            Some(PodRole::Added { .. }) => pull_policy_of(&wish.request.image),
+            Some(PodRole::Infra) | None => PullPolicy::IfNotPresent,
         };
-        let image = match pull {
-            PullPolicy::IfNotPresent => images.ensure(reference, &Platform::host()).await,
-            PullPolicy::Always => images.pull(reference, &Platform::host()).await,
-            PullPolicy::Never => images.get(reference),
-        };
-        Ok(image?)
+        self.obtain_image(reference, pull).await
     }
 
     /// What runs: the request over the image configuration.
@@ -327,6 +323,7 @@ fn new_row(
         retries: Retries::default(),
         health: None,
         readiness: None,
+        ready_at: None,
         joined: None,
         starting: false,
         attachment,

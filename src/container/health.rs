@@ -25,7 +25,7 @@ use crate::store::{Change, Container, ContainerState, Health, HealthCheck, Kind,
 
 use super::{ContainerError, ContainerService};
 
-/// Longest pause between two tries during the start period, until the first success.
+/// Longest pause between two tries during the start period, until the first success, when nobody says another one.
 const STARTING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The controller of checks: keeps one task for each check of a process.
@@ -157,7 +157,10 @@ impl Tally {
     fn pause(&self, check: &HealthCheck, in_start_period: bool) -> Duration {
         let interval = Duration::from_secs(check.interval.into());
         if in_start_period && self.health == Health::Starting {
-            interval.min(STARTING_INTERVAL)
+            match check.start_interval {
+                Some(seconds) => Duration::from_secs(seconds.into()),
+                None => interval.min(STARTING_INTERVAL),
+            }
         } else {
             interval
         }
@@ -203,6 +206,9 @@ impl ContainerService {
         let recorded = self.update(id, move |c| {
             if c.state == ContainerState::Running && c.process == Some(process) {
                 *aspect.of_mut(c) = Some(health);
+                if aspect == Aspect::Readiness {
+                    c.ready_at = (health == Health::Healthy).then(Timestamp::now);
+                }
             }
             Ok(())
         });

@@ -32,6 +32,7 @@ mod options;
 mod pod;
 mod ports;
 mod publish;
+mod pull;
 mod recover;
 mod request;
 mod resources;
@@ -73,9 +74,10 @@ pub(crate) use options::check as check_options;
 pub use options::{HealthCheckRequest, OptionsRequest, RestartRequest};
 pub use pod::{PodPart, PodRole};
 pub use ports::{Published, are_published, parse_ports};
+pub use pull::pull_policy_of;
 pub use recover::{SWEEPS, Sweeper};
 pub use request::CreateRequest;
-pub use restart::{DELAYS, Restarter};
+pub use restart::{DELAYS, Restarter, steady_from};
 pub use spec::HookSettings;
 pub(crate) use transitions::unseen_exit;
 
@@ -109,6 +111,8 @@ pub struct ContainerSettings {
     pub hooks: HookSettings,
     /// How much of each log is kept.
     pub log_limits: Limits,
+    /// Whether [`PullPolicy::Latest`](crate::store::PullPolicy::Latest) is `Always`; else it is `IfNotPresent`.
+    pub pull_latest: bool,
 }
 
 /// The services below this one.

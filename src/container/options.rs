@@ -66,6 +66,7 @@ pub struct HealthCheckRequest {
     pub timeout: Option<u32>,
     pub retries: Option<u32>,
     pub start_period: Option<u32>,
+    pub start_interval: Option<u32>,
     pub end_unhealthy: bool,
 }
 
@@ -218,7 +219,8 @@ fn stop_seconds(seconds: Option<u32>) -> Result<Option<u32>, ContainerError> {
 fn restart(request: &RestartRequest) -> Result<RestartPolicy, ContainerError> {
     let policy = match &request.name[..] {
         "" | "no" => RestartPolicy::No,
-        "always" => RestartPolicy::Always,
+        // A user's stop ends both.
+        "always" | "unless-stopped" => RestartPolicy::Always,
         "on-failure" => {
             return Ok(RestartPolicy::OnFailure {
                 max_retries: request.max_retries,
@@ -226,7 +228,7 @@ fn restart(request: &RestartRequest) -> Result<RestartPolicy, ContainerError> {
         }
         other => {
             return Err(invalid(format!(
-                "restartPolicy {other:?} is not no, on-failure or always"
+                "restartPolicy {other:?} is not no, on-failure, always or unless-stopped"
             )));
         }
     };
@@ -259,6 +261,10 @@ fn health_check(request: &HealthCheckRequest) -> Result<HealthCheck, ContainerEr
         retries: within("retries", request.retries, 3, 1)?,
         successes: 1,
         start_period: within("startPeriod", request.start_period, 0, 0)?,
+        start_interval: match request.start_interval {
+            Some(_) => Some(within("startInterval", request.start_interval, 1, 1)?),
+            None => None,
+        },
     })
 }
 

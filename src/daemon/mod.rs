@@ -27,7 +27,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::api::identity::Role;
 use crate::api::listener::{self, BoundListener};
 use crate::api::management::{self, Management, Sessions};
-use crate::api::{hooks, pki as pki_api, routing};
+use crate::api::{hooks, openapi, pki as pki_api, query, routing};
 use crate::apparmor::{AppArmor, Confinement};
 use crate::apply::Applier;
 use crate::audit::AuditLog;
@@ -299,7 +299,6 @@ impl Daemon {
         let services = ServiceRegistry::new(store.clone(), ports.clone(), reserved_ports);
         let applier = Applier {
             store: store.clone(),
-            images: images.clone(),
             pods: pods.clone(),
             sets: sets.clone(),
             services: services.clone(),
@@ -327,7 +326,8 @@ impl Daemon {
             kept: Default::default(),
             allowed_origins,
         };
-        let app = routing::app(plain(management::routes(), services), Role::Cli, audit.clone());
+        let routes = query::checked(plain(management::routes(), services), &openapi::document());
+        let app = routing::app(routes, Role::Cli, audit.clone());
         management
             .1
             .spawn(serving.serve(vec![management_socket], app, management.0.clone()));

@@ -8,7 +8,7 @@ use super::following::RESYNC;
 use crate::api::listener::BoundListener;
 use crate::apparmor::AppArmor;
 use crate::build::BuildSettings;
-use crate::config::Config;
+use crate::config::{Config, PullLatest};
 use crate::container::{ContainerSettings, HookSettings};
 use crate::firewall::FirewallSettings;
 use crate::image::{ImageSettings, Patience, RegistrySettings};
@@ -73,6 +73,7 @@ pub(super) fn container(config: &Config, apparmor: Arc<AppArmor>) -> ContainerSe
         apparmor,
         require_apparmor: config.require_apparmor,
         log_limits: config.log_limits,
+        pull_latest: config.pull_policy_latest == PullLatest::Always,
         hooks: HookSettings {
             agent: config.hook_agent.clone(),
             cert_dir: config.cert_dir(),

@@ -13,7 +13,7 @@
 //! From outside in: [`reference`] reads names; [`registry`] speaks to registries;
 //! [`manifest`] and [`platform`] say what is wanted; [`pull`] puts it together; [`stream`], [`archive`], [`unpack`] and
 //! [`tree`] turn a blob into a directory; [`layers`] keeps directories; [`view`] and [`user`] look into them. [`draft`]
-//! (with [`capture`] and [`documents`]) makes an image here. [`adopt`] takes over what an earlier installation unpacked.
+//! (with [`capture`] and [`documents`]) makes an image here; [`copy`] gives a part of one away. [`adopt`] takes over what an earlier installation unpacked.
 //!
 //! What this module never does: run anything, mount anything that others can see, decide who may pull, keep compressed blobs, or believe a byte
 //! of a registry that a digest does not vouch for.
@@ -21,6 +21,7 @@
 mod adopt;
 pub(crate) mod archive;
 mod capture;
+mod copy;
 mod digest;
 mod documents;
 mod draft;
@@ -59,6 +60,7 @@ use self::registry::Registry;
 use self::view::View;
 
 pub use self::adopt::Bundle;
+pub use self::copy::Copied;
 pub use self::draft::{Draft, Scratch};
 pub use self::error::ImageError;
 pub use self::platform::Platform;
@@ -207,8 +209,11 @@ impl ImageService {
     /// The image, if it is present.
     pub fn get(&self, image: &ImageRef) -> Result<Arc<Image>, ImageError> {
         let id = image.canonical();
-        let found = self.0.store.snapshot().get::<Image>(&id).cloned();
-        found.ok_or(ImageError::NotFound(id))
+        self.get_by_id(&id).ok_or(ImageError::NotFound(id))
+    }
+
+    fn get_by_id(&self, id: &str) -> Option<Arc<Image>> {
+        self.0.store.snapshot().get::<Image>(id).cloned()
     }
 
     /// All images, by repository and reference.

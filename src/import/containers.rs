@@ -169,6 +169,7 @@ fn row(id: &str, record: &Record, around: &Around<'_>, warnings: &mut Vec<String
         retries: Retries::default(),
         health: None,
         readiness: None,
+        ready_at: None,
         joined: None,
         starting: false,
         attachment,

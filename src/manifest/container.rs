@@ -8,7 +8,7 @@ use super::probe;
 use super::reader::{Field, Object};
 use super::service::{not_a_protocol, protocol};
 use super::{checked, quantity};
-use crate::container::{OptionsRequest, valid_name};
+use crate::container::{OptionsRequest, pull_policy_of, valid_name};
 use crate::runtime::mounts;
 use crate::store::{ContainerOptions, PodContainer, PullPolicy, Volume, VolumeMount, VolumeSource};
 
@@ -53,10 +53,11 @@ pub(super) fn read(field: &Field<'_>, pod: &Surroundings) -> Result<PodContainer
         if image.is_empty() {
             return Err(object.missing("image", format!("container {name:?} needs an image")));
         }
+        let pull = object.optional("imagePullPolicy", pull_policy)?.flatten();
         let mut entry = PodContainer {
             name,
+            pull: pull.unwrap_or_else(|| pull_policy_of(&image)),
             image,
-            pull: object.get("imagePullPolicy", pull_policy)?,
             env: env(object)?,
             tty: object.get("tty", Field::boolean)?,
             ..PodContainer::default()
@@ -112,11 +113,12 @@ fn command(entry: &mut PodContainer, object: &mut Object<'_>) -> Result<()> {
     Ok(())
 }
 
-fn pull_policy(field: &Field<'_>) -> Result<PullPolicy> {
+fn pull_policy(field: &Field<'_>) -> Result<Option<PullPolicy>> {
     match &field.string()?[..] {
-        "" | "IfNotPresent" => Ok(PullPolicy::IfNotPresent),
-        "Always" => Ok(PullPolicy::Always),
-        "Never" => Ok(PullPolicy::Never),
+        "" => Ok(None),
+        "IfNotPresent" => Ok(Some(PullPolicy::IfNotPresent)),
+        "Always" => Ok(Some(PullPolicy::Always)),
+        "Never" => Ok(Some(PullPolicy::Never)),
         other => Err(field.error(format!("{other:?} is not Always, IfNotPresent or Never"))),
     }
 }

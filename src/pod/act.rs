@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::container::{ContainerError, CreateRequest, INFRA_PREFIX, PodPart, PodRole};
-use crate::store::{Container, ContainerState, Pod, PodContainer, PodGoal, PodTemplate, PullPolicy, VolumeSource};
+use crate::container::{ContainerError, CreateRequest, INFRA_PREFIX, PodPart, PodRole, pull_policy_of};
+use crate::store::{Container, ContainerState, Pod, PodContainer, PodGoal, PodTemplate, VolumeSource};
 
 use super::plan::{Plan, Step, Want, plan, rebuilds};
 use super::service::fresh_ulid;
@@ -39,8 +39,26 @@ impl PodService {
     }
 
     /// Brings a pod to its goal, or as far as can be now: then the answer is when to go on. A pod that is gone is at
-    /// its goal.
-    pub(super) async fn settle(&self, id: &str, mut want: Want) -> Result<Option<Duration>, PodError> {
+    /// its goal. What keeps it from its goal can be read in its row.
+    pub(super) async fn settle(&self, id: &str, want: Want) -> Result<Option<Duration>, PodError> {
+        let settled = self.settle_once(id, want).await;
+        let problem = match &settled {
+            Ok(Some(_)) => return settled,
+            Ok(None) => None,
+            Err(error) => error.problem(),
+        };
+        let noted = self.update(id, move |pod| {
+            pod.problem = problem;
+            Ok(())
+        });
+        match noted.await {
+            Ok(()) | Err(PodError::NotFound(_)) => {}
+            Err(error) => tracing::error!(pod.id = %id, %error, "why a pod failed could not be recorded"),
+        }
+        settled
+    }
+
+    async fn settle_once(&self, id: &str, mut want: Want) -> Result<Option<Duration>, PodError> {
         for _ in 0..ROUNDS {
             let snapshot = self.snapshot();
             let Some(pod) = snapshot.pods().get(id) else {
@@ -286,7 +304,7 @@ fn entry_of(request: &CreateRequest, options: crate::store::ContainerOptions) ->
     PodContainer {
         name: request.name.clone(),
         image: request.image.clone(),
-        pull: PullPolicy::IfNotPresent,
+        pull: pull_policy_of(&request.image),
         entrypoint: request.options.entrypoint.clone(),
         command: request.command.clone(),
         keep_entrypoint: false,

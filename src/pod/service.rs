@@ -8,8 +8,9 @@ use jiff::Timestamp;
 use tokio_util::task::TaskTracker;
 
 use crate::container::lock::{KeyGuard, KeyedLocks};
-use crate::container::{ContainerService, CreateRequest};
-use crate::store::{Claim, Kind, Pod, PodGoal, PodTemplate, Snapshot, Store, Txn};
+use crate::container::{ContainerError, ContainerService, CreateRequest};
+use crate::image::ImageRef;
+use crate::store::{Claim, Kind, Pod, PodGoal, PodSpec, PodTemplate, Snapshot, Store, Txn};
 
 use super::plan::Want;
 use super::{PodError, PodStatus, check_template, member_name, statuses, template};
@@ -125,6 +126,15 @@ impl PodService {
             namespace: pod.namespace,
             name: pod.name,
         })
+    }
+
+    /// Has all images of a pod here, by the policies of its containers.
+    pub async fn obtain_images(&self, spec: &PodSpec) -> Result<(), PodError> {
+        for entry in &spec.containers {
+            let image = ImageRef::parse(&entry.image).map_err(ContainerError::from)?;
+            self.0.containers.obtain_image(&image, entry.pull).await?;
+        }
+        Ok(())
     }
 
     /// Makes what the template lists and the pod lacks, and starts nothing but infra. Returns the ids of the members
@@ -341,6 +351,7 @@ fn reserve(t: &mut Txn, wish: NewPod) -> Result<Reserved, PodError> {
         created_at: now,
         started_at: (wish.goal == PodGoal::Running).then_some(now),
         stopped_at: None,
+        problem: None,
     };
     put(t, pod).map(Reserved::Pod)
 }

@@ -14,8 +14,8 @@ use super::{PodError, member_name};
 const SUFFIX: usize = 9;
 /// Longest name of a container.
 const MAX_NAME: usize = 128;
-/// How much of a pod's id is its host name.
-const HOST_NAME: usize = 12;
+/// Longest host name that the kernel takes.
+const MAX_HOST_NAME: usize = 63;
 
 /// Whether pods can be made from a template: every container has a name of its own and an image reference that can be
 /// parsed, ports and mounts have their form, no host port is published twice, and every mounted volume exists.
@@ -101,10 +101,12 @@ pub(super) fn network(spec: &PodSpec) -> String {
     named.find(|network| !network.is_empty()).cloned().unwrap_or_default()
 }
 
-/// Host name of all containers of a pod (`contract/api.md` 8).
+/// Host name of all containers of a pod: the one it asks for, else its name, cut off as the kubelet does it.
 pub(super) fn host_name(pod: &Pod) -> String {
-    let short = pod.id.get(..HOST_NAME).unwrap_or(&pod.id);
-    pod.template.spec.hostname.clone().unwrap_or_else(|| short.to_owned())
+    let name = pod.template.spec.hostname.as_ref().unwrap_or(&pod.name);
+    // Names are ASCII.
+    let short = name.get(..MAX_HOST_NAME).unwrap_or(name);
+    short.trim_end_matches(['-', '.']).to_owned()
 }
 
 /// What is asked for to make the member of an entry. `volumes` is the directory of the pod's own volumes.
@@ -209,6 +211,12 @@ mod tests {
         let request = request(&shop, &shop.template.spec.containers[0], Path::new("/v"));
         assert_eq!(request.mounts, ["/a:/b", "/v/own:/own:rw", "/srv:/host:ro"]);
         assert_eq!(request.name, "web-5w7yabcd");
-        assert_eq!(host_name(&shop), "01kh3v8q2m6r");
+        assert_eq!(host_name(&shop), "shop");
+        let long = |name: String| host_name(&pod("01kh3v8q2m6r4t0x9e5w7yabcd", &name, &[]));
+        assert_eq!(long("a".repeat(80)), "a".repeat(63));
+        assert_eq!(long(format!("{}-.-b", "a".repeat(60))), "a".repeat(60));
+        let mut till = pod("p", "shop", &[]);
+        till.template.spec.hostname = Some("till".into());
+        assert_eq!(host_name(&till), "till");
     }
 }

@@ -47,10 +47,13 @@ mod registries;
 mod replay;
 mod replicasets;
 mod restarts;
+mod rollouts;
 mod services;
 mod startup;
 mod storm;
 mod terminals;
+mod volumes;
+mod workloads;
 
 use serde_json::{Value, json};
 use support::{ImageSpec, Lab};

@@ -126,16 +126,10 @@ fn members_share_what_they_should_and_nothing_else() {
         (&web["address"], &api.container(side_id)["address"]),
         (&infra["address"], &infra["address"])
     );
-    assert_eq!(
-        api.exec(side_id, "hostname; cat /etc/hostname"),
-        format!("{0}\n{0}\n", &id[..12])
-    );
+    assert_eq!(api.exec(side_id, "hostname; cat /etc/hostname"), "shop\nshop\n");
     assert_eq!(
         api.exec(side_id, "cat /etc/hosts /etc/resolv.conf"),
-        format!(
-            "127.0.0.1 localhost\n{address} {}\nnameserver 10.166.0.254\n",
-            &id[..12]
-        )
+        format!("127.0.0.1 localhost\n{address} shop\nnameserver 10.166.0.254\n")
     );
     wait_for("the web server", LIMIT, || lab.outside_get("192.0.2.2:8080", "/"));
     assert_eq!(api.exec(side_id, "wget -qO- http://127.0.0.1/"), "hello from the lab\n");
@@ -448,7 +442,18 @@ fn names_uids_and_refusals() {
     let path = |pod: &str, action: &str| send("POST", &format!("/v1/pods/{pod}/actions/{action}"), Vec::new());
     api.call(path(&replaced, "start"))
         .refused(404, "start pod failed: manifest fetch failed: 404");
-    assert_eq!(pod(&api, &replaced)["state"], "degraded");
+    let degraded = pod(&api, &replaced);
+    assert_eq!(
+        (&degraded["state"], &degraded["reason"]),
+        (&json!("degraded"), &json!("ErrImagePull"))
+    );
+    assert!(
+        degraded["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("manifest fetch failed: 404"),
+        "{degraded}"
+    );
     act(&api, &replaced, "stop");
     assert_eq!(pod(&api, &replaced)["state"], "stopped");
 

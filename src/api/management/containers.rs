@@ -253,7 +253,7 @@ pub struct CreateBody {
 #[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RestartBody {
-    /// `no`, `on-failure` or `always` [default: no]
+    /// `no`, `on-failure`, `always` or `unless-stopped`, which are the same: a user's stop ends both [default: no]
     name: String,
     /// With `on-failure`: at most that often in a row [default: any number]
     #[serde(rename = "maxRetries")]
@@ -277,6 +277,9 @@ pub struct HealthCheckBody {
     /// How long after a start failures do not count [default: 0]
     #[serde(rename = "startPeriod")]
     start_period: Option<u32>,
+    /// From the end of a try to the next one during that time [default: 1]
+    #[serde(rename = "startInterval")]
+    start_interval: Option<u32>,
     /// Whether it is ended when it is unhealthy, so that its restart policy takes over.
     #[serde(rename = "endUnhealthy")]
     end_unhealthy: bool,
@@ -322,6 +325,7 @@ impl From<CreateBody> for CreateRequest {
                     timeout: h.timeout,
                     retries: h.retries,
                     start_period: h.start_period,
+                    start_interval: h.start_interval,
                     end_unhealthy: h.end_unhealthy,
                 }),
             },

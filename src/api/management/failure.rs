@@ -204,7 +204,6 @@ impl From<What> for ApiError {
     fn from(what: What) -> Self {
         match what {
             What::Pod(error) => error.into(),
-            What::Image(error) => error.into(),
             What::Service(error) => error.into(),
             What::Set(error) => error.into(),
         }
@@ -219,7 +218,7 @@ impl From<ApplyError> for ApiError {
             E::Manifest(error) => {
                 let prefix = match error.problem {
                     Problem::NoKind | Problem::UnsupportedKind(_) | Problem::NoServiceName => "",
-                    Problem::NoService | Problem::Other(_) => "invalid yaml: ",
+                    Problem::Nothing | Problem::NoService | Problem::Other(_) => "invalid yaml: ",
                 };
                 Self::bad_request(message).prefixed(prefix)
             }

@@ -66,6 +66,9 @@ pub struct Container {
     /// How its readiness check goes. `None` without one, and while it does not run.
     #[serde(default)]
     pub readiness: Option<Health>,
+    /// Since when its readiness check succeeds.
+    #[serde(default)]
+    pub ready_at: Option<Timestamp>,
     /// The infra process whose namespaces its process shares since it was created last. `None` for all but members of
     /// a pod.
     #[serde(default)]
@@ -258,6 +261,10 @@ pub struct HealthCheck {
     pub successes: u32,
     /// How long after a start failures do not count.
     pub start_period: u32,
+    /// From the end of a try to the next one during that time, until the first success. `None` for one second, or
+    /// `interval` when that is shorter.
+    #[serde(default)]
+    pub start_interval: Option<u32>,
 }
 
 /// One way of asking a container whether it works.
