@@ -35,10 +35,12 @@ expression() {
     local term name names=0
     while read -r term; do
         name=${term#*(} name=${name%)}
+        # Other operators, and regular expressions.
+        [[ $name =~ ^=?[A-Za-z0-9_:]+$ ]] || term=''
         case $term in
-            'test(='[!/]*')') words+=(--exact "${name#=}") && names=$((names + 1)) ;;
-            'test('[!/~#]*')') words+=("${name# }") && names=$((names + 1)) ;;
-            'binary('[!/~#]*')') options+=(--test "${name#=}") ;;
+            'test(='*')') words+=(--exact "${name#=}") && names=$((names + 1)) ;;
+            'test('*')') words+=("$name") && names=$((names + 1)) ;;
+            'binary('*')') options+=(--test "${name#=}") ;;
             'kind(lib)') options+=(--lib) ;;
             *) names=2 ;;
         esac

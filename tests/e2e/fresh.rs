@@ -42,7 +42,10 @@ fn succeeds(lab: &Lab, arguments: &[&str]) -> String {
 #[track_caller]
 fn refuses(lab: &Lab, arguments: &[&str], words: &[&str]) {
     let (done, said) = script(lab, arguments);
-    assert!(!done && words.iter().all(|word| said.contains(word)), "{arguments:?}, {words:?}: {said}");
+    assert!(
+        !done && words.iter().all(|word| said.contains(word)),
+        "{arguments:?}, {words:?}: {said}"
+    );
 }
 
 fn quickstart(lab: &Lab) {
@@ -67,19 +70,44 @@ fn a_clean_leaves_nothing_of_a_quickstart() {
     let before = lab.inventory();
     quickstart(&lab);
     let said = succeeds(&lab, &["quickstart.sh", "--clean", "--dry-run"]);
-    for word in ["a container: web-", "an image: library/demo:1", "an interface: raind0", "a directory: /etc/raind"] {
+    for word in [
+        "a container: web-",
+        "an image: library/demo:1",
+        "an interface: raind0",
+        "a directory: /etc/raind",
+    ] {
         assert!(said.contains(word), "{word}: {said}");
     }
-    assert_eq!(lab.api().ok(get("/v1/replicasets/shop"))["ready"], 4, "a dry run removes nothing");
+    assert_eq!(
+        lab.api().ok(get("/v1/replicasets/shop"))["ready"],
+        4,
+        "a dry run removes nothing"
+    );
 
     // As after a reset of the machine: no daemon, no volatile files.
-    lab.machine().run(&["sh", "-c", &format!("kill -9 {}; rm -rf /run/raind/quickstart", demo_daemon(&lab))]);
+    lab.machine().run(&[
+        "sh",
+        "-c",
+        &format!("kill -9 {}; rm -rf /run/raind/quickstart", demo_daemon(&lab)),
+    ]);
     succeeds(&lab, &["quickstart.sh", "--from", programs(), "--clean"]);
     let now = lab.inventory();
-    for kind in ["addresses", "links", "routes", "mounts", "cgroups", "processes", "files"] {
+    for kind in [
+        "addresses",
+        "links",
+        "routes",
+        "mounts",
+        "cgroups",
+        "processes",
+        "files",
+    ] {
         assert_eq!(now.lines(kind), before.lines(kind), "{kind}");
     }
-    let rules = [lab.machine().run(&["iptables-save"]), lab.machine().run(&["ip6tables-save"])].concat();
+    let rules = [
+        lab.machine().run(&["iptables-save"]),
+        lab.machine().run(&["ip6tables-save"]),
+    ]
+    .concat();
     assert!(!rules.contains("RAIND"), "{rules}");
     // There is nothing more to do, and it says so.
     let said = succeeds(&lab, &["quickstart.sh", "--clean"]);
@@ -97,11 +125,21 @@ fn a_clean_does_not_touch_an_installation_that_came_after_the_quickstart() {
     lab.daemon().set_program("/run/opt/bin/condenser");
     lab.daemon().start();
     let image = lab.pull(&ImageSpec::busybox(), "library/busybox:1");
-    let id = lab.api().run(json!({ "image": image, "name": "mine", "command": until_term(0) }));
+    let id = lab
+        .api()
+        .run(json!({ "image": image, "name": "mine", "command": until_term(0) }));
 
     let refused = "nothing was removed";
-    refuses(&lab, &["quickstart.sh", "--clean"], &[refused, "/run/opt/bin/condenser", "condenser.service"]);
-    refuses(&lab, &["quickstart.sh", "--from", programs()], &["nothing was started", "an installation"]);
+    refuses(
+        &lab,
+        &["quickstart.sh", "--clean"],
+        &[refused, "/run/opt/bin/condenser", "condenser.service"],
+    );
+    refuses(
+        &lab,
+        &["quickstart.sh", "--from", programs()],
+        &["nothing was started", "an installation"],
+    );
     assert_eq!(lab.api().container(&id)["state"], "running");
     assert!(lab.machine().path(&format!("/etc/raind/container/{id}/diff")).exists());
     // Nor while its daemon does not run, nor when only its data is left.
@@ -127,7 +165,8 @@ fn a_clean_refuses_while_others_have_something_in_the_state() {
     refuses(&lab, &purge, &["another daemon runs", "target"]);
     assert_eq!(lab.api().container("mine")["state"], "created");
     lab.api().delete("mine");
-    lab.api().ok(send("DELETE", "/v1/networks/shopnet/actions/delete", Vec::new()));
+    lab.api()
+        .ok(send("DELETE", "/v1/networks/shopnet/actions/delete", Vec::new()));
     succeeds(&lab, &["quickstart.sh", "--clean", "--yes"]);
     assert!(!lab.machine().path("/etc/raind/store").exists());
 }
@@ -140,13 +179,18 @@ fn a_purge_after_an_uninstall_finds_the_network_of_a_bottle() {
     lab.daemon().set_program("/run/opt/bin/condenser");
     lab.daemon().start();
     let image = lab.pull(&ImageSpec::busybox(), "library/busybox:1");
-    let bottle = format!("bottle: {{ name: blog }}\nservices:\n  web: {{ image: '{image}', command: [sleep, '1000'] }}\n");
-    lab.api().ok(send("POST", "/v1/bottle", bottle));
+    let bottle =
+        format!("bottle: {{ name: blog }}\nservices:\n  web: {{ image: '{image}', command: [sleep, '1000'] }}\n");
+    let reply = lab.api().call(send("POST", "/v1/bottle", bottle));
+    assert_eq!(reply.status, 201, "{}", reply.text());
     lab.api().ok(send("POST", "/v1/bottle/blog/actions/start", Vec::new()));
     assert_eq!(lab.api().ok(get("/v1/networks")).as_array().unwrap().len(), 2);
     lab.daemon().stop();
     succeeds(&lab, &["install.sh", "--prefix", PREFIX, "--uninstall"]);
-    succeeds(&lab, &["install.sh", "--prefix", PREFIX, "--uninstall", "--purge", "--yes"]);
+    succeeds(
+        &lab,
+        &["install.sh", "--prefix", PREFIX, "--uninstall", "--purge", "--yes"],
+    );
     let now = lab.inventory();
     for kind in ["addresses", "links", "routes", "mounts", "cgroups", "files"] {
         assert_eq!(now.lines(kind), before.lines(kind), "{kind}");
@@ -177,8 +221,10 @@ fn with_tools(lab: &Lab, arguments: &[&str]) -> (bool, String) {
 #[rstest]
 #[case::none(None, "Rust 1.90 or newer is needed")]
 #[case::of_debian_12(Some("rustc 1.63.0"), "/run/tools/cargo: 1.63.0")]
-#[case::of_debian_13(Some("rustc 1.85.0 (4d91de4e4 2025-02-17) (built from a source tarball)"), "/run/tools/cargo: 1.85.0")]
-#[case::without_a_toolchain(None, "curl -sSf https://sh.rustup.rs")]
+#[case::of_debian_13(
+    Some("rustc 1.85.0 (4d91de4e4 2025-02-17) (built from a source tarball)"),
+    "/run/tools/cargo: 1.85.0"
+)]
 fn without_rust_the_first_thing_it_says_is_how_to_get_it(#[case] rustc: Option<&str>, #[case] word: &str) {
     let lab = Lab::start();
     for installer in ["apt-get", "rustup"] {
@@ -191,8 +237,13 @@ fn without_rust_the_first_thing_it_says_is_how_to_get_it(#[case] rustc: Option<&
     for name in ["quickstart.sh", "test.sh", "install.sh"] {
         let begun = Instant::now();
         let (done, said) = with_tools(&lab, &[name]);
-        assert!(!done && said.contains(word) && said.contains("Nothing was installed"), "{name}: {said}");
-        assert!(begun.elapsed() < Duration::from_secs(10), "{name}: {:?}", begun.elapsed());
+        let how = said.contains("https://sh.rustup.rs") && said.contains("Nothing was installed");
+        assert!(!done && said.contains(word) && how, "{name}: {said}");
+        assert!(
+            begun.elapsed() < Duration::from_secs(10),
+            "{name}: {:?}",
+            begun.elapsed()
+        );
     }
     let called = lab.machine().read("/run/called");
     assert!(!called.contains("apt-get") && !called.contains("rustup"), "{called}");
@@ -207,6 +258,7 @@ fn without_rust_the_first_thing_it_says_is_how_to_get_it(#[case] rustc: Option<&
 #[case::the_library(&["-E", "kind(lib) and test(image::)"], "--no-fail-fast --lib -- image::")]
 fn the_tests_of_a_filter_come_before_the_lints(#[case] filter: &[&str], #[case] words: &str) {
     let lab = Lab::start();
+    tool(&lab, "shellcheck", "");
     tool(&lab, "cargo", "case $1 in nextest | deny) exit 101;; esac");
     tool(&lab, "rustc", "echo rustc 1.99.0");
     let (done, said) = with_tools(&lab, &[&["test.sh"], filter].concat());
@@ -226,7 +278,10 @@ fn an_expression_that_needs_nextest_is_refused_at_once() {
     let (done, said) = with_tools(&lab, &["test.sh", "-E", "test(a) | test(b)"]);
     assert!(!done && said.contains("cargo install --locked cargo-nextest"), "{said}");
     let called = lab.machine().read("/run/called");
-    assert!(!called.contains("cargo test") && !called.contains("clippy --locked"), "{called}");
+    assert!(
+        !called.contains("cargo test") && !called.contains("clippy --locked"),
+        "{called}"
+    );
 }
 
 /// The part that is for the first process of a lab would take the mounts of whatever machine it runs on.
@@ -250,7 +305,11 @@ fn an_output_that_nobody_reads_to_its_end_is_no_error(#[case] program: &str, #[c
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let mut command = Command::new(program);
-    command.args(arguments).stdout(writer).stderr(Stdio::piped()).env("RAIND_ROOT_DIR", "/nonexistent");
+    command
+        .args(arguments)
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .env("RAIND_ROOT_DIR", "/nonexistent");
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && said.is_empty(), "{}: {said}", output.status);
@@ -284,6 +343,9 @@ fn a_second_daemon_says_who_holds_the_state() {
     let output = lab.daemon().run(&[]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains(&format!("condenser.db is in use by process {pid} ({DAEMON})")), "{said}");
+    assert!(
+        said.contains(&format!("condenser.db is in use by process {pid} ({DAEMON})")),
+        "{said}"
+    );
     lab.api().ok(get("/v1/containers"));
 }

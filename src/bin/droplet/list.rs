@@ -33,7 +33,10 @@ pub fn list(site: &Site, words: &[String]) -> Result<(), Failure> {
     output::print(format_args!("{:<15} {:<15} {:<8} BUNDLE", "ID", "STATUS", "PID"));
     for state in states {
         let status = render_status(state.status);
-        output::print(format_args!("{:<15} {status:<15} {:<8} {}", state.id, state.pid, state.bundle));
+        output::print(format_args!(
+            "{:<15} {status:<15} {:<8} {}",
+            state.id, state.pid, state.bundle
+        ));
     }
     Ok(())
 }

@@ -20,7 +20,10 @@ pub fn run(site: &Site, words: &[String]) -> Result<ExitCode, Failure> {
     let audit = AuditLog::open(&site.root).stage("load_spec")?;
     let pid = create(&container, &audit, args.flag("tty"))?;
     match args.flag("print-pid") {
-        true => output::print(format_args!("create container success. ID: {} pid: {pid}", container.id)),
+        true => output::print(format_args!(
+            "create container success. ID: {} pid: {pid}",
+            container.id
+        )),
         false => output::print(format_args!("create container success. ID: {}", container.id)),
     }
     // Connected before the program can write anything.

@@ -91,7 +91,11 @@ impl Reader {
         let readme = blocks(&Path::new(ROOT).join("README.md"));
         let definition = readme.iter().find(|block| block.text.starts_with("api() {"));
         shell.define(&definition.expect("README.md defines api").text);
-        Self { lab, shell, helpers: Vec::new() }
+        Self {
+            lab,
+            shell,
+            helpers: Vec::new(),
+        }
     }
 
     fn follow(&mut self, block: &Block) {

@@ -98,9 +98,18 @@ fn parse(name: &str, text: &str) -> Vec<Block> {
     while let Some((number, line)) = lines.next() {
         let place = format!("{name}:{}", number + 2);
         if let Some(comment) = line.strip_prefix("<!-- test:") {
-            notes = notes_of(&place, comment.strip_suffix("-->").unwrap_or_else(|| panic!("{place}: one line")));
+            notes = notes_of(
+                &place,
+                comment
+                    .strip_suffix("-->")
+                    .unwrap_or_else(|| panic!("{place}: one line")),
+            );
         } else if let Some(word) = line.strip_prefix("```") {
-            let body: Vec<_> = lines.by_ref().map(|(_, line)| line).take_while(|line| *line != "```").collect();
+            let body: Vec<_> = lines
+                .by_ref()
+                .map(|(_, line)| line)
+                .take_while(|line| *line != "```")
+                .collect();
             let text = body.join("\n") + "\n";
             let language = match word {
                 "sh" => Some(Language::Shell),
@@ -111,7 +120,12 @@ fn parse(name: &str, text: &str) -> Vec<Block> {
                 other => panic!("{place}: nobody knows how to check {other:?}"),
             };
             let notes = std::mem::take(&mut notes);
-            found.extend(language.map(|language| Block { place, language, notes, text }));
+            found.extend(language.map(|language| Block {
+                place,
+                language,
+                notes,
+                text,
+            }));
         } else if !line.trim().is_empty() {
             assert_eq!(notes, Notes::default(), "{place}: the comment is not before a block");
         }
@@ -153,7 +167,10 @@ fn comments_belong_to_the_block_after_them() {
     assert_eq!(date.notes.needs, ["web", "db"]);
     assert_eq!(date.notes.output_varies.as_deref(), Some("by the hour"));
     let steps = date.steps();
-    assert_eq!((steps[0].command.as_str(), steps[0].output.as_deref()), ("date \\\n  -u", Some("now\n")));
+    assert_eq!(
+        (steps[0].command.as_str(), steps[0].output.as_deref()),
+        ("date \\\n  -u", Some("now\n"))
+    );
     assert_eq!((steps[1].command.as_str(), steps[1].output.as_deref()), ("true", None));
     assert_eq!(who.notes, Notes::default());
     assert_eq!(skipped.notes.skip.as_deref(), Some("no systemd"));

@@ -23,7 +23,8 @@ sudo() { "$@"; }
 curl() {
     case " $* " in
         *" -N "*) command curl --no-progress-meter --max-time 2 "$@" || [ $? = 28 ] ;;
-        *) command curl --no-progress-meter --max-time 50 --retry 20 --retry-delay 1 --retry-connrefused "$@" ;;
+        *" http://"*) command curl --no-progress-meter --max-time 50 --retry 20 --retry-delay 1 --retry-connrefused "$@" ;;
+        *) command curl --no-progress-meter --max-time 50 "$@" ;;
     esac
 }
 "#;
@@ -61,7 +62,13 @@ impl Shell {
             }
         });
         let stdin = process.stdin.take().unwrap();
-        let mut shell = Self { machine, process, stdin, output, blocks: 0 };
+        let mut shell = Self {
+            machine,
+            process,
+            stdin,
+            output,
+            blocks: 0,
+        };
         shell.define(&format!("cd {DIRECTORY}\n{SETTINGS}"));
         shell
     }
@@ -89,7 +96,11 @@ impl Shell {
             match self.output.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(more) => said.extend(more),
                 // With `set -e` a command that fails ends the shell.
-                Err(reason) => return Err(format!("{text}\n(a command failed, or took too long: {reason}, {sent:?})")),
+                Err(reason) => {
+                    return Err(format!(
+                        "{text}\n(a command failed, or took too long: {reason}, {sent:?})"
+                    ));
+                }
             }
         }
     }
@@ -131,7 +142,10 @@ fn settled(text: &str) -> String {
             word.push(letter);
             continue;
         }
-        settled.push_str(kind(&word).unwrap_or(&word));
+        // What ends a sentence is not a part of the word.
+        let (bare, end) = word.split_at(word.trim_end_matches([':', '.']).len());
+        settled.push_str(kind(bare).unwrap_or(bare));
+        settled.push_str(end);
         settled.push(letter);
         word.clear();
     }
@@ -155,8 +169,14 @@ fn kind(word: &str) -> Option<&'static str> {
 #[test]
 fn ids_and_times_may_differ_and_nothing_else() {
     let page = "{\"id\":\"01m8ms68k2j9\",\"at\":\"2026-11-24T09:00:16Z\",\"a\":1, …}\n";
-    assert!(same(page, " {\"id\":\"01m8ms68k2ab\",\"at\":\"2027-01-01T00:00:00.123Z\",\"a\":1, \"b\":2}\n\n"));
-    assert!(!same(page, "{\"id\":\"01m8ms68k2ab\",\"at\":\"2027-01-01T00:00:00Z\",\"a\":2, \"b\":2}"));
+    assert!(same(
+        page,
+        " {\"id\":\"01m8ms68k2ab\",\"at\":\"2027-01-01T00:00:00.123Z\",\"a\":1, \"b\":2}\n\n"
+    ));
+    assert!(!same(
+        page,
+        "{\"id\":\"01m8ms68k2ab\",\"at\":\"2027-01-01T00:00:00Z\",\"a\":2, \"b\":2}"
+    ));
     assert!(same("digest sha256:e088…: bad", "digest sha256:e088aa11bb22: bad"));
     assert!(!same("one", "one more"));
     assert!(!same("one … two", "one two three"));

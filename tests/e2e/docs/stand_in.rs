@@ -39,7 +39,10 @@ exec httpd -f -p 80 -h /usr/share/nginx/html";
     ImageSpec::scratch()
         .layer(base())
         .layer(layer)
-        .set("Env", json!(["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]))
+        .set(
+            "Env",
+            json!(["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]),
+        )
         .entrypoint(&["/docker-entrypoint.sh"])
         .cmd(&["nginx", "-g", "daemon off;"])
         .set("StopSignal", json!("SIGQUIT"))
@@ -60,9 +63,17 @@ fn base() -> Layer {
             "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sbin:/bin/false\n\
              www-data:x:33:33:www-data:/var/www:/bin/false\nnobody:x:65534:65534:nobody:/home:/bin/false\n",
         )
-        .file("etc/group", 0o644, "root:x:0:\ndaemon:x:1:\nwww-data:x:33:\nnobody:x:65534:\n")
+        .file(
+            "etc/group",
+            0o644,
+            "root:x:0:\ndaemon:x:1:\nwww-data:x:33:\nnobody:x:65534:\n",
+        )
         // Without it the static libc looks for modules that are not there, and crashes.
-        .file("etc/nsswitch.conf", 0o644, "passwd: files\ngroup: files\nhosts: files dns\n");
+        .file(
+            "etc/nsswitch.conf",
+            0o644,
+            "passwd: files\ngroup: files\nhosts: files dns\n",
+        );
     let commands = String::from_utf8(list.stdout).unwrap();
     for command in commands.lines().filter(|command| *command != "busybox") {
         layer = layer.symlink(&format!("bin/{command}"), "busybox");
@@ -82,7 +93,10 @@ pub fn local_registry(lab: &Lab) -> Child {
     machine.write("/run/docs/registry.yml", config.to_string());
     let log = File::create(machine.path("/run/docs/registry.log")).unwrap();
     let mut command = machine.command(Place::Host, "docker-registry");
-    command.args(["serve", "/run/docs/registry.yml"]).stdout(log.try_clone().unwrap()).stderr(log);
+    command
+        .args(["serve", "/run/docs/registry.yml"])
+        .stdout(log.try_clone().unwrap())
+        .stderr(log);
     let process = command.spawn().unwrap();
     wait_for("the registry on the host", Duration::from_secs(20), || {
         machine.at(Place::Host, || std::net::TcpStream::connect(LOCAL))
