@@ -41,7 +41,7 @@ need_cargo() {
         [ -n "$directory" ] || directory=$(dirname "$(command -v cargo || echo /nowhere/cargo)")
         [ -x "$directory/cargo" ] || continue
         version=$(rust_version "$directory" "$home") || version="does not run: $version"
-        if printf '%s\n' "$wanted" "$version" | sort --check=quiet --version-sort 2> /dev/null; then
+        if [[ $version = [0-9]* ]] && printf '%s\n' "$wanted" "$version" | sort --check=quiet --version-sort 2> /dev/null; then
             PATH=$directory:$PATH
             if [ -d "$home/.rustup" ]; then export RUSTUP_HOME=${RUSTUP_HOME:-$home/.rustup}; fi
             for component in "$@"; do
@@ -59,7 +59,7 @@ need_cargo() {
 rust_version() {
     local said home=$2
     said=$(RUSTUP_HOME=${RUSTUP_HOME:-${home:-${HOME:-/root}}/.rustup} "$1/rustc" --version 2>&1) || {
-        head -n 1 <<< "$said"
+        head -n 2 <<< "$said"
         return 1
     }
     cut -d ' ' -f 2 <<< "$said"
@@ -89,7 +89,7 @@ END
 }
 
 # Minutes that a build takes with two processors that have nothing else to do, and MB of disk.
-declare -A build_minutes=([try]=5 [release]=15) build_megabytes=([try]=1300 [release]=1500)
+declare -A build_minutes=([try]=5 [release]=18) build_megabytes=([try]=1300 [release]=1500)
 
 # build PROFILE: builds the three programs; says before what it takes, and goes on saying that it works.
 build() {
