@@ -143,7 +143,7 @@ clean() {
         say "there is nothing of a quickstart here"
         return
     fi
-    refuse_if_any "$(others)" removed 'An installation is removed by scripts/install.sh --uninstall [--purge].'
+    refuse_if_any "$(others)" removed 'A daemon ends with kill PID, and its containers go on running. An installation is removed by scripts/install.sh --uninstall.'
     if [ -z "$(our_daemon)" ]; then
         if [ -n "$dry_run" ]; then
             list

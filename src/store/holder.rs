@@ -19,7 +19,7 @@ pub(super) fn of(database: &Path) -> Option<String> {
         l_pid: 0,
     };
     fcntl(&file, FcntlArg::F_GETLK(&mut lock)).ok()?;
-    if i32::from(lock.l_type) == libc::F_UNLCK as i32 {
+    if i32::from(lock.l_type) == libc::F_UNLCK {
         return None;
     }
     Some(describe(lock.l_pid))
