@@ -32,7 +32,7 @@ from='' action=start dry_run='' yes=''
 # daemon's message.
 api() {
     local answer
-    answer=$(curl --silent --show-error --cacert /etc/raind/cert/raind.crt --cert /etc/raind/cert/raindClient.crt \
+    answer=$(curl --silent --show-error --max-time 300 --cacert /etc/raind/cert/raind.crt --cert /etc/raind/cert/raindClient.crt \
         --key /etc/raind/cert/raindClient.key -X "$1" ${3:+--data-binary "$3"} "https://localhost:7755$2") || return
     if [ "$(jq -r '.status' <<< "$answer" 2> /dev/null)" = fail ]; then
         jq -r '.message' <<< "$answer" >&2
@@ -94,22 +94,28 @@ others() {
 }
 
 # other_objects: the same of what the daemon, which runs, has in its state. The demonstration is the set and the service
-# `shop` with its pods, and an image.
+# `shop` with its pods, and an image. Fails when the daemon does not say all of it: then nobody knows.
 other_objects() {
-    local demo='^shop-[0-9a-z]{8}$' pods
-    pods=$(api GET /v1/pods | jq --arg demo "$demo" '[.data[] | select(.name | test($demo)) | .podId]')
+    local pods path kind answer
     if [ -e /etc/raind/condenser.toml ]; then printf 'a configuration: /etc/raind/condenser.toml\n'; fi
     find /etc/raind/volumes -mindepth 2 -maxdepth 2 2> /dev/null | sed 's/^/a volume: /'
-    api GET /v1/containers | jq -r --argjson pods "$pods" '.data[]
-        | select((.podId // "") as $pod | any($pods[]; . == $pod) | not) | "a container: \(.name)"'
-    api GET /v1/pods | jq -r --argjson pods "$pods" '.data[]
-        | select(.podId as $pod | any($pods[]; . == $pod) | not) | "a pod: \(.name)"'
-    api GET /v1/replicasets | jq -r '.data[] | select(.name != "shop") | "a replica set: \(.name)"'
-    api GET /v1/services | jq -r '.data[] | select(.name != "shop") | "a service: \(.name)"'
-    api GET /v1/bottle | jq -r '.data.bottles[]? | "a bottle: \(.bottleName)"'
-    api GET /v1/networks | jq -r '.data[] | select(.Interface != "raind0") | "a network: \(.Interface)"'
-    api GET /v1/images | jq -r --arg demo "library/$image" '.data[] | "\(.repository):\(.reference)"
-        | select(. != $demo) | "an image: \(.)"'
+    pods=$(api GET /v1/pods) || return
+    pods=$(jq -c '[.data[] | select(.namespace == "default" and (.name | test("^shop-[0-9a-z]{8}$"))) | .podId]' <<< "$pods") || return
+    while IFS='|' read -r path kind; do
+        answer=$(api GET "$path") || return
+        jq -r --argjson pods "$pods" --arg image "library/$image" "$kind" <<< "$answer" || return
+    done << 'END'
+/v1/pods|.data[] | select(.podId | IN($pods[]) | not) | "a pod: \(.namespace)/\(.name)"
+/v1/containers|.data[] | select((.podId // "") | IN($pods[]) | not) | "a container: \(.name)"
+/v1/replicasets|.data[] | select("\(.namespace)/\(.name)" != "default/shop") | "a replica set: \(.namespace)/\(.name)"
+/v1/services|.data[] | select("\(.namespace)/\(.name)" != "default/shop") | "a service: \(.namespace)/\(.name)"
+/v1/bottle|.data.bottles[] | "a bottle: \(.bottleName)"
+/v1/networks|.data[] | select(.Interface != "raind0") | "a network: \(.Interface)"
+/v1/images|.data[] | "\(.repository):\(.reference)" | select(. != $image) | "an image: \(.)"
+/v1/policies/RAIND-EW|.data.policies[] | "a policy: \(.id)"
+/v1/policies/RAIND-NS-OBS|.data.policies[] | "a policy: \(.id)"
+/v1/policies/RAIND-NS-ENF|.data.policies[] | "a policy: \(.id)"
+END
 }
 
 refuse_if_any() {
@@ -137,7 +143,7 @@ list() {
 }
 
 clean() {
-    local directory value file answer
+    local directory answer found pid
     if [ -z "$(ls -A /etc/raind 2> /dev/null)" ] && [ -z "$(our_daemon)" ]; then
         refuse_if_any "$(daemons "" | sed 's/^/a daemon that runs: process /')" removed ''
         say "there is nothing of a quickstart here"
@@ -153,7 +159,8 @@ clean() {
         # Only the daemon knows what there is, and takes it apart in order. It may not run any more: after a reboot.
         start_daemon
     fi
-    refuse_if_any "$(other_objects)" removed 'Delete them first, if nobody needs them; see README.md.'
+    found=$(other_objects) || die "the daemon does not tell what it has, so nothing was removed; its log is $log"
+    refuse_if_any "$found" removed 'Delete them first, if nobody needs them; see README.md.'
     list
     [ -z "$dry_run" ] || return 0
     if [ -z "$yes" ] && [ -t 0 ]; then
@@ -164,7 +171,8 @@ clean() {
     api POST /v1/resource/delete "@$manifest" > /dev/null 2>&1 || true
     api DELETE /v1/images "{\"image\":\"$image\"}" > /dev/null 2>&1 || true
     say "stopping the daemon"
-    end "$(our_daemon)"
+    pid=$(our_daemon || true)
+    [ -z "$pid" ] || end "$pid"
     say "removing what it made: rules, interfaces, cgroups and directories"
     remove_kernel_objects /etc/raind "$(cat "$run/from")/droplet"
     restore_sysctls
@@ -233,8 +241,10 @@ if [ "$action" = clean ]; then
 fi
 trap 'printf "\nerror: line %s failed; scripts/quickstart.sh --clean removes what is there\n" "$LINENO" >&2' ERR
 
+for_machines_without='The quickstart is for machines without Condenser. With an installation, begin at "A first container by hand" in README.md.'
+
 # What would make it fail later, first.
-refuse_if_any "$(others)" started 'The quickstart is for machines without Condenser. With an installation, begin at "A first container by hand" in README.md.'
+refuse_if_any "$(others)" started "$for_machines_without"
 if [ -z "$from" ]; then
     need_cargo build
     need iptables=iptables ip=iproute2 modprobe=kmod curl=curl jq=jq cc=build-essential busybox=busybox-static \
@@ -243,6 +253,8 @@ if [ -z "$from" ]; then
 else
     need iptables=iptables ip=iproute2 modprobe=kmod curl=curl jq=jq busybox=busybox-static
 fi
+# A build is long enough for somebody to install it.
+refuse_if_any "$(others)" started "$for_machines_without"
 start_daemon
 
 say "POST /v1/images/build: building $image from assets/demo/Dripfile"
