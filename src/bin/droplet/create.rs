@@ -22,6 +22,7 @@ use crate::hooks::{Hooks, Phase};
 use crate::lock::Lock;
 use crate::monitor::Creator;
 use crate::network;
+use crate::output;
 use crate::plan::Plan;
 use crate::record::RunRecord;
 
@@ -38,7 +39,7 @@ pub fn run(site: &Site, words: &[String]) -> Result<(), Failure> {
     let audit = AuditLog::open(&site.root).stage("load_spec")?;
     let pid = create(&container, &audit, args.flag("tty"))?;
     if args.flag("print-pid") {
-        println!("{pid}");
+        output::print(pid);
     }
     Ok(())
 }
@@ -244,7 +245,7 @@ impl Undo<'_> {
         let container = &self.plan.container;
         let complain = |what: &str, result: std::io::Result<()>| {
             if let Err(error) = result {
-                eprintln!("roll-back of {}: {what}: {error}", container.id);
+                output::complain(format_args!("roll-back of {}: {what}: {error}", container.id));
             }
         };
         if let Some(monitor) = self.monitor {

@@ -15,6 +15,7 @@ use crate::container::{Container, ContainerError, remove_if_exists, render};
 use crate::failure::{Failure, Stage};
 use crate::hooks::{Hooks, Phase};
 use crate::lock::Lock;
+use crate::output;
 use crate::record::RunRecord;
 
 /// Beyond the hooks' own time-outs.
@@ -50,7 +51,7 @@ pub fn finish(container: &Container, config: &Config, audit: &AuditLog, exit: &E
     }
     drop(lock);
     if let Err(error) = cgroup.and_then(|cgroup| Ok(cgroup.remove()?)) {
-        eprintln!("droplet: {}: {error}", container.id);
+        output::complain(format_args!("droplet: {}: {error}", container.id));
     }
     let hooks = Hooks {
         id: &container.id,

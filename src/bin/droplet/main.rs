@@ -5,6 +5,8 @@
 //!
 //! A verb is a module with `run(&Site, &[String])`, which gets what follows its name on the command line.
 
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod apparmor;
 mod attach;
 mod audit;
@@ -34,6 +36,7 @@ mod logfile;
 mod monitor;
 mod namespaces;
 mod network;
+mod output;
 mod place;
 mod plan;
 mod program;
@@ -72,14 +75,14 @@ fn main() -> ExitCode {
         Some(Ok(code)) => code,
         Some(Err(failure)) => {
             if failure.is_usage() {
-                print!("Incorrect Usage: {failure}\n\n{}", cli::HELP);
+                output::print_text(format_args!("Incorrect Usage: {failure}\n\n{}", cli::HELP));
             }
             // One line, the last: who started this reads it.
-            eprintln!("{}", failure.message.replace(['\n', '\r'], " "));
+            output::complain(failure.message.replace(['\n', '\r'], " "));
             ExitCode::from(u8::try_from(failure.status).unwrap_or(1))
         }
         None => {
-            eprintln!("No help topic for '{verb}'");
+            output::complain(format_args!("No help topic for '{verb}'"));
             ExitCode::from(3)
         }
     }
@@ -99,7 +102,7 @@ fn dispatch(site: &Site, verb: &str, rest: &[String]) -> Option<Result<ExitCode,
         "state" => list::state(site, rest),
         "list" => list::list(site, rest),
         "help" | "--help" | "-h" | "-help" => {
-            print!("{}", cli::HELP);
+            output::print_text(cli::HELP);
             Ok(())
         }
         verb if verb.starts_with('-') => {

@@ -180,7 +180,9 @@ fn detach() -> std::io::Result<()> {
     std::env::set_current_dir("/")?;
     if let Err(error) = cgroup::join_monitors() {
         // The container works; it only ends with the daemon if the service manager kills the daemon's cgroup.
-        eprintln!("droplet: the monitor stays in the cgroup of its creator: {error}");
+        crate::output::complain(format_args!(
+            "droplet: the monitor stays in the cgroup of its creator: {error}"
+        ));
     }
     let null = fs_err::OpenOptions::new().read(true).write(true).open("/dev/null")?;
     nix::unistd::dup2_stdin(&null)?;

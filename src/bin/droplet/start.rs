@@ -99,7 +99,7 @@ fn locked(container: &Container, config: &Config, audit: &AuditLog) -> Result<()
     container.write_state(&state).stage("update_state")?;
     let text = render(&state).stage("hook_poststart")?;
     if let Err(error) = hooks.run(Phase::Poststart, &text, None) {
-        eprintln!("{error}");
+        crate::output::complain(error);
     }
     Ok(())
 }
