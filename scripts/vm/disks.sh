@@ -55,7 +55,7 @@ make_base() {
     # No service is started while packages are set up.
     printf '#!/bin/sh\nexit 101\n' > "$disks/base/usr/sbin/policy-rc.d"
     chmod 755 "$disks/base/usr/sbin/policy-rc.d"
-    cp -a "$disks/base" "$disks/root"
+    cp -a --one-file-system "$disks/base" "$disks/root"
 }
 
 # make_image NAME ROOT OPTION...: an image of one layer; the options are those of umoci config.
