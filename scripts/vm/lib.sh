@@ -52,8 +52,9 @@ remove() {
     done
 }
 
-# field NAME KEY
+# field NAME KEY: of the container's description. summary NAME FILTER: what jq makes of it.
 field() { api "/containers/$1" | jq -r ".data.$2"; }
+summary() { api "/containers/$1" | jq -r ".data | $2"; }
 
 # group NAME: its cgroup.
 group() { echo "/sys/fs/cgroup/raind/$(field "$1" containerId)"; }
@@ -84,7 +85,7 @@ log_has() { api "/containers/$1/log?all=1" | grep -q "$2"; }
 stock() {
     if [ "$(field plain state 2> /dev/null)" != running ]; then
         container plain '"image":"busybox:latest","command":["sleep","100000"]'
-        container limited '"image":"busybox:latest","command":["sleep","100000"],"memory":67108864,"cpus":0.25,"pidsLimit":20'
+        container limited '"image":"busybox:latest","command":["sleep","100000"],"memory":67108864,"cpus":0.5,"pidsLimit":20'
         container debian '"image":"debian:latest","command":["sleep","100000"],"restartPolicy":{"name":"always"}'
     fi
 }

@@ -5,7 +5,7 @@ guest_limits() {
     local limited plain
     stock
     limited=$(group limited) plain=$(group plain)
-    check "limits that were asked for" "67108864 25000 100000 20" "$(cat "$limited"/{memory.max,cpu.max,pids.max} | xargs)"
+    check "limits that were asked for" "67108864 50000 100000 20" "$(cat "$limited"/{memory.max,cpu.max,pids.max} | xargs)"
     check "default limits" "1073741824 80000 100000 512" "$(cat "$plain"/{memory.max,cpu.max,pids.max} | xargs)"
     check "no swap beside 64 MiB of memory" 0 "$(cat "$limited/memory.swap.max")"
     check "the container is in its group" "0::/raind/${limited##*/}" "$(cat "/proc/$(field limited pid)/cgroup")"
@@ -23,8 +23,8 @@ guest_limits() {
 guest_limits_memory() {
     container hog '"image":"busybox:latest","command":["sh","-c","sleep 1; tail /dev/zero"],"memory":33554432'
     within 120 is_stopped hog
-    check "memory hog" "137 OOMKilled" "$(field hog '| "\(.exitCode) \(.reason)"')"
-    check "memory hog: its counters after the end" "[1-9]* 33554432" "$(api /containers/hog/stats | jq -r '.data | "\(.memory_oom_kill) \(.memory_max_bytes)"')"
+    check "memory hog" "137 OOMKilled" "$(summary hog '"\(.exitCode) \(.reason)"')"
+    check "memory hog: memory_oom_kill after the end" "[1-9]*" "$(api /containers/hog/stats | jq .data.memory_oom_kill)"
     container child '"image":"busybox:latest","command":["sh","-c","tail /dev/zero; echo ended $?; sleep 1000"],"memory":33554432'
     within 120 log_has child ended
     check "hog as a child: only the child is killed, the container goes on" "ended 137 running" "$(api /containers/child/log | tail -1) $(field child state)"
@@ -42,8 +42,10 @@ guest_limits_swap() {
     within 120 log_has swap 'dd '
     check "32 MiB of memory, 100 MiB used, the host has swap" "dd 137" "$(api /containers/swap/log | tail -1)"
     check "the same: peak of swap" 0 "$(cat "$(group swap)/memory.swap.peak")"
+    container more '"image":"busybox:latest","command":["sleep","1000"],"memory":33554432,"memorySwap":100663296'
+    check "memorySwap of 96 MiB beside 32 MiB of memory" 67108864 "$(cat "$(group more)/memory.swap.max")"
+    remove swap more
     swapoff $file && rm $file
-    remove swap
 }
 
 guest_limits_processor() {
@@ -65,7 +67,7 @@ guest_limits_view() {
     check "inside: cgroup namespace" "0::/" "$(inside limited cat /proc/self/cgroup)"
     check "inside: one cgroup mount, read-only, of version 2, its own root" "1 / ro,*cgroup2" \
         "$(inside limited awk '$5 ~ /cgroup/ { n++; r = $4; o = $6; for (i = 7; $i != "-"; i++); t = $(i+1) } END { print n, r, o, t }' /proc/self/mountinfo)"
-    check "inside: its own limits are visible" "67108864 25000 100000 20" "$(inside limited cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max /sys/fs/cgroup/pids.max 2>&1 | xargs)"
+    check "inside: its own limits are visible" "67108864 50000 100000 20" "$(inside limited cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max /sys/fs/cgroup/pids.max 2>&1 | xargs)"
     check "inside: a limit cannot be changed" "*Read-only file system*" "$(inside limited sh -c 'echo max > /sys/fs/cgroup/memory.max' 2>&1)"
     check "inside: no group can be made" "*Read-only file system*" "$(inside limited mkdir /sys/fs/cgroup/x 2>&1)"
 }

@@ -36,7 +36,7 @@ guest_after_restart() {
     note "$1: boot" "$(systemd-analyze | head -1)"
     journalctl -b -u condenser -o short-monotonic --no-pager
     check "$1: containers that are restarted always run" "cli debian ok web" "$(always)"
-    check "$1: others are stopped, and why" "-1 Error process down detected: the host was restarted." "$(field never '| "\(.exitCode) \(.reason) \(.message)"')"
+    check "$1: others are stopped, and why" "-1 Error process down detected: the host was restarted." "$(summary never '"\(.exitCode) \(.reason) \(.message)"')"
     check "$1: one that the user stopped stays so" stopped "$(field userstop state)"
     check "$1: pods are ready" "4 4" "$(api /replicasets/shop | jq -r '.data | "\(.current) \(.ready)"')"
     check "$1: confined" "raind-default (enforce)" "$(confinement debian)"

@@ -15,7 +15,7 @@ guest_service() {
     systemctl stop condenser
     check "stop: containers stay" 3 "$(pgrep -fc '^sleep 100000')"
     systemctl daemon-reload
-    check "stop, daemon-reload: limits stay" "67108864 25000 100000 20" "$(limits)"
+    check "stop, daemon-reload: limits stay" "67108864 50000 100000 20" "$(limits)"
     systemctl start condenser
     within 120 served
     check "start: containers are taken over" "$before" "$(states)"
