@@ -33,10 +33,30 @@ here=scripts/vm
 . "$here/disks.sh"
 # shellcheck source=scripts/vm/host.sh
 . "$here/host.sh"
-for file in "$here"/checks/*.sh; do
-    # shellcheck disable=SC1090 # each is checked by itself
-    . "$file"
-done
+# shellcheck source=scripts/vm/checks/install.sh
+. "$here/checks/install.sh"
+# shellcheck source=scripts/vm/checks/limits.sh
+. "$here/checks/limits.sh"
+# shellcheck source=scripts/vm/checks/service.sh
+. "$here/checks/service.sh"
+# shellcheck source=scripts/vm/checks/apparmor.sh
+. "$here/checks/apparmor.sh"
+# shellcheck source=scripts/vm/checks/programs.sh
+. "$here/checks/programs.sh"
+# shellcheck source=scripts/vm/checks/files.sh
+. "$here/checks/files.sh"
+# shellcheck source=scripts/vm/checks/workloads.sh
+. "$here/checks/workloads.sh"
+# shellcheck source=scripts/vm/checks/ports.sh
+. "$here/checks/ports.sh"
+# shellcheck source=scripts/vm/checks/firewalls.sh
+. "$here/checks/firewalls.sh"
+# shellcheck source=scripts/vm/checks/reboot.sh
+. "$here/checks/reboot.sh"
+# shellcheck source=scripts/vm/checks/original.sh
+. "$here/checks/original.sh"
+# shellcheck source=scripts/vm/checks/uninstall.sh
+. "$here/checks/uninstall.sh"
 # In the order in which they build on each other.
 phases=(install limits service apparmor programs files workloads ports firewalls reboot reset original uninstall)
 
