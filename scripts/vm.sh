@@ -23,6 +23,7 @@
 # the disks; a run takes ten minutes with kvm, an hour or more without. Nothing of the host is touched but the cache: the
 # machine's network is a namespace, which goes away with it. Exit code: 0 when no check failed.
 set -euo pipefail
+called_from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/packages.sh
 . scripts/packages.sh
@@ -66,7 +67,12 @@ usage() { sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; }
 
 while [ $# -gt 0 ]; do
     case $1 in
-        --bin | --peer | --report | --cache | --suite | --mirror | --accel | --nice | --smp)
+        --bin | --peer | --report | --cache)
+            [ -n "${2-}" ] || die "$1 needs a path"
+            declare "${1#--}=$(cd "$called_from" && realpath -m "$2")"
+            shift
+            ;;
+        --suite | --mirror | --accel | --nice | --smp)
             [ -n "${2-}" ] || die "$1 needs a value"
             declare "${1#--}=$2"
             shift
@@ -98,7 +104,7 @@ write_report() {
     {
         printf '# Report of scripts/vm.sh\n\n'
         printf -- '- %s, commit %s\n' "$(date -u '+%F %H:%M UTC')" "$(git describe --always --dirty 2> /dev/null || echo unknown)"
-        printf -- '- %s; %s\n' "$(seen program)" "$(seen versions)"
+        printf -- '- %s (%s); %s\n' "$(seen program)" "${bin:-built here}" "$(seen versions)"
         printf -- '- %s, accelerator %s\n' "$(qemu-system-x86_64 --version | head -1)" "$accel"
         printf -- '- %s checks hold, %s failed, %s not run\n\n' "$(count ok)" "$(count FAIL)" "$(count 'not run')"
         printf 'What was expected is a pattern of bash. Rows without a verdict are for information.\n\n'
@@ -135,10 +141,9 @@ make_and_boot() {
         need_cargo
         say "building the programs"
         cargo build --release --locked --bins
-        bin=target/release
     fi
     for program in condenser droplet condenser-hook-agent; do
-        [ -x "$bin/$program" ] || die "--bin: there is no $bin/$program"
+        [ -x "${bin:-target/release}/$program" ] || die "--bin: there is no $bin/$program"
     done
     make_disks
     rm -f "$state"/*.{log,pid}

@@ -197,7 +197,7 @@ make_payload() {
     say "the programs and scripts under test"
     rm -rf "$stage"
     mkdir -p "$stage"/{bin,src}
-    cp "$bin"/{condenser,droplet,condenser-hook-agent} "$stage/bin/"
+    cp "${bin:-target/release}"/{condenser,droplet,condenser-hook-agent} "$stage/bin/"
     # Symbols for a debugger are of no use there, and read slowly.
     strip --strip-debug "$stage/bin"/*
     cp -a scripts assets docs "$stage/src/"

@@ -97,11 +97,11 @@ await_machine() {
 # in_machine FUNCTION [ARGUMENT...]: runs a function of these files in the machine.
 in_machine() {
     local status=0
-    { declare -f; printf 'set -u\n'; printf '%q ' "$@"; echo; } | LIMIT=${LIMIT-1200} timeout_machine bash -s || status=$?
+    { declare -f; printf 'set -u\n'; printf '%q ' "$@"; echo; } | timeout_machine bash -s || status=$?
     [ $status = 0 ] || check "$* ends" "exit code 0" "exit code $status"
 }
 
 timeout_machine() {
-    timeout "$LIMIT" nsenter --target "$(outside_pid)" --net -- ssh -q -i "$disks/key" -o StrictHostKeyChecking=no \
+    timeout 5400 nsenter --target "$(outside_pid)" --net -- ssh -q -i "$disks/key" -o StrictHostKeyChecking=no \
         -o UserKnownHostsFile=/dev/null -o ConnectTimeout=60 -o ControlPath="$state/ssh" root@192.0.2.2 "$@" 9>&-
 }
