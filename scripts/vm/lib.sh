@@ -65,7 +65,7 @@ inside() {
     shift
     answer=$(api "/containers/$name/actions/exec" \
         -d "$(jq -nc '{command: $ARGS.positional, wait: true, timeout: 120}' --args -- "$@")")
-    jq -r 'if .data then .data.stdout + .data.stderr else .message end' <<< "$answer"
+    jq -r 'if .data then .data.stdout + .data.stderr | rtrimstr("\n") else .message end' <<< "$answer"
     return "$(jq -r '.data.exitCode // 255' <<< "$answer")"
 }
 
