@@ -26,6 +26,11 @@ if cargo deny --version > /dev/null 2>&1; then
     cargo deny --offline check bans licenses sources
 fi
 
+# Root file systems of real programs take minutes and 250 MB the first time; only tests/shapes needs them.
+case "$*" in
+    "" | *shapes*) scripts/shapes.sh ;;
+esac
+
 say "tests"
 if cargo nextest --version > /dev/null 2>&1; then
     cargo nextest run --locked --no-fail-fast "$@"

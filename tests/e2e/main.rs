@@ -40,6 +40,7 @@ mod registries;
 mod replay;
 mod replicasets;
 mod restarts;
+mod scan;
 mod services;
 mod startup;
 mod storm;
