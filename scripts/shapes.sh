@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Makes the root file systems that tests/shapes runs, from Debian packages: scripts/shapes.sh [NAME...]
 #
-# What NAME is made of stands in tests/shapes/images/NAME: `packages`, a list for apt; `users`, lines of "NAME ID" that are
-# there before the packages are; `files`, laid over them as root's; `setup`, a shell script that runs in the image at the
+# What NAME is made of stands in tests/shapes/images/NAME: `packages`, a list for apt; `users`, lines of "NAME ID HOME", who
+# are there before the packages are; `files`, laid over them as root's; `setup`, a shell script that runs in the image at the
 # end. The result is target/shapes/NAME/oci, an OCI image layout of two layers: a minimal Debian that all share, and what
 # the program adds. What is there already and made of the same things is left alone: a first run loads 250 MB and takes
 # some minutes, a second one no second. The machine is not touched; only target/shapes is written.
@@ -65,7 +65,7 @@ make_base() {
 		path-exclude /usr/share/locale/*
 		path-include /usr/share/locale/locale.alias
 	END
-    printf '%s\n' 'Debug::NoLocking "true";' 'Dir::Cache::pkgcache "";' 'Dir::Cache::srcpkgcache "";' \
+    printf '%s\n' 'Debug::NoLocking "true";' 'Dir::Cache::pkgcache "";' 'Dir::Cache::srcpkgcache "";' 'Acquire::Languages "none";' \
         > "$root/etc/apt/apt.conf.d/image"
     in_root "$root" apt-get update -qq
     find "$root"/usr/share/doc "$root"/usr/share/man "$root"/usr/share/locale "$root"/var/log -mindepth 1 \
@@ -93,16 +93,16 @@ load_packages() {
 }
 
 make_image() {
-    local name=$1 new=$work/$1.new root=$work/$1.new/bundle/rootfs user id
+    local name=$1 new=$work/$1.new root=$work/$1.new/bundle/rootfs user id home
     rm -rf "$new"
     mkdir -p "$new/oci"
     cp -al "$work/base/oci/blobs" "$new/oci/blobs"
     cp "$work/base/oci/index.json" "$work/base/oci/oci-layout" "$new/oci"
     cp -a "$work/base/bundle" "$new/bundle"
     if [ -f "$images/$name/users" ]; then
-        while read -r user id; do
+        while read -r user id home; do
             in_root "$root" groupadd --system --gid "$id" "$user"
-            in_root "$root" useradd --system --uid "$id" --gid "$id" --no-create-home --home-dir "/home/$user" "$user"
+            in_root "$root" useradd --system --uid "$id" --gid "$id" --no-create-home --home-dir "$home" "$user" 2> /dev/null
         done < "$images/$name/users"
     fi
     # shellcheck disable=SC2046 # words are packages
@@ -131,6 +131,9 @@ if [ "${1-}" = --image ]; then
 fi
 
 need_root "$@"
+# As the machine's own apt goes.
+if [ -z "${http_proxy-}" ]; then eval "$(apt-config shell http_proxy Acquire::http::Proxy)"; fi
+if [ -n "${http_proxy-}" ]; then export http_proxy; fi
 need debootstrap=debootstrap umoci=umoci unshare=util-linux
 [ -f /usr/share/keyrings/debian-archive-keyring.gpg ] || need debian-archive-keyring=debian-archive-keyring
 mkdir -p "$work"

@@ -111,7 +111,11 @@ fn a_scan_of_the_host_sees_what_was_published_and_nothing_else() {
     let before = scans(&lab);
     // Hooks come in from containers only: the outside gets no answer there, refused or not.
     let hooks = [Port::Silent("tcp", 7756)];
-    assert_eq!(before[0].with(&hooks), without.with(&hooks), "the daemon itself is seen from the outside");
+    assert_eq!(
+        before[0].with(&hooks),
+        without.with(&hooks),
+        "the daemon itself is seen from the outside"
+    );
 
     let inside = api.create(json!({ "image": image, "command": ["httpd", "-f", "-p", "9999", "-h", "/www"] }));
     let web = ["httpd", "-f", "-p", "8080", "-h", "/www"];
@@ -130,14 +134,18 @@ fn a_scan_of_the_host_sees_what_was_published_and_nothing_else() {
             server.send_to(&word[..length], peer).unwrap();
         }
     });
-    wait_for("an answer", Duration::from_secs(20), || lab.outside_get("192.0.2.2:80", "/"));
+    wait_for("an answer", Duration::from_secs(20), || {
+        lab.outside_get("192.0.2.2:80", "/")
+    });
     let asked = [Port::Open("tcp", 80), Port::Open("udp", 60_000)];
     let during = scans(&lab);
     for (during, before) in during.iter().zip(&before) {
         assert_eq!(*during, before.with(&asked));
     }
 
-    let socket = lab.machine().at(Place::Outside, || UdpSocket::bind("0.0.0.0:0").unwrap());
+    let socket = lab
+        .machine()
+        .at(Place::Outside, || UdpSocket::bind("0.0.0.0:0").unwrap());
     socket.send_to(b"end", (HOST, 60_000)).unwrap();
     echo.join().unwrap();
     api.stop(&web);

@@ -148,7 +148,7 @@ fn memcached() {
         request: json!({}),
         end: End {
             code: 0,
-            said: "Signal handled: Terminated",
+            said: "Exiting normally",
         },
     };
     shape.lives(

@@ -11,6 +11,8 @@ use crate::support::{HOST, ImageSpec, Lab, Layer, Place, get, post};
 const PATIENCE: Duration = Duration::from_secs(150);
 /// Seconds from the stop signal to KILL. A program that ends by KILL shows it by its exit code.
 const GRACE: u64 = 60;
+/// As every official image sets it.
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The port of the host.
 const PORT: u16 = 18_000;
 
@@ -74,12 +76,19 @@ impl Shape {
         running.lab.api().start(&running.id);
         running.wait_until("an answer of the program", || probe(running));
         if !self.config["Healthcheck"].is_null() {
+            let found = running.lab.api().container(&running.id);
+            assert_ne!(
+                found["health"],
+                Value::Null,
+                "the health check of the image is not used: {found}"
+            );
             running.wait_until("a healthy program", || running.is_healthy());
         }
     }
 
     fn end(&self, running: &Running) {
         let api = running.lab.api();
+        let said_before = api.log(&running.id).len();
         let begun = Instant::now();
         api.stop(&running.id);
         let taken = begun.elapsed();
@@ -87,11 +96,16 @@ impl Shape {
         let log = api.log(&running.id);
         assert_eq!(found["exitCode"], self.end.code, "{found}\n{log}");
         assert!(taken < Duration::from_secs(GRACE), "{taken:?}");
-        assert!(log.contains(self.end.said), "no {:?} in\n{log}", self.end.said);
+        let last_words = log.get(said_before..).unwrap_or_default();
+        assert!(
+            last_words.contains(self.end.said),
+            "no {:?} at the end of\n{log}",
+            self.end.said
+        );
     }
 
     fn image(&self) -> ImageSpec {
-        let mut image = ImageSpec::scratch();
+        let mut image = ImageSpec::scratch().set("Env", json!([PATH]));
         for layer in layers(self.name) {
             image = image.layer(layer);
         }
@@ -138,8 +152,7 @@ impl Running<'_> {
     pub fn client(&self, argv: &[&str]) -> Result<String, String> {
         let pid = self.lab.api().container(&self.id)["pid"].clone();
         let root = format!("/proc/{pid}/root");
-        let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-        let mut command = vec!["chroot", &root, "/usr/bin/env", "-i", path];
+        let mut command = vec!["chroot", &root, "/usr/bin/env", "-i", PATH];
         let port = PORT.to_string();
         let argv: Vec<_> = argv
             .iter()

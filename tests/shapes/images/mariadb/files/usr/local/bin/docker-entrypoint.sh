@@ -8,7 +8,7 @@ secret() {
 }
 
 if [ "$1" = mariadbd ] && [ "$(id -u)" = 0 ]; then
-    mkdir -p /var/lib/mysql /run/mysqld
+    mkdir -p /var/lib/mysql
     find /var/lib/mysql /run/mysqld \! -user mysql -exec chown mysql: '{}' +
     exec gosu mysql "${BASH_SOURCE[0]}" "$@"
 fi
@@ -22,10 +22,10 @@ if [ "$1" = mariadbd ] && [ ! -d /var/lib/mysql/mysql ]; then
     "$@" --skip-networking --socket=/run/mysqld/init.sock &
     server=$!
     for _ in $(seq 600); do
-        if mariadb-admin --socket=/run/mysqld/init.sock ping > /dev/null 2>&1; then break; fi
+        if mariadb-admin --user=root --socket=/run/mysqld/init.sock ping > /dev/null 2>&1; then break; fi
         sleep 0.1
     done
-    mariadb --protocol=socket --socket=/run/mysqld/init.sock <<- SQL
+    mariadb --user=root --socket=/run/mysqld/init.sock <<- SQL
 		CREATE DATABASE IF NOT EXISTS \`$MARIADB_DATABASE\`;
 		CREATE USER 'root'@'%' IDENTIFIED BY '$password';
 		GRANT ALL ON *.* TO 'root'@'%' WITH GRANT OPTION;
@@ -33,7 +33,7 @@ if [ "$1" = mariadbd ] && [ ! -d /var/lib/mysql/mysql ]; then
 	SQL
     for script in /docker-entrypoint-initdb.d/*.sql; do
         if [ -f "$script" ]; then
-            mariadb --socket=/run/mysqld/init.sock -p"$password" "$MARIADB_DATABASE" < "$script"
+            mariadb --user=root --socket=/run/mysqld/init.sock -p"$password" "$MARIADB_DATABASE" < "$script"
         fi
     done
     kill "$server"
