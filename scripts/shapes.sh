@@ -67,7 +67,6 @@ make_base() {
 	END
     printf '%s\n' 'Debug::NoLocking "true";' 'Dir::Cache::pkgcache "";' 'Dir::Cache::srcpkgcache "";' 'Acquire::Languages "none";' \
         > "$root/etc/apt/apt.conf.d/image"
-    in_root "$root" apt-get update -qq
     find "$root"/usr/share/doc "$root"/usr/share/man "$root"/usr/share/locale "$root"/var/log -mindepth 1 \
         ! -name locale.alias -type f -delete
     find "$root"/dev "$root"/var/cache/apt -mindepth 1 -delete
@@ -87,6 +86,7 @@ make_base() {
 # All at once, so that what makes the images side by side needs no network.
 load_packages() {
     local name
+    in_root "$work/base/bundle/rootfs" apt-get update -qq
     for name in "$@"; do tr -s ' ' '\n' < "$images/$name/packages"; done |
         in_root "$work/base/bundle/rootfs" xargs apt-get install -qq --yes --download-only --no-install-recommends \
             > "$work/log" 2>&1 || { tail -n 20 "$work/log" >&2; die "the packages could not be loaded"; }
