@@ -86,7 +86,15 @@ need iptables=iptables ip=iproute2 modprobe=kmod curl=curl jq=jq cc=build-essent
     mkfs.ext4=e2fsprogs update-ca-certificates=ca-certificates faketime=faketime ps=procps openssl=openssl \
     sqlite3=sqlite3
 
+# Root file systems of real programs take minutes and 250 MB the first time; only tests/shapes needs them.
+shapes() {
+    case "$*" in
+        "" | *shapes*) scripts/shapes.sh ;;
+    esac
+}
+
 if [ $# -gt 0 ]; then
+    shapes "$@"
     run_tests "$@"
     scripts_and_format
     lints
@@ -94,5 +102,6 @@ else
     scripts_and_format
     run_tests --lib --bins
     lints
+    shapes
     run_tests --test '*'
 fi

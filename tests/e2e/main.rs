@@ -50,6 +50,7 @@ mod replay;
 mod replicasets;
 mod restarts;
 mod rollouts;
+mod scan;
 mod services;
 mod startup;
 mod storm;
