@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use oci_spec::runtime::Capability;
 
 use crate::runtime::defaults::CAPABILITIES;
+use crate::runtime::tmpfs;
 use crate::store::{ContainerOptions, HealthCheck, Probe, RestartPolicy};
 
 use super::ContainerError;
@@ -38,6 +39,8 @@ pub struct OptionsRequest {
     pub cap_add: Vec<String>,
     pub cap_drop: Vec<String>,
     pub read_only: bool,
+    pub read_only_tmpfs: Option<bool>,
+    pub tmpfs: Vec<String>,
     pub stop_signal: String,
     pub stop_timeout: Option<u32>,
     pub restart_policy: RestartRequest,
@@ -79,6 +82,8 @@ pub fn check(request: &OptionsRequest) -> Result<ContainerOptions, ContainerErro
         pids: pids(request.pids_limit)?,
         capabilities: capabilities(&request.cap_add, &request.cap_drop)?,
         read_only: request.read_only,
+        read_only_tmpfs: request.read_only_tmpfs,
+        tmpfs: tmpfs(&request.tmpfs)?,
         stop_signal: stop_signal(&request.stop_signal)?,
         stop_seconds: stop_seconds(request.stop_timeout)?,
         restart: restart(&request.restart_policy)?,
@@ -181,6 +186,18 @@ fn capability(name: &str) -> Result<String, ContainerError> {
     } else {
         Err(invalid(format!("{name:?} is not a capability")))
     }
+}
+
+/// File systems in memory, no two of them at one place.
+fn tmpfs(texts: &[String]) -> Result<Vec<String>, ContainerError> {
+    let mut places = BTreeSet::new();
+    for text in texts {
+        let tmpfs = tmpfs::parse(text).map_err(|error| invalid(error.to_string()))?;
+        if !places.insert(tmpfs.destination) {
+            return Err(invalid(format!("tmpfs {text:?} is at a place that another one has")));
+        }
+    }
+    Ok(texts.to_vec())
 }
 
 fn stop_signal(name: &str) -> Result<Option<String>, ContainerError> {
@@ -294,6 +311,8 @@ mod tests {
     #[case(OptionsRequest { working_dir: "tmp".into(), ..Default::default() }, "workingDir")]
     #[case(OptionsRequest { cap_add: vec!["CAP_NOPE".into()], ..Default::default() }, "CAP_NOPE")]
     #[case(OptionsRequest { stop_signal: "SIGSTOP".into(), ..Default::default() }, "stopSignal")]
+    #[case(OptionsRequest { tmpfs: strings(&["/proc"]), ..Default::default() }, "invalid tmpfs \"/proc\"")]
+    #[case(OptionsRequest { tmpfs: strings(&["/run", "/run/:exec"]), ..Default::default() }, "that another one has")]
     #[case(OptionsRequest { stop_timeout: Some(4000), ..Default::default() }, "stopTimeout")]
     #[case(OptionsRequest { restart_policy: RestartRequest { name: "maybe".into(), max_retries: 0 }, ..Default::default() }, "restartPolicy")]
     #[case(OptionsRequest { restart_policy: RestartRequest { name: "always".into(), max_retries: 1 }, ..Default::default() }, "maxRetries")]

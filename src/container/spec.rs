@@ -10,7 +10,7 @@ use oci_spec::runtime::{
     Arch, Capability, Hook, HookBuilder, HooksBuilder, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder,
     LinuxIdMapping, LinuxIdMappingBuilder, LinuxMemoryBuilder, LinuxNamespace, LinuxNamespaceBuilder,
     LinuxNamespaceType, LinuxPidsBuilder, LinuxResourcesBuilder, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompBuilder,
-    LinuxSyscallBuilder, Mount, ProcessBuilder, RootBuilder, SpecBuilder, UserBuilder,
+    LinuxSyscallBuilder, Mount, MountBuilder, ProcessBuilder, RootBuilder, SpecBuilder, UserBuilder,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -21,6 +21,7 @@ use crate::runtime::defaults::{
 };
 use crate::runtime::dir::ContainerDir;
 use crate::runtime::hook::HookEvent;
+use crate::runtime::tmpfs::{self, Tmpfs};
 use crate::store::{Container, ContainerOptions};
 
 /// How the runtime's hooks reach the daemon. The same for all containers of a daemon.
@@ -74,7 +75,7 @@ pub fn config_json(container: &Container, context: &SpecContext<'_>) -> Result<V
                 .build()?,
         )
         .hostname(container.options.hostname.as_ref().unwrap_or(&container.id))
-        .mounts(context.mounts.clone())
+        .mounts(mounts(&container.options, &context.mounts)?)
         .process(process(container)?)
         .linux(linux(container, context.host)?)
         .hooks(
@@ -128,6 +129,35 @@ fn process(container: &Container) -> Result<oci_spec::runtime::Process, OciSpecE
                 .build()?,
         )
         .build()
+}
+
+/// The user's file systems in memory and bind mounts, in that order. Those that a read-only container has anyway give way
+/// to both.
+fn mounts(options: &ContainerOptions, binds: &[Mount]) -> Result<Vec<Mount>, OciSpecError> {
+    // Checked when they were stored.
+    let mut all: Vec<Tmpfs> = options
+        .tmpfs
+        .iter()
+        .filter_map(|text| tmpfs::parse(text).ok())
+        .collect();
+    if options.read_only && options.read_only_tmpfs.unwrap_or(true) {
+        let taken = all.iter().map(|tmpfs| &tmpfs.destination);
+        let taken: Vec<&Path> = taken
+            .chain(binds.iter().map(Mount::destination))
+            .map(PathBuf::as_path)
+            .collect();
+        let scratch = tmpfs::scratch(&taken);
+        all.extend(scratch);
+    }
+    let entries = all.iter().map(|tmpfs| {
+        MountBuilder::default()
+            .destination(&tmpfs.destination)
+            .typ(tmpfs::KIND)
+            .source(tmpfs::KIND)
+            .options(tmpfs.to_config())
+            .build()
+    });
+    entries.chain(binds.iter().cloned().map(Ok)).collect()
 }
 
 /// A value of the specification by the name it has in a document.
@@ -386,6 +416,30 @@ mod tests {
         assert!(value["linux"]["uidMappings"].is_array());
         let net: Value = serde_json::from_str(value["annotations"]["io.raind.net.config"].as_str().unwrap()).unwrap();
         assert_eq!(net["interface"]["ipv4"], json!({ "address": "", "gateway": "" }));
+    }
+
+    #[test]
+    fn a_read_only_root_has_places_to_write_unless_others_are_there() {
+        let bind = MountBuilder::default()
+            .destination("/run")
+            .source("/srv")
+            .typ("bind")
+            .build();
+        let binds = [bind.unwrap()];
+        let mut options = ContainerOptions {
+            tmpfs: vec!["/tmp:size=1m".into()],
+            ..ContainerOptions::default()
+        };
+        let said = |options: &ContainerOptions| -> Vec<String> {
+            let mounts = mounts(options, &binds).unwrap();
+            let said = |m: &Mount| format!("{} {}", m.destination().display(), m.typ().as_deref().unwrap_or(""));
+            mounts.iter().map(said).collect()
+        };
+        assert_eq!(said(&options), ["/tmp tmpfs", "/run bind"]);
+        options.read_only = true;
+        assert_eq!(said(&options), ["/tmp tmpfs", "/var/tmp tmpfs", "/run bind"]);
+        options.read_only_tmpfs = Some(false);
+        assert_eq!(said(&options), ["/tmp tmpfs", "/run bind"]);
     }
 
     #[test]

@@ -77,6 +77,14 @@ pub(super) fn read(field: &Field<'_>, pod: &Surroundings) -> Result<PodContainer
         })?;
         entry.options = limits(object)?;
         entry.options.stop_seconds = pod.stop_seconds;
+        entry.options.tmpfs = object.get("tmpfs", |field| {
+            let tmpfs = field.strings()?;
+            let request = OptionsRequest {
+                tmpfs,
+                ..OptionsRequest::default()
+            };
+            Ok(checked(field, &request)?.tmpfs)
+        })?;
         entry.user = security(&mut entry.options, object, pod.identity)?;
         entry.options.health_check = object.optional("livenessProbe", |field| probe::liveness(field, &named))?;
         entry.options.end_unhealthy = entry.options.health_check.is_some();

@@ -68,6 +68,7 @@ spec:
     - {containerPort: 53, hostPort: 5353, protocol: UDP}
     - {containerPort: 9000}
     mount: ["/srv/a:/a:ro"]
+    tmpfs: ["/run:exec"]
     volumeMounts:
     - {name: data, mountPath: /data, readOnly: true}
     - {name: scratch, mountPath: /scratch}
@@ -118,6 +119,7 @@ fn everything_that_is_supported() {
     assert_eq!(web.env, ["MODE=yes", "EMPTY="]);
     assert_eq!(web.ports, ["8080:80:tcp", "5353:53:udp"]);
     assert_eq!(web.mounts, ["/srv/a:/a:ro"]);
+    assert_eq!(web.options.tmpfs, ["/run:exec"]);
     assert!(web.volume_mounts[0].read_only && !web.volume_mounts[1].read_only && web.tty);
     assert_eq!((&web.user[..], &web.working_dir[..]), ("2000:1000", "/srv"));
     assert_eq!(

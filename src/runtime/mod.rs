@@ -11,6 +11,7 @@ pub mod hook;
 pub mod mounts;
 pub mod process;
 pub mod state;
+pub mod tmpfs;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -17,6 +17,7 @@ mod events;
 mod exec;
 mod health;
 mod hooks;
+mod image_places;
 mod images;
 mod import;
 mod inside;

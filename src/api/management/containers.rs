@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 
 use axum::extract::State;
 use axum::response::Response;
-use serde::{Deserialize, Serialize};
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
@@ -219,6 +220,13 @@ pub struct CreateBody {
     /// Read-only root file system.
     #[serde(rename = "readOnly")]
     read_only: bool,
+    /// With `readOnly`: whether `/run`, `/tmp` and `/var/tmp` are in memory and writable [default: true]
+    #[serde(rename = "readOnlyTmpfs")]
+    read_only_tmpfs: Option<bool>,
+    /// File systems in memory: `<container path>[:<options>]`, or an object `{"<container path>": "<options>"}`.
+    #[serde(deserialize_with = "tmpfs")]
+    #[schema(example = json!(["/run:size=64m,mode=755,exec"]))]
+    tmpfs: Vec<String>,
     /// Signal that asks it to end [default: TERM]
     #[serde(rename = "stopSignal")]
     stop_signal: String,
@@ -231,6 +239,35 @@ pub struct CreateBody {
     /// How to find out whether it works.
     #[serde(rename = "healthCheck")]
     health_check: Option<HealthCheckBody>,
+}
+
+/// A list of texts, or a mapping from places to options, as `HostConfig.Tmpfs` of Docker has it.
+fn tmpfs<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
+    struct Either;
+    impl<'de> Visitor<'de> for Either {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a list as [\"/run:size=64m\"], or an object as {\"/run\": \"size=64m\"}")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<String>, A::Error> {
+            let mut texts = Vec::new();
+            while let Some(text) = list.next_element()? {
+                texts.push(text);
+            }
+            Ok(texts)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut mapping: A) -> Result<Vec<String>, A::Error> {
+            let mut texts = Vec::new();
+            while let Some((place, options)) = mapping.next_entry::<String, String>()? {
+                texts.push(format!("{place}:{options}"));
+            }
+            Ok(texts)
+        }
+    }
+    d.deserialize_any(Either)
 }
 
 /// What happens when a container ends by itself.
@@ -289,6 +326,8 @@ impl From<CreateBody> for CreateRequest {
                 cap_add: b.cap_add,
                 cap_drop: b.cap_drop,
                 read_only: b.read_only,
+                read_only_tmpfs: b.read_only_tmpfs,
+                tmpfs: b.tmpfs,
                 stop_signal: b.stop_signal,
                 stop_timeout: b.stop_timeout,
                 restart_policy: RestartRequest {

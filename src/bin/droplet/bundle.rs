@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::cgroup::DEFAULT_PIDS;
 use crate::config::{Capabilities, Config, IdMapping, NamespaceKind};
 use crate::namespaces::Joined;
+use crate::scratch::Scratch;
 
 /// Group of terminals.
 const TTY_GROUP: u32 = 5;
@@ -34,6 +35,8 @@ pub struct Host<'a> {
     pub joined: &'a Joined,
     /// The user's bind mounts, in order.
     pub binds: &'a [Bind],
+    /// File systems in memory.
+    pub scratch: &'a [Scratch],
     /// Files of the container's directory that exist, and where the image has them.
     pub etc: &'a [Bind],
 }
@@ -206,18 +209,6 @@ fn mounts(config: &Config, host: &Host<'_>) -> Vec<Value> {
         ),
         mount("/dev/pts", "devpts", "devpts", terminals),
         sys,
-        mount(
-            "/tmp",
-            "tmpfs",
-            "tmpfs",
-            &["nosuid", "nodev", "mode=1777", "size=65536k"],
-        ),
-        mount(
-            "/run",
-            "tmpfs",
-            "tmpfs",
-            &["nosuid", "nodev", "mode=755", "size=65536k"],
-        ),
     ];
     if host.unified_cgroups {
         mounts.push(mount(
@@ -232,12 +223,20 @@ fn mounts(config: &Config, host: &Host<'_>) -> Vec<Value> {
     }
     let shm = ["nosuid", "noexec", "nodev", "mode=1777", "size=67108864"];
     mounts.push(mount("/dev/shm", "tmpfs", "shm", &shm));
-    mounts.extend(host.etc.iter().chain(host.binds).map(|bind| {
+    let bound = |bind: &Bind| {
         // Only sub-mounts need a recursive bind; a source without any looks the same.
         let mut options = vec!["rbind", "rprivate", "nosuid", "nodev", "noexec"];
         options.extend(bind.read_only.then_some("ro"));
         json!({ "destination": bind.destination, "type": "bind", "source": bind.source, "options": options })
-    }));
+    };
+    mounts.extend(host.etc.iter().map(bound));
+    // A directory before what is mounted in it, whatever kinds they are; otherwise in the order of the configuration.
+    let depth = |path: &Path| path.components().count();
+    let scratch = host.scratch.iter().map(|s| (depth(&s.destination), s.to_mount()));
+    let binds = host.binds.iter().map(|b| (depth(&b.destination), bound(b)));
+    let mut chosen: Vec<(usize, Value)> = scratch.chain(binds).collect();
+    chosen.sort_by_key(|(depth, _)| *depth);
+    mounts.extend(chosen.into_iter().map(|(_, mount)| mount));
     mounts
 }
 
@@ -304,6 +303,7 @@ mod tests {
                     destination: "/d".into(),
                     read_only: true,
                 }],
+                scratch: &[],
                 etc: &[Bind {
                     source: "/e".into(),
                     destination: "/etc/hosts".into(),

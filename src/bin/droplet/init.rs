@@ -29,6 +29,7 @@ use crate::plan::Plan;
 use crate::program::{ExecError, Program};
 use crate::report::{self, Listener, Speaker};
 use crate::rootfs::{self, RootfsError, Stage};
+use crate::scratch::{self, ScratchError};
 use crate::socket::Socket;
 
 /// File in the volatile directory that `start` waits on.
@@ -49,6 +50,9 @@ pub enum InitError {
     /// The root file system.
     #[error(transparent)]
     Rootfs(#[from] RootfsError),
+    /// A file system in memory.
+    #[error(transparent)]
+    Scratch(#[from] ScratchError),
     /// Files, pipes, sockets.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -120,9 +124,14 @@ fn prepare_root(plan: &Plan) -> Result<Program, InitError> {
     let root = &plan.config.root.path;
     if let Some(image) = &plan.image {
         rootfs::mount_overlay(image, root, namespaces::in_user_namespace())?;
+        rootfs::make_shared_directories(root)?;
     }
     let run = plan.container.run_dir();
-    let binds = rootfs::stage_mounts(&plan.mounts, &run.join("mounts"), root)?;
+    let staged = run.join("mounts");
+    let memory = plan.config.linux.resources.memory.limit.filter(|limit| *limit > 0);
+    let memory = memory.map_or(u64::MAX, |limit| limit as u64);
+    let scratch = scratch::stage(&plan.scratch, &staged, root, memory)?;
+    let binds = rootfs::stage_mounts(&plan.mounts, &staged, root)?;
     let etc = bundle::etc_files(&plan.container.dir)
         .into_iter()
         .filter(|(source, _)| source.exists())
@@ -144,6 +153,7 @@ fn prepare_root(plan: &Plan) -> Result<Program, InitError> {
             apparmor: plan.apparmor.as_deref(),
             joined: &plan.joined,
             binds: &binds,
+            scratch: &scratch,
             etc: &etc,
         },
     );

@@ -38,6 +38,7 @@ mod record;
 mod report;
 mod rootfs;
 mod run;
+mod scratch;
 mod sealed;
 mod seccomp;
 mod signals;

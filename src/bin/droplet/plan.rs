@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use condenser::runtime::mounts::{Mount, MountError};
+use condenser::runtime::tmpfs::{self, Tmpfs, TmpfsError};
 
 use crate::apparmor;
 use crate::cgroup::{self, CgroupError};
@@ -21,6 +22,7 @@ use crate::seccomp::{FilterError, Filters};
 pub enum PlanError {
     Config(#[from] ConfigError),
     Mount(#[from] MountError),
+    Tmpfs(#[from] TmpfsError),
     Namespace(#[from] NamespaceError),
     Network(#[from] NetworkError),
     Program(#[from] ExecError),
@@ -39,6 +41,8 @@ pub struct Plan {
     pub image: Option<ImageConfig>,
     /// The user's bind mounts.
     pub mounts: Vec<Mount>,
+    /// File systems in memory.
+    pub scratch: Vec<Tmpfs>,
     /// Namespaces to join.
     pub joined: Joined,
     /// Interfaces.
@@ -61,8 +65,13 @@ impl Plan {
             return Err(ConfigError::Invalid(format!("root.path {path:?} must be absolute")).into());
         }
         let net = config.net()?;
-        let entries = config.mounts.iter();
-        let mounts = entries
+        let (scratch, mounts): (Vec<_>, Vec<_>) = config.mounts.iter().partition(|m| m.kind == tmpfs::KIND);
+        let scratch = scratch
+            .into_iter()
+            .map(|m| Tmpfs::from_config(&m.destination, &m.options))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mounts = mounts
+            .into_iter()
             .map(|m| Mount::from_config(&m.source, &m.destination, &m.kind, &m.options))
             .collect::<Result<Vec<_>, _>>()?;
         for mount in &mounts {
@@ -72,6 +81,7 @@ impl Plan {
         Ok(Self {
             image: config.image()?,
             mounts,
+            scratch,
             joined: namespaces::open(&config)?,
             network: network::plan(&config, net.as_ref())?,
             filters: Rc::new(Filters::from_config(&config)?),

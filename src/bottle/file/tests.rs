@@ -156,6 +156,15 @@ fn health_checks(#[case] fields: &str, #[case] exec: Option<Vec<&str>>, #[case] 
 }
 
 #[test]
+fn file_systems_in_memory_are_one_or_several() {
+    let options = |fields: &str| parsed(&with(fields)).services["a"].options.clone();
+    assert_eq!(options("tmpfs: /run").tmpfs, ["/run"]);
+    let both = options("{tmpfs: ['/run:size=64m', /tmp], read_only: true}".trim_matches(['{', '}']));
+    assert_eq!((both.tmpfs.len(), both.read_only), (2, true));
+    assert!(refusal(&with("tmpfs: run")).contains("not an absolute path"));
+}
+
+#[test]
 fn unknown_fields_are_ignored_and_named() {
     let file = parsed(
         "version: 3\nbottle: {name: x, note: n}\nservices: {a: {image: i, build: .}}\nvolumes: {v: {driver: d}}",

@@ -187,6 +187,10 @@ pub struct ContainerOptions {
     pub capabilities: Option<Vec<String>>,
     /// Whether the root file system is read-only.
     pub read_only: bool,
+    /// Whether a read-only container has `/run`, `/tmp` and `/var/tmp` in memory.
+    pub read_only_tmpfs: Option<bool>,
+    /// File systems in memory as the client wrote them: `destination[:options]`.
+    pub tmpfs: Vec<String>,
     /// Signal that asks it to end, as a name with `SIG`.
     pub stop_signal: Option<String>,
     /// How long it may take to end before it is killed, in seconds.
