@@ -9,7 +9,7 @@ use oci_spec::runtime::{Mount, MountBuilder};
 
 use crate::apparmor::Confinement;
 use crate::runtime::dir::ContainerDir;
-use crate::runtime::mounts;
+use crate::runtime::{defaults, mounts};
 use crate::store::{Container, Network, ProcessId};
 
 use super::bottle::hosts_of_services;
@@ -53,6 +53,8 @@ impl ContainerService {
             let hosts = hosts(&container, place.map(|place| place.address), &services);
             write_etc(&dir, &container, &hosts, gateway)?;
             cgroup::create(&container.id)?;
+            let ids = ["/proc/self/uid_map", "/proc/self/gid_map"]
+                .map(|map| defaults::ids_of(&std::fs::read_to_string(map).unwrap_or_default()));
             let gateway_or_none = gateway.unwrap_or(Ipv4Addr::UNSPECIFIED);
             let context = SpecContext {
                 dir: &dir,
@@ -64,6 +66,7 @@ impl ContainerService {
                 host_interface: uplink.as_ref().map_or("", |u| &u.interface),
                 host_address: host_address(uplink.as_ref().map(|u| u.address), default.as_deref(), gateway_or_none),
                 apparmor: settings.confinement == Confinement::Confined,
+                ids: [&ids[0], &ids[1]],
                 hooks: &settings.hooks,
             };
             let config = config_json(&container, &context).map_err(|e| ContainerError::Cleanup {

@@ -16,8 +16,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::runtime::defaults::{
-    APPARMOR_PROFILE, CAPABILITIES, CPU_PERIOD, CPU_QUOTA, DENIED_SYSCALLS, ID_COUNT, MASKED_PATHS, MEMORY_LIMIT,
-    PIDS_LIMIT, READONLY_PATHS, seccomp_architecture,
+    APPARMOR_PROFILE, CAPABILITIES, CPU_PERIOD, CPU_QUOTA, DENIED_SYSCALLS, MASKED_PATHS, MEMORY_LIMIT, PIDS_LIMIT,
+    READONLY_PATHS, seccomp_architecture,
 };
 use crate::runtime::dir::ContainerDir;
 use crate::runtime::hook::HookEvent;
@@ -60,6 +60,8 @@ pub struct SpecContext<'a> {
     pub host_address: Ipv4Addr,
     /// Whether AppArmor is on and the profile is loaded.
     pub apparmor: bool,
+    /// User and group ids of the host, as [`defaults::ids_of`](crate::runtime::defaults::ids_of) has them.
+    pub ids: [&'a [(u32, u32)]; 2],
     /// Hooks.
     pub hooks: &'a HookSettings,
 }
@@ -77,7 +79,7 @@ pub fn config_json(container: &Container, context: &SpecContext<'_>) -> Result<V
         .hostname(container.options.hostname.as_ref().unwrap_or(&container.id))
         .mounts(mounts(&container.options, &context.mounts)?)
         .process(process(container)?)
-        .linux(linux(container, context.host)?)
+        .linux(linux(container, context)?)
         .hooks(
             HooksBuilder::default()
                 .create_runtime(vec![
@@ -115,7 +117,7 @@ fn process(container: &Container) -> Result<oci_spec::runtime::Process, OciSpecE
                 .build()?,
         )
         .args(spec.args.clone())
-        .env(spec.env.clone())
+        .env(environment(container))
         .cwd(&spec.cwd)
         .no_new_privileges(true)
         .rlimits(Vec::new())
@@ -129,6 +131,16 @@ fn process(container: &Container) -> Result<oci_spec::runtime::Process, OciSpecE
                 .build()?,
         )
         .build()
+}
+
+/// That of the row, and the name of the host, which shells and programs look for.
+fn environment(container: &Container) -> Vec<String> {
+    let mut env = container.spec.env.clone();
+    if !env.iter().any(|entry| entry.starts_with("HOSTNAME=")) {
+        let name = container.options.hostname.as_ref().unwrap_or(&container.id);
+        env.push(format!("HOSTNAME={name}"));
+    }
+    env
 }
 
 /// The user's file systems in memory and bind mounts, in that order. Those that a read-only container has anyway give way
@@ -173,7 +185,7 @@ fn capabilities(options: &ContainerOptions) -> HashSet<Capability> {
     }
 }
 
-fn linux(container: &Container, host: Option<i32>) -> Result<oci_spec::runtime::Linux, OciSpecError> {
+fn linux(container: &Container, context: &SpecContext<'_>) -> Result<oci_spec::runtime::Linux, OciSpecError> {
     let options = &container.options;
     let resources = LinuxResourcesBuilder::default()
         .memory(
@@ -197,19 +209,20 @@ fn linux(container: &Container, host: Option<i32>) -> Result<oci_spec::runtime::
                 .build()?,
         )
         .build()?;
-    let identity: Vec<LinuxIdMapping> = vec![
-        LinuxIdMappingBuilder::default()
-            .container_id(0u32)
-            .host_id(0u32)
-            .size(ID_COUNT)
-            .build()?,
-    ];
+    let identity = |ids: &[(u32, u32)]| -> Result<Vec<LinuxIdMapping>, OciSpecError> {
+        let mapping = |(first, count): &(u32, u32)| {
+            let mapping = LinuxIdMappingBuilder::default().container_id(*first).host_id(*first);
+            mapping.size(*count).build()
+        };
+        ids.iter().map(mapping).collect()
+    };
+    let [uids, gids] = context.ids;
     LinuxBuilder::default()
         .cgroups_path(format!("/raind/{}", container.id))
         .resources(resources)
-        .namespaces(namespaces(host)?)
-        .uid_mappings(identity.clone())
-        .gid_mappings(identity)
+        .namespaces(namespaces(context.host)?)
+        .uid_mappings(identity(uids)?)
+        .gid_mappings(identity(gids)?)
         .seccomp(seccomp()?)
         .masked_paths(MASKED_PATHS.map(String::from).to_vec())
         .readonly_paths(READONLY_PATHS.map(String::from).to_vec())
@@ -368,6 +381,7 @@ mod tests {
             host_interface: "ens3",
             host_address: [192, 0, 2, 2].into(),
             apparmor: false,
+            ids: [&[(0, u32::MAX)]; 2],
             hooks: &hooks,
         };
         let mut c = container("01abcdefghjk", "web");

@@ -216,6 +216,7 @@ mod tests {
             retries: 1,
             successes: 1,
             start_period: 0,
+            start_interval: None,
         });
         running(&mut c, process(), Timestamp::now());
         assert_eq!((c.health, c.readiness), (Some(Health::Starting), None));

@@ -278,6 +278,7 @@ fn limits(object: &mut Object<'_>) -> Result<ContainerOptions> {
 
 /// Fills in what the security context says, and gives the user as `docker run --user` takes it.
 fn security(options: &mut ContainerOptions, object: &mut Object<'_>, pod: Identity) -> Result<String> {
+    options.not_root = pod.not_root == Some(true);
     let Some(field) = object.field("securityContext") else {
         return pod.user(object.whole());
     };
@@ -319,6 +320,7 @@ fn security(options: &mut ContainerOptions, object: &mut Object<'_>, pod: Identi
             group: own.group.or(pod.group),
             not_root: own.not_root.or(pod.not_root),
         };
+        options.not_root = identity.not_root == Some(true);
         identity.user(context.whole())
     })
 }
@@ -346,8 +348,8 @@ pub(super) fn identity(context: &mut Object<'_>) -> Result<Identity> {
 impl Identity {
     fn user(self, place: &Field<'_>) -> Result<String> {
         match (self.user, self.group) {
-            (None | Some(0), _) if self.not_root == Some(true) => {
-                Err(place.error("runAsNonRoot needs a runAsUser other than 0"))
+            (Some(0), _) if self.not_root == Some(true) => {
+                Err(place.error("runAsNonRoot and a runAsUser of 0 exclude each other"))
             }
             (None, Some(_)) => Err(place.error("runAsGroup needs a runAsUser")),
             (None, None) => Ok(String::new()),

@@ -130,7 +130,7 @@ fn everything_that_is_supported() {
         web.options.capabilities.as_deref(),
         Some(&["CAP_NET_BIND_SERVICE".to_owned()][..])
     );
-    assert!(web.options.read_only && web.options.end_unhealthy);
+    assert!(web.options.read_only && web.options.end_unhealthy && web.options.not_root);
     assert_eq!(web.options.stop_seconds, Some(5));
     let check = |probe, interval, timeout, retries, successes, start_period| HealthCheck {
         probe,
@@ -139,6 +139,7 @@ fn everything_that_is_supported() {
         retries,
         successes,
         start_period,
+        start_interval: None,
     };
     let alive = check(Probe::Exec(vec!["/bin/true".into()]), 10, 1, 3, 1, 3);
     assert_eq!(web.options.health_check, Some(alive));
@@ -260,7 +261,7 @@ fn what_a_pod_cannot_have(#[case] line: &str, #[case] field: &str) {
 #[case("resources: {limits: {cpu: 99999}}", "resources.limits.cpu")]
 #[case("securityContext: {privileged: true}", "securityContext.privileged")]
 #[case("securityContext: {capabilities: {add: [NOPE]}}", "securityContext.capabilities")]
-#[case("securityContext: {runAsNonRoot: true}", "securityContext")]
+#[case("securityContext: {runAsNonRoot: true, runAsUser: 0}", "securityContext")]
 #[case("securityContext: {runAsGroup: 5}", "securityContext")]
 #[case("livenessProbe: {}", "livenessProbe")]
 #[case("livenessProbe: {grpc: {port: 5}}", "livenessProbe.grpc")]

@@ -173,6 +173,7 @@ mod tests {
             retries: 1,
             successes: 1,
             start_period: 0,
+            start_interval: None,
         });
         assert_eq!(seen(&shop, vec![infra(), unready]), ("running".into(), 1, 1, false));
         shop.goal = PodGoal::Stopped;

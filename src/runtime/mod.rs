@@ -10,6 +10,7 @@ pub mod exec;
 pub mod hook;
 pub mod mounts;
 pub mod process;
+pub mod signal;
 pub mod state;
 pub mod tmpfs;
 

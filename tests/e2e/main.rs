@@ -18,6 +18,7 @@ mod exec;
 mod health;
 mod hooks;
 mod image_places;
+mod image_says;
 mod images;
 mod import;
 mod inside;

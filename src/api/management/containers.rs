@@ -193,7 +193,7 @@ pub struct CreateBody {
     /// Pod to join.
     #[serde(rename = "podId")]
     pod_id: String,
-    /// Stands before `command` and replaces entrypoint and cmd of the image.
+    /// Stands before `command` and replaces entrypoint and cmd of the image; `[""]` only does away with the entrypoint.
     entrypoint: Vec<String>,
     /// `user[:group]`, names or numbers [default: the image's]
     user: String,
@@ -227,7 +227,7 @@ pub struct CreateBody {
     #[serde(deserialize_with = "tmpfs")]
     #[schema(example = json!(["/run:size=64m,mode=755,exec"]))]
     tmpfs: Vec<String>,
-    /// Signal that asks it to end [default: TERM]
+    /// Signal that asks it to end: a name with or without `SIG`, a number, `RTMIN+n` [default: the image's, else TERM]
     #[serde(rename = "stopSignal")]
     stop_signal: String,
     /// Seconds from that signal to KILL [default: 3]
@@ -236,7 +236,7 @@ pub struct CreateBody {
     /// What happens when it ends by itself.
     #[serde(rename = "restartPolicy")]
     restart_policy: RestartBody,
-    /// How to find out whether it works.
+    /// How to find out whether it works [default: the image's `HEALTHCHECK`]
     #[serde(rename = "healthCheck")]
     health_check: Option<HealthCheckBody>,
 }
@@ -281,10 +281,12 @@ pub struct RestartBody {
     max_retries: u32,
 }
 
-/// A health check: one of `exec` and `tcp`. Times in seconds.
+/// A health check: one of `exec` and `tcp`, or `disable`. Times in seconds.
 #[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HealthCheckBody {
+    /// No health check, the image's neither. Nothing else counts then.
+    disable: bool,
     /// A command in the container; healthy when it ends with 0.
     exec: Vec<String>,
     /// A TCP port of the container; healthy when it accepts a connection.
@@ -298,6 +300,9 @@ pub struct HealthCheckBody {
     /// How long after a start failures do not count [default: 0]
     #[serde(rename = "startPeriod")]
     start_period: Option<u32>,
+    /// From the end of a try to the next one in that time [default: 1, or the interval if that is shorter]
+    #[serde(rename = "startInterval")]
+    start_interval: Option<u32>,
     /// Whether it is ended when it is unhealthy, so that its restart policy takes over.
     #[serde(rename = "endUnhealthy")]
     end_unhealthy: bool,
@@ -335,12 +340,14 @@ impl From<CreateBody> for CreateRequest {
                     max_retries: b.restart_policy.max_retries,
                 },
                 health_check: b.health_check.map(|h| HealthCheckRequest {
+                    disable: h.disable,
                     exec: h.exec,
                     tcp: h.tcp,
                     interval: h.interval,
                     timeout: h.timeout,
                     retries: h.retries,
                     start_period: h.start_period,
+                    start_interval: h.start_interval,
                     end_unhealthy: h.end_unhealthy,
                 }),
             },

@@ -31,6 +31,8 @@ pub struct Host<'a> {
     pub terminal: bool,
     /// Profile that is loaded and is to be applied.
     pub apparmor: Option<&'a str>,
+    /// Where init goes while it is still root.
+    pub cwd: &'a Path,
     /// Namespaces to join.
     pub joined: &'a Joined,
     /// The user's bind mounts, in order.
@@ -106,8 +108,7 @@ fn process(config: &Config, host: &Host<'_>) -> Value {
         // libcontainer looks HOME up through the image's name service switch when it has none, loading what the image
         // names there. Nothing else of the environment matters to it.
         "env": ["HOME=/"],
-        // The real one may have to be made inside the container, after the mounts.
-        "cwd": "/",
+        "cwd": host.cwd,
         "capabilities": capabilities(&process.capabilities),
         "rlimits": process.rlimits,
         "noNewPrivileges": true,
@@ -229,11 +230,21 @@ fn mounts(config: &Config, host: &Host<'_>) -> Vec<Value> {
         options.extend(bind.read_only.then_some("ro"));
         json!({ "destination": bind.destination, "type": "bind", "source": bind.source, "options": options })
     };
-    mounts.extend(host.etc.iter().map(bound));
+    // Links of the image may lead them into what is mounted afterwards.
+    let is_in_scratch = |bind: &&Bind| {
+        host.scratch
+            .iter()
+            .any(|s| bind.destination.starts_with(&s.destination))
+    };
+    let (inside, outside): (Vec<&Bind>, Vec<&Bind>) = host.etc.iter().partition(is_in_scratch);
+    mounts.extend(outside.into_iter().map(bound));
     // A directory before what is mounted in it, whatever kinds they are; otherwise in the order of the configuration.
     let depth = |path: &Path| path.components().count();
     let scratch = host.scratch.iter().map(|s| (depth(&s.destination), s.to_mount()));
-    let binds = host.binds.iter().map(|b| (depth(&b.destination), bound(b)));
+    let binds = inside
+        .into_iter()
+        .chain(host.binds)
+        .map(|b| (depth(&b.destination), bound(b)));
     let mut chosen: Vec<(usize, Value)> = scratch.chain(binds).collect();
     chosen.sort_by_key(|(depth, _)| *depth);
     mounts.extend(chosen.into_iter().map(|(_, mount)| mount));
@@ -297,6 +308,7 @@ mod tests {
                 cgroup: Path::new("/raind/x"),
                 terminal: false,
                 apparmor: None,
+                cwd: Path::new("/"),
                 joined: &joined,
                 binds: &[Bind {
                     source: "/s".into(),

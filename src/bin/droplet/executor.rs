@@ -25,13 +25,16 @@ pub struct Entrypoint(Rc<Parts>);
 struct Parts {
     program: Program,
     cwd: PathBuf,
+    /// Whether init is there already.
+    entered: bool,
     filters: Rc<Filters>,
     reports: [Speaker; 2],
 }
 
 impl Entrypoint {
-    /// Success is reported before the `execve`, taken back if it fails ([`crate::report`]).
-    pub fn new(program: Program, cwd: &Path, filters: Rc<Filters>, reports: [Speaker; 2]) -> Self {
+    /// Success is reported before the `execve`, taken back if it fails ([`crate::report`]). `entered`: init has gone to
+    /// `cwd` when this is carried out, as root, so that its user need not be able to.
+    pub fn new(program: Program, cwd: &Path, entered: bool, filters: Rc<Filters>, reports: [Speaker; 2]) -> Self {
         // An empty one stays where init is: at the root.
         let cwd = if cwd.as_os_str().is_empty() {
             Path::new("/")
@@ -42,6 +45,7 @@ impl Entrypoint {
         Self(Rc::new(Parts {
             program,
             cwd,
+            entered,
             filters,
             reports,
         }))
@@ -74,11 +78,15 @@ impl Executor for Entrypoint {
     fn validate(&self, _spec: &Spec) -> Result<(), ExecutorValidationError> {
         let _ = rustix::thread::set_name(c"droplet:init");
         let cwd = &self.0.cwd;
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(cwd)
-            .and_then(|()| std::env::set_current_dir(cwd))
+        let go = || match self.0.entered {
+            true => Ok(()),
+            false => {
+                let mut builder = std::fs::DirBuilder::new();
+                builder.recursive(true).mode(0o755).create(cwd)?;
+                std::env::set_current_dir(cwd)
+            }
+        };
+        go()
             // Fails when this is outside of the root, by way of a descriptor of the host's (CVE-2024-21626).
             .and_then(|()| std::env::current_dir())
             .map_err(|e| ExecutorValidationError::ArgValidationError(format!("process.cwd {}: {e}", cwd.display())))?;

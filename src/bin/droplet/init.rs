@@ -7,7 +7,7 @@ use std::io::{Read, Seek};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use libcontainer::container::builder::ContainerBuilder;
@@ -25,6 +25,7 @@ use crate::cgroup::{self, Cgroup, CgroupError};
 use crate::container::Container;
 use crate::executor::Entrypoint;
 use crate::namespaces;
+use crate::places;
 use crate::plan::Plan;
 use crate::program::{ExecError, Program};
 use crate::report::{self, Listener, Speaker};
@@ -95,12 +96,13 @@ pub enum Output {
 /// Sets init up.
 pub fn set_up(plan: &Plan) -> Result<Init, InitError> {
     let stage = Stage::enter()?;
-    let program = prepare_root(plan)?;
+    let (program, entered) = prepare_root(plan)?;
     let to_start = open_fifo(plan)?;
     let (to_monitor, executed) = report::pair()?;
     let entrypoint = Entrypoint::new(
         program,
         &plan.config.process.cwd,
+        entered,
         Rc::clone(&plan.filters),
         [to_monitor, to_start],
     );
@@ -119,30 +121,43 @@ pub fn set_up(plan: &Plan) -> Result<Init, InitError> {
     finish().inspect_err(|_: &InitError| kill_children())
 }
 
-/// Mounts what there is to mount and writes libcontainer's bundle. Returns the program with its whole environment.
-fn prepare_root(plan: &Plan) -> Result<Program, InitError> {
+/// Mounts what there is to mount and writes libcontainer's bundle. Returns the program with its whole environment, and
+/// whether libcontainer goes to the working directory.
+fn prepare_root(plan: &Plan) -> Result<(Program, bool), InitError> {
     let root = &plan.config.root.path;
     if let Some(image) = &plan.image {
         rootfs::mount_overlay(image, root, namespaces::in_user_namespace())?;
         rootfs::make_shared_directories(root)?;
+        places::make_mtab(root)?;
     }
-    let run = plan.container.run_dir();
-    let staged = run.join("mounts");
-    let memory = plan.config.linux.resources.memory.limit.filter(|limit| *limit > 0);
-    let memory = memory.map_or(u64::MAX, |limit| limit as u64);
-    let scratch = scratch::stage(&plan.scratch, &staged, root, memory)?;
-    let binds = rootfs::stage_mounts(&plan.mounts, &staged, root)?;
+    // Before the copies of what the image has: these files belong to it.
     let etc = bundle::etc_files(&plan.container.dir)
         .into_iter()
         .filter(|(source, _)| source.exists())
         .map(|(source, destination)| {
             Ok(Bind {
                 source,
-                destination: rootfs::resolve(root, destination.as_ref())?,
+                destination: match plan.image {
+                    Some(_) => places::for_file(root, destination.as_ref())?,
+                    None => rootfs::resolve(root, destination.as_ref())?,
+                },
                 read_only: false,
             })
         })
         .collect::<std::io::Result<Vec<_>>>()?;
+    let run = plan.container.run_dir();
+    let staged = run.join("mounts");
+    let memory = plan.config.linux.resources.memory.limit.filter(|limit| *limit > 0);
+    let memory = memory.map_or(u64::MAX, |limit| limit as u64);
+    let scratch = scratch::stage(&plan.scratch, &staged, root, memory)?;
+    let binds = rootfs::stage_mounts(&plan.mounts, &staged, root)?;
+    let mounted: Vec<(&Path, &Path)> = binds
+        .iter()
+        .map(|bind| (&*bind.destination, &*bind.source))
+        .chain(scratch.iter().map(|s| (&*s.destination, &*s.source)))
+        .collect();
+    let cwd = &plan.config.process.cwd;
+    let entered = cwd.is_absolute() && places::for_directory(root, cwd, &mounted, plan.image.is_some());
     let spec = bundle::spec(
         &plan.config,
         &Host {
@@ -151,6 +166,7 @@ fn prepare_root(plan: &Plan) -> Result<Program, InitError> {
             cgroup: &plan.cgroup,
             terminal: plan.tty,
             apparmor: plan.apparmor.as_deref(),
+            cwd: if entered { cwd } else { Path::new("/") },
             joined: &plan.joined,
             binds: &binds,
             scratch: &scratch,
@@ -165,7 +181,7 @@ fn prepare_root(plan: &Plan) -> Result<Program, InitError> {
     if !env.iter().any(|entry| entry.starts_with("HOME=")) {
         env.push(format!("HOME={}", rootfs::home(root, process.user.uid)));
     }
-    Ok(Program::new(&process.args, &env)?)
+    Ok((Program::new(&process.args, &env)?, entered))
 }
 
 /// Inside a foreign user namespace, libcontainer cannot set up cgroups of v1.

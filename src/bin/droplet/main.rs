@@ -32,6 +32,7 @@ mod logfile;
 mod monitor;
 mod namespaces;
 mod network;
+mod places;
 mod plan;
 mod program;
 mod record;

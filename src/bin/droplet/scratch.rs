@@ -55,7 +55,7 @@ pub enum ScratchError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scratch {
     /// Where it is mounted.
-    source: PathBuf,
+    pub source: PathBuf,
     /// In the container, without symbolic links.
     pub destination: PathBuf,
     read_only: bool,

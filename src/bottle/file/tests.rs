@@ -150,6 +150,7 @@ fn fields_that_cannot_be_meant_are_refused(#[case] fields: &str, #[case] part: &
 fn health_checks(#[case] fields: &str, #[case] exec: Option<Vec<&str>>, #[case] tcp: u16) {
     let file = parsed(&with(fields));
     let check = file.services["a"].options.health_check.as_ref();
+    let check = check.filter(|check| !check.disable);
     let exec = exec.map(|words| words.into_iter().map(str::to_owned).collect::<Vec<_>>());
     assert_eq!(check.map(|check| check.exec.clone()), exec);
     assert_eq!(check.map_or(0, |check| check.tcp), tcp);

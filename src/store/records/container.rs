@@ -202,6 +202,9 @@ pub struct ContainerOptions {
     /// Whether an unhealthy container is ended, so that its restart policy takes over (a liveness probe).
     #[serde(default)]
     pub end_unhealthy: bool,
+    /// Whether it must not run as root, also where only the image says who it runs as.
+    #[serde(default)]
+    pub not_root: bool,
     /// How to find out whether a service may send it clients.
     #[serde(default)]
     pub readiness_check: Option<HealthCheck>,
@@ -238,6 +241,9 @@ pub struct HealthCheck {
     pub successes: u32,
     /// How long after a start failures do not count.
     pub start_period: u32,
+    /// From the end of a try to the next one in that time; one second, or the interval if that is shorter, when not set.
+    #[serde(default)]
+    pub start_interval: Option<u32>,
 }
 
 /// One way of asking a container whether it works.

@@ -228,6 +228,8 @@ fn restrict(job: &Job, stdio: &Stdio, speaker: &Speaker, proc: Option<OwnedFd>) 
     signals::reset();
     umask(Mode::from_raw_mode(job.umask));
 
+    // As init does: the directory may be one that the user could not enter.
+    let entered = chdir(&job.cwd).is_ok();
     job.credentials.assume().map_err(|e| e.to_string())?;
     hide()?;
     if job.ends_with_parent {
@@ -235,7 +237,9 @@ fn restrict(job: &Job, stdio: &Stdio, speaker: &Speaker, proc: Option<OwnedFd>) 
         set_parent_process_death_signal(Some(Signal::KILL)).map_err(|e| format!("cannot end with the caller: {e}"))?;
     }
     let cwd = |e: Errno| format!("working directory {}: {e}", job.cwd.display());
-    chdir(&job.cwd).map_err(cwd)?;
+    if !entered {
+        chdir(&job.cwd).map_err(cwd)?;
+    }
     // For a directory outside of this root the kernel's answer does not begin with a slash.
     if !getcwd(Vec::new()).map_err(cwd)?.as_bytes().starts_with(b"/") {
         return Err(format!(
