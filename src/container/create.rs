@@ -183,8 +183,18 @@ impl ContainerService {
             // Their values may be secrets, their names are not known: only the number is said.
             tracing::warn!(count = ignored.len(), image = %image.id, "environment entries without '=' have no effect");
         }
+        let of_image = match self.0.settings.run_as_image_user {
+            true => &config.user,
+            false => "",
+        };
+        let with_group;
         let user = match &request.options.user[..] {
-            "" if self.0.settings.run_as_image_user => &config.user,
+            "" => of_image,
+            // The manifest of a pod names a group and no user.
+            group if group.starts_with(':') && wish.part.pod().is_some() => {
+                with_group = format!("{}{group}", of_image.split(':').next().unwrap_or_default());
+                &with_group
+            }
             requested => requested,
         };
         let diff_ids: Vec<String> = image.layers.iter().map(|l| l.diff_id.clone()).collect();

@@ -276,7 +276,8 @@ fn limits(object: &mut Object<'_>) -> Result<ContainerOptions> {
     checked(object.whole(), &request)
 }
 
-/// Fills in what the security context says, and gives the user as `docker run --user` takes it.
+/// Fills in what the security context says, and gives the user as `docker run --user` takes it; a group alone goes with
+/// the image's user.
 fn security(options: &mut ContainerOptions, object: &mut Object<'_>, pod: Identity) -> Result<String> {
     options.not_root = pod.not_root == Some(true);
     let Some(field) = object.field("securityContext") else {
@@ -351,7 +352,7 @@ impl Identity {
             (Some(0), _) if self.not_root == Some(true) => {
                 Err(place.error("runAsNonRoot and a runAsUser of 0 exclude each other"))
             }
-            (None, Some(_)) => Err(place.error("runAsGroup needs a runAsUser")),
+            (None, Some(group)) => Ok(format!(":{group}")),
             (None, None) => Ok(String::new()),
             (Some(user), None) => Ok(user.to_string()),
             (Some(user), Some(group)) => Ok(format!("{user}:{group}")),

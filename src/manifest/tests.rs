@@ -262,7 +262,6 @@ fn what_a_pod_cannot_have(#[case] line: &str, #[case] field: &str) {
 #[case("securityContext: {privileged: true}", "securityContext.privileged")]
 #[case("securityContext: {capabilities: {add: [NOPE]}}", "securityContext.capabilities")]
 #[case("securityContext: {runAsNonRoot: true, runAsUser: 0}", "securityContext")]
-#[case("securityContext: {runAsGroup: 5}", "securityContext")]
 #[case("livenessProbe: {}", "livenessProbe")]
 #[case("livenessProbe: {grpc: {port: 5}}", "livenessProbe.grpc")]
 #[case("livenessProbe: {exec: {command: [x]}, successThreshold: 2}", "livenessProbe")]
@@ -281,6 +280,16 @@ fn what_a_container_cannot_have(#[case] line: &str, #[case] field: &str) {
     let error = parse(&with(line)).unwrap_err();
     assert_eq!((error.document, error.line), (1, 7), "{error}");
     assert_eq!(error.field, format!("spec.containers[0].{field}"), "{error}");
+}
+
+#[rstest]
+#[case("{}", "")]
+#[case("{runAsUser: 7}", "7")]
+#[case("{runAsUser: 7, runAsGroup: 5}", "7:5")]
+#[case("{runAsGroup: 5}", ":5")]
+fn who_a_container_runs_as(#[case] context: &str, #[case] user: &str) {
+    let text = with(&format!("securityContext: {context}"));
+    assert_eq!(pod(&text).spec.containers[0].user, user);
 }
 
 #[rstest]
