@@ -107,9 +107,9 @@ fn a_pod_that_must_not_run_as_root_looks_at_the_image() {
             until_term(0)
         )
     };
-    for user in ["1000", "web"] {
+    for (user, group, extra) in [("1000", "1000", ""), ("web", "5", ", runAsGroup: 5")] {
         let image = lab.pull(&ImageSpec::busybox().user(user), &format!("lab/user-{user}:1"));
-        let text = pod(&image, "");
+        let text = pod(&image, extra);
         let applied = manifest(&api, "apply", &text);
         assert_eq!(applied.status, 201, "{user}: {}", applied.text());
         wait_for("the pod runs", Duration::from_secs(20), || {
@@ -120,6 +120,13 @@ fn a_pod_that_must_not_run_as_root_looks_at_the_image() {
                 Err(found)
             }
         });
+        let containers = api.ok(get("/v1/containers"));
+        let mut containers = containers.as_array().unwrap().iter();
+        let web = containers
+            .find(|c| c["name"].as_str().unwrap().starts_with("web-"))
+            .unwrap();
+        let ids = api.exec(web["containerId"].as_str().unwrap(), "id -u; id -g");
+        assert_eq!(ids, format!("1000\n{group}\n"));
         manifest(&api, "delete", &text);
     }
     for user in ["", "root", "0:1000"] {
