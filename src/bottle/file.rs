@@ -10,6 +10,7 @@ use super::service_options::{health_check, limits, restart};
 use crate::container::{HealthCheckRequest, OptionsRequest};
 use crate::manifest::reader::{Field, Object, Source};
 use crate::manifest::{ManifestError, Warning, yaml};
+use crate::runtime::tmpfs as memory;
 use crate::store::{BottleService, Condition, Dependency};
 
 /// Longest name of a bottle, service or volume, in bytes.
@@ -156,8 +157,22 @@ fn options(object: &mut Object<'_>) -> Result<OptionsRequest> {
     Ok(OptionsRequest {
         restart_policy: object.get("restart", restart)?,
         health_check,
+        read_only: object.get("read_only", Field::boolean)?,
+        tmpfs: object.get("tmpfs", tmpfs)?,
         ..limits(object)?
     })
+}
+
+/// One place or a list of them, as compose files have it.
+fn tmpfs(field: &Field<'_>) -> Result<Vec<String>> {
+    let texts = match field.is_list() {
+        true => field.strings()?,
+        false => vec![field.string()?],
+    };
+    for text in &texts {
+        memory::parse(text).map_err(|error| field.error(error.to_string()))?;
+    }
+    Ok(texts)
 }
 
 /// A list of names, or a mapping from names to `{condition: …}`. What stands twice counts once.

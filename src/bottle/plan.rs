@@ -24,7 +24,9 @@ pub fn order(file: &BottleFile) -> Result<Vec<String>, OrderError> {
     for (service, entry) in &file.services {
         let healthy = |d: &&crate::store::Dependency| d.condition == Condition::Healthy;
         for dependency in entry.kept.depends_on.iter().filter(healthy) {
-            if file.services[&dependency.service].options.health_check.is_none() {
+            let check = file.services[&dependency.service].options.health_check.as_ref();
+            // Without one of its own it may have its image's, which is not known here.
+            if check.is_some_and(|check| check.disable) {
                 let (service, dependency) = (service.clone(), dependency.service.clone());
                 return Err(OrderError::NoHealthCheck { service, dependency });
             }
@@ -161,13 +163,13 @@ mod tests {
 
     #[test]
     fn a_service_that_must_be_healthy_needs_a_check() {
-        let text = "bottle: {name: x}\nservices:\n  db: {image: a}\n  web: {image: a, depends_on: {db: {condition: \
+        let text = "bottle: {name: x}\nservices:\n  db: {image: a, healthcheck: {disable: true}}\n  web: {image: a, depends_on: {db: {condition: \
                     service_healthy}}}\n";
         assert_eq!(
             order(&file(text)).unwrap_err().to_string(),
             "service \"web\" waits for \"db\" to be healthy, which has no healthcheck"
         );
-        let text = text.replace("db: {image: a}", "db: {image: a, healthcheck: {tcp: 80}}");
+        let text = text.replace("disable: true", "tcp: 80");
         assert_eq!(order(&file(&text)).unwrap(), ["db", "web"]);
     }
 

@@ -86,7 +86,7 @@ fn bytes(text: &str) -> Option<u64> {
     (bytes <= i64::MAX as f64).then_some(bytes as u64)
 }
 
-/// A health check; none when it is disabled.
+/// A health check. One that is disabled says so: the image's must not take its place.
 pub(super) fn health_check(field: &Field<'_>) -> Result<Option<HealthCheckRequest>> {
     field.object(|object| {
         let disabled = object.get("disable", Field::boolean)?;
@@ -103,14 +103,22 @@ pub(super) fn health_check(field: &Field<'_>) -> Result<Option<HealthCheckReques
             ..HealthCheckRequest::default()
         };
         let exec = match (test, exec) {
-            (Some(None), None) if tcp == 0 => return Ok(None),
+            (Some(None), None) if tcp == 0 => return Ok(Some(none())),
             (Some(Some(command)), None) | (None, Some(command)) if tcp == 0 => command,
             (None, None) if tcp > 0 => Vec::new(),
-            _ if disabled => return Ok(None),
+            _ if disabled => return Ok(Some(none())),
             _ => return Err(object.whole().error("a healthcheck needs one of test, exec and tcp")),
         };
-        Ok((!disabled).then_some(HealthCheckRequest { exec, ..check }))
+        let check = HealthCheckRequest { exec, ..check };
+        Ok(Some(if disabled { none() } else { check }))
     })
+}
+
+fn none() -> HealthCheckRequest {
+    HealthCheckRequest {
+        disable: true,
+        ..HealthCheckRequest::default()
+    }
 }
 
 /// A command line for the shell, or a list: `[CMD, …]`, `[CMD-SHELL, …]`, `[NONE]`.

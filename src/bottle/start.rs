@@ -101,6 +101,9 @@ impl BottleService {
         // Subscribed before the first look, so that nothing falls in between.
         let mut commits = self.0.parts.store.subscribe();
         let container = || plan::container(&self.snapshot(), bottle, name).cloned();
+        if container().is_some_and(|c| c.options.health_check.is_none()) {
+            return hopeless("neither the file nor its image has a healthcheck for it".to_owned());
+        }
         let limit = patience(container().as_ref().and_then(|c| c.options.health_check.as_ref()));
         let deadline = Instant::now() + limit;
         loop {

@@ -212,7 +212,7 @@ impl ContainerService {
 
 fn build_row(id: String, step: BuildStep, attachment: Attachment) -> Container {
     let now = Timestamp::now();
-    let (env, _) = request::environment(&step.env, &[]);
+    let (env, _) = request::environment(&step.env, &[], false);
     Container {
         name: id.clone(),
         id,

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Mount, MountBuilder};
 
+use crate::runtime::defaults;
 use crate::runtime::dir::ContainerDir;
 use crate::runtime::mounts::{self, MountError, Policy};
 use crate::store::{Container, Network, ProcessId};
@@ -56,6 +57,8 @@ impl ContainerService {
             let hosts = hosts(&container, place.map(|place| place.address), &services);
             write_etc(&dir, &container, &hosts, gateway)?;
             cgroup::create(&container.id)?;
+            let ids = ["/proc/self/uid_map", "/proc/self/gid_map"]
+                .map(|map| defaults::ids_of(&std::fs::read_to_string(map).unwrap_or_default()));
             let gateway_or_none = gateway.unwrap_or(Ipv4Addr::UNSPECIFIED);
             let context = SpecContext {
                 dir: &dir,
@@ -71,6 +74,7 @@ impl ContainerService {
                 require_apparmor: settings.require_apparmor,
                 counts_swap: cgroup::counts_swap(&container.id),
                 ulimits: &resources::default_ulimits(),
+                ids: [&ids[0], &ids[1]],
                 hooks: &settings.hooks,
             };
             let config = config_json(&container, &context).map_err(|e| ContainerError::Cleanup {

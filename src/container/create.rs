@@ -49,7 +49,16 @@ impl ContainerService {
             for _ in 0..ENSURE_TRIES {
                 let image = service.image(&wish).await?;
                 let process = service.process(&wish, &image).await?;
-                match service.create_from(wish.clone(), image, process).await {
+                let mut wish = wish.clone();
+                let disabled = wish
+                    .request
+                    .options
+                    .health_check
+                    .as_ref()
+                    .is_some_and(|check| check.disable);
+                let checks = wish.part.pod().is_none() && !disabled;
+                options::complete(&mut wish.options, &image.config, checks);
+                match service.create_from(wish, image, process).await {
                     // Removed or replaced by another request in this moment: the reference may mean a new one now.
                     Err(ContainerError::ImageGone(image)) => gone = image,
                     result => return result,
@@ -154,17 +163,34 @@ impl ContainerService {
             _ => &request.options.entrypoint,
         };
         let args = effective_command(entrypoint, &request.command, config)?;
-        let (env, ignored) = environment(&config.env, &request.env);
+        let (env, ignored) = environment(&config.env, &request.env, request.tty);
         if !ignored.is_empty() {
             // Their values may be secrets, their names are not known: only the number is said.
             tracing::warn!(count = ignored.len(), image = %image.id, "environment entries without '=' have no effect");
         }
+        let of_image = match self.0.settings.run_as_image_user {
+            true => &config.user,
+            false => "",
+        };
+        let with_group;
         let user = match &request.options.user[..] {
-            "" if self.0.settings.run_as_image_user => &config.user,
+            "" => of_image,
+            // The manifest of a pod names a group and no user.
+            group if group.starts_with(':') && wish.part.pod().is_some() => {
+                with_group = format!("{}{group}", of_image.split(':').next().unwrap_or_default());
+                &with_group
+            }
             requested => requested,
         };
         let diff_ids: Vec<String> = image.layers.iter().map(|l| l.diff_id.clone()).collect();
-        let user = self.0.services.images.resolve_user(&diff_ids, user).await?;
+        let name = user;
+        let user = self.0.services.images.resolve_user(&diff_ids, name).await?;
+        if wish.options.not_root && user.uid == 0 {
+            return Err(ContainerError::RunsAsRoot {
+                image: image.id.clone(),
+                user: name.to_owned(),
+            });
+        }
         let cwd = [&request.options.working_dir, &config.working_dir]
             .into_iter()
             .find(|dir| !dir.is_empty());

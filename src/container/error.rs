@@ -47,6 +47,12 @@ pub enum ContainerError {
     /// Neither request nor image say what to run.
     #[error("create spec failed: no command: the image has neither entrypoint nor cmd, so the request must name one")]
     NoCommand,
+    /// A container that must not run as root, and whose image runs as nobody else.
+    #[error(
+        "container has runAsNonRoot and image {image} runs as root (USER {user:?}); give runAsUser, or an image with \
+         another USER"
+    )]
+    RunsAsRoot { image: String, user: String },
     /// AppArmor is required and not there.
     #[error("containers must be confined (require_apparmor) and cannot be: {0}")]
     Unconfined(String),

@@ -157,10 +157,8 @@ impl Tally {
     fn pause(&self, check: &HealthCheck, in_start_period: bool) -> Duration {
         let interval = Duration::from_secs(check.interval.into());
         if in_start_period && self.health == Health::Starting {
-            match check.start_interval {
-                Some(seconds) => Duration::from_secs(seconds.into()),
-                None => interval.min(STARTING_INTERVAL),
-            }
+            let starting = check.start_interval.map(|seconds| Duration::from_secs(seconds.into()));
+            starting.unwrap_or_else(|| interval.min(STARTING_INTERVAL))
         } else {
             interval
         }

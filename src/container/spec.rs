@@ -18,12 +18,12 @@ use serde_json::{Value, json};
 
 use crate::runtime::defaults::{
     ALLOWED_BY_CAPABILITY, ANNOTATION_CONFINED, ANNOTATION_INIT, APPARMOR_PROFILE, CAPABILITIES, CPU_PERIOD, CPU_QUOTA,
-    DENIED_SYSCALLS, ID_COUNT, MASKED_PATHS, MEMORY_LIMIT, PIDS_LIMIT, READONLY_PATHS, seccomp_architecture,
+    DENIED_SYSCALLS, MASKED_PATHS, MEMORY_LIMIT, PIDS_LIMIT, READONLY_PATHS, seccomp_architecture,
 };
 use crate::runtime::dir::ContainerDir;
 use crate::runtime::hook::HookEvent;
-
-use crate::runtime::mounts::{self, Policy};
+use crate::runtime::mounts::{self as bind_mounts, Policy};
+use crate::runtime::tmpfs::{self, Tmpfs};
 use crate::store::{Container, ContainerOptions, Ulimit};
 
 use super::resources;
@@ -75,6 +75,8 @@ pub struct SpecContext<'a> {
     pub counts_swap: bool,
     /// Resource limits where the container says nothing.
     pub ulimits: &'a [Ulimit],
+    /// User and group ids of the host, as [`defaults::ids_of`](crate::runtime::defaults::ids_of) has them.
+    pub ids: [&'a [(u32, u32)]; 2],
     /// Hooks.
     pub hooks: &'a HookSettings,
 }
@@ -90,7 +92,7 @@ pub fn config_json(container: &Container, context: &SpecContext<'_>) -> Result<V
                 .build()?,
         )
         .hostname(container.options.hostname.as_ref().unwrap_or(&container.id))
-        .mounts(mounts(container, context)?)
+        .mounts(mounts(&container.options, &context.mounts)?)
         .process(process(container, context)?)
         .linux(linux(container, context)?)
         .hooks(
@@ -117,19 +119,6 @@ pub fn config_json(container: &Container, context: &SpecContext<'_>) -> Result<V
     Ok(value)
 }
 
-/// The bind mounts, after shared memory of a size of its own.
-fn mounts(container: &Container, context: &SpecContext<'_>) -> Result<Vec<Mount>, OciSpecError> {
-    let shm = container.options.shm_bytes.map(|bytes| {
-        let size = format!("size={bytes}");
-        let options = ["nosuid", "noexec", "nodev", "mode=1777", &size].map(str::to_owned);
-        let mount = MountBuilder::default().destination("/dev/shm").typ("tmpfs");
-        mount.source("shm").options(options).build()
-    });
-    let mut mounts: Vec<Mount> = shm.transpose()?.into_iter().collect();
-    mounts.extend(context.mounts.iter().cloned());
-    Ok(mounts)
-}
-
 fn process(container: &Container, context: &SpecContext<'_>) -> Result<oci_spec::runtime::Process, OciSpecError> {
     let spec = &container.spec;
     let allowed = capabilities(&container.options);
@@ -143,7 +132,7 @@ fn process(container: &Container, context: &SpecContext<'_>) -> Result<oci_spec:
                 .build()?,
         )
         .args(spec.args.clone())
-        .env(spec.env.clone())
+        .env(environment(container))
         .cwd(&spec.cwd)
         .no_new_privileges(true)
         .rlimits(rlimits(&resources::effective(
@@ -172,6 +161,52 @@ fn rlimits(limits: &[Ulimit]) -> Result<Vec<PosixRlimit>, OciSpecError> {
         rlimit.soft(limit.soft).hard(limit.hard).build()
     };
     known.map(rlimit).collect()
+}
+
+/// That of the row, and the name of the host, which shells and programs look for.
+fn environment(container: &Container) -> Vec<String> {
+    let mut env = container.spec.env.clone();
+    if !env.iter().any(|entry| entry.starts_with("HOSTNAME=")) {
+        let name = container.options.hostname.as_ref().unwrap_or(&container.id);
+        env.push(format!("HOSTNAME={name}"));
+    }
+    env
+}
+
+/// Shared memory of a size of its own, the user's file systems in memory, and bind mounts, in that order. Those that a read-only container has anyway give way
+/// to both.
+fn mounts(options: &ContainerOptions, binds: &[Mount]) -> Result<Vec<Mount>, OciSpecError> {
+    // Checked when they were stored.
+    let mut all: Vec<Tmpfs> = options
+        .tmpfs
+        .iter()
+        .filter_map(|text| tmpfs::parse(text).ok())
+        .collect();
+    if options.read_only && options.read_only_tmpfs.unwrap_or(true) {
+        let taken = all.iter().map(|tmpfs| &tmpfs.destination);
+        let taken: Vec<&Path> = taken
+            .chain(binds.iter().map(Mount::destination))
+            .map(PathBuf::as_path)
+            .collect();
+        let scratch = tmpfs::scratch(&taken);
+        all.extend(scratch);
+    }
+    let in_memory = |destination: &Path, source: &str, options: Vec<String>| {
+        let mount = MountBuilder::default().destination(destination).typ(tmpfs::KIND);
+        mount.source(source).options(options).build()
+    };
+    let shm = options.shm_bytes.map(|bytes| {
+        let size = format!("size={bytes}");
+        let options = ["nosuid", "noexec", "nodev", "mode=1777", &size].map(str::to_owned);
+        in_memory(Path::new("/dev/shm"), "shm", options.to_vec())
+    });
+    let entries = all
+        .iter()
+        .map(|tmpfs| in_memory(&tmpfs.destination, tmpfs::KIND, tmpfs.to_config()));
+    shm.into_iter()
+        .chain(entries)
+        .chain(binds.iter().cloned().map(Ok))
+        .collect()
 }
 
 /// A value of the specification by the name it has in a document.
@@ -207,24 +242,26 @@ fn linux(container: &Container, context: &SpecContext<'_>) -> Result<oci_spec::r
                 .build()?,
         )
         .build()?;
-    let identity: Vec<LinuxIdMapping> = vec![
-        LinuxIdMappingBuilder::default()
-            .container_id(0u32)
-            .host_id(0u32)
-            .size(ID_COUNT)
-            .build()?,
-    ];
+    let identity = |ids: &[(u32, u32)]| -> Result<Vec<LinuxIdMapping>, OciSpecError> {
+        let mapping = |(first, count): &(u32, u32)| {
+            let mapping = LinuxIdMappingBuilder::default().container_id(*first).host_id(*first);
+            mapping.size(*count).build()
+        };
+        ids.iter().map(mapping).collect()
+    };
+    let [uids, gids] = context.ids;
+    let groups = identity(gids)?;
     let sysctl = match context.host {
         // Those of the network namespace that it joins are set already.
         Some(_) => HashMap::new(),
-        None => network_sysctls(&identity),
+        None => network_sysctls(&groups),
     };
     LinuxBuilder::default()
         .cgroups_path(format!("/raind/{}", container.id))
         .resources(resources)
         .namespaces(namespaces(context.host)?)
-        .uid_mappings(identity.clone())
-        .gid_mappings(identity)
+        .uid_mappings(identity(uids)?)
+        .gid_mappings(groups)
         .sysctl(sysctl)
         .seccomp(seccomp(options)?)
         .masked_paths(MASKED_PATHS.map(String::from).to_vec())
@@ -394,7 +431,7 @@ fn annotations(container: &Container, context: &SpecContext<'_>) -> HashMap<Stri
         }
     }
     if !context.mounts.is_empty() {
-        annotations.insert(mounts::POLICY_ANNOTATION.into(), json!(context.policy).to_string());
+        annotations.insert(bind_mounts::POLICY_ANNOTATION.into(), json!(context.policy).to_string());
     }
     annotations
 }
@@ -439,6 +476,7 @@ mod tests {
                 soft: 4096,
                 hard: 4096,
             }],
+            ids: [&[(0, u32::MAX)]; 2],
             hooks: &hooks,
         };
         let mut c = container("01abcdefghjk", "web");
@@ -545,6 +583,30 @@ mod tests {
             range(&[mapping(0, 65_535), mapping(65_536, u32::MAX - 65_536)]),
             "0 2147483647"
         );
+    }
+
+    #[test]
+    fn a_read_only_root_has_places_to_write_unless_others_are_there() {
+        let bind = MountBuilder::default()
+            .destination("/run")
+            .source("/srv")
+            .typ("bind")
+            .build();
+        let binds = [bind.unwrap()];
+        let mut options = ContainerOptions {
+            tmpfs: vec!["/tmp:size=1m".into()],
+            ..ContainerOptions::default()
+        };
+        let said = |options: &ContainerOptions| -> Vec<String> {
+            let mounts = mounts(options, &binds).unwrap();
+            let said = |m: &Mount| format!("{} {}", m.destination().display(), m.typ().as_deref().unwrap_or(""));
+            mounts.iter().map(said).collect()
+        };
+        assert_eq!(said(&options), ["/tmp tmpfs", "/run bind"]);
+        options.read_only = true;
+        assert_eq!(said(&options), ["/tmp tmpfs", "/var/tmp tmpfs", "/run bind"]);
+        options.read_only_tmpfs = Some(false);
+        assert_eq!(said(&options), ["/tmp tmpfs", "/run bind"]);
     }
 
     #[test]

@@ -48,6 +48,14 @@ pub enum ImageError {
         /// What is wrong with it.
         message: String,
     },
+    /// The reference names something else that registries keep.
+    #[error("{image} is not a container image{what}")]
+    NotAnImage {
+        /// Canonical string of the image.
+        image: String,
+        /// ` but …` or `: …`.
+        what: String,
+    },
     /// A layer is not what its digest, its size or the archive format promise, or it tries to leave its root.
     #[error("bad layer {layer}: {message}")]
     BadLayer {

@@ -20,12 +20,14 @@
 
 mod adopt;
 pub(crate) mod archive;
+mod artifact;
 mod capture;
 mod copy;
 mod digest;
 mod documents;
 mod draft;
 mod error;
+mod health;
 mod layers;
 mod manifest;
 mod pause;
@@ -56,6 +58,7 @@ use crate::store::{Container, Image, Snapshot, Store, Txn};
 
 use self::digest::Digest;
 use self::layers::LayerStore;
+use self::manifest::ImageConfig;
 use self::registry::Registry;
 use self::view::View;
 
@@ -150,6 +153,7 @@ impl ImageService {
             Ok(())
         })
         .await?;
+        self.read_again().await?;
         self.0.sweep().await
     }
 
@@ -169,6 +173,38 @@ impl ImageService {
             Some(layer) => Err(ImageError::LayerLost(layer.to_string())),
             None => Ok(()),
         }
+    }
+
+    /// Takes into the rows what earlier versions did not read of a configuration: stop signal and health check.
+    async fn read_again(&self) -> Result<(), ImageError> {
+        let layers = self.0.layers.clone();
+        let says_nothing = |image: &Image| image.config.stop_signal.is_empty() && image.config.health_check.is_none();
+        let rows: Vec<_> = self.list().into_iter().filter(|image| says_nothing(image)).collect();
+        let found = blocking(move || {
+            let read = |image: &Arc<Image>| {
+                let body = layers.read_blob(&image.config_digest.parse().ok()?).ok()??;
+                let run = ImageConfig::parse_alone(&body).ok()?.run;
+                let news = !run.stop_signal.is_empty() || run.health_check.is_some();
+                news.then(|| (image.id.clone(), run))
+            };
+            Ok(rows.iter().filter_map(read).collect::<Vec<_>>())
+        })
+        .await?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        let changed = self.0.store.transact(move |t| {
+            for (id, run) in found {
+                if let Some(row) = t.get::<Image>(&id) {
+                    let mut row = Image::clone(&row);
+                    row.config.stop_signal = run.stop_signal;
+                    row.config.health_check = run.health_check;
+                    t.put(row).map_err(|taken| ImageError::Io(taken.to_string()))?;
+                }
+            }
+            Ok(())
+        });
+        changed.await
     }
 
     /// The built-in image of infra containers. It has no row, and its layer is always there.

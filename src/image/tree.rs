@@ -217,6 +217,12 @@ impl Tree {
         }
     }
 
+    /// Removes what stands at a name of the root, with all beneath it.
+    pub(crate) fn discard(&mut self, name: &[u8]) -> Result<(), TreeError> {
+        let root = self.root.clone();
+        self.remove(&root, name).map_err(|e| error(e, name))
+    }
+
     /// Removes what stands at a name, with all beneath it.
     fn remove(&mut self, parent: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
         let existing = look(parent, name)?;

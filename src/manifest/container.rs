@@ -79,6 +79,14 @@ pub(super) fn read(field: &Field<'_>, pod: &Surroundings) -> Result<PodContainer
         })?;
         entry.options = limits(object)?;
         entry.options.stop_seconds = pod.stop_seconds;
+        entry.options.tmpfs = object.get("tmpfs", |field| {
+            let tmpfs = field.strings()?;
+            let request = OptionsRequest {
+                tmpfs,
+                ..OptionsRequest::default()
+            };
+            Ok(checked(field, &request)?.tmpfs)
+        })?;
         entry.user = security(&mut entry.options, object, pod.identity)?;
         entry.options.health_check = object.optional("livenessProbe", |field| probe::liveness(field, &named))?;
         entry.options.end_unhealthy = entry.options.health_check.is_some();
@@ -281,8 +289,10 @@ fn limits(object: &mut Object<'_>) -> Result<ContainerOptions> {
     checked(object.whole(), &request)
 }
 
-/// Fills in what the security context says, and gives the user as `docker run --user` takes it.
+/// Fills in what the security context says, and gives the user as `docker run --user` takes it; a group alone goes with
+/// the image's user.
 fn security(options: &mut ContainerOptions, object: &mut Object<'_>, pod: Identity) -> Result<String> {
+    options.not_root = pod.not_root == Some(true);
     let Some(field) = object.field("securityContext") else {
         return pod.user(object.whole());
     };
@@ -324,6 +334,7 @@ fn security(options: &mut ContainerOptions, object: &mut Object<'_>, pod: Identi
             group: own.group.or(pod.group),
             not_root: own.not_root.or(pod.not_root),
         };
+        options.not_root = identity.not_root == Some(true);
         identity.user(context.whole())
     })
 }
@@ -351,10 +362,10 @@ pub(super) fn identity(context: &mut Object<'_>) -> Result<Identity> {
 impl Identity {
     fn user(self, place: &Field<'_>) -> Result<String> {
         match (self.user, self.group) {
-            (None | Some(0), _) if self.not_root == Some(true) => {
-                Err(place.error("runAsNonRoot needs a runAsUser other than 0"))
+            (Some(0), _) if self.not_root == Some(true) => {
+                Err(place.error("runAsNonRoot and a runAsUser of 0 exclude each other"))
             }
-            (None, Some(_)) => Err(place.error("runAsGroup needs a runAsUser")),
+            (None, Some(group)) => Ok(format!(":{group}")),
             (None, None) => Ok(String::new()),
             (Some(user), None) => Ok(user.to_string()),
             (Some(user), Some(group)) => Ok(format!("{user}:{group}")),

@@ -68,6 +68,7 @@ spec:
     - {containerPort: 53, hostPort: 5353, protocol: UDP}
     - {containerPort: 9000}
     mount: ["/srv/a:/a:ro"]
+    tmpfs: ["/run:exec"]
     volumeMounts:
     - {name: data, mountPath: /data, readOnly: true}
     - {name: scratch, mountPath: /scratch}
@@ -118,6 +119,7 @@ fn everything_that_is_supported() {
     assert_eq!(web.env, ["MODE=yes", "EMPTY="]);
     assert_eq!(web.ports, ["8080:80:tcp", "5353:53:udp"]);
     assert_eq!(web.mounts, ["/srv/a:/a:ro"]);
+    assert_eq!(web.options.tmpfs, ["/run:exec"]);
     assert!(web.volume_mounts[0].read_only && !web.volume_mounts[1].read_only && web.tty);
     assert_eq!((&web.user[..], &web.working_dir[..]), ("2000:1000", "/srv"));
     assert_eq!(
@@ -128,7 +130,7 @@ fn everything_that_is_supported() {
         web.options.capabilities.as_deref(),
         Some(&["CAP_NET_BIND_SERVICE".to_owned()][..])
     );
-    assert!(web.options.read_only && web.options.end_unhealthy);
+    assert!(web.options.read_only && web.options.end_unhealthy && web.options.not_root);
     assert_eq!(web.options.stop_seconds, Some(5));
     let check = |probe, interval, timeout, retries, successes, start_period| HealthCheck {
         probe,
@@ -293,8 +295,7 @@ fn what_a_pod_cannot_have(#[case] line: &str, #[case] field: &str) {
 #[case("resources: {limits: {cpu: 99999}}", "resources.limits.cpu")]
 #[case("securityContext: {privileged: true}", "securityContext.privileged")]
 #[case("securityContext: {capabilities: {add: [NOPE]}}", "securityContext.capabilities")]
-#[case("securityContext: {runAsNonRoot: true}", "securityContext")]
-#[case("securityContext: {runAsGroup: 5}", "securityContext")]
+#[case("securityContext: {runAsNonRoot: true, runAsUser: 0}", "securityContext")]
 #[case("livenessProbe: {}", "livenessProbe")]
 #[case("livenessProbe: {grpc: {port: 5}}", "livenessProbe.grpc")]
 #[case("livenessProbe: {exec: {command: [x]}, successThreshold: 2}", "livenessProbe")]
@@ -313,6 +314,16 @@ fn what_a_container_cannot_have(#[case] line: &str, #[case] field: &str) {
     let error = parse(&with(line)).unwrap_err();
     assert_eq!((error.document, error.line), (1, 7), "{error}");
     assert_eq!(error.field, format!("spec.containers[0].{field}"), "{error}");
+}
+
+#[rstest]
+#[case("{}", "")]
+#[case("{runAsUser: 7}", "7")]
+#[case("{runAsUser: 7, runAsGroup: 5}", "7:5")]
+#[case("{runAsGroup: 5}", ":5")]
+fn who_a_container_runs_as(#[case] context: &str, #[case] user: &str) {
+    let text = with(&format!("securityContext: {context}"));
+    assert_eq!(pod(&text).spec.containers[0].user, user);
 }
 
 #[rstest]

@@ -12,7 +12,9 @@ pub mod mounts;
 pub mod process;
 pub mod reaper;
 pub mod refusal;
+pub mod signal;
 pub mod state;
+pub mod tmpfs;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -17,7 +17,7 @@ mod policy;
 /// Annotation of config.json that holds the [`Policy`] as JSON text. Without it the runtime has a rule of its own.
 pub const POLICY_ANNOTATION: &str = "io.raind.mounts.policy";
 /// Places in the container that nothing may be bound to. `/` itself is refused too.
-const DENIED_DESTINATIONS: [&str; 6] = ["/proc", "/sys", "/dev", "/run", "/var/run", "/boot"];
+const DENIED_DESTINATIONS: [&str; 4] = ["/proc", "/sys", "/dev", "/boot"];
 const OPTIONS: [&str; 10] = [
     "bind", "rbind", "ro", "rw", "private", "rprivate", "nosuid", "nodev", "noexec", "exec",
 ];
@@ -197,7 +197,7 @@ fn destination_denied(path: &Path) -> bool {
 
 /// An absolute path without `.` and `..` (which the root is its own parent of). `None` for a relative one, or one that
 /// no file can have.
-fn clean(path: &str) -> Option<PathBuf> {
+pub(super) fn clean(path: &str) -> Option<PathBuf> {
     if path.contains('\0') {
         return None;
     }

@@ -141,6 +141,18 @@ fn an_image_from_scratch_runs() {
 }
 
 #[test]
+fn what_a_command_finds_and_leaves_in_tmp_and_run_is_the_images() {
+    let (lab, image) = lab_with_busybox();
+    let dripfile = format!(
+        "FROM {image}\nCOPY page /tmp/page\nRUN cat /tmp/page > /run/copied && mkdir -m 1777 /run/sock\n\
+         RUN cat /run/copied >> /tmp/page\nCMD cat /tmp/page; stat -c %a /run/sock /tmp\n"
+    );
+    lab.api()
+        .ok(Context::new(&dripfile).file("page", "a page\n").post("?tag=places:1"));
+    assert_eq!(output(&lab, "places:1", &[]), "a page\na page\n1777\n1777\n");
+}
+
+#[test]
 fn a_base_image_is_inherited() {
     let (lab, image) = lab_with_busybox();
     let base = crate::support::ImageSpec::busybox()

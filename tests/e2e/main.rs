@@ -22,6 +22,8 @@ mod first_packets;
 mod fresh;
 mod health;
 mod hooks;
+mod image_places;
+mod image_says;
 mod images;
 mod import;
 mod inside;

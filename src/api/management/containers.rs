@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 
 use axum::extract::State;
 use axum::response::Response;
-use serde::{Deserialize, Serialize};
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
@@ -197,7 +198,7 @@ pub struct CreateBody {
     /// Pod to join.
     #[serde(rename = "podId")]
     pod_id: String,
-    /// Stands before `command` and replaces entrypoint and cmd of the image.
+    /// Stands before `command` and replaces entrypoint and cmd of the image; `[""]` only does away with the entrypoint.
     entrypoint: Vec<String>,
     /// `user[:group]`, names or numbers [default: the image's]
     user: String,
@@ -235,7 +236,14 @@ pub struct CreateBody {
     /// Read-only root file system.
     #[serde(rename = "readOnly")]
     read_only: bool,
-    /// Signal that asks it to end [default: TERM]
+    /// With `readOnly`: whether `/run`, `/tmp` and `/var/tmp` are in memory and writable [default: true]
+    #[serde(rename = "readOnlyTmpfs")]
+    read_only_tmpfs: Option<bool>,
+    /// File systems in memory: `<container path>[:<options>]`, or an object `{"<container path>": "<options>"}`.
+    #[serde(deserialize_with = "tmpfs")]
+    #[schema(example = json!(["/run:size=64m,mode=755,exec"]))]
+    tmpfs: Vec<String>,
+    /// Signal that asks it to end: a name with or without `SIG`, a number, `RTMIN+n` [default: the image's, else TERM]
     #[serde(rename = "stopSignal")]
     stop_signal: String,
     /// Seconds from that signal to KILL [default: 3]
@@ -244,9 +252,38 @@ pub struct CreateBody {
     /// What happens when it ends by itself.
     #[serde(rename = "restartPolicy")]
     restart_policy: RestartBody,
-    /// How to find out whether it works.
+    /// How to find out whether it works [default: the image's `HEALTHCHECK`]
     #[serde(rename = "healthCheck")]
     health_check: Option<HealthCheckBody>,
+}
+
+/// A list of texts, or a mapping from places to options, as `HostConfig.Tmpfs` of Docker has it.
+fn tmpfs<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
+    struct Either;
+    impl<'de> Visitor<'de> for Either {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a list as [\"/run:size=64m\"], or an object as {\"/run\": \"size=64m\"}")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<String>, A::Error> {
+            let mut texts = Vec::new();
+            while let Some(text) = list.next_element()? {
+                texts.push(text);
+            }
+            Ok(texts)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut mapping: A) -> Result<Vec<String>, A::Error> {
+            let mut texts = Vec::new();
+            while let Some((place, options)) = mapping.next_entry::<String, String>()? {
+                texts.push(format!("{place}:{options}"));
+            }
+            Ok(texts)
+        }
+    }
+    d.deserialize_any(Either)
 }
 
 /// What happens when a container ends by itself.
@@ -260,10 +297,12 @@ pub struct RestartBody {
     max_retries: u32,
 }
 
-/// A health check: one of `exec` and `tcp`. Times in seconds.
+/// A health check: one of `exec` and `tcp`, or `disable`. Times in seconds.
 #[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HealthCheckBody {
+    /// No health check, the image's neither. Nothing else counts then.
+    disable: bool,
     /// A command in the container; healthy when it ends with 0.
     exec: Vec<String>,
     /// A TCP port of the container; healthy when it accepts a connection.
@@ -277,7 +316,7 @@ pub struct HealthCheckBody {
     /// How long after a start failures do not count [default: 0]
     #[serde(rename = "startPeriod")]
     start_period: Option<u32>,
-    /// From the end of a try to the next one during that time [default: 1]
+    /// From the end of a try to the next one in that time [default: 1, or the interval if that is shorter]
     #[serde(rename = "startInterval")]
     start_interval: Option<u32>,
     /// Whether it is ended when it is unhealthy, so that its restart policy takes over.
@@ -312,6 +351,8 @@ impl From<CreateBody> for CreateRequest {
                 cap_add: b.cap_add,
                 cap_drop: b.cap_drop,
                 read_only: b.read_only,
+                read_only_tmpfs: b.read_only_tmpfs,
+                tmpfs: b.tmpfs,
                 stop_signal: b.stop_signal,
                 stop_timeout: b.stop_timeout,
                 restart_policy: RestartRequest {
@@ -319,6 +360,7 @@ impl From<CreateBody> for CreateRequest {
                     max_retries: b.restart_policy.max_retries,
                 },
                 health_check: b.health_check.map(|h| HealthCheckRequest {
+                    disable: h.disable,
                     exec: h.exec,
                     tcp: h.tcp,
                     interval: h.interval,

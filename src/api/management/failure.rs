@@ -26,6 +26,7 @@ impl From<ContainerError> for ApiError {
             E::InvalidName(_)
             | E::NameIsId(_)
             | E::NoCommand
+            | E::RunsAsRoot { .. }
             | E::InvalidOption(_)
             | E::InvalidMount(_)
             | E::PortFormat(_)
@@ -93,9 +94,11 @@ impl From<ImageError> for ApiError {
         use ImageError as E;
         let message = error.to_string();
         match error {
-            E::EmptyRepository | E::InvalidReference(_) | E::UnknownUser { .. } | E::NoLayer(_) => {
-                Self::bad_request(message)
-            }
+            E::EmptyRepository
+            | E::InvalidReference(_)
+            | E::UnknownUser { .. }
+            | E::NoLayer(_)
+            | E::NotAnImage { .. } => Self::bad_request(message),
             E::ManifestNotFound(_) | E::NoPlatform { .. } | E::NotFound(_) => Self::not_found(message),
             E::InUse { .. } | E::LayerLost(_) => Self::conflict(message),
             E::Registry { .. } | E::BadImage { .. } | E::BadLayer { .. } => Self::bad_gateway(message),

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::cgroup::DEFAULT_PIDS;
 use crate::config::{Capabilities, Config, IdMapping, NamespaceKind};
 use crate::namespaces::Joined;
+use crate::scratch::Scratch;
 
 /// Group of terminals.
 const TTY_GROUP: u32 = 5;
@@ -28,10 +29,14 @@ pub struct Host<'a> {
     pub cgroup: &'a Path,
     /// Whether init gets a pseudo-terminal.
     pub terminal: bool,
+    /// Where init goes while it is still root.
+    pub cwd: &'a Path,
     /// Namespaces to join.
     pub joined: &'a Joined,
     /// The user's bind mounts, in order, attached with their final flags.
     pub binds: &'a [Bind],
+    /// File systems in memory.
+    pub scratch: &'a [Scratch],
     /// Files of the container's directory that exist, and where the image has them.
     pub etc: &'a [Bind],
     /// On v1 and hybrid machines: what the container sees of its cgroups.
@@ -103,8 +108,7 @@ fn process(config: &Config, host: &Host<'_>) -> Value {
         // libcontainer looks HOME up through the image's name service switch when it has none, loading what the image
         // names there. Nothing else of the environment matters to it.
         "env": ["HOME=/"],
-        // The real one may have to be made inside the container, after the mounts.
-        "cwd": "/",
+        "cwd": host.cwd,
         "capabilities": capabilities(&process.capabilities),
         "rlimits": process.rlimits,
         "noNewPrivileges": true,
@@ -216,18 +220,6 @@ fn mounts(config: &Config, host: &Host<'_>) -> Vec<Value> {
         ),
         mount("/dev/pts", "devpts", "devpts", terminals),
         sys,
-        mount(
-            "/tmp",
-            "tmpfs",
-            "tmpfs",
-            &["nosuid", "nodev", "mode=1777", "size=65536k"],
-        ),
-        mount(
-            "/run",
-            "tmpfs",
-            "tmpfs",
-            &["nosuid", "nodev", "mode=755", "size=65536k"],
-        ),
     ];
     if host.unified_cgroups {
         mounts.push(mount(
@@ -254,9 +246,29 @@ fn mounts(config: &Config, host: &Host<'_>) -> Vec<Value> {
             )
         }
     });
-    let etc = ["rbind", "rprivate", "nosuid", "nodev", "noexec"];
-    mounts.extend(host.etc.iter().map(|file| bind_with(file, &etc)));
-    mounts.extend(host.binds.iter().map(bind));
+    mounts.extend(chosen(host));
+    mounts
+}
+
+/// The files of the container's directory, file systems in memory, and the user's bind mounts.
+fn chosen(host: &Host<'_>) -> Vec<Value> {
+    let etc = |file: &Bind| bind_with(file, &["rbind", "rprivate", "nosuid", "nodev", "noexec"]);
+    // Links of the image may lead them into what is mounted afterwards.
+    let is_in_scratch = |bind: &&Bind| {
+        host.scratch
+            .iter()
+            .any(|s| bind.destination.starts_with(&s.destination))
+    };
+    let (inside, outside): (Vec<&Bind>, Vec<&Bind>) = host.etc.iter().partition(is_in_scratch);
+    let mut mounts: Vec<Value> = outside.into_iter().map(etc).collect();
+    // A directory before what is mounted in it, whatever kinds they are; otherwise in the order of the configuration.
+    let depth = |path: &Path| path.components().count();
+    let scratch = host.scratch.iter().map(|s| (depth(&s.destination), s.to_mount()));
+    let inside = inside.into_iter().map(|file| (depth(&file.destination), etc(file)));
+    let binds = host.binds.iter().map(|b| (depth(&b.destination), bind(b)));
+    let mut chosen: Vec<(usize, Value)> = scratch.chain(inside).chain(binds).collect();
+    chosen.sort_by_key(|(depth, _)| *depth);
+    mounts.extend(chosen.into_iter().map(|(_, mount)| mount));
     mounts
 }
 
@@ -326,11 +338,13 @@ mod tests {
                 limits: true,
                 cgroup: Path::new("/raind/x"),
                 terminal: false,
+                cwd: Path::new("/"),
                 joined: &joined,
                 binds: &[Bind {
                     source: "/s".into(),
                     destination: "/d".into(),
                 }],
+                scratch: &[],
                 etc: &[Bind {
                     source: "/e".into(),
                     destination: "/etc/hosts".into(),

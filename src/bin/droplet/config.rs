@@ -103,7 +103,7 @@ pub struct MountEntry {
 impl MountEntry {
     /// Whether it is the shared memory of the container, which has a size of its own.
     pub fn is_shm(&self) -> bool {
-        self.kind == "tmpfs" && self.destination == "/dev/shm"
+        self.kind == "tmpfs" && self.source == "shm" && self.destination == "/dev/shm"
     }
 }
 

@@ -53,6 +53,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(25);
 /// No time-out is longer: it could not be added to the time of day.
 const MAX_LIMIT: Duration = Duration::from_secs(u32::MAX as u64);
 
+/// What a program with a terminal finds when the container has none.
+const TERM: &str = "TERM=xterm-256color";
+
 /// What was asked for.
 #[derive(Debug, Clone, Copy)]
 struct Request<'a> {
@@ -185,6 +188,9 @@ impl Job {
         let mut env = process.env.clone();
         if !env.iter().any(|entry| entry.starts_with("HOME=")) {
             env.push(format!("HOME={}", target.home(user.uid)));
+        }
+        if request.tty && !env.iter().any(|entry| entry.starts_with("TERM=")) {
+            env.push(TERM.to_owned());
         }
         let unmapped = |what, id| format!("{what} {id} does not exist in the container's user namespace");
         let uid = bundle::host_id(&config.linux.uid_mappings, user.uid).ok_or_else(|| unmapped("user", user.uid))?;

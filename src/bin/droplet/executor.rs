@@ -31,6 +31,8 @@ struct Parts {
     cwd: PathBuf,
     restrictions: Restrictions,
     supervisor: Option<Supervisor>,
+    /// Whether init is there already.
+    entered: bool,
     reports: [Speaker; 2],
 }
 
@@ -44,10 +46,12 @@ pub struct Restrictions {
 }
 
 impl Entrypoint {
-    /// Success is reported before the `execve`, taken back if it fails ([`crate::report`]).
+    /// Success is reported before the `execve`, taken back if it fails ([`crate::report`]). `entered`: init has gone to
+    /// `cwd` when this is carried out, as root, so that its user need not be able to.
     pub fn new(
         program: Program,
         cwd: &Path,
+        entered: bool,
         restrictions: Restrictions,
         supervisor: Option<Supervisor>,
         reports: [Speaker; 2],
@@ -64,6 +68,7 @@ impl Entrypoint {
             cwd,
             restrictions,
             supervisor,
+            entered,
             reports,
         }))
     }
@@ -114,11 +119,15 @@ impl Executor for Entrypoint {
     fn validate(&self, _spec: &Spec) -> Result<(), ExecutorValidationError> {
         let _ = rustix::thread::set_name(c"droplet:init");
         let cwd = &self.0.cwd;
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(cwd)
-            .and_then(|()| std::env::set_current_dir(cwd))
+        let go = || match self.0.entered {
+            true => Ok(()),
+            false => {
+                let mut builder = std::fs::DirBuilder::new();
+                builder.recursive(true).mode(0o755).create(cwd)?;
+                std::env::set_current_dir(cwd)
+            }
+        };
+        go()
             // Fails when this is outside of the root, by way of a descriptor of the host's (CVE-2024-21626).
             .and_then(|()| std::env::current_dir())
             .map_err(|e| {

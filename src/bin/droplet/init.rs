@@ -7,7 +7,7 @@ use std::io::{Read, Seek};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use condenser::runtime::refusal::{FAILED, REFUSED};
@@ -31,10 +31,12 @@ use crate::failure::Blame;
 use crate::limits::LimitError;
 use crate::namespaces;
 use crate::place;
+use crate::places;
 use crate::plan::Plan;
 use crate::program::{ExecError, Program};
 use crate::report::{self, Bad, Listener, Speaker};
 use crate::rootfs::{self, RootfsError, Stage};
+use crate::scratch::{self, Scratch, ScratchError};
 use crate::shm::SharedMemory;
 use crate::socket::Socket;
 use crate::supervisor::Supervisor;
@@ -57,6 +59,9 @@ pub enum InitError {
     /// The root file system.
     #[error(transparent)]
     Rootfs(#[from] RootfsError),
+    /// A file system in memory.
+    #[error(transparent)]
+    Scratch(#[from] ScratchError),
     /// Files, pipes, sockets.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -81,8 +86,10 @@ impl Blame for InitError {
     fn status(&self) -> i32 {
         match self {
             Self::Rootfs(error) => error.status(),
-            Self::Refused(_) | Self::Program(_) => REFUSED,
-            Self::Io(_) | Self::Cgroup(_) | Self::Limit(_) | Self::Container(_) => FAILED,
+            Self::Scratch(ScratchError::Refused(_) | ScratchError::Full(_)) | Self::Refused(_) | Self::Program(_) => {
+                REFUSED
+            }
+            Self::Scratch(_) | Self::Io(_) | Self::Cgroup(_) | Self::Limit(_) | Self::Container(_) => FAILED,
         }
     }
 }
@@ -117,7 +124,7 @@ pub fn set_up(plan: &Plan) -> Result<Init, InitError> {
     plan.limits.make_room()?;
     let shared = SharedMemory::of_joined(&plan.config, &plan.joined)?;
     let stage = Stage::enter()?;
-    let program = prepare_root(plan, shared.as_ref())?;
+    let (program, entered) = prepare_root(plan, shared.as_ref())?;
     let to_start = open_fifo(plan)?;
     let (to_monitor, executed) = report::pair()?;
     let required = plan.config.must_be_confined();
@@ -125,6 +132,7 @@ pub fn set_up(plan: &Plan) -> Result<Init, InitError> {
     let entrypoint = Entrypoint::new(
         program,
         &plan.config.process.cwd,
+        entered,
         Restrictions {
             filters: Rc::clone(&plan.filters),
             apparmor: confinement.transpose()?,
@@ -150,27 +158,34 @@ pub fn set_up(plan: &Plan) -> Result<Init, InitError> {
     finish().inspect_err(|_: &InitError| kill_children())
 }
 
-/// Mounts what there is to mount and writes libcontainer's bundle. Returns the program with its whole environment.
-fn prepare_root(plan: &Plan, shared: Option<&SharedMemory>) -> Result<Program, InitError> {
+/// Mounts what there is to mount and writes libcontainer's bundle. Returns the program with its whole environment, and
+/// whether libcontainer goes to the working directory.
+fn prepare_root(plan: &Plan, shared: Option<&SharedMemory>) -> Result<(Program, bool), InitError> {
     let root = &plan.config.root.path;
     if let Some(image) = &plan.image {
         rootfs::mount_overlay(image, root, namespaces::in_user_namespace())?;
+        rootfs::make_shared_directories(root)?;
+        places::make_mtab(root)?;
     }
+    // Before the copies of what the image has: these files belong to it.
+    let etc = etc_files(plan)?;
     let run = plan.container.run_dir();
-    let binds = rootfs::stage_mounts(plan, &run.join("mounts"))?;
+    let staged = run.join("mounts");
+    let memory = plan.config.linux.resources.memory.limit.filter(|limit| *limit > 0);
+    let memory = memory.map_or(u64::MAX, |limit| limit as u64);
+    let scratch = scratch::stage(&plan.scratch, &staged, root, memory)?;
+    let binds = rootfs::stage_mounts(plan, &staged)?;
     let shm = shared.map(|shared| shared.stage(&run.join("shm"))).transpose()?;
     let cgroup_view = cgroup_view::stage(&Cgroup::new(&plan.config, &plan.container.id)?, &run.join("cgroup"))?;
-    let etc = bundle::etc_files(&plan.container.dir)
-        .into_iter()
-        .filter(|(source, _)| source.exists())
-        .map(|(source, destination)| {
-            Ok(Bind {
-                source,
-                destination: rootfs::resolve(root, destination.as_ref())?,
-            })
-        })
-        .collect::<std::io::Result<Vec<_>>>()?;
-    place::check(root, etc.iter().chain(&binds)).map_err(RootfsError::Place)?;
+    let in_memory: Vec<Bind> = scratch.iter().map(Scratch::to_bind).collect();
+    place::check(root, etc.iter().chain(&in_memory).chain(&binds)).map_err(RootfsError::Place)?;
+    let mounted: Vec<(&Path, &Path)> = binds
+        .iter()
+        .chain(&in_memory)
+        .map(|bind| (&*bind.destination, &*bind.source))
+        .collect();
+    let cwd = &plan.config.process.cwd;
+    let entered = cwd.is_absolute() && places::for_directory(root, cwd, &mounted, plan.image.is_some());
     let spec = bundle::spec(
         &plan.config,
         &Host {
@@ -178,8 +193,10 @@ fn prepare_root(plan: &Plan, shared: Option<&SharedMemory>) -> Result<Program, I
             limits: !limits_are_ours(),
             cgroup: &plan.cgroup,
             terminal: plan.tty,
+            cwd: if entered { cwd } else { Path::new("/") },
             joined: &plan.joined,
             binds: &binds,
+            scratch: &scratch,
             etc: &etc,
             cgroup_view: cgroup_view.as_ref(),
             shm: shm.as_ref(),
@@ -193,7 +210,25 @@ fn prepare_root(plan: &Plan, shared: Option<&SharedMemory>) -> Result<Program, I
     if !env.iter().any(|entry| entry.starts_with("HOME=")) {
         env.push(format!("HOME={}", rootfs::home(root, process.user.uid)));
     }
-    Ok(Program::new(&process.args, &env)?)
+    Ok((Program::new(&process.args, &env)?, entered))
+}
+
+/// The files of the container's directory that exist, and where the image has them.
+fn etc_files(plan: &Plan) -> std::io::Result<Vec<Bind>> {
+    let root = &plan.config.root.path;
+    bundle::etc_files(&plan.container.dir)
+        .into_iter()
+        .filter(|(source, _)| source.exists())
+        .map(|(source, destination)| {
+            Ok(Bind {
+                source,
+                destination: match plan.image {
+                    Some(_) => places::for_file(root, destination.as_ref())?,
+                    None => rootfs::resolve(root, destination.as_ref())?,
+                },
+            })
+        })
+        .collect()
 }
 
 /// Inside a foreign user namespace, libcontainer cannot set up cgroups of v1.

@@ -9,11 +9,11 @@ use rustix::fs::{StatVfsMountFlags, statvfs};
 
 use crate::bundle::Bind;
 
-/// Where something else is mounted first: what the image has there does not matter.
-const COVERED: [&str; 2] = ["/tmp", "/run"];
-
-/// Checks mounts in the order in which they are made. The error is a sentence for whoever asked for the mount.
+/// Checks mounts, a directory before what is mounted in it, otherwise in their order. The error is a sentence for
+/// whoever asked for the mount.
 pub fn check<'a>(root: &Path, binds: impl IntoIterator<Item = &'a Bind>) -> Result<(), String> {
+    let mut binds: Vec<&Bind> = binds.into_iter().collect();
+    binds.sort_by_key(|bind| bind.destination.components().count());
     let mut earlier: Vec<&Bind> = Vec::new();
     for bind in binds {
         check_one(root, &earlier, bind)?;
@@ -28,7 +28,6 @@ fn check_one(root: &Path, earlier: &[&Bind], bind: &Bind) -> Result<(), String> 
     let below = earlier.iter().rev().find(|other| place.starts_with(&other.destination));
     let (base, rest) = match below {
         Some(other) => (&*other.source, place.strip_prefix(&other.destination)),
-        None if COVERED.iter().any(|covered| place.starts_with(covered)) => return Ok(()),
         None => (root, place.strip_prefix("/")),
     };
     let is_directory = bind.source.is_dir();

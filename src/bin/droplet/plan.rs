@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use condenser::runtime::mounts::{Mount, MountError, Policy};
+use condenser::runtime::tmpfs::{self, Tmpfs, TmpfsError};
 
 use crate::apparmor;
 use crate::cgroup::{self, CgroupError};
@@ -23,6 +24,7 @@ use crate::seccomp::{FilterError, Filters};
 pub enum PlanError {
     Config(#[from] ConfigError),
     Mount(#[from] MountError),
+    Tmpfs(#[from] TmpfsError),
     Namespace(#[from] NamespaceError),
     Network(#[from] NetworkError),
     Program(#[from] ExecError),
@@ -34,7 +36,7 @@ pub enum PlanError {
 
 impl Blame for PlanError {
     fn status(&self) -> i32 {
-        refused_if(matches!(self, Self::Mount(_) | Self::Program(_)))
+        refused_if(matches!(self, Self::Mount(_) | Self::Tmpfs(_) | Self::Program(_)))
     }
 }
 
@@ -51,6 +53,8 @@ pub struct Plan {
     pub mounts: Vec<Mount>,
     /// Which sources they may have.
     pub policy: Policy,
+    /// File systems in memory.
+    pub scratch: Vec<Tmpfs>,
     /// Namespaces to join.
     pub joined: Joined,
     /// Interfaces.
@@ -75,8 +79,14 @@ impl Plan {
             return Err(ConfigError::Invalid(format!("root.path {path:?} must be absolute")).into());
         }
         let net = config.net()?;
-        let entries = config.mounts.iter().filter(|mount| !mount.is_shm());
-        let mounts = entries
+        let mounts = config.mounts.iter().filter(|mount| !mount.is_shm());
+        let (scratch, mounts): (Vec<_>, Vec<_>) = mounts.partition(|m| m.kind == tmpfs::KIND);
+        let scratch = scratch
+            .into_iter()
+            .map(|m| Tmpfs::from_config(&m.destination, &m.options))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mounts = mounts
+            .into_iter()
             .map(|m| Mount::from_config(&m.source, &m.destination, &m.kind, &m.options))
             .collect::<Result<Vec<_>, _>>()?;
         let policy = config.mount_policy()?;
@@ -88,6 +98,7 @@ impl Plan {
             image: config.image()?,
             mounts,
             policy,
+            scratch,
             joined: namespaces::open(&config)?,
             network: network::plan(&config, net.as_ref())?,
             filters: Rc::new(Filters::from_config(&config)?),

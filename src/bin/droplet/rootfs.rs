@@ -13,7 +13,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
 
 use condenser::runtime::mounts::{Mount, MountError};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
@@ -138,6 +138,22 @@ pub fn mount_overlay(image: &ImageConfig, target: &Path, user_xattr: bool) -> Re
         Some(options.as_c_str()),
     )
     .map_err(|e| system("mount overlay on", target, e))
+}
+
+/// Makes the directories that every program counts on, where the image has none: earlier versions mounted something
+/// there in every container.
+pub fn make_shared_directories(root: &Path) -> Result<(), RootfsError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let image = rustix::fs::open(root, flags, Mode::empty()).map_err(|e| system("open", root, e))?;
+    for (name, mode) in [("tmp", 0o1777), ("run", 0o755)] {
+        let mode = Mode::from_raw_mode(mode);
+        let made = rustix::fs::mkdirat(&image, name, mode);
+        match made.and_then(|()| rustix::fs::chmodat(&image, name, mode, AtFlags::empty())) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(e) => return Err(system("make a directory in", root, e)),
+        }
+    }
+    Ok(())
 }
 
 /// Attaches the user's bind mounts below `directory`, and says where they belong in the root file system.

@@ -85,7 +85,7 @@ fn config(args: &Args, output: &Path) -> Result<Value, Failure> {
             "user": { "uid": 0, "gid": 0 },
             "cwd": value("cwd", "/"),
             "args": words::split(&value("command", "sh")).stage(STAGE)?,
-            "env": defaults::environment(args.values("env")),
+            "env": defaults::environment(args.values("env"), true),
             "noNewPrivileges": true,
             "capabilities": {
                 "bounding": defaults::CAPABILITIES,

@@ -173,6 +173,7 @@ fn fields_that_cannot_be_meant_are_refused(#[case] fields: &str, #[case] part: &
 fn health_checks(#[case] fields: &str, #[case] exec: Option<Vec<&str>>, #[case] tcp: u16) {
     let file = parsed(&with(fields));
     let check = file.services["a"].options.health_check.as_ref();
+    let check = check.filter(|check| !check.disable);
     let exec = exec.map(|words| words.into_iter().map(str::to_owned).collect::<Vec<_>>());
     assert_eq!(check.map(|check| check.exec.clone()), exec);
     assert_eq!(check.map_or(0, |check| check.tcp), tcp);
@@ -233,6 +234,15 @@ fn times_are_those_of_compose_and_what_is_finer_than_a_second_is_said() {
     assert_eq!(times, (Some(2), Some(90), Some(60), Some(2)));
     let warned: Vec<_> = file.warnings.iter().map(|w| (&*w.field, &*w.message)).collect();
     assert_eq!(warned, [("services.a.healthcheck.interval", "is rounded up to 2s")]);
+}
+
+#[test]
+fn file_systems_in_memory_are_one_or_several() {
+    let options = |fields: &str| parsed(&with(fields)).services["a"].options.clone();
+    assert_eq!(options("tmpfs: /run").tmpfs, ["/run"]);
+    let both = options("{tmpfs: ['/run:size=64m', /tmp], read_only: true}".trim_matches(['{', '}']));
+    assert_eq!((both.tmpfs.len(), both.read_only), (2, true));
+    assert!(refusal(&with("tmpfs: run")).contains("not an absolute path"));
 }
 
 #[test]

@@ -203,6 +203,10 @@ pub struct ContainerOptions {
     pub ulimits: Vec<Ulimit>,
     /// Whether a small init is its first process and the program the second.
     pub init: bool,
+    /// Whether a read-only container has `/run`, `/tmp` and `/var/tmp` in memory.
+    pub read_only_tmpfs: Option<bool>,
+    /// File systems in memory as the client wrote them: `destination[:options]`.
+    pub tmpfs: Vec<String>,
     /// Signal that asks it to end, as a name with `SIG`.
     pub stop_signal: Option<String>,
     /// How long it may take to end before it is killed, in seconds.
@@ -214,6 +218,9 @@ pub struct ContainerOptions {
     /// Whether an unhealthy container is ended, so that its restart policy takes over (a liveness probe).
     #[serde(default)]
     pub end_unhealthy: bool,
+    /// Whether it must not run as root, also where only the image says who it runs as.
+    #[serde(default)]
+    pub not_root: bool,
     /// How to find out whether a service may send it clients.
     #[serde(default)]
     pub readiness_check: Option<HealthCheck>,
@@ -261,8 +268,7 @@ pub struct HealthCheck {
     pub successes: u32,
     /// How long after a start failures do not count.
     pub start_period: u32,
-    /// From the end of a try to the next one during that time, until the first success. `None` for one second, or
-    /// `interval` when that is shorter.
+    /// From the end of a try to the next one in that time; one second, or the interval if that is shorter, when not set.
     #[serde(default)]
     pub start_interval: Option<u32>,
 }

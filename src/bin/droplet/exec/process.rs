@@ -227,13 +227,15 @@ fn restrict(job: &Job, stdio: &Stdio, speaker: &Speaker) -> Result<(), NotStarte
     signals::reset();
     umask(Mode::from_raw_mode(job.umask));
 
+    // As init does: the directory may be one that the user could not enter.
+    let entered = chdir(&job.cwd).is_ok();
     job.credentials.assume().map_err(|e| e.to_string())?;
     hide()?;
     if job.ends_with_parent {
         // A change of credentials, such as the one above, would undo this; there is none any more, not even by `execve`.
         set_parent_process_death_signal(Some(Signal::KILL)).map_err(|e| format!("cannot end with the caller: {e}"))?;
     }
-    go_to(&job.cwd).map_err(|message| NotStarted {
+    go_to(&job.cwd, entered).map_err(|message| NotStarted {
         refused: Some(REFUSED),
         message,
     })?;
@@ -243,10 +245,12 @@ fn restrict(job: &Job, stdio: &Stdio, speaker: &Speaker) -> Result<(), NotStarte
         .map_err(|e| format!("cannot install the system call filters: {e}").into())
 }
 
-/// Enters the working directory, as the container has it now.
-fn go_to(cwd: &Path) -> Result<(), String> {
+/// Enters the working directory, as the container has it now, unless this process is there already.
+fn go_to(cwd: &Path, entered: bool) -> Result<(), String> {
     let failed = |e: Errno| format!("working directory {}: {}", cwd.display(), plain(&e));
-    chdir(cwd).map_err(failed)?;
+    if !entered {
+        chdir(cwd).map_err(failed)?;
+    }
     // For a directory outside of this root the kernel's answer does not begin with a slash.
     if !getcwd(Vec::new()).map_err(failed)?.as_bytes().starts_with(b"/") {
         return Err(format!("working directory {} is not in the container", cwd.display()));
