@@ -110,9 +110,9 @@ impl ContainerService {
 fn on_disk(root: &Path, volatile: &Path) -> std::io::Result<Leftovers> {
     let mut found = Leftovers::new();
     let mut in_directory = |directory: &Path, kind| -> std::io::Result<()> {
-        names_in(directory)?
-            .iter()
-            .for_each(|name| drop(note(&mut found, name.strip_suffix(LOCK_SUFFIX).unwrap_or(name), kind)));
+        for name in names_in(directory)? {
+            note(&mut found, name.strip_suffix(LOCK_SUFFIX).unwrap_or(&name), kind);
+        }
         Ok(())
     };
     in_directory(root, "directory")?;
