@@ -54,7 +54,7 @@ fn main() -> ExitCode {
 fn one(lab: &Lab, image: &str, round: usize) -> Result<Duration, String> {
     let api = lab.api();
     let fresh = format!("empty{round}");
-    let network = if round % 2 == 0 { &fresh } else { "raind0" };
+    let network = if round.is_multiple_of(2) { &fresh } else { "raind0" };
     if network == fresh {
         api.ok(post("/v1/networks", json!({ "bridge": network })));
     }

@@ -367,7 +367,7 @@ fn failing_hooks_after_the_fact_are_only_logged() {
         assert!(started.status.success());
         assert_eq!(
             String::from_utf8_lossy(&started.stderr),
-            "hook poststart[0] failed: exit status 5\n"
+            "hook poststart[0] failed: exit status 5: reason\n"
         );
         s.ok(&["kill", id, "KILL"]);
         assert!(s.droplet(&["delete", id]).status.success());

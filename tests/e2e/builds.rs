@@ -15,12 +15,12 @@ pub struct Context(Vec<u8>);
 
 impl Context {
     /// With this build file.
-    fn new(dripfile: &str) -> Self {
+    pub fn new(dripfile: &str) -> Self {
         Self::default().file("Dripfile", dripfile)
     }
 
     /// From nothing but busybox, which `/bin/sh` and all its other commands are links to.
-    pub fn demo(rest: &str) -> Self {
+    fn demo(rest: &str) -> Self {
         let steps =
             "FROM scratch\nCOPY busybox /bin/busybox\nRUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\n";
         Self::new(&format!("{steps}{rest}")).entry(

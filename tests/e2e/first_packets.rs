@@ -124,7 +124,7 @@ fn the_last_containers_of_a_full_network_have_theirs_too() {
 
 #[test]
 fn a_build_keeps_its_network_however_often_is_swept() {
-    let (lab, _) = lab_with_busybox();
+    let (lab, image) = lab_with_busybox();
     let before = lab.inventory();
     let listener = lab
         .machine()
@@ -139,8 +139,8 @@ fn a_build_keeps_its_network_however_often_is_swept() {
             }
         }
     });
-    let context = Context::demo(&format!(
-        "RUN until wget -q -T 1 -O /said http://{OUTSIDE}:8000/; do sleep 0.1; done; grep -q go /said\n"
+    let context = Context::new(&format!(
+        "FROM {image}\nRUN until wget -qO- http://{OUTSIDE}:8000/ | grep -q go; do sleep 0.1; done\n"
     ));
     std::thread::scope(|scope| {
         let build = scope.spawn(|| lab.api().ok(context.post("?tag=slow:1")));
@@ -170,6 +170,13 @@ fn a_build_keeps_its_network_however_often_is_swept() {
             .output_at(Place::Process(pid), &["ip", "link", "show", "eth0"]);
         assert!(links.status.success(), "the interface of a running build is gone");
         may_end.store(true, Ordering::Relaxed);
+        let id = step["containerId"].as_str().unwrap();
+        wait_for("the end of the build", Duration::from_secs(20), || {
+            match build.is_finished() {
+                true => Ok(()),
+                false => Err(lab.api().log(id)),
+            }
+        });
         build.join().unwrap();
     });
     lab.api().ok(delete("/v1/images").json(&json!({ "image": "slow:1" })));
