@@ -220,8 +220,14 @@ fn a_template_that_is_taken_back_is_the_version_that_pods_still_have() {
     });
     let set = snapshot.replicasets().get("s").unwrap();
     assert_eq!((&set.template.id[..], set.replicas), ("s-template", 1));
-    let kept = pods(&snapshot).into_iter().filter(|pod| pod.template.id == set.template.id);
-    assert_eq!(kept.filter(|pod| pod.goal == PodGoal::Running).count(), 1, "the first pod");
+    let kept = pods(&snapshot)
+        .into_iter()
+        .filter(|pod| pod.template.id == set.template.id);
+    assert_eq!(
+        kept.filter(|pod| pod.goal == PodGoal::Running).count(),
+        1,
+        "the first pod"
+    );
 }
 
 #[test]
