@@ -25,7 +25,7 @@ use crate::store::{Change, Container, ContainerState, Health, HealthCheck, Kind,
 
 use super::{ContainerError, ContainerService};
 
-/// Longest pause between two tries during the start period, until the first success, when nobody says another one.
+/// Longest pause between two tries during the start period, until the first success.
 const STARTING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The controller of checks: keeps one task for each check of a process.
@@ -157,10 +157,8 @@ impl Tally {
     fn pause(&self, check: &HealthCheck, in_start_period: bool) -> Duration {
         let interval = Duration::from_secs(check.interval.into());
         if in_start_period && self.health == Health::Starting {
-            match check.start_interval {
-                Some(seconds) => Duration::from_secs(seconds.into()),
-                None => interval.min(STARTING_INTERVAL),
-            }
+            let starting = check.start_interval.map(|seconds| Duration::from_secs(seconds.into()));
+            starting.unwrap_or_else(|| interval.min(STARTING_INTERVAL))
         } else {
             interval
         }

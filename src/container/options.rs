@@ -253,10 +253,10 @@ fn health_check(request: &HealthCheckRequest) -> Result<HealthCheck, ContainerEr
         retries: within("retries", request.retries, 3, 1)?,
         successes: 1,
         start_period: within("startPeriod", request.start_period, 0, 0)?,
-        start_interval: match request.start_interval {
-            Some(_) => Some(within("startInterval", request.start_interval, 1, 1)?),
-            None => None,
-        },
+        start_interval: request
+            .start_interval
+            .map(|value| within("startInterval", Some(value), 1, 1))
+            .transpose()?,
     })
 }
 

@@ -261,7 +261,7 @@ pub struct HealthCheckBody {
     /// How long after a start failures do not count [default: 0]
     #[serde(rename = "startPeriod")]
     start_period: Option<u32>,
-    /// From the end of a try to the next one during that time [default: 1]
+    /// From the end of a try to the next one in that time [default: 1, or the interval if that is shorter]
     #[serde(rename = "startInterval")]
     start_interval: Option<u32>,
     /// Whether it is ended when it is unhealthy, so that its restart policy takes over.

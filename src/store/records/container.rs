@@ -237,8 +237,7 @@ pub struct HealthCheck {
     pub successes: u32,
     /// How long after a start failures do not count.
     pub start_period: u32,
-    /// From the end of a try to the next one during that time, until the first success. `None` for one second, or
-    /// `interval` when that is shorter.
+    /// From the end of a try to the next one in that time; one second, or the interval if that is shorter, when not set.
     #[serde(default)]
     pub start_interval: Option<u32>,
 }
