@@ -105,8 +105,9 @@ fn complete(operation: &mut Operation) {
     };
     add("403", "The client certificate has another role");
     add("500", "");
+    // Of every route: a name in the query that it does not know.
+    add("400", "");
     if operation.request_body.is_some() {
-        add("400", "");
         add("413", "");
     }
     for (code, response) in responses {
@@ -184,7 +185,7 @@ mod tests {
             // A WebSocket begins with 101.
             let success = |code: &str| code.starts_with('2') || code == "101";
             assert!(responses.keys().any(|code| success(code)), "{operation}");
-            for code in ["403", "500"] {
+            for code in ["400", "403", "500"] {
                 assert!(responses.contains_key(code), "{operation}: {code}");
             }
             for (code, response) in responses {

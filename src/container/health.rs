@@ -25,7 +25,7 @@ use crate::store::{Change, Container, ContainerState, Health, HealthCheck, Kind,
 
 use super::{ContainerError, ContainerService};
 
-/// Longest pause between two tries during the start period, until the first success, when nobody says another one.
+/// Longest pause between two tries during the start period, until the first success.
 const STARTING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The controller of checks: keeps one task for each check of a process.

@@ -99,6 +99,8 @@ pub struct SetStatus {
     /// What is wrong with one of its pods, of those of its template if there is one; the message begins with the name of
     /// the pod.
     pub problem: Option<PodProblem>,
+    /// Whether that pod was made from its template.
+    pub of_template: bool,
 }
 
 /// All operations on replica sets. Clones share one service.
@@ -511,11 +513,9 @@ impl SetStatus {
         self.current += 1;
         self.ready += by_now(status.steady_from());
         self.available += by_now(status.available_from(set.rollout.min_ready_seconds));
-        if let Some(problem) = status
-            .problem
-            .as_ref()
-            .filter(|_| self.problem.is_none() || (updated && self.updated == 0))
-        {
+        let counts = self.problem.is_none() || (updated && !self.of_template);
+        if let Some(problem) = status.problem.as_ref().filter(|_| counts) {
+            self.of_template = updated;
             self.problem = Some(PodProblem {
                 reason: problem.reason.clone(),
                 message: format!("pod {}: {}", pod.name, problem.message),

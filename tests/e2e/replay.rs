@@ -589,7 +589,7 @@ fn manifests_and_replica_sets() {
         case("005-replicasets-list-empty"),
         case("362-apply-no-kind"),
         case("364-apply-empty")
-            .status(400)
+            .like("365-apply-pod-no-name")
             .starts("invalid yaml: no resource in the body"),
         // Where it is wrong is told too.
         case("365-apply-pod-no-name").starts("invalid yaml: pod name is required"),

@@ -195,7 +195,7 @@ fn container(spec: &PodSpec, entry: &PodContainer) -> TemplateContainerView {
 #[serde(default, deny_unknown_fields)]
 pub struct ScaleBody {
     /// How many pods there shall be, required.
-    #[schema(required, minimum = 0, maximum = 10_000)]
+    #[schema(required, value_type = i64, minimum = 0, maximum = 10_000)]
     replicas: Option<i64>,
 }
 

@@ -29,7 +29,12 @@ enum Rule {
 use Rule::{AtLeast, Length, OneOf, Pattern, Range};
 
 /// `[registry/]path[:tag][@digest]`, as far as a pattern can tell.
-const IMAGE: Rule = Pattern("^[A-Za-z0-9][A-Za-z0-9._:/@-]*$");
+const IMAGE: Rule = Pattern(
+    "^([a-z0-9]+((\\.|_|__|-+)[a-z0-9]+)*(:[0-9]{1,5})?/)?[a-z0-9]+((\\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\\.|_|__|-+)\
+     [a-z0-9]+)*)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[a-f0-9]{64})?$",
+);
+/// A port of the host and one of the container, and what may stand beside them.
+const PUBLISHED: Rule = Pattern("^[^:]+:[^:]+(:.*)?$");
 const CHAINS: Rule = OneOf(&["RAIND-EW", "RAIND-NS-OBS", "RAIND-NS-ENF"]);
 const PROTOCOLS: Rule = OneOf(&["", "icmp", "tcp", "udp"]);
 const PORT: Rule = Range(0, 65_535);
@@ -43,8 +48,10 @@ const FIELDS: &[(&str, &str, Rule)] = &[
     (
         "CreateBody",
         "hostname",
-        Pattern("^(?=.{0,63}$)([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*)?$"),
+        Pattern("^([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*)?$"),
     ),
+    ("CreateBody", "hostname", Length(0, 63)),
+    ("CreateBody", "port", PUBLISHED),
     ("CreateBody", "workingDir", Pattern("^(/[^\\u0000]*)?$")),
     ("CreateBody", "cpus", Range(0, 4096)),
     ("CreateBody", "pidsLimit", Range(0, 4_194_304)),
@@ -77,6 +84,7 @@ const FIELDS: &[(&str, &str, Rule)] = &[
         Pattern("^[A-Za-z0-9][A-Za-z0-9_.-]{0,118}$"),
     ),
     ("PodContainerBody", "image", IMAGE),
+    ("PodContainerBody", "port", PUBLISHED),
     ("PolicyBody", "chain", CHAINS),
     ("PolicyBody", "source", Length(1, 253)),
     ("PolicyBody", "dest", Length(1, 253)),
