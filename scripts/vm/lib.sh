@@ -81,11 +81,17 @@ is_stopped() { [ "$(field "$1" state)" = stopped ]; }
 restart_daemon() { systemctl restart condenser && within 120 served; }
 log_has() { api "/containers/$1/log?all=1" | grep -q "$2"; }
 
-# The containers that several phases expect.
+# The containers that several phases expect; started again if they do not run.
 stock() {
-    if [ "$(field plain state 2> /dev/null)" != running ]; then
-        container plain '"image":"busybox:latest","command":["sleep","100000"]'
-        container limited '"image":"busybox:latest","command":["sleep","100000"],"memory":67108864,"cpus":0.5,"pidsLimit":20'
-        container debian '"image":"debian:latest","command":["sleep","100000"],"restartPolicy":{"name":"always"}'
-    fi
+    keep_running plain '"image":"busybox:latest","command":["sleep","100000"]'
+    keep_running limited '"image":"busybox:latest","command":["sleep","100000"],"memory":67108864,"cpus":0.5,"pidsLimit":20'
+    keep_running debian '"image":"debian:latest","command":["sleep","100000"],"restartPolicy":{"name":"always"}'
+}
+
+keep_running() {
+    case $(field "$1" state) in
+        running) ;;
+        null) container "$@" ;;
+        *) start "$1" ;;
+    esac
 }
