@@ -24,8 +24,8 @@ use crate::bundle::{self, Bind, Host};
 use crate::cgroup::{self, Cgroup, CgroupError};
 use crate::container::Container;
 use crate::executor::Entrypoint;
+use crate::made;
 use crate::namespaces;
-use crate::places;
 use crate::plan::Plan;
 use crate::program::{ExecError, Program};
 use crate::report::{self, Listener, Speaker};
@@ -128,7 +128,7 @@ fn prepare_root(plan: &Plan) -> Result<(Program, bool), InitError> {
     if let Some(image) = &plan.image {
         rootfs::mount_overlay(image, root, namespaces::in_user_namespace())?;
         rootfs::make_shared_directories(root)?;
-        places::make_mtab(root)?;
+        made::mtab(root)?;
     }
     // Before the copies of what the image has: these files belong to it.
     let etc = bundle::etc_files(&plan.container.dir)
@@ -138,7 +138,7 @@ fn prepare_root(plan: &Plan) -> Result<(Program, bool), InitError> {
             Ok(Bind {
                 source,
                 destination: match plan.image {
-                    Some(_) => places::for_file(root, destination.as_ref())?,
+                    Some(_) => made::file(root, destination.as_ref())?,
                     None => rootfs::resolve(root, destination.as_ref())?,
                 },
                 read_only: false,
@@ -157,7 +157,7 @@ fn prepare_root(plan: &Plan) -> Result<(Program, bool), InitError> {
         .chain(scratch.iter().map(|s| (&*s.destination, &*s.source)))
         .collect();
     let cwd = &plan.config.process.cwd;
-    let entered = cwd.is_absolute() && places::for_directory(root, cwd, &mounted, plan.image.is_some());
+    let entered = cwd.is_absolute() && made::directory(root, cwd, &mounted, plan.image.is_some());
     let spec = bundle::spec(
         &plan.config,
         &Host {
