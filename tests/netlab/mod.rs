@@ -334,6 +334,7 @@ fn bare_container(id: &str) -> Container {
         retries: Retries::default(),
         health: None,
         readiness: None,
+        ready_at: None,
         joined: None,
         starting: false,
         attachment: None,
@@ -363,6 +364,7 @@ fn bare_pod(id: &str, app: &str) -> Pod {
         created_at: jiff::Timestamp::UNIX_EPOCH,
         started_at: None,
         stopped_at: None,
+        problem: None,
     }
 }
 

@@ -29,9 +29,10 @@ use crate::container::{Container, replace};
 use crate::executor::{Entrypoint, Restrictions};
 use crate::failure::Blame;
 use crate::limits::LimitError;
+use crate::made;
 use crate::namespaces;
 use crate::place;
-use crate::places;
+
 use crate::plan::Plan;
 use crate::program::{ExecError, Program};
 use crate::report::{self, Bad, Listener, Speaker};
@@ -165,7 +166,7 @@ fn prepare_root(plan: &Plan, shared: Option<&SharedMemory>) -> Result<(Program, 
     if let Some(image) = &plan.image {
         rootfs::mount_overlay(image, root, namespaces::in_user_namespace())?;
         rootfs::make_shared_directories(root)?;
-        places::make_mtab(root)?;
+        made::mtab(root)?;
     }
     // Before the copies of what the image has: these files belong to it.
     let etc = etc_files(plan)?;
@@ -185,7 +186,7 @@ fn prepare_root(plan: &Plan, shared: Option<&SharedMemory>) -> Result<(Program, 
         .map(|bind| (&*bind.destination, &*bind.source))
         .collect();
     let cwd = &plan.config.process.cwd;
-    let entered = cwd.is_absolute() && places::for_directory(root, cwd, &mounted, plan.image.is_some());
+    let entered = cwd.is_absolute() && made::directory(root, cwd, &mounted, plan.image.is_some());
     let spec = bundle::spec(
         &plan.config,
         &Host {
@@ -223,7 +224,7 @@ fn etc_files(plan: &Plan) -> std::io::Result<Vec<Bind>> {
             Ok(Bind {
                 source,
                 destination: match plan.image {
-                    Some(_) => places::for_file(root, destination.as_ref())?,
+                    Some(_) => made::file(root, destination.as_ref())?,
                     None => rootfs::resolve(root, destination.as_ref())?,
                 },
             })

@@ -56,7 +56,6 @@ fn a_source_on_the_list_is_refused_whether_it_exists_or_not(#[case] source: &str
 #[case("/")]
 #[case("/a/..")]
 #[case("/dev/shm")]
-#[case("/var/run/x")]
 #[case("..")]
 #[case("data")]
 fn destinations_on_the_list_are_refused(#[case] destination: &str) {
@@ -127,7 +126,9 @@ fn a_socket_of_root_has_to_be_allowed() {
     let mount = parse(&format!("{}:/d", path.display())).unwrap();
     let refused = mount.open_source(&Policy::of_daemon(&[], &[])).unwrap_err().to_string();
     assert!(refused.contains("a socket of root"), "{refused}");
-    mount.open_source(&Policy::of_daemon(&[path.clone()], &[])).unwrap();
+    mount
+        .open_source(&Policy::of_daemon(std::slice::from_ref(&path), &[]))
+        .unwrap();
     std::os::unix::fs::chown(&path, Some(1000), None).unwrap();
     mount.open_source(&Policy::of_daemon(&[], &[])).unwrap();
 }

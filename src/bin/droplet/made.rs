@@ -1,4 +1,4 @@
-//! Places in the image that the runtime needs, whatever the image has there. All of it happens on the mounted overlay,
+//! What the runtime needs in the image and makes there, whatever the image has. All of it happens on the mounted overlay,
 //! before the root is read-only and before anything of the container runs; the image itself stays as it is.
 
 use std::io;
@@ -15,7 +15,7 @@ const MOUNTED: [&str; 3] = ["/proc", "/sys", "/dev"];
 /// Where a file can be bound that is to appear at `path`: where links of the image lead, so that they stay as they are.
 /// Where that is impossible (a directory, links in a circle, a place in `/proc`) an empty file takes the place of what
 /// stands at `path`, as in containers of Docker.
-pub fn for_file(root: &Path, path: &Path) -> io::Result<PathBuf> {
+pub fn file(root: &Path, path: &Path) -> io::Result<PathBuf> {
     if let Some(resolved) = resolve(root, path).ok().filter(|resolved| !is_mounted(resolved))
         && make_file(&inside(root, &resolved)).is_ok()
     {
@@ -49,7 +49,7 @@ fn make_file(on_host: &Path) -> io::Result<()> {
 }
 
 /// Makes `/etc/mtab`, which old programs read, where the image has an `/etc` without it.
-pub fn make_mtab(root: &Path) -> io::Result<()> {
+pub fn mtab(root: &Path) -> io::Result<()> {
     let Ok(etc) = resolve(root, Path::new("/etc")) else {
         return Ok(());
     };
@@ -63,7 +63,7 @@ pub fn make_mtab(root: &Path) -> io::Result<()> {
 
 /// Makes the directory `path`, if it has to be made and `make` allows it. Whether a process that begins as root can go
 /// there. `mounted` has destinations in the container and what is going to be there.
-pub fn for_directory(root: &Path, path: &Path, mounted: &[(&Path, &Path)], make: bool) -> bool {
+pub fn directory(root: &Path, path: &Path, mounted: &[(&Path, &Path)], make: bool) -> bool {
     let Ok(resolved) = resolve(root, path) else {
         return false;
     };
@@ -116,7 +116,7 @@ mod tests {
     fn a_file_has_a_place_whatever_the_image_has_there() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
-        let place = |name: &str| for_file(root, &Path::new("/etc").join(name)).unwrap();
+        let place = |name: &str| file(root, &Path::new("/etc").join(name)).unwrap();
         assert_eq!(place("hosts"), Path::new("/etc/hosts"));
         assert!(root.join("etc/hosts").is_file(), "made with its parents");
         std::fs::create_dir_all(root.join("etc/dir/sub")).unwrap();
@@ -151,7 +151,7 @@ mod tests {
         symlink("/", volume.join("link")).unwrap();
         symlink("real", root.join("link")).unwrap();
         let mounted = [(Path::new("/v"), &*volume)];
-        let can = |path: &str, make| for_directory(&root, Path::new(path), &mounted, make);
+        let can = |path: &str, make| directory(&root, Path::new(path), &mounted, make);
         assert!(can("/link/new/er", true) && root.join("real/new/er").is_dir());
         assert!(can("/", false) && !can("/missing", false));
         assert!(can("/v", true) && can("/v/there", true));
