@@ -127,7 +127,9 @@ fn a_socket_of_root_has_to_be_allowed() {
     let mount = parse(&format!("{}:/d", path.display())).unwrap();
     let refused = mount.open_source(&Policy::of_daemon(&[], &[])).unwrap_err().to_string();
     assert!(refused.contains("a socket of root"), "{refused}");
-    mount.open_source(&Policy::of_daemon(&[path.clone()], &[])).unwrap();
+    mount
+        .open_source(&Policy::of_daemon(std::slice::from_ref(&path), &[]))
+        .unwrap();
     std::os::unix::fs::chown(&path, Some(1000), None).unwrap();
     mount.open_source(&Policy::of_daemon(&[], &[])).unwrap();
 }
