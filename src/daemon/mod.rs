@@ -10,6 +10,7 @@
 //!
 //! A shutdown goes the other way. Containers keep running; their monitors do not need the daemon.
 
+mod copies;
 mod directories;
 mod following;
 mod settings;
@@ -160,12 +161,14 @@ struct Daemon {
     /// Ends everything that operations in progress still need: hooks, certificates, DNS, periodic work.
     support: (CancellationToken, TaskTracker),
     reload: Reload,
+    config: Config,
 }
 
 impl Daemon {
     async fn start(mut config: Config, manager: &ServiceManager) -> Result<Self, DaemonError> {
         manager.starting("opening the state store").await;
         directories::prepare(&config)?;
+        copies::give_back(&config);
         let store = Store::open(&config.database())?;
         let events = Events::new(events::KEPT);
         // From here on, so that recovery is among them.
@@ -279,6 +282,7 @@ impl Daemon {
             activity.clone(),
         );
         let allowed_origins = config.allowed_origins.clone().into();
+        let of_daemon = config.clone();
         let following = Following {
             config,
             store: store.clone(),
@@ -349,6 +353,7 @@ impl Daemon {
             controllers: controllers.tasks,
             support,
             reload,
+            config: of_daemon,
         })
     }
 
@@ -365,6 +370,7 @@ impl Daemon {
             controllers,
             support,
             reload: _,
+            config,
         } = self;
         let finish = async {
             end(management).await;
@@ -378,6 +384,11 @@ impl Daemon {
         };
         if tokio::time::timeout(SHUTDOWN_LIMIT, finish).await.is_err() {
             tracing::warn!("some operations did not finish in time; the next start will undo or finish them");
+        }
+        // Last: what operations in progress change is part of it.
+        let noted = tokio::task::spawn_blocking(move || copies::note(&config)).await;
+        if let Err(error) = noted {
+            tracing::warn!(%error, "nothing was noted for copies of the state");
         }
         audit.flush().await;
     }

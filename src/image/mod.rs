@@ -34,7 +34,7 @@ mod pause;
 mod platform;
 pub(crate) mod printable;
 mod pull;
-mod record;
+pub(crate) mod record;
 mod reference;
 mod registry;
 mod stream;
@@ -418,8 +418,7 @@ fn mend(layers: &LayerStore, needed: &HashSet<Digest>) -> std::io::Result<()> {
     if mended > 0 {
         tracing::warn!(
             mended,
-            "the state was copied without extended attributes; layers are whole again from their records, but a directory \
-             that a container had deleted and made anew shows the image's files again"
+            "the state was copied without extended attributes; layers are whole again from their records"
         );
         layers.sync()?;
     }

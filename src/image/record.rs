@@ -40,8 +40,9 @@ pub(super) struct Record {
     entries: Vec<Entry>,
 }
 
+/// What a plain copy loses of one entry.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Entry {
+pub(crate) struct Entry {
     /// Below the layer's root, which is empty; what is not plain ASCII is `%` and two hexadecimal digits.
     path: String,
     uid: u32,
@@ -60,16 +61,7 @@ impl Record {
             hash: Sha256::new(),
             entries: Vec::new(),
         };
-        let mut pending = vec![PathBuf::new()];
-        while let Some(path) = pending.pop() {
-            if seen.entry(&path)? {
-                let mut names: Vec<_> = fs_err::read_dir(root.join(&path))?
-                    .map(|entry| Ok(entry?.file_name()))
-                    .collect::<io::Result<_>>()?;
-                names.sort();
-                pending.extend(names.into_iter().map(|name| path.join(name)));
-            }
-        }
+        walk(root, usize::MAX, |path| seen.entry(path))?;
         Ok(Self {
             tree: Digest::finish(seen.hash).to_string(),
             entries: seen.entries,
@@ -89,6 +81,56 @@ impl Record {
         }
         Ok(Self::of(root)? == *self)
     }
+}
+
+/// Notes the same of a tree that others may be changing. An error if it has more than `most` entries.
+pub(crate) fn note(root: &Path, most: usize) -> io::Result<Vec<Entry>> {
+    let mut seen = Seen {
+        root,
+        hash: Sha256::new(),
+        entries: Vec::new(),
+    };
+    walk(root, most, |path| match seen.entry(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        seen => seen,
+    })?;
+    Ok(seen.entries)
+}
+
+/// Gives a copy of such a tree what it has lost, as far as the entries are there.
+pub(crate) fn give_back(root: &Path, entries: &[Entry]) -> io::Result<()> {
+    for entry in entries {
+        let Some(path) = unescape(&entry.path) else { continue };
+        match entry.restore(&root.join(path)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            restored => restored?,
+        }
+    }
+    Ok(())
+}
+
+/// Visits every entry, directories first, in an order that does not change. `visit` says whether it is a directory.
+fn walk(root: &Path, most: usize, mut visit: impl FnMut(&Path) -> io::Result<bool>) -> io::Result<()> {
+    let mut pending = vec![PathBuf::new()];
+    let mut left = most;
+    while let Some(path) = pending.pop() {
+        left = left
+            .checked_sub(1)
+            .ok_or_else(|| io::Error::other(format!("{} has more than {most} entries", root.display())))?;
+        if !visit(&path)? {
+            continue;
+        }
+        let listing = match fs_err::read_dir(root.join(&path)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            listing => listing?,
+        };
+        let mut names = listing
+            .map(|entry| Ok(entry?.file_name()))
+            .collect::<io::Result<Vec<_>>>()?;
+        names.sort();
+        pending.extend(names.into_iter().map(|name| path.join(name)));
+    }
+    Ok(())
 }
 
 impl Entry {
@@ -152,7 +194,9 @@ impl Seen<'_> {
 
 fn kept_attributes(path: &Path) -> io::Result<Vec<(String, String)>> {
     let mut names = attribute_names(path)?;
-    names.retain(|name| !NOT_OURS.contains(&&**name));
+    // What else overlayfs notes in upper directories speaks of the file system that they are on.
+    let is_overlays = |name: &str| name.starts_with("trusted.overlay.") && name != super::tree::OPAQUE;
+    names.retain(|name| !NOT_OURS.contains(&&**name) && !is_overlays(name));
     names.sort();
     let value = |name: String| Ok((name.clone(), BASE64.encode(attribute(path, &name)?.unwrap_or_default())));
     names.into_iter().map(value).collect()

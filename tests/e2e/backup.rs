@@ -34,7 +34,8 @@ fn image() -> ImageSpec {
 
 /// What a container of the image sees of all that.
 fn seen(lab: &Lab, container: &str) -> String {
-    let script = "ls /srv /srv/kept; stat -c '%a %u %g' /srv/app; cat /data/note /etc/own";
+    let script =
+        "ls /srv /srv/kept; stat -c '%a %u %g' /srv/app; cat /data/note /etc/own; stat -c %u /data/note; ls /www";
     let said = lab.api().exec(container, script);
     let layers = std::fs::read_dir(lab.machine().path("/etc/raind/image/l")).unwrap();
     let capable = layers.filter(|layer| {
@@ -56,8 +57,11 @@ fn backup() -> (Lab, String, Vec<u8>) {
     assert_eq!(lab.api().call(send("POST", "/v1/bottle", bottle)).status, 201);
     let start = lab.api().call(send("POST", "/v1/bottle/shelf/actions/start", ""));
     assert_eq!(start.status, 200, "{}", start.text());
-    lab.api()
-        .exec("shelf-one", "echo note > /data/note; echo own > /etc/own");
+    lab.api().exec(
+        "shelf-one",
+        "echo note > /data/note; chown 1001 /data/note; echo own > /etc/own; rm -r /www; mkdir /www; \
+         touch /www/new",
+    );
     for (name, runs) in [("runs", true), ("stopped", false)] {
         lab.api()
             .run(json!({ "image": image, "name": name, "command": until_term(0), "env": ["A=1"] }));
@@ -93,8 +97,8 @@ fn a_plain_tar_of_the_state_starts_on_another_machine() {
     assert!(before.contains("above\n") && !before.contains("below"), "{before}");
     let lab = restored(&archive);
     // As on a machine where the owner's name has another number.
-    let other = "find /etc/raind/image/l -uid 1001 -exec chown 77 {} +; find /etc/raind -name app -uid 77 | grep -c .";
-    assert_eq!(lab.machine().run(&["sh", "-c", other]), "1\n");
+    let other = "find /etc/raind -uid 1001 -exec chown 77 {} +; find /etc/raind -uid 77 | grep -c .";
+    assert_eq!(lab.machine().run(&["sh", "-c", other]), "2\n");
     lab.daemon().start();
     assert!(
         lab.daemon().log().contains("whole again from their records"),
