@@ -63,6 +63,7 @@ fn pod(lab: &Lab, n: u8, owner: Option<&str>) -> Guest {
             created_at: jiff::Timestamp::now(),
             started_at: None,
             stopped_at: None,
+            problem: None,
         },
     );
     let row = format!("infra000000{n}");
@@ -101,6 +102,7 @@ fn replica_set(lab: &Lab, id: &str, name: &str) {
             update: UpdateStrategy::Replace,
             removing: false,
             created_at: jiff::Timestamp::now(),
+            rollout: condenser::store::Rollout::default(),
         },
     );
 }

@@ -92,8 +92,8 @@ fn a_refusal_is_no_failure() {
         let id = s.id.as_str();
         let status = |config: &Value, verbs: &[&str]| {
             s.write(id, config);
-            let ran = verbs.iter().map(|verb| s.droplet(&[verb, id]).status.code());
-            let last = ran.last().unwrap();
+            let run = |verb: &&str| s.droplet(&[verb, id]).status.code();
+            let last = verbs.iter().map(run).fold(None, |_, status| status);
             let _ = s.droplet(&["delete", id]);
             last
         };
