@@ -333,6 +333,7 @@ fn bare_container(id: &str) -> Container {
         retries: Retries::default(),
         health: None,
         readiness: None,
+        ready_at: None,
         joined: None,
         attachment: None,
         forwards: Vec::new(),
@@ -361,6 +362,7 @@ fn bare_pod(id: &str, app: &str) -> Pod {
         created_at: jiff::Timestamp::UNIX_EPOCH,
         started_at: None,
         stopped_at: None,
+        problem: None,
     }
 }
 
