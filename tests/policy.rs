@@ -100,6 +100,7 @@ fn replica_set(lab: &Lab, id: &str, name: &str) {
             selector: [("app".to_owned(), "web".to_owned())].into(),
             template: template("01template"),
             update: UpdateStrategy::Replace,
+            rollout: Rollout::default(),
             removing: false,
             created_at: jiff::Timestamp::now(),
             rollout: condenser::store::Rollout::default(),
