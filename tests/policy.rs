@@ -103,7 +103,6 @@ fn replica_set(lab: &Lab, id: &str, name: &str) {
             rollout: Rollout::default(),
             removing: false,
             created_at: jiff::Timestamp::now(),
-            rollout: condenser::store::Rollout::default(),
         },
     );
 }
