@@ -179,7 +179,10 @@ fn prepare_root(plan: &Plan, shared: Option<&SharedMemory>) -> Result<(Program, 
     let shm = shared.map(|shared| shared.stage(&run.join("shm"))).transpose()?;
     let cgroup_view = cgroup_view::stage(&Cgroup::new(&plan.config, &plan.container.id)?, &run.join("cgroup"))?;
     let in_memory: Vec<Bind> = scratch.iter().map(Scratch::to_bind).collect();
-    place::check(root, etc.iter().chain(&in_memory).chain(&binds)).map_err(RootfsError::Place)?;
+    let mut chosen: Vec<&Bind> = in_memory.iter().chain(&binds).collect();
+    // In the order in which they are mounted.
+    chosen.sort_by_key(|bind| bind.destination.components().count());
+    place::check(root, etc.iter().chain(chosen)).map_err(RootfsError::Place)?;
     let mounted: Vec<(&Path, &Path)> = binds
         .iter()
         .chain(&in_memory)
