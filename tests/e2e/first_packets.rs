@@ -170,11 +170,10 @@ fn a_build_keeps_its_network_however_often_is_swept() {
             .output_at(Place::Process(pid), &["ip", "link", "show", "eth0"]);
         assert!(links.status.success(), "the interface of a running build is gone");
         may_end.store(true, Ordering::Relaxed);
-        let id = step["containerId"].as_str().unwrap();
         wait_for("the end of the build", Duration::from_secs(20), || {
             match build.is_finished() {
                 true => Ok(()),
-                false => Err(lab.api().log(id)),
+                false => Err("it goes on"),
             }
         });
         build.join().unwrap();
