@@ -156,8 +156,8 @@ fn a_scan_of_the_host_sees_what_was_published_and_nothing_else() {
     for (after, before) in scans(&lab).iter().zip(&before) {
         assert_eq!(after, before, "stopped");
     }
+    api.stop(&inside);
     for id in [&web, &inside] {
-        api.stop(id);
         api.delete(id);
     }
     for (after, before) in scans(&lab).iter().zip(&before) {
