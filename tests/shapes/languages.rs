@@ -70,7 +70,8 @@ fn node() {
             let said: Value = serde_json::from_str(&running.http("/").unwrap()).unwrap();
             assert_eq!((&said["uid"], &said["home"]), (&json!(1000), &json!("/home/node")));
             let heap = said["heap"].as_u64().unwrap();
-            assert!(heap <= 256 << 20, "the container's memory, not the machine's: {heap}");
+            // V8 takes a bit over 256 MiB at least; by the machine's memory it would be gigabytes.
+            assert!(heap < 320 << 20, "the container's memory, not the machine's: {heap}");
         },
     );
 }
