@@ -138,7 +138,7 @@ make_and_boot() {
     need qemu-system-x86_64=qemu-system-x86 qemu-img=qemu-utils debootstrap=debootstrap mkfs.ext4=e2fsprogs umoci=umoci \
         skopeo=skopeo openssl=openssl ssh=openssh-client python3=python3 socat=socat ip=iproute2 unshare=util-linux strip=binutils
     if [ -z "$bin" ]; then
-        need_cargo
+        need_cargo build
         say "building the programs"
         cargo build --release --locked --bins
     fi
