@@ -25,6 +25,8 @@ launch() {
     [ -z "$keep" ] || guard=()
     "${guard[@]}" "$@" > "$state/$name.log" 2>&1 < /dev/null 9>&- &
     printf '%s %s\n' $! "$(started $!)" > "$state/$name.pid"
+    # Its end is no news.
+    disown $!
 }
 
 # halt NAME: ends what launch has started.
