@@ -570,30 +570,6 @@ fn members_share_the_volumes_of_their_pod() {
     lab.assert_unchanged(&before);
 }
 
-/// The shell block of `docs/pods.md`, as it stands there.
-#[test]
-fn the_examples_of_the_document_work() {
-    let lab = Lab::running();
-    lab.push(&ImageSpec::busybox(), "library/busybox:1");
-    lab.hub();
-    let before = lab.inventory();
-    let (_, rest) = include_str!("../../docs/pods.md").split_once("```sh\n").unwrap();
-    let (example, _) = rest.split_once("```").unwrap();
-    let cert = "/etc/raind/cert";
-    let script = format!(
-        "set -e; API=https://localhost:7755/v1\n\
-         api() {{ curl -sS --fail-with-body --cacert {cert}/raind.crt --cert {cert}/raindClient.crt \
-         --key {cert}/raindClient.key \"$@\"; }}\n{example}"
-    );
-    let said = lab.machine().run(&["bash", "-c", &script]);
-    for (_, shown) in example.lines().filter_map(|line| line.split_once("# ")) {
-        assert!(said.contains(shown), "{shown}: {said}");
-    }
-    lab.api()
-        .ok(delete("/v1/images").json(&json!({ "image": "busybox:1" })));
-    lab.assert_unchanged(&before);
-}
-
 /// Processes of pods die in any order, and the daemon with them; in the end everything is there, once.
 #[test]
 fn a_storm_of_kills_ends_with_whole_pods() {
