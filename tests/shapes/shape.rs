@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{HOST, ImageSpec, Lab, Layer, Place, get, post};
+use crate::support::{HOST, ImageSpec, Inventory, Lab, Layer, Place, get, post, wait_for};
 
 /// Longer than the slowest program (RabbitMQ) takes to come up with its share of a busy machine.
 const PATIENCE: Duration = Duration::from_secs(150);
@@ -48,11 +48,11 @@ pub struct Running<'a> {
 
 impl Shape {
     /// Pulls, creates, starts and asks until `probe` is content, then runs `checks`; stops it by its own signal; starts it
-    /// again, with what the first run left, and asks again; removes it without a trace.
+    /// again, with what the first run left, and asks again; kills it and removes it without a trace.
     pub fn lives(&self, probe: impl Fn(&Running) -> Result<(), String>, checks: impl FnOnce(&Running)) {
         let lab = Lab::running();
         let image = lab.pull(&self.image(), &format!("shapes/{}:1", self.name));
-        let before = lab.inventory();
+        let before = at_rest(&lab);
         let mut request = self.request.clone();
         request["image"] = json!(image);
         request["stopTimeout"] = json!(GRACE);
@@ -65,7 +65,10 @@ impl Shape {
         checks(&running);
         self.end(&running);
         self.come_up(&running, &probe);
-        lab.api().stop(&running.id);
+        // Now without the time to put anything in order.
+        let pid = lab.api().container(&running.id)["pid"].to_string();
+        lab.machine().run(&["kill", "-9", &pid]);
+        lab.api().wait_state(&running.id, "stopped");
         lab.api().delete(&running.id);
         lab.assert_unchanged(&before);
     }
@@ -214,6 +217,14 @@ pub fn dial(running: &Running) -> Result<std::net::TcpStream, String> {
         .map_err(|e| e.to_string())?;
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     Ok(stream)
+}
+
+/// What there is while the daemon itself has nothing to do, such as to look after its rules.
+fn at_rest(lab: &Lab) -> Inventory {
+    wait_for("a machine at rest", PATIENCE, || {
+        let found = lab.inventory();
+        found.same_as(&lab.inventory()).map(|()| found)
+    })
 }
 
 /// The layers that `scripts/shapes.sh` has made, bottom first.

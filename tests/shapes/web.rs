@@ -81,7 +81,11 @@ fn haproxy() {
     };
     shape.lives(
         |running| running.http_says("/", "hello from haproxy"),
-        |running| assert_eq!(running.exec(&["stat", "-c", "%U", "/proc/1"]), "haproxy\n"),
+        |running| {
+            assert_eq!(running.exec(&["stat", "-c", "%U", "/proc/1"]), "haproxy\n");
+            // Its worker answers before the master, the first process, listens to signals.
+            running.wait_until("the master", || contains(&running.log(), "Loading success"));
+        },
     );
 }
 
