@@ -507,7 +507,7 @@ fn containers() {
         case("159-container-create-bad-command"),
         case("160-container-start-bad-command")
             .like("156-container-stop-exited")
-            .status(500)
+            .status(400)
             .starts("service failed: start container failed: "),
         case("163-container-delete-bad-command"),
         case("164-container-create-tty"),
