@@ -8,5 +8,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 need_root "$@"
 need iptables=iptables ip=iproute2 modprobe=kmod cc=build-essential busybox=busybox-static \
     docker-registry=docker-registry unshare=util-linux mkfs.ext4=e2fsprogs
-need_cargo
+need_cargo build
 cargo bench --locked --bench lifecycle "$@"

@@ -18,6 +18,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/packages.sh
 . scripts/packages.sh
+# shellcheck source=scripts/removal.sh
+. scripts/removal.sh
 
 programs=(condenser-hook-agent droplet condenser)
 prefix=/usr/local destdir='' from='' action=install purge='' yes='' start=1
@@ -51,6 +53,8 @@ prefix=${prefix%/}
 destdir=${destdir%/}
 
 bin=$prefix/bin
+# As /proc shows it.
+daemon=$(realpath -m "$bin")/condenser
 share=$destdir$prefix/share/condenser
 config=$destdir/etc/raind/condenser.toml
 case $prefix in
@@ -95,27 +99,26 @@ setting() {
     printf '%s\n' "${value:-$2}"
 }
 
-# running PROGRAM: pids of processes that run it, also one that was replaced since. The runtime runs containers from a
-# sealed copy of itself, which is called /droplet. What a container calls so, of whatever runtime, is not ours: it sees
-# other files.
-running() {
-    local exe process
-    for exe in /proc/[0-9]*/exe; do
-        process=${exe%/exe}
-        case $(readlink "$exe" 2> /dev/null || true) in
-            "$bin/$1" | "$bin/$1 (deleted)" | "/$1")
-                if [ "$process/ns/mnt" -ef /proc/self/ns/mnt ] || [ "$process/ns/mnt" -ef /proc/1/ns/mnt ]; then
-                    basename "$process"
-                fi
-                ;;
-        esac
-    done
+# Refuses while a daemon runs that is not the one of this prefix: both would have the same data, rules and ports.
+no_other_daemon() {
+    local pid program
+    if read -r pid program < <(daemons "$daemon"); then
+        die "another daemon runs: $program, as process $pid; end it first (kill $pid; its containers go on running)"
+    fi
+}
+
+# Refuses to take from another installation what it has its containers in.
+no_other_installation() {
+    local others
+    no_other_daemon
+    others=$(installations "$bin" | xargs)
+    [ -z "$others" ] || die "the data belongs to another installation, too: $others; --uninstall that one first"
 }
 
 # Whether the daemon that runs is not the one that is installed.
 outdated() {
     local pid
-    for pid in $(running condenser); do
+    for pid in $(running "$daemon"); do
         [ "/proc/$pid/exe" -ef "$bin/condenser" ] || return 0
     done
     return 1
@@ -124,9 +127,8 @@ outdated() {
 install_all() {
     local program path first='' changed='' unit_text reference=$share/condenser.toml
     if [ -z "$from" ]; then
-        need_cargo
-        say "building (the first time takes some minutes)"
-        cargo build --release --locked --bins
+        need_cargo build
+        build release
         from=target/release
     fi
     # Before anything is touched.
@@ -138,15 +140,16 @@ install_all() {
         for program in iptables ip6tables iptables-restore ip6tables-restore; do
             command -v "$program" > /dev/null || die "$program is missing: the daemon needs it (Debian: apt install iptables)"
         done
+        no_other_daemon
+        # From now on it is an installation: quickstart.sh --clean has no right to it any more.
+        rm -f /etc/raind/.quickstart
     fi
 
     say "installing below ${destdir:-/}"
     # Written last of all: an installation that was cut off begins anew.
     [ -e "$reference" ] || first=1
     # Of docs/operations.md; the daemon makes them too, but a package should own them.
-    directory 755 /etc/raind
-    for path in container image pod log; do directory 755 "/etc/raind/$path"; done
-    for path in store cert volumes; do directory 700 "/etc/raind/$path"; done
+    for path in "" /container /image /pod /log /store /cert /volumes; do directory 700 "/etc/raind$path"; done
     directory 750 /var/log/raind
     for path in "$bin" "${share#"$destdir"}" "$(dirname "${unit#"$destdir"}")"; do directory 755 "$path"; done
 
@@ -170,7 +173,7 @@ install_all() {
         say "done"
     elif has_systemd; then
         start_service "$first" "$changed"
-    elif [ -n "$(running condenser)" ]; then
+    elif [ -n "$(running "$daemon")" ]; then
         [ -z "$changed" ] || say "the daemon runs: restart it to make it the new one; containers go on running"
     else
         say "there is no systemd here; start the daemon as root with: $bin/condenser"
@@ -197,18 +200,21 @@ start_service() {
 
 uninstall() {
     local path
-    # No later than here, for it looks at the configuration and the programs.
-    [ -z "$purge" ] || ask
+    if [ -n "$purge" ]; then
+        [ -n "$destdir" ] || no_other_installation
+        # No later than here, for it looks at the configuration and the programs.
+        ask
+    fi
     if has_systemd && [ -e "$unit" ]; then
         say "stopping the service"
         systemctl disable --quiet --now condenser.service || die "it does not stop: journalctl -u condenser says why"
     fi
-    if [ -z "$destdir" ] && [ -n "$(running condenser)" ]; then
-        die "the daemon runs, as process $(running condenser | xargs): end it first"
+    if [ -z "$destdir" ] && [ -n "$(running "$daemon")" ]; then
+        die "the daemon runs, as process $(running "$daemon" | xargs): end it first"
     fi
     if [ -n "$purge" ]; then
         purge_all
-    elif [ -z "$destdir" ] && [ -n "$(running droplet)" ]; then
+    elif [ -z "$destdir" ] && [ -n "$(running /droplet)" ]; then
         say "containers go on running, and their data stays; --uninstall --purge would remove them"
     fi
     say "removing the programs"
@@ -238,105 +244,15 @@ purge_all() {
     local root log run directory name
     root=$(setting root_dir /etc/raind) log=$(setting log_dir /var/log/raind) run=$(setting run_dir /run/raind)
     if [ -z "$destdir" ]; then
-        say "ending all containers"
-        end_containers "$root/container"
-        say "removing rules, interfaces and cgroups"
-        remove_rules
-        remove_links
-        for directory in $(cgroups); do find "$directory" -depth -type d -exec rmdir {} + 2> /dev/null || true; done
-        if grep -qs '^raind-default ' /sys/kernel/security/apparmor/profiles; then
-            apparmor_parser -R "$root/lsm/apparmor/raind-default" || true
-        fi
+        say "ending all containers, removing rules, interfaces and cgroups"
+        remove_kernel_objects "$root" "$bin/droplet"
     fi
     say "removing what is ours in $root, $log and $run"
     # An own directory may be shared with others (log_dir = "/var/log"): of it only what the daemon makes.
-    for name in cert container image log lsm pod store volumes; do remove "$root/$name"; done
-    for name in "$destdir$log"/raind_*.jsonl*; do remove "${name#"$destdir"}"; done
-    for directory in /etc/raind /var/log/raind /run/raind; do remove "$directory"; done
+    for name in cert container image log lsm pod store volumes; do remove "$root/$name" "$destdir"; done
+    for name in "$destdir$log"/raind_*.jsonl*; do remove "${name#"$destdir"}" "$destdir"; done
+    for directory in /etc/raind /var/log/raind /run/raind; do remove "$directory" "$destdir"; done
     for directory in "$root" "$log" "$run"; do rmdir "$destdir$directory" 2> /dev/null || true; done
-}
-
-# remove PATH: with all beneath it. What is mounted there is not followed, and one that is a mount point itself stays.
-remove() {
-    local path=$destdir$1 mount
-    if [ -L "$path" ]; then rm -f "$path"; fi
-    [ -e "$path" ] || return 0
-    # A bind mount of the same file system is no boundary for find: it would empty what stands behind a volume.
-    if [ -z "$destdir" ]; then
-        awk -v beneath="$(realpath "$path")/" 'index($5, beneath) == 1 { print $5 }' /proc/self/mountinfo | tac |
-            while read -r mount; do
-                printf -v mount %b "$mount"
-                umount --lazy --no-canonicalize "$mount" || die "$mount cannot be unmounted"
-            done
-    fi
-    find "$path" -xdev -mindepth 1 -delete || die "$1 cannot be removed as a whole"
-    rm -f "$path" 2> /dev/null || rmdir "$path" 2> /dev/null || true
-}
-
-# cgroups: ours, at the root of each hierarchy.
-cgroups() {
-    local directory
-    for directory in /sys/fs/cgroup/raind /sys/fs/cgroup/*/raind; do
-        # Beside the controllers of version 2 are cgroups of others, not hierarchies.
-        if [ -e /sys/fs/cgroup/cgroup.controllers ] && [ "$directory" != /sys/fs/cgroup/raind ]; then continue; fi
-        [ ! -d "$directory" ] || printf '%s\n' "$directory"
-    done
-}
-
-# end_containers DIRECTORY: by the runtime, then whatever is left of it.
-end_containers() {
-    local path id pid try
-    for path in "$1"/*/; do
-        [ -d "$path" ] || continue
-        id=$(basename "$path")
-        RAIND_ROOT_DIR=$1 timeout 15 "$bin/droplet" kill "$id" KILL > /dev/null 2>&1 || true
-        # Its hooks report to the daemon, which is not there.
-        RAIND_ROOT_DIR=$1 timeout 30 "$bin/droplet" delete "$id" > /dev/null 2>&1 || true
-    done
-    for try in $(seq 50); do
-        [ -n "$(left_running)" ] || return 0
-        if [ "$try" -ge 25 ]; then
-            for pid in $(left_running); do kill -KILL "$pid" 2> /dev/null || true; done
-        fi
-        sleep 0.2
-    done
-    die "these processes of containers do not end: $(left_running | xargs)"
-}
-
-# left_running: pids of monitors, and of whatever is in a cgroup of a container.
-left_running() {
-    running droplet
-    local directory
-    for directory in $(cgroups); do
-        find "$directory" -name cgroup.procs -exec cat {} + 2> /dev/null || true
-    done | sort -u
-}
-
-# Takes our chains, all named RAIND-..., and the jumps to them out of every table; rules of others are not touched.
-remove_rules() {
-    local family
-    for family in iptables ip6tables; do
-        command -v "$family-save" > /dev/null || continue
-        # What is in quotes is a comment, of whomever.
-        "$family-save" | awk '
-            { bare = $0; gsub(/"([^"\\]|\\.)*"/, "", bare) }
-            /^\*/ { table = $0 }
-            /^:RAIND-/ { chain = substr($1, 2); flush[table] = flush[table] ":" chain " - [0:0]\n"; drop[table] = drop[table] "-X " chain "\n" }
-            /^-A / && $2 !~ /^RAIND-/ && bare ~ / -[jg] RAIND-/ { sub(/^-A/, "-D"); jump[table] = jump[table] $0 "\n" }
-            END { for (table in flush) printf "%s\n%s%s%sCOMMIT\n", table, flush[table], jump[table], drop[table] }
-        ' | "$family-restore" --noflush
-    done
-}
-
-remove_links() {
-    local link
-    for link in $("$bin/condenser" networks 2> /dev/null || true) raind0 raindDns; do
-        ip link delete "$link" 2> /dev/null || true
-    done
-    # Ends of interface pairs whose container did not take them along.
-    for link in $(ip -oneline link show type veth | sed -n 's/^[0-9]*: \(rd_[0-9a-hjkmnp-tv-z]\{12\}\)[:@].*/\1/p'); do
-        ip link delete "$link" 2> /dev/null || true
-    done
 }
 
 [ -n "$destdir" ] || need_root "$@"

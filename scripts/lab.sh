@@ -75,6 +75,11 @@ outer() {
 # The part that is the first process of the lab.
 inside() {
     local type mount options list rest base='' flags word controller
+    # It mounts over /etc, /run and more. Anywhere else that would be the machine's own.
+    if [ $$ != 1 ]; then
+        echo "lab.sh: --inside is for the first process of a lab" >&2
+        exit 2
+    fi
     # The mounted /proc is still the machine's.
     read -r LAB_PID rest < /proc/self/stat
     export LAB_PID

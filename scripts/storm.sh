@@ -16,7 +16,7 @@ need_root "$@"
 need iptables=iptables ip=iproute2 modprobe=kmod cc=build-essential busybox=busybox-static \
     docker-registry=docker-registry unshare=util-linux mkfs.ext4=e2fsprogs faketime=faketime \
     update-ca-certificates=ca-certificates
-need_cargo
+need_cargo build
 
 export STORM_KILLS=${STORM_KILLS:-200} STORM_SECONDS=${STORM_SECONDS:-30}
 [ $# -gt 0 ] || set -- storm::

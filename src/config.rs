@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use ipnet::Ipv4Net;
 use serde::Deserialize;
@@ -76,6 +76,9 @@ pub struct Settings {
         value_delimiter = ','
     )]
     pub dns_upstreams: Option<Vec<String>>,
+    /// Address of the host that ports are published at when they name none [default: 0.0.0.0, all addresses]
+    #[arg(long, env = "CONDENSER_PUBLISH_ADDRESS", value_name = "IP")]
+    pub publish_address: Option<Ipv4Addr>,
     /// Leave bridge ports connected although their traffic cannot be filtered, so that containers of one network can
     /// reach each other; otherwise such ports are isolated [default: false]
     #[arg(long, env = "CONDENSER_ALLOW_UNFILTERED_BRIDGES", value_name = "BOOL")]
@@ -111,6 +114,10 @@ pub struct Settings {
     /// Image of the containers that hold the namespaces of pods [default: built in, nothing is pulled]
     #[arg(long, env = "CONDENSER_INFRA_IMAGE", value_name = "IMAGE")]
     pub infra_image: Option<String>,
+    /// When pods whose containers say no imagePullPolicy ask the registry for an image with the tag latest, or without a
+    /// tag: Always, or IfNotPresent to work without the registry [default: Always]
+    #[arg(long, env = "CONDENSER_PULL_POLICY_LATEST", value_name = "POLICY")]
+    pub pull_policy_latest: Option<PullLatest>,
     /// Largest context of an image build, in bytes of the archive [default: 2 GiB]
     #[arg(long, env = "CONDENSER_MAX_CONTEXT_BYTES", value_name = "BYTES")]
     pub max_context_bytes: Option<u64>,
@@ -126,6 +133,15 @@ pub struct Settings {
     /// How many files of a container's log are kept beside the current one [default: 4]
     #[arg(long, env = "CONDENSER_LOG_MAX_FILES", value_name = "N")]
     pub log_max_files: Option<u32>,
+    /// Directories of the system (`/etc`, `/var`, `/home`, …) and sockets of root that containers may have mounted, with what
+    /// is in them, by their real paths [default: none]
+    #[arg(
+        long,
+        env = "CONDENSER_ALLOWED_MOUNT_PREFIXES",
+        value_name = "PATH",
+        value_delimiter = ','
+    )]
+    pub allowed_mount_prefixes: Option<Vec<PathBuf>>,
     /// Values of `Origin` that may attach to terminals besides the API's own address [default: none]
     #[arg(
         long,
@@ -147,6 +163,18 @@ pub enum LogFormat {
     Json,
 }
 
+/// When pods ask the registry for a tag that moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+pub enum PullLatest {
+    /// For every container that is made.
+    #[default]
+    #[value(name = "Always")]
+    Always,
+    /// When the image is not there.
+    #[value(name = "IfNotPresent")]
+    IfNotPresent,
+}
+
 /// The validated configuration of one daemon. Field meanings and defaults: [`Settings`].
 #[derive(Debug, Clone)]
 #[allow(missing_docs)]
@@ -165,6 +193,7 @@ pub struct Config {
     pub require_apparmor: bool,
     pub runtime_subnet: Ipv4Net,
     pub dns_upstreams: Vec<SocketAddr>,
+    pub publish_address: Ipv4Addr,
     pub allow_unfiltered_bridges: bool,
     pub registries: Registries,
     pub registry_credentials: Vec<PathBuf>,
@@ -173,10 +202,12 @@ pub struct Config {
     pub max_layer_ratio: u64,
     pub layer_ratio_from: u64,
     pub infra_image: Option<String>,
+    pub pull_policy_latest: PullLatest,
     pub max_context_bytes: u64,
     pub max_context_entries: u64,
     pub build_step_seconds: u64,
     pub log_limits: Limits,
+    pub allowed_mount_prefixes: Vec<PathBuf>,
     pub allowed_origins: Vec<String>,
 }
 
@@ -247,6 +278,7 @@ impl Settings {
             require_apparmor,
             runtime_subnet,
             dns_upstreams,
+            publish_address,
             allow_unfiltered_bridges,
             insecure_registries,
             registry,
@@ -256,11 +288,13 @@ impl Settings {
             max_layer_ratio,
             layer_ratio_from,
             infra_image,
+            pull_policy_latest,
             max_context_bytes,
             max_context_entries,
             build_step_seconds,
             log_max_bytes,
             log_max_files,
+            allowed_mount_prefixes,
             allowed_origins,
         )
     }
@@ -301,6 +335,7 @@ impl Config {
             require_apparmor: s.require_apparmor.unwrap_or(false),
             runtime_subnet: s.runtime_subnet.unwrap_or(DEFAULT_SUBNET).trunc(),
             dns_upstreams: upstreams(s.dns_upstreams)?,
+            publish_address: s.publish_address.unwrap_or(Ipv4Addr::UNSPECIFIED),
             allow_unfiltered_bridges: s.allow_unfiltered_bridges.unwrap_or(false),
             registries: registries(s.registry, s.insecure_registries)?,
             registry_credentials: credential_files(s.registry_credentials, std::env::var_os("DOCKER_CONFIG"))?,
@@ -309,10 +344,12 @@ impl Config {
             max_layer_ratio: s.max_layer_ratio.unwrap_or(200),
             layer_ratio_from: s.layer_ratio_from.unwrap_or(4 << 30),
             infra_image: infra_image(s.infra_image)?,
+            pull_policy_latest: s.pull_policy_latest.unwrap_or_default(),
             max_context_bytes: s.max_context_bytes.unwrap_or(2 << 30),
             max_context_entries: s.max_context_entries.unwrap_or(200_000),
             build_step_seconds: s.build_step_seconds.unwrap_or(600),
             log_limits: log_limits(s.log_max_bytes, s.log_max_files)?,
+            allowed_mount_prefixes: prefixes(s.allowed_mount_prefixes.unwrap_or_default())?,
             allowed_origins: s.allowed_origins.unwrap_or_default(),
         };
         if config.runtime_subnet.prefix_len() > 24 {
@@ -395,6 +432,22 @@ fn absolute(name: &'static str, value: Option<PathBuf>, default: &str) -> Result
         return Err(ConfigError::Invalid { name, message });
     }
     Ok(path)
+}
+
+/// Clean absolute paths. Relative ones and those with `..` are refused rather than interpreted.
+fn prefixes(paths: Vec<PathBuf>) -> Result<Vec<PathBuf>, ConfigError> {
+    let is_plain = |path: &PathBuf| {
+        let mut parts = path.components();
+        parts.next() == Some(Component::RootDir) && parts.all(|part| matches!(part, Component::Normal(_)))
+    };
+    if let Some(path) = paths.iter().find(|path| !is_plain(path)) {
+        return Err(ConfigError::Invalid {
+            name: "allowed_mount_prefixes",
+            message: format!("{} is not an absolute path without '..'", path.display()),
+        });
+    }
+    // The components make slashes at the end and in pairs go away.
+    Ok(paths.iter().map(|path| path.components().collect()).collect())
 }
 
 fn registries(entries: Option<RegistryEntries>, insecure: Option<Vec<String>>) -> Result<Registries, ConfigError> {

@@ -29,6 +29,7 @@
 //! - [`logs`]: reading, following and bounding the logs of containers
 //! - [`hook_agent`]: what `condenser-hook-agent` does
 //! - [`notify`]: what the service manager is told
+//! - [`ports`]: published ports of the host, each held by a socket
 //! - [`service`]: ports of the host, balanced over ready pods
 //! - [`sockets`]: listening on a port that is about to be free
 //! - [`time`]: times as others read them
@@ -45,6 +46,7 @@ pub mod container;
 pub mod controller;
 pub mod daemon;
 pub mod dns;
+mod elf;
 pub mod events;
 pub mod firewall;
 pub mod hook_agent;
@@ -59,6 +61,7 @@ pub mod notify;
 pub mod pki;
 pub mod pod;
 pub mod policy;
+pub mod ports;
 pub mod runtime;
 pub mod service;
 pub mod sockets;

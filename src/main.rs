@@ -1,5 +1,8 @@
 //! The daemon: arguments -> [`Config`] -> [`daemon::run`].
 
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -8,7 +11,6 @@ use clap::{Parser, Subcommand};
 use condenser::config::{Config, LogFormat, Settings};
 use condenser::daemon;
 use condenser::notify::{Environment, ServiceManager};
-use condenser::store::Store;
 use tracing_subscriber::EnvFilter;
 
 /// Condenser, a high-level container runtime for one Linux host. Without a command it runs the daemon in the foreground.
@@ -28,36 +30,31 @@ struct Arguments {
 enum Command {
     /// Print the OpenAPI description of the management API
     Openapi,
-    /// Print the names of the networks, which are those of their bridges; needs the state of a daemon that does not run
-    Networks,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match arguments.command {
-        Some(Command::Openapi) => {
-            print!("{}", condenser::api::openapi::openapi_json());
-            Ok(())
-        }
-        Some(Command::Networks) => print_networks(arguments),
+        Some(Command::Openapi) => print(&condenser::api::openapi::openapi_json()),
         None => run(arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("condenser: {error:#}");
+            // Unlike eprintln!, this does not panic when nobody reads.
+            let _ = writeln!(std::io::stderr(), "condenser: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn print_networks(arguments: Arguments) -> anyhow::Result<()> {
-    let config = Config::load(arguments.settings, arguments.config.as_deref())?;
-    let store = Store::open(&config.database())?;
-    for network in store.snapshot().networks().iter() {
-        println!("{}", network.name);
+/// Writes to standard output. A reader that has seen enough (`| head`) is no error.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("cannot write to standard output"),
     }
-    Ok(())
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
@@ -81,6 +78,8 @@ fn start_log(config: &Config) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.log_level).with_context(|| format!("log_level {:?}", config.log_level))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // It would tell of a broken standard error on standard error, and panic.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     match config.log_format {
         LogFormat::Text => log.with_ansi(false).init(),

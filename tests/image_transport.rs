@@ -238,7 +238,7 @@ async fn documents_are_bounded_and_verified() {
     )
     .await;
 
-    // An index whose manifest is not what its digest says, and one that leads to another index.
+    // An index whose manifest is not what its digest says, also behind another index.
     let list = index(&[(&host, &image)]);
     let reference = peer.offer_index("swapped", &list);
     let wrong = other.manifest.to_string();
@@ -248,7 +248,7 @@ async fn documents_are_bounded_and_verified() {
     let nested = json!({"manifests": [{"digest": digest(inner.as_bytes()), "size": 1,
         "platform": {"os": "linux", "architecture": Platform::host().architecture}}]});
     peer.offer_document(&digest(inner.as_bytes()), INDEX, inner.into());
-    refused(peer.offer_index("nested", &nested), "leads to another index").await;
+    refused(peer.offer_index("nested", &nested), "has the digest").await;
 
     let mut bent = other.clone();
     bent.manifest["config"]["size"] = json!(7);
@@ -341,4 +341,78 @@ async fn a_sweep_spares_what_a_running_pull_has_brought() {
     };
     assert_eq!(*progress.borrow(), expected);
     eventually("the pull is gone", || place.images.progress(&parsed, &host).is_none()).await;
+}
+
+/// What registries keep beside images: an index within an index leads on, everything else is said to be what it is.
+#[tokio::test]
+async fn what_is_no_image_is_called_by_its_name() {
+    let peer = Peer::start().await;
+    let place = Place::new(&[&peer.address.to_string()]).await;
+    let host = format!("linux/{}", Platform::host().architecture);
+    let image = TestImage::of(&[Layer::file("a", "1")]);
+    let typed = |config: &str, layer: &str| {
+        let mut bent = image.clone();
+        bent.manifest["config"]["mediaType"] = json!(config);
+        bent.manifest["layers"][0]["mediaType"] = json!(layer);
+        bent
+    };
+    let oci = "application/vnd.oci.image.config.v1+json";
+    let chart = typed(
+        "application/vnd.cncf.helm.config.v1+json",
+        "application/vnd.cncf.helm.chart.content.v1.tar+gzip",
+    );
+    let attestation = typed(oci, "application/vnd.in-toto+json");
+    let mut artifact = typed("application/vnd.oci.empty.v1+json", "text/plain");
+    artifact.manifest["artifactType"] = json!("application/spdx+json");
+    let empty = TestImage::with_config(&[Layer::file("a", "1")], json!({}));
+    for (tag, offered, what) in [
+        (
+            "chart",
+            &chart,
+            "but a Helm chart (media type application/vnd.cncf.helm.config.v1+json)",
+        ),
+        (
+            "attestation",
+            &attestation,
+            "but an attestation (media type application/vnd.in-toto+json)",
+        ),
+        (
+            "artifact",
+            &artifact,
+            "but a bill of materials (media type application/spdx+json)",
+        ),
+        ("empty", &empty, ": its configuration is empty"),
+    ] {
+        let error = place.pull(&peer.offer(tag, offered)).await.unwrap_err();
+        assert!(matches!(error, ImageError::NotAnImage { .. }), "{error:?}");
+        let wanted = format!(
+            "app:{tag} is not a container image{}{what}",
+            if what.starts_with(':') { "" } else { " " }
+        );
+        assert!(error.to_string().ends_with(&wanted), "{error}");
+    }
+    assert!(place.inventory().is_empty());
+
+    peer.offer("plain", &image);
+    // As builders push them: an attestation beside each image, and an index of indexes whose entries say no platform.
+    let entry = |kind: &str, digest: String, size: usize| json!({"mediaType": kind, "digest": digest, "size": size});
+    let mut inner = index(&[(&host, &image)]);
+    let about = json!({"mediaType": MANIFEST, "digest": attestation.manifest_digest(), "size": 1,
+        "platform": {"os": "unknown", "architecture": "unknown"},
+        "annotations": {"vnd.docker.reference.type": "attestation-manifest"}});
+    inner["manifests"].as_array_mut().unwrap().insert(0, about);
+    let inner = inner.to_string();
+    peer.offer_document(&digest(inner.as_bytes()), INDEX, inner.clone().into());
+    let mut bare = entry(MANIFEST, attestation.manifest_digest(), 1);
+    bare["annotations"] = json!({"vnd.docker.reference.type": "attestation-manifest"});
+    let outer = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [
+        bare,
+        entry(MANIFEST, chart.manifest_digest(), chart.manifest.to_string().len()),
+        entry(INDEX, digest(inner.as_bytes()), inner.len()),
+    ]});
+    let row = place.pull(&peer.offer_index("nested", &outer)).await.unwrap();
+    assert_eq!(row.manifest_digest, image.manifest_digest());
+    let only = json!({"schemaVersion": 2, "manifests": [entry(MANIFEST, chart.manifest_digest(), 1)]});
+    let error = place.pull(&peer.offer_index("charts", &only)).await.unwrap_err();
+    assert!(error.to_string().contains("but a Helm chart"), "{error}");
 }

@@ -105,13 +105,13 @@ fn files_and_modes_are_those_of_the_contract() {
     package.install();
     let expected = [
         ("etc", "40755"),
-        ("etc/raind", "40755"),
+        ("etc/raind", "40700"),
         ("etc/raind/cert", "40700"),
         ("etc/raind/condenser.toml", "100644"),
-        ("etc/raind/container", "40755"),
-        ("etc/raind/image", "40755"),
-        ("etc/raind/log", "40755"),
-        ("etc/raind/pod", "40755"),
+        ("etc/raind/container", "40700"),
+        ("etc/raind/image", "40700"),
+        ("etc/raind/log", "40700"),
+        ("etc/raind/pod", "40700"),
         ("etc/raind/store", "40700"),
         ("etc/raind/volumes", "40700"),
         ("etc/systemd", "40755"),

@@ -63,6 +63,7 @@ fn pod(lab: &Lab, n: u8, owner: Option<&str>) -> Guest {
             created_at: jiff::Timestamp::now(),
             started_at: None,
             stopped_at: None,
+            problem: None,
         },
     );
     let row = format!("infra000000{n}");
@@ -99,6 +100,7 @@ fn replica_set(lab: &Lab, id: &str, name: &str) {
             selector: [("app".to_owned(), "web".to_owned())].into(),
             template: template("01template"),
             update: UpdateStrategy::Replace,
+            rollout: Rollout::default(),
             removing: false,
             created_at: jiff::Timestamp::now(),
         },

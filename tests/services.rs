@@ -15,6 +15,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use condenser::firewall::{Firewall, FirewallSettings, Variant};
+use condenser::ports::HostPorts;
 use condenser::service::{NewService, ServiceRegistry};
 use condenser::store::Protocol::{self, Tcp, Udp};
 use condenser::store::ServicePort;
@@ -41,7 +42,8 @@ fn shop(ports: &[(u16, u16, Protocol)]) -> NewService {
 }
 
 fn registry(lab: &Lab) -> ServiceRegistry {
-    ServiceRegistry::new(lab.store.clone(), [7755])
+    let ports = HostPorts::new(lab.store.clone(), ANY);
+    ServiceRegistry::new(lab.store.clone(), ports, [7755])
 }
 
 /// A pod of the shop that answers on port 80 with its id.

@@ -32,6 +32,20 @@ pub struct Done {
     message: Cow<'static, str>,
 }
 
+/// A success that has data or not, depending on the request, as on the wire.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct MaybeBody<T> {
+    /// Always `success`.
+    #[schema(value_type = String, example = "success")]
+    status: &'static str,
+    /// What was done, for people.
+    #[schema(value_type = String)]
+    message: Cow<'static, str>,
+    /// The result, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<T>,
+}
+
 /// A failure, as on the wire. Made from an [`ApiError`](super::ApiError).
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Failure {
@@ -58,6 +72,18 @@ pub fn success<T: Serialize>(message: impl Into<Cow<'static, str>>, data: T) -> 
     Success {
         code: StatusCode::OK,
         body: SuccessBody {
+            status: "success",
+            message: message.into(),
+            data,
+        },
+    }
+}
+
+/// 200 with data or without.
+pub fn success_with<T: Serialize>(message: impl Into<Cow<'static, str>>, data: Option<T>) -> Success<MaybeBody<T>> {
+    Success {
+        code: StatusCode::OK,
+        body: MaybeBody {
             status: "success",
             message: message.into(),
             data,

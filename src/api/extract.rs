@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::ApiError;
+use super::{ApiError, json_fields};
 
 /// Largest JSON or YAML body, hook state and signing request, in bytes.
 pub const BODY_LIMIT: usize = 1 << 20;
@@ -34,7 +34,7 @@ pub struct OptionalJson<T>(pub T);
 #[derive(Debug)]
 pub struct PathParams<T>(pub T);
 
-/// Query parameters. Unknown ones are ignored.
+/// Query parameters. Unknown ones were refused before ([`query`](super::query)).
 #[derive(Debug)]
 pub struct QueryParams<T>(pub T);
 
@@ -166,13 +166,14 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     if body.trim_ascii().is_empty() {
         return Err(ApiError::bad_request("invalid json: EOF"));
     }
-    let invalid = |e: serde_json::Error| ApiError::bad_request(format!("invalid json: {e}"));
-    let value = without_nulls(serde_json::from_slice(body).map_err(invalid)?);
+    let invalid = |e: String| ApiError::bad_request(format!("invalid json: {e}"));
+    let value = without_nulls(serde_json::from_slice(body).map_err(|e| invalid(e.to_string()))?);
     // A struct could also be read from a list of its fields.
     if !value.is_object() {
         return Err(ApiError::bad_request("invalid json: not an object"));
     }
-    serde_json::from_value(value).map_err(invalid)
+    json_fields::refuse_nul(&value).map_err(invalid)?;
+    json_fields::read(value).map_err(invalid)
 }
 
 /// `null` on its own is `{}`; a member that is `null` counts as absent.
@@ -245,8 +246,26 @@ mod tests {
     #[case("[]", "invalid json: not an object")]
     #[case("{\"nope\":1}", "invalid json: unknown field `nope`")]
     #[case("{\"Image\":\"x\"}", "invalid json: unknown field `Image`")]
-    #[case("{\"inner\":{\"m\":1}}", "invalid json: unknown field `m`")]
-    #[case("{\"image\":1}", "invalid json: invalid type")]
+    #[case("{\"inner\":{\"m\":1}}", "invalid json: inner: unknown field `m`, expected `n`")]
+    #[case("{\"image\":1}", "invalid json: image: invalid type: integer `1`, expected a string")]
+    #[case(
+        "{\"port\":\"80\"}",
+        "invalid json: port: invalid type: string \"80\", expected a list"
+    )]
+    #[case(
+        "{\"port\":[\"80\",8]}",
+        "invalid json: port[1]: invalid type: integer `8`, expected a string"
+    )]
+    #[case(
+        "{\"tty\":\"yes\"}",
+        "invalid json: tty: invalid type: string \"yes\", expected true or false"
+    )]
+    #[case(
+        "{\"inner\":{\"n\":\"1\"}}",
+        "invalid json: inner.n: invalid type: string \"1\", expected a whole number"
+    )]
+    #[case("{\"port\":[\"\",\"a\\u0000b\"]}", "invalid json: port[1] contains a NUL character")]
+    #[case("{\"a\\u0000b\":1}", "invalid json: a name contains a NUL character")]
     #[tokio::test]
     async fn anything_else_is_refused(#[case] body: &str, #[case] message: &str) {
         let error = strict(body).await.unwrap_err();

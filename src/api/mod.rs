@@ -17,15 +17,17 @@ pub mod extract;
 mod handshakes;
 pub mod hooks;
 pub mod identity;
+mod json_fields;
 pub mod listener;
 pub mod management;
 pub mod openapi;
 pub mod pki;
+pub mod query;
 pub mod routing;
 pub mod time;
 
 pub use audit::AuditEntry;
 pub use client::Client;
-pub use envelope::{Done, Failure, Success, SuccessBody, done, success};
+pub use envelope::{Done, Failure, MaybeBody, Success, SuccessBody, done, success, success_with};
 pub use error::ApiError;
 pub use extract::{OptionalJson, PathParams, QueryParams, StrictJson};

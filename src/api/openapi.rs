@@ -12,6 +12,9 @@ use utoipa_axum::router::OpenApiRouter;
 
 use super::management;
 
+mod constraints;
+mod links;
+
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -38,12 +41,20 @@ struct Description;
 /// Name of the security scheme in the document.
 const CERTIFICATE: &str = "clientCertificate";
 
-/// The document, OpenAPI 3.1, indented, the same for the same code.
-pub fn openapi_json() -> String {
+/// The document, the same for the same code.
+pub fn document() -> utoipa::openapi::OpenApi {
     let (_, mut document) = OpenApiRouter::with_openapi(Description::openapi())
         .merge(management::routes())
         .split_for_parts();
     Shared.modify(&mut document);
+    constraints::apply(&mut document);
+    links::apply(&mut document);
+    document
+}
+
+/// The document, OpenAPI 3.1, indented.
+pub fn openapi_json() -> String {
+    let document = document();
     // A document made of strings, numbers and lists has no way to fail.
     let text = document.to_pretty_json().unwrap_or_default();
     text + "\n"
@@ -94,8 +105,9 @@ fn complete(operation: &mut Operation) {
     };
     add("403", "The client certificate has another role");
     add("500", "");
+    // Of every route: a name in the query that it does not know.
+    add("400", "");
     if operation.request_body.is_some() {
-        add("400", "");
         add("413", "");
     }
     for (code, response) in responses {
@@ -135,6 +147,31 @@ mod tests {
     }
 
     #[test]
+    fn constraints_and_links_are_about_what_is_there() {
+        let (_, mut document) = OpenApiRouter::with_openapi(Description::openapi())
+            .merge(management::routes())
+            .split_for_parts();
+        Shared.modify(&mut document);
+        assert_eq!(constraints::apply(&mut document), [""; 0]);
+        assert_eq!(links::apply(&mut document), [""; 0]);
+    }
+
+    #[test]
+    fn parameters_stand_where_they_are_read() {
+        for (operation, content) in all() {
+            let (_, path) = operation.split_once(' ').unwrap();
+            let in_path: Vec<&str> = path
+                .split('/')
+                .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+                .collect();
+            let parameters = content["parameters"].as_array().cloned().unwrap_or_default();
+            let described = parameters.iter().filter(|parameter| parameter["in"] == "path");
+            let described: Vec<&str> = described.map(|parameter| parameter["name"].as_str().unwrap()).collect();
+            assert_eq!(described, in_path, "{operation}");
+        }
+    }
+
+    #[test]
     fn operations_have_names_of_their_own() {
         let names: BTreeSet<_> = all().into_iter().map(|(_, o)| o["operationId"].to_string()).collect();
         assert_eq!(names.len(), all().len());
@@ -148,7 +185,7 @@ mod tests {
             // A WebSocket begins with 101.
             let success = |code: &str| code.starts_with('2') || code == "101";
             assert!(responses.keys().any(|code| success(code)), "{operation}");
-            for code in ["403", "500"] {
+            for code in ["400", "403", "500"] {
                 assert!(responses.contains_key(code), "{operation}: {code}");
             }
             for (code, response) in responses {

@@ -1,6 +1,5 @@
 //! Why a manifest was not applied or not deleted.
 
-use crate::image::ImageError;
 use crate::manifest::{Document, ManifestError, ResourceKind};
 use crate::pod::{PodError, SetError};
 use crate::service::ServiceError;
@@ -55,8 +54,6 @@ pub struct Failed {
 pub enum What {
     #[error(transparent)]
     Pod(#[from] PodError),
-    #[error(transparent)]
-    Image(#[from] ImageError),
     #[error(transparent)]
     Service(#[from] ServiceError),
     #[error(transparent)]

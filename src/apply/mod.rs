@@ -20,9 +20,8 @@ use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 
-use crate::image::ImageService;
 use crate::manifest::{self, Document, ManifestError, Resource, ResourceKind, SetManifest, Warning};
-use crate::pod::{NewSet, PodService, ReplicaSets, check_template, fresh_ulid};
+use crate::pod::{NewSet, PodService, ReplicaSets, fresh_ulid};
 use crate::service::{NewService, ServiceRegistry};
 use crate::store::{Claim, PodTemplate, Record, Service, Snapshot, Store};
 
@@ -38,7 +37,6 @@ const TRIES: usize = 5;
 #[allow(missing_docs)]
 pub struct Applier {
     pub store: Store,
-    pub images: ImageService,
     pub pods: PodService,
     pub sets: ReplicaSets,
     pub services: ServiceRegistry,
@@ -149,7 +147,7 @@ impl Applier {
             Resource::ReplicaSet(set) => template(&set.template),
             Resource::Service(service) => return Ok(service.check()?),
         };
-        check_template(&template)?;
+        self.pods.check_template(&template)?;
         match resource {
             Resource::Pod(pod) => self.check_pod(pod).await,
             _ => Ok(()),
@@ -259,6 +257,7 @@ fn new_set(wish: &SetManifest) -> NewSet {
         selector: wish.selector.clone(),
         template: template(&wish.template),
         update: wish.update,
+        rollout: wish.rollout,
     }
 }
 

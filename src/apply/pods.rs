@@ -5,10 +5,9 @@ use std::sync::Arc;
 use super::error::Failed;
 use super::undo::Undo;
 use super::{AppliedResource, Applier, by_name, template};
-use crate::image::{ImageRef, Platform};
 use crate::manifest::{PodManifest, ResourceKind};
 use crate::pod::{NewPod, PodError, status};
-use crate::store::{Pod, PodGoal, PodTemplate, PullPolicy};
+use crate::store::{Pod, PodGoal, PodTemplate};
 
 const CONTAINERS: &str = "container create failed: ";
 const POD: &str = "pod create failed: ";
@@ -27,15 +26,8 @@ impl Applier {
         if is_same(&old.template, wish) {
             return Ok(());
         }
-        for entry in &wish.spec.containers {
-            let image = ImageRef::parse(&entry.image).map_err(Failed::at(CONTAINERS))?;
-            let present = match entry.pull {
-                PullPolicy::Never => self.images.get(&image),
-                PullPolicy::Always | PullPolicy::IfNotPresent => self.images.ensure(&image, &Platform::host()).await,
-            };
-            present.map_err(Failed::at(CONTAINERS))?;
-        }
-        Ok(())
+        let obtained = self.pods.obtain_images(&wish.spec).await;
+        obtained.map_err(Failed::at(CONTAINERS))
     }
 
     /// A pod that is as it shall be is left alone, also when a user stopped it; one that differs is replaced.

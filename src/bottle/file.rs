@@ -4,10 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::BottleError;
+use super::ports::port;
+use super::process_options::{command, environment};
 use super::service_options::{health_check, limits, restart};
 use crate::container::{HealthCheckRequest, OptionsRequest};
 use crate::manifest::reader::{Field, Object, Source};
 use crate::manifest::{ManifestError, Warning, yaml};
+use crate::runtime::tmpfs as memory;
 use crate::store::{BottleService, Condition, Dependency};
 
 /// Longest name of a bottle, service or volume, in bytes.
@@ -130,11 +133,13 @@ fn service(field: &Field<'_>) -> Result<ServiceFile> {
         }
         let mut mounts = object.get("mount", Field::strings)?;
         mounts.extend(object.get("volumes", Field::strings)?);
+        let mut env = object.get("env", Field::strings)?;
+        env.extend(object.get("environment", environment)?);
         let kept = BottleService {
             image,
-            command: object.get("command", Field::strings)?,
-            env: object.get("env", Field::strings)?,
-            ports: object.get("ports", Field::strings)?,
+            command: object.get("command", command)?,
+            env,
+            ports: object.items("ports")?.iter().map(port).collect::<Result<_>>()?,
             mounts,
             network: object.string("network")?,
             tty: object.get("tty", Field::boolean)?,
@@ -152,8 +157,22 @@ fn options(object: &mut Object<'_>) -> Result<OptionsRequest> {
     Ok(OptionsRequest {
         restart_policy: object.get("restart", restart)?,
         health_check,
+        read_only: object.get("read_only", Field::boolean)?,
+        tmpfs: object.get("tmpfs", tmpfs)?,
         ..limits(object)?
     })
+}
+
+/// One place or a list of them, as compose files have it.
+fn tmpfs(field: &Field<'_>) -> Result<Vec<String>> {
+    let texts = match field.is_list() {
+        true => field.strings()?,
+        false => vec![field.string()?],
+    };
+    for text in &texts {
+        memory::parse(text).map_err(|error| field.error(error.to_string()))?;
+    }
+    Ok(texts)
 }
 
 /// A list of names, or a mapping from names to `{condition: …}`. What stands twice counts once.

@@ -22,12 +22,15 @@ mod error;
 mod file;
 mod order;
 mod plan;
+mod ports;
+mod process_options;
 mod register;
 mod remove;
 mod service;
 mod service_options;
 mod start;
 mod volumes;
+mod words;
 
 pub use error::BottleError;
 pub use file::{BottleFile, PolicyFile, ServiceFile, parse};

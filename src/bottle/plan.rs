@@ -24,7 +24,9 @@ pub fn order(file: &BottleFile) -> Result<Vec<String>, OrderError> {
     for (service, entry) in &file.services {
         let healthy = |d: &&crate::store::Dependency| d.condition == Condition::Healthy;
         for dependency in entry.kept.depends_on.iter().filter(healthy) {
-            if file.services[&dependency.service].options.health_check.is_none() {
+            let check = file.services[&dependency.service].options.health_check.as_ref();
+            // Without one of its own it may have its image's, which is not known here.
+            if check.is_some_and(|check| check.disable) {
                 let (service, dependency) = (service.clone(), dependency.service.clone());
                 return Err(OrderError::NoHealthCheck { service, dependency });
             }
@@ -111,6 +113,19 @@ pub fn request(
     }
 }
 
+/// Where a volume is mounted: the image of each service that mounts it and the path in its containers, in start order.
+pub fn mounts_of<'a>(bottle: &'a Bottle, volume: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+    let services = bottle.start_order.iter().filter_map(|name| bottle.services.get(name));
+    services.flat_map(move |service| {
+        let of_volume = move |mount: &'a String| match mount.split_once(':') {
+            Some((source, rest)) if source == volume => Some(rest.split(':').next().unwrap_or(rest)),
+            _ => None,
+        };
+        let paths = service.mounts.iter().filter_map(of_volume);
+        paths.map(|path| (&service.image[..], path))
+    })
+}
+
 /// The container of a service, if it is there.
 pub fn container<'a>(snapshot: &'a Snapshot, bottle: &Bottle, service: &str) -> Option<&'a Arc<Container>> {
     snapshot.containers().get(bottle.containers.get(service)?)
@@ -148,13 +163,13 @@ mod tests {
 
     #[test]
     fn a_service_that_must_be_healthy_needs_a_check() {
-        let text = "bottle: {name: x}\nservices:\n  db: {image: a}\n  web: {image: a, depends_on: {db: {condition: \
+        let text = "bottle: {name: x}\nservices:\n  db: {image: a, healthcheck: {disable: true}}\n  web: {image: a, depends_on: {db: {condition: \
                     service_healthy}}}\n";
         assert_eq!(
             order(&file(text)).unwrap_err().to_string(),
             "service \"web\" waits for \"db\" to be healthy, which has no healthcheck"
         );
-        let text = text.replace("db: {image: a}", "db: {image: a, healthcheck: {tcp: 80}}");
+        let text = text.replace("disable: true", "tcp: 80");
         assert_eq!(order(&file(&text)).unwrap(), ["db", "web"]);
     }
 
@@ -221,6 +236,25 @@ mod tests {
             Path::new("/v/blog"),
         );
         assert_eq!(made.network, "raind0");
+    }
+
+    #[test]
+    fn a_volume_is_mounted_by_services_in_their_order() {
+        let mut bottle = bottle("b1", "b", &["web", "db"]);
+        bottle.start_order = vec!["db".into(), "web".into()];
+        for (name, image, mounts) in [
+            ("web", "w", vec!["data:/w:ro", "other:/o"]),
+            ("db", "d", vec!["/srv:/s", "data:/d"]),
+        ] {
+            let service = bottle.services.get_mut(name).unwrap();
+            service.image = image.into();
+            service.mounts = mounts.into_iter().map(str::to_owned).collect();
+        }
+        assert_eq!(
+            mounts_of(&bottle, "data").collect::<Vec<_>>(),
+            [("d", "/d"), ("w", "/w")]
+        );
+        assert_eq!(mounts_of(&bottle, "none").count(), 0);
     }
 
     #[test]

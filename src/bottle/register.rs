@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::volumes::Volumes;
 use super::{BottleError, BottleFile, BottleService, parse, plan};
 use crate::container::{BottlePart, ContainerError, OptionsRequest, fresh_id};
 use crate::firewall::NetworksError;
+use crate::image::Copied;
 use crate::manifest::Warning;
 use crate::network::NetworkError;
 use crate::policy::NewPolicy;
@@ -96,7 +98,7 @@ impl BottleService {
         if let Some(network) = &bottle.network {
             self.make_network(bottle, network).await?;
         }
-        self.volumes(&bottle.name).make(&bottle.volumes).await?;
+        self.make_volumes(bottle).await?;
         for name in &plan.order {
             self.make_container(bottle, name, options(plan, name)).await?;
         }
@@ -104,7 +106,51 @@ impl BottleService {
         for id in row.containers.values() {
             parts.containers.refresh_hosts(id).await.map_err(BottleError::Create)?;
         }
-        self.update(&bottle.id, |bottle| bottle.operation = None).await
+        let whole = |bottle: &mut Bottle| {
+            bottle.operation = None;
+            bottle.new_volumes.clear();
+        };
+        self.update(&bottle.id, whole).await
+    }
+
+    /// New volumes begin with what the image of a service has at the place they are mounted at: of the first service in
+    /// order whose image has files there, else of the first one whose image has a directory there. They are made before
+    /// any container, which would go on to see the directory that it was made with.
+    async fn make_volumes(&self, bottle: &Bottle) -> Result<(), BottleError> {
+        let volumes = self.volumes(&bottle.name);
+        let new = volumes.missing(&bottle.volumes).await?;
+        // Written down first: what a crash leaves of them goes with the rest.
+        let noted = new.clone();
+        self.update(&bottle.id, move |bottle| bottle.new_volumes = noted)
+            .await?;
+        for volume in &new {
+            let mut like = None;
+            for (image, path) in plan::mounts_of(bottle, volume) {
+                let copied = self.copy_into(&volumes, volume, image, path).await?;
+                if copied == Copied::Files || (copied == Copied::Empty && like.is_none()) {
+                    like = Some((image, path, copied));
+                }
+                if copied == Copied::Files {
+                    break;
+                }
+            }
+            match like {
+                Some((_, _, Copied::Files)) => {}
+                Some((image, path, _)) => drop(self.copy_into(&volumes, volume, image, path).await?),
+                None => {
+                    volumes.discard(volume).await?;
+                    continue;
+                }
+            }
+            volumes.publish(volume).await?;
+        }
+        volumes.make(&bottle.volumes).await
+    }
+
+    async fn copy_into(&self, volumes: &Volumes, volume: &str, image: &str, path: &str) -> Result<Copied, BottleError> {
+        let staged = volumes.stage(volume).await?;
+        let copied = self.0.parts.containers.copy_from_image(image, path, &staged).await;
+        copied.map_err(BottleError::Create)
     }
 
     async fn make_network(&self, bottle: &Bottle, network: &str) -> Result<(), BottleError> {
@@ -170,6 +216,7 @@ fn new_bottle(id: String, plan: &Plan) -> Bottle {
         start_order: plan.order.clone(),
         containers: BTreeMap::new(),
         volumes: file.volumes.iter().cloned().collect(),
+        new_volumes: Vec::new(),
         operation: Some(BottleOperation::Register),
         created_at: Timestamp::now(),
     }

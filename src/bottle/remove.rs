@@ -51,7 +51,11 @@ impl BottleService {
         let volumes = self.volumes(&bottle.name);
         note(match operation {
             BottleOperation::Delete { volumes: true } => volumes.remove(&bottle.volumes).await,
-            BottleOperation::Register => volumes.remove_empty(&bottle.volumes).await,
+            // No container of it ever ran: what is in its new volumes came from images.
+            BottleOperation::Register => match volumes.remove(&bottle.new_volumes).await {
+                Ok(()) => volumes.remove_empty(&bottle.volumes).await,
+                failed => failed,
+            },
             BottleOperation::Delete { volumes: false } => Ok(()),
         });
         if let Some(error) = first {

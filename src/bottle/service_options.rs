@@ -1,15 +1,18 @@
 //! Limits, restart policy and health check of a service, in the words of compose files. Pure.
 
+use super::process_options::process;
 use crate::container::{HealthCheckRequest, OptionsRequest, RestartRequest};
 use crate::manifest::ManifestError;
 use crate::manifest::reader::{Field, Object};
 
 /// Longest time of a health check in seconds, and most tries: one day's worth.
 const MOST: u32 = 86_400;
+/// In nanoseconds.
+const SECOND: u64 = 1_000_000_000;
 
 type Result<T> = std::result::Result<T, ManifestError>;
 
-/// `no`, `always`, `on-failure` or `on-failure:<most in a row>`.
+/// `no`, `always`, `unless-stopped`, `on-failure` or `on-failure:<most in a row>`.
 pub(super) fn restart(field: &Field<'_>) -> Result<RestartRequest> {
     let text = field.string()?;
     let (name, max_retries) = match text.strip_prefix("on-failure:") {
@@ -17,17 +20,17 @@ pub(super) fn restart(field: &Field<'_>) -> Result<RestartRequest> {
         None => (&text[..], Some(0)),
     };
     match (name, max_retries) {
-        ("" | "no" | "always" | "on-failure", Some(max_retries)) => Ok(RestartRequest {
+        ("" | "no" | "always" | "unless-stopped" | "on-failure", Some(max_retries)) => Ok(RestartRequest {
             name: name.to_owned(),
             max_retries,
         }),
         _ => Err(field.error(format!(
-            "restart {text:?} is not no, always, on-failure or on-failure:<number>"
+            "restart {text:?} is not no, always, unless-stopped, on-failure or on-failure:<number>"
         ))),
     }
 }
 
-/// `mem_limit`, `cpus` and `pids_limit`.
+/// `mem_limit`, `memswap_limit`, `shm_size`, `ulimits`, `init`, `cpus`, `pids_limit`, and what [`process`] reads.
 pub(super) fn limits(object: &mut Object<'_>) -> Result<OptionsRequest> {
     let cpus = |field: &Field<'_>| match field.string()?.parse::<f64>() {
         Ok(cpus) if cpus.is_finite() => Ok(cpus),
@@ -37,12 +40,32 @@ pub(super) fn limits(object: &mut Object<'_>) -> Result<OptionsRequest> {
         let text = field.string()?;
         bytes(&text).ok_or_else(|| field.error(format!("{text:?} is not an amount of memory, as 512m or 1g")))
     };
+    let swap = |field: &Field<'_>| match &field.string()?[..] {
+        "-1" => Ok(-1),
+        _ => Ok(i64::try_from(memory(field)?).unwrap_or(i64::MAX)),
+    };
     Ok(OptionsRequest {
         memory: object.get("mem_limit", memory)?,
+        memory_swap: object.get("memswap_limit", swap)?,
+        shm_size: object.get("shm_size", memory)?,
+        ulimits: object.get("ulimits", ulimits)?,
+        init: object.get("init", Field::boolean)?,
         cpus: object.get("cpus", cpus)?,
         pids_limit: object.get("pids_limit", |field| number(field, 0, u32::MAX))?,
-        ..OptionsRequest::default()
+        ..process(object)?
     })
+}
+
+/// A mapping from names to numbers, or to `{soft: …, hard: …}`; as `docker run` has them.
+fn ulimits(field: &Field<'_>) -> Result<Vec<String>> {
+    let limit = |(name, value): (&str, Field<'_>)| {
+        if !value.is_mapping() {
+            return Ok(format!("{name}={}", value.string()?));
+        }
+        let (soft, hard) = value.object(|object| Ok((object.string("soft")?, object.string("hard")?)))?;
+        Ok(format!("{name}={soft}:{hard}"))
+    };
+    field.mapping()?.into_iter().map(limit).collect()
 }
 
 /// A number of bytes with one of the units b, k, m and g (also kb, mb, gb, Ki, Mi, Gi), all powers of 1024.
@@ -63,7 +86,7 @@ fn bytes(text: &str) -> Option<u64> {
     (bytes <= i64::MAX as f64).then_some(bytes as u64)
 }
 
-/// A health check; none when it is disabled.
+/// A health check. One that is disabled says so: the image's must not take its place.
 pub(super) fn health_check(field: &Field<'_>) -> Result<Option<HealthCheckRequest>> {
     field.object(|object| {
         let disabled = object.get("disable", Field::boolean)?;
@@ -76,17 +99,26 @@ pub(super) fn health_check(field: &Field<'_>) -> Result<Option<HealthCheckReques
             timeout: object.optional("timeout", seconds)?,
             retries: object.optional("retries", |field| number(field, 1, MOST))?,
             start_period: object.optional("start_period", seconds)?,
+            start_interval: object.optional("start_interval", seconds)?,
             ..HealthCheckRequest::default()
         };
         let exec = match (test, exec) {
-            (Some(None), None) if tcp == 0 => return Ok(None),
+            (Some(None), None) if tcp == 0 => return Ok(Some(none())),
             (Some(Some(command)), None) | (None, Some(command)) if tcp == 0 => command,
             (None, None) if tcp > 0 => Vec::new(),
-            _ if disabled => return Ok(None),
+            _ if disabled => return Ok(Some(none())),
             _ => return Err(object.whole().error("a healthcheck needs one of test, exec and tcp")),
         };
-        Ok((!disabled).then_some(HealthCheckRequest { exec, ..check }))
+        let check = HealthCheckRequest { exec, ..check };
+        Ok(Some(if disabled { none() } else { check }))
     })
+}
+
+fn none() -> HealthCheckRequest {
+    HealthCheckRequest {
+        disable: true,
+        ..HealthCheckRequest::default()
+    }
 }
 
 /// A command line for the shell, or a list: `[CMD, …]`, `[CMD-SHELL, …]`, `[NONE]`.
@@ -105,35 +137,66 @@ fn test(field: &Field<'_>) -> Result<Option<Vec<String>>> {
     }
 }
 
-/// A number of seconds, or a time as `1m30s` or `500ms`, rounded up to seconds.
-fn seconds(field: &Field<'_>) -> Result<u32> {
+/// A number of seconds, or a time as `1m30s`, `1.5s` or `500ms`, rounded up to seconds.
+pub(super) fn seconds(field: &Field<'_>) -> Result<u32> {
     let text = field.string()?;
-    let seconds = text.parse().ok().or_else(|| duration(&text));
-    seconds
-        .filter(|seconds| *seconds <= MOST)
-        .ok_or_else(|| field.error(format!("{text:?} is not a time up to a day, as 10s, 1m30s or 500ms")))
+    let nanos = text
+        .parse::<u64>()
+        .map(|seconds| seconds.saturating_mul(SECOND))
+        .ok()
+        .or_else(|| duration(&text));
+    let seconds = nanos
+        .map(|nanos| nanos.div_ceil(SECOND))
+        .filter(|seconds| *seconds <= MOST.into());
+    let Some(seconds) = seconds else {
+        return Err(field.error(format!(
+            "{text:?} is not a time up to a day, as 10s, 1m30s, 1.5s or 500ms"
+        )));
+    };
+    if nanos != Some(seconds * SECOND) {
+        field.warn(format!("is rounded up to {seconds}s"));
+    }
+    Ok(seconds as u32)
 }
 
-fn duration(mut text: &str) -> Option<u32> {
-    let mut millis: u64 = 0;
+/// Nanoseconds of a time as Go writes it (`time.ParseDuration`): numbers, with fractions, and their units.
+fn duration(mut text: &str) -> Option<u64> {
+    let mut nanos: u64 = 0;
     if text.is_empty() {
         return None;
     }
     while !text.is_empty() {
-        let (number, rest) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
-        let end = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        let (unit, rest) = rest.split_at(end);
+        let is_number = |c: char| c.is_ascii_digit() || c == '.';
+        let (number, rest) = text.split_at(text.find(|c: char| !is_number(c))?);
+        let (unit, rest) = rest.split_at(rest.find(is_number).unwrap_or(rest.len()));
         let scale = match unit {
-            "ms" => 1,
-            "s" => 1000,
-            "m" => 60_000,
-            "h" => 3_600_000,
+            "ns" => 1,
+            "us" | "\u{b5}s" | "\u{3bc}s" => 1_000,
+            "ms" => 1_000_000,
+            "s" => SECOND,
+            "m" => 60 * SECOND,
+            "h" => 3_600 * SECOND,
             _ => return None,
         };
-        millis = millis.checked_add(number.parse::<u64>().ok()?.checked_mul(scale)?)?;
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        if whole.is_empty() && fraction.is_empty() {
+            return None;
+        }
+        let whole = if whole.is_empty() {
+            0
+        } else {
+            whole.parse::<u64>().ok()?
+        };
+        nanos = nanos.checked_add(whole.checked_mul(scale)?)?;
+        // Digits beyond the ninth say less than a nanosecond of any unit but the hour.
+        let digits = fraction.get(..fraction.len().min(12)).unwrap_or(fraction);
+        if !digits.is_empty() {
+            let part = digits.parse::<u128>().ok()? * u128::from(scale) / 10u128.pow(digits.len() as u32);
+            nanos = nanos.checked_add(u64::try_from(part).ok()?)?;
+        }
         text = rest;
     }
-    u32::try_from(millis.div_ceil(1000)).ok()
+    Some(nanos)
 }
 
 fn number(field: &Field<'_>, least: u32, most: u32) -> Result<u32> {
@@ -165,11 +228,32 @@ mod tests {
 
     #[test]
     fn times_in_the_units_of_compose_files() {
-        let expected = [("10s", 10), ("1m30s", 90), ("500ms", 1), ("1h", 3600), ("1500ms", 2)];
-        for (text, value) in expected {
-            assert_eq!(duration(text), Some(value), "{text}");
+        let expected = [
+            ("10s", 10_000),
+            ("1m30s", 90_000),
+            ("500ms", 500),
+            ("1h", 3_600_000),
+            ("1.5s", 1_500),
+            ("1h0.5m2.25s", 3_632_250),
+            (".5s", 500),
+            ("1.s", 1_000),
+            ("2000000us", 2_000),
+        ];
+        for (text, millis) in expected {
+            assert_eq!(duration(text), Some(millis * 1_000_000), "{text}");
         }
-        for text in ["", "s", "10", "1d", "10s5", "99999999999999999999s", "-1s"] {
+        for text in [
+            "",
+            "s",
+            "10",
+            "1d",
+            "10s5",
+            "99999999999999999999s",
+            "-1s",
+            ".s",
+            "1.2.3s",
+            "1 s",
+        ] {
             assert_eq!(duration(text), None, "{text}");
         }
     }

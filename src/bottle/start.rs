@@ -101,6 +101,9 @@ impl BottleService {
         // Subscribed before the first look, so that nothing falls in between.
         let mut commits = self.0.parts.store.subscribe();
         let container = || plan::container(&self.snapshot(), bottle, name).cloned();
+        if container().is_some_and(|c| c.options.health_check.is_none()) {
+            return hopeless("neither the file nor its image has a healthcheck for it".to_owned());
+        }
         let limit = patience(container().as_ref().and_then(|c| c.options.health_check.as_ref()));
         let deadline = Instant::now() + limit;
         loop {
@@ -161,6 +164,7 @@ mod tests {
             retries: 3,
             successes: 1,
             start_period: 20,
+            start_interval: None,
         };
         assert_eq!(patience(Some(&check)), Duration::from_secs(20 + 21 + 10));
         assert_eq!(patience(None), SLACK);

@@ -1,5 +1,8 @@
 //! Volumes of bottles: `<root>/<bottle>/<volume>`. They outlive their bottle and are there again for the next one of that
 //! name, until they are removed on demand. Neither name has a slash, so no two bottles share a directory.
+//!
+//! A new volume is filled beside its place, `<root>/<bottle>/.new-<volume>`, and gets its name when it is whole: what a
+//! crash leaves is a whole volume or none. No volume has such a name, because theirs begin with a letter or digit.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -12,6 +15,45 @@ use super::BottleError;
 pub(super) struct Volumes(pub PathBuf);
 
 impl Volumes {
+    /// Those that are not there.
+    pub async fn missing(&self, names: &[String]) -> Result<Vec<String>, BottleError> {
+        let (root, names) = (self.0.clone(), names.to_vec());
+        let missing = move || names.into_iter().filter(|name| !root.join(name).exists()).collect();
+        tokio::task::spawn_blocking(missing).await.map_err(|error| {
+            tracing::error!(%error, "file work of a bottle failed unexpectedly");
+            BottleError::Panicked
+        })
+    }
+
+    /// An empty directory, root's, in which a new volume can be filled. It is none before [`Volumes::publish`].
+    pub async fn stage(&self, name: &str) -> Result<PathBuf, BottleError> {
+        self.each(&[staging(name)], |path| {
+            absent_is_fine(fs_err::remove_dir_all(path))?;
+            std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path)?;
+            // Whatever the umask is.
+            fs_err::set_permissions(path, PermissionsExt::from_mode(0o755))
+        })
+        .await?;
+        Ok(self.0.join(staging(name)))
+    }
+
+    /// Removes what was filled, if anything was.
+    pub async fn discard(&self, name: &str) -> Result<(), BottleError> {
+        self.each(&[staging(name)], |path| absent_is_fine(fs_err::remove_dir_all(path)))
+            .await
+    }
+
+    /// Makes a volume of what was filled, durable.
+    pub async fn publish(&self, name: &str) -> Result<(), BottleError> {
+        let staged = self.0.join(staging(name));
+        self.each(&[name.to_owned()], move |path| {
+            let file = fs_err::File::open(&staged)?;
+            rustix::fs::syncfs(&file)?;
+            fs_err::rename(&staged, path)
+        })
+        .await
+    }
+
     /// Makes what is missing. Whoever a container's process is, it can write: nobody else gets into the directory above.
     pub async fn make(&self, names: &[String]) -> Result<(), BottleError> {
         self.each(names, |path| {
@@ -27,8 +69,11 @@ impl Volumes {
 
     /// Removes them with all that is in them.
     pub async fn remove(&self, names: &[String]) -> Result<(), BottleError> {
-        self.each(names, |path| absent_is_fine(fs_err::remove_dir_all(path)))
-            .await?;
+        let staged: Vec<String> = names.iter().map(|name| staging(name)).collect();
+        self.each(&[names, &staged].concat(), |path| {
+            absent_is_fine(fs_err::remove_dir_all(path))
+        })
+        .await?;
         self.remove_root().await
     }
 
@@ -61,6 +106,11 @@ impl Volumes {
             Err(BottleError::Panicked)
         })
     }
+}
+
+/// Where a volume is filled.
+fn staging(name: &str) -> String {
+    format!(".new-{name}")
 }
 
 fn if_empty(path: &Path) -> std::io::Result<()> {
@@ -98,6 +148,21 @@ mod tests {
             0o700,
             "as its users left it"
         );
+        // What a crash left of a volume is begun anew, and goes with the rest.
+        let staged = volumes.stage("logs").await.unwrap();
+        std::fs::write(staged.join("half"), "1").unwrap();
+        let staged = volumes.stage("logs").await.unwrap();
+        assert_eq!(std::fs::read_dir(&staged).unwrap().count(), 0);
+        std::fs::write(staged.join("whole"), "1").unwrap();
+        let logs = ["logs".to_owned(), "more".to_owned()];
+        assert_eq!(volumes.missing(&logs).await.unwrap(), logs);
+        volumes.publish("logs").await.unwrap();
+        assert_eq!(volumes.missing(&logs).await.unwrap(), logs[1..]);
+        assert!(volumes.0.join("logs/whole").exists() && !staged.exists());
+        volumes.stage("more").await.unwrap();
+        volumes.remove(&logs).await.unwrap();
+        assert_eq!(std::fs::read_dir(&volumes.0).unwrap().count(), 2, "data and cache");
+
         volumes.remove_empty(&names).await.unwrap();
         assert!(data.join("row").exists() && !volumes.0.join("cache").exists());
         volumes.remove(&names).await.unwrap();

@@ -1,8 +1,10 @@
 //! Containers of bottles: only their bottle starts, stops and removes them, and they know each other by name.
 
 use std::fmt::Write;
+use std::path::Path;
 
-use crate::store::{Bottle, Container, Snapshot, Txn};
+use crate::image::{Copied, ImageRef};
+use crate::store::{Bottle, Container, PullPolicy, Snapshot, Txn};
 
 use super::pod::place_of;
 use super::{ContainerError, ContainerService, CreateRequest, PodPart, bundle};
@@ -77,6 +79,14 @@ impl ContainerService {
     /// Refuses what [`ContainerService::create_in_bottle`] would, as far as it can be known before.
     pub async fn check_for_bottle(&self, request: CreateRequest) -> Result<(), ContainerError> {
         self.check(request, Part::Alone).await.map(drop)
+    }
+
+    /// Copies a directory of an image, pulled if it is not here, to an empty directory of the host.
+    pub async fn copy_from_image(&self, image: &str, path: &str, target: &Path) -> Result<Copied, ContainerError> {
+        let reference = ImageRef::parse(image)?;
+        let image = self.obtain_image(&reference, PullPolicy::IfNotPresent).await?;
+        let images = &self.0.services.images;
+        Ok(images.copy_directory(&image, path, target.to_owned()).await?)
     }
 
     /// Makes the container of a service that waits for its start, and returns its id.

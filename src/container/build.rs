@@ -212,7 +212,7 @@ impl ContainerService {
 
 fn build_row(id: String, step: BuildStep, attachment: Attachment) -> Container {
     let now = Timestamp::now();
-    let (env, _) = request::environment(&step.env, &[]);
+    let (env, _) = request::environment(&step.env, &[], false);
     Container {
         name: id.clone(),
         id,
@@ -242,7 +242,9 @@ fn build_row(id: String, step: BuildStep, attachment: Attachment) -> Container {
         retries: Retries::default(),
         health: None,
         readiness: None,
+        ready_at: None,
         joined: None,
+        starting: false,
         attachment: Some(attachment),
         forwards: Vec::new(),
         certificate_due: true,

@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Mount, MountBuilder};
 
-use crate::apparmor::Confinement;
+use crate::runtime::defaults;
 use crate::runtime::dir::ContainerDir;
-use crate::runtime::mounts;
+use crate::runtime::mounts::{self, MountError, Policy};
 use crate::store::{Container, Network, ProcessId};
 
 use super::bottle::hosts_of_services;
 use super::pod::place_of;
 use super::spec::{SpecContext, config_json};
-use super::{ContainerError, ContainerService, cgroup};
+use super::{ContainerError, ContainerService, cgroup, resources};
 
 /// Resolver of a container without a network of its own; its queries are redirected like all others.
 const FALLBACK_RESOLVER: Ipv4Addr = Ipv4Addr::new(8, 8, 8, 8);
@@ -28,6 +28,7 @@ impl ContainerService {
         container: &Container,
         host: Option<&ProcessId>,
     ) -> Result<(), ContainerError> {
+        let apparmor = self.confinement().await?;
         let snapshot = self.snapshot();
         let place = place_of(&snapshot, container).cloned();
         let network = place
@@ -37,8 +38,11 @@ impl ContainerService {
         let default = snapshot.networks().get(&self.0.settings.default_network).cloned();
         let uplink = self.0.services.networks.uplink().borrow().clone();
         let (container, settings) = (container.clone(), self.0.settings.clone());
+        self.0.services.images.check_layers(&container.layers).await?;
         let lower_dirs = self.0.services.images.lower_dirs(&container.layers);
-        let roots = self.mount_roots(container.pod_id.as_deref(), container.bottle_id.as_deref());
+        let policy = self
+            .mount_policy(container.pod_id.as_deref(), container.bottle_id.as_deref())
+            .with_accepted(sources(&container.mounts));
         let services = hosts_of_services(&snapshot, &container);
         let host = host.map(|host| host.pid);
         let dir = self.dir(&container.id);
@@ -53,24 +57,31 @@ impl ContainerService {
             let hosts = hosts(&container, place.map(|place| place.address), &services);
             write_etc(&dir, &container, &hosts, gateway)?;
             cgroup::create(&container.id)?;
+            let ids = ["/proc/self/uid_map", "/proc/self/gid_map"]
+                .map(|map| defaults::ids_of(&std::fs::read_to_string(map).unwrap_or_default()));
             let gateway_or_none = gateway.unwrap_or(Ipv4Addr::UNSPECIFIED);
             let context = SpecContext {
                 dir: &dir,
                 lower_dirs: &lower_dirs,
-                mounts: mounts(&container.mounts, &roots)?,
+                mounts: mounts(&container.mounts, &policy)?,
+                policy: &policy,
                 host,
                 gateway: gateway_or_none,
                 prefix_len: network.as_ref().map_or(24, |n| n.subnet.prefix_len()),
                 host_interface: uplink.as_ref().map_or("", |u| &u.interface),
                 host_address: host_address(uplink.as_ref().map(|u| u.address), default.as_deref(), gateway_or_none),
-                apparmor: settings.confinement == Confinement::Confined,
+                apparmor,
+                require_apparmor: settings.require_apparmor,
+                counts_swap: cgroup::counts_swap(&container.id),
+                ulimits: &resources::default_ulimits(),
+                ids: [&ids[0], &ids[1]],
                 hooks: &settings.hooks,
             };
             let config = config_json(&container, &context).map_err(|e| ContainerError::Cleanup {
                 step: "create spec failed",
                 message: e.to_string(),
             })?;
-            replace(&dir.config(), 0o644, &format!("{config:#}\n"))?;
+            replace(&dir.config(), 0o600, &format!("{config:#}\n"))?;
             Ok(())
         })
         .await
@@ -82,44 +93,48 @@ fn host_address(uplink: Option<Ipv4Addr>, default: Option<&Network>, gateway: Ip
     uplink.or(default.map(|n| n.gateway)).unwrap_or(gateway)
 }
 
-/// Directories of the daemon, as far as mounts are concerned.
-#[derive(Debug)]
-pub(super) struct MountRoots {
-    /// No container may see anything of these.
-    denied: Vec<PathBuf>,
-    /// Except this: volumes of the container's own pod or bottle.
-    own: Option<PathBuf>,
-}
-
 impl ContainerService {
-    pub(super) fn mount_roots(&self, pod_id: Option<&str>, bottle_id: Option<&str>) -> MountRoots {
+    /// Which sources of mounts a container of that pod or bottle may have.
+    pub(super) fn mount_policy(&self, pod_id: Option<&str>, bottle_id: Option<&str>) -> Policy {
         let (settings, snapshot) = (&self.0.settings, self.snapshot());
         let of_pod = pod_id.map(|id| settings.pod_root.join(id).join("volumes"));
         let bottle = bottle_id.and_then(|id| snapshot.bottles().get(id));
-        MountRoots {
-            denied: vec![
-                settings.root.clone(),
-                settings.pod_root.clone(),
-                settings.volume_root.clone(),
-            ],
-            own: of_pod.or_else(|| Some(settings.volume_root.join(&bottle?.name))),
-        }
+        let volumes = of_pod.or_else(|| Some(settings.volume_root.join(&bottle?.name)));
+        let policy = settings.mount_policy.clone();
+        volumes
+            .into_iter()
+            .fold(policy, |policy, volumes| policy.with_volumes(&volumes))
+    }
+
+    /// Refuses mount strings that no container could be created with. For descriptions that are stored: their
+    /// containers, made later, may have what was accepted here. Looks at the texts alone.
+    pub(crate) fn check_mount_sources<'a>(&self, texts: impl IntoIterator<Item = &'a str>) -> Result<(), MountError> {
+        let policy = &self.0.settings.mount_policy;
+        texts
+            .into_iter()
+            .try_for_each(|text| mounts::parse(text)?.check_source(policy))
     }
 }
 
-/// Checks mount strings against the policy and the host's files (`contract/runtime.md` 5.4).
-pub(super) fn mounts(texts: &[String], roots: &MountRoots) -> Result<Vec<Mount>, ContainerError> {
+/// Sources of mount strings.
+pub(super) fn sources(texts: &[String]) -> Vec<PathBuf> {
     texts
         .iter()
-        .map(|text| mount(text, roots).map_err(ContainerError::InvalidMount))
+        .filter_map(|text| Some(mounts::parse(text).ok()?.source))
         .collect()
 }
 
-fn mount(text: &str, roots: &MountRoots) -> Result<Mount, String> {
+/// Checks mount strings against the policy and the host's files (`contract/runtime.md` 5.4).
+pub(super) fn mounts(texts: &[String], policy: &Policy) -> Result<Vec<Mount>, ContainerError> {
+    texts
+        .iter()
+        .map(|text| mount(text, policy).map_err(ContainerError::InvalidMount))
+        .collect()
+}
+
+fn mount(text: &str, policy: &Policy) -> Result<Mount, String> {
     let mount = mounts::parse(text).map_err(|e| e.to_string())?;
-    let is_own = roots.own.as_ref().is_some_and(|own| mount.source.starts_with(own));
-    let denied = if is_own { &[][..] } else { &roots.denied[..] };
-    let source = mount.open_source(denied).map_err(|e| e.to_string())?;
+    let source = mount.open_source(policy).map_err(|e| e.to_string())?;
     let (kind, options) = mount.to_config(source.directory);
     MountBuilder::default()
         .destination(&mount.destination)
@@ -139,7 +154,8 @@ fn make_directories(dir: &ContainerDir) -> Result<(), ContainerError> {
             .create(path)
             .map_err(|e| named(path, e))
     };
-    make(dir.path(), 0o755)?;
+    // `diff` is what the container sees as its root, so this is where others are kept out.
+    make(dir.path(), 0o700)?;
     for path in [dir.diff(), dir.work(), dir.merged(), dir.etc()] {
         make(&path, 0o755)?;
     }

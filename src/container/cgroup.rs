@@ -100,6 +100,15 @@ fn remove_tree(directory: &Path) -> std::io::Result<()> {
     fs_err::remove_dir(directory)
 }
 
+/// Whether swap can be limited here, as seen from the directory of a container that was made. A kernel may be built or
+/// started without it (`swapaccount=0`).
+pub(super) fn counts_swap(id: &str) -> bool {
+    match is_unified() {
+        true => directory(id).join("memory.swap.max").exists(),
+        false => Path::new(MOUNT).join("memory/memory.memsw.limit_in_bytes").exists(),
+    }
+}
+
 /// Mode 0555 once the runtime has written the limits.
 pub(super) fn seal(id: &str) {
     if is_unified()

@@ -4,17 +4,18 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::apparmor::Confinement;
-use crate::image::{ImageRef, Platform, still_present};
+use crate::image::{ImageRef, still_present};
 use crate::metrics::Verb;
 use crate::network::ipam;
 use crate::store::{
     Attachment, Claim, Container, ContainerOptions, ContainerState, Forward, Holder, Image, ImageRunConfig, Kind,
-    Network, Operation, Pod, PodGoal, ProcessSpec, Protocol, PullPolicy, Retries, Txn,
+    Network, Operation, Pod, PodGoal, ProcessSpec, PullPolicy, Retries, Txn,
 };
 
 use super::bottle::{Part, enter};
-use super::request::{effective_command, environment, parse_ports};
+use super::ports::parse_ports;
+use super::pull::pull_policy_of;
+use super::request::{effective_command, environment};
 use super::{ContainerError, ContainerService, CreateRequest, PodRole, bundle, names, options, transitions};
 
 /// How often an image that vanishes between pull and use is asked for again.
@@ -48,7 +49,16 @@ impl ContainerService {
             for _ in 0..ENSURE_TRIES {
                 let image = service.image(&wish).await?;
                 let process = service.process(&wish, &image).await?;
-                match service.create_from(wish.clone(), image, process).await {
+                let mut wish = wish.clone();
+                let disabled = wish
+                    .request
+                    .options
+                    .health_check
+                    .as_ref()
+                    .is_some_and(|check| check.disable);
+                let checks = wish.part.pod().is_none() && !disabled;
+                options::complete(&mut wish.options, &image.config, checks);
+                match service.create_from(wish, image, process).await {
                     // Removed or replaced by another request in this moment: the reference may mean a new one now.
                     Err(ContainerError::ImageGone(image)) => gone = image,
                     result => return result,
@@ -67,11 +77,7 @@ impl ContainerService {
         if !request.name.is_empty() && !is_infra && !names::valid(&request.name) {
             return Err(ContainerError::InvalidName(request.name));
         }
-        if let (true, Confinement::Unconfined(reason)) =
-            (self.0.settings.require_apparmor, &self.0.settings.confinement)
-        {
-            return Err(ContainerError::Unconfined(reason.clone()));
-        }
+        self.confinement().await?;
         let snapshot = self.snapshot();
         if snapshot.containers().get(&request.name).is_some() {
             return Err(ContainerError::NameIsId(request.name));
@@ -91,20 +97,28 @@ impl ContainerService {
             _ => options::check(&request.options)?,
         };
         if let Some(part) = part.pod() {
+            if !is_infra && options.shm_bytes.is_some() {
+                let message = "shmSize: the containers of a pod share its /dev/shm, which has a size already";
+                return Err(ContainerError::InvalidOption(message.into()));
+            }
             options.hostname = Some(part.host_name.clone());
             if let PodRole::Added { restart } = part.role {
                 options.restart = restart;
             }
         }
         let forwards = parse_ports(&request.ports)?;
-        self.refuse_reserved(&forwards)?;
+        self.check_ports(&forwards)?;
         let network = match role {
             None | Some(PodRole::Infra) => Some(self.network(&request.network)?),
             Some(PodRole::Member { .. } | PodRole::Added { .. }) => None,
         };
-        let roots = self.mount_roots(part.pod_id(), part.bottle_id());
+        let mut policy = self.mount_policy(part.pod_id(), part.bottle_id());
+        if matches!(role, Some(PodRole::Member { .. })) || part.bottle().is_some() {
+            // Its description was checked when it was stored.
+            policy = policy.with_accepted(bundle::sources(&request.mounts));
+        }
         let mounts = request.mounts.clone();
-        super::blocking(move || bundle::mounts(&mounts, &roots).map(drop)).await?;
+        super::blocking(move || bundle::mounts(&mounts, &policy).map(drop)).await?;
         Ok(Wish {
             reference,
             name: request.name.clone(),
@@ -127,36 +141,16 @@ impl ContainerService {
         }
     }
 
-    pub(super) fn refuse_reserved(&self, forwards: &[Forward]) -> Result<(), ContainerError> {
-        let reserved = &self.0.settings.reserved_ports;
-        let mut taken = forwards
-            .iter()
-            .filter(|f| f.protocol == Protocol::Tcp && reserved.contains(&f.host_port));
-        taken.next().map_or(Ok(()), |f| {
-            let holder = "condenser itself".to_owned();
-            Err(ContainerError::PortTaken {
-                port: f.host_port,
-                protocol: f.protocol,
-                holder,
-            })
-        })
-    }
-
     async fn image(&self, wish: &Wish) -> Result<Arc<Image>, ContainerError> {
-        let images = &self.0.services.images;
         let Some(reference) = &wish.reference else {
-            return Ok(images.pause());
+            return Ok(self.0.services.images.pause());
         };
         let pull = match wish.part.pod().map(|part| &part.role) {
             Some(PodRole::Member { pull, .. }) => *pull,
-            _ => PullPolicy::IfNotPresent,
+            Some(PodRole::Added { .. }) => pull_policy_of(&wish.request.image),
+            Some(PodRole::Infra) | None => PullPolicy::IfNotPresent,
         };
-        let image = match pull {
-            PullPolicy::IfNotPresent => images.ensure(reference, &Platform::host()).await,
-            PullPolicy::Always => images.pull(reference, &Platform::host()).await,
-            PullPolicy::Never => images.get(reference),
-        };
-        Ok(image?)
+        self.obtain_image(reference, pull).await
     }
 
     /// What runs: the request over the image configuration.
@@ -169,17 +163,34 @@ impl ContainerService {
             _ => &request.options.entrypoint,
         };
         let args = effective_command(entrypoint, &request.command, config)?;
-        let (env, ignored) = environment(&config.env, &request.env);
+        let (env, ignored) = environment(&config.env, &request.env, request.tty);
         if !ignored.is_empty() {
             // Their values may be secrets, their names are not known: only the number is said.
             tracing::warn!(count = ignored.len(), image = %image.id, "environment entries without '=' have no effect");
         }
+        let of_image = match self.0.settings.run_as_image_user {
+            true => &config.user,
+            false => "",
+        };
+        let with_group;
         let user = match &request.options.user[..] {
-            "" if self.0.settings.run_as_image_user => &config.user,
+            "" => of_image,
+            // The manifest of a pod names a group and no user.
+            group if group.starts_with(':') && wish.part.pod().is_some() => {
+                with_group = format!("{}{group}", of_image.split(':').next().unwrap_or_default());
+                &with_group
+            }
             requested => requested,
         };
         let diff_ids: Vec<String> = image.layers.iter().map(|l| l.diff_id.clone()).collect();
-        let user = self.0.services.images.resolve_user(&diff_ids, user).await?;
+        let name = user;
+        let user = self.0.services.images.resolve_user(&diff_ids, name).await?;
+        if wish.options.not_root && user.uid == 0 {
+            return Err(ContainerError::RunsAsRoot {
+                image: image.id.clone(),
+                user: name.to_owned(),
+            });
+        }
         let cwd = [&request.options.working_dir, &config.working_dir]
             .into_iter()
             .find(|dir| !dir.is_empty());
@@ -227,6 +238,7 @@ impl ContainerService {
         image: Arc<Image>,
         process: ProcessSpec,
     ) -> Result<Arc<Container>, ContainerError> {
+        let ports = self.0.services.ports.clone();
         let reserve = self.0.services.store.transact(move |t| {
             // Between pull and now the image may have been removed; its layers are only safe under a committed row.
             if !still_present(t, &image) {
@@ -242,6 +254,8 @@ impl ContainerService {
             if let Some(part) = wish.part.bottle() {
                 enter(t, part, &id)?;
             }
+            let forwards = ports.assign(t.snapshot(), wish.forwards.clone(), &[])?;
+            let wish = Wish { forwards, ..wish };
             let row = new_row(t, id, wish, &image, process, attachment);
             t.put(row).map_err(|taken| ContainerError::taken(taken, t.snapshot()))
         });
@@ -335,7 +349,9 @@ fn new_row(
         retries: Retries::default(),
         health: None,
         readiness: None,
+        ready_at: None,
         joined: None,
+        starting: false,
         attachment,
         forwards: wish.forwards,
         certificate_due: true,

@@ -78,10 +78,7 @@ impl ContainerService {
         }
         // A row that is being deleted publishes nothing. Its rules must be gone before its address is free for another.
         note(
-            self.0
-                .services
-                .firewall
-                .apply()
+            self.follow_ports()
                 .await
                 .map_err(|e| cleanup("cleanup forward rule failed", &e)),
         );

@@ -3,6 +3,7 @@
 use crate::firewall::FirewallError;
 use crate::image::ImageError;
 use crate::network::NetworkError;
+use crate::ports::PortError;
 use crate::runtime::RuntimeError;
 use crate::runtime::hook::HookEvent;
 use crate::store::{ContainerState, StoreError, Taken};
@@ -46,6 +47,12 @@ pub enum ContainerError {
     /// Neither request nor image say what to run.
     #[error("create spec failed: no command: the image has neither entrypoint nor cmd, so the request must name one")]
     NoCommand,
+    /// A container that must not run as root, and whose image runs as nobody else.
+    #[error(
+        "container has runAsNonRoot and image {image} runs as root (USER {user:?}); give runAsUser, or an image with \
+         another USER"
+    )]
+    RunsAsRoot { image: String, user: String },
     /// AppArmor is required and not there.
     #[error("containers must be confined (require_apparmor) and cannot be: {0}")]
     Unconfined(String),
@@ -68,6 +75,9 @@ pub enum ContainerError {
         protocol: crate::store::Protocol,
         holder: String,
     },
+    /// The kernel does not let us hold a port.
+    #[error("forward rule failed: {0}")]
+    Port(PortError),
     /// The network does not exist.
     #[error("target bridge not configured: {0}")]
     NetworkNotFound(String),
@@ -138,12 +148,22 @@ pub enum ContainerError {
     Panicked,
 }
 
+impl From<PortError> for ContainerError {
+    fn from(error: PortError) -> Self {
+        match error {
+            PortError::Taken { port, protocol, holder } => Self::PortTaken { port, protocol, holder },
+            PortError::NoAddress(_) => Self::InvalidPort(error.to_string()),
+            PortError::NoneFree(_) | PortError::Kernel { .. } => Self::Port(error),
+        }
+    }
+}
+
 impl ContainerError {
     /// A claim that another record holds, in the words of the contract.
     pub(super) fn taken(taken: Taken, snapshot: &crate::store::Snapshot) -> Self {
         use crate::store::Claim;
         match taken.claim {
-            Claim::HostPort(protocol, port) => {
+            Claim::HostPort(protocol, port, _) => {
                 let holder = snapshot.describe(&taken.holder);
                 Self::PortTaken { port, protocol, holder }
             }

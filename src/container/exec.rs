@@ -32,6 +32,7 @@ impl ContainerService {
         let service = self.clone();
         self.detached(Verb::ContainerExec, async move {
             tracing::info!(container.id = %container.id, tty, "exec");
+            service.confinement().await?;
             let executed = service.0.services.runtime.exec(&container.id, tty, &command).await;
             match executed {
                 Ok(()) => Ok(()),
@@ -53,6 +54,7 @@ impl ContainerService {
             )));
         }
         let container = self.check_exec(parameter, &request.command)?;
+        self.confinement().await?;
         let (services, id) = (&self.0.services, &container.id);
         tracing::debug!(container.id = %id, timeout = ?request.timeout, "exec and wait");
         let outcome = services.runtime.exec_wait(id, &request.command, request.timeout);

@@ -157,7 +157,8 @@ impl Tally {
     fn pause(&self, check: &HealthCheck, in_start_period: bool) -> Duration {
         let interval = Duration::from_secs(check.interval.into());
         if in_start_period && self.health == Health::Starting {
-            interval.min(STARTING_INTERVAL)
+            let starting = check.start_interval.map(|seconds| Duration::from_secs(seconds.into()));
+            starting.unwrap_or_else(|| interval.min(STARTING_INTERVAL))
         } else {
             interval
         }
@@ -203,6 +204,9 @@ impl ContainerService {
         let recorded = self.update(id, move |c| {
             if c.state == ContainerState::Running && c.process == Some(process) {
                 *aspect.of_mut(c) = Some(health);
+                if aspect == Aspect::Readiness {
+                    c.ready_at = (health == Health::Healthy).then(Timestamp::now);
+                }
             }
             Ok(())
         });

@@ -30,8 +30,12 @@ mod logs;
 mod names;
 mod options;
 mod pod;
+mod ports;
+mod publish;
+mod pull;
 mod recover;
 mod request;
+mod resources;
 mod restart;
 mod rotation;
 mod spec;
@@ -45,14 +49,16 @@ use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 
-use crate::apparmor::Confinement;
+use crate::apparmor::{AppArmor, Confinement};
 use crate::firewall::Firewall;
 use crate::image::ImageService;
 use crate::logs::{Limits, Watcher};
 use crate::metrics::{Activity, Verb};
 use crate::network::NetworkService;
+use crate::ports::HostPorts;
 use crate::runtime::Runtime;
 use crate::runtime::dir::ContainerDir;
+use crate::runtime::mounts::Policy;
 use crate::store::{Claim, Container, Snapshot, Store};
 
 pub use attach::{MAX_CLIENTS, Terminal};
@@ -67,9 +73,11 @@ pub use names::{INFRA_PREFIX, valid as valid_name};
 pub(crate) use options::check as check_options;
 pub use options::{HealthCheckRequest, OptionsRequest, RestartRequest};
 pub use pod::{PodPart, PodRole};
+pub use ports::{Published, are_published, parse_ports};
+pub use pull::pull_policy_of;
 pub use recover::{SWEEPS, Sweeper};
-pub use request::{CreateRequest, parse_ports};
-pub use restart::{DELAYS, Restarter};
+pub use request::CreateRequest;
+pub use restart::{DELAYS, Restarter, steady_from};
 pub use spec::HookSettings;
 pub(crate) use transitions::unseen_exit;
 
@@ -85,6 +93,8 @@ pub struct ContainerSettings {
     pub pod_root: PathBuf,
     /// Directory of the volumes of bottles.
     pub volume_root: PathBuf,
+    /// What of the host containers may have mounted.
+    pub mount_policy: Policy,
     /// Volatile directory of the runtime, looked at for leftovers.
     pub runtime_run_dir: PathBuf,
     /// Network of a container that names none.
@@ -93,14 +103,16 @@ pub struct ContainerSettings {
     pub reserved_ports: Vec<u16>,
     /// Whether processes run as the user that the image names.
     pub run_as_image_user: bool,
-    /// Whether AppArmor confines containers.
-    pub confinement: Confinement,
+    /// What confines containers, where the kernel has it.
+    pub apparmor: Arc<AppArmor>,
     /// Whether a container without confinement is refused.
     pub require_apparmor: bool,
     /// How hooks reach the daemon.
     pub hooks: HookSettings,
     /// How much of each log is kept.
     pub log_limits: Limits,
+    /// Whether [`PullPolicy::Latest`](crate::store::PullPolicy::Latest) is `Always`; else it is `IfNotPresent`.
+    pub pull_latest: bool,
 }
 
 /// The services below this one.
@@ -111,6 +123,7 @@ pub struct Services {
     pub images: ImageService,
     pub networks: NetworkService,
     pub firewall: Firewall,
+    pub ports: HostPorts,
     pub runtime: Arc<dyn Runtime>,
     pub activity: Activity,
     pub watcher: Watcher,
@@ -156,6 +169,17 @@ impl ContainerService {
     pub async fn finish_operations(&self) {
         self.0.operations.close();
         self.0.operations.wait().await;
+    }
+
+    /// Whether what is started next is confined by AppArmor; an error where it must be and cannot.
+    async fn confinement(&self) -> Result<bool, ContainerError> {
+        match self.0.settings.apparmor.confine().await {
+            Confinement::Confined => Ok(true),
+            Confinement::Unconfined(reason) if self.0.settings.require_apparmor => {
+                Err(ContainerError::Unconfined(reason))
+            }
+            Confinement::Unconfined(_) => Ok(false),
+        }
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use oci_spec::runtime::Capability;
 
 use crate::runtime::defaults::CAPABILITIES;
-use crate::store::{ContainerOptions, HealthCheck, Probe, RestartPolicy};
+use crate::runtime::{signal, tmpfs};
+use crate::store::{ContainerOptions, HealthCheck, ImageRunConfig, Probe, RestartPolicy};
 
-use super::ContainerError;
+use super::{ContainerError, resources};
 
 /// Least memory that a container can start with, in bytes.
 const MIN_MEMORY: u64 = 6 << 20;
@@ -20,8 +21,6 @@ const MAX_CHECK: u32 = 3600;
 /// Most labels, and most bytes of a name or value.
 const MAX_LABELS: usize = 256;
 const MAX_LABEL_BYTES: usize = 4096;
-/// Signals that may ask a container to end.
-const STOP_SIGNALS: [&str; 9] = ["TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "KILL", "WINCH", "PWR"];
 
 /// Choices as the client wrote them. Zero values stand for the default.
 #[derive(Debug, Clone, Default)]
@@ -33,11 +32,17 @@ pub struct OptionsRequest {
     pub hostname: String,
     pub labels: BTreeMap<String, String>,
     pub memory: u64,
+    pub memory_swap: i64,
+    pub shm_size: u64,
+    pub ulimits: Vec<String>,
+    pub init: bool,
     pub cpus: f64,
     pub pids_limit: u32,
     pub cap_add: Vec<String>,
     pub cap_drop: Vec<String>,
     pub read_only: bool,
+    pub read_only_tmpfs: Option<bool>,
+    pub tmpfs: Vec<String>,
     pub stop_signal: String,
     pub stop_timeout: Option<u32>,
     pub restart_policy: RestartRequest,
@@ -56,12 +61,14 @@ pub struct RestartRequest {
 #[derive(Debug, Clone, Default)]
 #[allow(missing_docs)]
 pub struct HealthCheckRequest {
+    pub disable: bool,
     pub exec: Vec<String>,
     pub tcp: u16,
     pub interval: Option<u32>,
     pub timeout: Option<u32>,
     pub retries: Option<u32>,
     pub start_period: Option<u32>,
+    pub start_interval: Option<u32>,
     pub end_unhealthy: bool,
 }
 
@@ -71,19 +78,28 @@ pub fn check(request: &OptionsRequest) -> Result<ContainerOptions, ContainerErro
     if !dir.is_empty() && (!dir.starts_with('/') || dir.contains('\0')) {
         return Err(invalid(format!("workingDir {dir:?} is not an absolute path")));
     }
+    // One that is disabled is none, and the image's neither.
+    let own = request.health_check.as_ref().filter(|check| !check.disable);
     Ok(ContainerOptions {
         hostname: hostname(&request.hostname)?,
         labels: labels(&request.labels)?,
         memory_bytes: memory(request.memory)?,
+        memory_swap: resources::memory_swap(request.memory_swap, request.memory)?,
+        shm_bytes: resources::shm(request.shm_size)?,
+        ulimits: resources::ulimits(&request.ulimits)?,
+        init: request.init,
         cpu_millis: cpu(request.cpus)?,
         pids: pids(request.pids_limit)?,
         capabilities: capabilities(&request.cap_add, &request.cap_drop)?,
         read_only: request.read_only,
+        read_only_tmpfs: request.read_only_tmpfs,
+        tmpfs: tmpfs(&request.tmpfs)?,
         stop_signal: stop_signal(&request.stop_signal)?,
         stop_seconds: stop_seconds(request.stop_timeout)?,
         restart: restart(&request.restart_policy)?,
-        health_check: request.health_check.as_ref().map(health_check).transpose()?,
+        health_check: own.map(health_check).transpose()?,
         end_unhealthy: request.health_check.as_ref().is_some_and(|check| check.end_unhealthy),
+        not_root: false,
         readiness_check: None,
     })
 }
@@ -183,19 +199,52 @@ fn capability(name: &str) -> Result<String, ContainerError> {
     }
 }
 
+/// File systems in memory, no two of them at one place.
+fn tmpfs(texts: &[String]) -> Result<Vec<String>, ContainerError> {
+    let mut places = BTreeSet::new();
+    for text in texts {
+        let tmpfs = tmpfs::parse(text).map_err(|error| invalid(error.to_string()))?;
+        if !places.insert(tmpfs.destination) {
+            return Err(invalid(format!("tmpfs {text:?} is at a place that another one has")));
+        }
+    }
+    Ok(texts.to_vec())
+}
+
 fn stop_signal(name: &str) -> Result<Option<String>, ContainerError> {
     if name.is_empty() {
         return Ok(None);
     }
-    let upper = name.to_ascii_uppercase();
-    let word = upper.strip_prefix("SIG").unwrap_or(&upper);
-    if !STOP_SIGNALS.contains(&word) {
-        return Err(invalid(format!(
-            "stopSignal {name:?} is not one of {}",
-            STOP_SIGNALS.join(", ")
-        )));
+    match spelled(name) {
+        None => Err(invalid(format!(
+            "stopSignal {name:?} is not a signal, as SIGTERM, INT, 3 or SIGRTMIN+3"
+        ))),
+        signal => Ok(signal),
     }
-    Ok(Some(format!("SIG{word}")))
+}
+
+/// The one spelling of a signal that is stored; `None` for what is none.
+fn spelled(text: &str) -> Option<String> {
+    let name = signal::name(signal::parse(text)?);
+    let has_name = name.bytes().any(|b| b.is_ascii_alphabetic());
+    Some(if has_name { format!("SIG{name}") } else { name })
+}
+
+/// What an image says about how its containers end and whether they work, where the request says nothing. `checks`:
+/// whether the image's health check counts (Kubernetes has its own).
+pub(super) fn complete(options: &mut ContainerOptions, image: &ImageRunConfig, checks: bool) {
+    if options.stop_signal.is_none() && !image.stop_signal.is_empty() {
+        options.stop_signal = spelled(&image.stop_signal);
+        if options.stop_signal.is_none() {
+            tracing::warn!(
+                signal = image.stop_signal,
+                "the image's StopSignal is no signal; TERM takes its place"
+            );
+        }
+    }
+    if options.health_check.is_none() && checks {
+        options.health_check.clone_from(&image.health_check);
+    }
 }
 
 fn stop_seconds(seconds: Option<u32>) -> Result<Option<u32>, ContainerError> {
@@ -210,7 +259,8 @@ fn stop_seconds(seconds: Option<u32>) -> Result<Option<u32>, ContainerError> {
 fn restart(request: &RestartRequest) -> Result<RestartPolicy, ContainerError> {
     let policy = match &request.name[..] {
         "" | "no" => RestartPolicy::No,
-        "always" => RestartPolicy::Always,
+        // A user's stop ends both.
+        "always" | "unless-stopped" => RestartPolicy::Always,
         "on-failure" => {
             return Ok(RestartPolicy::OnFailure {
                 max_retries: request.max_retries,
@@ -218,7 +268,7 @@ fn restart(request: &RestartRequest) -> Result<RestartPolicy, ContainerError> {
         }
         other => {
             return Err(invalid(format!(
-                "restartPolicy {other:?} is not no, on-failure or always"
+                "restartPolicy {other:?} is not no, on-failure, always or unless-stopped"
             )));
         }
     };
@@ -251,6 +301,10 @@ fn health_check(request: &HealthCheckRequest) -> Result<HealthCheck, ContainerEr
         retries: within("retries", request.retries, 3, 1)?,
         successes: 1,
         start_period: within("startPeriod", request.start_period, 0, 0)?,
+        start_interval: request
+            .start_interval
+            .map(|value| within("startInterval", Some(value), 1, 1))
+            .transpose()?,
     })
 }
 
@@ -293,7 +347,9 @@ mod tests {
     #[case(OptionsRequest { hostname: "a..b".into(), ..Default::default() }, "hostname")]
     #[case(OptionsRequest { working_dir: "tmp".into(), ..Default::default() }, "workingDir")]
     #[case(OptionsRequest { cap_add: vec!["CAP_NOPE".into()], ..Default::default() }, "CAP_NOPE")]
-    #[case(OptionsRequest { stop_signal: "SIGSTOP".into(), ..Default::default() }, "stopSignal")]
+    #[case(OptionsRequest { stop_signal: "SIGNOPE".into(), ..Default::default() }, "stopSignal")]
+    #[case(OptionsRequest { tmpfs: strings(&["/proc"]), ..Default::default() }, "invalid tmpfs \"/proc\"")]
+    #[case(OptionsRequest { tmpfs: strings(&["/run", "/run/:exec"]), ..Default::default() }, "that another one has")]
     #[case(OptionsRequest { stop_timeout: Some(4000), ..Default::default() }, "stopTimeout")]
     #[case(OptionsRequest { restart_policy: RestartRequest { name: "maybe".into(), max_retries: 0 }, ..Default::default() }, "restartPolicy")]
     #[case(OptionsRequest { restart_policy: RestartRequest { name: "always".into(), max_retries: 1 }, ..Default::default() }, "maxRetries")]
@@ -316,5 +372,48 @@ mod tests {
         for text in ["term", "SIGTERM", "TERM"] {
             assert_eq!(stop_signal(text).unwrap().as_deref(), Some("SIGTERM"));
         }
+        for text in ["37", "SIGRTMIN+3", "rtmin+3"] {
+            assert_eq!(stop_signal(text).unwrap().as_deref(), Some("SIGRTMIN+3"));
+        }
+        assert_eq!(stop_signal("32").unwrap().as_deref(), Some("32"));
+    }
+
+    #[test]
+    fn the_image_says_what_the_request_does_not() {
+        let check = |retries| HealthCheck {
+            probe: Probe::Tcp(80),
+            interval: 1,
+            timeout: 1,
+            retries,
+            successes: 1,
+            start_period: 0,
+            start_interval: None,
+        };
+        let image = ImageRunConfig {
+            stop_signal: "quit".into(),
+            health_check: Some(check(7)),
+            ..ImageRunConfig::default()
+        };
+        let completed = |mut options: ContainerOptions, image: &ImageRunConfig, checks| {
+            complete(&mut options, image, checks);
+            (
+                options.stop_signal.unwrap_or_default(),
+                options.health_check.map(|check| check.retries),
+            )
+        };
+        let open = ContainerOptions::default();
+        assert_eq!(completed(open.clone(), &image, true), ("SIGQUIT".into(), Some(7)));
+        assert_eq!(completed(open.clone(), &image, false), ("SIGQUIT".into(), None));
+        let own = ContainerOptions {
+            stop_signal: Some("SIGINT".into()),
+            health_check: Some(check(2)),
+            ..ContainerOptions::default()
+        };
+        assert_eq!(completed(own, &image, true), ("SIGINT".into(), Some(2)));
+        let odd = ImageRunConfig {
+            stop_signal: "nonsense".into(),
+            ..ImageRunConfig::default()
+        };
+        assert_eq!(completed(open, &odd, true), (String::new(), None));
     }
 }

@@ -13,7 +13,7 @@ use crate::store::{
 };
 
 use super::bottle::Part;
-use super::request::parse_ports;
+use super::ports::parse_ports;
 use super::{ContainerError, ContainerService, CreateRequest, INFRA_PREFIX, OptionsRequest, options, transitions};
 
 /// What a container is in a pod. The caller holds the pod's lock.
@@ -84,13 +84,24 @@ impl ContainerService {
     /// Has a container publish these ports instead of those it has, all or none.
     pub async fn publish(&self, id: &str, ports: &[String]) -> Result<(), ContainerError> {
         let forwards = parse_ports(ports)?;
-        self.refuse_reserved(&forwards)?;
-        self.update(id, move |c| {
+        let row = self.row(id)?;
+        let forwards = self
+            .0
+            .services
+            .ports
+            .assign(&self.snapshot(), forwards, &row.forwards)?;
+        self.check_ports(&forwards)?;
+        if row.is_published() {
+            self.0.services.ports.hold(&forwards)?;
+        }
+        let published = self.update(id, move |c| {
             c.forwards = forwards;
             Ok(())
-        })
-        .await?;
-        Ok(self.0.services.firewall.apply().await?)
+        });
+        // Also when it failed: what was taken for it is let go of.
+        let published = published.await;
+        self.follow_ports().await?;
+        published
     }
 
     /// Brings a container of a pod to `stopped`, whether it runs or waits for its start. Its restart policy leaves it so:

@@ -1,9 +1,7 @@
 //! What a client may ask for, and its translation into checked values (`contract/api.md` 4.6 to 4.8). Pure.
 
-use std::collections::HashSet;
-
 use crate::runtime::defaults;
-use crate::store::{Forward, ImageRunConfig, Protocol};
+use crate::store::ImageRunConfig;
 
 use super::ContainerError;
 use super::options::OptionsRequest;
@@ -15,7 +13,7 @@ pub struct CreateRequest {
     pub image: String,
     /// Replaces entrypoint and cmd of the image when not empty.
     pub command: Vec<String>,
-    /// `<host>:<container>[:<protocol>]`
+    /// In the forms of [`super::ports`].
     pub ports: Vec<String>,
     /// `<host path>:<container path>[:<options>]`
     pub mounts: Vec<String>,
@@ -31,69 +29,20 @@ pub struct CreateRequest {
     pub options: OptionsRequest,
 }
 
-/// Parses a port string.
-pub fn parse_port(text: &str) -> Result<Forward, ContainerError> {
-    let fields: Vec<&str> = text.split(':').collect();
-    let (host, container, protocol) = match fields[..] {
-        [host, container] => (host, container, "tcp"),
-        [host, container, protocol] => (host, container, protocol),
-        _ => return Err(ContainerError::PortFormat(text.to_owned())),
-    };
-    let port = |field: &str| {
-        let digits = !field.is_empty() && field.bytes().all(|b| b.is_ascii_digit());
-        let number = if digits {
-            field.parse::<u16>().ok().filter(|n| *n > 0)
-        } else {
-            None
-        };
-        number.ok_or_else(|| {
-            ContainerError::InvalidPort(format!("{field:?} in {text:?} is not a port number from 1 to 65535"))
-        })
-    };
-    let protocol = match protocol.to_ascii_lowercase().as_str() {
-        "tcp" => Protocol::Tcp,
-        "udp" => Protocol::Udp,
-        _ => {
-            let message = format!("{protocol:?} in {text:?} is not a protocol; use tcp or udp");
-            return Err(ContainerError::InvalidPort(message));
-        }
-    };
-    Ok(Forward {
-        host_port: port(host)?,
-        container_port: port(container)?,
-        protocol,
-    })
-}
-
-/// Parses all port strings; the same host port twice is refused.
-pub fn parse_ports(texts: &[String]) -> Result<Vec<Forward>, ContainerError> {
-    let mut forwards: Vec<Forward> = Vec::with_capacity(texts.len());
-    let mut published = HashSet::new();
-    for text in texts {
-        let forward = parse_port(text)?;
-        if !published.insert((forward.host_port, forward.protocol)) {
-            let message = format!(
-                "host port {}/{} is published twice",
-                forward.host_port, forward.protocol
-            );
-            return Err(ContainerError::InvalidPort(message));
-        }
-        forwards.push(forward);
-    }
-    Ok(forwards)
-}
-
 /// The argument vector that runs. A requested command replaces entrypoint and cmd of the image; a requested entrypoint
-/// stands before the requested command, and then nothing of the image counts.
+/// stands before the requested command, and then nothing of the image counts. An entrypoint of one empty word is none,
+/// in an image (`ENTRYPOINT [""]`) as in a request (`docker run --entrypoint ""`), where the image's cmd then counts.
 pub fn effective_command(
     entrypoint: &[String],
     requested: &[String],
     image: &ImageRunConfig,
 ) -> Result<Vec<String>, ContainerError> {
-    let command: Vec<String> = if entrypoint.is_empty() && requested.is_empty() {
-        image.entrypoint.iter().chain(&image.cmd).cloned().collect()
-    } else {
-        entrypoint.iter().chain(requested).cloned().collect()
+    let is_none = |words: &[String]| matches!(words, [word] if word.is_empty());
+    let or_none = |words| if is_none(words) { &[][..] } else { words };
+    let command: Vec<String> = match requested {
+        [] if entrypoint.is_empty() => or_none(&image.entrypoint).iter().chain(&image.cmd).cloned().collect(),
+        [] if is_none(entrypoint) => image.cmd.clone(),
+        _ => or_none(entrypoint).iter().chain(requested).cloned().collect(),
     };
     if command.first().is_none_or(String::is_empty) {
         return Err(ContainerError::NoCommand);
@@ -106,58 +55,21 @@ pub fn effective_command(
 
 /// The environment: image, then request, presets for what is missing ([`defaults::environment`]). Entries without `=` have
 /// no effect; they come back in the second list so that the log can tell of them.
-pub fn environment(image: &[String], requested: &[String]) -> (Vec<String>, Vec<String>) {
+pub fn environment(image: &[String], requested: &[String], terminal: bool) -> (Vec<String>, Vec<String>) {
     let entries = || image.iter().chain(requested);
     let ignored = entries()
         .filter(|entry| entry.find('=').is_none_or(|at| at == 0))
         .cloned()
         .collect();
-    (defaults::environment(entries().map(String::as_str)), ignored)
+    (defaults::environment(entries().map(String::as_str), terminal), ignored)
 }
 
 #[cfg(test)]
 mod tests {
-    use rstest::rstest;
-
     use super::*;
 
     fn strings(words: &[&str]) -> Vec<String> {
         words.iter().map(|w| w.to_string()).collect()
-    }
-
-    #[test]
-    fn port_strings() {
-        let forward = |h, c, p| Forward {
-            host_port: h,
-            container_port: c,
-            protocol: p,
-        };
-        assert_eq!(parse_port("8080:80").unwrap(), forward(8080, 80, Protocol::Tcp));
-        assert_eq!(parse_port("53:5353:UDP").unwrap(), forward(53, 5353, Protocol::Udp));
-    }
-
-    #[rstest]
-    #[case("80", "port format failed: 80")]
-    #[case("", "port format failed: ")]
-    #[case("1:2:tcp:x", "port format failed: 1:2:tcp:x")]
-    #[case("0:80", "not a port number")]
-    #[case("65536:80", "not a port number")]
-    #[case("+80:80", "not a port number")]
-    #[case("-p:80", "not a port number")]
-    #[case(":80", "not a port number")]
-    #[case("8080:80:sctp", "not a protocol")]
-    fn bad_port_strings(#[case] text: &str, #[case] part: &str) {
-        let error = parse_port(text).unwrap_err().to_string();
-        assert!(
-            error.starts_with("forward rule failed: ") && error.contains(part),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn a_host_port_is_published_once() {
-        parse_ports(&strings(&["80:1", "80:1:udp", "81:1"])).unwrap();
-        parse_ports(&strings(&["80:1", "80:2"])).unwrap_err();
     }
 
     #[test]
@@ -175,6 +87,20 @@ mod tests {
         let own = effective_command(&strings(&["o"]), &strings(&["r"]), &image).unwrap();
         assert_eq!(own, ["o", "r"]);
         assert_eq!(effective_command(&strings(&["o"]), &[], &image).unwrap(), ["o"]);
+        let reset = strings(&[""]);
+        assert_eq!(effective_command(&reset, &[], &image).unwrap(), ["c"]);
+        assert_eq!(effective_command(&reset, &strings(&["r"]), &image).unwrap(), ["r"]);
+        let without = ImageRunConfig {
+            entrypoint: reset,
+            cmd: strings(&["c"]),
+            ..Default::default()
+        };
+        assert_eq!(effective_command(&[], &[], &without).unwrap(), ["c"]);
+        // As a member of a pod with args and without a command.
+        assert_eq!(
+            effective_command(&without.entrypoint, &strings(&["r"]), &without).unwrap(),
+            ["r"]
+        );
         effective_command(&[], &[], &ImageRunConfig::default()).unwrap_err();
         effective_command(&[], &strings(&[""]), &image).unwrap_err();
         effective_command(&[], &strings(&["a\0b"]), &image).unwrap_err();
@@ -185,6 +111,7 @@ mod tests {
         let (env, ignored) = environment(
             &strings(&["A=1", "PATH= ", "junk"]),
             &strings(&["B=2", "A=3=4", "=x", "TERM=dumb"]),
+            false,
         );
         let path = format!("PATH={}", defaults::ENVIRONMENT[0].1);
         assert_eq!(env, ["A=3=4", &path, "B=2", "TERM=dumb", "LANG=C.UTF-8"]);

@@ -88,6 +88,13 @@ fn in_a_row(c: &Container, started_at: Timestamp) -> u32 {
     }
 }
 
+/// Until when a container that runs is not to be relied on, because it has ended by itself before and has not run for
+/// long since. `None` when it has not.
+pub fn steady_from(c: &Container) -> Option<Timestamp> {
+    let started_at = c.started_at.filter(|_| c.retries.in_a_row > 0)?;
+    started_at.checked_add(LONG_RUN).ok()
+}
+
 /// Counts a restart that is about to be tried.
 pub(super) fn count(c: &mut Container, now: Timestamp) {
     let in_a_row = c.started_at.map_or(0, |started_at| in_a_row(c, started_at));

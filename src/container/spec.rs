@@ -10,18 +10,26 @@ use oci_spec::runtime::{
     Arch, Capability, Hook, HookBuilder, HooksBuilder, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder,
     LinuxIdMapping, LinuxIdMappingBuilder, LinuxMemoryBuilder, LinuxNamespace, LinuxNamespaceBuilder,
     LinuxNamespaceType, LinuxPidsBuilder, LinuxResourcesBuilder, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompBuilder,
-    LinuxSyscallBuilder, Mount, ProcessBuilder, RootBuilder, SpecBuilder, UserBuilder,
+    LinuxSyscallBuilder, Mount, MountBuilder, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, ProcessBuilder,
+    RootBuilder, SpecBuilder, UserBuilder,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::runtime::defaults::{
-    APPARMOR_PROFILE, CAPABILITIES, CPU_PERIOD, CPU_QUOTA, DENIED_SYSCALLS, ID_COUNT, MASKED_PATHS, MEMORY_LIMIT,
-    PIDS_LIMIT, READONLY_PATHS, seccomp_architecture,
+    ALLOWED_BY_CAPABILITY, ANNOTATION_CONFINED, ANNOTATION_INIT, APPARMOR_PROFILE, CAPABILITIES, CPU_PERIOD, CPU_QUOTA,
+    DENIED_SYSCALLS, MASKED_PATHS, MEMORY_LIMIT, PIDS_LIMIT, READONLY_PATHS, seccomp_architecture,
 };
 use crate::runtime::dir::ContainerDir;
 use crate::runtime::hook::HookEvent;
-use crate::store::{Container, ContainerOptions};
+use crate::runtime::mounts::{self as bind_mounts, Policy};
+use crate::runtime::tmpfs::{self, Tmpfs};
+use crate::store::{Container, ContainerOptions, Ulimit};
+
+use super::resources;
+
+/// Highest group id of `net.ipv4.ping_group_range` (`icmp(7)`).
+const MAX_PING_GROUP: u32 = i32::MAX as u32;
 
 /// How the runtime's hooks reach the daemon. The same for all containers of a daemon.
 #[derive(Debug, Clone)]
@@ -47,6 +55,8 @@ pub struct SpecContext<'a> {
     pub lower_dirs: &'a [PathBuf],
     /// Bind mounts, checked.
     pub mounts: Vec<Mount>,
+    /// By which rule; the runtime looks again.
+    pub policy: &'a Policy,
     /// Pid of the infra process whose namespaces the container joins, for a member of a pod.
     pub host: Option<i32>,
     /// Address of the container's bridge.
@@ -59,6 +69,14 @@ pub struct SpecContext<'a> {
     pub host_address: Ipv4Addr,
     /// Whether AppArmor is on and the profile is loaded.
     pub apparmor: bool,
+    /// Whether the container may not run without it.
+    pub require_apparmor: bool,
+    /// Whether this kernel can limit swap.
+    pub counts_swap: bool,
+    /// Resource limits where the container says nothing.
+    pub ulimits: &'a [Ulimit],
+    /// User and group ids of the host, as [`defaults::ids_of`](crate::runtime::defaults::ids_of) has them.
+    pub ids: [&'a [(u32, u32)]; 2],
     /// Hooks.
     pub hooks: &'a HookSettings,
 }
@@ -74,9 +92,9 @@ pub fn config_json(container: &Container, context: &SpecContext<'_>) -> Result<V
                 .build()?,
         )
         .hostname(container.options.hostname.as_ref().unwrap_or(&container.id))
-        .mounts(context.mounts.clone())
-        .process(process(container)?)
-        .linux(linux(container, context.host)?)
+        .mounts(mounts(&container.options, &context.mounts)?)
+        .process(process(container, context)?)
+        .linux(linux(container, context)?)
         .hooks(
             HooksBuilder::default()
                 .create_runtime(vec![
@@ -101,7 +119,7 @@ pub fn config_json(container: &Container, context: &SpecContext<'_>) -> Result<V
     Ok(value)
 }
 
-fn process(container: &Container) -> Result<oci_spec::runtime::Process, OciSpecError> {
+fn process(container: &Container, context: &SpecContext<'_>) -> Result<oci_spec::runtime::Process, OciSpecError> {
     let spec = &container.spec;
     let allowed = capabilities(&container.options);
     ProcessBuilder::default()
@@ -114,10 +132,13 @@ fn process(container: &Container) -> Result<oci_spec::runtime::Process, OciSpecE
                 .build()?,
         )
         .args(spec.args.clone())
-        .env(spec.env.clone())
+        .env(environment(container))
         .cwd(&spec.cwd)
         .no_new_privileges(true)
-        .rlimits(Vec::new())
+        .rlimits(rlimits(&resources::effective(
+            context.ulimits,
+            &container.options.ulimits,
+        ))?)
         .capabilities(
             LinuxCapabilitiesBuilder::default()
                 .bounding(allowed.clone())
@@ -128,6 +149,64 @@ fn process(container: &Container) -> Result<oci_spec::runtime::Process, OciSpecE
                 .build()?,
         )
         .build()
+}
+
+/// Names that are stored were checked when they were.
+fn rlimits(limits: &[Ulimit]) -> Result<Vec<PosixRlimit>, OciSpecError> {
+    let known = limits
+        .iter()
+        .filter_map(|limit| Some((named::<PosixRlimitType>(&limit.resource)?, limit)));
+    let rlimit = |(kind, limit): (_, &Ulimit)| {
+        let rlimit = PosixRlimitBuilder::default().typ(kind);
+        rlimit.soft(limit.soft).hard(limit.hard).build()
+    };
+    known.map(rlimit).collect()
+}
+
+/// That of the row, and the name of the host, which shells and programs look for.
+fn environment(container: &Container) -> Vec<String> {
+    let mut env = container.spec.env.clone();
+    if !env.iter().any(|entry| entry.starts_with("HOSTNAME=")) {
+        let name = container.options.hostname.as_ref().unwrap_or(&container.id);
+        env.push(format!("HOSTNAME={name}"));
+    }
+    env
+}
+
+/// Shared memory of a size of its own, the user's file systems in memory, and bind mounts, in that order. Those that a read-only container has anyway give way
+/// to both.
+fn mounts(options: &ContainerOptions, binds: &[Mount]) -> Result<Vec<Mount>, OciSpecError> {
+    // Checked when they were stored.
+    let mut all: Vec<Tmpfs> = options
+        .tmpfs
+        .iter()
+        .filter_map(|text| tmpfs::parse(text).ok())
+        .collect();
+    if options.read_only && options.read_only_tmpfs.unwrap_or(true) {
+        let taken = all.iter().map(|tmpfs| &tmpfs.destination);
+        let taken: Vec<&Path> = taken
+            .chain(binds.iter().map(Mount::destination))
+            .map(PathBuf::as_path)
+            .collect();
+        let scratch = tmpfs::scratch(&taken);
+        all.extend(scratch);
+    }
+    let in_memory = |destination: &Path, source: &str, options: Vec<String>| {
+        let mount = MountBuilder::default().destination(destination).typ(tmpfs::KIND);
+        mount.source(source).options(options).build()
+    };
+    let shm = options.shm_bytes.map(|bytes| {
+        let size = format!("size={bytes}");
+        let options = ["nosuid", "noexec", "nodev", "mode=1777", &size].map(str::to_owned);
+        in_memory(Path::new("/dev/shm"), "shm", options.to_vec())
+    });
+    let entries = all
+        .iter()
+        .map(|tmpfs| in_memory(&tmpfs.destination, tmpfs::KIND, tmpfs.to_config()));
+    shm.into_iter()
+        .chain(entries)
+        .chain(binds.iter().cloned().map(Ok))
+        .collect()
 }
 
 /// A value of the specification by the name it has in a document.
@@ -143,14 +222,10 @@ fn capabilities(options: &ContainerOptions) -> HashSet<Capability> {
     }
 }
 
-fn linux(container: &Container, host: Option<i32>) -> Result<oci_spec::runtime::Linux, OciSpecError> {
+fn linux(container: &Container, context: &SpecContext<'_>) -> Result<oci_spec::runtime::Linux, OciSpecError> {
     let options = &container.options;
     let resources = LinuxResourcesBuilder::default()
-        .memory(
-            LinuxMemoryBuilder::default()
-                .limit(options.memory_bytes.map_or(MEMORY_LIMIT, |bytes| bytes as i64))
-                .build()?,
-        )
+        .memory(memory(options, context.counts_swap)?)
         .cpu(
             LinuxCpuBuilder::default()
                 .quota(
@@ -167,23 +242,56 @@ fn linux(container: &Container, host: Option<i32>) -> Result<oci_spec::runtime::
                 .build()?,
         )
         .build()?;
-    let identity: Vec<LinuxIdMapping> = vec![
-        LinuxIdMappingBuilder::default()
-            .container_id(0u32)
-            .host_id(0u32)
-            .size(ID_COUNT)
-            .build()?,
-    ];
+    let identity = |ids: &[(u32, u32)]| -> Result<Vec<LinuxIdMapping>, OciSpecError> {
+        let mapping = |(first, count): &(u32, u32)| {
+            let mapping = LinuxIdMappingBuilder::default().container_id(*first).host_id(*first);
+            mapping.size(*count).build()
+        };
+        ids.iter().map(mapping).collect()
+    };
+    let [uids, gids] = context.ids;
+    let groups = identity(gids)?;
+    let sysctl = match context.host {
+        // Those of the network namespace that it joins are set already.
+        Some(_) => HashMap::new(),
+        None => network_sysctls(&groups),
+    };
     LinuxBuilder::default()
         .cgroups_path(format!("/raind/{}", container.id))
         .resources(resources)
-        .namespaces(namespaces(host)?)
-        .uid_mappings(identity.clone())
-        .gid_mappings(identity)
-        .seccomp(seccomp()?)
+        .namespaces(namespaces(context.host)?)
+        .uid_mappings(identity(uids)?)
+        .gid_mappings(groups)
+        .sysctl(sysctl)
+        .seccomp(seccomp(options)?)
         .masked_paths(MASKED_PATHS.map(String::from).to_vec())
         .readonly_paths(READONLY_PATHS.map(String::from).to_vec())
         .build()
+}
+
+/// In OCI, as in Docker, swap is counted together with the memory: as much as the memory is none.
+fn memory(options: &ContainerOptions, counts_swap: bool) -> Result<oci_spec::runtime::LinuxMemory, OciSpecError> {
+    let limit = options.memory_bytes.map_or(MEMORY_LIMIT, |bytes| bytes as i64);
+    let memory = LinuxMemoryBuilder::default().limit(limit);
+    match counts_swap {
+        true => memory.swap(options.memory_swap.unwrap_or(limit)),
+        // The file is not there, and who writes it fails.
+        false => memory,
+    }
+    .build()
+}
+
+/// Low ports and ping for users other than root: in a network namespace of its own nobody else's are touched.
+fn network_sysctls(groups: &[LinuxIdMapping]) -> HashMap<String, String> {
+    // The kernel refuses a range with a group that the user namespace does not have.
+    let ends = groups
+        .iter()
+        .map(|groups| groups.container_id().saturating_add(groups.size()));
+    let last = ends.max().unwrap_or(1).saturating_sub(1).min(MAX_PING_GROUP);
+    HashMap::from([
+        ("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned()),
+        ("net.ipv4.ping_group_range".to_owned(), format!("0 {last}")),
+    ])
 }
 
 /// All of its own; or those that the containers of a pod share by the paths of the one that holds them, the user
@@ -205,13 +313,19 @@ fn namespaces(host: Option<i32>) -> Result<Vec<LinuxNamespace>, OciSpecError> {
     joined.chain([Mount, Pid, Cgroup].into_iter().map(own)).collect()
 }
 
-fn seccomp() -> Result<LinuxSeccomp, OciSpecError> {
+fn seccomp(options: &ContainerOptions) -> Result<LinuxSeccomp, OciSpecError> {
+    let chosen = options.capabilities.as_deref().unwrap_or_default();
+    let allowed = |call: &str| {
+        let by_capability = ALLOWED_BY_CAPABILITY.into_iter().find(|(name, _)| *name == call);
+        by_capability.is_some_and(|(_, capability)| chosen.iter().any(|name| name == capability))
+    };
+    let denied = DENIED_SYSCALLS.into_iter().filter(|call| !allowed(call));
     LinuxSeccompBuilder::default()
         .default_action(LinuxSeccompAction::ScmpActAllow)
         .architectures(named::<Arch>(seccomp_architecture()).into_iter().collect::<Vec<_>>())
         .syscalls(vec![
             LinuxSyscallBuilder::default()
-                .names(DENIED_SYSCALLS.map(String::from).to_vec())
+                .names(denied.map(String::from).collect::<Vec<_>>())
                 .action(LinuxSeccompAction::ScmpActErrno)
                 .errno_ret(1u32)
                 .build()?,
@@ -302,12 +416,24 @@ fn annotations(container: &Container, context: &SpecContext<'_>) -> HashMap<Stri
         "upperDir": context.dir.diff(),
         "workDir": context.dir.work(),
     });
-    HashMap::from([
+    let mut annotations = HashMap::from([
         ("io.raind.runtime.annotation.version".into(), "0.1.0".into()),
         ("io.raind.hooks.args".into(), "argv0".into()),
         ("io.raind.net.config".into(), net.to_string()),
         ("io.raind.image.config".into(), image.to_string()),
-    ])
+    ]);
+    for (name, wanted) in [
+        (ANNOTATION_INIT, container.options.init),
+        (ANNOTATION_CONFINED, context.require_apparmor),
+    ] {
+        if wanted {
+            annotations.insert(name.to_owned(), true.to_string());
+        }
+    }
+    if !context.mounts.is_empty() {
+        annotations.insert(bind_mounts::POLICY_ANNOTATION.into(), json!(context.policy).to_string());
+    }
+    annotations
 }
 
 #[cfg(test)]
@@ -320,6 +446,10 @@ mod tests {
     }
 
     fn rendered_in(host: Option<i32>) -> Value {
+        rendered_with(host, ContainerOptions::default())
+    }
+
+    fn rendered_with(host: Option<i32>, options: ContainerOptions) -> Value {
         let dir = ContainerDir::new(Path::new("/etc/raind/container"), "01abcdefghjk");
         let hooks = HookSettings {
             agent: "/usr/local/bin/condenser-hook-agent".into(),
@@ -332,15 +462,25 @@ mod tests {
             dir: &dir,
             lower_dirs: &["/etc/raind/image/l/AB".into(), "/etc/raind/image/l/CD".into()],
             mounts: Vec::new(),
+            policy: &Policy::of_runtime(),
             host,
             gateway: [10, 166, 0, 254].into(),
             prefix_len: 24,
             host_interface: "ens3",
             host_address: [192, 0, 2, 2].into(),
             apparmor: false,
+            require_apparmor: false,
+            counts_swap: true,
+            ulimits: &[Ulimit {
+                resource: "RLIMIT_NOFILE".into(),
+                soft: 4096,
+                hard: 4096,
+            }],
+            ids: [&[(0, u32::MAX)]; 2],
             hooks: &hooks,
         };
         let mut c = container("01abcdefghjk", "web");
+        c.options = options;
         if host.is_none() {
             c = c.address("10.166.0.7");
         }
@@ -383,9 +523,90 @@ mod tests {
                 "cgroup -"
             ]
         );
+        assert!(value["linux"].get("sysctl").is_none_or(|sysctl| *sysctl == json!({})));
         assert!(value["linux"]["uidMappings"].is_array());
         let net: Value = serde_json::from_str(value["annotations"]["io.raind.net.config"].as_str().unwrap()).unwrap();
         assert_eq!(net["interface"]["ipv4"], json!({ "address": "", "gateway": "" }));
+    }
+
+    #[test]
+    fn what_is_chosen_is_in_its_place() {
+        let value = rendered_with(
+            None,
+            ContainerOptions {
+                memory_bytes: Some(8 << 20),
+                memory_swap: Some(9 << 20),
+                shm_bytes: Some(1 << 20),
+                ulimits: vec![Ulimit {
+                    resource: "RLIMIT_CORE".into(),
+                    soft: 0,
+                    hard: u64::MAX,
+                }],
+                capabilities: Some(vec!["CAP_SYS_PTRACE".into()]),
+                init: true,
+                ..ContainerOptions::default()
+            },
+        );
+        let memory = &value["linux"]["resources"]["memory"];
+        assert_eq!(*memory, json!({ "limit": 8 << 20, "swap": 9 << 20 }));
+        let shm = &value["mounts"][0];
+        assert_eq!(
+            (&shm["destination"], &shm["type"]),
+            (&json!("/dev/shm"), &json!("tmpfs"))
+        );
+        assert_eq!(shm["options"][4], "size=1048576");
+        assert_eq!(
+            value["process"]["rlimits"],
+            json!([
+                { "type": "RLIMIT_NOFILE", "soft": 4096, "hard": 4096 },
+                { "type": "RLIMIT_CORE", "soft": 0, "hard": u64::MAX },
+            ])
+        );
+        let denied = &value["linux"]["seccomp"]["syscalls"][0]["names"];
+        let denies = |name: &str| denied.as_array().unwrap().contains(&json!(name));
+        assert!(
+            !denies("kcmp") && denies("open_by_handle_at") && denies("mount"),
+            "{denied}"
+        );
+        assert_eq!(value["annotations"][ANNOTATION_INIT], "true");
+    }
+
+    #[test]
+    fn the_range_of_ping_ends_with_the_last_group_that_there_is() {
+        let mapping = |first: u32, size: u32| {
+            let mapping = LinuxIdMappingBuilder::default().container_id(first).host_id(first);
+            mapping.size(size).build().unwrap()
+        };
+        let range = |groups: &[LinuxIdMapping]| network_sysctls(groups)["net.ipv4.ping_group_range"].clone();
+        assert_eq!(range(&[mapping(0, 65_535)]), "0 65534");
+        assert_eq!(
+            range(&[mapping(0, 65_535), mapping(65_536, u32::MAX - 65_536)]),
+            "0 2147483647"
+        );
+    }
+
+    #[test]
+    fn a_read_only_root_has_places_to_write_unless_others_are_there() {
+        let bind = MountBuilder::default()
+            .destination("/run")
+            .source("/srv")
+            .typ("bind")
+            .build();
+        let binds = [bind.unwrap()];
+        let mut options = ContainerOptions {
+            tmpfs: vec!["/tmp:size=1m".into()],
+            ..ContainerOptions::default()
+        };
+        let said = |options: &ContainerOptions| -> Vec<String> {
+            let mounts = mounts(options, &binds).unwrap();
+            let said = |m: &Mount| format!("{} {}", m.destination().display(), m.typ().as_deref().unwrap_or(""));
+            mounts.iter().map(said).collect()
+        };
+        assert_eq!(said(&options), ["/tmp tmpfs", "/run bind"]);
+        options.read_only = true;
+        assert_eq!(said(&options), ["/tmp tmpfs", "/var/tmp tmpfs", "/run bind"]);
+        options.read_only_tmpfs = Some(false);
+        assert_eq!(said(&options), ["/tmp tmpfs", "/run bind"]);
     }
 
     #[test]

@@ -63,14 +63,44 @@ impl ContainerService {
 
     /// What a start does, under the container's lock.
     pub(super) async fn bring_up(&self, container: &Container, starter: Starter) -> Result<(), ContainerError> {
+        if let Err(taken) = self.hold_ports(container) {
+            if starter == Starter::Policy {
+                // It was a try, and the next one comes later.
+                self.update(&container.id, move |c| {
+                    starter.note(c);
+                    Ok(())
+                })
+                .await?;
+            }
+            return Err(taken);
+        }
+        let done = self.run_again(container, starter).await;
+        if done.is_err() {
+            let over = self.update(&container.id, |c| {
+                c.starting = false;
+                Ok(())
+            });
+            if let Err(error) = over.await {
+                tracing::error!(container.id = %container.id, %error, "a failed start is not over for its ports");
+            }
+            self.unpublish(container).await;
+        }
+        done
+    }
+
+    async fn run_again(&self, container: &Container, starter: Starter) -> Result<(), ContainerError> {
         if container.state == ContainerState::Stopped {
             self.create_again(container, starter).await?;
         } else {
             self.update(&container.id, move |c| {
                 starter.note(c);
+                c.starting = true;
                 Ok(())
             })
             .await?;
+            if !container.forwards.is_empty() {
+                self.follow_ports().await?;
+            }
         }
         self.release(&container.id).await
     }
@@ -81,6 +111,7 @@ impl ContainerService {
             .update(&container.id, move |c| {
                 starter.note(c);
                 c.state = ContainerState::Creating;
+                c.starting = true;
                 c.operation = Some(Operation::Restart);
                 c.certificate_due = true;
                 Ok(c.clone())
@@ -107,6 +138,8 @@ impl ContainerService {
     }
 
     pub(super) async fn release(&self, id: &str) -> Result<(), ContainerError> {
+        // The profile is applied when the program is executed, which may be long after the create.
+        self.confinement().await?;
         let started = self.0.services.runtime.start(id).await;
         if let Err(source) = started {
             // A program that cannot be executed ends the container with 126 or 127; the runtime has recorded that.

@@ -64,6 +64,8 @@ impl ContainerService {
         if !self.settle_exit(id).await && stopped.is_ok() {
             self.settle_unseen(id).await;
         }
+        let row = self.find(id)?;
+        self.unpublish(&row).await;
         // It may have ended by itself a moment before: what was asked for is the case.
         match (stopped, self.find(id)?.process.clone()) {
             (Err(source), Some(process)) if process.is_alive() => Err(ContainerError::Runtime {

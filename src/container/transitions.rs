@@ -65,10 +65,12 @@ pub fn running(c: &mut Container, process: Option<ProcessId>, now: Timestamp) {
         return;
     }
     c.state = ContainerState::Running;
+    c.starting = false;
     c.process = process.or_else(|| c.process.take());
     c.started_at = Some(now);
     c.health = c.options.health_check.as_ref().map(|_| Health::Starting);
     c.readiness = c.options.readiness_check.as_ref().map(|_| Health::Starting);
+    c.ready_at = None;
 }
 
 /// The process ended. A second report of the same end replaces what was guessed, never what was known.
@@ -81,8 +83,9 @@ pub fn stopped(c: &mut Container, exit: Exit, now: Timestamp) {
         c.stopped_at = Some(now);
     }
     c.state = ContainerState::Stopped;
+    c.starting = false;
     c.process = None;
-    (c.health, c.readiness) = (None, None);
+    (c.health, c.readiness, c.ready_at) = (None, None, None);
     c.exit = Some(exit);
 }
 
@@ -216,6 +219,7 @@ mod tests {
             retries: 1,
             successes: 1,
             start_period: 0,
+            start_interval: None,
         });
         running(&mut c, process(), Timestamp::now());
         assert_eq!((c.health, c.readiness), (Some(Health::Starting), None));

@@ -10,6 +10,7 @@
 //!
 //! A shutdown goes the other way. Containers keep running; their monitors do not need the daemon.
 
+mod copies;
 mod directories;
 mod following;
 mod settings;
@@ -27,8 +28,8 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::api::identity::Role;
 use crate::api::listener::{self, BoundListener};
 use crate::api::management::{self, Management, Sessions};
-use crate::api::{hooks, pki as pki_api, routing};
-use crate::apparmor::{self, Confinement};
+use crate::api::{hooks, openapi, pki as pki_api, query, routing};
+use crate::apparmor::{AppArmor, Confinement};
 use crate::apply::Applier;
 use crate::audit::AuditLog;
 use crate::bottle::{BottleParts, BottleService};
@@ -48,6 +49,7 @@ use crate::notify::ServiceManager;
 use crate::pki::Pki;
 use crate::pod::{PodController, PodService, ReplicaSets, SetController};
 use crate::policy::PolicyService;
+use crate::ports::HostPorts;
 use crate::runtime::droplet::Droplet;
 use crate::service::ServiceRegistry;
 use crate::store::Store;
@@ -159,12 +161,14 @@ struct Daemon {
     /// Ends everything that operations in progress still need: hooks, certificates, DNS, periodic work.
     support: (CancellationToken, TaskTracker),
     reload: Reload,
+    config: Config,
 }
 
 impl Daemon {
     async fn start(mut config: Config, manager: &ServiceManager) -> Result<Self, DaemonError> {
         manager.starting("opening the state store").await;
         directories::prepare(&config)?;
+        copies::give_back(&config);
         let store = Store::open(&config.database())?;
         let events = Events::new(events::KEPT);
         // From here on, so that recovery is among them.
@@ -175,7 +179,7 @@ impl Daemon {
         let activity = Activity::default();
         let images = ImageService::new(settings::image(&config), store.clone(), activity.clone())?;
         import::run(&mut config, &store, &images).await?;
-        let sampler = Sampler::new()?;
+        let sampler = Sampler::new(config.container_root())?;
 
         manager.starting("preparing networks and rules").await;
         let networks = NetworkService::start(
@@ -192,6 +196,7 @@ impl Daemon {
             settings::firewall(&config, &ca_socket),
         )
         .await?;
+        let ports = HostPorts::new(store.clone(), config.publish_address);
         let dns_address = SocketAddr::from((DNS_ADDRESS, DNS_PORT));
         let dns = Forwarder::bind(dns_address, config.dns_upstreams.clone(), config.runtime_subnet).await?;
 
@@ -203,19 +208,20 @@ impl Daemon {
             hook_sockets.push(listen("runtime hooks", address).await?);
         }
 
-        let confinement = apparmor::load(&config.root_dir).await;
-        match &confinement {
+        let apparmor = Arc::new(AppArmor::new(&config.root_dir));
+        match apparmor.confine().await {
             Confinement::Confined => tracing::info!("containers are confined by AppArmor"),
             Confinement::Unconfined(reason) => tracing::warn!(reason, "containers run without AppArmor"),
         }
         let watcher = Watcher::open();
         let containers = ContainerService::new(
-            settings::container(&config, confinement),
+            settings::container(&config, apparmor),
             Services {
                 store: store.clone(),
                 images: images.clone(),
                 networks: networks.clone(),
                 firewall: firewall.clone(),
+                ports: ports.clone(),
                 runtime: Arc::new(Droplet::new(config.droplet.clone(), config.container_root())),
                 activity: activity.clone(),
                 watcher: watcher.clone(),
@@ -251,6 +257,7 @@ impl Daemon {
         let known = store.snapshot().containers().iter().count();
         manager.starting(&format!("recovering {known} containers")).await;
         containers.recover().await?;
+        ports.keep();
         manager.starting("recovering pods and bottles").await;
         let policies = PolicyService::new(store.clone(), firewall.clone());
         let bottles = BottleService::new(BottleParts {
@@ -275,6 +282,7 @@ impl Daemon {
             activity.clone(),
         );
         let allowed_origins = config.allowed_origins.clone().into();
+        let of_daemon = config.clone();
         let following = Following {
             config,
             store: store.clone(),
@@ -292,10 +300,9 @@ impl Daemon {
         let management = (CancellationToken::new(), TaskTracker::new());
         let daemon_store = store.clone();
         let sets = ReplicaSets::new(store.clone(), pods.clone());
-        let services = ServiceRegistry::new(store.clone(), reserved_ports);
+        let services = ServiceRegistry::new(store.clone(), ports.clone(), reserved_ports);
         let applier = Applier {
             store: store.clone(),
-            images: images.clone(),
             pods: pods.clone(),
             sets: sets.clone(),
             services: services.clone(),
@@ -323,7 +330,8 @@ impl Daemon {
             kept: Default::default(),
             allowed_origins,
         };
-        let app = routing::app(plain(management::routes(), services), Role::Cli, audit.clone());
+        let routes = query::checked(plain(management::routes(), services), &openapi::document());
+        let app = routing::app(routes, Role::Cli, audit.clone());
         management
             .1
             .spawn(serving.serve(vec![management_socket], app, management.0.clone()));
@@ -331,6 +339,7 @@ impl Daemon {
         controllers.start(Restarter(containers.clone()), DELAYS, RESTARTS_AT_ONCE);
         controllers.start(Prober::new(containers.clone()), DELAYS, 1);
         controllers.start(Sweeper(containers.clone()), SWEEPS, 1);
+        controllers.start(ports, DELAYS, 1);
         controllers.start(PodController::new(pods.clone()), POD_BACKOFF, POD_WORKERS);
         controllers.start(SetController::new(sets.clone()), SET_BACKOFF, SET_WORKERS);
         Ok(Self {
@@ -344,6 +353,7 @@ impl Daemon {
             controllers: controllers.tasks,
             support,
             reload,
+            config: of_daemon,
         })
     }
 
@@ -360,6 +370,7 @@ impl Daemon {
             controllers,
             support,
             reload: _,
+            config,
         } = self;
         let finish = async {
             end(management).await;
@@ -373,6 +384,11 @@ impl Daemon {
         };
         if tokio::time::timeout(SHUTDOWN_LIMIT, finish).await.is_err() {
             tracing::warn!("some operations did not finish in time; the next start will undo or finish them");
+        }
+        // Last: what operations in progress change is part of it.
+        let noted = tokio::task::spawn_blocking(move || copies::note(&config)).await;
+        if let Err(error) = noted {
+            tracing::warn!(%error, "nothing was noted for copies of the state");
         }
         audit.flush().await;
     }

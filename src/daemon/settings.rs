@@ -1,19 +1,21 @@
 //! What each service is told of the configuration. Pure.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::following::RESYNC;
 use crate::api::listener::BoundListener;
-use crate::apparmor::Confinement;
+use crate::apparmor::AppArmor;
 use crate::build::BuildSettings;
-use crate::config::Config;
+use crate::config::{Config, PullLatest};
 use crate::container::{ContainerSettings, HookSettings};
 use crate::firewall::FirewallSettings;
 use crate::image::{ImageSettings, Patience, RegistrySettings};
 use crate::network::DEFAULT_NETWORK;
 use crate::pod::PodSettings;
 use crate::runtime::dir::{DEFAULT_ROOT, RUNTIME_RUN_DIR};
+use crate::runtime::mounts::Policy;
 
 pub(super) fn image(config: &Config) -> ImageSettings {
     ImageSettings {
@@ -45,6 +47,7 @@ pub(super) fn firewall(config: &Config, ca: &BoundListener) -> FirewallSettings 
         hook_port: config.hook_port(),
         management_port: config.management_address.port(),
         ca_port: ca.address().port(),
+        publish_address: config.publish_address,
         verify_every: RESYNC,
         ..FirewallSettings::default()
     }
@@ -60,16 +63,17 @@ pub(super) fn reserved_ports(config: &Config) -> Vec<u16> {
     ours.into()
 }
 
-pub(super) fn container(config: &Config, confinement: Confinement) -> ContainerSettings {
+pub(super) fn container(config: &Config, apparmor: Arc<AppArmor>) -> ContainerSettings {
     let root = config.container_root();
     ContainerSettings {
         runtime_run_dir: RUNTIME_RUN_DIR.into(),
         default_network: DEFAULT_NETWORK.into(),
         reserved_ports: reserved_ports(config),
         run_as_image_user: config.run_as_image_user,
-        confinement,
+        apparmor,
         require_apparmor: config.require_apparmor,
         log_limits: config.log_limits,
+        pull_latest: config.pull_policy_latest == PullLatest::Always,
         hooks: HookSettings {
             agent: config.hook_agent.clone(),
             cert_dir: config.cert_dir(),
@@ -77,6 +81,10 @@ pub(super) fn container(config: &Config, confinement: Confinement) -> ContainerS
             ca_port: config.ca_address.port(),
             root_env: (root != Path::new(DEFAULT_ROOT)).then(|| root.clone()),
         },
+        mount_policy: Policy::of_daemon(
+            &config.allowed_mount_prefixes,
+            &[config.root_dir.clone(), config.log_dir.clone(), config.run_dir.clone()],
+        ),
         pod_root: config.pod_root(),
         volume_root: config.volume_root(),
         root,

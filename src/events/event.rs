@@ -72,6 +72,7 @@ impl Observed {
             Object::Bottle(bottle) => plain(&bottle.name),
             Object::Pod(pod) => Self {
                 state: Some(pod.goal.to_string()),
+                content: pod.problem.as_ref().map(|problem| format!("{problem:?}")),
                 ..plain(&pod.name)
             },
             Object::ReplicaSet(set) => Self {

@@ -5,6 +5,8 @@
 //! there or its own rules say otherwise. Pods are reached from their own network, from the host and from outside; other
 //! networks of containers stay apart, as they do for published ports.
 
+use std::net::Ipv4Addr;
+
 use super::render::{Chain, to_local_port};
 use super::state::{BalancedPort, FirewallState};
 use crate::store::Protocol;
@@ -16,21 +18,24 @@ pub(super) fn chains(state: &FirewallState) -> impl Iterator<Item = Chain> + '_ 
 
 /// Jumps for processes of the host and for everybody outside.
 pub(super) fn jumps(state: &FirewallState) -> impl Iterator<Item = String> + '_ {
-    state.services.iter().map(jump)
+    let address = state.settings.publish_address;
+    state.services.iter().map(move |port| jump(address, None, port))
 }
 
 /// Jumps for containers: from the networks that the pods are in.
 pub(super) fn jumps_from_bridges(state: &FirewallState) -> impl Iterator<Item = String> + '_ {
-    state.services.iter().flat_map(|port| {
+    let address = state.settings.publish_address;
+    let open = state.services.iter().filter(move |_| !address.is_loopback());
+    open.flat_map(move |port| {
         let mut bridges: Vec<_> = port.endpoints.iter().map(|e| &e.network).collect();
         bridges.sort_unstable();
         bridges.dedup();
-        bridges.into_iter().map(|bridge| format!("-i {bridge} {}", jump(port)))
+        bridges.into_iter().map(move |bridge| jump(address, Some(bridge), port))
     })
 }
 
-fn jump(port: &BalancedPort) -> String {
-    let to_port = to_local_port(port.protocol, port.host_port);
+fn jump(address: Ipv4Addr, from: Option<&str>, port: &BalancedPort) -> String {
+    let to_port = to_local_port(address, from, port.protocol, port.host_port);
     format!("{to_port} -j {}", chain_name(port))
 }
 

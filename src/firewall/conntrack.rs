@@ -81,7 +81,7 @@ fn is_stale(flow: &Flow, state: &FirewallState, ways: &[PublishedPort]) -> bool 
     let answers = flow.answers_from;
     let mut published = ways
         .iter()
-        .filter(|p| p.protocol == store::Protocol::Udp && p.host_port == to.port());
+        .filter(|p| p.protocol == store::Protocol::Udp && p.host_port == to.port() && p.is_at(*to.ip()));
     if answers == to {
         // Not translated, though now it would be.
         let host = [state.uplink.as_ref().map(|u| u.address)];
@@ -211,6 +211,7 @@ mod tests {
             ports: vec![PublishedPort {
                 bridge: "raind0".into(),
                 address: Ipv4Addr::new(10, 166, 0, 7),
+                host_address: Ipv4Addr::UNSPECIFIED,
                 host_port: 5353,
                 container_port: 53,
                 protocol: store::Protocol::Udp,

@@ -124,7 +124,10 @@ impl<'a> Explainer<'a> {
 
     fn to_host(&self, packet: &Packet) -> Verdict {
         let published = self.ways.iter().find(|p| {
-            p.bridge == packet.source.bridge
+            let is_there = matches!(packet.destination, Destination::Address(address) if p.is_at(address));
+            is_there
+                && !p.host_address.is_loopback()
+                && p.bridge == packet.source.bridge
                 && Some(p.host_port) == packet.port
                 && packet.protocol.is_some_and(|q| q.name() == p.protocol.to_string())
         });

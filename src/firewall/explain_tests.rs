@@ -255,6 +255,7 @@ fn what_policies_do_not_govern_is_said_so() {
     state.ports = vec![PublishedPort {
         bridge: "raind0".into(),
         address: [10, 166, 0, 4].into(),
+        host_address: [0; 4].into(),
         host_port: 8080,
         container_port: 80,
         protocol: Protocol::Tcp,

@@ -45,7 +45,7 @@ mod state;
 mod tables;
 mod tool;
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
@@ -74,6 +74,8 @@ pub struct FirewallSettings {
     pub management_port: u16,
     /// Port of the certificate listener: closed to containers.
     pub ca_port: u16,
+    /// Address of the host that services are published at, and ports that name none; 0.0.0.0 for all.
+    pub publish_address: Ipv4Addr,
     /// Which of the host's packet filter tools is used.
     pub variant: Variant,
     /// How often the kernel's rules are compared with ours without being asked.
@@ -88,6 +90,7 @@ impl Default for FirewallSettings {
             hook_port: HOOK_PORT,
             management_port: 7755,
             ca_port: 7757,
+            publish_address: Ipv4Addr::UNSPECIFIED,
             variant: Variant::default(),
             verify_every: Duration::from_secs(60),
         }

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::net::Ipv4Addr;
 
 use super::explain::Packet;
 use super::state::{FirewallState, PublishedPort};
@@ -184,13 +185,17 @@ fn forwarded(state: &FirewallState) -> Chain {
             address: a,
             container_port,
             protocol,
+            host_address,
             ..
         } = p;
         if let Some(h) = state.uplink.as_ref().map(|u| &u.interface) {
             let (to, from) = (format!("--dport {container_port}"), format!("--sport {container_port}"));
-            chain.add(format!(
-                "-d {a}/32 -i {h} -o {b} -p {protocol} -m {protocol} {to} -j ACCEPT"
-            ));
+            // Who is to come by one address of the host only is not let in past it.
+            if host_address.is_unspecified() {
+                chain.add(format!(
+                    "-d {a}/32 -i {h} -o {b} -p {protocol} -m {protocol} {to} -j ACCEPT"
+                ));
+            }
             chain.add(format!(
                 "-s {a}/32 -i {b} -o {h} -p {protocol} -m {protocol} {from} -j ACCEPT"
             ));
@@ -203,7 +208,8 @@ fn forwarded(state: &FirewallState) -> Chain {
 }
 
 /// DNS of containers goes to our forwarder, whatever server they ask (`contract/network.md` 5.3). Containers reach the
-/// published ports of their own network only (8.2), everybody else those of all.
+/// published ports of their own network only (8.2), everybody else those of all. The original's rule for the uplink took
+/// what the host only passes on, and is not there: the last one is for the uplink too.
 fn prerouting(state: &FirewallState) -> Chain {
     let mut chain = Chain::new("RAIND-PREROUTING");
     for b in &state.bridges {
@@ -216,14 +222,14 @@ fn prerouting(state: &FirewallState) -> Chain {
             bridge,
             protocol,
             host_port,
+            host_address,
             ..
         } = p;
-        if let Some(h) = state.uplink.as_ref().map(|u| &u.interface) {
-            let to = format!("-p {protocol} -m {protocol} --dport {host_port}");
-            chain.add(format!("-i {h} {to} {}", dnat(p)));
+        // Nobody but the host itself has a way to its loopback.
+        if !host_address.is_loopback() {
+            let to = to_local_port(*host_address, Some(bridge), *protocol, *host_port);
+            chain.add(format!("{to} {}", dnat(p)));
         }
-        let to = to_local_port(*protocol, *host_port);
-        chain.add(format!("-i {bridge} {to} {}", dnat(p)));
     }
     balance::jumps_from_bridges(state).for_each(|jump| chain.add(jump));
     for b in &state.bridges {
@@ -248,15 +254,22 @@ pub(super) fn dns_redirect(state: &FirewallState, packet: &Packet) -> Option<Str
 fn ports(state: &FirewallState) -> Chain {
     let mut chain = Chain::new("RAIND-PORTS");
     for p in &state.ports {
-        let to = to_local_port(p.protocol, p.host_port);
+        let to = to_local_port(p.host_address, None, p.protocol, p.host_port);
         chain.add(format!("{to} {}", dnat(p)));
     }
     balance::jumps(state).for_each(|jump| chain.add(jump));
     chain
 }
 
-pub(super) fn to_local_port(p: Protocol, port: u16) -> String {
-    format!("-p {p} -m addrtype --dst-type LOCAL -m {p} --dport {port}")
+/// Matches a port of the host at one of its addresses, or at all of them with 0.0.0.0; what the host passes on to others
+/// never. A given address that the host does not have any more is somebody else's too.
+pub(super) fn to_local_port(address: Ipv4Addr, from: Option<&str>, p: Protocol, port: u16) -> String {
+    let to = match address.is_unspecified() {
+        true => String::new(),
+        false => format!("-d {address}/32 "),
+    };
+    let from = from.map_or_else(String::new, |bridge| format!("-i {bridge} "));
+    format!("{to}{from}-p {p} -m addrtype --dst-type LOCAL -m {p} --dport {port}")
 }
 
 fn dnat(p: &PublishedPort) -> String {

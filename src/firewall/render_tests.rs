@@ -30,6 +30,7 @@ fn port(host_port: u16, container_port: u16, protocol: Protocol) -> PublishedPor
     PublishedPort {
         bridge: "raind0".into(),
         address: "10.166.0.2".parse().unwrap(),
+        host_address: "0.0.0.0".parse().unwrap(),
         host_port,
         container_port,
         protocol,
@@ -80,6 +81,11 @@ fn beyond(recording: &str, state: &FirewallState) -> BTreeMap<String, Vec<String
     beyond
 }
 
+/// The rule of the original that published a port of every host behind this one.
+fn took_transit(line: &str) -> bool {
+    line.starts_with("-A PREROUTING -i eth0 ") && line.contains("-j DNAT")
+}
+
 #[test]
 fn a_fresh_host_has_the_rules_of_the_original_and_those_its_defects_call_for() {
     let beyond = beyond(
@@ -95,6 +101,7 @@ fn published_ports_have_the_rules_of_the_original_with_the_port_of_the_container
     let recording = include_str!("../../tests/fixtures/iptables-port-forward.txt");
     let corrected: String = recording
         .lines()
+        .filter(|line| !took_transit(line))
         .map(|line| match line.strip_prefix("-A FORWARD") {
             Some(_) => line.replace("port 8080", "port 80").replace("port 5353", "port 53") + "\n",
             None => format!("{line}\n"),
@@ -111,7 +118,13 @@ fn published_ports_have_the_rules_of_the_original_with_the_port_of_the_container
 fn a_second_network_has_the_rules_of_the_original() {
     // Recorded with a container that publishes two ports and a second network, whose containers the original left
     // without DNS (N-19).
-    let recording = include_str!("../../tests/fixtures/iptables-second-network.txt")
+    let recording = include_str!("../../tests/fixtures/iptables-second-network.txt");
+    let recording: String = recording
+        .lines()
+        .filter(|line| !took_transit(line))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let recording = recording
         .replace("--dport 8080 -j ACCEPT", "--dport 80 -j ACCEPT")
         .replace("--sport 8080 -j ACCEPT", "--sport 80 -j ACCEPT")
         .replace("--dport 5353 -j ACCEPT", "--dport 53 -j ACCEPT")
@@ -169,6 +182,48 @@ fn without_an_uplink_no_rule_names_one() {
     ] {
         assert!(v4.lines().any(|l| l == rule), "{rule}");
     }
+}
+
+#[test]
+fn a_port_at_an_address_is_published_there_only() {
+    let mut state = state(&["raind0"]);
+    let at = |address: &str, container_port| PublishedPort {
+        host_address: address.parse().unwrap(),
+        ..port(8080, container_port, Protocol::Tcp)
+    };
+    state.ports = vec![at("127.0.0.1", 80), at("192.0.2.2", 81)];
+    let v4 = render(&state).v4;
+    let with = |part: &str| v4.lines().filter(|l| l.contains(part)).collect::<Vec<_>>();
+    insta::assert_debug_snapshot!(with("--dport 8080"), @r#"
+    [
+        "-A RAIND-PREROUTING -d 192.0.2.2/32 -i raind0 -p tcp -m addrtype --dst-type LOCAL -m tcp --dport 8080 -j DNAT --to-destination 10.166.0.2:81",
+        "-A RAIND-PORTS -d 127.0.0.1/32 -p tcp -m addrtype --dst-type LOCAL -m tcp --dport 8080 -j DNAT --to-destination 10.166.0.2:80",
+        "-A RAIND-PORTS -d 192.0.2.2/32 -p tcp -m addrtype --dst-type LOCAL -m tcp --dport 8080 -j DNAT --to-destination 10.166.0.2:81",
+    ]
+    "#);
+    assert_eq!(
+        with("-A RAIND-FWD -d 10.166.0.2/32 -i eth0"),
+        [""; 0],
+        "nobody gets in past the address"
+    );
+    // Services follow the configuration.
+    state.settings.publish_address = [127, 0, 0, 1].into();
+    state.services = vec![crate::firewall::BalancedPort {
+        service: "01m8bbbbxxxx".into(),
+        host_port: 11240,
+        target_port: 80,
+        protocol: Protocol::Tcp,
+        affinity_seconds: None,
+        endpoints: Vec::new(),
+    }];
+    let v4 = render(&state).v4;
+    let jumps: Vec<_> = v4.lines().filter(|l| l.contains("--dport 11240")).collect();
+    assert_eq!(
+        jumps,
+        [
+            "-A RAIND-PORTS -d 127.0.0.1/32 -p tcp -m addrtype --dst-type LOCAL -m tcp --dport 11240 -j RAIND-SVC-01m8bbbb-11240"
+        ]
+    );
 }
 
 #[test]

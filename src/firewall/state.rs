@@ -11,7 +11,7 @@ use crate::network::{Uplink, in_order};
 use crate::policy::{Directory, End, block, settings as policy_settings};
 use crate::service::{self, Endpoint};
 use crate::store::{
-    Chain, Operation, Policy, PolicyProtocol, PolicySettings, PolicyStage, Protocol, Service, ServicePort, Snapshot,
+    Chain, Policy, PolicyProtocol, PolicySettings, PolicyStage, Protocol, Service, ServicePort, Snapshot,
 };
 
 /// Everything that decides the rules.
@@ -103,6 +103,8 @@ pub struct PublishedPort {
     pub bridge: String,
     /// Address of the container.
     pub address: Ipv4Addr,
+    /// Address of the host; 0.0.0.0 for all.
+    pub host_address: Ipv4Addr,
     /// Port of the host.
     pub host_port: u16,
     /// Port of the container.
@@ -145,11 +147,17 @@ impl BalancedPort {
     }
 }
 
+impl PublishedPort {
+    /// Whether packets to that address of the host come here.
+    pub fn is_at(&self, address: Ipv4Addr) -> bool {
+        self.host_address.is_unspecified() || self.host_address == address
+    }
+}
+
 impl FirewallState {
     /// What the rules should be about, as of the snapshot.
     ///
-    /// A container publishes its ports from its reservation on, also while it is stopped, until its removal begins:
-    /// its rules are gone before its address is free for another.
+    /// A container publishes its ports while it runs ([`Container::is_published`](crate::store::Container::is_published)).
     pub fn compute(snapshot: &Snapshot, uplink: Option<&Uplink>, settings: &FirewallSettings) -> Self {
         let bridges = in_order(snapshot)
             .iter()
@@ -162,12 +170,13 @@ impl FirewallState {
         let ports = snapshot
             .containers()
             .iter()
-            .filter(|c| c.operation != Some(Operation::Delete))
+            .filter(|c| c.is_published())
             .filter_map(|c| Some((c.attachment.as_ref()?, &c.forwards)))
             .flat_map(|(attachment, forwards)| {
                 forwards.iter().map(|f| PublishedPort {
                     bridge: attachment.network.clone(),
                     address: attachment.address,
+                    host_address: f.host_address.unwrap_or(settings.publish_address),
                     host_port: f.host_port,
                     container_port: f.container_port,
                     protocol: f.protocol,
@@ -194,6 +203,7 @@ impl FirewallState {
             let way = |endpoint: &Endpoint| PublishedPort {
                 bridge: endpoint.network.clone(),
                 address: endpoint.address,
+                host_address: self.settings.publish_address,
                 host_port: port.host_port,
                 container_port: port.target_port,
                 protocol: port.protocol,
@@ -208,10 +218,11 @@ impl FirewallState {
     }
 
     /// The ends of all [`ways`](Self::ways), each once however many ports of the host lead there: what has to be let
-    /// through (N-25).
+    /// through (N-25). Of several the one that is the least narrow.
     pub fn destinations(&self) -> Vec<PublishedPort> {
         let mut seen = HashSet::new();
         let mut ways = self.ways();
+        ways.sort_by_key(|way| !way.host_address.is_unspecified());
         ways.retain(|way| seen.insert((way.address, way.container_port, way.protocol)));
         ways
     }
@@ -220,34 +231,32 @@ impl FirewallState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::ContainerState;
     use crate::store::records::tests::{container, network};
+    use crate::store::{ContainerState, Operation};
 
     #[test]
-    fn ports_are_published_until_the_removal_begins() {
-        let ports = |operation| {
+    fn ports_are_published_while_their_container_runs() {
+        let ports = |state, starting, operation| {
             let snapshot = Snapshot::build(|t| {
                 t.put(network("raind0", "10.166.0.0/24")).unwrap();
-                let mut c = container("a", "web")
-                    .address("10.166.0.1")
-                    .forward(80)
-                    .in_state(ContainerState::Stopped);
-                c.operation = operation;
+                let mut c = container("a", "web").address("10.166.0.1").forward(80).in_state(state);
+                (c.operation, c.starting) = (operation, starting);
                 t.put(c).unwrap();
                 // A member of a pod: no address of its own.
-                t.put(container("b", "member").forward(81)).unwrap();
+                t.put(container("b", "member").forward(81).in_state(ContainerState::Running))
+                    .unwrap();
             });
             FirewallState::compute(&snapshot, None, &FirewallSettings::default())
                 .ports
                 .len()
         };
+        use ContainerState::{Created, Creating, Running, Stopped};
         assert_eq!(
-            [
-                ports(None),
-                ports(Some(Operation::Restart)),
-                ports(Some(Operation::Delete))
-            ],
-            [1, 1, 0]
+            [Creating, Created, Running, Stopped].map(|s| ports(s, false, None)),
+            [0, 0, 1, 0]
         );
+        assert_eq!([Creating, Created].map(|s| ports(s, true, None)), [1, 1]);
+        assert_eq!(ports(Creating, true, Some(Operation::Restart)), 1);
+        assert_eq!(ports(Running, false, Some(Operation::Delete)), 0);
     }
 }

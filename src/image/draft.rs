@@ -304,7 +304,7 @@ impl<R: Read> Read for Hashing<R> {
 
 /// Runs `work` on an overlay mount. The mount is in a mount namespace of a thread that ends with the work, so nothing
 /// of it can stay behind, not even after a crash.
-fn in_overlay<T: Send>(
+pub(super) fn in_overlay<T: Send>(
     lower: &[PathBuf],
     upper: &Path,
     work_dir: &Path,

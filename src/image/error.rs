@@ -48,6 +48,14 @@ pub enum ImageError {
         /// What is wrong with it.
         message: String,
     },
+    /// The reference names something else that registries keep.
+    #[error("{image} is not a container image{what}")]
+    NotAnImage {
+        /// Canonical string of the image.
+        image: String,
+        /// ` but …` or `: …`.
+        what: String,
+    },
     /// A layer is not what its digest, its size or the archive format promise, or it tries to leave its root.
     #[error("bad layer {layer}: {message}")]
     BadLayer {
@@ -56,6 +64,13 @@ pub enum ImageError {
         /// What is wrong with it.
         message: String,
     },
+    /// A layer is gone, or was copied without its extended attributes and has no record to be made whole from. Holds its
+    /// diff id.
+    #[error(
+        "layer {0} is missing, or was copied without its extended attributes; pull or build the image again, then repeat \
+         this"
+    )]
+    LayerLost(String),
     /// What a build step left behind cannot be a layer.
     #[error("the files cannot be a layer: {0}")]
     NoLayer(String),

@@ -3,6 +3,7 @@
 //! ```text
 //! <root>/l/<11 characters>     an unpacked layer, ready as a lower directory of overlayfs; its whole diff id stands in
 //!                              an attribute of the directory. Or a link to a directory that is not ours (`adopt`)
+//! <root>/records/<11>.json     what a plain copy of that layer would lose ([`Record`])
 //! <root>/blobs/sha256/<hex>    a document
 //! <root>/staging/<ulid>/       what is being made or deleted; nothing in it survives a start
 //! ```
@@ -26,14 +27,16 @@ use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
 use super::digest::Digest;
+use super::record::Record;
 use super::tree;
 
 /// Carries the diff id of a layer.
-const DIFF_ID: &str = "trusted.condenser.diff_id";
+pub(super) const DIFF_ID: &str = "trusted.condenser.diff_id";
 
 /// The store.
 pub(super) struct LayerStore {
     layers: PathBuf,
+    records: PathBuf,
     blobs: PathBuf,
     staging: PathBuf,
     pins: Mutex<HashMap<Digest, usize>>,
@@ -45,12 +48,13 @@ impl LayerStore {
     pub(super) fn open(root: &Path) -> io::Result<Self> {
         let store = Self {
             layers: root.join("l"),
+            records: root.join("records"),
             blobs: root.join("blobs/sha256"),
             staging: root.join("staging"),
             pins: Mutex::default(),
             turns: Mutex::default(),
         };
-        for directory in [&store.layers, &store.blobs, &store.staging] {
+        for directory in [&store.layers, &store.records, &store.blobs, &store.staging] {
             private_directory(directory)?;
         }
         Ok(store)
@@ -70,13 +74,16 @@ impl LayerStore {
         }
     }
 
-    /// Whether the layer is there. An error if another one has its short name.
+    /// Whether the layer is there, whole. What has lost its mark is not: a copy that did not keep extended attributes has
+    /// lost others too ([`LayerStore::mend`]). An error if another layer has its short name.
     pub(super) fn has_layer(&self, diff_id: &Digest) -> io::Result<bool> {
         let path = self.layer(diff_id);
         let mut value = [0; 128];
         match rustix::fs::getxattr(&path, DIFF_ID, &mut value[..]) {
             Ok(length) if value[..length] == *diff_id.to_string().as_bytes() => Ok(true),
-            Ok(_) | Err(Errno::NODATA) => {
+            // A link to what is not ours has none.
+            Err(Errno::NODATA) => Ok(path.is_symlink()),
+            Ok(_) => {
                 let message = format!("{} is not the layer {diff_id} but holds its name", path.display());
                 Err(io::Error::new(io::ErrorKind::AlreadyExists, message))
             }
@@ -102,9 +109,66 @@ impl LayerStore {
     /// Gives a filled directory its final name.
     pub(super) fn publish_layer(&self, staged: Staged, diff_id: &Digest) -> io::Result<()> {
         let directory = fs_err::File::open(&staged.0)?.into_parts().0.into();
+        // Before the mark, which says that all is done.
+        if let Err(error) = self.record(&staged.0, diff_id) {
+            tracing::warn!(%error, layer = %diff_id, "no record was made: a plain copy of this layer will be of no use");
+        }
         tree::set_attribute(&directory, DIFF_ID.as_bytes(), diff_id.to_string().as_bytes())
             .map_err(|e| named(e, &staged.0))?;
-        rename(&staged.0, &self.layer(diff_id))
+        let path = self.layer(diff_id);
+        if path.exists() && !self.has_layer(diff_id)? {
+            // What is there is of no use. It goes with the value that has its place now.
+            let here = rustix::fs::CWD;
+            return rustix::fs::renameat_with(here, &staged.0, here, &path, RenameFlags::EXCHANGE)
+                .map_err(|e| named(e, &path));
+        }
+        rename(&staged.0, &path)
+    }
+
+    /// Notes what a plain copy of a layer would lose.
+    fn record(&self, directory: &Path, diff_id: &Digest) -> io::Result<()> {
+        let record = Record::of(directory)?;
+        let staged = Staged(self.staging.join(unique()));
+        serde_json::to_writer(io::BufWriter::new(fs_err::File::create_new(&staged.0)?), &record)?;
+        fs_err::rename(&staged.0, self.record_of(diff_id))
+    }
+
+    fn record_of(&self, diff_id: &Digest) -> PathBuf {
+        self.records.join(format!("{}.json", diff_id.short()))
+    }
+
+    /// Makes the layer whole again from its record, if it is there and has lost its mark. `false` if it is of no use, or
+    /// not there at all. Nobody may use the layer meanwhile.
+    pub(super) fn mend(&self, diff_id: &Digest) -> io::Result<bool> {
+        let path = self.layer(diff_id);
+        if self.has_layer(diff_id)? {
+            return Ok(true);
+        }
+        let Ok(text) = fs_err::read(self.record_of(diff_id)) else {
+            return Ok(false);
+        };
+        let Ok(record) = serde_json::from_slice::<Record>(&text) else {
+            return Ok(false);
+        };
+        if !path.is_dir() || !record.restore(&path)? {
+            return Ok(false);
+        }
+        let directory = fs_err::File::open(&path)?.into_parts().0.into();
+        tree::set_attribute(&directory, DIFF_ID.as_bytes(), diff_id.to_string().as_bytes())
+            .map_err(|e| named(e, &path))?;
+        Ok(true)
+    }
+
+    /// Makes the records of layers that an earlier version unpacked. What is swept meanwhile leaves one that the next
+    /// sweep takes.
+    pub(super) fn record_all(&self, diff_ids: &HashSet<Digest>) -> io::Result<()> {
+        for diff_id in diff_ids {
+            let path = self.layer(diff_id);
+            if !path.is_symlink() && self.has_layer(diff_id)? && !self.record_of(diff_id).exists() {
+                self.record(&path, diff_id)?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes a directory that stays somebody else's a layer. Removing the layer removes only the link.
@@ -173,6 +237,8 @@ impl LayerStore {
             let hex: HashSet<String> = keep.iter().map(Digest::hex).collect();
             let mut doomed = self.retire(&self.layers, &short)?;
             doomed.extend(self.retire(&self.blobs, &hex)?);
+            let records: HashSet<String> = short.iter().map(|short| format!("{short}.json")).collect();
+            doomed.extend(self.retire(&self.records, &records)?);
             doomed
         };
         drop(doomed);
@@ -373,8 +439,33 @@ mod tests {
         assert_eq!(store.layer(&twin), store.layer(&digest));
         let error = store.has_layer(&twin).unwrap_err().to_string();
         assert!(error.contains("is not the layer"), "{error}");
-        std::fs::create_dir(store.layer(&Digest::of(b"b"))).unwrap();
-        store.has_layer(&Digest::of(b"b")).unwrap_err();
+    }
+
+    #[test]
+    fn a_layer_without_its_mark_is_mended_or_made_again() {
+        let (_root, store) = store();
+        let digest = add(&store, "a");
+        let unmark = || rustix::fs::removexattr(store.layer(&digest), DIFF_ID).unwrap();
+        unmark();
+        assert!(!store.has_layer(&digest).unwrap());
+        assert!(store.mend(&digest).unwrap() && store.has_layer(&digest).unwrap());
+        // What is no copy of it is of no use, and gives its place to the layer.
+        unmark();
+        std::fs::write(store.layer(&digest).join("file"), "something else").unwrap();
+        assert!(!store.mend(&digest).unwrap() && !store.has_layer(&digest).unwrap());
+        add(&store, "a");
+        assert!(store.has_layer(&digest).unwrap() && staging_is_empty(&store));
+        assert_eq!(std::fs::read_to_string(store.layer(&digest).join("file")).unwrap(), "a");
+        // Of an earlier version, without a record.
+        std::fs::remove_file(store.record_of(&digest)).unwrap();
+        unmark();
+        assert!(!store.mend(&digest).unwrap());
+        add(&store, "a");
+        std::fs::remove_file(store.record_of(&digest)).unwrap();
+        store.record_all(&HashSet::from([digest])).unwrap();
+        assert!(store.record_of(&digest).exists());
+        store.sweep(HashSet::new).unwrap();
+        assert!(!store.record_of(&digest).exists());
     }
 
     #[test]
@@ -420,6 +511,7 @@ mod tests {
     fn many_layers_fit_a_mount_option() {
         let store = LayerStore {
             layers: "/etc/raind/image/l".into(),
+            records: PathBuf::new(),
             blobs: PathBuf::new(),
             staging: PathBuf::new(),
             pins: Mutex::default(),

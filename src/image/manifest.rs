@@ -4,9 +4,13 @@
 //! Lenient where the world is: media types are missing or mixed, lists are `null`. Strict where leniency would let one
 //! document mean two things: what has the shape of both a manifest and an index is refused.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Deserializer};
 
+use super::artifact;
 use super::digest::Digest;
+use super::health;
 use super::platform::Platform;
 use crate::store::ImageRunConfig;
 
@@ -14,6 +18,9 @@ use crate::store::ImageRunConfig;
 pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json";
+
+/// Annotation of an entry of an index that is about another entry, such as an attestation (BuildKit).
+const ABOUT_ANOTHER: &str = "vnd.docker.reference.type";
 
 /// Largest manifest and largest configuration that is read, in bytes.
 pub(super) const MAX_DOCUMENT: u64 = 4 << 20;
@@ -23,8 +30,10 @@ pub(super) const MAX_DOCUMENT: u64 = 4 << 20;
 pub(super) enum Document {
     /// One image for several platforms.
     Index(Vec<IndexEntry>),
-    /// One image.
+    /// One image, or an artifact in its form.
     Manifest(Manifest),
+    /// An artifact in a form of its own: its media type.
+    Artifact(String),
 }
 
 /// An image manifest.
@@ -34,6 +43,8 @@ pub(super) struct Manifest {
     pub config: Descriptor,
     /// The layers, bottom first.
     pub layers: Vec<Descriptor>,
+    /// What it describes when that is no container image.
+    pub instead: Option<String>,
 }
 
 /// A blob as a manifest describes it. `urls` is left out on purpose: a manifest must not make us fetch from elsewhere.
@@ -45,9 +56,21 @@ pub(super) struct Descriptor {
 
 /// An entry of an index.
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct IndexEntry {
     pub digest: String,
     pub platform: Option<EntryPlatform>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub artifact_type: String,
+    #[serde(default, deserialize_with = "or_default")]
+    pub annotations: HashMap<String, serde_json::Value>,
+}
+
+impl IndexEntry {
+    /// Whether it may lead to an image. Attestations of builders stand beside the images they are about.
+    pub(super) fn may_be_image(&self) -> bool {
+        artifact::may_be_image(&self.artifact_type) && !self.annotations.contains_key(ABOUT_ANOTHER)
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -73,6 +96,8 @@ impl Document {
             schema_version: Option<u64>,
             #[serde(default, deserialize_with = "or_default")]
             media_type: String,
+            #[serde(default, deserialize_with = "or_default")]
+            artifact_type: String,
             manifests: Option<Vec<IndexEntry>>,
             config: Option<RawDescriptor>,
             layers: Option<Vec<RawDescriptor>>,
@@ -90,6 +115,13 @@ impl Document {
         };
         let said_index = said.contains("image.index") || said.contains("manifest.list");
         let said_manifest = said.contains("image.manifest.") || said.contains("distribution.manifest.v2");
+        if said.contains("artifact.manifest") {
+            return Ok(Self::Artifact(if raw.artifact_type.is_empty() {
+                said.to_owned()
+            } else {
+                raw.artifact_type
+            }));
+        }
         match (raw.manifests, raw.config) {
             (Some(_), Some(_)) => Err("the document is both a manifest and an index".into()),
             (Some(_), None) if raw.layers.is_some() => Err("the document is both a manifest and an index".into()),
@@ -97,9 +129,15 @@ impl Document {
             (None, None) if said_index => Ok(Self::Index(Vec::new())),
             (None, Some(config)) if !said_index => {
                 let layers = raw.layers.unwrap_or_default();
+                let types: Vec<String> = layers.iter().map(|layer| layer.media_type.clone()).collect();
+                let instead = artifact::instead(&config.media_type, &raw.artifact_type, &types);
                 let layers = layers.into_iter().map(Descriptor::try_from).collect::<Result<_, _>>()?;
                 let config = config.try_into()?;
-                Ok(Self::Manifest(Manifest { config, layers }))
+                Ok(Self::Manifest(Manifest {
+                    config,
+                    layers,
+                    instead,
+                }))
             }
             _ => Err(format!("{said:?} is not the manifest of an image")),
         }
@@ -107,7 +145,10 @@ impl Document {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct RawDescriptor {
+    #[serde(default, deserialize_with = "or_default")]
+    media_type: String,
     digest: String,
     size: u64,
 }
@@ -147,6 +188,11 @@ impl ImageConfig {
         Ok(config)
     }
 
+    /// Whether a configuration says nothing at all, as that of an artifact that has none.
+    pub(super) fn is_empty(body: &[u8]) -> bool {
+        matches!(serde_json::from_slice(body), Ok(serde_json::Value::Object(members)) if members.is_empty())
+    }
+
     /// Reads a configuration whatever it says of layers.
     pub(super) fn parse_alone(body: &[u8]) -> Result<Self, String> {
         let raw: RawConfig = serde_json::from_slice(body).map_err(|e| format!("the configuration is wrong: {e}"))?;
@@ -167,6 +213,8 @@ impl ImageConfig {
                 cmd: raw.config.cmd.0,
                 working_dir: raw.config.working_dir,
                 user: raw.config.user,
+                stop_signal: raw.config.stop_signal,
+                health_check: health::read(&raw.config.healthcheck, &raw.config.shell),
             },
         })
     }
@@ -208,6 +256,13 @@ struct RawRun {
     working_dir: String,
     #[serde(default, deserialize_with = "or_default")]
     user: String,
+    #[serde(default, deserialize_with = "or_default")]
+    stop_signal: String,
+    // What a builder wrote there must not make the image useless.
+    #[serde(default)]
+    healthcheck: serde_json::Value,
+    #[serde(default)]
+    shell: serde_json::Value,
 }
 
 /// A list of words; old images have one string in its place.

@@ -13,24 +13,28 @@
 //! From outside in: [`reference`] reads names; [`registry`] speaks to registries;
 //! [`manifest`] and [`platform`] say what is wanted; [`pull`] puts it together; [`stream`], [`archive`], [`unpack`] and
 //! [`tree`] turn a blob into a directory; [`layers`] keeps directories; [`view`] and [`user`] look into them. [`draft`]
-//! (with [`capture`] and [`documents`]) makes an image here. [`adopt`] takes over what an earlier installation unpacked.
+//! (with [`capture`] and [`documents`]) makes an image here; [`copy`] gives a part of one away. [`adopt`] takes over what an earlier installation unpacked.
 //!
 //! What this module never does: run anything, mount anything that others can see, decide who may pull, keep compressed blobs, or believe a byte
 //! of a registry that a digest does not vouch for.
 
 mod adopt;
 pub(crate) mod archive;
+mod artifact;
 mod capture;
+mod copy;
 mod digest;
 mod documents;
 mod draft;
 mod error;
+mod health;
 mod layers;
 mod manifest;
 mod pause;
 mod platform;
 pub(crate) mod printable;
 mod pull;
+pub(crate) mod record;
 mod reference;
 mod registry;
 mod stream;
@@ -54,10 +58,12 @@ use crate::store::{Container, Image, Snapshot, Store, Txn};
 
 use self::digest::Digest;
 use self::layers::LayerStore;
+use self::manifest::ImageConfig;
 use self::registry::Registry;
 use self::view::View;
 
 pub use self::adopt::Bundle;
+pub use self::copy::Copied;
 pub use self::draft::{Draft, Scratch};
 pub use self::error::ImageError;
 pub use self::platform::Platform;
@@ -133,13 +139,72 @@ impl ImageService {
     /// Removes what an earlier run left behind: half-made and half-deleted things, and layers that no row names. To be
     /// called once, before anything else.
     pub async fn recover(&self) -> Result<(), ImageError> {
-        let layers = self.0.layers.clone();
+        let (layers, needed) = (self.0.layers.clone(), layers_of(&self.0.store.snapshot()));
         blocking(move || {
             layers.clear_staging()?;
-            unpack_pause(&layers)
+            unpack_pause(&layers)?;
+            mend(&layers, &needed)?;
+            // Not waited for: it looks at every file of layers that an earlier version has unpacked.
+            std::thread::spawn(move || {
+                if let Err(error) = layers.record_all(&needed) {
+                    tracing::warn!(%error, "records of layers are missing; the next start tries again");
+                }
+            });
+            Ok(())
         })
         .await?;
+        self.read_again().await?;
         self.0.sweep().await
+    }
+
+    /// Refuses to go on with layers that are not there as they were unpacked.
+    pub async fn check_layers(&self, diff_ids: &[String]) -> Result<(), ImageError> {
+        let layers = self.0.layers.clone();
+        let wanted: Vec<Digest> = diff_ids.iter().filter_map(|id| id.parse().ok()).collect();
+        let lost = blocking(move || {
+            for diff_id in wanted {
+                if !layers.has_layer(&diff_id)? {
+                    return Ok(Some(diff_id));
+                }
+            }
+            Ok(None)
+        });
+        match lost.await? {
+            Some(layer) => Err(ImageError::LayerLost(layer.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes into the rows what earlier versions did not read of a configuration: stop signal and health check.
+    async fn read_again(&self) -> Result<(), ImageError> {
+        let layers = self.0.layers.clone();
+        let says_nothing = |image: &Image| image.config.stop_signal.is_empty() && image.config.health_check.is_none();
+        let rows: Vec<_> = self.list().into_iter().filter(|image| says_nothing(image)).collect();
+        let found = blocking(move || {
+            let read = |image: &Arc<Image>| {
+                let body = layers.read_blob(&image.config_digest.parse().ok()?).ok()??;
+                let run = ImageConfig::parse_alone(&body).ok()?.run;
+                let news = !run.stop_signal.is_empty() || run.health_check.is_some();
+                news.then(|| (image.id.clone(), run))
+            };
+            Ok(rows.iter().filter_map(read).collect::<Vec<_>>())
+        })
+        .await?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        let changed = self.0.store.transact(move |t| {
+            for (id, run) in found {
+                if let Some(row) = t.get::<Image>(&id) {
+                    let mut row = Image::clone(&row);
+                    row.config.stop_signal = run.stop_signal;
+                    row.config.health_check = run.health_check;
+                    t.put(row).map_err(|taken| ImageError::Io(taken.to_string()))?;
+                }
+            }
+            Ok(())
+        });
+        changed.await
     }
 
     /// The built-in image of infra containers. It has no row, and its layer is always there.
@@ -153,11 +218,19 @@ impl ImageService {
         self.flight(image, platform).done.await
     }
 
-    /// The image, pulled if it is not present.
+    /// The image, pulled if it is not present, or a layer of it is lost.
     pub async fn ensure(&self, image: &ImageRef, platform: &Platform) -> Result<Arc<Image>, ImageError> {
-        match self.get(image) {
-            Err(ImageError::NotFound(_)) => self.pull(image, platform).await,
-            present => present,
+        let present = match self.get(image) {
+            Err(ImageError::NotFound(_)) => return self.pull(image, platform).await,
+            present => present?,
+        };
+        let diff_ids: Vec<String> = present.layers.iter().map(|layer| layer.diff_id.clone()).collect();
+        match self.check_layers(&diff_ids).await {
+            Ok(()) => Ok(present),
+            Err(lost) => {
+                tracing::warn!(%image, %lost, "pulling the image again");
+                self.pull(image, platform).await
+            }
         }
     }
 
@@ -172,8 +245,11 @@ impl ImageService {
     /// The image, if it is present.
     pub fn get(&self, image: &ImageRef) -> Result<Arc<Image>, ImageError> {
         let id = image.canonical();
-        let found = self.0.store.snapshot().get::<Image>(&id).cloned();
-        found.ok_or(ImageError::NotFound(id))
+        self.get_by_id(&id).ok_or(ImageError::NotFound(id))
+    }
+
+    fn get_by_id(&self, id: &str) -> Option<Arc<Image>> {
+        self.0.store.snapshot().get::<Image>(id).cloned()
     }
 
     /// All images, by repository and reference.
@@ -309,15 +385,44 @@ impl Inner {
 
 /// Everything that rows name.
 fn needed(snapshot: &Snapshot) -> HashSet<Digest> {
+    let mut needed = layers_of(snapshot);
+    needed.extend(snapshot.images().iter().flat_map(|i| document_digests(i)));
+    needed
+}
+
+/// The layers that rows name.
+fn layers_of(snapshot: &Snapshot) -> HashSet<Digest> {
     let of_images = snapshot
         .images()
         .iter()
         .flat_map(|i| i.layers.iter().map(|l| &l.diff_id));
     let of_containers = snapshot.containers().iter().flat_map(|c| &c.layers);
-    let layers = of_images.chain(of_containers).filter_map(|id| id.parse().ok());
-    layers
-        .chain(snapshot.images().iter().flat_map(|i| document_digests(i)))
+    of_images
+        .chain(of_containers)
+        .filter_map(|id| id.parse().ok())
         .collect()
+}
+
+/// Makes layers whole that a plain copy of the state has brought, and says what could not be.
+fn mend(layers: &LayerStore, needed: &HashSet<Digest>) -> std::io::Result<()> {
+    let mut mended = 0;
+    for layer in needed {
+        if layers.has_layer(layer)? {
+            continue;
+        }
+        match layers.mend(layer)? {
+            true => mended += 1,
+            false => tracing::warn!(%layer, "{}", ImageError::LayerLost(layer.to_string())),
+        }
+    }
+    if mended > 0 {
+        tracing::warn!(
+            mended,
+            "the state was copied without extended attributes; layers are whole again from their records"
+        );
+        layers.sync()?;
+    }
+    Ok(())
 }
 
 /// Puts the layer of the built-in image into the store, if it is not there.

@@ -21,33 +21,8 @@ const REFERENCE: &str = "3.9";
 /// Name of the program in the image.
 const PROGRAM: &str = "pause";
 
-// The ELF file: header, one program header, code, data, as one loadable segment that is readable and executable.
-// `\machine` is the ELF number of the architecture.
-global_asm!(
-    ".pushsection .rodata.condenser_pause, \"a\"",
-    ".balign 16",
-    ".hidden condenser_pause_start",
-    ".globl condenser_pause_start",
-    "condenser_pause_start:",
-    // ELF header: 64 bits, little-endian, version 1, executable.
-    ".byte 0x7f, 0x45, 0x4c, 0x46, 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0",
-    ".short 2, {machine}",
-    ".long 1",
-    ".quad 0x400000 + (condenser_pause_code - condenser_pause_start)",
-    ".quad 64, 0",
-    ".long 0",
-    ".short 64, 56, 1, 0, 0, 0",
-    // Program header: PT_LOAD, R + X, the whole file at 0x400000, page alignment of all page sizes.
-    ".long 1, 5",
-    ".quad 0, 0x400000, 0x400000",
-    ".quad condenser_pause_end - condenser_pause_start, condenser_pause_end - condenser_pause_start",
-    ".quad 0x10000",
-    "condenser_pause_code:",
-    machine = const MACHINE,
-);
+crate::elf::begin!("condenser_pause");
 
-#[cfg(target_arch = "x86_64")]
-const MACHINE: u16 = 62;
 #[cfg(target_arch = "x86_64")]
 global_asm!(
     // rt_sigaction(SIGCHLD, ignore, 0, 8)
@@ -80,8 +55,6 @@ global_asm!(
     "syscall",
 );
 
-#[cfg(target_arch = "aarch64")]
-const MACHINE: u16 = 183;
 #[cfg(target_arch = "aarch64")]
 global_asm!(
     // rt_sigaction(SIGCHLD, ignore, 0, 8)
@@ -121,11 +94,9 @@ global_asm!(
     // SIGINT (2) and SIGTERM (15).
     "condenser_pause_ends:",
     ".quad (1 << 1) | (1 << 14)",
-    ".hidden condenser_pause_end",
-    ".globl condenser_pause_end",
-    "condenser_pause_end:",
-    ".popsection",
 );
+
+crate::elf::end!("condenser_pause");
 
 unsafe extern "C" {
     static condenser_pause_start: u8;
@@ -134,9 +105,8 @@ unsafe extern "C" {
 
 /// The executable file.
 fn program() -> &'static [u8] {
-    let (start, end) = (&raw const condenser_pause_start, &raw const condenser_pause_end);
-    // SAFETY: both labels are in one section that the assembler above fills without a gap and that nobody writes to.
-    unsafe { std::slice::from_raw_parts(start, end.offset_from_unsigned(start)) }
+    // SAFETY: the labels of the file above.
+    unsafe { crate::elf::bytes(&raw const condenser_pause_start, &raw const condenser_pause_end) }
 }
 
 /// The layer's archive. The same bytes every time, so that its digest names it.

@@ -55,6 +55,9 @@ impl Platform {
 
     /// How well an entry fits; higher is better, `None` not at all.
     fn rank(&self, entry: &IndexEntry) -> Option<u32> {
+        if !entry.may_be_image() {
+            return None;
+        }
         // An entry without a platform may be anything. It is tried last, and its configuration decides.
         let Some(platform) = &entry.platform else {
             return Some(0);
@@ -94,12 +97,21 @@ fn level(architecture: &str, variant: &str) -> u32 {
     })
 }
 
-/// The entry of an index that fits best; the first among equals.
-pub(super) fn choose<'a>(wanted: &Platform, entries: &'a [IndexEntry]) -> Option<&'a IndexEntry> {
-    let ranked = entries.iter().filter_map(|e| wanted.rank(e).map(|rank| (rank, e)));
-    ranked
-        .reduce(|best, next| if next.0 > best.0 { next } else { best })
-        .map(|(_, e)| e)
+/// The entry of an index that fits best; the first among equals. Where no entry of the platform is, all that do not say
+/// theirs, in order: what they lead to decides.
+pub(super) fn choose<'a>(wanted: &Platform, entries: &'a [IndexEntry]) -> Vec<&'a IndexEntry> {
+    let ranked: Vec<(u32, &IndexEntry)> = entries
+        .iter()
+        .filter_map(|e| wanted.rank(e).map(|rank| (rank, e)))
+        .collect();
+    let best = ranked
+        .iter()
+        .copied()
+        .reduce(|best, next| if next.0 > best.0 { next } else { best });
+    match best {
+        Some((rank, entry)) if rank > 0 => vec![entry],
+        _ => ranked.into_iter().map(|(_, entry)| entry).collect(),
+    }
 }
 
 #[cfg(test)]
@@ -119,10 +131,12 @@ mod tests {
                 IndexEntry {
                     digest: String::new(),
                     platform,
+                    artifact_type: String::new(),
+                    annotations: Default::default(),
                 }
             })
             .collect();
-        let found = choose(wanted, &entries)?;
+        let found = *choose(wanted, &entries).first()?;
         entries.iter().position(|e| std::ptr::eq(e, found))
     }
 

@@ -29,6 +29,9 @@ use crate::store::{Image, ImageLayer};
 
 /// How many pieces of a blob wait between network and unpacking.
 const PIECES: usize = 64;
+/// How many indexes lead to an image one after the other, and how many manifests are looked at for it, at most.
+const MAX_DEPTH: usize = 4;
+const MAX_MANIFESTS: usize = 32;
 
 /// How far a pull is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -76,30 +79,102 @@ pub(super) async fn pull(
     result
 }
 
-async fn plan(session: &Session, image: &ImageRef, platform: &Platform) -> Result<Plan, ImageError> {
-    let no_platform = || ImageError::NoPlatform {
-        os: platform.os.clone(),
-        architecture: platform.architecture.clone(),
-    };
+/// A manifest and the configuration that it names.
+struct Found {
+    manifest: Fetched,
+    config_body: Vec<u8>,
+    config: ImageConfig,
+}
+
+/// Follows indexes to the image for the platform. Entries that do not say what they are for are tried one after the
+/// other.
+async fn find(session: &Session, image: &ImageRef, platform: &Platform) -> Result<Found, ImageError> {
     let bad = |message| ImageError::BadImage {
         image: image.canonical(),
         message,
     };
-    let mut manifest = session.manifest(image.reference()).await?;
-    if let Document::Index(entries) = &manifest.document {
-        let chosen = choose(platform, entries).ok_or_else(no_platform)?;
-        let digest: Digest = chosen.digest.parse().map_err(|e| bad(format!("{e}")))?;
-        manifest = session.manifest(&digest.to_string()).await?;
+    // The next one last.
+    let mut ahead = vec![(image.reference().to_owned(), 0)];
+    let (mut tried, mut refusal) = (0, None);
+    while let Some((reference, depth)) = ahead.pop() {
+        tried += 1;
+        if depth > MAX_DEPTH || tried > MAX_MANIFESTS {
+            return Err(bad("its index leads to too many others".into()));
+        }
+        let fetched = session.manifest(&reference).await?;
+        let refused = match &fetched.document {
+            Document::Index(entries) => {
+                for entry in choose(platform, entries).into_iter().rev() {
+                    let digest: Digest = entry.digest.parse().map_err(|e| bad(format!("{e}")))?;
+                    ahead.push((digest.to_string(), depth + 1));
+                }
+                continue;
+            }
+            Document::Artifact(kind) => Some(format!(" but an OCI artifact (media type {kind})")),
+            Document::Manifest(manifest) => manifest.instead.as_ref().map(|kind| format!(" but {kind}")),
+        };
+        let refused = match refused {
+            None => match configuration(session, image, platform, &fetched).await? {
+                Ok((config_body, config)) => {
+                    return Ok(Found {
+                        manifest: fetched,
+                        config_body,
+                        config,
+                    });
+                }
+                Err(refused) => refused,
+            },
+            Some(what) => ImageError::NotAnImage {
+                image: image.canonical(),
+                what,
+            },
+        };
+        refusal.get_or_insert(refused);
     }
-    let Document::Manifest(Manifest { config, layers }) = &manifest.document else {
-        return Err(bad("its index leads to another index".into()));
+    Err(refusal.unwrap_or_else(|| no_platform(platform)))
+}
+
+/// The configuration of a manifest; the inner error when it is for another platform or there is none.
+async fn configuration(
+    session: &Session,
+    image: &ImageRef,
+    platform: &Platform,
+    fetched: &Fetched,
+) -> Result<Result<(Vec<u8>, ImageConfig), ImageError>, ImageError> {
+    let Document::Manifest(manifest) = &fetched.document else {
+        return Ok(Err(no_platform(platform)));
+    };
+    let body = session.small_blob(&manifest.config).await?;
+    if ImageConfig::is_empty(&body) {
+        return Ok(Err(ImageError::NotAnImage {
+            image: image.canonical(),
+            what: ": its configuration is empty".into(),
+        }));
+    }
+    let config = ImageConfig::parse(&body, manifest.layers.len()).map_err(|message| ImageError::BadImage {
+        image: image.canonical(),
+        message,
+    })?;
+    Ok(match config.is_for(platform) {
+        true => Ok((body, config)),
+        false => Err(no_platform(platform)),
+    })
+}
+
+fn no_platform(platform: &Platform) -> ImageError {
+    ImageError::NoPlatform {
+        os: platform.os.clone(),
+        architecture: platform.architecture.clone(),
+    }
+}
+
+async fn plan(session: &Session, image: &ImageRef, platform: &Platform) -> Result<Plan, ImageError> {
+    let found = find(session, image, platform).await?;
+    let Document::Manifest(Manifest { config, layers, .. }) = &found.manifest.document else {
+        return Err(no_platform(platform));
     };
     let config_descriptor = config.clone();
-    let config_body = session.small_blob(&config_descriptor).await?;
-    let config = ImageConfig::parse(&config_body, layers.len()).map_err(bad)?;
-    if !config.is_for(platform) {
-        return Err(no_platform());
-    }
+    let config = &found.config;
     let pairs = || config.diff_ids.iter().zip(layers);
     let rows = pairs().map(|(diff_id, layer)| ImageLayer {
         diff_id: diff_id.to_string(),
@@ -116,10 +191,10 @@ async fn plan(session: &Session, image: &ImageRef, platform: &Platform) -> Resul
     Ok(Plan {
         layers: rows,
         config_descriptor,
-        config_body,
-        config,
+        config_body: found.config_body,
+        config: found.config,
         work,
-        manifest,
+        manifest: found.manifest,
     })
 }
 

@@ -217,6 +217,12 @@ impl Tree {
         }
     }
 
+    /// Removes what stands at a name of the root, with all beneath it.
+    pub(crate) fn discard(&mut self, name: &[u8]) -> Result<(), TreeError> {
+        let root = self.root.clone();
+        self.remove(&root, name).map_err(|e| error(e, name))
+    }
+
     /// Removes what stands at a name, with all beneath it.
     fn remove(&mut self, parent: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
         let existing = look(parent, name)?;
@@ -319,7 +325,10 @@ pub(crate) fn set_mode(parent: &OwnedFd, name: &[u8], mode: u32) -> Result<(), E
 
 /// Tells whose fault an error is.
 pub(crate) fn error(errno: Errno, path: &[u8]) -> TreeError {
-    let message = format!("{}: {}", printable(path), io::Error::from(errno));
+    let reason = io::Error::from(errno).to_string();
+    // Without the number that the system has for it.
+    let reason = reason.split(" (os error").next().unwrap_or_default();
+    let message = format!("{}: {reason}", printable(path));
     match errno {
         Errno::NOSPC | Errno::DQUOT | Errno::IO | Errno::ROFS | Errno::MFILE | Errno::NFILE | Errno::NOMEM => {
             TreeError::System(message)

@@ -9,7 +9,7 @@
 //!
 //! What this never does: follow a link out of the root, or a last link at all ([`Tree`]).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -26,6 +26,9 @@ const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE_MARKER: &[u8] = b".wh..wh..opq";
 /// Other names with this prefix are AUFS's own and mean nothing here.
 const AUFS_PREFIX: &[u8] = b".wh..wh.";
+/// Where AUFS has files with several names. Layers of its time name such a file by a hard link to here, so its files are
+/// kept until the end. No entry can make, change or look into anything of this name otherwise.
+const AUFS_LINKS: &[u8] = b".wh..wh.plnk";
 const BUFFER: usize = 128 << 10;
 /// Longest name of an entry: the kernel's `PATH_MAX` without its final zero.
 const MAX_PATH: usize = 4095;
@@ -39,6 +42,7 @@ pub(super) fn unpack(archive: impl Read, root: &Path, max_entries: u64) -> Resul
         archive: Archive::new(archive),
         buffer: vec![0; BUFFER],
         directories: HashMap::new(),
+        left_out: HashSet::new(),
         remembered: 0,
     };
     let mut entries = 0;
@@ -51,6 +55,7 @@ pub(super) fn unpack(archive: impl Read, root: &Path, max_entries: u64) -> Resul
         }
         unpacker.place(&entry)?;
     }
+    unpacker.tree.discard(AUFS_LINKS)?;
     unpacker.set_directory_times()
 }
 
@@ -60,6 +65,8 @@ struct Unpacker<R> {
     buffer: Vec<u8>,
     /// Times of directories. Set at the end: what is put into a directory changes its time.
     directories: HashMap<Vec<u8>, Timestamps>,
+    /// Names of devices that could not be made.
+    left_out: HashSet<Vec<u8>>,
     /// Bytes of the names in `directories`.
     remembered: usize,
 }
@@ -68,6 +75,10 @@ impl<R: Read> Unpacker<R> {
     fn place(&mut self, entry: &Entry) -> Result<(), TreeError> {
         let path = clean(&entry.path)?;
         let (parent_path, name) = split(&path);
+        if parent_path == AUFS_LINKS && entry.kind == Kind::File {
+            let parent = self.tree.directory(parent_path)?;
+            return self.file(entry, &parent, name, &path);
+        }
         if parent_path
             .split(|b| *b == b'/')
             .any(|part| part.starts_with(AUFS_PREFIX))
@@ -99,13 +110,28 @@ impl<R: Read> Unpacker<R> {
             Kind::File => self.file(entry, &parent, name, &path),
             Kind::Symlink(target) => self.symlink(entry, target, &parent, name).map_err(fail),
             Kind::HardLink(target) => self.hard_link(target, &parent, name, &path),
-            Kind::Character(major, minor) => self
-                .node(entry, FileType::CharacterDevice, (*major, *minor), &parent, name)
+            Kind::Character(major, minor) => {
+                let made = self.node(entry, FileType::CharacterDevice, (*major, *minor), &parent, name);
+                self.note_left_out(made.map_err(fail)?, path);
+                Ok(())
+            }
+            Kind::Block(major, minor) => {
+                let made = self.node(entry, FileType::BlockDevice, (*major, *minor), &parent, name);
+                self.note_left_out(made.map_err(fail)?, path);
+                Ok(())
+            }
+            Kind::Fifo => self
+                .node(entry, FileType::Fifo, (0, 0), &parent, name)
+                .map(drop)
                 .map_err(fail),
-            Kind::Block(major, minor) => self
-                .node(entry, FileType::BlockDevice, (*major, *minor), &parent, name)
-                .map_err(fail),
-            Kind::Fifo => self.node(entry, FileType::Fifo, (0, 0), &parent, name).map_err(fail),
+        }
+    }
+
+    /// Links to what is left out are left out too.
+    fn note_left_out(&mut self, made: bool, path: Vec<u8>) {
+        if !made && self.remembered < MAX_REMEMBERED {
+            self.remembered += path.len();
+            self.left_out.insert(path);
         }
     }
 
@@ -175,6 +201,10 @@ impl<R: Read> Unpacker<R> {
 
     fn hard_link(&mut self, target: &[u8], parent: &OwnedFd, name: &[u8], path: &[u8]) -> Result<(), TreeError> {
         let target_path = clean(target)?;
+        if self.left_out.contains(&target_path) {
+            self.note_left_out(false, path.to_owned());
+            return Ok(());
+        }
         let (target_parent, target_name) = split(&target_path);
         let missing = || {
             refused(
@@ -203,6 +233,7 @@ impl<R: Read> Unpacker<R> {
         self.tree.replace(parent, name, link).map_err(|e| tree::error(e, path))
     }
 
+    /// Whether it could be made.
     fn node(
         &mut self,
         entry: &Entry,
@@ -210,7 +241,7 @@ impl<R: Read> Unpacker<R> {
         (major, minor): (u32, u32),
         parent: &OwnedFd,
         name: &[u8],
-    ) -> Result<(), Errno> {
+    ) -> Result<bool, Errno> {
         let device = rustix::fs::makedev(major, minor);
         let make = || rustix::fs::mknodat(parent, name, kind, Mode::empty(), device);
         match self.tree.replace(parent, name, make) {
@@ -219,14 +250,15 @@ impl<R: Read> Unpacker<R> {
                     name = printable(name),
                     "a device of a layer is left out: not permitted here"
                 );
-                return Ok(());
+                return Ok(false);
             }
             result => result?,
         }
         let (uid, gid) = owner(entry)?;
         rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
         tree::set_mode(parent, name, entry.mode)?;
-        rustix::fs::utimensat(parent, name, &times(entry), AtFlags::SYMLINK_NOFOLLOW)
+        rustix::fs::utimensat(parent, name, &times(entry), AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(true)
     }
 
     fn set_directory_times(&mut self) -> Result<(), TreeError> {

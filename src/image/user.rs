@@ -23,8 +23,13 @@ pub(super) fn resolve(user: &str, passwd: &str, group: &str) -> Result<User, Ima
         return Ok(User::default());
     }
     let (name, wanted_group) = user.split_once(':').map_or((user, ""), |(name, group)| (name, group));
-    let account = accounts(passwd).find(|a| a.name == name || a.uid.to_string() == name);
-    let (uid, own_gid) = match (&account, id(name)) {
+    // A number is never a name: who asks for 1000 must not get the account that somebody has called so.
+    let number = id(name);
+    let account = accounts(passwd).find(|a| match number {
+        Some(number) => a.uid == number,
+        None => a.name == name,
+    });
+    let (uid, own_gid) = match (&account, number) {
         (Some(account), _) => (account.uid, account.gid),
         (None, Some(uid)) => (uid, 0),
         (None, None) if name.is_empty() => (0, 0),
@@ -44,9 +49,9 @@ pub(super) fn resolve(user: &str, passwd: &str, group: &str) -> Result<User, Ima
             additional_gids,
         });
     }
-    let known = groups(group).find(|g| g.name == wanted_group).map(|g| g.gid);
-    let gid = known
-        .or_else(|| id(wanted_group))
+    let named = || groups(group).find(|g| g.name == wanted_group).map(|g| g.gid);
+    let gid = id(wanted_group)
+        .or_else(named)
         .ok_or_else(|| unknown("group", wanted_group, "group"))?;
     Ok(User {
         uid,
@@ -123,7 +128,10 @@ mod tests {
     #[case("99", 99, 0, &[])]
     #[case("99:web", 99, 34, &[])]
     #[case(":web", 0, 34, &[])]
-    #[case("1000", 7, 8, &[])]
+    #[case("1000", 1000, 0, &[])]
+    #[case("123456", 123_456, 0, &[])]
+    #[case("1000680000:web", 1_000_680_000, 34, &[])]
+    #[case("web:1000680000", 33, 1_000_680_000, &[])]
     #[case("0:0", 0, 0, &[])]
     #[case("2147483647", i32::MAX as u32, 0, &[])]
     fn who_it_is(#[case] user: &str, #[case] uid: u32, #[case] gid: u32, #[case] groups: &[u32]) {

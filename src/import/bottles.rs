@@ -110,6 +110,7 @@ impl Stored {
                 start_order,
                 containers: record.containers.clone(),
                 volumes: Vec::new(),
+                new_volumes: Vec::new(),
                 network: record.network_auto.then(|| record.network.clone()),
                 operation: None,
                 created_at: record.created_at.0.unwrap_or(now),

@@ -80,7 +80,7 @@ fn settle_container(container: &mut Container, claim: &Claim) -> Option<String> 
             container.attachment = None;
             Some("it has no address".to_owned())
         }
-        Claim::HostPort(protocol, port) => {
+        Claim::HostPort(protocol, port, _) => {
             container
                 .forwards
                 .retain(|f| (f.protocol, f.host_port) != (*protocol, *port));
@@ -109,7 +109,7 @@ fn settle_bottle(bottle: &mut Bottle, claim: &Claim) -> Option<String> {
 
 fn settle_service(service: &mut Service, claim: &Claim) -> Option<String> {
     match claim {
-        Claim::HostPort(protocol, port) => {
+        Claim::HostPort(protocol, port, _) => {
             service.ports.retain(|p| (p.protocol, p.port) != (*protocol, *port));
             Some(format!("it is left without port {port}/{protocol}"))
         }

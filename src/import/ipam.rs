@@ -112,6 +112,7 @@ impl Stored {
                 return None;
             };
             Some(Forward {
+                host_address: None,
                 host_port: old.source,
                 container_port: old.destination,
                 protocol,

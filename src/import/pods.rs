@@ -10,7 +10,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::json::{Time, nullable, version};
 use super::services::namespace;
-use crate::store::{Pod, PodContainer, PodGoal, PodSpec, PodTemplate, ReplicaSet, RestartPolicy, UpdateStrategy};
+use crate::store::{
+    Pod, PodContainer, PodGoal, PodSpec, PodTemplate, ReplicaSet, RestartPolicy, Rollout, UpdateStrategy,
+};
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -182,6 +184,7 @@ impl Stored {
                 created_at: record.created_at.0.unwrap_or(now),
                 started_at: record.started_at.0,
                 stopped_at: record.stopped_at.0,
+                problem: None,
             }
         });
         (pods.collect(), sets)
@@ -211,6 +214,7 @@ fn set_row(id: &str, set: &Set, template: &Template, now: Timestamp) -> ReplicaS
             spec: spec(&template.spec),
         },
         update: UpdateStrategy::Replace,
+        rollout: Rollout::default(),
         removing: false,
         created_at: set.created_at.0.unwrap_or(now),
     }

@@ -1,13 +1,14 @@
 //! One entry of `spec.containers` (`contract/api.md` 11.2).
 
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 
 use super::error::ManifestError;
 use super::probe;
 use super::reader::{Field, Object};
 use super::service::{not_a_protocol, protocol};
 use super::{checked, quantity};
-use crate::container::{OptionsRequest, valid_name};
+use crate::container::{OptionsRequest, pull_policy_of, valid_name};
 use crate::runtime::mounts;
 use crate::store::{ContainerOptions, PodContainer, PullPolicy, Volume, VolumeMount, VolumeSource};
 
@@ -52,10 +53,11 @@ pub(super) fn read(field: &Field<'_>, pod: &Surroundings) -> Result<PodContainer
         if image.is_empty() {
             return Err(object.missing("image", format!("container {name:?} needs an image")));
         }
+        let pull = object.optional("imagePullPolicy", pull_policy)?.flatten();
         let mut entry = PodContainer {
             name,
+            pull: pull.unwrap_or_else(|| pull_policy_of(&image)),
             image,
-            pull: object.get("imagePullPolicy", pull_policy)?,
             env: env(object)?,
             tty: object.get("tty", Field::boolean)?,
             ..PodContainer::default()
@@ -77,6 +79,14 @@ pub(super) fn read(field: &Field<'_>, pod: &Surroundings) -> Result<PodContainer
         })?;
         entry.options = limits(object)?;
         entry.options.stop_seconds = pod.stop_seconds;
+        entry.options.tmpfs = object.get("tmpfs", |field| {
+            let tmpfs = field.strings()?;
+            let request = OptionsRequest {
+                tmpfs,
+                ..OptionsRequest::default()
+            };
+            Ok(checked(field, &request)?.tmpfs)
+        })?;
         entry.user = security(&mut entry.options, object, pod.identity)?;
         entry.options.health_check = object.optional("livenessProbe", |field| probe::liveness(field, &named))?;
         entry.options.end_unhealthy = entry.options.health_check.is_some();
@@ -111,11 +121,12 @@ fn command(entry: &mut PodContainer, object: &mut Object<'_>) -> Result<()> {
     Ok(())
 }
 
-fn pull_policy(field: &Field<'_>) -> Result<PullPolicy> {
+fn pull_policy(field: &Field<'_>) -> Result<Option<PullPolicy>> {
     match &field.string()?[..] {
-        "" | "IfNotPresent" => Ok(PullPolicy::IfNotPresent),
-        "Always" => Ok(PullPolicy::Always),
-        "Never" => Ok(PullPolicy::Never),
+        "" => Ok(None),
+        "IfNotPresent" => Ok(Some(PullPolicy::IfNotPresent)),
+        "Always" => Ok(Some(PullPolicy::Always)),
+        "Never" => Ok(Some(PullPolicy::Never)),
         other => Err(field.error(format!("{other:?} is not Always, IfNotPresent or Never"))),
     }
 }
@@ -147,7 +158,6 @@ fn ports(entry: &mut PodContainer, object: &mut Object<'_>) -> Result<Vec<NamedP
     let mut named = Vec::new();
     for field in object.items("ports")? {
         field.object(|port| {
-            port.refuse(&["hostIP"])?;
             let number = |field: &Field<'_>| field.integer(1..=65535);
             let name = port.string("name")?;
             let written = port.string("protocol")?;
@@ -160,8 +170,11 @@ fn ports(entry: &mut PodContainer, object: &mut Object<'_>) -> Result<Vec<NamedP
             let Some(container) = container else {
                 return Err(port.missing("containerPort", "a port from 1 to 65535 is required"));
             };
-            if let Some(host) = host {
-                entry.ports.push(format!("{host}:{container}:{protocol}"));
+            let at = port.get("hostIP", host_address)?;
+            match host {
+                Some(host) if at.is_empty() => entry.ports.push(format!("{host}:{container}:{protocol}")),
+                Some(host) => entry.ports.push(format!("{at}:{host}:{container}:{protocol}")),
+                None => {}
             }
             named.push(NamedPort {
                 name,
@@ -171,6 +184,14 @@ fn ports(entry: &mut PodContainer, object: &mut Object<'_>) -> Result<Vec<NamedP
         })?;
     }
     Ok(named)
+}
+
+fn host_address(field: &Field<'_>) -> Result<String> {
+    let text = field.string()?;
+    match text.parse::<Ipv4Addr>() {
+        Err(_) if !text.is_empty() => Err(field.error(format!("{text:?} is not an IPv4 address"))),
+        _ => Ok(text),
+    }
 }
 
 fn mount_strings(object: &mut Object<'_>) -> Result<Vec<String>> {
@@ -268,8 +289,10 @@ fn limits(object: &mut Object<'_>) -> Result<ContainerOptions> {
     checked(object.whole(), &request)
 }
 
-/// Fills in what the security context says, and gives the user as `docker run --user` takes it.
+/// Fills in what the security context says, and gives the user as `docker run --user` takes it; a group alone goes with
+/// the image's user.
 fn security(options: &mut ContainerOptions, object: &mut Object<'_>, pod: Identity) -> Result<String> {
+    options.not_root = pod.not_root == Some(true);
     let Some(field) = object.field("securityContext") else {
         return pod.user(object.whole());
     };
@@ -311,6 +334,7 @@ fn security(options: &mut ContainerOptions, object: &mut Object<'_>, pod: Identi
             group: own.group.or(pod.group),
             not_root: own.not_root.or(pod.not_root),
         };
+        options.not_root = identity.not_root == Some(true);
         identity.user(context.whole())
     })
 }
@@ -338,10 +362,10 @@ pub(super) fn identity(context: &mut Object<'_>) -> Result<Identity> {
 impl Identity {
     fn user(self, place: &Field<'_>) -> Result<String> {
         match (self.user, self.group) {
-            (None | Some(0), _) if self.not_root == Some(true) => {
-                Err(place.error("runAsNonRoot needs a runAsUser other than 0"))
+            (Some(0), _) if self.not_root == Some(true) => {
+                Err(place.error("runAsNonRoot and a runAsUser of 0 exclude each other"))
             }
-            (None, Some(_)) => Err(place.error("runAsGroup needs a runAsUser")),
+            (None, Some(group)) => Ok(format!(":{group}")),
             (None, None) => Ok(String::new()),
             (Some(user), None) => Ok(user.to_string()),
             (Some(user), Some(group)) => Ok(format!("{user}:{group}")),

@@ -16,7 +16,7 @@ pub struct ManifestError {
     pub field: String,
 }
 
-/// What is wrong with a manifest. The first four are words of the contract that stand for themselves
+/// What is wrong with a manifest. The first five are words of the contract that stand for themselves
 /// (`contract/api.md` 11.5); the API puts `invalid yaml: ` before the others.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
@@ -29,6 +29,9 @@ pub enum Problem {
     /// A service without a name.
     #[error("name and namespace are required")]
     NoServiceName,
+    /// The stream has no document that says anything.
+    #[error("no resource in the body; send at least one document with a kind")]
+    Nothing,
     /// A service is asked for, and there is no document.
     #[error("service manifest not found")]
     NoService,

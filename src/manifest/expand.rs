@@ -1,7 +1,9 @@
-//! References to environment variables in commands and values: `$(NAME)`, as in Kubernetes. Pure.
+//! References to environment variables in commands and values, by the rules of Kubernetes (`Container.command` of the
+//! core API). Pure.
 //!
-//! Only variables that the manifest itself gives the container are known. `$$(NAME)` of a known one is the text `$(NAME)`.
-//! Everything else, such as `$(date)` in a shell script, stays as it is.
+//! `$(NAME)` of a known variable is its value, of an unknown one it stays as it is. `$$` is one dollar, so that `$$(NAME)`
+//! is the text `$(NAME)`. Every other dollar stands for itself. Only variables that the manifest itself gives the
+//! container are known, and what a value holds is not looked at again.
 
 use std::collections::HashMap;
 
@@ -10,30 +12,30 @@ use std::collections::HashMap;
 pub(super) fn expand(text: &str, known: &HashMap<String, String>, most: usize) -> Option<String> {
     let mut out = String::new();
     let mut rest = text;
-    while let Some(at) = rest.find("$(") {
-        let (before, reference) = rest.split_at(at);
-        let name = &reference[2..];
-        // What follows the `$(` may hold a reference itself.
-        let end = name.find(['$', '(', ')']).filter(|end| name[*end..].starts_with(')'));
-        let found = end.and_then(|end| Some((end, known.get(&name[..end])?)));
-        match found {
-            None => {
-                out += before;
-                out += "$(";
-                rest = name;
+    // Without a closing bracket ahead nothing is looked for any more: a search per dollar would take its square of time.
+    let mut closes = true;
+    while let Some(at) = rest.find('$') {
+        out += &rest[..at];
+        let after = &rest[at + 1..];
+        let end = match after.strip_prefix('(') {
+            Some(name) if closes => name.find(')'),
+            _ => None,
+        };
+        closes &= end.is_some() || !after.starts_with('(');
+        rest = if let Some(after) = after.strip_prefix('$') {
+            out.push('$');
+            after
+        } else if let Some(end) = end {
+            // The reference is `(`, the name and `)`.
+            match known.get(&after[1..=end]) {
+                Some(value) => out += value,
+                None => out += &rest[at..at + end + 3],
             }
-            // The dollar before it says that it is meant as it stands.
-            Some((end, _)) if before.ends_with('$') => {
-                out += &before[..at - 1];
-                out += &reference[..end + 3];
-                rest = &name[end + 1..];
-            }
-            Some((end, value)) => {
-                out += before;
-                out += value;
-                rest = &name[end + 1..];
-            }
-        }
+            &after[end + 2..]
+        } else {
+            out.push('$');
+            after
+        };
         if out.len() > most {
             return None;
         }
@@ -47,23 +49,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_names_are_replaced_and_nothing_else() {
-        let known = [("A", "3"), ("B", "two words"), ("E", "")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+    fn known_names_are_replaced_and_two_dollars_are_one() {
+        let known = [("A", "3"), ("B", "two words"), ("E", ""), ("D", "$(A)$$")];
+        let known = known.map(|(k, v)| (k.to_owned(), v.to_owned()));
         let known = HashMap::from(known);
         for (text, expanded) in [
             ("$(A)", "3"),
             ("--x=$(B)/$(A)", "--x=two words/3"),
             ("$(E)|", "|"),
-            ("$(C) $(date) $A ${A} $$ $", "$(C) $(date) $A ${A} $$ $"),
-            ("$$(A) $$(C)", "$(A) $$(C)"),
+            ("$(C) $(date) $A ${A} $", "$(C) $(date) $A ${A} $"),
+            ("echo $$(date)", "echo $(date)"),
+            ("a$$b", "a$b"),
+            ("$$(A) $$(C) $$$(A) $$$$(A)", "$(A) $(C) $3 $$(A)"),
+            ("$$", "$"),
+            ("$$$", "$$"),
             ("$(A", "$(A"),
-            ("$($(A))", "$(3)"),
-            ("é$(A)é", "é3é"),
+            ("$(A $$(A", "$(A $(A"),
+            ("$($(A))", "$($(A))"),
+            ("$()", "$()"),
+            ("$(D)", "$(A)$$"),
+            ("é$(A)é$$é", "é3é$é"),
             ("", ""),
         ] {
             assert_eq!(expand(text, &known, 100).as_deref(), Some(expanded), "{text}");
         }
         assert_eq!(expand("$(B)$(B)", &known, 17), None);
         assert_eq!(expand("$(B)$(B)", &known, 18).map(|text| text.len()), Some(18));
+    }
+
+    #[test]
+    fn brackets_that_never_close_take_the_time_of_their_length() {
+        let text = "$(".repeat(1 << 19);
+        let begun = std::time::Instant::now();
+        assert_eq!(expand(&text, &HashMap::new(), text.len()).as_deref(), Some(&text[..]));
+        assert!(begun.elapsed() < std::time::Duration::from_secs(10));
     }
 }

@@ -8,6 +8,7 @@
 mod container;
 mod error;
 mod expand;
+mod pieces;
 mod pod;
 mod probe;
 mod quantity;

@@ -7,7 +7,7 @@ use super::error::ManifestError;
 use super::reader::{Field, Object};
 use super::resource::or_default;
 use super::{PodManifest, checked};
-use crate::container::{OptionsRequest, parse_ports};
+use crate::container::{OptionsRequest, Published, parse_ports};
 use crate::store::{PodSpec, RestartPolicy, Volume, VolumeSource};
 
 /// What would change what runs, and is not supported.
@@ -126,17 +126,14 @@ fn read_spec(spec: &mut Object<'_>) -> Result<PodSpec> {
         })?,
     };
     let mut containers = Vec::new();
-    let (mut names, mut ports) = (BTreeSet::new(), BTreeSet::new());
+    let (mut names, mut ports) = (BTreeSet::new(), Published::default());
     for field in spec.items("containers")? {
         let container = container::read(&field, &surroundings)?;
         if !names.insert(container.name.clone()) {
             return Err(field.error(format!("container name {:?} is in the pod twice", container.name)));
         }
         for port in parse_ports(&container.ports).map_err(|error| field.error(error.to_string()))? {
-            if !ports.insert((port.host_port, port.protocol)) {
-                let problem = format!("host port {}/{} is published twice", port.host_port, port.protocol);
-                return Err(field.error(problem));
-            }
+            ports.add(&port).map_err(|error| field.error(error.to_string()))?;
         }
         containers.push(container);
     }

@@ -34,6 +34,7 @@ fn read(field: &Field<'_>, ports: &[NamedPort]) -> Result<HealthCheck> {
             retries: object.optional("failureThreshold", number(1))?.unwrap_or(3),
             successes: object.optional("successThreshold", number(1))?.unwrap_or(1),
             start_period: object.optional("initialDelaySeconds", number(0))?.unwrap_or(0),
+            start_interval: None,
         })
     })
 }

@@ -111,6 +111,8 @@ impl<'a> Field<'a> {
     /// The text as written; `null` is empty.
     pub fn string(&self) -> Result<String> {
         match &self.node.value {
+            // Nothing that it could become (argument, variable, path, name) can hold one.
+            Value::Scalar { text, .. } if text.contains('\0') => Err(self.error("must not contain a NUL character")),
             Value::Scalar { text, .. } => Ok(text.clone()),
             Value::Null => Ok(String::new()),
             _ => Err(self.error("must be a string")),

@@ -58,8 +58,8 @@ pub struct Reference {
 
 type Result<T> = std::result::Result<T, ManifestError>;
 
-/// All resources of a stream, in its order. One that is wrong makes the whole stream wrong, as does one that is
-/// described twice.
+/// All resources of a stream, in its order; at least one. One that is wrong makes the whole stream wrong, as does one
+/// that is described twice.
 pub fn parse(text: &str) -> Result<Vec<Document>> {
     let mut documents: Vec<Document> = Vec::new();
     each(text, &mut |root, source| {
@@ -82,10 +82,22 @@ pub fn parse(text: &str) -> Result<Vec<Document>> {
         });
         Ok(())
     })?;
+    if documents.is_empty() {
+        return Err(nothing(Problem::Nothing));
+    }
     Ok(documents)
 }
 
-/// What a stream names, in its order. Kind, name and namespace suffice, whatever else the documents say.
+fn nothing(problem: Problem) -> ManifestError {
+    ManifestError {
+        problem,
+        document: 1,
+        line: 1,
+        field: String::new(),
+    }
+}
+
+/// What a stream names, in its order, be it nothing. Kind, name and namespace suffice, whatever else the documents say.
 pub fn references(text: &str) -> Result<Vec<Reference>> {
     let mut references = Vec::new();
     each(text, &mut |root, _| {
@@ -123,12 +135,7 @@ pub fn references(text: &str) -> Result<Vec<Reference>> {
 pub fn service(text: &str) -> Result<(NewService, Vec<Warning>)> {
     let documents = yaml::documents(text)?;
     let Some((number, node)) = documents.first() else {
-        return Err(ManifestError {
-            problem: Problem::NoService,
-            document: 1,
-            line: 1,
-            field: String::new(),
-        });
+        return Err(nothing(Problem::NoService));
     };
     let source = Source::new(*number);
     let root = Field::root(&source, String::new(), node);

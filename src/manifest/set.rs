@@ -8,7 +8,7 @@ use super::pod;
 use super::reader::{Field, Object};
 use super::resource::or_default;
 use crate::pod::MAX_REPLICAS;
-use crate::store::{RestartPolicy, UpdateStrategy};
+use crate::store::{RestartPolicy, Rollout, Share, UpdateStrategy};
 
 /// What a replica set is to be.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,7 +27,12 @@ pub struct SetManifest {
     pub template: PodManifest,
     /// How pods of an old template are replaced.
     pub update: UpdateStrategy,
+    /// Within which bounds.
+    pub rollout: Rollout,
 }
+
+/// Longest `minReadySeconds`: one day.
+const MAX_MIN_READY: i64 = 86_400;
 
 type Result<T> = std::result::Result<T, ManifestError>;
 
@@ -65,6 +70,7 @@ pub(super) fn read(object: &mut Object<'_>, deployment: bool) -> Result<SetManif
         selector: spec.selector.unwrap_or_else(|| template.labels.clone()),
         template,
         update: spec.update,
+        rollout: spec.rollout,
     })
 }
 
@@ -84,6 +90,7 @@ struct Spec {
     selector: Option<BTreeMap<String, String>>,
     template: PodManifest,
     update: UpdateStrategy,
+    rollout: Rollout,
 }
 
 fn read_spec(spec: &mut Object<'_>, deployment: bool) -> Result<Spec> {
@@ -111,32 +118,97 @@ fn read_spec(spec: &mut Object<'_>, deployment: bool) -> Result<Spec> {
             selector
         }
     };
-    let update = if deployment {
+    let (update, rollout) = if deployment {
         strategy(spec)?
     } else {
-        UpdateStrategy::Replace
+        (UpdateStrategy::Replace, None)
     };
+    let mut rollout = rollout.unwrap_or_else(|| default_rollout(&template));
+    let min_ready = spec.optional("minReadySeconds", |field| field.integer(0..=MAX_MIN_READY))?;
+    rollout.min_ready_seconds = min_ready.unwrap_or_default() as u32;
+    // A client may wait so long; that it has passed is no reason to do anything.
+    if let Some(field) = spec.field("progressDeadlineSeconds") {
+        field.warn("has no effect: a rollout goes on until it is done or changed");
+    }
     Ok(Spec {
         replicas: replicas.unwrap_or(1) as u32,
         selector,
         template,
         update,
+        rollout,
     })
 }
 
-fn strategy(spec: &mut Object<'_>) -> Result<UpdateStrategy> {
+/// Two pods cannot publish one port of the host, so the old one has to go first.
+fn default_rollout(template: &PodManifest) -> Rollout {
+    match template
+        .spec
+        .containers
+        .iter()
+        .all(|container| container.ports.is_empty())
+    {
+        true => Rollout::default(),
+        false => Rollout {
+            max_unavailable: Share::Count(1),
+            max_surge: Share::Count(0),
+            min_ready_seconds: 0,
+        },
+    }
+}
+
+fn strategy(spec: &mut Object<'_>) -> Result<(UpdateStrategy, Option<Rollout>)> {
     spec.refuse(&["paused"])?;
     let strategy = spec.optional("strategy", |field| {
         field.object(|strategy| {
-            if let Some(rolling) = strategy.field("rollingUpdate") {
-                rolling.warn("has no effect: at most one pod is unavailable, and none is made in advance");
+            let update = match strategy.field("type") {
+                None => UpdateStrategy::Rolling,
+                Some(field) => match &field.string()?[..] {
+                    "" | "RollingUpdate" => UpdateStrategy::Rolling,
+                    "Recreate" => UpdateStrategy::Replace,
+                    other => return Err(field.error(format!("{other:?} is not RollingUpdate or Recreate"))),
+                },
+            };
+            match strategy.field("rollingUpdate").filter(|field| !field.is_nothing()) {
+                Some(field) if update == UpdateStrategy::Replace => {
+                    Err(field.error("rollingUpdate does not go with the type Recreate"))
+                }
+                Some(field) => Ok((update, Some(rolling(&field)?))),
+                None => Ok((update, None)),
             }
-            strategy.optional("type", |field| match &field.string()?[..] {
-                "" | "RollingUpdate" => Ok(UpdateStrategy::Rolling),
-                "Recreate" => Ok(UpdateStrategy::Replace),
-                other => Err(field.error(format!("{other:?} is not RollingUpdate or Recreate"))),
-            })
         })
     })?;
-    Ok(strategy.flatten().unwrap_or(UpdateStrategy::Rolling))
+    Ok(strategy.unwrap_or((UpdateStrategy::Rolling, None)))
+}
+
+fn rolling(field: &Field<'_>) -> Result<Rollout> {
+    field.object(|rolling| {
+        let default = Rollout::default();
+        let max_unavailable = rolling.optional("maxUnavailable", share)?;
+        let max_surge = rolling.optional("maxSurge", share)?;
+        let none = [Share::Count(0), Share::Percent(0)];
+        if let (Some(unavailable), Some(surge)) = (max_unavailable, max_surge)
+            && none.contains(&unavailable)
+            && none.contains(&surge)
+        {
+            let problem = "maxUnavailable and maxSurge cannot both be 0: nothing could be replaced";
+            return Err(rolling.whole().error(problem));
+        }
+        Ok(Rollout {
+            max_unavailable: max_unavailable.unwrap_or(default.max_unavailable),
+            max_surge: max_surge.unwrap_or(default.max_surge),
+            min_ready_seconds: 0,
+        })
+    })
+}
+
+/// A number of pods, or a part of the wanted ones in percent.
+fn share(field: &Field<'_>) -> Result<Share> {
+    let text = field.string()?;
+    match text.strip_suffix('%') {
+        Some(percent) => match percent.parse::<u32>() {
+            Ok(percent) if percent <= 100 && text.as_bytes()[0].is_ascii_digit() => Ok(Share::Percent(percent)),
+            _ => Err(field.error(format!("{text:?} is not a part from 0% to 100%"))),
+        },
+        None => Ok(Share::Count(field.integer(0..=i64::from(MAX_REPLICAS))? as u32)),
+    }
 }

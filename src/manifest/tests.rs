@@ -1,7 +1,7 @@
 use rstest::rstest;
 
 use super::*;
-use crate::store::{HealthCheck, Probe, PullPolicy, RestartPolicy, UpdateStrategy, VolumeSource};
+use crate::store::{HealthCheck, Probe, PullPolicy, RestartPolicy, Rollout, Share, UpdateStrategy, VolumeSource};
 
 fn one(text: &str) -> Document {
     let mut documents = parse(text).unwrap_or_else(|error| panic!("{error}"));
@@ -68,6 +68,7 @@ spec:
     - {containerPort: 53, hostPort: 5353, protocol: UDP}
     - {containerPort: 9000}
     mount: ["/srv/a:/a:ro"]
+    tmpfs: ["/run:exec"]
     volumeMounts:
     - {name: data, mountPath: /data, readOnly: true}
     - {name: scratch, mountPath: /scratch}
@@ -118,6 +119,7 @@ fn everything_that_is_supported() {
     assert_eq!(web.env, ["MODE=yes", "EMPTY="]);
     assert_eq!(web.ports, ["8080:80:tcp", "5353:53:udp"]);
     assert_eq!(web.mounts, ["/srv/a:/a:ro"]);
+    assert_eq!(web.options.tmpfs, ["/run:exec"]);
     assert!(web.volume_mounts[0].read_only && !web.volume_mounts[1].read_only && web.tty);
     assert_eq!((&web.user[..], &web.working_dir[..]), ("2000:1000", "/srv"));
     assert_eq!(
@@ -128,7 +130,7 @@ fn everything_that_is_supported() {
         web.options.capabilities.as_deref(),
         Some(&["CAP_NET_BIND_SERVICE".to_owned()][..])
     );
-    assert!(web.options.read_only && web.options.end_unhealthy);
+    assert!(web.options.read_only && web.options.end_unhealthy && web.options.not_root);
     assert_eq!(web.options.stop_seconds, Some(5));
     let check = |probe, interval, timeout, retries, successes, start_period| HealthCheck {
         probe,
@@ -137,6 +139,7 @@ fn everything_that_is_supported() {
         retries,
         successes,
         start_period,
+        start_interval: None,
     };
     let alive = check(Probe::Exec(vec!["/bin/true".into()]), 10, 1, 3, 1, 3);
     assert_eq!(web.options.health_check, Some(alive));
@@ -160,6 +163,39 @@ fn variables_are_put_into_commands_and_later_variables() {
     let container = &pod.spec.containers[0];
     assert_eq!(container.env, ["A=1", "B=12"]);
     assert_eq!(container.command, ["x", "12", "$(C)", "--a=1"]);
+}
+
+#[test]
+fn two_dollars_are_one_in_all_places() {
+    let pod = pod(&with(
+        "env: [{name: A, value: a$$b}, {name: B, value: $$(A)}]\ncommand: [sh, -c, 'echo $$(date) $(A) $$$(A)']",
+    ));
+    let container = &pod.spec.containers[0];
+    assert_eq!(container.env, ["A=a$b", "B=$(A)"]);
+    assert_eq!(container.command, ["sh", "-c", "echo $(date) a$b $a$b"]);
+}
+
+#[test]
+fn images_whose_tag_moves_are_pulled_every_time_unless_the_manifest_says_otherwise() {
+    let pull = |image: &str, line: &str| {
+        let text = with(line).replace("image: i", &format!("image: {image}"));
+        pod(&text).spec.containers[0].pull
+    };
+    assert_eq!(pull("nginx", ""), PullPolicy::Latest);
+    assert_eq!(pull("nginx:latest", "imagePullPolicy:"), PullPolicy::Latest);
+    assert_eq!(pull("nginx:1.27", ""), PullPolicy::IfNotPresent);
+    assert_eq!(pull("nginx", "imagePullPolicy: IfNotPresent"), PullPolicy::IfNotPresent);
+    assert_eq!(pull("nginx", "imagePullPolicy: Never"), PullPolicy::Never);
+    assert_eq!(pull("nginx:1.27", "imagePullPolicy: Always"), PullPolicy::Always);
+}
+
+#[test]
+fn a_stream_without_a_resource_is_refused() {
+    for text in ["", " \n", "---\n# nothing\n---\n", "\u{feff}"] {
+        assert_eq!(parse(text).unwrap_err().problem, Problem::Nothing, "{text:?}");
+        // Clients of the original delete nothing with success.
+        assert_eq!(references(text).unwrap(), [], "{text:?}");
+    }
 }
 
 #[test]
@@ -248,9 +284,10 @@ fn what_a_pod_cannot_have(#[case] line: &str, #[case] field: &str) {
 #[case("ports: [{hostPort: 80}]", "ports[0].containerPort")]
 #[case("ports: [{containerPort: 99999}]", "ports[0].containerPort")]
 #[case("ports: [{containerPort: 80, protocol: SCTP}]", "ports[0].protocol")]
-#[case("ports: [{containerPort: 80, hostIP: 127.0.0.1}]", "ports[0].hostIP")]
+#[case("ports: [{containerPort: 80, hostPort: 80, hostIP: \"::1\"}]", "ports[0].hostIP")]
+#[case("ports: [{containerPort: 80, hostPort: 80, hostIP: localhost}]", "ports[0].hostIP")]
 #[case("mount: ['/srv']", "mount[0]")]
-#[case("mount: ['/proc:/x']", "mount[0]")]
+#[case("mount: ['proc:/x']", "mount[0]")]
 #[case("volumeMounts: [{name: nope, mountPath: /x}]", "volumeMounts[0]")]
 #[case("volumeMounts: [{name: v, mountPath: /x, subPath: y}]", "volumeMounts[0].subPath")]
 #[case("resources: {limits: {memory: lots}}", "resources.limits.memory")]
@@ -258,8 +295,7 @@ fn what_a_pod_cannot_have(#[case] line: &str, #[case] field: &str) {
 #[case("resources: {limits: {cpu: 99999}}", "resources.limits.cpu")]
 #[case("securityContext: {privileged: true}", "securityContext.privileged")]
 #[case("securityContext: {capabilities: {add: [NOPE]}}", "securityContext.capabilities")]
-#[case("securityContext: {runAsNonRoot: true}", "securityContext")]
-#[case("securityContext: {runAsGroup: 5}", "securityContext")]
+#[case("securityContext: {runAsNonRoot: true, runAsUser: 0}", "securityContext")]
 #[case("livenessProbe: {}", "livenessProbe")]
 #[case("livenessProbe: {grpc: {port: 5}}", "livenessProbe.grpc")]
 #[case("livenessProbe: {exec: {command: [x]}, successThreshold: 2}", "livenessProbe")]
@@ -278,6 +314,16 @@ fn what_a_container_cannot_have(#[case] line: &str, #[case] field: &str) {
     let error = parse(&with(line)).unwrap_err();
     assert_eq!((error.document, error.line), (1, 7), "{error}");
     assert_eq!(error.field, format!("spec.containers[0].{field}"), "{error}");
+}
+
+#[rstest]
+#[case("{}", "")]
+#[case("{runAsUser: 7}", "7")]
+#[case("{runAsUser: 7, runAsGroup: 5}", "7:5")]
+#[case("{runAsGroup: 5}", ":5")]
+fn who_a_container_runs_as(#[case] context: &str, #[case] user: &str) {
+    let text = with(&format!("securityContext: {context}"));
+    assert_eq!(pod(&text).spec.containers[0].user, user);
 }
 
 #[rstest]
@@ -392,13 +438,53 @@ fn a_deployment_is_a_set_that_rolls() {
     let deployment = SET.replace("ReplicaSet", "Deployment");
     assert_eq!(set(&deployment).update, UpdateStrategy::Rolling);
     let text = format!(
-        "{deployment}  strategy: {{type: RollingUpdate, rollingUpdate: {{maxSurge: 1}}}}\n  minReadySeconds: 5\n"
+        "{deployment}  strategy: {{type: RollingUpdate, rollingUpdate: {{maxSurge: 1, maxUnavailable: 40%}}}}\n  \
+         minReadySeconds: 5\n  progressDeadlineSeconds: 60\n"
     );
-    let document = one(&text);
+    assert_eq!(fields(&one(&text).warnings), ["spec.progressDeadlineSeconds"]);
+    let bounds = Rollout {
+        max_unavailable: Share::Percent(40),
+        max_surge: Share::Count(1),
+        min_ready_seconds: 5,
+    };
     assert_eq!(
-        fields(&document.warnings),
-        ["spec.strategy.rollingUpdate", "spec.minReadySeconds"]
+        (set(&text).update, set(&text).rollout),
+        (UpdateStrategy::Rolling, bounds)
     );
+    assert_eq!(set(&deployment).rollout, Rollout::default());
+    let publishes = deployment.replace("image: i", "image: i, ports: [{containerPort: 80, hostPort: 80}]");
+    let bounds = set(&publishes).rollout;
+    assert_eq!(
+        (bounds.max_unavailable, bounds.max_surge),
+        (Share::Count(1), Share::Count(0))
+    );
+    for (line, field) in [
+        (
+            "strategy: {rollingUpdate: {maxSurge: 0, maxUnavailable: 0%}}",
+            "spec.strategy.rollingUpdate",
+        ),
+        (
+            "strategy: {rollingUpdate: {maxSurge: -1}}",
+            "spec.strategy.rollingUpdate.maxSurge",
+        ),
+        (
+            "strategy: {rollingUpdate: {maxSurge: 120%}}",
+            "spec.strategy.rollingUpdate.maxSurge",
+        ),
+        (
+            "strategy: {rollingUpdate: {maxUnavailable: some}}",
+            "spec.strategy.rollingUpdate.maxUnavailable",
+        ),
+        (
+            "strategy: {type: Recreate, rollingUpdate: {maxSurge: 1}}",
+            "spec.strategy.rollingUpdate",
+        ),
+        ("strategy: {type: Maybe}", "spec.strategy.type"),
+        ("minReadySeconds: -1", "spec.minReadySeconds"),
+    ] {
+        let error = parse(&format!("{deployment}  {line}\n")).unwrap_err();
+        assert_eq!((error.line, &error.field[..]), (7, field), "{error}");
+    }
     assert_eq!(
         set(&format!("{deployment}  strategy: {{type: Recreate}}\n")).update,
         UpdateStrategy::Replace

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
 
+use super::pieces::pieces;
+
 /// Most nodes of all documents together, aliases counted as what they stand for.
 const MAX_NODES: usize = 100_000;
 /// Deepest nesting, aliases followed.
@@ -60,15 +62,18 @@ pub struct YamlError {
 /// The documents that are not empty, with their numbers from 1; empty ones have numbers too.
 pub fn documents(text: &str) -> Result<Vec<(usize, Arc<Node>)>, YamlError> {
     let mut builder = Builder::default();
-    for event in Parser::new_from_str(text) {
-        let step = event
-            .map_err(|error| (error.marker().line(), error.info()))
-            .and_then(|(event, span)| builder.take(event, span));
-        step.map_err(|(line, problem)| YamlError {
-            document: builder.number.max(1),
-            line: line.max(1),
-            problem,
-        })?;
+    for piece in pieces(text) {
+        builder.lines_before = piece.lines_before;
+        for event in Parser::new_from_str(&piece.text) {
+            let step = event
+                .map_err(|error| (error.marker().line() + piece.lines_before, error.info()))
+                .and_then(|(event, span)| builder.take(event, span));
+            step.map_err(|(line, problem)| YamlError {
+                document: builder.number.max(1),
+                line: line.max(1),
+                problem,
+            })?;
+        }
     }
     Ok(builder.done)
 }
@@ -81,6 +86,8 @@ struct Builder {
     number: usize,
     done: Vec<(usize, Arc<Node>)>,
     total: usize,
+    /// Lines of the text before the piece that is read.
+    lines_before: usize,
     open: Vec<Open>,
     anchors: HashMap<usize, Arc<Node>>,
 }
@@ -105,7 +112,7 @@ enum Items {
 
 impl Builder {
     fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Problem> {
-        let line = span.start.line();
+        let line = span.start.line() + self.lines_before;
         if event.is_node() {
             let copied = event.alias_id().and_then(|anchor| self.anchors.get(&anchor));
             self.total = self.total.saturating_add(copied.map_or(1, |node| node.size));
@@ -342,6 +349,39 @@ mod tests {
     fn empty_documents_are_skipped_but_counted() {
         assert_eq!(trees(""), []);
         assert_eq!(trees("---\n---\n# nothing\n---\na: 1\n---\n"), [(3, "{a: 1}".into())]);
+    }
+
+    #[test]
+    fn files_behind_one_another_are_documents_of_one_stream() {
+        let two = [(1, "{a: 1}".to_owned()), (2, "{b: 2}".to_owned())];
+        for text in [
+            "\u{feff}a: 1\n---\n\u{feff}b: 2\n",
+            "\u{feff}---\na: 1\n\u{feff}---\nb: 2\n",
+            "{\"a\": 1}\n{\"b\": 2}\n",
+            "{\"a\": 1}{\"b\": 2}",
+            "\u{feff}{\"a\": 1}\n\u{feff}{\"b\": 2}\n",
+            "{\"a\": 1}\n---\nb: 2\n",
+            "a: 1\n---\n{\"b\": 2}\n",
+        ] {
+            assert_eq!(trees(text), two, "{text:?}");
+        }
+        let three = trees("a: 1\n---\n{\"b\": 2}\n{\"c\": 3}\n---\n");
+        assert_eq!(three.last(), Some(&(3, "{c: 3}".to_owned())));
+        let error = documents("{\"a\": 1}\n\n{\"b\":\n 2,\n \"b\": 3}\n").unwrap_err();
+        assert_eq!((error.document, error.line), (2, 5), "{error}");
+        let error = documents("{\"a\": 1}\n{\"b\": [}\n").unwrap_err();
+        assert_eq!(error.line, 2, "{error}");
+        let marked = documents("a: 1\n---\n\u{feff}b:\n  c: 2\n").unwrap();
+        assert_eq!(marked[1].1.line, 3);
+    }
+
+    #[test]
+    fn a_mark_within_a_text_stays() {
+        assert_eq!(trees("a: 'x\u{feff}y'\n"), [(1, "{a: \"x\\u{feff}y\"}".into())]);
+        assert_eq!(
+            trees("a: |\n  x\n  \u{feff}y\n"),
+            [(1, "{a: \"x\\n\\u{feff}y\\n\"}".into())]
+        );
     }
 
     #[rstest]

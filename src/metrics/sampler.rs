@@ -4,11 +4,15 @@
 //! ticks, which rates are computed from; as long as it exists, its latest sample. One that does not run shows that
 //! sample, at rest. A new run begins anew. Nothing is ever read back from the log.
 //!
+//! The cgroup ends with the container. How often it ran out of memory is read from what the runtime recorded at the end,
+//! so that it is known also of a container that was never measured, and after a restart of this process.
+//!
 //! A group that is kept open takes up to [`Group::FILES`] descriptors. Half of what this process may open is spent on
 //! that; the groups of further containers are opened for every reading, which is slower.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +21,8 @@ use rustix::process::{Resource, getrlimit};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use crate::runtime::dir::ContainerDir;
+use crate::runtime::state::{MemoryEvents, RuntimeState, Status};
 use crate::store::{Container, ContainerState, ProcessId, Store};
 
 use super::cgroup::Usage;
@@ -44,12 +50,16 @@ pub struct Sample {
 pub struct Sampler(Arc<Mutex<Memory>>);
 
 struct Memory {
+    /// Directory of the container directories.
+    containers: PathBuf,
     hierarchies: Hierarchies,
     processors: u32,
     /// How many groups may stay open.
     open_groups: usize,
     runs: HashMap<String, Run>,
     latest: HashMap<String, Sample>,
+    /// Of containers that have ended: when, and what their cgroup had counted.
+    ended: HashMap<String, (Option<Timestamp>, MemoryEvents)>,
 }
 
 /// A running container.
@@ -70,16 +80,19 @@ struct Tick {
 }
 
 impl Sampler {
-    /// Looks at how this machine's cgroups are mounted. Blocks for a moment.
-    pub fn new() -> Result<Self, GroupError> {
+    /// Looks at how this machine's cgroups are mounted. Blocks for a moment. `containers` is the directory of the container
+    /// directories.
+    pub fn new(containers: PathBuf) -> Result<Self, GroupError> {
         // No limit at all is as good as more than anybody needs.
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20);
         let memory = Memory {
+            containers,
             hierarchies: Hierarchies::mounted()?,
             processors: processors(),
             open_groups: usize::try_from(descriptors).unwrap_or(usize::MAX) / 2 / Group::FILES,
             runs: HashMap::new(),
             latest: HashMap::new(),
+            ended: HashMap::new(),
         };
         Ok(Self(Arc::new(Mutex::new(memory))))
     }
@@ -141,15 +154,47 @@ impl Memory {
         let ids: HashSet<&str> = all.iter().map(|c| c.id.as_str()).collect();
         self.runs.retain(|id, _| ids.contains(id.as_str()));
         self.latest.retain(|id, _| ids.contains(id.as_str()));
+        self.ended.retain(|id, _| ids.contains(id.as_str()));
         all.iter()
             .filter_map(|container| Some((container.clone(), self.read(container, true)?)))
             .collect()
     }
 
     fn sample(&mut self, container: &Container) -> Sample {
-        self.read(container, false)
-            .or_else(|| self.latest.get(&container.id).cloned().map(Sample::at_rest))
-            .unwrap_or_default()
+        if let Some(sample) = self.read(container, false) {
+            return sample;
+        }
+        let latest = self.latest.get(&container.id).cloned().map(Sample::at_rest);
+        let mut sample = latest.unwrap_or_default();
+        if container.state == ContainerState::Stopped {
+            let events = self.events_of(container);
+            let usage = &mut sample.usage;
+            usage.memory_oom = usage.memory_oom.max(events.oom);
+            usage.memory_oom_kill = usage.memory_oom_kill.max(events.oom_kill);
+        }
+        sample
+    }
+
+    /// What the runtime recorded at the end of a container, read once an end.
+    fn events_of(&mut self, container: &Container) -> MemoryEvents {
+        let id = &container.id;
+        if let Some((at, events)) = self.ended.get(id)
+            && *at == container.stopped_at
+        {
+            return *events;
+        }
+        let path = ContainerDir::new(&self.containers, id).state();
+        let state = RuntimeState::read(&path).unwrap_or_else(|error| {
+            tracing::warn!(container.id = %id, %error, "what the container had used at its end cannot be read");
+            None
+        });
+        // A monitor may still be writing it down.
+        let Some(state) = state.filter(|state| state.status == Status::Stopped) else {
+            return MemoryEvents::default();
+        };
+        let events = state.memory_events.unwrap_or_default();
+        self.ended.insert(id.clone(), (container.stopped_at, events));
+        events
     }
 
     /// Measures a container. `None` when it does not run, or has ended a moment ago.
@@ -263,7 +308,27 @@ mod tests {
     }
 
     fn sampler() -> Sampler {
-        Sampler::new().unwrap()
+        Sampler::new("/nonexistent".into()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_ran_out_of_memory_is_known_after_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = "01m85d6ag2dj";
+        let recorded = |kills: u64| {
+            let state = serde_json::json!({ "ociVersion": "1.3.0", "id": id, "status": "stopped",
+                "memoryEvents": { "oom": kills + 1, "oomKill": kills } });
+            std::fs::create_dir_all(dir.path().join(id)).unwrap();
+            std::fs::write(ContainerDir::new(dir.path(), id).state(), state.to_string()).unwrap();
+        };
+        let sampler = Sampler::new(dir.path().to_owned()).unwrap();
+        for kills in [1, 2] {
+            recorded(kills);
+            let mut row = container(id, "web").in_state(ContainerState::Stopped);
+            row.stopped_at = Some(Timestamp::UNIX_EPOCH + Duration::from_secs(kills));
+            let usage = sampler.measure(Arc::new(row)).await.usage;
+            assert_eq!((usage.memory_oom, usage.memory_oom_kill), (kills + 1, kills));
+        }
     }
 
     #[tokio::test]

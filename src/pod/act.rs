@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::container::{ContainerError, CreateRequest, INFRA_PREFIX, PodPart, PodRole};
-use crate::store::{Container, ContainerState, Pod, PodContainer, PodGoal, PodTemplate, PullPolicy, VolumeSource};
+use crate::container::{ContainerError, CreateRequest, INFRA_PREFIX, PodPart, PodRole, pull_policy_of};
+use crate::store::{Container, ContainerState, Pod, PodContainer, PodGoal, PodTemplate, VolumeSource};
 
 use super::plan::{Plan, Step, Want, plan, rebuilds};
 use super::service::fresh_ulid;
@@ -18,18 +18,17 @@ use super::{PodError, PodService, check_template, member_name, status, template}
 const ROUNDS: usize = 12;
 
 impl PodService {
-    /// Removes directories of pods that are no more. What is unfinished of the others is the controller's.
+    /// Removes directories of pods that are no more, known by the form of their id: what else is there is somebody's. What is
+    /// unfinished of the others is the controller's.
     pub async fn recover(&self) -> Result<(), PodError> {
         let snapshot = self.snapshot();
         let root = self.0.settings.root.clone();
         blocking(move || {
             for entry in fs_err::read_dir(&root)? {
                 let entry = entry?;
-                if entry
-                    .file_name()
-                    .to_str()
-                    .is_none_or(|id| snapshot.pods().get(id).is_none())
-                {
+                let name = entry.file_name();
+                let is_stray = |id: &str| is_pod_id(id) && snapshot.pods().get(id).is_none();
+                if name.to_str().is_some_and(is_stray) && entry.file_type()?.is_dir() {
                     tracing::warn!(path = %entry.path().display(), "removing volumes of a pod without a record");
                     remove_directory(&entry.path())?;
                 }
@@ -40,8 +39,26 @@ impl PodService {
     }
 
     /// Brings a pod to its goal, or as far as can be now: then the answer is when to go on. A pod that is gone is at
-    /// its goal.
-    pub(super) async fn settle(&self, id: &str, mut want: Want) -> Result<Option<Duration>, PodError> {
+    /// its goal. What keeps it from its goal can be read in its row.
+    pub(super) async fn settle(&self, id: &str, want: Want) -> Result<Option<Duration>, PodError> {
+        let settled = self.settle_once(id, want).await;
+        let problem = match &settled {
+            Ok(Some(_)) => return settled,
+            Ok(None) => None,
+            Err(error) => error.problem(),
+        };
+        let noted = self.update(id, move |pod| {
+            pod.problem = problem;
+            Ok(())
+        });
+        match noted.await {
+            Ok(()) | Err(PodError::NotFound(_)) => {}
+            Err(error) => tracing::error!(pod.id = %id, %error, "why a pod failed could not be recorded"),
+        }
+        settled
+    }
+
+    async fn settle_once(&self, id: &str, mut want: Want) -> Result<Option<Duration>, PodError> {
         for _ in 0..ROUNDS {
             let snapshot = self.snapshot();
             let Some(pod) = snapshot.pods().get(id) else {
@@ -287,7 +304,7 @@ fn entry_of(request: &CreateRequest, options: crate::store::ContainerOptions) ->
     PodContainer {
         name: request.name.clone(),
         image: request.image.clone(),
-        pull: PullPolicy::IfNotPresent,
+        pull: pull_policy_of(&request.image),
         entrypoint: request.options.entrypoint.clone(),
         command: request.command.clone(),
         keep_entrypoint: false,
@@ -320,6 +337,14 @@ fn gone_is_fine(result: Result<(), ContainerError>) -> Result<(), PodError> {
         Err(ContainerError::NotFound(_)) => Ok(()),
         other => Ok(other?),
     }
+}
+
+/// A ULID in lower case.
+fn is_pod_id(name: &str) -> bool {
+    name.len() == 26
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b.is_ascii_lowercase() && !b"ilou".contains(&b)))
 }
 
 fn remove_directory(path: &Path) -> std::io::Result<()> {

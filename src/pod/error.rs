@@ -1,7 +1,8 @@
 //! What can go wrong with a pod. The texts are the contract's (`contract/api.md` 8); the API adds its prefix.
 
 use crate::container::ContainerError;
-use crate::store::StoreError;
+use crate::image::ImageError;
+use crate::store::{PodProblem, StoreError};
 
 /// Why an operation on a pod failed.
 #[derive(Debug, thiserror::Error)]
@@ -62,4 +63,38 @@ pub enum PodError {
     /// The operation ended without an answer: a defect, which the log describes.
     #[error("the operation failed unexpectedly; see the daemon's log")]
     Panicked,
+}
+
+impl PodError {
+    /// What clients are told of a pod that could not be brought to its goal, in the words of the kubelet where it has
+    /// some; nothing where it is only a matter of time.
+    pub(super) fn problem(&self) -> Option<PodProblem> {
+        let reason = match self {
+            Self::NotFound(_) | Self::BeingRemoved(_) | Self::Unsettled(_) => return None,
+            Self::Container(ContainerError::Image(error)) => image_reason(error),
+            Self::Container(ContainerError::ImageGone(_)) => "ErrImagePull",
+            Self::Container(ContainerError::Runtime { step, .. }) if step.starts_with("start") => "RunContainerError",
+            Self::Container(ContainerError::NoInfra(_)) => "FailedCreatePodSandBox",
+            Self::Volumes(_) => "FailedMount",
+            _ => "CreateContainerError",
+        };
+        Some(PodProblem {
+            reason: reason.to_owned(),
+            message: self.to_string(),
+        })
+    }
+}
+
+fn image_reason(error: &ImageError) -> &'static str {
+    match error {
+        ImageError::EmptyRepository | ImageError::InvalidReference(_) => "InvalidImageName",
+        // Only a policy that never pulls ends so.
+        ImageError::NotFound(_) => "ErrImageNeverPull",
+        ImageError::ManifestNotFound(_)
+        | ImageError::NoPlatform { .. }
+        | ImageError::Registry { .. }
+        | ImageError::BadImage { .. }
+        | ImageError::BadLayer { .. } => "ErrImagePull",
+        _ => "CreateContainerError",
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::container::parse_ports;
+use crate::container::{are_published, parse_ports};
 use crate::controller::Backoff;
 use crate::store::{Container, ContainerState, Operation, Pod, PodGoal, RestartPolicy};
 
@@ -143,7 +143,7 @@ fn members(pod: &Pod, status: &PodStatus, infra: &Container, want: Want) -> Vec<
     let entries = &pod.template.spec.containers;
     // Ports of a stored template were parsed before it was stored.
     let wanted = parse_ports(&ports(&pod.template.spec)).unwrap_or_default();
-    let publish = (wanted != infra.forwards).then(|| Step::Publish(infra.id.clone()));
+    let publish = (!are_published(&wanted, &infra.forwards)).then(|| Step::Publish(infra.id.clone()));
     let missing = entries
         .iter()
         .enumerate()

@@ -13,6 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -20,12 +21,13 @@ use jiff::Timestamp;
 use tokio_util::task::TaskTracker;
 
 use crate::store::{
-    Claim, Kind, Pod, PodGoal, PodTemplate, ReplicaSet, Snapshot, Store, StoreError, Txn, UpdateStrategy,
+    Claim, Kind, Pod, PodGoal, PodProblem, PodTemplate, ReplicaSet, Rollout, Snapshot, Store, StoreError, Txn,
+    UpdateStrategy,
 };
 
 use super::service::fresh_id;
 use super::set_plan::{self, Changes, Fitness, Replica, Wanted};
-use super::{PodError, PodService, PodState, PodStatus, check_template, fresh_ulid, statuses};
+use super::{PodError, PodService, PodState, PodStatus, fresh_ulid, status, statuses};
 
 /// Most pods of one set: more than one host can run.
 pub const MAX_REPLICAS: u32 = 10_000;
@@ -70,6 +72,8 @@ pub struct NewSet {
     pub template: PodTemplate,
     /// How pods of an old template are replaced.
     pub update: UpdateStrategy,
+    /// Within which bounds.
+    pub rollout: Rollout,
 }
 
 /// What became of a set that was applied.
@@ -81,13 +85,22 @@ pub struct AppliedSet {
     pub before: Option<Arc<ReplicaSet>>,
 }
 
-/// How a set is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// How a set is doing. All numbers are without the pods that are being removed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SetStatus {
-    /// Pods that it has, without those that are being removed.
+    /// Pods that it has.
     pub current: usize,
-    /// Those of them that services may send clients to.
+    /// Those of them that services may send clients to, and that have not just ended by themselves.
     pub ready: usize,
+    /// Those that have been so for long enough to take the place of others.
+    pub available: usize,
+    /// Those that were made from its template.
+    pub updated: usize,
+    /// What is wrong with one of its pods, of those of its template if there is one; the message begins with the name of
+    /// the pod.
+    pub problem: Option<PodProblem>,
+    /// Whether that pod was made from its template.
+    pub of_template: bool,
 }
 
 /// All operations on replica sets. Clones share one service.
@@ -111,17 +124,18 @@ impl ReplicaSets {
 
     /// All sets by creation time, then id.
     pub fn list(&self) -> Vec<(Arc<ReplicaSet>, SetStatus)> {
-        let snapshot = self.store.snapshot();
+        let (snapshot, now) = (self.store.snapshot(), Timestamp::now());
         let mut by_set: BTreeMap<String, SetStatus> = BTreeMap::new();
         for (pod, status) in statuses(&snapshot) {
-            if let Some(owner) = &pod.owner {
-                by_set.entry(owner.clone()).or_default().count(&pod, &status);
+            let set = pod.owner.as_ref().and_then(|owner| snapshot.replicasets().get(owner));
+            if let Some(set) = set {
+                by_set.entry(set.id.clone()).or_default().count(set, &pod, &status, now);
             }
         }
         let mut sets: Vec<_> = snapshot.replicasets().iter().cloned().collect();
         sets.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
         let with_status = |set: Arc<ReplicaSet>| {
-            let status = by_set.get(&set.id).copied().unwrap_or_default();
+            let status = by_set.remove(&set.id).unwrap_or_default();
             (set, status)
         };
         sets.into_iter().map(with_status).collect()
@@ -129,10 +143,10 @@ impl ReplicaSets {
 
     /// How a set is doing.
     pub fn status(&self, set: &ReplicaSet) -> SetStatus {
-        let mut sum = SetStatus::default();
+        let (mut sum, now) = (SetStatus::default(), Timestamp::now());
         for (pod, status) in statuses(&self.store.snapshot()) {
             if pod.owner.as_deref() == Some(&set.id) {
-                sum.count(&pod, &status);
+                sum.count(set, &pod, &status, now);
             }
         }
         sum
@@ -155,7 +169,7 @@ impl ReplicaSets {
     /// Makes a set, or makes an existing one of that identity what is asked for. It keeps its id, and its template as
     /// long as that says the same. Pods follow.
     pub async fn apply(&self, wish: NewSet) -> Result<AppliedSet, SetError> {
-        check_template(&wish.template)?;
+        self.pods.check_template(&wish.template)?;
         self.store.transact(move |t| apply_in(t, wish)).await
     }
 
@@ -199,7 +213,7 @@ impl ReplicaSets {
                     ..ReplicaSet::clone(&set)
                 },
             )?;
-            reconcile_in(t, &set.id)
+            reconcile_in(t, &set.id, Timestamp::now())
         });
         mark.await?;
         let pods: Vec<String> = owned(&self.store.snapshot(), id).map(|pod| pod.id.clone()).collect();
@@ -231,13 +245,16 @@ impl ReplicaSets {
         update.await
     }
 
-    /// Decides and writes what a set needs; nothing for one that needs nothing or is gone.
-    pub(super) async fn reconcile(&self, id: &str) -> Result<(), SetError> {
-        if decide(&self.store.snapshot(), id).is_none() {
-            return Ok(());
+    /// Decides and writes what a set needs; nothing for one that needs nothing or is gone. Returns when time alone may
+    /// make a difference.
+    pub(super) async fn reconcile(&self, id: &str) -> Result<Option<Duration>, SetError> {
+        if decide(&self.store.snapshot(), id, Timestamp::now()).is_some() {
+            let id = id.to_owned();
+            self.store
+                .transact(move |t| reconcile_in(t, &id, Timestamp::now()))
+                .await?;
         }
-        let id = id.to_owned();
-        self.store.transact(move |t| reconcile_in(t, &id)).await
+        Ok(next_look(&self.store.snapshot(), id, Timestamp::now()))
     }
 }
 
@@ -250,12 +267,12 @@ enum Decision {
 }
 
 /// Pure. `None` when there is nothing to do.
-fn decide(snapshot: &Snapshot, id: &str) -> Option<Decision> {
+fn decide(snapshot: &Snapshot, id: &str, now: Timestamp) -> Option<Decision> {
     let set = snapshot.replicasets().get(id)?;
     let replicas: Vec<Replica> = statuses(snapshot)
         .iter()
         .filter(|(pod, _)| pod.owner.as_deref() == Some(id) && pod.goal != PodGoal::Removed)
-        .map(|(pod, status)| replica(set, pod, status))
+        .map(|(pod, status)| replica(set, pod, status, now))
         .collect();
     if set.removing {
         let remove: Vec<String> = replicas.into_iter().map(|replica| replica.id).collect();
@@ -271,6 +288,7 @@ fn decide(snapshot: &Snapshot, id: &str) -> Option<Decision> {
     let wanted = Wanted {
         replicas: set.replicas as usize,
         update: set.update,
+        rollout: set.rollout,
     };
     let orphans: Vec<String> = match replicas.len() < wanted.replicas {
         true => orphans(snapshot, set),
@@ -280,14 +298,35 @@ fn decide(snapshot: &Snapshot, id: &str) -> Option<Decision> {
     (!changes.is_empty()).then(|| Decision::Pods(set.clone(), changes))
 }
 
-fn replica(set: &ReplicaSet, pod: &Pod, status: &PodStatus) -> Replica {
+/// When the next pod of a rollout becomes available if nothing happens to it; `None` when none will, or nothing waits for
+/// it.
+fn next_look(snapshot: &Snapshot, id: &str, now: Timestamp) -> Option<Duration> {
+    let set = snapshot.replicasets().get(id).filter(|set| !set.removing)?;
+    let pods: Vec<_> = statuses(snapshot)
+        .into_iter()
+        .filter(|(pod, _)| pod.owner.as_deref() == Some(id))
+        .collect();
+    if pods.iter().all(|(pod, _)| pod.template.id == set.template.id) {
+        return None;
+    }
+    let due = pods
+        .iter()
+        .filter_map(|(_, status)| status.available_from(set.rollout.min_ready_seconds));
+    let next = due.filter(|due| *due > now).min()?;
+    next.duration_since(now).try_into().ok()
+}
+
+fn replica(set: &ReplicaSet, pod: &Pod, status: &PodStatus, now: Timestamp) -> Replica {
+    let available = status.available_from(set.rollout.min_ready_seconds);
     Replica {
         id: pod.id.clone(),
         created_at: pod.created_at,
         fitness: match status.state {
-            PodState::Running if status.ready => Fitness::Ready,
+            PodState::Running if available.is_some_and(|from| from <= now) => Fitness::Ready,
             PodState::Running => Fitness::Unready,
-            PodState::Created | PodState::Degraded | PodState::Stopped => Fitness::Down,
+            PodState::Created | PodState::Degraded | PodState::Stopped | PodState::Succeeded | PodState::Failed => {
+                Fitness::Down
+            }
         },
         outdated: pod.template.id != set.template.id,
     }
@@ -302,7 +341,9 @@ fn owned<'a>(snapshot: &'a Snapshot, set: &'a str) -> impl Iterator<Item = &'a A
 
 /// Pods that run, belong to nobody and have the labels of the selector, the oldest first.
 fn orphans(snapshot: &Snapshot, set: &ReplicaSet) -> Vec<String> {
-    let mut pods: Vec<&Arc<Pod>> = snapshot.pods().iter().filter(|pod| is_orphan_of(set, pod)).collect();
+    let is_over = |pod: &Pod| matches!(status(snapshot, pod).state, PodState::Succeeded | PodState::Failed);
+    let fits = |pod: &&Arc<Pod>| is_orphan_of(set, pod) && !is_over(pod);
+    let mut pods: Vec<&Arc<Pod>> = snapshot.pods().iter().filter(fits).collect();
     pods.sort_by_key(|pod| (pod.created_at, &pod.id));
     pods.into_iter().map(|pod| pod.id.clone()).collect()
 }
@@ -316,8 +357,8 @@ pub(super) fn is_orphan_of(set: &ReplicaSet, pod: &Pod) -> bool {
         && set.selector.iter().all(has)
 }
 
-fn reconcile_in(t: &mut Txn, id: &str) -> Result<(), SetError> {
-    match decide(t.snapshot(), id) {
+fn reconcile_in(t: &mut Txn, id: &str, now: Timestamp) -> Result<(), SetError> {
+    match decide(t.snapshot(), id, now) {
         None => {}
         Some(Decision::Forget) => drop(t.remove::<ReplicaSet>(id)),
         Some(Decision::Pods(set, changes)) => {
@@ -360,6 +401,7 @@ fn create_pod(t: &mut Txn, set: &ReplicaSet) -> Result<(), SetError> {
         created_at: now,
         started_at: Some(now),
         stopped_at: None,
+        problem: None,
     };
     let name = pod.name.clone();
     t.put(pod).map(drop).map_err(|_| taken(&name))
@@ -385,14 +427,11 @@ fn apply_in(t: &mut Txn, wish: NewSet) -> Result<AppliedSet, SetError> {
         return Err(SetError::BeingRemoved(set.name.clone()));
     }
     let mut template = wish.template;
-    if let Some(set) = &before {
-        let same = PodTemplate {
-            id: set.template.id.clone(),
-            ..template.clone()
-        };
-        if same == set.template {
-            template = same;
-        }
+    if let Some(id) = before
+        .as_ref()
+        .and_then(|set| known_version(t.snapshot(), set, &template))
+    {
+        template.id = id;
     }
     let set = ReplicaSet {
         id: before.as_ref().map_or_else(fresh_ulid, |set| set.id.clone()),
@@ -403,6 +442,7 @@ fn apply_in(t: &mut Txn, wish: NewSet) -> Result<AppliedSet, SetError> {
         selector: wish.selector,
         template,
         update: wish.update,
+        rollout: wish.rollout,
         removing: false,
         created_at: before.as_ref().map_or_else(Timestamp::now, |set| set.created_at),
     };
@@ -416,6 +456,26 @@ fn apply_in(t: &mut Txn, wish: NewSet) -> Result<AppliedSet, SetError> {
             before,
         }),
     }
+}
+
+/// The version of a template that says the same: that of the set, else one that pods of the set were made from and still
+/// have, so that a change that is taken back leaves those pods alone.
+fn known_version(snapshot: &Snapshot, set: &ReplicaSet, template: &PodTemplate) -> Option<String> {
+    let says_the_same = |other: &PodTemplate| {
+        (&other.labels, &other.annotations, &other.spec) == (&template.labels, &template.annotations, &template.spec)
+    };
+    if says_the_same(&set.template) {
+        return Some(set.template.id.clone());
+    }
+    let mut versions: BTreeMap<&str, bool> = BTreeMap::new();
+    for pod in owned(snapshot, &set.id).filter(|pod| pod.goal != PodGoal::Removed) {
+        // A pod that was adopted has the version of its set and says something else.
+        *versions.entry(&pod.template.id).or_insert(true) &= says_the_same(&pod.template);
+    }
+    let mut same = versions
+        .into_iter()
+        .filter(|(id, same)| *same && *id != set.template.id);
+    same.next().map(|(id, _)| id.to_owned())
 }
 
 fn put(t: &mut Txn, set: ReplicaSet) -> Result<Arc<ReplicaSet>, SetError> {
@@ -444,11 +504,24 @@ fn named(snapshot: &Snapshot, name: &str, namespace: &str) -> Option<Arc<Replica
 }
 
 impl SetStatus {
-    fn count(&mut self, pod: &Pod, status: &PodStatus) {
-        if pod.goal != PodGoal::Removed {
-            self.current += 1;
-            self.ready += usize::from(status.ready);
+    fn count(&mut self, set: &ReplicaSet, pod: &Pod, status: &PodStatus, now: Timestamp) {
+        if pod.goal == PodGoal::Removed {
+            return;
         }
+        let by_now = |from: Option<Timestamp>| usize::from(from.is_some_and(|from| from <= now));
+        let updated = pod.template.id == set.template.id;
+        self.current += 1;
+        self.ready += by_now(status.steady_from());
+        self.available += by_now(status.available_from(set.rollout.min_ready_seconds));
+        let counts = self.problem.is_none() || (updated && !self.of_template);
+        if let Some(problem) = status.problem.as_ref().filter(|_| counts) {
+            self.of_template = updated;
+            self.problem = Some(PodProblem {
+                reason: problem.reason.clone(),
+                message: format!("pod {}: {}", pod.name, problem.message),
+            });
+        }
+        self.updated += usize::from(updated);
     }
 }
 

@@ -8,11 +8,12 @@ use jiff::Timestamp;
 use tokio_util::task::TaskTracker;
 
 use crate::container::lock::{KeyGuard, KeyedLocks};
-use crate::container::{ContainerService, CreateRequest};
-use crate::store::{Claim, Kind, Pod, PodGoal, PodTemplate, Snapshot, Store, Txn};
+use crate::container::{ContainerError, ContainerService, CreateRequest};
+use crate::image::ImageRef;
+use crate::store::{Claim, Kind, Pod, PodGoal, PodSpec, PodTemplate, Snapshot, Store, Txn};
 
 use super::plan::Want;
-use super::{PodError, PodStatus, check_template, member_name, statuses};
+use super::{PodError, PodStatus, check_template, member_name, statuses, template};
 
 /// Longest name of a pod, and of a namespace (the limits of Kubernetes).
 const MAX_NAME: usize = 253;
@@ -90,13 +91,23 @@ impl PodService {
         find_in(&self.snapshot(), parameter, namespace).ok_or_else(|| PodError::NotFound(parameter.to_owned()))
     }
 
+    /// Whether pods may be made from a template here: [`check_template`], what the configuration lets containers have of the
+    /// host, and no program of the host has one of the ports.
+    pub fn check_template(&self, template: &PodTemplate) -> Result<(), PodError> {
+        check_template(template)?;
+        let mounts = template::host_mounts(&template.spec);
+        let checked = self.0.containers.check_mount_sources(mounts.iter().map(String::as_str));
+        checked.map_err(|error| PodError::InvalidTemplate(error.to_string()))?;
+        Ok(self.0.containers.check_published(&template::ports(&template.spec))?)
+    }
+
     /// Stores a pod; no container is made (`contract/api.md` 8.3).
     ///
     /// A pod of the same name is returned, unchanged, if it has the same uid, removed first if the request has another
     /// one, and otherwise in the way ([`PodError::NameTaken`]).
     pub async fn create(&self, pod: NewPod) -> Result<Arc<Pod>, PodError> {
         check_names(&pod)?;
-        check_template(&pod.template)?;
+        self.check_template(&pod.template)?;
         for _ in 0..CREATE_TRIES {
             let wish = pod.clone();
             match self.0.store.transact(move |t| reserve(t, wish)).await? {
@@ -115,6 +126,15 @@ impl PodService {
             namespace: pod.namespace,
             name: pod.name,
         })
+    }
+
+    /// Has all images of a pod here, by the policies of its containers.
+    pub async fn obtain_images(&self, spec: &PodSpec) -> Result<(), PodError> {
+        for entry in &spec.containers {
+            let image = ImageRef::parse(&entry.image).map_err(ContainerError::from)?;
+            self.0.containers.obtain_image(&image, entry.pull).await?;
+        }
+        Ok(())
     }
 
     /// Makes what the template lists and the pod lacks, and starts nothing but infra. Returns the ids of the members
@@ -331,6 +351,7 @@ fn reserve(t: &mut Txn, wish: NewPod) -> Result<Reserved, PodError> {
         created_at: now,
         started_at: (wish.goal == PodGoal::Running).then_some(now),
         stopped_at: None,
+        problem: None,
     };
     put(t, pod).map(Reserved::Pod)
 }

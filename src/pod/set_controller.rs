@@ -38,7 +38,8 @@ impl Reconcile for SetController {
 
     async fn reconcile(&self, id: &String) -> Outcome {
         match self.0.reconcile(id).await {
-            Ok(()) => Outcome::Done,
+            Ok(None) => Outcome::Done,
+            Ok(Some(delay)) => Outcome::Again(delay),
             Err(error) => {
                 tracing::warn!(replicaset.id = %id, %error, "a replica set is not as it should be; it will be tried again");
                 Outcome::Failed

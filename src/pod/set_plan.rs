@@ -1,11 +1,14 @@
 //! What has to be done with a replica set. Pure: what is wanted and what is there in, what to change out.
 //!
 //! The rules, in this order:
-//! 1. Pods of an old template go: all at once with [`UpdateStrategy::Replace`]; with [`UpdateStrategy::Rolling`] those
-//!    that are not ready, and of the others as many as leave all but one of the wanted pods ready.
+//! 1. Pods of an old template go: all at once with [`UpdateStrategy::Replace`]. With [`UpdateStrategy::Rolling`] as many
+//!    as the available ones of the new template make up for: those that are not available first, because nothing is lost
+//!    with them, then others as long as enough are available. New pods that never become available so push out no more
+//!    than `max_unavailable` old ones, also when the old ones do not work either (Kubernetes, `Deployment`).
 //! 2. Of pods beyond the wanted number those go that are of least use: not running before not ready before ready, then
 //!    those of an old template, then the youngest.
-//! 3. Gaps are filled with pods that match and belong to nobody, then with new ones.
+//! 3. Gaps are filled with pods that match and belong to nobody, then with new ones. While pods of an old template are
+//!    there, there may be `max_surge` pods beyond the wanted number.
 //!
 //! A pod that is being removed is not among what is there, so a plan that has been carried out leads to one that does
 //! nothing until something changes.
@@ -14,7 +17,7 @@ use std::cmp::Reverse;
 
 use jiff::Timestamp;
 
-use crate::store::UpdateStrategy;
+use crate::store::{Rollout, UpdateStrategy};
 
 /// What a set shall be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +26,8 @@ pub(super) struct Wanted {
     pub replicas: usize,
     /// How those of an old template are replaced.
     pub update: UpdateStrategy,
+    /// Within which bounds.
+    pub rollout: Rollout,
 }
 
 /// Of how much use a pod is.
@@ -32,7 +37,7 @@ pub(super) enum Fitness {
     Down,
     /// It runs, but cannot take clients.
     Unready,
-    /// It does all it should.
+    /// It does all it should, and has done so long enough to rely on it.
     Ready,
 }
 
@@ -72,29 +77,60 @@ pub(super) fn changes(wanted: Wanted, replicas: &[Replica], orphans: &[String]) 
     let mut kept: Vec<&Replica> = replicas.iter().collect();
     // The least useful first.
     kept.sort_by_key(|r| (r.fitness, !r.outdated, Reverse((r.created_at, &r.id))));
-    let ready = kept.iter().filter(|r| r.fitness == Fitness::Ready).count();
-    let mut spare = match wanted.update {
-        UpdateStrategy::Replace => ready,
-        UpdateStrategy::Rolling => (ready + 1).saturating_sub(wanted.replicas),
+    let mut going = match wanted.update {
+        UpdateStrategy::Replace => usize::MAX,
+        UpdateStrategy::Rolling => 0,
     };
-    let goes = |r: &mut &Replica| {
-        if !r.outdated || r.fitness < Fitness::Ready {
-            return r.outdated;
-        }
-        let may_go = spare > 0;
-        spare = spare.saturating_sub(1);
-        may_go
+    let mut most = wanted.replicas;
+    let mut remove: Vec<&Replica> = Vec::new();
+    if wanted.update == UpdateStrategy::Rolling {
+        let surplus = count(&kept, |r| !r.outdated).saturating_sub(wanted.replicas);
+        take(&mut kept, &mut remove, surplus, |r| !r.outdated);
+        going = dispensable(wanted, &kept);
+    }
+    take(&mut kept, &mut remove, going, |r| r.outdated);
+    if kept.iter().any(|r| r.outdated) {
+        most = wanted.rollout.bounds(wanted.replicas).1;
+    }
+    let surplus = match wanted.update {
+        UpdateStrategy::Replace => kept.len().saturating_sub(wanted.replicas),
+        // What is too much of a rollout goes with its old pods.
+        UpdateStrategy::Rolling => 0,
     };
-    let mut remove: Vec<&Replica> = kept.extract_if(.., goes).collect();
-    let surplus = kept.len().saturating_sub(wanted.replicas);
     remove.extend(kept.drain(..surplus));
-    let gap = wanted.replicas.saturating_sub(kept.len());
+    let missing = wanted.replicas.saturating_sub(count(&kept, |r| !r.outdated));
+    let gap = missing.min(most.saturating_sub(kept.len()));
     let adopt: Vec<String> = orphans.iter().take(gap).cloned().collect();
     Changes {
         remove: remove.into_iter().map(|r| r.id.clone()).collect(),
         create: gap - adopt.len(),
         adopt,
     }
+}
+
+/// How many pods of an old template may go. `pods` in the order in which they are taken.
+fn dispensable(wanted: Wanted, pods: &[&Replica]) -> usize {
+    let (least, _) = wanted.rollout.bounds(wanted.replicas);
+    let is_available = |r: &Replica| r.fitness == Fitness::Ready;
+    let (old, available) = (count(pods, |r| r.outdated), count(pods, is_available));
+    let new_available = count(pods, |r| !r.outdated && is_available(r));
+    let replaced = (old + new_available).saturating_sub(least);
+    let broken = count(pods, |r| r.outdated && !is_available(r)).min(replaced);
+    broken + available.saturating_sub(least).min(replaced - broken)
+}
+
+fn count(pods: &[&Replica], of: impl Fn(&Replica) -> bool) -> usize {
+    pods.iter().filter(|r| of(r)).count()
+}
+
+/// Moves the first of those that match, at most so many.
+fn take<'a>(from: &mut Vec<&'a Replica>, to: &mut Vec<&'a Replica>, most: usize, of: impl Fn(&Replica) -> bool) {
+    let mut left = most;
+    to.extend(from.extract_if(.., |r| {
+        let goes = left > 0 && of(r);
+        left -= usize::from(goes);
+        goes
+    }));
 }
 
 #[cfg(test)]

@@ -14,13 +14,23 @@ use super::{PodError, member_name};
 const SUFFIX: usize = 9;
 /// Longest name of a container.
 const MAX_NAME: usize = 128;
-/// How much of a pod's id is its host name.
-const HOST_NAME: usize = 12;
+/// Longest host name that the kernel takes.
+const MAX_HOST_NAME: usize = 63;
 
 /// Whether pods can be made from a template: every container has a name of its own and an image reference that can be
 /// parsed, ports and mounts have their form, no host port is published twice, and every mounted volume exists.
 pub fn check_template(template: &PodTemplate) -> Result<(), PodError> {
     check(&template.spec).map_err(PodError::InvalidTemplate)
+}
+
+/// What the containers of a template would have mounted of the host, as mount strings.
+pub(super) fn host_mounts(spec: &PodSpec) -> Vec<String> {
+    let of_volumes = spec.volumes.iter().filter_map(|volume| match &volume.source {
+        VolumeSource::HostPath(path) => Some(mount_text(path, "/mnt", false)),
+        VolumeSource::EmptyDir => None,
+    });
+    let of_containers = spec.containers.iter().flat_map(|entry| entry.mounts.clone());
+    of_volumes.chain(of_containers).collect()
 }
 
 fn check(spec: &PodSpec) -> Result<(), String> {
@@ -91,10 +101,12 @@ pub(super) fn network(spec: &PodSpec) -> String {
     named.find(|network| !network.is_empty()).cloned().unwrap_or_default()
 }
 
-/// Host name of all containers of a pod (`contract/api.md` 8).
+/// Host name of all containers of a pod: the one it asks for, else its name, cut off as the kubelet does it.
 pub(super) fn host_name(pod: &Pod) -> String {
-    let short = pod.id.get(..HOST_NAME).unwrap_or(&pod.id);
-    pod.template.spec.hostname.clone().unwrap_or_else(|| short.to_owned())
+    let name = pod.template.spec.hostname.as_ref().unwrap_or(&pod.name);
+    // Names are ASCII.
+    let short = name.get(..MAX_HOST_NAME).unwrap_or(name);
+    short.trim_end_matches(['-', '.']).to_owned()
 }
 
 /// What is asked for to make the member of an entry. `volumes` is the directory of the pod's own volumes.
@@ -164,14 +176,14 @@ mod tests {
     #[case(|s: &mut PodSpec| s.containers[1].name = "a".repeat(120), "is not usable")]
     #[case(|s: &mut PodSpec| s.containers[1].image.clear(), "container image required: side")]
     #[case(|s: &mut PodSpec| s.containers[1].image = "A/..".into(), "container side: invalid image reference")]
-    #[case(|s: &mut PodSpec| s.containers[1].ports.push("80".into()), "port format failed: 80")]
+    #[case(|s: &mut PodSpec| s.containers[1].ports.push("1:2:tcp:3".into()), "port format failed: 1:2:tcp:3")]
     #[case(|s: &mut PodSpec| s.containers.iter_mut().for_each(|c| c.ports.push("80:80".into())), "published twice")]
-    #[case(|s: &mut PodSpec| s.containers[1].mounts.push("/proc:/x".into()), "invalid mount source")]
+    #[case(|s: &mut PodSpec| s.containers[1].mounts.push("proc:/x".into()), "invalid mount source")]
     #[case(|s: &mut PodSpec| s.containers[0].volume_mounts[0].volume = "nope".into(), "volume \"nope\" does not exist")]
     #[case(|s: &mut PodSpec| s.containers[0].volume_mounts[0].path = "data".into(), "invalid mount destination")]
     #[case(|s: &mut PodSpec| s.containers[0].volume_mounts[0].path = "/a:b".into(), "contains ':'")]
     #[case(|s: &mut PodSpec| s.volumes[0].name = "..".into(), "no usable name")]
-    #[case(|s: &mut PodSpec| s.volumes[0].source = VolumeSource::HostPath("/etc/raind".into()), "volume data")]
+    #[case(|s: &mut PodSpec| s.volumes[0].source = VolumeSource::HostPath("raind".into()), "volume data")]
     fn what_cannot_be_carried_out_is_refused(#[case] edit: impl FnOnce(&mut PodSpec), #[case] part: &str) {
         let error = spec(edit).unwrap_err();
         assert!(error.contains(part), "{error}");
@@ -199,6 +211,12 @@ mod tests {
         let request = request(&shop, &shop.template.spec.containers[0], Path::new("/v"));
         assert_eq!(request.mounts, ["/a:/b", "/v/own:/own:rw", "/srv:/host:ro"]);
         assert_eq!(request.name, "web-5w7yabcd");
-        assert_eq!(host_name(&shop), "01kh3v8q2m6r");
+        assert_eq!(host_name(&shop), "shop");
+        let long = |name: String| host_name(&pod("01kh3v8q2m6r4t0x9e5w7yabcd", &name, &[]));
+        assert_eq!(long("a".repeat(80)), "a".repeat(63));
+        assert_eq!(long(format!("{}-.-b", "a".repeat(60))), "a".repeat(60));
+        let mut till = pod("p", "shop", &[]);
+        till.template.spec.hostname = Some("till".into());
+        assert_eq!(host_name(&till), "till");
     }
 }

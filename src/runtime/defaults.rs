@@ -19,21 +19,19 @@ pub const CAPABILITIES: [&str; 14] = [
     "CAP_AUDIT_WRITE",
 ];
 
-/// System calls that fail with `EPERM`. The original knows these names and aborts on any other, so a config.json names
-/// no more; our runtime adds its own.
-pub const DENIED_SYSCALLS: [&str; 19] = [
+/// System calls that fail with `EPERM`. The original knows these names (and four more) and aborts on any other, so a
+/// config.json names no more; our runtime adds its own. Of the original's list these are allowed here, as in the default
+/// profile of Docker: tracing and reading other processes, which the kernel checks like signals (since 4.8 a tracer
+/// cannot get around the filter), and naming files by handle, which gives nothing without the call that opens them.
+pub const DENIED_SYSCALLS: [&str; 15] = [
     "bpf",
     "perf_event_open",
     "kexec_load",
     "open_by_handle_at",
-    "ptrace",
-    "process_vm_readv",
-    "process_vm_writev",
     "userfaultfd",
     "reboot",
     "swapon",
     "swapoff",
-    "name_to_handle_at",
     "init_module",
     "finit_module",
     "delete_module",
@@ -43,6 +41,15 @@ pub const DENIED_SYSCALLS: [&str; 19] = [
     "setns",
 ];
 
+/// Of them, what a capability allows after all: the kernel asks for it again. Call and capability.
+pub const ALLOWED_BY_CAPABILITY: [(&str, &str); 2] =
+    [("kcmp", "CAP_SYS_PTRACE"), ("open_by_handle_at", "CAP_DAC_READ_SEARCH")];
+
+/// Annotation that has the runtime put a small init before the program; its value is `true`.
+pub const ANNOTATION_INIT: &str = "io.raind.init";
+/// Annotation that has the runtime refuse to start what it cannot confine by AppArmor; its value is `true`.
+pub const ANNOTATION_CONFINED: &str = "io.raind.apparmor.required";
+
 /// Bytes.
 pub const MEMORY_LIMIT: i64 = 1 << 30;
 /// Microseconds of processor time per [`CPU_PERIOD`].
@@ -51,12 +58,16 @@ pub const CPU_QUOTA: i64 = 80_000;
 pub const CPU_PERIOD: u64 = 100_000;
 /// Tasks.
 pub const PIDS_LIMIT: i64 = 512;
-/// Ids in a container's user namespace, which are those of the host.
+/// Bytes of `/dev/shm`.
+pub const SHM_SIZE: u64 = 64 << 20;
+/// Most open files of a process. More makes programs that go through all possible descriptors slow.
+pub const OPEN_FILES: u64 = 1 << 20;
+/// Ids in a user namespace where nobody says otherwise, as the original has it.
 pub const ID_COUNT: u32 = 65_535;
 /// Name of the AppArmor profile.
 pub const APPARMOR_PROFILE: &str = "raind-default";
 
-/// Variables that every process has: name, and value when it is missing or blank.
+/// Variables that every process has: name, and value when it is missing or blank. `TERM` only with a terminal.
 pub const ENVIRONMENT: [(&str, &str); 3] = [
     ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
     ("TERM", "xterm-256color"),
@@ -80,6 +91,22 @@ pub const MASKED_PATHS: [&str; 11] = [
 /// Read-only in the container.
 pub const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
+/// All ids of a user namespace whose map (`/proc/<pid>/uid_map`, `user_namespaces(7)`) is that, as first id and number.
+/// A container gets them unchanged, so that files of any owner in an image belong to somebody. Without a map that can be
+/// read these are the first [`ID_COUNT`].
+pub fn ids_of(map: &str) -> Vec<(u32, u32)> {
+    let line = |line: &str| {
+        let mut fields = line.split_ascii_whitespace().map(str::parse::<u32>);
+        let (first, _, count) = (fields.next()?.ok()?, fields.next()?.ok()?, fields.next()?.ok()?);
+        (count > 0).then_some((first, count))
+    };
+    let ids: Vec<_> = map.lines().filter_map(line).collect();
+    match ids.is_empty() {
+        true => vec![(0, ID_COUNT)],
+        false => ids,
+    }
+}
+
 /// `SCMP_ARCH_…` of this machine.
 pub fn seccomp_architecture() -> &'static str {
     match std::env::consts::ARCH {
@@ -91,7 +118,7 @@ pub fn seccomp_architecture() -> &'static str {
 
 /// An environment from entries of which later ones win, at the place of the first of that name; what is missing or blank
 /// of [`ENVIRONMENT`] is filled in, last. Entries without `=` or name are dropped.
-pub fn environment<'a>(entries: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+pub fn environment<'a>(entries: impl IntoIterator<Item = &'a str>, terminal: bool) -> Vec<String> {
     let mut variables: Vec<(&str, &str)> = Vec::new();
     let mut set = |name, value, only_if_blank: bool| match variables.iter_mut().find(|(n, _)| *n == name) {
         Some(variable) if !only_if_blank || variable.1.trim().is_empty() => variable.1 = value,
@@ -102,7 +129,7 @@ pub fn environment<'a>(entries: impl IntoIterator<Item = &'a str>) -> Vec<String
     for (name, value) in assignments.filter(|(name, _)| !name.is_empty()) {
         set(name, value, false);
     }
-    for (name, value) in ENVIRONMENT {
+    for (name, value) in ENVIRONMENT.into_iter().filter(|(name, _)| terminal || *name != "TERM") {
         set(name, value, true);
     }
     variables
@@ -119,8 +146,17 @@ mod tests {
     fn later_variables_win_and_blanks_are_filled() {
         let path = format!("PATH={}", ENVIRONMENT[0].1);
         assert_eq!(
-            environment(["A=1", "PATH= ", "junk", "=x", "B=2", "A=3=4", "TERM=dumb"]),
+            environment(["A=1", "PATH= ", "junk", "=x", "B=2", "A=3=4", "TERM=dumb"], false),
             ["A=3=4", &path, "B=2", "TERM=dumb", "LANG=C.UTF-8"]
         );
+        assert_eq!(environment([], false), [&path, "LANG=C.UTF-8"]);
+        assert_eq!(environment([], true), [&path, "TERM=xterm-256color", "LANG=C.UTF-8"]);
+    }
+
+    #[test]
+    fn a_container_has_all_ids_of_the_host() {
+        assert_eq!(ids_of("         0          0 4294967295\n"), [(0, u32::MAX)]);
+        assert_eq!(ids_of("0 100000 65536\n70000 1 1\n"), [(0, 65_536), (70_000, 1)]);
+        assert_eq!(ids_of(""), [(0, ID_COUNT)]);
     }
 }

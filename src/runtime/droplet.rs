@@ -10,7 +10,7 @@ use tokio::process::Command;
 use super::dir::{ContainerDir, DEFAULT_ROOT, ROOT_ENV};
 use super::exec::ExecOutcome;
 use super::state::RuntimeState;
-use super::{Runtime, RuntimeError, StopRequest};
+use super::{Runtime, RuntimeError, StopRequest, refusal};
 
 /// How much of a failing runtime's output goes into the error, in bytes.
 const MAX_OUTPUT: usize = 4096;
@@ -70,9 +70,14 @@ impl Droplet {
                 })?,
             None => output.await,
         };
-        let output = output.map_err(|source| RuntimeError::Spawn {
-            program: self.program.clone(),
-            source,
+        let output = output.map_err(|source| match source.kind() {
+            std::io::ErrorKind::ArgumentListTooLong => RuntimeError::Refused {
+                message: "the command is too long: the kernel takes 128 KiB for one argument, and 2 MiB for all".into(),
+            },
+            _ => RuntimeError::Spawn {
+                program: self.program.clone(),
+                source,
+            },
         })?;
         if output.status.success() {
             Ok(output)
@@ -91,6 +96,11 @@ fn failed(word: &'static str, output: &Output) -> RuntimeError {
         start += 1;
     }
     let text = text[start..].trim();
+    if output.status.code().is_some_and(refusal::is_refusal) {
+        // The last line is the reason; before it there may be what an undo had to say.
+        let message = text.lines().last().unwrap_or_default().to_owned();
+        return RuntimeError::Refused { message };
+    }
     // `ExitStatus` prints "exit status: 1"; the contract's form has no colon.
     let status = output
         .status
@@ -208,6 +218,16 @@ mod tests {
         let (_dir, droplet) = droplet("echo out; echo 'no such container' >&2; exit 1");
         let error = droplet.create("x", false).await.unwrap_err().to_string();
         assert_eq!(error, "droplet create failed: out\nno such container: exit status 1");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_by_the_status() {
+        let (_dir, droplet) = droplet("echo 'roll-back of x: it fell' >&2; echo 'sh: not found in PATH' >&2; exit 127");
+        let error = droplet.start("x").await.unwrap_err();
+        assert!(matches!(error, RuntimeError::Refused { .. }), "{error:?}");
+        assert_eq!(error.to_string(), "sh: not found in PATH");
+        let long = droplet.exec("x", false, &["x".repeat(200_000)]).await.unwrap_err();
+        assert!(matches!(long, RuntimeError::Refused { .. }), "{long:?}");
     }
 
     #[tokio::test]

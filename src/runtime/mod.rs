@@ -10,7 +10,11 @@ pub mod exec;
 pub mod hook;
 pub mod mounts;
 pub mod process;
+pub mod reaper;
+pub mod refusal;
+pub mod signal;
 pub mod state;
+pub mod tmpfs;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -85,6 +89,12 @@ pub enum RuntimeError {
         word: &'static str,
         /// Its output and exit status.
         detail: String,
+    },
+    /// The program refused: what was asked for cannot be, and nothing broke.
+    #[error("{message}")]
+    Refused {
+        /// In its words.
+        message: String,
     },
     /// The program did not end in time and was killed.
     #[error("droplet {word} failed: no answer within {seconds} s; it was killed")]

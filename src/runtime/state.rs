@@ -55,6 +55,9 @@ pub struct RuntimeState {
     /// When the run ended, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<String>,
+    /// What its cgroup had counted at the end of the run, before it was removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_events: Option<MemoryEvents>,
     /// Field 22 of `/proc/<pid>/stat` of init.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid_start_time: Option<u64>,
@@ -64,6 +67,16 @@ pub struct RuntimeState {
     /// All annotations of the configuration.
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
+}
+
+/// How often a cgroup ran out of memory (`memory.events` of version 2; version 1 counts only the kills).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MemoryEvents {
+    /// Times that memory was short.
+    pub oom: u64,
+    /// Processes that were killed for it.
+    pub oom_kill: u64,
 }
 
 /// Reason of an exit with status 0.

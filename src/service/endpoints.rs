@@ -142,6 +142,7 @@ mod tests {
                     retries: 1,
                     successes: 1,
                     start_period: 0,
+                    start_interval: None,
                 });
             }))
         };

@@ -16,6 +16,7 @@ pub use endpoints::{Endpoint, all, endpoints};
 pub use registry::ServiceRegistry;
 pub use request::NewService;
 
+use crate::ports::PortError;
 use crate::store::{Claim, Protocol, Snapshot, StoreError, Taken};
 
 /// Longest time that a client may stay with one pod, in seconds (Kubernetes has the same limit).
@@ -54,16 +55,28 @@ pub enum ServiceError {
         protocol: Protocol,
         holder: String,
     },
+    /// The kernel does not let us hold a port.
+    #[error(transparent)]
+    Port(PortError),
     /// The state could not be written.
     #[error("store failed: {0}")]
     Store(#[from] StoreError),
+}
+
+impl From<PortError> for ServiceError {
+    fn from(error: PortError) -> Self {
+        match error {
+            PortError::Taken { port, protocol, holder } => Self::PortTaken { port, protocol, holder },
+            other => Self::Port(other),
+        }
+    }
 }
 
 impl ServiceError {
     /// A service claims its name and its ports, nothing else.
     fn taken(taken: &Taken, snapshot: &Snapshot) -> Self {
         match taken.claim {
-            Claim::HostPort(protocol, port) => Self::PortTaken {
+            Claim::HostPort(protocol, port, _) => Self::PortTaken {
                 port,
                 protocol,
                 holder: snapshot.describe(&taken.holder),

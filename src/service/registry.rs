@@ -6,48 +6,63 @@ use jiff::Timestamp;
 
 use super::{NewService, ServiceError};
 use crate::pod::fresh_ulid;
+use crate::ports::HostPorts;
 use crate::store::{Claim, Kind, Protocol, Service, ServicePort, Store, Txn};
 
 /// Makes, changes, removes and finds services. Clones share the store.
 #[derive(Clone)]
 pub struct ServiceRegistry {
     store: Store,
+    ports: HostPorts,
     reserved: Arc<[u16]>,
 }
 
 impl ServiceRegistry {
     /// `reserved` are TCP ports of the host that the daemon itself listens on.
-    pub fn new(store: Store, reserved: impl Into<Arc<[u16]>>) -> Self {
+    pub fn new(store: Store, ports: HostPorts, reserved: impl Into<Arc<[u16]>>) -> Self {
         let reserved = reserved.into();
-        Self { store, reserved }
+        Self { store, ports, reserved }
     }
 
     /// Makes a service. Its name and its host ports are reserved with it, or nothing is.
     pub async fn create(&self, request: NewService) -> Result<Arc<Service>, ServiceError> {
-        self.check(&request)?;
-        self.store
-            .transact(move |t| put(t, fresh_ulid(), Timestamp::now(), request))
+        self.holding(request, |t, request| put(t, fresh_ulid(), Timestamp::now(), request))
             .await
     }
 
     /// Makes an existing service what the request says. It keeps its id and its time of creation.
     pub async fn replace(&self, id: &str, request: NewService) -> Result<Arc<Service>, ServiceError> {
-        self.check(&request)?;
         let id = id.to_owned();
-        self.store
-            .transact(move |t| match t.get::<Service>(&id) {
-                Some(service) => put(t, id, service.created_at, request),
-                None => Err(ServiceError::NotFound(id)),
-            })
-            .await
+        self.holding(request, move |t, request| match t.get::<Service>(&id) {
+            Some(service) => put(t, id, service.created_at, request),
+            None => Err(ServiceError::NotFound(id)),
+        })
+        .await
+    }
+
+    /// Takes the ports of a service from the host, then those and its name from our own records.
+    async fn holding(
+        &self,
+        request: NewService,
+        change: impl FnOnce(&mut Txn, NewService) -> Result<Arc<Service>, ServiceError> + Send + 'static,
+    ) -> Result<Arc<Service>, ServiceError> {
+        self.check(&request)?;
+        self.ports.hold_for_service(&request.ports)?;
+        let changed = self.store.transact(move |t| change(t, request)).await;
+        // What was taken for a change that failed, and what the service has given up.
+        self.ports.keep();
+        changed
     }
 
     /// Removes a service, which frees its name and its ports. Returns it as it was.
     pub async fn remove(&self, id: &str) -> Result<Arc<Service>, ServiceError> {
         let id = id.to_owned();
-        self.store
+        let removed = self
+            .store
             .transact(move |t| t.remove::<Service>(&id).ok_or(ServiceError::NotFound(id)))
-            .await
+            .await;
+        self.ports.keep();
+        removed
     }
 
     /// The service of that id, else of that name in the namespace (`contract/api.md` 4.3).
@@ -100,6 +115,8 @@ fn put(t: &mut Txn, id: String, created_at: Timestamp, request: NewService) -> R
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use crate::store::StoreError;
     use crate::store::records::tests::{container, service};
@@ -111,7 +128,10 @@ mod tests {
     fn registry() -> (tempfile::TempDir, ServiceRegistry) {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("s.db")).unwrap();
-        (dir, ServiceRegistry::new(store, [7755]))
+        // An address of its own, which no other test of this machine uses.
+        let [.., a, b] = std::process::id().to_be_bytes();
+        let ports = HostPorts::new(store.clone(), Ipv4Addr::new(127, a, b, 1));
+        (dir, ServiceRegistry::new(store, ports, [7755]))
     }
 
     fn said<T: std::fmt::Debug>(result: Result<T, ServiceError>) -> String {

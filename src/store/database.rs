@@ -1,13 +1,14 @@
 //! SQLite persistence: one STRICT table per kind with the columns id, name, namespace and a JSON document.
 //!
-//! An operator can look: `sqlite3 /etc/raind/store/condenser.db 'select name, document from containers'`.
+//! The daemon keeps the file locked. An operator looks at a copy of it and of its `-wal` (docs/operations.md).
 
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, ErrorCode, params};
 
+use super::holder;
 use super::snapshot::{Kind, Snapshot, Write};
 use super::writer::StoreError;
 
@@ -57,10 +58,7 @@ impl Database {
                 path: path.to_owned(),
                 message: e.to_string(),
             })?;
-        let fail = |e: rusqlite::Error| StoreError::Open {
-            path: path.to_owned(),
-            message: e.to_string(),
-        };
+        let fail = |e: rusqlite::Error| refusal(path, &e);
         let mut connection = Connection::open(path).map_err(fail)?;
         connection.busy_timeout(Duration::from_secs(2)).map_err(fail)?;
         // EXCLUSIVE: a second daemon on the same files must fail at once, not corrupt what the first one believes.
@@ -104,6 +102,22 @@ impl Database {
             .map_err(fail)?;
         }
         txn.commit().map_err(fail)
+    }
+}
+
+/// Why the database cannot be opened: who holds it, if that is the reason.
+fn refusal(path: &Path, error: &rusqlite::Error) -> StoreError {
+    let path = path.to_owned();
+    let busy = [ErrorCode::DatabaseBusy, ErrorCode::DatabaseLocked];
+    match error.sqlite_error_code() {
+        Some(code) if busy.contains(&code) => StoreError::InUse {
+            holder: holder::of(&path).unwrap_or_else(|| "another process".to_owned()),
+            path,
+        },
+        _ => StoreError::Open {
+            path,
+            message: error.to_string(),
+        },
     }
 }
 

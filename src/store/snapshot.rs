@@ -5,14 +5,15 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use imbl::{HashMap, OrdMap};
+use imbl::OrdMap;
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::records::{
-    Bottle, Container, Image, Import, Network, Pod, Policy, PolicySettings, Protocol, ReplicaSet, Service,
+    Bottle, Container, Forward, Image, Import, Network, Pod, Policy, PolicySettings, Protocol, ReplicaSet, Service,
+    ServicePort,
 };
 use super::writer::StoreError;
 
@@ -67,7 +68,7 @@ macro_rules! kinds {
         pub struct Snapshot {
             revision: u64,
             $($field: Table<$kind>,)*
-            claims: HashMap<Claim, Holder>,
+            claims: OrdMap<Claim, Holder>,
         }
 
         impl Snapshot {
@@ -126,7 +127,7 @@ impl Record for Container {
             claims.push(Claim::ContainerName(self.id.clone()));
         }
         claims.extend(self.attachment.iter().map(|a| Claim::Address(a.address)));
-        claims.extend(self.forwards.iter().map(|f| Claim::HostPort(f.protocol, f.host_port)));
+        claims.extend(self.forwards.iter().map(Forward::claim));
         claims
     }
 }
@@ -252,7 +253,8 @@ impl Record for Service {
 
     fn claims(&self) -> Vec<Claim> {
         let mut claims = vec![Claim::Name(Kind::Service, self.namespace.clone(), self.name.clone())];
-        claims.extend(self.ports.iter().map(|p| Claim::HostPort(p.protocol, p.port)));
+        let port = |p: &ServicePort| Claim::HostPort(p.protocol, p.port, Ipv4Addr::UNSPECIFIED);
+        claims.extend(self.ports.iter().map(port));
         claims
     }
 }
@@ -294,7 +296,7 @@ impl Record for Import {
 }
 
 /// Something that at most one record may hold.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Claim {
     /// A word that means one container: its name or its id.
     ContainerName(String),
@@ -302,12 +304,25 @@ pub enum Claim {
     Name(Kind, String, String),
     /// An IPv4 address inside the runtime subnet.
     Address(Ipv4Addr),
-    /// A port of the host.
-    HostPort(Protocol, u16),
+    /// A port of the host at one of its addresses; at all of them with 0.0.0.0, which conflicts with each.
+    HostPort(Protocol, u16, Ipv4Addr),
     /// Name of a network, which is the name of its bridge.
     Network(String),
     /// A block of addresses.
     Subnet(Ipv4Net),
+}
+
+impl Claim {
+    /// Whether not both can be held.
+    fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::HostPort(protocol, port, address), Self::HostPort(protocol2, port2, address2)) => {
+                let is_same = (protocol, port) == (protocol2, port2);
+                is_same && (address == address2 || address.is_unspecified() || address2.is_unspecified())
+            }
+            _ => self == other,
+        }
+    }
 }
 
 /// The record that holds a claim.
@@ -400,6 +415,21 @@ impl Snapshot {
         self.claims.get(claim)
     }
 
+    /// Who holds what `claim` would take: itself, for most; a port also at other addresses that include its own.
+    pub fn rivals(&self, claim: &Claim) -> impl Iterator<Item = &Holder> {
+        let (from, to) = match claim {
+            Claim::HostPort(protocol, port, _) => (
+                Claim::HostPort(*protocol, *port, Ipv4Addr::UNSPECIFIED),
+                Claim::HostPort(*protocol, *port, Ipv4Addr::BROADCAST),
+            ),
+            claim => (claim.clone(), claim.clone()),
+        };
+        self.claims
+            .range(from..=to)
+            .filter(|(other, _)| claim.overlaps(other))
+            .map(|(_, holder)| holder)
+    }
+
     /// A holder of a port as a person knows it, as in `service default/shop`; the infra container of a pod is the pod.
     pub fn describe(&self, holder: &Holder) -> String {
         let pod_of = |container: &Container| self.pods.get(container.pod_id.as_ref()?);
@@ -434,15 +464,13 @@ impl Snapshot {
 
     fn claim<R: Record>(&mut self, record: &R) -> Result<(), Taken> {
         let claims = record.claims();
+        let is_other = |holder: &&Holder| holder.kind != R::KIND || holder.id != record.id();
         for claim in &claims {
-            match self.claims.get(claim) {
-                Some(holder) if holder.kind != R::KIND || holder.id != record.id() => {
-                    return Err(Taken {
-                        claim: claim.clone(),
-                        holder: holder.clone(),
-                    });
-                }
-                _ => {}
+            if let Some(holder) = self.rivals(claim).find(is_other) {
+                return Err(Taken {
+                    claim: claim.clone(),
+                    holder: holder.clone(),
+                });
             }
         }
         for claim in claims {
@@ -609,6 +637,45 @@ mod tests {
             assert!(t.get::<Container>("b").is_none(), "a refused put changes nothing");
         }
         t.put(container("b", "x").forward(8081)).unwrap();
+    }
+
+    #[test]
+    fn a_port_has_a_holder_at_each_address_or_one_at_all() {
+        let at = |address: Option<&str>| {
+            let mut c = container("x", "x").forward(80);
+            c.forwards[0].host_address = address.map(|a| a.parse().unwrap());
+            c
+        };
+        let (one, two, all) = (Some("127.0.0.1"), Some("192.0.2.2"), Some("0.0.0.0"));
+        for (first, second, fits) in [
+            (one, two, true),
+            (one, one, false),
+            (one, None, false),
+            (one, all, false),
+            (None, one, false),
+            (all, two, false),
+        ] {
+            let mut t = txn();
+            t.put(Container {
+                id: "a".into(),
+                name: "a".into(),
+                ..at(first)
+            })
+            .unwrap();
+            let put = t.put(Container {
+                id: "b".into(),
+                name: "b".into(),
+                ..at(second)
+            });
+            assert_eq!(put.is_ok(), fits, "{first:?} {second:?}");
+            t.remove::<Container>("a");
+            t.put(Container {
+                id: "b".into(),
+                name: "b".into(),
+                ..at(second)
+            })
+            .unwrap();
+        }
     }
 
     #[test]

@@ -26,6 +26,17 @@ pub enum StoreError {
         /// What is wrong with it.
         message: String,
     },
+    /// Another process, as a rule another daemon, keeps the database to itself.
+    #[error(
+        "the state store {path} is in use by {holder}: one daemon at a time can have it; end that one first (its \
+         containers go on running), or give this one a root_dir of its own"
+    )]
+    InUse {
+        /// The database file.
+        path: PathBuf,
+        /// Pid and program of the process.
+        holder: String,
+    },
     /// A stored document cannot be understood.
     #[error("the state store has a broken record in {}: {message}", kind.table_name())]
     Document {

@@ -215,7 +215,7 @@ fn what_cannot_be_executed_fails_and_is_named() {
         end(s, "rmdir");
         assert_eq!(
             s.fails(&["exec", id, "true"]),
-            "working directory /work: No such file or directory (os error 2)"
+            "working directory /work: No such file or directory"
         );
     });
 }

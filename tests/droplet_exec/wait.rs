@@ -88,7 +88,7 @@ fn what_cannot_be_executed_ends_as_in_a_shell() {
         shell(s, "rmdir /work");
         assert_eq!(
             s.fails(&["exec", "--wait", &s.id, "true"]),
-            "working directory /work: No such file or directory (os error 2)"
+            "working directory /work: No such file or directory"
         );
         s.ok(&["kill", &s.id, "KILL"]);
         let message = s.fails(&["exec", "--wait", &s.id, "true"]);

@@ -85,6 +85,47 @@ fn a_missing_layer_fails_create() {
     });
 }
 
+/// By its exit status a caller knows who is to blame.
+#[test]
+fn a_refusal_is_no_failure() {
+    sandbox(|s| {
+        let id = s.id.as_str();
+        let status = |config: &Value, verbs: &[&str]| {
+            s.write(id, config);
+            let run = |verb: &&str| s.droplet(&[verb, id]).status.code();
+            let last = verbs.iter().map(run).fold(None, |_, status| status);
+            let _ = s.droplet(&["delete", id]);
+            last
+        };
+        let with = |pointer: &str, value: Value| {
+            let mut config = s.config(id, "true");
+            *config.pointer_mut(pointer).unwrap() = value;
+            config
+        };
+        std::fs::write(s.path("file"), "").unwrap();
+        let onto = |destination: &str| {
+            let mut config = s.config(id, "true");
+            config["mounts"] = json!([{ "destination": destination, "type": "bind", "source": s.path("file"),
+                "options": ["rbind", "rprivate"] }]);
+            config
+        };
+        assert_eq!(
+            status(&with("/process/args", json!(["nope"])), &["create", "start"]),
+            Some(127)
+        );
+        assert_eq!(
+            status(&with("/process/args", json!(["/etc"])), &["create", "start"]),
+            Some(126)
+        );
+        assert_eq!(status(&onto("/etc"), &["create"]), Some(125));
+        assert_eq!(status(&onto("/etc/passwd/x"), &["create"]), Some(125));
+        assert_eq!(status(&onto("/etc/passwd"), &["create"]), Some(0));
+        let mut broken = s.config(id, "true");
+        broken["linux"]["sysctl"] = json!({ "kernel.nothing_like_it": "1" });
+        assert_eq!(status(&broken, &["create"]), Some(1));
+    });
+}
+
 #[test]
 fn what_libcontainer_refuses_is_explained() {
     sandbox(|s| {
@@ -93,7 +134,7 @@ fn what_libcontainer_refuses_is_explained() {
         fails_and_recovers(s, &config, "kernel.nothing_like_it");
         let mut config = s.config(&s.id, "true");
         config["process"]["cwd"] = json!("/etc/passwd/x");
-        fails_and_recovers(s, &config, "process.cwd /etc/passwd/x: Not a directory");
+        fails_and_recovers(s, &config, "working directory /etc/passwd/x: Not a directory");
     });
 }
 
@@ -326,7 +367,7 @@ fn failing_hooks_after_the_fact_are_only_logged() {
         assert!(started.status.success());
         assert_eq!(
             String::from_utf8_lossy(&started.stderr),
-            "hook poststart[0] failed: exit status 5\n"
+            "hook poststart[0] failed: exit status 5: reason\n"
         );
         s.ok(&["kill", id, "KILL"]);
         assert!(s.droplet(&["delete", id]).status.success());

@@ -38,7 +38,11 @@ fn a_container_goes_through_all_states_and_tells_its_hooks() {
         let state = s.state(id);
         assert_eq!((&state["status"], &state["shimPid"]), (&json!("created"), &json!(0)));
         assert_eq!(state["rootfs"], json!(s.bundle(id).join("merged")));
-        assert_eq!(mode(&s.bundle(id).join("state.json")), 0o644);
+        assert_eq!(
+            mode(&s.bundle(id).join("state.json")),
+            0o600,
+            "annotations tell of the host"
+        );
         assert!(!s.bundle(id).join("config_hash.json").exists());
         assert_eq!(
             fs::read_dir(s.bundle(id).join("merged")).unwrap().count(),

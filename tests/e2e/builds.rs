@@ -11,11 +11,11 @@ use crate::{lab_with_busybox, until_term};
 
 /// The archive of a build context.
 #[derive(Default, Clone)]
-struct Context(Vec<u8>);
+pub struct Context(Vec<u8>);
 
 impl Context {
     /// With this build file.
-    fn new(dripfile: &str) -> Self {
+    pub fn new(dripfile: &str) -> Self {
         Self::default().file("Dripfile", dripfile)
     }
 
@@ -59,7 +59,7 @@ impl Context {
         self
     }
 
-    fn post(self, query: &str) -> Call {
+    pub fn post(self, query: &str) -> Call {
         let mut archive = self.0;
         archive.resize(archive.len() + 1024, 0);
         send("POST", &format!("/v1/images/build{query}"), archive).header("Content-Type", "application/x-tar")
@@ -138,6 +138,18 @@ fn an_image_from_scratch_runs() {
     assert_eq!(output(&lab, "demo", &[]), "second\n");
     remove(&lab, "demo");
     lab.assert_unchanged(&before);
+}
+
+#[test]
+fn what_a_command_finds_and_leaves_in_tmp_and_run_is_the_images() {
+    let (lab, image) = lab_with_busybox();
+    let dripfile = format!(
+        "FROM {image}\nCOPY page /tmp/page\nRUN cat /tmp/page > /run/copied && mkdir -m 1777 /run/sock\n\
+         RUN cat /run/copied >> /tmp/page\nCMD cat /tmp/page; stat -c %a /run/sock /tmp\n"
+    );
+    lab.api()
+        .ok(Context::new(&dripfile).file("page", "a page\n").post("?tag=places:1"));
+    assert_eq!(output(&lab, "places:1", &[]), "a page\na page\n1777\n1777\n");
 }
 
 #[test]

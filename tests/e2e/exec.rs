@@ -76,7 +76,6 @@ fn code_and_output_are_the_answer() {
         (json!({ "timeout": 0 }), "invalid option: timeout 0 "),
         (json!({ "timeout": 3601 }), "invalid option: timeout 3601 "),
         (json!({ "command": [] }), "a command is needed"),
-        (json!({ "command": ["a\0b"] }), "invalid option: command contains a NUL"),
     ] {
         let mut body = waiting("true");
         body.as_object_mut()

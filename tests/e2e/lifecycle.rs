@@ -218,7 +218,7 @@ fn a_command_that_cannot_be_executed_fails_the_start() {
     for (command, code) in [("/no/such", 127), ("nosuch", 127), ("/data", 126)] {
         let id = api.create(json!({ "image": image, "command": [command] }));
         api.call(post(&format!("/v1/containers/{id}/actions/start"), json!({})))
-            .refused(500, "service failed: start container failed: ");
+            .refused(400, "service failed: start container failed: ");
         let ended = api.container(&id);
         assert_eq!(ended["state"], "stopped", "{command}");
         assert_eq!(
@@ -265,7 +265,7 @@ fn the_image_says_what_runs_and_the_request_may_say_otherwise() {
     let command = json!(["/bin/sh", "-c", "echo $FRUIT $TERM $LANG; exit 0"]);
     let id = api.run(json!({ "image": image, "command": command, "env": ["FRUIT=pear", "NONSENSE"] }));
     api.wait_state(&id, "stopped");
-    assert_eq!(api.log(&id), "pear xterm-256color C.UTF-8\n");
+    assert_eq!(api.log(&id), "pear C.UTF-8\n");
     assert_eq!(api.container(&id)["command"], command);
     api.delete(&id);
     lab.assert_unchanged(&before);
@@ -383,7 +383,7 @@ fn directories_and_files_of_the_host_can_be_mounted() {
     assert!(said.contains("refused\n"), "{said}");
     let mounts: Vec<_> = said
         .lines()
-        .filter(|line| line.contains("nosuid,nodev,noexec"))
+        .filter(|line| line.contains("nosuid,nodev") && !line.contains("noexec"))
         .collect();
     assert_eq!(mounts.len(), 3, "{said}");
     assert_eq!(mounts.iter().filter(|line| line.contains(" ro,")).count(), 1, "{said}");
@@ -407,7 +407,7 @@ fn exec_runs_in_the_container_and_says_when_it_cannot() {
     api.call(post(path, json!({ "command": [] })))
         .refused(400, "service failed: ");
     api.call(post(path, json!({ "command": ["/no/such"] })))
-        .refused(500, "service failed: ");
+        .refused(400, "service failed: exec failed: /no/such: no such file or directory");
     api.stop("host");
     let said = api
         .call(post(path, json!({ "command": ["/bin/true"] })))

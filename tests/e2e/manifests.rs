@@ -202,8 +202,7 @@ fn one_wrong_document_means_that_nothing_is_done() {
     assert_eq!(pods(&api), Vec::<Value>::new());
     assert_eq!(api.ok(get("/v1/services")), json!([]));
     lab.assert_unchanged(&before);
-    let nothing = apply(&api, "---\n# nothing\n---\n");
-    assert_eq!(nothing, json!({ "pods": [], "services": [] }));
+    manifest(&api, "apply", "---\n# nothing\n---\n").refused(400, "invalid yaml: no resource in the body");
     assert_eq!(
         remove(&api, ""),
         json!({ "pods": [], "replicasets": [], "services": [] })

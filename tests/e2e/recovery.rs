@@ -233,7 +233,8 @@ fn what_no_row_owns_goes_and_what_is_others_stays() {
         ip link add theirs type veth peer name theirs-peer; ip link set theirs master raind0
         ip link add rd_01kg2cnf0aaa type dummy
         for group in /sys/fs/cgroup/*/raind; do if [ -d $group ]; then mkdir $group/theirs; fi; done
-        mkdir -p /run/raind/droplet/lost+found
+        mkdir -p /run/raind/droplet/lost+found /etc/raind/pod/lost+found
+        echo notes > /etc/raind/pod/notes
         iptables -A FORWARD -s 198.51.100.7/32 -j ACCEPT; iptables -t nat -N THEIRS";
     // The hierarchies have our directory from the first container on.
     lab.machine().run(&[

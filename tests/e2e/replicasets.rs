@@ -192,7 +192,7 @@ fn a_set_behind_a_service_grows_heals_and_shrinks() {
 }
 
 #[test]
-fn a_deployment_keeps_all_but_one_ready_while_it_changes() {
+fn a_deployment_keeps_all_ready_while_it_changes() {
     let (lab, image) = lab_with_busybox();
     let api = lab.api();
     apply(&api, &(set("Deployment", &image, "one", 3) + SERVICE));
@@ -207,14 +207,14 @@ fn a_deployment_keeps_all_but_one_ready_while_it_changes() {
             set["current"].as_u64().unwrap(),
             set["ready"].as_u64().unwrap() as usize,
         );
-        assert!(current <= 3, "{set}");
+        assert!(current <= 4, "{set}");
         least = least.min(ready);
         if ready == 3 && words(&lab, 12).iter().all(|said| said.starts_with("two ")) {
             break;
         }
         assert!(begun.elapsed() < LIMIT, "{set}");
     }
-    assert_eq!(least, 2, "one at a time is replaced, and the others stay");
+    assert_eq!(least, 3, "one more at a time is made, and then one goes");
     settled(&api, 3);
     answered_by(&lab, 3, "two ");
 }

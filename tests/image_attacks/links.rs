@@ -270,6 +270,33 @@ fn whiteouts(host: &str) -> Vec<Case> {
             &["a", "b"],
         ),
         Case::contained(
+            "files-of-aufs",
+            Tar::new()
+                .file(".wh..wh.plnk/7.9", "kept")
+                .file(".wh..wh.plnk/7.8", "dropped")
+                .file(".wh..wh.plnk/sub/x", "dropped")
+                .symlink(".wh..wh.plnk/link", "/etc/passwd")
+                .hard_link("a", ".wh..wh.plnk/7.9")
+                .hard_link("d/b", "/.wh..wh.plnk/7.9"),
+            &["a", "d/", "d/b"],
+        ),
+        Case::refused(
+            "link-to-a-link-of-aufs",
+            Tar::new()
+                .symlink(".wh..wh.plnk/1", "/etc/passwd")
+                .hard_link("a", ".wh..wh.plnk/1"),
+            "which is not in this layer",
+        ),
+        Case::contained(
+            "into-the-files-of-aufs",
+            Tar::new()
+                .file(".wh..wh.plnk/1", "1")
+                .symlink("s", ".wh..wh.plnk")
+                .file("s/2", "2")
+                .symlink("s/3", "/etc"),
+            &["s"],
+        ),
+        Case::contained(
             "markers-of-aufs",
             Tar::new().file(".wh..wh.plnk/1", "").hard_link(".wh..wh.orph", "x"),
             &[],

@@ -304,6 +304,7 @@ pub fn network_settings() -> NetworkSettings {
 
 pub fn forward(host_port: u16, container_port: u16, protocol: Protocol) -> Forward {
     Forward {
+        host_address: None,
         host_port,
         container_port,
         protocol,
@@ -317,7 +318,7 @@ fn bare_container(id: &str) -> Container {
         pod_id: None,
         bottle_id: None,
         spiffe_id: None,
-        state: ContainerState::Created,
+        state: ContainerState::Running,
         operation: None,
         process: None,
         exit: None,
@@ -333,7 +334,9 @@ fn bare_container(id: &str) -> Container {
         retries: Retries::default(),
         health: None,
         readiness: None,
+        ready_at: None,
         joined: None,
+        starting: false,
         attachment: None,
         forwards: Vec::new(),
         certificate_due: false,
@@ -361,6 +364,7 @@ fn bare_pod(id: &str, app: &str) -> Pod {
         created_at: jiff::Timestamp::UNIX_EPOCH,
         started_at: None,
         stopped_at: None,
+        problem: None,
     }
 }
 

@@ -23,8 +23,8 @@ use tokio_rustls::client::TlsStream;
 use super::machine::{Machine, Place};
 use super::wait_for;
 
-/// No answer takes longer: a stop of a process that ignores SIGTERM takes three seconds, a pull at most a few.
-const LIMIT: Duration = Duration::from_secs(60);
+/// No answer takes longer: not the stop of a broker that has to end its business first, not the pull of a large image.
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// One request.
 #[derive(Debug, Clone)]

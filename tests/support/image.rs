@@ -26,15 +26,18 @@ pub struct ImageSpec {
 /// One layer: an archive and how it is packed.
 #[derive(Debug, Clone)]
 pub struct Layer {
+    /// What is uploaded, where `packing` says that it is packed already.
     archive: Vec<u8>,
     packing: Packing,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Packing {
     Gzip,
     Zstd,
     Plain,
+    /// With gzip, by somebody else; with the digest of the archive.
+    Done(String),
 }
 
 impl ImageSpec {
@@ -117,7 +120,7 @@ impl ImageSpec {
 
     /// The image configuration document.
     pub fn config_document(&self) -> Vec<u8> {
-        let ids: Vec<_> = self.layers.iter().map(|layer| digest(&layer.archive)).collect();
+        let ids: Vec<_> = self.layers.iter().map(Layer::diff_id).collect();
         let document = json!({
             "architecture": self.architecture,
             "os": "linux",
@@ -148,10 +151,10 @@ impl ImageSpec {
 
     /// Media type of a layer.
     pub fn layer_type(&self, layer: &Layer) -> &'static str {
-        match (self.docker, layer.packing) {
+        match (self.docker, &layer.packing) {
             (true, Packing::Plain) => "application/vnd.docker.image.rootfs.diff.tar",
             (true, _) => "application/vnd.docker.image.rootfs.diff.tar.gzip",
-            (false, Packing::Gzip) => "application/vnd.oci.image.layer.v1.tar+gzip",
+            (false, Packing::Gzip | Packing::Done(_)) => "application/vnd.oci.image.layer.v1.tar+gzip",
             (false, Packing::Zstd) => "application/vnd.oci.image.layer.v1.tar+zstd",
             (false, Packing::Plain) => "application/vnd.oci.image.layer.v1.tar",
         }
@@ -164,6 +167,14 @@ impl Layer {
         Self {
             archive: Vec::new(),
             packing: Packing::Gzip,
+        }
+    }
+
+    /// One that others have packed with gzip. `diff_id` is the digest of what it unpacks to.
+    pub fn packed(blob: Vec<u8>, diff_id: &str) -> Self {
+        Self {
+            archive: blob,
+            packing: Packing::Done(diff_id.into()),
         }
     }
 
@@ -244,10 +255,18 @@ impl Layer {
         &self.archive
     }
 
+    /// Digest of the archive.
+    fn diff_id(&self) -> String {
+        match &self.packing {
+            Packing::Done(diff_id) => diff_id.clone(),
+            _ => digest(&self.archive),
+        }
+    }
+
     /// The archive as it is uploaded.
     pub fn blob(&self) -> Vec<u8> {
         match self.packing {
-            Packing::Plain => self.archive.clone(),
+            Packing::Plain | Packing::Done(_) => self.archive.clone(),
             Packing::Zstd => zstd::encode_all(&self.archive[..], 1).unwrap(),
             Packing::Gzip => {
                 let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());

@@ -15,6 +15,7 @@ const DRIPFILE: &str = "Dripfile";
 
 /// What to build.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct BuildQuery {
     /// Name of the new image, required.
     #[serde(default)]

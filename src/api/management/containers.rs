@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 
 use axum::extract::State;
 use axum::response::Response;
-use serde::{Deserialize, Serialize};
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
@@ -78,6 +79,10 @@ fn is_zero(n: &u32) -> bool {
 /// A published port.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ForwardView {
+    /// Address of the host; absent for the configured one (`publish_address`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = Ipv4)]
+    address: Option<Ipv4Addr>,
     /// Port of the host.
     source: u16,
     /// Port of the container.
@@ -105,6 +110,7 @@ impl ContainerView {
                 .forwards
                 .iter()
                 .map(|f| ForwardView {
+                    address: f.host_address,
                     source: f.host_port,
                     destination: f.container_port,
                     protocol: f.protocol,
@@ -176,8 +182,8 @@ pub struct CreateBody {
     image: String,
     /// Replaces entrypoint and cmd of the image.
     command: Vec<String>,
-    /// `<host>:<container>[:tcp|udp]`
-    #[schema(example = json!(["8080:80"]))]
+    /// `[[<address>:]<host>:]<container>[/tcp|udp]`, numbers or ranges; without `<host>` a port that is free
+    #[schema(example = json!(["8080:80", "127.0.0.1:5353:53/udp", "7000-7009:7000-7009"]))]
     port: Vec<String>,
     /// `<host path>:<container path>[:ro|rw]`
     mount: Vec<String>,
@@ -192,7 +198,7 @@ pub struct CreateBody {
     /// Pod to join.
     #[serde(rename = "podId")]
     pod_id: String,
-    /// Stands before `command` and replaces entrypoint and cmd of the image.
+    /// Stands before `command` and replaces entrypoint and cmd of the image; `[""]` only does away with the entrypoint.
     entrypoint: Vec<String>,
     /// `user[:group]`, names or numbers [default: the image's]
     user: String,
@@ -205,6 +211,17 @@ pub struct CreateBody {
     labels: BTreeMap<String, String>,
     /// Most memory, in bytes [default: 1 GiB]
     memory: u64,
+    /// Most memory and swap together, in bytes; -1 for as much swap as the host has [default: no swap]
+    #[serde(rename = "memorySwap")]
+    memory_swap: i64,
+    /// Size of /dev/shm, in bytes [default: 64 MiB]
+    #[serde(rename = "shmSize")]
+    shm_size: u64,
+    /// `<name>=<soft>[:<hard>]`, -1 for no limit; names as in `ulimit` of `docker run`
+    #[schema(example = json!(["nofile=1024:4096", "core=0"]))]
+    ulimits: Vec<String>,
+    /// Whether a small init is the first process: it passes signals on and reaps what nobody waits for.
+    init: bool,
     /// Most processors, as in 0.5 [default: 0.8]
     cpus: f64,
     /// Most processes and threads [default: 512]
@@ -219,7 +236,14 @@ pub struct CreateBody {
     /// Read-only root file system.
     #[serde(rename = "readOnly")]
     read_only: bool,
-    /// Signal that asks it to end [default: TERM]
+    /// With `readOnly`: whether `/run`, `/tmp` and `/var/tmp` are in memory and writable [default: true]
+    #[serde(rename = "readOnlyTmpfs")]
+    read_only_tmpfs: Option<bool>,
+    /// File systems in memory: `<container path>[:<options>]`, or an object `{"<container path>": "<options>"}`.
+    #[serde(deserialize_with = "tmpfs")]
+    #[schema(example = json!(["/run:size=64m,mode=755,exec"]))]
+    tmpfs: Vec<String>,
+    /// Signal that asks it to end: a name with or without `SIG`, a number, `RTMIN+n` [default: the image's, else TERM]
     #[serde(rename = "stopSignal")]
     stop_signal: String,
     /// Seconds from that signal to KILL [default: 3]
@@ -228,26 +252,57 @@ pub struct CreateBody {
     /// What happens when it ends by itself.
     #[serde(rename = "restartPolicy")]
     restart_policy: RestartBody,
-    /// How to find out whether it works.
+    /// How to find out whether it works [default: the image's `HEALTHCHECK`]
     #[serde(rename = "healthCheck")]
     health_check: Option<HealthCheckBody>,
+}
+
+/// A list of texts, or a mapping from places to options, as `HostConfig.Tmpfs` of Docker has it.
+fn tmpfs<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
+    struct Either;
+    impl<'de> Visitor<'de> for Either {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a list as [\"/run:size=64m\"], or an object as {\"/run\": \"size=64m\"}")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<String>, A::Error> {
+            let mut texts = Vec::new();
+            while let Some(text) = list.next_element()? {
+                texts.push(text);
+            }
+            Ok(texts)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut mapping: A) -> Result<Vec<String>, A::Error> {
+            let mut texts = Vec::new();
+            while let Some((place, options)) = mapping.next_entry::<String, String>()? {
+                texts.push(format!("{place}:{options}"));
+            }
+            Ok(texts)
+        }
+    }
+    d.deserialize_any(Either)
 }
 
 /// What happens when a container ends by itself.
 #[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RestartBody {
-    /// `no`, `on-failure` or `always` [default: no]
+    /// `no`, `on-failure`, `always` or `unless-stopped`, which are the same: a user's stop ends both [default: no]
     name: String,
     /// With `on-failure`: at most that often in a row [default: any number]
     #[serde(rename = "maxRetries")]
     max_retries: u32,
 }
 
-/// A health check: one of `exec` and `tcp`. Times in seconds.
+/// A health check: one of `exec` and `tcp`, or `disable`. Times in seconds.
 #[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HealthCheckBody {
+    /// No health check, the image's neither. Nothing else counts then.
+    disable: bool,
     /// A command in the container; healthy when it ends with 0.
     exec: Vec<String>,
     /// A TCP port of the container; healthy when it accepts a connection.
@@ -261,6 +316,9 @@ pub struct HealthCheckBody {
     /// How long after a start failures do not count [default: 0]
     #[serde(rename = "startPeriod")]
     start_period: Option<u32>,
+    /// From the end of a try to the next one in that time [default: 1, or the interval if that is shorter]
+    #[serde(rename = "startInterval")]
+    start_interval: Option<u32>,
     /// Whether it is ended when it is unhealthy, so that its restart policy takes over.
     #[serde(rename = "endUnhealthy")]
     end_unhealthy: bool,
@@ -284,11 +342,17 @@ impl From<CreateBody> for CreateRequest {
                 hostname: b.hostname,
                 labels: b.labels,
                 memory: b.memory,
+                memory_swap: b.memory_swap,
+                shm_size: b.shm_size,
+                ulimits: b.ulimits,
+                init: b.init,
                 cpus: b.cpus,
                 pids_limit: b.pids_limit,
                 cap_add: b.cap_add,
                 cap_drop: b.cap_drop,
                 read_only: b.read_only,
+                read_only_tmpfs: b.read_only_tmpfs,
+                tmpfs: b.tmpfs,
                 stop_signal: b.stop_signal,
                 stop_timeout: b.stop_timeout,
                 restart_policy: RestartRequest {
@@ -296,12 +360,14 @@ impl From<CreateBody> for CreateRequest {
                     max_retries: b.restart_policy.max_retries,
                 },
                 health_check: b.health_check.map(|h| HealthCheckRequest {
+                    disable: h.disable,
                     exec: h.exec,
                     tcp: h.tcp,
                     interval: h.interval,
                     timeout: h.timeout,
                     retries: h.retries,
                     start_period: h.start_period,
+                    start_interval: h.start_interval,
                     end_unhealthy: h.end_unhealthy,
                 }),
             },

@@ -39,6 +39,7 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// Which events.
 #[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct EventsQuery {
     /// Number of the last event that is known; the header `Last-Event-ID` wins [default: from now on]
     #[param(value_type = Option<u64>)]

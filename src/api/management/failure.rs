@@ -11,6 +11,7 @@ use crate::manifest::Problem;
 use crate::network::NetworkError;
 use crate::pod::{PodError, SetError};
 use crate::policy::PolicyError;
+use crate::runtime::RuntimeError;
 use crate::service::ServiceError;
 
 impl From<ContainerError> for ApiError {
@@ -25,6 +26,7 @@ impl From<ContainerError> for ApiError {
             E::InvalidName(_)
             | E::NameIsId(_)
             | E::NoCommand
+            | E::RunsAsRoot { .. }
             | E::InvalidOption(_)
             | E::InvalidMount(_)
             | E::PortFormat(_)
@@ -45,7 +47,12 @@ impl From<ContainerError> for ApiError {
             | E::ManagedByBottle { .. }
             | E::UnexpectedEvent { .. } => Self::conflict(message),
             E::NoCertificateDue => Self::forbidden(message),
+            E::Runtime {
+                source: RuntimeError::Refused { .. },
+                ..
+            } => Self::bad_request(message),
             E::Runtime { .. }
+            | E::Port(_)
             | E::Cleanup { .. }
             | E::Io(_)
             | E::Firewall(_)
@@ -87,11 +94,13 @@ impl From<ImageError> for ApiError {
         use ImageError as E;
         let message = error.to_string();
         match error {
-            E::EmptyRepository | E::InvalidReference(_) | E::UnknownUser { .. } | E::NoLayer(_) => {
-                Self::bad_request(message)
-            }
+            E::EmptyRepository
+            | E::InvalidReference(_)
+            | E::UnknownUser { .. }
+            | E::NoLayer(_)
+            | E::NotAnImage { .. } => Self::bad_request(message),
             E::ManifestNotFound(_) | E::NoPlatform { .. } | E::NotFound(_) => Self::not_found(message),
-            E::InUse { .. } => Self::conflict(message),
+            E::InUse { .. } | E::LayerLost(_) => Self::conflict(message),
             E::Registry { .. } | E::BadImage { .. } | E::BadLayer { .. } => Self::bad_gateway(message),
             E::Store(_) | E::Io(_) => Self::internal(message),
         }
@@ -153,7 +162,7 @@ impl From<ServiceError> for ApiError {
                 Self::bad_request(message)
             }
             E::NameTaken | E::PortTaken { .. } => Self::conflict(message),
-            E::Store(_) => Self::internal(message),
+            E::Port(_) | E::Store(_) => Self::internal(message),
         }
     }
 }
@@ -198,7 +207,6 @@ impl From<What> for ApiError {
     fn from(what: What) -> Self {
         match what {
             What::Pod(error) => error.into(),
-            What::Image(error) => error.into(),
             What::Service(error) => error.into(),
             What::Set(error) => error.into(),
         }
@@ -213,7 +221,7 @@ impl From<ApplyError> for ApiError {
             E::Manifest(error) => {
                 let prefix = match error.problem {
                     Problem::NoKind | Problem::UnsupportedKind(_) | Problem::NoServiceName => "",
-                    Problem::NoService | Problem::Other(_) => "invalid yaml: ",
+                    Problem::Nothing | Problem::NoService | Problem::Other(_) => "invalid yaml: ",
                 };
                 Self::bad_request(message).prefixed(prefix)
             }

@@ -77,6 +77,7 @@ pub struct ImageBody {
 
 /// Which image.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct ImageQuery {
     /// Image reference, required.
     #[serde(default)]

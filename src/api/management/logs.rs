@@ -21,6 +21,7 @@ use crate::container::{ContainerError, DEFAULT_LINES, LogRequest};
 
 /// Which part of a log.
 #[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct LogQuery {
     /// How many lines from the end, at most 5000 [default: 100; with `since`, no limit]
     #[param(value_type = Option<i64>)]

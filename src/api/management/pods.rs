@@ -12,6 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::Management;
 use crate::api::time::rfc3339;
 use crate::api::{ApiError, AuditEntry, Failure, PathParams, QueryParams, StrictJson, Success, SuccessBody, success};
+use crate::container::pull_policy_of;
 use crate::pod::{self, NewPod, PodError, PodStatus};
 use crate::store::{Pod, PodContainer, PodGoal, PodSpec, PodTemplate, RestartPolicy};
 
@@ -30,8 +31,15 @@ pub struct PodView {
     namespace: String,
     /// Identity that a client may choose.
     uid: String,
-    /// `created`, `running`, `degraded` or `stopped`.
+    /// `created`, `running`, `degraded`, `stopped`, and of pods whose containers are not started again `succeeded` or
+    /// `failed`.
     state: String,
+    /// Why it is `degraded` or `failed`, in one word: `ErrImagePull`, `CrashLoopBackOff`, `Error`, …
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// The same in a sentence, with the words of the registry or the runtime.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
     /// Containers in the template; members that exist if there are none.
     desired_containers: usize,
     /// Members that run. Infra never counts.
@@ -76,6 +84,8 @@ impl PodView {
             namespace: pod.namespace.clone(),
             uid: pod.uid.clone(),
             state: status.state.to_string(),
+            reason: status.problem.as_ref().map(|problem| problem.reason.clone()),
+            message: status.problem.as_ref().map(|problem| problem.message.clone()),
             desired_containers: status.desired,
             running_containers: status.running,
             network_ns: namespace("net"),
@@ -134,7 +144,7 @@ pub struct PodContainerBody {
     image: String,
     /// Replaces entrypoint and cmd of the image.
     command: Vec<String>,
-    /// `<host>:<container>[:tcp|udp]`, published on the pod's address.
+    /// `[[<address>:]<host>:]<container>[/tcp|udp]`, numbers or ranges, published on the pod's address.
     port: Vec<String>,
     /// `<host path>:<container path>[:ro|rw]`
     mount: Vec<String>,
@@ -150,6 +160,7 @@ impl From<PodContainerBody> for PodContainer {
     fn from(b: PodContainerBody) -> Self {
         Self {
             name: b.name,
+            pull: pull_policy_of(&b.image),
             image: b.image,
             command: b.command,
             ports: b.port,

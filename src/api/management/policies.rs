@@ -2,7 +2,6 @@
 
 use axum::extract::State;
 use axum::http::Uri;
-use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -10,8 +9,8 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Management;
 use crate::api::{
-    ApiError, AuditEntry, Done, Failure, OptionalJson, PathParams, QueryParams, StrictJson, Success, SuccessBody, done,
-    success,
+    ApiError, AuditEntry, Done, Failure, MaybeBody, OptionalJson, PathParams, QueryParams, StrictJson, Success,
+    SuccessBody, done, success, success_with,
 };
 use crate::firewall::Destination;
 use crate::policy::{Chain, Difference, Entry, Explanation, NewPolicy, PolicyError, Question, UnknownChain};
@@ -151,6 +150,7 @@ pub struct ModeBody {
 /// How to commit.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase")]
+#[into_params(parameter_in = Query)]
 pub struct CommitQuery {
     /// Only say what would change [default: false]
     #[serde(default)]
@@ -209,6 +209,7 @@ impl From<Difference> for CommitPreview {
 
 /// The first packet of a connection.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct ExplainQuery {
     /// A container, pod or replica set, or its address, required.
     #[serde(default)]
@@ -350,20 +351,20 @@ pub async fn remove(
 ///
 /// With `dryRun` nothing is changed and `data` is the difference; without it there is no `data`.
 #[utoipa::path(post, path = "/v1/policies/commit", tag = "policies", params(CommitQuery), request_body = Option<CommitBody>,
-    responses((status = 200, body = SuccessBody<CommitPreview>, description = "Without `dryRun` there is no `data`"),
+    responses((status = 200, body = MaybeBody<CommitPreview>, description = "Without `dryRun` there is no `data`"),
         (status = 400, body = Failure),
         (status = 500, body = Failure, description = "Nothing has changed; the message says why")))]
 pub async fn commit(
     State(m): State<Management>,
     QueryParams(query): QueryParams<CommitQuery>,
     OptionalJson(body): OptionalJson<CommitBody>,
-) -> Result<Response, ApiError> {
+) -> Result<Success<MaybeBody<CommitPreview>>, ApiError> {
     if query.dry_run || body.dry_run {
         let difference = m.policies.dry_run().map_err(failed)?;
-        return Ok(success("policy commit dry run", CommitPreview::from(difference)).into_response());
+        return Ok(success_with("policy commit dry run", Some(difference.into())));
     }
     m.policies.commit().await.map_err(failed)?;
-    Ok(done("policy committed").into_response())
+    Ok(success_with("policy committed", None))
 }
 
 /// Forget everything that is staged

@@ -32,8 +32,18 @@ pub struct ReplicaSetView {
     desired: u32,
     /// Pods that it has.
     current: usize,
-    /// Those of them that run as a whole and pass their readiness checks.
+    /// Those of them that run as a whole, pass their readiness checks and do not keep ending.
     ready: usize,
+    /// Those that have been so for `minReadySeconds`, without a readiness check for two seconds at least.
+    available: usize,
+    /// Those that were made from the template of now.
+    updated: usize,
+    /// What is wrong with one of its pods, in one word; absent when nothing is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// The name of that pod, and what is wrong in a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
     /// Version of its template; in the list only.
     #[serde(skip_serializing_if = "Option::is_none")]
     template_id: Option<String>,
@@ -115,6 +125,10 @@ impl ReplicaSetView {
             desired: set.replicas,
             current: status.current,
             ready: status.ready,
+            available: status.available,
+            updated: status.updated,
+            reason: status.problem.as_ref().map(|problem| problem.reason.clone()),
+            message: status.problem.map(|problem| problem.message),
             template_id: None,
             selector: set.selector.clone(),
             template: None,
@@ -181,7 +195,7 @@ fn container(spec: &PodSpec, entry: &PodContainer) -> TemplateContainerView {
 #[serde(default, deny_unknown_fields)]
 pub struct ScaleBody {
     /// How many pods there shall be, required.
-    #[schema(required, minimum = 0, maximum = 10_000)]
+    #[schema(required, value_type = i64, minimum = 0, maximum = 10_000)]
     replicas: Option<i64>,
 }
 
@@ -217,7 +231,9 @@ fn find(m: &Management, entry: &AuditEntry, parameter: &str, scope: &Scope) -> R
     responses((status = 200, body = SuccessBody<Vec<ReplicaSetView>>)))]
 pub async fn list(State(m): State<Management>) -> Success<SuccessBody<Vec<ReplicaSetView>>> {
     let sets = m.sets.list();
-    let views = sets.iter().map(|(set, status)| ReplicaSetView::summary(set, *status));
+    let views = sets
+        .into_iter()
+        .map(|(set, status)| ReplicaSetView::summary(&set, status));
     success("replicaset list", views.collect())
 }
 
@@ -320,8 +336,12 @@ mod tests {
             path: "/d".into(),
             read_only: true,
         }];
-        let status = SetStatus { current: 2, ready: 1 };
-        let summary = serde_json::to_value(ReplicaSetView::summary(&set, status)).unwrap();
+        let status = SetStatus {
+            current: 2,
+            ready: 1,
+            ..SetStatus::default()
+        };
+        let summary = serde_json::to_value(ReplicaSetView::summary(&set, status.clone())).unwrap();
         assert_eq!(
             (&summary["ready"], &summary["templateId"]),
             (&json!(1), &json!("s-template"))

@@ -281,7 +281,7 @@ impl AuditLog {
                 file.write_all(&line)
             });
         if let Err(error) = written {
-            eprintln!("audit log: {error}");
+            crate::output::complain(format_args!("audit log: {error}"));
         }
     }
 

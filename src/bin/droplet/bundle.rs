@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use condenser::runtime::defaults::{MASKED_PATHS, READONLY_PATHS};
+use condenser::runtime::defaults::{MASKED_PATHS, READONLY_PATHS, SHM_SIZE};
 use condenser::runtime::dir::ContainerDir;
 use libcontainer::oci_spec::runtime::Capability;
 use serde_json::{Map, Value, json};
@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::cgroup::DEFAULT_PIDS;
 use crate::config::{Capabilities, Config, IdMapping, NamespaceKind};
 use crate::namespaces::Joined;
+use crate::scratch::Scratch;
 
 /// Group of terminals.
 const TTY_GROUP: u32 = 5;
@@ -28,14 +29,20 @@ pub struct Host<'a> {
     pub cgroup: &'a Path,
     /// Whether init gets a pseudo-terminal.
     pub terminal: bool,
-    /// Profile that is loaded and is to be applied.
-    pub apparmor: Option<&'a str>,
+    /// Where init goes while it is still root.
+    pub cwd: &'a Path,
     /// Namespaces to join.
     pub joined: &'a Joined,
-    /// The user's bind mounts, in order.
+    /// The user's bind mounts, in order, attached with their final flags.
     pub binds: &'a [Bind],
+    /// File systems in memory.
+    pub scratch: &'a [Scratch],
     /// Files of the container's directory that exist, and where the image has them.
     pub etc: &'a [Bind],
+    /// On v1 and hybrid machines: what the container sees of its cgroups.
+    pub cgroup_view: Option<&'a Bind>,
+    /// Shared memory of the container whose IPC namespace is joined.
+    pub shm: Option<&'a Bind>,
 }
 
 /// A bind mount whose source has been checked and whose destination has no symbolic links.
@@ -45,8 +52,6 @@ pub struct Bind {
     pub source: PathBuf,
     /// In the container.
     pub destination: PathBuf,
-    /// Whether the container may not write to it.
-    pub read_only: bool,
 }
 
 /// The id mappings of a container: those of the configuration, or identity of 65535 (9.6).
@@ -91,7 +96,7 @@ pub fn spec(config: &Config, host: &Host<'_>) -> Value {
 
 fn process(config: &Config, host: &Host<'_>) -> Value {
     let process = &config.process;
-    let mut value = json!({
+    json!({
         "terminal": host.terminal,
         "user": {
             "uid": process.user.uid,
@@ -103,17 +108,12 @@ fn process(config: &Config, host: &Host<'_>) -> Value {
         // libcontainer looks HOME up through the image's name service switch when it has none, loading what the image
         // names there. Nothing else of the environment matters to it.
         "env": ["HOME=/"],
-        // The real one may have to be made inside the container, after the mounts.
-        "cwd": "/",
+        "cwd": host.cwd,
         "capabilities": capabilities(&process.capabilities),
         "rlimits": process.rlimits,
         "noNewPrivileges": true,
         "oomScoreAdj": process.oom_score_adj,
-    });
-    if let Some(profile) = host.apparmor {
-        value["apparmorProfile"] = json!(profile);
-    }
-    value
+    })
 }
 
 /// Names that do not exist are left out: less is granted than asked for, never more.
@@ -150,17 +150,31 @@ fn linux(config: &Config, host: &Host<'_>) -> Value {
         "rootfsPropagation": "private",
     });
     if host.limits {
-        value["resources"] = resources(config);
+        value["resources"] = resources(config, host.unified_cgroups);
     }
     value
 }
 
 /// Missing or not positive limits are left out, which means none (G1).
-fn resources(config: &Config) -> Value {
+fn resources(config: &Config, unified_cgroups: bool) -> Value {
     let resources = &config.linux.resources;
     let mut value = Map::new();
     if let Some(limit) = resources.memory.limit.filter(|limit| *limit > 0) {
-        value.insert("memory".into(), json!({ "limit": limit }));
+        let mut memory = json!({ "limit": limit });
+        match resources.memory.swap_limit() {
+            // libcontainer takes 0 of swap alone, which is all that is above the memory, for no limit.
+            Some(swap) if unified_cgroups => {
+                let alone = if swap == -1 {
+                    "max".to_owned()
+                } else {
+                    (swap - limit).to_string()
+                };
+                value.insert("unified".into(), json!({ "memory.swap.max": alone }));
+            }
+            Some(swap) => memory["swap"] = json!(swap),
+            None => {}
+        }
+        value.insert("memory".into(), memory);
     }
     let mut cpu = Map::new();
     if let Some(quota) = resources.cpu.quota.filter(|quota| *quota > 0) {
@@ -206,18 +220,6 @@ fn mounts(config: &Config, host: &Host<'_>) -> Vec<Value> {
         ),
         mount("/dev/pts", "devpts", "devpts", terminals),
         sys,
-        mount(
-            "/tmp",
-            "tmpfs",
-            "tmpfs",
-            &["nosuid", "nodev", "mode=1777", "size=65536k"],
-        ),
-        mount(
-            "/run",
-            "tmpfs",
-            "tmpfs",
-            &["nosuid", "nodev", "mode=755", "size=65536k"],
-        ),
     ];
     if host.unified_cgroups {
         mounts.push(mount(
@@ -230,15 +232,54 @@ fn mounts(config: &Config, host: &Host<'_>) -> Vec<Value> {
     if config.namespace(NamespaceKind::Ipc).is_some() {
         mounts.push(mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]));
     }
-    let shm = ["nosuid", "noexec", "nodev", "mode=1777", "size=67108864"];
-    mounts.push(mount("/dev/shm", "tmpfs", "shm", &shm));
-    mounts.extend(host.etc.iter().chain(host.binds).map(|bind| {
-        // Only sub-mounts need a recursive bind; a source without any looks the same.
-        let mut options = vec!["rbind", "rprivate", "nosuid", "nodev", "noexec"];
-        options.extend(bind.read_only.then_some("ro"));
-        json!({ "destination": bind.destination, "type": "bind", "source": bind.source, "options": options })
-    }));
+    mounts.extend(host.cgroup_view.map(bind));
+    mounts.push(match host.shm {
+        Some(shared) => bind(shared),
+        None => {
+            let size = config.shm_size().map_or_else(|| SHM_SIZE.to_string(), str::to_owned);
+            let size = format!("size={size}");
+            mount(
+                "/dev/shm",
+                "tmpfs",
+                "shm",
+                &["nosuid", "noexec", "nodev", "mode=1777", &size],
+            )
+        }
+    });
+    mounts.extend(chosen(host));
     mounts
+}
+
+/// The files of the container's directory, file systems in memory, and the user's bind mounts.
+fn chosen(host: &Host<'_>) -> Vec<Value> {
+    let etc = |file: &Bind| bind_with(file, &["rbind", "rprivate", "nosuid", "nodev", "noexec"]);
+    // Links of the image may lead them into what is mounted afterwards.
+    let is_in_scratch = |bind: &&Bind| {
+        host.scratch
+            .iter()
+            .any(|s| bind.destination.starts_with(&s.destination))
+    };
+    let (inside, outside): (Vec<&Bind>, Vec<&Bind>) = host.etc.iter().partition(is_in_scratch);
+    let mut mounts: Vec<Value> = outside.into_iter().map(etc).collect();
+    // A directory before what is mounted in it, whatever kinds they are; otherwise in the order of the configuration.
+    let depth = |path: &Path| path.components().count();
+    let scratch = host.scratch.iter().map(|s| (depth(&s.destination), s.to_mount()));
+    let inside = inside.into_iter().map(|file| (depth(&file.destination), etc(file)));
+    let binds = host.binds.iter().map(|b| (depth(&b.destination), bind(b)));
+    let mut chosen: Vec<(usize, Value)> = scratch.chain(inside).chain(binds).collect();
+    chosen.sort_by_key(|(depth, _)| *depth);
+    mounts.extend(chosen.into_iter().map(|(_, mount)| mount));
+    mounts
+}
+
+/// Binds what is attached with its flags already, and has those of the host's mounts: to set them again could only take
+/// one away, which the kernel refuses here. Only sub-mounts need a recursive bind; a source without any looks the same.
+fn bind(mount: &Bind) -> Value {
+    bind_with(mount, &["rbind", "rprivate"])
+}
+
+fn bind_with(mount: &Bind, options: &[&str]) -> Value {
+    json!({ "destination": mount.destination, "type": "bind", "source": mount.source, "options": options })
 }
 
 /// The files of the container's directory that are bound over those of the image (9.3, 14 to 16).
@@ -297,18 +338,22 @@ mod tests {
                 limits: true,
                 cgroup: Path::new("/raind/x"),
                 terminal: false,
-                apparmor: None,
+                cwd: Path::new("/"),
                 joined: &joined,
                 binds: &[Bind {
                     source: "/s".into(),
                     destination: "/d".into(),
-                    read_only: true,
                 }],
+                scratch: &[],
                 etc: &[Bind {
                     source: "/e".into(),
                     destination: "/etc/hosts".into(),
-                    read_only: false,
                 }],
+                cgroup_view: (!unified_cgroups).then_some(&Bind {
+                    source: "/v".into(),
+                    destination: "/sys/fs/cgroup".into(),
+                }),
+                shm: None,
             },
         )
     }
@@ -337,17 +382,38 @@ mod tests {
     }
 
     #[test]
-    fn a_hybrid_machine_gives_the_container_no_cgroup_mount() {
-        let destinations = |value: &Value| -> Vec<String> {
-            let mounts = value["mounts"].as_array().unwrap();
-            mounts
-                .iter()
-                .map(|m| m["destination"].as_str().unwrap().to_owned())
-                .collect()
+    fn swap_is_limited_on_both_versions() {
+        let of = |swap: &str, unified| {
+            let memory = format!(r#","resources":{{"memory":{{"limit":5{swap}}},"pids":{{"limit":0}}}}"#);
+            derive(&config(&memory), unified)["linux"]["resources"].clone()
         };
-        let cgroup = "/sys/fs/cgroup".to_owned();
-        assert!(!destinations(&derive(&config(""), false)).contains(&cgroup));
-        assert!(destinations(&derive(&config(""), true)).contains(&cgroup));
+        let v2 = |alone: &str| json!({ "memory": { "limit": 5 }, "unified": { "memory.swap.max": alone } });
+        assert_eq!(of(r#","swap":5"#, true), v2("0"));
+        assert_eq!(of(r#","swap":8"#, true), v2("3"));
+        assert_eq!(of(r#","swap":-1"#, true), v2("max"));
+        assert_eq!(
+            of(r#","swap":5"#, false),
+            json!({ "memory": { "limit": 5, "swap": 5 } })
+        );
+        for none in ["", r#","swap":4"#, r#","swap":0"#] {
+            assert_eq!(of(none, true), json!({ "memory": { "limit": 5 } }), "{none}");
+        }
+    }
+
+    #[test]
+    fn the_container_sees_its_cgroups_on_every_machine() {
+        // What is bound is read-only where it is attached (`cgroup_view`).
+        for (unified, kind, read_only) in [(true, "cgroup", true), (false, "bind", false)] {
+            let value = derive(&config(""), unified);
+            let mounts = value["mounts"].as_array().unwrap();
+            let of_cgroups: Vec<_> = mounts.iter().filter(|m| m["destination"] == "/sys/fs/cgroup").collect();
+            let [mount] = of_cgroups[..] else {
+                panic!("{of_cgroups:?}")
+            };
+            assert_eq!(mount["type"], kind);
+            let options = mount["options"].as_array().unwrap();
+            assert_eq!(options.contains(&json!("ro")), read_only, "{mount}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use condenser::runtime::state::MemoryEvents;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::config::{Config, Resources};
@@ -17,6 +18,21 @@ pub const DEFAULT_PIDS: i64 = 512;
 const ROOT: &str = "/sys/fs/cgroup";
 /// Leaf for all monitors, outside the daemon's service cgroup. The underscore cannot occur in a container id.
 const MONITORS: &str = "raind/_monitors";
+/// Those of v1 in whose hierarchies libcontainer puts a container.
+const CONTROLLERS: [&str; 12] = [
+    "blkio",
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "devices",
+    "freezer",
+    "hugetlb",
+    "memory",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+    "pids",
+];
 /// How long the kernel may take until a cgroup without processes can be removed.
 const REMOVE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -111,6 +127,7 @@ impl Cgroup {
         let positive = |value: Option<i64>| value.filter(|value| *value > 0);
         let limits = [
             ("memory.limit_in_bytes", positive(resources.memory.limit)),
+            ("memory.memsw.limit_in_bytes", resources.memory.swap_limit()),
             (
                 "cpu.cfs_period_us",
                 positive(resources.cpu.period.and_then(|period| period.try_into().ok())),
@@ -127,8 +144,9 @@ impl Cgroup {
         Ok(())
     }
 
-    /// How many of its processes the kernel has killed for lack of memory.
-    pub fn oom_kills(&self) -> u64 {
+    /// How often it ran out of memory, and how many of its processes the kernel has killed for that. `None` where nothing
+    /// counts it, or the group is gone.
+    pub fn memory_events(&self) -> Option<MemoryEvents> {
         let file = match &self.layout {
             Layout::Unified => Some(self.below(Path::new(ROOT)).join("memory.events")),
             Layout::Legacy(mounts) => mounts
@@ -136,13 +154,7 @@ impl Cgroup {
                 .map(|mount| self.below(mount).join("memory.oom_control"))
                 .find(|file| file.exists()),
         };
-        let text = file
-            .and_then(|file| std::fs::read_to_string(file).ok())
-            .unwrap_or_default();
-        text.lines()
-            .find_map(|line| line.strip_prefix("oom_kill "))
-            .and_then(|count| count.trim().parse().ok())
-            .unwrap_or(0)
+        Some(memory_events(&std::fs::read_to_string(file?).ok()?))
     }
 
     /// Kills everything in it at once. `false` when the kernel has no such means (v1, old kernels).
@@ -185,6 +197,24 @@ impl Cgroup {
         result
     }
 
+    /// Makes the directories of v1 that a container gets, before libcontainer does, and returns them with the names of their
+    /// hierarchies (`cpu,cpuacct`). Empty on v2, where the daemon makes the one there is.
+    pub fn make(&self) -> std::io::Result<Vec<(String, PathBuf)>> {
+        let Layout::Legacy(mounts) = &self.layout else {
+            return Ok(Vec::new());
+        };
+        let name = |mount: &PathBuf| Some(mount.file_name()?.to_str()?.to_owned());
+        let named = mounts
+            .iter()
+            .filter_map(|mount| Some((name(mount)?, self.below(mount))));
+        let used = named.filter(|(name, _)| name.split(',').any(|name| CONTROLLERS.contains(&name)));
+        used.map(|(name, directory)| {
+            fs_err::create_dir_all(&directory)?;
+            Ok((name, directory))
+        })
+        .collect()
+    }
+
     fn directories(&self) -> impl Iterator<Item = PathBuf> {
         let mounts = match &self.layout {
             Layout::Unified => vec![PathBuf::from(ROOT)],
@@ -207,6 +237,20 @@ impl Layout {
         }
         let mountinfo = fs_err::read_to_string("/proc/self/mountinfo")?;
         Ok(Self::Legacy(legacy_mounts(&mountinfo)))
+    }
+}
+
+/// Version 1 (`memory.oom_control`) has no line `oom`: there the kills count.
+fn memory_events(text: &str) -> MemoryEvents {
+    let count = |key: &str| {
+        let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+        let (_, value) = lines.find(|(name, _)| *name == key)?;
+        value.trim().parse().ok()
+    };
+    let oom_kill = count("oom_kill").unwrap_or(0);
+    MemoryEvents {
+        oom: count("oom").unwrap_or(oom_kill),
+        oom_kill,
     }
 }
 
@@ -244,6 +288,17 @@ mod tests {
                          33 31 0:30 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
                          33 31 0:31 / /elsewhere/memory rw - cgroup cgroup rw,memory\n";
         assert_eq!(legacy_mounts(mountinfo), [Path::new("/sys/fs/cgroup/cpu")]);
+    }
+
+    #[test]
+    fn kills_are_counted_in_both_versions() {
+        let v2 = include_str!("../../../tests/fixtures/cgroup/v2/memory.events");
+        let v1 = include_str!("../../../tests/fixtures/cgroup/v1/memory.oom_control");
+        let counts = |text| {
+            let events = memory_events(text);
+            (events.oom, events.oom_kill)
+        };
+        assert_eq!((counts(v2), counts(v1), counts("")), ((2, 1), (1, 1), (0, 0)));
     }
 
     #[test]

@@ -9,6 +9,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use condenser::runtime::defaults::{ANNOTATION_CONFINED, ANNOTATION_INIT};
+use condenser::runtime::mounts::{POLICY_ANNOTATION, Policy};
 use serde::{Deserialize, Deserializer};
 
 /// Annotation with the version of the `io.raind.*` annotations.
@@ -96,6 +98,13 @@ pub struct MountEntry {
     /// Mount options.
     #[serde(deserialize_with = "nullable")]
     pub options: Vec<String>,
+}
+
+impl MountEntry {
+    /// Whether it is the shared memory of the container, which has a size of its own.
+    pub fn is_shm(&self) -> bool {
+        self.kind == "tmpfs" && self.source == "shm" && self.destination == "/dev/shm"
+    }
 }
 
 /// `process`.
@@ -234,6 +243,16 @@ pub struct Resources {
 pub struct Memory {
     /// Bytes.
     pub limit: Option<i64>,
+    /// Memory and swap together, in bytes; -1 for no limit of swap.
+    pub swap: Option<i64>,
+}
+
+impl Memory {
+    /// Memory and swap together, where both are limited and fit.
+    pub fn swap_limit(&self) -> Option<i64> {
+        let limit = self.limit.filter(|limit| *limit > 0)?;
+        self.swap.filter(|swap| *swap >= limit || *swap == -1)
+    }
 }
 
 /// `linux.resources.cpu`.
@@ -438,6 +457,11 @@ impl Config {
         self.annotation(ANNOTATION_IMAGE)
     }
 
+    /// Which sources its bind mounts may have.
+    pub fn mount_policy(&self) -> Result<Policy, ConfigError> {
+        Ok(self.annotation(POLICY_ANNOTATION)?.unwrap_or_else(Policy::of_runtime))
+    }
+
     /// The namespace of this kind, if it is listed.
     pub fn namespace(&self, kind: NamespaceKind) -> Option<&Namespace> {
         self.linux.namespaces.iter().find(|n| n.kind == kind)
@@ -455,6 +479,22 @@ impl Config {
             .into_iter()
             .map(|profile| profile.trim())
             .find(|profile| !profile.is_empty())
+    }
+
+    /// Whether a small init goes before the program.
+    pub fn wants_init(&self) -> bool {
+        self.annotations.get(ANNOTATION_INIT).is_some_and(|v| v == "true")
+    }
+
+    /// Whether the container may not run without its AppArmor profile.
+    pub fn must_be_confined(&self) -> bool {
+        self.annotations.get(ANNOTATION_CONFINED).is_some_and(|v| v == "true")
+    }
+
+    /// Size of `/dev/shm`, if it is not to have the usual one.
+    pub fn shm_size(&self) -> Option<&str> {
+        let shm = self.mounts.iter().find(|mount| mount.is_shm())?;
+        shm.options.iter().find_map(|option| option.strip_prefix("size="))
     }
 
     fn annotation<'a, T: Deserialize<'a>>(&'a self, name: &'static str) -> Result<Option<T>, ConfigError> {

@@ -143,7 +143,7 @@ impl Container {
 
     /// Replaces `state.json`.
     pub fn write_state(&self, state: &RuntimeState) -> std::io::Result<()> {
-        replace(&self.dir.state(), render(state)?.as_bytes(), 0o644)
+        replace(&self.dir.state(), render(state)?.as_bytes(), 0o600)
     }
 }
 

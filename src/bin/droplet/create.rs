@@ -15,13 +15,14 @@ use crate::bundle;
 use crate::cgroup::Cgroup;
 use crate::cli::{Args, Opt};
 use crate::config::{Config, NamespaceKind};
-use crate::container::{Container, Site, remove_if_exists, render};
-use crate::failure::{Failure, Stage};
+use crate::container::{Container, Site, remove_if_exists, render, replace};
+use crate::failure::{Failure, Judge, Stage};
 use crate::finish::settle;
 use crate::hooks::{Hooks, Phase};
 use crate::lock::Lock;
 use crate::monitor::Creator;
 use crate::network;
+use crate::output;
 use crate::plan::Plan;
 use crate::record::RunRecord;
 
@@ -38,7 +39,7 @@ pub fn run(site: &Site, words: &[String]) -> Result<(), Failure> {
     let audit = AuditLog::open(&site.root).stage("load_spec")?;
     let pid = create(&container, &audit, args.flag("tty"))?;
     if args.flag("print-pid") {
-        println!("{pid}");
+        output::print(pid);
     }
     Ok(())
 }
@@ -86,7 +87,7 @@ fn plan_and_set_up(
     let text = fs_err::read(container.dir.config()).stage("load_spec")?;
     let config = Config::parse(&text, &container.dir.config()).stage("load_spec")?;
     *loaded = Some(config.clone());
-    let plan = Plan::new(container, config, tty).stage("load_spec")?;
+    let plan = Plan::new(container, config, tty).judge("load_spec")?;
     let mut undo = Undo {
         plan: &plan,
         previous,
@@ -138,7 +139,7 @@ fn set_up(plan: &Plan, audit: &AuditLog, config_text: &[u8], lock: &Lock, undo: 
         audit,
     };
     clear(plan).stage("create_state")?;
-    fs_err::write(container.config_copy(), config_text).stage("create_state")?;
+    replace(&container.config_copy(), config_text, 0o600).stage("create_state")?;
     let mut state = state_of(plan);
     let text = save(container, &state).stage("create_state")?;
     hooks
@@ -147,7 +148,7 @@ fn set_up(plan: &Plan, audit: &AuditLog, config_text: &[u8], lock: &Lock, undo: 
 
     let stage = if plan.tty { "execute_shim" } else { "execute_init" };
     let creator = undo.monitor.insert(Creator::fork(plan, audit, lock).stage(stage)?);
-    let pid = creator.ready().map_err(|reason| Failure::new(stage, reason))?;
+    let pid = creator.ready(stage)?;
     let gone = || Failure::new(stage, format!("init of container {} died", container.id));
     let process = ProcessId::of(pid).ok_or_else(gone)?;
     let init = process.pidfd().ok_or_else(gone)?;
@@ -218,6 +219,7 @@ fn state_of(plan: &Plan) -> RuntimeState {
         reason: None,
         message: None,
         finished_at: None,
+        memory_events: None,
         pid_start_time: None,
         boot_id: None,
         annotations: plan.config.annotations.clone(),
@@ -243,7 +245,7 @@ impl Undo<'_> {
         let container = &self.plan.container;
         let complain = |what: &str, result: std::io::Result<()>| {
             if let Err(error) = result {
-                eprintln!("roll-back of {}: {what}: {error}", container.id);
+                output::complain(format_args!("roll-back of {}: {what}: {error}", container.id));
             }
         };
         if let Some(monitor) = self.monitor {

@@ -18,6 +18,7 @@ use crate::failure::{Failure, Stage};
 use crate::finish::{readable, settle};
 use crate::hooks::{Hooks, Phase};
 use crate::network;
+use crate::output;
 use crate::record::RunRecord;
 
 /// How long a killed process may take to end.
@@ -72,7 +73,7 @@ fn unlocked(container: &Container, audit: &AuditLog, config: Option<&Config>) ->
         };
         let text = render(&state).stage("hook_poststop")?;
         if let Err(error) = hooks.run(Phase::Poststop, &text, None) {
-            eprintln!("{error}");
+            output::complain(error);
         }
     }
     remove_if_exists(&container.dir.state()).stage("remove_state")?;
@@ -112,7 +113,7 @@ fn abandon(container: &Container, state: &RuntimeState) -> Result<RuntimeState, 
 
 /// What only a crash leaves behind: processes in the cgroup, its directories, the host's end of the veth pair.
 fn sweep(container: &Container, config: &Config) {
-    let complain = |error: &dyn std::fmt::Display| eprintln!("delete {}: {error}", container.id);
+    let complain = |error: &dyn std::fmt::Display| output::complain(format_args!("delete {}: {error}", container.id));
     match Cgroup::new(config, &container.id) {
         Ok(cgroup) => {
             cgroup.kill_all();

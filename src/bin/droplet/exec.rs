@@ -28,20 +28,22 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use condenser::runtime::state::Status;
-use rustix::process::{Gid, Resource, Rlimit, Uid};
+use rustix::process::{Gid, Uid};
 
+use crate::apparmor::{self, Confinement};
 use crate::audit::{AuditLog, Event, Record};
+use crate::bundle;
 use crate::cgroup::Cgroup;
 use crate::cli::{Args, Opt};
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::container::{Container, Site};
 use crate::credentials::Credentials;
 use crate::failure::{Failure, Stage};
+use crate::limits::Limits;
 use crate::lock::Lock;
 use crate::program::Program;
-use crate::report::{self, Speaker};
+use crate::report::{self, Bad, Speaker};
 use crate::seccomp::Filters;
-use crate::{apparmor, bundle};
 
 use target::Target;
 
@@ -50,6 +52,9 @@ const OPTIONS: &[Opt] = &[Opt::Flag(&["tty", "t"]), Opt::Flag(&["wait"]), Opt::V
 const ANSWER_LIMIT: Duration = Duration::from_secs(25);
 /// No time-out is longer: it could not be added to the time of day.
 const MAX_LIMIT: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// What a program with a terminal finds when the container has none.
+const TERM: &str = "TERM=xterm-256color";
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy)]
@@ -72,9 +77,9 @@ struct Job {
     /// The user and group as the host sees them: owner of the terminal or pipe, so that it can be opened again.
     owner: (Uid, Gid),
     cgroup: Cgroup,
-    limits: Vec<(Resource, Rlimit)>,
+    limits: Limits,
     oom_score_adj: i32,
-    apparmor: Option<String>,
+    apparmor: Option<Confinement>,
     filters: Filters,
     /// Whether the process is killed when this one, or that which does its work, ends.
     ends_with_parent: bool,
@@ -142,7 +147,13 @@ fn exec(request: Request<'_>) -> Result<(), Failure> {
         }
         Some(_) => {
             drop::<Speaker>(speaker);
-            listener.hear(ANSWER_LIMIT).stage(stage)
+            listener.hear(ANSWER_LIMIT).map_err(|bad| {
+                let failure = Failure::new(stage, bad.to_string());
+                match bad {
+                    Bad::Refused { status, .. } => failure.with_status(status),
+                    _ => failure,
+                }
+            })
         }
     }
 }
@@ -178,6 +189,9 @@ impl Job {
         if !env.iter().any(|entry| entry.starts_with("HOME=")) {
             env.push(format!("HOME={}", target.home(user.uid)));
         }
+        if request.tty && !env.iter().any(|entry| entry.starts_with("TERM=")) {
+            env.push(TERM.to_owned());
+        }
         let unmapped = |what, id| format!("{what} {id} does not exist in the container's user namespace");
         let uid = bundle::host_id(&config.linux.uid_mappings, user.uid).ok_or_else(|| unmapped("user", user.uid))?;
         let gid = bundle::host_id(&config.linux.gid_mappings, user.gid).ok_or_else(|| unmapped("group", user.gid))?;
@@ -192,9 +206,11 @@ impl Job {
             credentials: Credentials::new(user, &process.capabilities),
             owner: (Uid::from_raw(uid), Gid::from_raw(gid)),
             cgroup: Cgroup::new(config, &request.container.id)?,
-            limits: process.rlimits.iter().map(limit).collect::<Result<_, _>>()?,
+            limits: Limits::from_config(config)?,
             oom_score_adj: process.oom_score_adj,
-            apparmor: apparmor::profile(config).map(str::to_owned),
+            apparmor: apparmor::profile(config)?
+                .map(|profile| Confinement::new(profile, config.must_be_confined()))
+                .transpose()?,
             filters: Filters::from_config(config)?,
             ends_with_parent: request.wait,
             target,
@@ -202,51 +218,9 @@ impl Job {
     }
 }
 
-/// A limit of the configuration in the words of the kernel.
-fn limit(configured: &config::Rlimit) -> Result<(Resource, Rlimit), String> {
-    let resource = match configured.kind.as_str() {
-        "RLIMIT_AS" => Resource::As,
-        "RLIMIT_CORE" => Resource::Core,
-        "RLIMIT_CPU" => Resource::Cpu,
-        "RLIMIT_DATA" => Resource::Data,
-        "RLIMIT_FSIZE" => Resource::Fsize,
-        "RLIMIT_LOCKS" => Resource::Locks,
-        "RLIMIT_MEMLOCK" => Resource::Memlock,
-        "RLIMIT_MSGQUEUE" => Resource::Msgqueue,
-        "RLIMIT_NICE" => Resource::Nice,
-        "RLIMIT_NOFILE" => Resource::Nofile,
-        "RLIMIT_NPROC" => Resource::Nproc,
-        "RLIMIT_RSS" => Resource::Rss,
-        "RLIMIT_RTPRIO" => Resource::Rtprio,
-        "RLIMIT_RTTIME" => Resource::Rttime,
-        "RLIMIT_SIGPENDING" => Resource::Sigpending,
-        "RLIMIT_STACK" => Resource::Stack,
-        unknown => return Err(format!("process.rlimits: {unknown:?} is not a resource limit")),
-    };
-    let finite = |value| Some(value).filter(|value| *value != u64::MAX);
-    let limit = Rlimit {
-        current: finite(configured.soft),
-        maximum: finite(configured.hard),
-    };
-    Ok((resource, limit))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn limits_are_those_of_the_kernel() {
-        let configured = |kind: &str| config::Rlimit {
-            kind: kind.to_owned(),
-            soft: 7,
-            hard: u64::MAX,
-        };
-        let (resource, value) = limit(&configured("RLIMIT_NOFILE")).unwrap();
-        assert_eq!(resource, Resource::Nofile);
-        assert_eq!((value.current, value.maximum), (Some(7), None));
-        assert!(limit(&configured("RLIMIT_FUN")).unwrap_err().contains("RLIMIT_FUN"));
-    }
 
     #[test]
     fn a_command_is_required() {

@@ -1,4 +1,4 @@
-//! What init does itself, before and after the start signal: working directory, system call filters, `execve`.
+//! What init does itself, before and after the start signal: working directory, AppArmor, system call filters, `execve`.
 //!
 //! libcontainer has set up everything else by then. How the `execve` went is reported twice: to the monitor over a pipe,
 //! and to whoever runs `start` over a FIFO.
@@ -9,13 +9,17 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use condenser::runtime::refusal::REFUSED;
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 
+use crate::apparmor::Confinement;
+use crate::failure::plain;
 use crate::program::{ExecError, NOT_EXECUTABLE, Program};
 use crate::report::Speaker;
 use crate::seccomp::Filters;
 use crate::signals;
+use crate::supervisor::Supervisor;
 
 /// Set up before the fork, carried out in init.
 #[derive(Debug, Clone)]
@@ -25,13 +29,33 @@ pub struct Entrypoint(Rc<Parts>);
 struct Parts {
     program: Program,
     cwd: PathBuf,
-    filters: Rc<Filters>,
+    restrictions: Restrictions,
+    supervisor: Option<Supervisor>,
+    /// Whether init is there already.
+    entered: bool,
     reports: [Speaker; 2],
 }
 
+/// What the program may not do.
+#[derive(Debug)]
+pub struct Restrictions {
+    /// System calls.
+    pub filters: Rc<Filters>,
+    /// The AppArmor profile, if there is one to apply.
+    pub apparmor: Option<Confinement>,
+}
+
 impl Entrypoint {
-    /// Success is reported before the `execve`, taken back if it fails ([`crate::report`]).
-    pub fn new(program: Program, cwd: &Path, filters: Rc<Filters>, reports: [Speaker; 2]) -> Self {
+    /// Success is reported before the `execve`, taken back if it fails ([`crate::report`]). `entered`: init has gone to
+    /// `cwd` when this is carried out, as root, so that its user need not be able to.
+    pub fn new(
+        program: Program,
+        cwd: &Path,
+        entered: bool,
+        restrictions: Restrictions,
+        supervisor: Option<Supervisor>,
+        reports: [Speaker; 2],
+    ) -> Self {
         // An empty one stays where init is: at the root.
         let cwd = if cwd.as_os_str().is_empty() {
             Path::new("/")
@@ -42,20 +66,38 @@ impl Entrypoint {
         Self(Rc::new(Parts {
             program,
             cwd,
-            filters,
+            restrictions,
+            supervisor,
+            entered,
             reports,
         }))
     }
 
     fn execute(&self) -> ExecError {
         signals::reset();
-        if let Err(error) = self.0.filters.install() {
+        if let Err(message) = self.restrict() {
             return ExecError {
                 status: NOT_EXECUTABLE,
-                message: format!("seccomp: {error}"),
+                message,
             };
         }
-        self.0.program.execute()
+        match &self.0.supervisor {
+            Some(supervisor) => supervisor.execute(&self.0.program),
+            None => self.0.program.execute(),
+        }
+    }
+
+    fn restrict(&self) -> Result<(), String> {
+        let Restrictions { filters, apparmor } = &self.0.restrictions;
+        if let Some(confinement) = apparmor
+            && !confinement.on_exec()?
+        {
+            let _ = writeln!(
+                std::io::stderr(),
+                "droplet: the AppArmor profile was unloaded; running without"
+            );
+        }
+        filters.install().map_err(|error| format!("seccomp: {error}"))
     }
 }
 
@@ -64,7 +106,10 @@ impl Executor for Entrypoint {
     fn exec(&self, _spec: &Spec) -> Result<(), ExecutorError> {
         self.0.reports.iter().for_each(Speaker::done);
         let error = self.execute();
-        self.0.reports.iter().for_each(|report| report.failed(&error.message));
+        self.0
+            .reports
+            .iter()
+            .for_each(|report| report.refused(error.status, &error.message));
         let _ = writeln!(std::io::stderr(), "droplet: {error}");
         // SAFETY: ends this process at once. Unwinding into libcontainer would write to descriptors it has closed.
         unsafe { libc::_exit(error.status) }
@@ -74,14 +119,26 @@ impl Executor for Entrypoint {
     fn validate(&self, _spec: &Spec) -> Result<(), ExecutorValidationError> {
         let _ = rustix::thread::set_name(c"droplet:init");
         let cwd = &self.0.cwd;
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(cwd)
-            .and_then(|()| std::env::set_current_dir(cwd))
+        let go = || match self.0.entered {
+            true => Ok(()),
+            false => {
+                let mut builder = std::fs::DirBuilder::new();
+                builder.recursive(true).mode(0o755).create(cwd)?;
+                std::env::set_current_dir(cwd)
+            }
+        };
+        go()
             // Fails when this is outside of the root, by way of a descriptor of the host's (CVE-2024-21626).
             .and_then(|()| std::env::current_dir())
-            .map_err(|e| ExecutorValidationError::ArgValidationError(format!("process.cwd {}: {e}", cwd.display())))?;
+            .map_err(|e| {
+                let reason = format!("working directory {}: {}", cwd.display(), plain(&e));
+                // libcontainer would wrap it in what it did at the time.
+                self.0
+                    .reports
+                    .iter()
+                    .for_each(|report| report.refused(REFUSED, &reason));
+                ExecutorValidationError::ArgValidationError(reason)
+            })?;
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use crate::container::{Container, ContainerError, remove_if_exists, render};
 use crate::failure::{Failure, Stage};
 use crate::hooks::{Hooks, Phase};
 use crate::lock::Lock;
+use crate::output;
 use crate::record::RunRecord;
 
 /// Beyond the hooks' own time-outs.
@@ -31,6 +32,7 @@ pub fn finish(container: &Container, config: &Config, audit: &AuditLog, exit: &E
     let Some(mut state) = container.recorded_state()? else {
         return Ok(());
     };
+    let cgroup = Cgroup::new(config, &container.id);
     // Already so when the finisher before us died while hooks ran.
     if state.status != Status::Stopped {
         state.status = Status::Stopped;
@@ -41,14 +43,15 @@ pub fn finish(container: &Container, config: &Config, audit: &AuditLog, exit: &E
         state.reason = Some(exit.reason.clone());
         state.message = Some(exit.message.clone());
         state.finished_at = Some(jiff::Timestamp::now().to_string());
+        state.memory_events = cgroup.as_ref().ok().and_then(Cgroup::memory_events);
         container.write_state(&state)?;
     }
     for name in ["tty.sock", "init.pid"] {
         remove_if_exists(&container.dir.path().join(name))?;
     }
     drop(lock);
-    if let Err(error) = Cgroup::new(config, &container.id).and_then(|cgroup| Ok(cgroup.remove()?)) {
-        eprintln!("droplet: {}: {error}", container.id);
+    if let Err(error) = cgroup.and_then(|cgroup| Ok(cgroup.remove()?)) {
+        output::complain(format_args!("droplet: {}: {error}", container.id));
     }
     let hooks = Hooks {
         id: &container.id,

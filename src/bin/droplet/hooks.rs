@@ -105,7 +105,7 @@ impl Hooks<'_> {
             let error = outcome.result.err().map(|reason| HookError {
                 phase: phase.name(),
                 index,
-                reason,
+                reason: with_words(reason, &outcome.stderr_tail),
             });
             let failure = error.as_ref().map(|error| Failure::new("hook", error.to_string()));
             let record = HookRecord {
@@ -273,6 +273,15 @@ fn read_tail(stream: &mut impl Read, tail: &mut Vec<u8>) -> std::io::Result<bool
     }
 }
 
+/// A reason with what the hook said about it, on one line.
+fn with_words(reason: String, stderr: &str) -> String {
+    let words: Vec<&str> = stderr.split_whitespace().collect();
+    match words[..] {
+        [] => reason,
+        _ => format!("{reason}: {}", words.join(" ")),
+    }
+}
+
 fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit status {code}"),
@@ -353,11 +362,11 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_names_phase_position_and_status() {
+    fn a_failure_names_phase_position_status_and_what_was_said() {
         let bench = Bench::new();
         let shell = |script: &str| serde_json::json!({ "path": "/bin/sh", "args": ["sh", "-c", script], "timeout": 1 });
         let error = bench.run(true, shell("echo no >&2; exit 3")).unwrap_err();
-        assert_eq!(error, "hook poststop[0] failed: exit status 3");
+        assert_eq!(error, "hook poststop[0] failed: exit status 3: no");
         assert_eq!(bench.record()["hook"]["exit_code"], 3);
         assert_eq!(bench.record()["hook"]["stderr_tail"], "no\n");
         let error = bench.run(true, shell("kill -9 $$")).unwrap_err();

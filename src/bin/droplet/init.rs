@@ -7,9 +7,10 @@ use std::io::{Read, Seek};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use condenser::runtime::refusal::{FAILED, REFUSED};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::error::LibcontainerError;
 use libcontainer::notify_socket::NOTIFY_FILE;
@@ -20,16 +21,26 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitOptions};
 use rustix::pty::OpenptFlags;
 
+use crate::apparmor::Confinement;
 use crate::bundle::{self, Bind, Host};
 use crate::cgroup::{self, Cgroup, CgroupError};
-use crate::container::Container;
-use crate::executor::Entrypoint;
+use crate::cgroup_view;
+use crate::container::{Container, replace};
+use crate::executor::{Entrypoint, Restrictions};
+use crate::failure::Blame;
+use crate::limits::LimitError;
+use crate::made;
 use crate::namespaces;
+use crate::place;
+
 use crate::plan::Plan;
 use crate::program::{ExecError, Program};
-use crate::report::{self, Listener, Speaker};
+use crate::report::{self, Bad, Listener, Speaker};
 use crate::rootfs::{self, RootfsError, Stage};
+use crate::scratch::{self, Scratch, ScratchError};
+use crate::shm::SharedMemory;
 use crate::socket::Socket;
+use crate::supervisor::Supervisor;
 
 /// File in the volatile directory that `start` waits on.
 pub const EXEC_FIFO: &str = "exec.fifo";
@@ -49,18 +60,39 @@ pub enum InitError {
     /// The root file system.
     #[error(transparent)]
     Rootfs(#[from] RootfsError),
+    /// A file system in memory.
+    #[error(transparent)]
+    Scratch(#[from] ScratchError),
     /// Files, pipes, sockets.
     #[error(transparent)]
     Io(#[from] std::io::Error),
     /// The program's arguments.
     #[error(transparent)]
     Program(#[from] ExecError),
-    /// Limits.
+    /// Limits of all processes together.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// Limits of each process.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+    /// What init said before it ended: what was asked for cannot be.
+    #[error("{0}")]
+    Refused(String),
     /// What libcontainer said.
     #[error("{0}")]
     Container(String),
+}
+
+impl Blame for InitError {
+    fn status(&self) -> i32 {
+        match self {
+            Self::Rootfs(error) => error.status(),
+            Self::Scratch(ScratchError::Refused(_) | ScratchError::Full(_)) | Self::Refused(_) | Self::Program(_) => {
+                REFUSED
+            }
+            Self::Scratch(_) | Self::Io(_) | Self::Cgroup(_) | Self::Limit(_) | Self::Container(_) => FAILED,
+        }
+    }
 }
 
 /// An init that waits for the start signal.
@@ -90,20 +122,32 @@ pub enum Output {
 
 /// Sets init up.
 pub fn set_up(plan: &Plan) -> Result<Init, InitError> {
+    plan.limits.make_room()?;
+    let shared = SharedMemory::of_joined(&plan.config, &plan.joined)?;
     let stage = Stage::enter()?;
-    let program = prepare_root(plan)?;
+    let (program, entered) = prepare_root(plan, shared.as_ref())?;
     let to_start = open_fifo(plan)?;
     let (to_monitor, executed) = report::pair()?;
+    let required = plan.config.must_be_confined();
+    let confinement = plan.apparmor.clone().map(|profile| Confinement::new(profile, required));
     let entrypoint = Entrypoint::new(
         program,
         &plan.config.process.cwd,
-        Rc::clone(&plan.filters),
+        entered,
+        Restrictions {
+            filters: Rc::clone(&plan.filters),
+            apparmor: confinement.transpose()?,
+        },
+        plan.config.wants_init().then(Supervisor::new).transpose()?,
         [to_monitor, to_start],
     );
     let streams = Streams::open(plan)?;
     let built = build(plan, entrypoint, &streams);
     let left = stage.leave(&plan.config.root.path);
-    let pid = built?;
+    let pid = built.map_err(|error| match executed.heard() {
+        Some(Bad::Refused { message, .. }) => InitError::Refused(message),
+        _ => error,
+    })?;
     let finish = || {
         left?;
         if limits_are_ours() {
@@ -115,25 +159,37 @@ pub fn set_up(plan: &Plan) -> Result<Init, InitError> {
     finish().inspect_err(|_: &InitError| kill_children())
 }
 
-/// Mounts what there is to mount and writes libcontainer's bundle. Returns the program with its whole environment.
-fn prepare_root(plan: &Plan) -> Result<Program, InitError> {
+/// Mounts what there is to mount and writes libcontainer's bundle. Returns the program with its whole environment, and
+/// whether libcontainer goes to the working directory.
+fn prepare_root(plan: &Plan, shared: Option<&SharedMemory>) -> Result<(Program, bool), InitError> {
     let root = &plan.config.root.path;
     if let Some(image) = &plan.image {
         rootfs::mount_overlay(image, root, namespaces::in_user_namespace())?;
+        rootfs::make_shared_directories(root)?;
+        made::mtab(root)?;
     }
+    // Before the copies of what the image has: these files belong to it.
+    let etc = etc_files(plan)?;
     let run = plan.container.run_dir();
-    let binds = rootfs::stage_mounts(&plan.mounts, &run.join("mounts"), root)?;
-    let etc = bundle::etc_files(&plan.container.dir)
-        .into_iter()
-        .filter(|(source, _)| source.exists())
-        .map(|(source, destination)| {
-            Ok(Bind {
-                source,
-                destination: rootfs::resolve(root, destination.as_ref())?,
-                read_only: false,
-            })
-        })
-        .collect::<std::io::Result<Vec<_>>>()?;
+    let staged = run.join("mounts");
+    let memory = plan.config.linux.resources.memory.limit.filter(|limit| *limit > 0);
+    let memory = memory.map_or(u64::MAX, |limit| limit as u64);
+    let scratch = scratch::stage(&plan.scratch, &staged, root, memory)?;
+    let binds = rootfs::stage_mounts(plan, &staged)?;
+    let shm = shared.map(|shared| shared.stage(&run.join("shm"))).transpose()?;
+    let cgroup_view = cgroup_view::stage(&Cgroup::new(&plan.config, &plan.container.id)?, &run.join("cgroup"))?;
+    let in_memory: Vec<Bind> = scratch.iter().map(Scratch::to_bind).collect();
+    let mut chosen: Vec<&Bind> = in_memory.iter().chain(&binds).collect();
+    // In the order in which they are mounted.
+    chosen.sort_by_key(|bind| bind.destination.components().count());
+    place::check(root, etc.iter().chain(chosen)).map_err(RootfsError::Place)?;
+    let mounted: Vec<(&Path, &Path)> = binds
+        .iter()
+        .chain(&in_memory)
+        .map(|bind| (&*bind.destination, &*bind.source))
+        .collect();
+    let cwd = &plan.config.process.cwd;
+    let entered = cwd.is_absolute() && made::directory(root, cwd, &mounted, plan.image.is_some());
     let spec = bundle::spec(
         &plan.config,
         &Host {
@@ -141,21 +197,42 @@ fn prepare_root(plan: &Plan) -> Result<Program, InitError> {
             limits: !limits_are_ours(),
             cgroup: &plan.cgroup,
             terminal: plan.tty,
-            apparmor: plan.apparmor.as_deref(),
+            cwd: if entered { cwd } else { Path::new("/") },
             joined: &plan.joined,
             binds: &binds,
+            scratch: &scratch,
             etc: &etc,
+            cgroup_view: cgroup_view.as_ref(),
+            shm: shm.as_ref(),
         },
     );
     fs_err::create_dir_all(run.join("bundle"))?;
-    fs_err::write(run.join("bundle/config.json"), spec.to_string())?;
+    replace(&run.join("bundle/config.json"), spec.to_string().as_bytes(), 0o600)?;
 
     let process = &plan.config.process;
     let mut env = process.env.clone();
     if !env.iter().any(|entry| entry.starts_with("HOME=")) {
         env.push(format!("HOME={}", rootfs::home(root, process.user.uid)));
     }
-    Ok(Program::new(&process.args, &env)?)
+    Ok((Program::new(&process.args, &env)?, entered))
+}
+
+/// The files of the container's directory that exist, and where the image has them.
+fn etc_files(plan: &Plan) -> std::io::Result<Vec<Bind>> {
+    let root = &plan.config.root.path;
+    bundle::etc_files(&plan.container.dir)
+        .into_iter()
+        .filter(|(source, _)| source.exists())
+        .map(|(source, destination)| {
+            Ok(Bind {
+                source,
+                destination: match plan.image {
+                    Some(_) => made::file(root, destination.as_ref())?,
+                    None => rootfs::resolve(root, destination.as_ref())?,
+                },
+            })
+        })
+        .collect()
 }
 
 /// Inside a foreign user namespace, libcontainer cannot set up cgroups of v1.

@@ -7,6 +7,7 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use condenser::runtime::signal;
 use condenser::runtime::state::Status;
 use rustix::process::{Signal, pidfd_send_signal};
 
@@ -23,41 +24,6 @@ const OPTIONS: &[Opt] = &[Opt::Value("grace")];
 const GRACE: Duration = Duration::from_secs(3);
 /// From KILL to giving up.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
-
-/// Signals that have a name on the command line.
-const NAMES: [(&str, libc::c_int); 31] = [
-    ("HUP", libc::SIGHUP),
-    ("INT", libc::SIGINT),
-    ("QUIT", libc::SIGQUIT),
-    ("ILL", libc::SIGILL),
-    ("TRAP", libc::SIGTRAP),
-    ("ABRT", libc::SIGABRT),
-    ("BUS", libc::SIGBUS),
-    ("FPE", libc::SIGFPE),
-    ("KILL", libc::SIGKILL),
-    ("USR1", libc::SIGUSR1),
-    ("SEGV", libc::SIGSEGV),
-    ("USR2", libc::SIGUSR2),
-    ("PIPE", libc::SIGPIPE),
-    ("ALRM", libc::SIGALRM),
-    ("TERM", libc::SIGTERM),
-    ("STKFLT", libc::SIGSTKFLT),
-    ("CHLD", libc::SIGCHLD),
-    ("CONT", libc::SIGCONT),
-    ("STOP", libc::SIGSTOP),
-    ("TSTP", libc::SIGTSTP),
-    ("TTIN", libc::SIGTTIN),
-    ("TTOU", libc::SIGTTOU),
-    ("URG", libc::SIGURG),
-    ("XCPU", libc::SIGXCPU),
-    ("XFSZ", libc::SIGXFSZ),
-    ("VTALRM", libc::SIGVTALRM),
-    ("PROF", libc::SIGPROF),
-    ("WINCH", libc::SIGWINCH),
-    ("IO", libc::SIGIO),
-    ("PWR", libc::SIGPWR),
-    ("SYS", libc::SIGSYS),
-];
 
 /// Runs the verb.
 pub fn run(site: &Site, words: &[String]) -> Result<(), Failure> {
@@ -90,15 +56,11 @@ pub fn run(site: &Site, words: &[String]) -> Result<(), Failure> {
     result
 }
 
-/// A name with or without `SIG`, in any case, or a number.
+/// As [`signal::parse`] has it.
 fn parse(text: &str) -> Option<Signal> {
-    if let Ok(number) = text.parse() {
-        return Signal::from_named_raw(number);
-    }
-    let upper = text.to_ascii_uppercase();
-    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    let (_, number) = NAMES.iter().find(|(known, _)| *known == name)?;
-    Signal::from_named_raw(*number)
+    let number = signal::parse(text)?;
+    // SAFETY: it is one of the kernel's signals; it is only sent to another process, never handled or blocked here.
+    Some(unsafe { Signal::from_raw_unchecked(number) })
 }
 
 fn seconds(text: &str) -> Result<Duration, Failure> {
@@ -108,8 +70,7 @@ fn seconds(text: &str) -> Result<Duration, Failure> {
 }
 
 fn name(signal: Signal) -> String {
-    let known = NAMES.iter().find(|(_, number)| *number == signal.as_raw());
-    known.map_or_else(|| signal.as_raw().to_string(), |(name, _)| (*name).to_owned())
+    signal::name(signal.as_raw())
 }
 
 /// What the caller wants.
@@ -192,6 +153,7 @@ mod tests {
             assert_eq!(parse(text), None, "{text}");
         }
         assert_eq!(name(Signal::KILL), "KILL");
+        assert_eq!(parse("SIGRTMIN+3").map(name).as_deref(), Some("RTMIN+3"));
     }
 
     #[test]

@@ -6,13 +6,14 @@ use crate::cli::{Args, Opt};
 use crate::container::{Site, render};
 use crate::create::render_status;
 use crate::failure::{Failure, Stage};
+use crate::output;
 
 /// Prints the state of one container.
 pub fn state(site: &Site, words: &[String]) -> Result<(), Failure> {
     let args = Args::parse(&[], words)?;
     let container = site.container(args.id()?).stage("get_status")?;
     let state = container.state().stage("get_status")?;
-    println!("{}", render(&state).stage("get_status")?);
+    output::print(render(&state).stage("get_status")?);
     Ok(())
 }
 
@@ -26,13 +27,16 @@ pub fn list(site: &Site, words: &[String]) -> Result<(), Failure> {
             true => "null".to_owned(),
             false => serde_json::to_string(&states).stage("get_status")?,
         };
-        print!("{text}");
+        output::print_text(text);
         return Ok(());
     }
-    println!("{:<15} {:<15} {:<8} BUNDLE", "ID", "STATUS", "PID");
+    output::print(format_args!("{:<15} {:<15} {:<8} BUNDLE", "ID", "STATUS", "PID"));
     for state in states {
         let status = render_status(state.status);
-        println!("{:<15} {status:<15} {:<8} {}", state.id, state.pid, state.bundle);
+        output::print(format_args!(
+            "{:<15} {status:<15} {:<8} {}",
+            state.id, state.pid, state.bundle
+        ));
     }
     Ok(())
 }

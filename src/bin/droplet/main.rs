@@ -5,11 +5,14 @@
 //!
 //! A verb is a module with `run(&Site, &[String])`, which gets what follows its name on the command line.
 
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod apparmor;
 mod attach;
 mod audit;
 mod bundle;
 mod cgroup;
+mod cgroup_view;
 mod cli;
 mod clock;
 mod config;
@@ -26,24 +29,32 @@ mod frames;
 mod hooks;
 mod init;
 mod kill;
+mod limits;
 mod list;
 mod lock;
 mod logfile;
+mod made;
 mod monitor;
 mod namespaces;
 mod network;
+mod output;
+mod place;
 mod plan;
 mod program;
 mod record;
 mod report;
 mod rootfs;
 mod run;
+mod scratch;
 mod sealed;
 mod seccomp;
+mod seccomp_i386;
+mod shm;
 mod signals;
 mod socket;
 mod spec;
 mod start;
+mod supervisor;
 mod syscalls;
 mod words;
 
@@ -66,13 +77,14 @@ fn main() -> ExitCode {
         Some(Ok(code)) => code,
         Some(Err(failure)) => {
             if failure.is_usage() {
-                print!("Incorrect Usage: {failure}\n\n{}", cli::HELP);
+                output::print_text(format_args!("Incorrect Usage: {failure}\n\n{}", cli::HELP));
             }
-            eprintln!("{failure}");
-            ExitCode::from(1)
+            // One line, the last: who started this reads it.
+            output::complain(failure.message.replace(['\n', '\r'], " "));
+            ExitCode::from(u8::try_from(failure.status).unwrap_or(1))
         }
         None => {
-            eprintln!("No help topic for '{verb}'");
+            output::complain(format_args!("No help topic for '{verb}'"));
             ExitCode::from(3)
         }
     }
@@ -92,7 +104,7 @@ fn dispatch(site: &Site, verb: &str, rest: &[String]) -> Option<Result<ExitCode,
         "state" => list::state(site, rest),
         "list" => list::list(site, rest),
         "help" | "--help" | "-h" | "-help" => {
-            print!("{}", cli::HELP);
+            output::print_text(cli::HELP);
             Ok(())
         }
         verb if verb.starts_with('-') => {

@@ -25,7 +25,7 @@ use crate::audit::{AuditLog, Event, Record};
 use crate::cgroup::{self, Cgroup};
 use crate::console::Pump;
 use crate::container::{ContainerError, remove_if_exists, replace};
-use crate::failure::Failure;
+use crate::failure::{Failure, Judge, Stage};
 use crate::finish::{finish, readable};
 use crate::init::{self, Init};
 use crate::lock::Lock;
@@ -47,7 +47,7 @@ enum Report {
     /// Init waits for the start signal.
     Ready { pid: i32 },
     /// It could not be set up; nothing is left.
-    Failed { reason: String },
+    Failed { reason: String, status: i32 },
 }
 
 /// `create`'s end of the connection to its monitor. Dropping it makes the monitor give up.
@@ -86,7 +86,7 @@ impl Creator {
     }
 
     /// Waits until init is set up; its pid.
-    pub fn ready(&self) -> Result<i32, String> {
+    pub fn ready(&self, stage: &'static str) -> Result<i32, Failure> {
         let receive = || -> std::io::Result<Report> {
             self.wait_for_report()?;
             self.stream.set_read_timeout(Some(SET_UP_LIMIT))?;
@@ -96,8 +96,8 @@ impl Creator {
         };
         match receive() {
             Ok(Report::Ready { pid }) => Ok(pid),
-            Ok(Report::Failed { reason }) => Err(reason),
-            Err(error) => Err(format!("the monitor does not answer: {error}")),
+            Ok(Report::Failed { reason, status }) => Err(Failure::new(stage, reason).with_status(status)),
+            Err(error) => Err(Failure::new(stage, format!("the monitor does not answer: {error}"))),
         }
     }
 
@@ -146,21 +146,21 @@ impl Creator {
 
 /// What the forked process does.
 fn monitor(plan: &Plan, audit: &AuditLog, mut creator: UnixStream) {
-    let failed = |stage: &'static str, error: &dyn std::fmt::Display| {
-        let failure = Failure::new(stage, error.to_string());
+    let failed = |failure: Failure| {
         remove_cgroup(plan);
         note(plan, &failure.message);
         audit.write(&record(plan, Event::Init, 0).result(Some(&failure)));
         Report::Failed {
+            status: failure.status,
             reason: failure.message,
         }
     };
     let started = detach()
-        .map_err(|e| failed("prepare", &e))
-        .and_then(|()| init::set_up(plan).map_err(|e| failed("prepare", &e)))
-        .and_then(|init| Attendant::new(plan, init).map_err(|e| failed("prepare", &e)));
+        .stage("prepare")
+        .and_then(|()| init::set_up(plan).judge("prepare"))
+        .and_then(|init| Attendant::new(plan, init).stage("prepare"));
     match started {
-        Err(report) => send(&mut creator, &report),
+        Err(failure) => send(&mut creator, &failed(failure)),
         Ok(mut attendant) => {
             if attendant.wait_for_creator(creator) {
                 ignore_signals();
@@ -180,7 +180,9 @@ fn detach() -> std::io::Result<()> {
     std::env::set_current_dir("/")?;
     if let Err(error) = cgroup::join_monitors() {
         // The container works; it only ends with the daemon if the service manager kills the daemon's cgroup.
-        eprintln!("droplet: the monitor stays in the cgroup of its creator: {error}");
+        crate::output::complain(format_args!(
+            "droplet: the monitor stays in the cgroup of its creator: {error}"
+        ));
     }
     let null = fs_err::OpenOptions::new().read(true).write(true).open("/dev/null")?;
     nix::unistd::dup2_stdin(&null)?;
@@ -221,7 +223,7 @@ impl<'a> Attendant<'a> {
             pid,
             executed: init.executed,
             pump,
-            oom_kills: cgroup.as_ref().map_or(0, Cgroup::oom_kills),
+            oom_kills: oom_kills(cgroup.as_ref()),
             cgroup,
             events: plan.tty.then(|| event_log(plan)),
             process,
@@ -260,7 +262,7 @@ impl<'a> Attendant<'a> {
 
         let _ = self.pump.run(self.process.as_fd());
         let code = wait(self.process.as_fd());
-        let oom_kills = self.cgroup.as_ref().map_or(0, Cgroup::oom_kills);
+        let oom_kills = oom_kills(self.cgroup.as_ref());
         let exit = classify(code, oom_kills > self.oom_kills, executed.err());
         let _ = self.pump.finish();
         if let Some(events) = &mut self.events {
@@ -279,6 +281,12 @@ impl<'a> Attendant<'a> {
             note(self.plan, &error.to_string());
         }
     }
+}
+
+/// How many processes were killed for lack of memory; on v2, where the group outlives a run, in earlier runs too.
+fn oom_kills(cgroup: Option<&Cgroup>) -> u64 {
+    let events = cgroup.and_then(Cgroup::memory_events);
+    events.map_or(0, |events| events.oom_kill)
 }
 
 fn is_full(error: &ContainerError) -> bool {
@@ -356,7 +364,7 @@ fn classify(code: i32, oom: bool, refusal: Option<Bad>) -> Exit {
     };
     // Of a program that ran, nothing is known but its status, even if that is 127.
     let message = match refusal {
-        Some(Bad::Said(message)) => message,
+        Some(Bad::Said(message) | Bad::Refused { message, .. }) => message,
         _ => String::new(),
     };
     Exit {
@@ -404,7 +412,10 @@ mod tests {
 
     #[test]
     fn only_a_refused_program_has_a_message() {
-        let refused = Bad::Said("x: not found in PATH".into());
+        let refused = Bad::Refused {
+            status: 127,
+            message: "x: not found in PATH".into(),
+        };
         assert_eq!(classify(127, false, Some(refused)).message, "x: not found in PATH");
         assert_eq!(classify(127, false, None).message, "");
         assert_eq!(classify(137, false, Some(Bad::Died)).message, "");

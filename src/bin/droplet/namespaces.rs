@@ -4,6 +4,7 @@
 //! process a moment later.
 
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use rustix::fs::{Mode, OFlags};
@@ -13,6 +14,10 @@ use crate::config::{Config, NamespaceKind};
 /// `NS_GET_USERNS` and `NS_GET_NSTYPE` of `ioctl_ns(2)`.
 const NS_GET_USERNS: libc::c_ulong = 0xb701;
 const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
+
+/// Inode of the first user namespace of a machine (`PROC_USER_INIT_INO` of the kernel). Its map does not tell it: those of
+/// containers are the same.
+const INITIAL_USER_NAMESPACE: u64 = 0xefff_fffd;
 
 /// Why namespaces cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +62,8 @@ impl Joined {
         Some(PathBuf::from(format!("/proc/self/fd/{fd}")))
     }
 
-    fn get(&self, kind: NamespaceKind) -> Option<&OwnedFd> {
+    /// The opened namespace of this kind.
+    pub fn get(&self, kind: NamespaceKind) -> Option<&OwnedFd> {
         self.0.iter().find(|(k, _)| *k == kind).map(|(_, fd)| fd)
     }
 }
@@ -102,12 +108,11 @@ pub fn open(config: &Config) -> Result<Joined, NamespaceError> {
 
 /// Whether this process is in a user namespace other than the machine's first (the original's pod members, 14.4).
 pub fn in_user_namespace() -> bool {
-    std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !is_initial(&map))
+    std::fs::metadata("/proc/self/ns/user").is_ok_and(|namespace| !is_initial(&namespace))
 }
 
-/// The first user namespace maps every id to itself.
-fn is_initial(uid_map: &str) -> bool {
-    uid_map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
+fn is_initial(namespace: &std::fs::Metadata) -> bool {
+    namespace.ino() == INITIAL_USER_NAMESPACE
 }
 
 fn require(config: &Config) -> Result<(), NamespaceError> {
@@ -148,7 +153,8 @@ fn user_namespace_of(fd: &OwnedFd) -> Option<OwnedFd> {
     (owner >= 0).then(|| unsafe { OwnedFd::from_raw_fd(owner) })
 }
 
-fn same_file(a: &impl AsFd, b: Option<&OwnedFd>) -> bool {
+/// Whether both are the same file, as the same namespace.
+pub fn same_file(a: &impl AsFd, b: Option<&OwnedFd>) -> bool {
     let identity = |fd: rustix::fd::BorrowedFd<'_>| rustix::fs::fstat(fd).ok().map(|s| (s.st_dev, s.st_ino));
     b.is_some_and(|b| identity(a.as_fd()) == identity(b.as_fd()))
 }
@@ -204,8 +210,19 @@ mod tests {
     }
 
     #[test]
-    fn the_first_user_namespace_is_recognised() {
-        assert!(is_initial("         0          0 4294967295\n"));
-        assert!(!is_initial("         0          0      65535\n"));
+    fn a_user_namespace_with_every_id_is_not_the_first_one() {
+        let mut child = std::process::Command::new("unshare")
+            .args(["--user", "--map-root-user", "sh", "-c", "echo ready; read end"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = [0; 6];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut ready).unwrap();
+        let of = |pid: &str| is_initial(&std::fs::metadata(format!("/proc/{pid}/ns/user")).unwrap());
+        let (own, other) = (of("self"), of(&child.id().to_string()));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert_eq!((own, other), (true, false));
     }
 }

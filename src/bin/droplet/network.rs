@@ -10,7 +10,9 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
-use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
+};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -20,6 +22,11 @@ use crate::config::{Config, NamespaceKind, NetConfig};
 const MAX_NAME: usize = 15;
 /// How long an interface of the run before may take to vanish.
 const LEAVING: Duration = Duration::from_secs(2);
+/// How long interface and bridge may take until they carry packets. A kernel that is not busy needs a millisecond; it may
+/// put off what it thinks is not urgent by a second.
+const CARRYING: Duration = Duration::from_secs(5);
+/// How often is looked whether they do.
+const LOOK: Duration = Duration::from_millis(1);
 /// Name of the interface in the container.
 const INTERFACE: &str = "eth0";
 
@@ -42,6 +49,9 @@ pub enum NetworkError {
     /// The name is taken by something that is not ours to delete.
     #[error("interface {0} exists and is in use")]
     Taken(String),
+    /// The kernel does not get it going.
+    #[error("interface {0} carries no packets after {limit} s; is it up, and its bridge?", limit = CARRYING.as_secs())]
+    Silent(String),
 }
 
 /// What is to be set up in a new network namespace.
@@ -113,7 +123,11 @@ pub fn connect(plan: &Plan, namespace: &File) -> Result<(), NetworkError> {
         Plan::Veth(veth) => block_on(async {
             let host = link_to_host()?;
             veth.attach(&host, namespace).await?;
-            let connected = veth.connect(namespace).await;
+            let connected = async {
+                veth.connect(namespace).await?;
+                veth.wait_until_carrying(&host).await
+            };
+            let connected = connected.await;
             if connected.is_err() {
                 let _ = remove(&host, &veth.name).await;
             }
@@ -174,6 +188,22 @@ impl Veth {
             .up()
             .build();
         host.link().add(pair).execute().await.map_err(into_io)
+    }
+
+    /// That a link has a carrier makes the kernel put its queue to work, make it a forwarding port and give its bridge a
+    /// carrier, each a little later. Until then it drops what is sent there, as the answer to the container's first
+    /// question. The operational state (RFC 2863) changes when that is done.
+    async fn wait_until_carrying(&self, host: &Handle) -> Result<(), NetworkError> {
+        let end = Instant::now() + CARRYING;
+        for name in [&self.name, &self.bridge] {
+            while !find(host, name).await?.is_some_and(|link| is_operational(&link)) {
+                if Instant::now() >= end {
+                    return Err(NetworkError::Silent(name.clone()));
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+        Ok(())
     }
 
     /// Everything inside the container's namespace.
@@ -274,6 +304,10 @@ async fn set_up(handle: &Handle, name: &str) -> Result<(), NetworkError> {
             object: name.to_owned(),
             source: into_io(e),
         })
+}
+
+fn is_operational(link: &LinkMessage) -> bool {
+    link.attributes.contains(&LinkAttribute::OperState(State::Up))
 }
 
 fn is_veth(link: &LinkMessage) -> bool {

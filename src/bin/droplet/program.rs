@@ -6,14 +6,11 @@ use std::ffi::{CString, NulError};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+pub use condenser::runtime::refusal::{NOT_EXECUTABLE, NOT_FOUND};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 /// Search path when `process.env` has none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Exit status when there is no such program, as shells have it.
-pub const NOT_FOUND: i32 = 127;
-/// Exit status when it cannot be executed.
-pub const NOT_EXECUTABLE: i32 = 126;
 
 /// Why the program could not be executed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +54,11 @@ impl Program {
             path: search_path(env).to_owned(),
             name,
         })
+    }
+
+    /// `NAME=value` entries.
+    pub fn environment(&self) -> &[CString] {
+        &self.env
     }
 
     /// Becomes the program. Returns only when that fails.

@@ -2,7 +2,8 @@
 //!
 //! A pipe whose write end is close-on-exec: a `+` says that all went well so far, a text says what went wrong, and the
 //! end of the pipe that there is no more to come. So the last word before an `execve` is `+`, and success is a `+` with
-//! nothing after it. An end without a word means that the other process died.
+//! nothing after it. An end without a word means that the other process died. A text that begins with `?` and a status
+//! ([`condenser::runtime::refusal`]) is a refusal: nothing broke, but what was asked for cannot be.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 const DONE: &[u8] = b"+";
+const REFUSAL: char = '?';
 /// More of a text is cut off.
 const MAX_TEXT: usize = 4096;
 
@@ -28,6 +30,14 @@ pub enum Bad {
     /// What the other process said.
     #[error("{0}")]
     Said(String),
+    /// What the other process said: the caller is to blame.
+    #[error("{message}")]
+    Refused {
+        /// How a verb ends for that reason.
+        status: i32,
+        /// For the caller.
+        message: String,
+    },
     /// It ended, or was ended, without a word.
     #[error("killed before it could do anything")]
     Died,
@@ -52,6 +62,11 @@ impl Speaker {
     pub fn failed(&self, reason: &str) {
         let bytes = reason.as_bytes();
         self.say(&bytes[..bytes.len().min(MAX_TEXT)]);
+    }
+
+    /// What was asked for cannot be.
+    pub fn refused(&self, status: i32, reason: &str) {
+        self.failed(&format!("{REFUSAL}{status} {reason}"));
     }
 
     /// A text fits an empty pipe. If nobody listens any more there is nobody to tell that either.
@@ -104,8 +119,21 @@ impl Listener {
         match words.strip_prefix(DONE) {
             Some([]) => Ok(()),
             None if words.is_empty() => Err(Bad::Died),
-            text => Err(Bad::Said(String::from_utf8_lossy(text.unwrap_or(&words)).into_owned())),
+            text => Err(said(&String::from_utf8_lossy(text.unwrap_or(&words)))),
         }
+    }
+
+    /// What was said until now; `None` when it is nothing, or no more than that all went well so far.
+    pub fn heard(&self) -> Option<Bad> {
+        let (mut words, mut buffer) = (Vec::new(), [0; MAX_TEXT]);
+        while self.readable(Instant::now()) {
+            match rustix::io::read(&self.0, &mut buffer) {
+                Ok(0) | Err(_) => break,
+                Ok(n) => words.extend(&buffer[..n]),
+            }
+        }
+        let text = words.strip_prefix(DONE).unwrap_or(&words);
+        (!text.is_empty()).then(|| said(&String::from_utf8_lossy(text)))
     }
 
     fn readable(&self, deadline: Instant) -> bool {
@@ -118,6 +146,17 @@ impl Listener {
                 polled => return polled.is_ok_and(|n| n > 0),
             }
         }
+    }
+}
+
+fn said(text: &str) -> Bad {
+    let refusal = text.strip_prefix(REFUSAL).and_then(|rest| rest.split_once(' '));
+    match refusal.and_then(|(status, message)| Some((status.parse().ok()?, message))) {
+        Some((status, message)) => Bad::Refused {
+            status,
+            message: message.to_owned(),
+        },
+        None => Bad::Said(text.to_owned()),
     }
 }
 
@@ -146,6 +185,28 @@ mod tests {
         assert_eq!(changed_its_mind, Err(Bad::Said("sh: not found".into())));
         let long = heard(|s| s.failed(&"x".repeat(2 * MAX_TEXT)));
         assert_eq!(long, Err(Bad::Said("x".repeat(MAX_TEXT))));
+    }
+
+    #[test]
+    fn a_refusal_has_a_status() {
+        let refusal = |status, message: &str| Bad::Refused {
+            status,
+            message: message.into(),
+        };
+        let heard = heard(|s| {
+            s.done();
+            s.refused(127, "? sh: not found");
+        });
+        assert_eq!(heard, Err(refusal(127, "? sh: not found")));
+        assert_eq!(said("?x y"), Bad::Said("?x y".into()));
+        let (speaker, listener) = pair().unwrap();
+        assert_eq!(listener.heard(), None);
+        speaker.refused(125, "no");
+        assert_eq!(
+            listener.heard(),
+            Some(refusal(125, "no")),
+            "nobody has closed the other end"
+        );
     }
 
     #[test]

@@ -13,12 +13,14 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
 
 use condenser::runtime::mounts::{Mount, MountError};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use crate::bundle::Bind;
 use crate::config::ImageConfig;
+use crate::failure::{Blame, refused_if};
+use crate::plan::Plan;
 
 /// A mount option string must fit one page.
 const MAX_OPTIONS: usize = 4095;
@@ -46,12 +48,21 @@ pub enum RootfsError {
     /// A bind mount is refused.
     #[error(transparent)]
     Mount(#[from] MountError),
+    /// A bind mount that does not fit its place.
+    #[error("{0}")]
+    Place(String),
     /// Anything but an overlay.
     #[error("rootfsType {0:?} is not supported, only overlay is")]
     Type(String),
     /// No layer at all, or more than fit a mount option.
     #[error("cannot mount {0} layers")]
     Layers(usize),
+}
+
+impl Blame for RootfsError {
+    fn status(&self) -> i32 {
+        refused_if(matches!(self, Self::Mount(_) | Self::Place(_)))
+    }
 }
 
 /// A mount namespace of this process alone. Mounts of the host still arrive in it, its own do not get out.
@@ -129,14 +140,30 @@ pub fn mount_overlay(image: &ImageConfig, target: &Path, user_xattr: bool) -> Re
     .map_err(|e| system("mount overlay on", target, e))
 }
 
-/// Attaches the user's bind mounts below `directory`, and says where they belong in `root`.
-pub fn stage_mounts(mounts: &[Mount], directory: &Path, root: &Path) -> Result<Vec<Bind>, RootfsError> {
-    let mut binds = Vec::with_capacity(mounts.len());
-    for (n, mount) in mounts.iter().enumerate() {
-        let resolved = resolve(root, &mount.destination)?;
+/// Makes the directories that every program counts on, where the image has none: earlier versions mounted something
+/// there in every container.
+pub fn make_shared_directories(root: &Path) -> Result<(), RootfsError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let image = rustix::fs::open(root, flags, Mode::empty()).map_err(|e| system("open", root, e))?;
+    for (name, mode) in [("tmp", 0o1777), ("run", 0o755)] {
+        let mode = Mode::from_raw_mode(mode);
+        let made = rustix::fs::mkdirat(&image, name, mode);
+        match made.and_then(|()| rustix::fs::chmodat(&image, name, mode, AtFlags::empty())) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(e) => return Err(system("make a directory in", root, e)),
+        }
+    }
+    Ok(())
+}
+
+/// Attaches the user's bind mounts below `directory`, and says where they belong in the root file system.
+pub fn stage_mounts(plan: &Plan, directory: &Path) -> Result<Vec<Bind>, RootfsError> {
+    let mut binds = Vec::with_capacity(plan.mounts.len());
+    for (n, mount) in plan.mounts.iter().enumerate() {
+        let resolved = resolve(&plan.config.root.path, &mount.destination)?;
         let mount = mount.clone().with_destination(resolved)?;
         // Opened in this mount namespace: a mount of another one cannot be copied.
-        let source = mount.open_source(&[])?;
+        let source = mount.open_source(&plan.policy)?;
         let place = directory.join(n.to_string());
         if source.directory {
             std::fs::DirBuilder::new().recursive(true).mode(0o711).create(&place)?;
@@ -144,27 +171,31 @@ pub fn stage_mounts(mounts: &[Mount], directory: &Path, root: &Path) -> Result<V
             fs_err::create_dir_all(directory)?;
             fs_err::write(&place, "")?;
         }
-        attach(&source.fd, mount.read_only, &place).map_err(|e| system("bind", &mount.source, e))?;
+        attach(&source.fd, attributes(&mount), &place).map_err(|e| system("bind", &mount.source, e))?;
         binds.push(Bind {
             source: place,
             destination: mount.destination,
-            read_only: mount.read_only,
         });
     }
+    // A directory before what is mounted in it, otherwise in the order of the configuration.
+    binds.sort_by_key(|bind| bind.destination.components().count());
     Ok(binds)
 }
 
-/// Binds what a descriptor refers to, with everything mounted below it, as nosuid, nodev, noexec and private.
-fn attach(source: &OwnedFd, read_only: bool, place: &Path) -> rustix::io::Result<()> {
+fn attributes(mount: &Mount) -> u64 {
+    let read_only = if mount.read_only { libc::MOUNT_ATTR_RDONLY } else { 0 };
+    let no_exec = if mount.no_exec { libc::MOUNT_ATTR_NOEXEC } else { 0 };
+    read_only | no_exec
+}
+
+/// Binds what a descriptor refers to, with everything mounted below it, as nosuid, nodev and private, and with `flags`
+/// (`MOUNT_ATTR_*`, `mount_setattr(2)`).
+pub fn attach(source: &OwnedFd, flags: u64, place: &Path) -> rustix::io::Result<()> {
     let recursive = OpenTreeFlags::AT_EMPTY_PATH | OpenTreeFlags::AT_RECURSIVE;
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | recursive;
-    let tree = rustix::mount::open_tree(source, "", flags)?;
-    let mut set = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
-    if read_only {
-        set |= libc::MOUNT_ATTR_RDONLY;
-    }
+    let copy = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | recursive;
+    let tree = rustix::mount::open_tree(source, "", copy)?;
     let attributes = libc::mount_attr {
-        attr_set: set,
+        attr_set: libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | flags,
         attr_clr: 0,
         propagation: libc::MS_PRIVATE,
         userns_fd: 0,
@@ -254,7 +285,8 @@ fn read_inside(root: &Path, path: &str) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn system(action: &'static str, path: &Path, errno: rustix::io::Errno) -> RootfsError {
+/// An error that says what was tried.
+pub fn system(action: &'static str, path: &Path, errno: rustix::io::Errno) -> RootfsError {
     RootfsError::System {
         action,
         path: path.to_owned(),

@@ -10,6 +10,7 @@ use crate::container::{Container, Site};
 use crate::create::{OPTIONS, create};
 use crate::failure::{Failure, Stage};
 use crate::finish::{readable, settle};
+use crate::output;
 use crate::start::start;
 
 /// Runs the verb.
@@ -19,8 +20,11 @@ pub fn run(site: &Site, words: &[String]) -> Result<ExitCode, Failure> {
     let audit = AuditLog::open(&site.root).stage("load_spec")?;
     let pid = create(&container, &audit, args.flag("tty"))?;
     match args.flag("print-pid") {
-        true => println!("create container success. ID: {} pid: {pid}", container.id),
-        false => println!("create container success. ID: {}", container.id),
+        true => output::print(format_args!(
+            "create container success. ID: {} pid: {pid}",
+            container.id
+        )),
+        false => output::print(format_args!("create container success. ID: {}", container.id)),
     }
     // Connected before the program can write anything.
     let attached = args.flag("tty").then(|| Attached::connect(&container)).transpose()?;

@@ -16,7 +16,8 @@
 //! that cannot be a layer) the binary is copied to a memfd, which is then sealed. If that fails too, the command fails:
 //! it never runs unprotected.
 
-use std::ffi::{CString, OsString};
+use std::ffi::{CStr, CString, OsString};
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
@@ -130,14 +131,26 @@ fn escape_layer(path: &[u8]) -> Vec<u8> {
     escaped
 }
 
+/// A small program in memory that nobody can write.
+pub fn file(name: &CStr, content: &[u8]) -> std::io::Result<OwnedFd> {
+    let mut memory = std::fs::File::from(executable_memory(name)?);
+    memory.write_all(content)?;
+    fcntl_add_seals(&memory, SEALS)?;
+    Ok(memory.into())
+}
+
+fn executable_memory(name: &CStr) -> rustix::io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    match memfd_create(name, flags | MemfdFlags::EXEC) {
+        // A kernel before 6.3 does not know the flag, and makes every memfd executable.
+        Err(Errno::INVAL) => memfd_create(name, flags),
+        other => other,
+    }
+}
+
 /// A copy of this binary in memory, sealed.
 fn copy() -> std::io::Result<OwnedFd> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let memory = match memfd_create("droplet", flags | MemfdFlags::EXEC) {
-        // A kernel before 6.3 does not know the flag, and makes every memfd executable.
-        Err(Errno::INVAL) => memfd_create("droplet", flags),
-        other => other,
-    }?;
+    let memory = executable_memory(c"droplet")?;
     let exe = std::fs::File::open(SELF)?;
     let size = exe.metadata()?.len();
     let mut copied = 0;

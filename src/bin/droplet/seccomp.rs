@@ -2,7 +2,8 @@
 //!
 //! Everything is allowed but what is listed: the names in `linux.seccomp`, and a built-in list of calls that reach for
 //! the host or undo what the runtime set up. Numbers of the x32 interface would pass by both lists and are refused as a
-//! whole; a process of another architecture is killed at its first call. The annotation `io.raind.seccomp.extra` =
+//! whole; 32-bit programs of x86-64 have a program of their own ([`crate::seccomp_i386`]), and a process of any other
+//! architecture is killed at its first call. The annotation `io.raind.seccomp.extra` =
 //! `off` leaves only the names of the configuration.
 //!
 //! Compiled before any fork; [`Filters::install`] then only makes system calls. It sets no-new-privileges first, without
@@ -17,7 +18,7 @@ use seccompiler::{
 };
 
 use crate::config::Config;
-use crate::syscalls;
+use crate::{seccomp_i386, syscalls};
 
 /// Annotation that switches the built-in list off.
 const ANNOTATION_EXTRA: &str = "io.raind.seccomp.extra";
@@ -67,6 +68,8 @@ pub struct Filters(Vec<BpfProgram>);
 struct Denied {
     /// Whatever the arguments are: number and errno.
     always: BTreeMap<i64, u16>,
+    /// The same by name.
+    named: BTreeMap<String, u16>,
     /// `clone` with one of [`NAMESPACES`], and everything of x32.
     extra: bool,
 }
@@ -92,8 +95,19 @@ impl Denied {
 
     /// A name that this kernel's architecture does not have cannot be called either.
     fn add<S: AsRef<str>>(&mut self, names: &[S], errno: u16) {
-        let numbers = names.iter().filter_map(|name| syscalls::number(name.as_ref()));
-        self.always.extend(numbers.map(|number| (number, errno)));
+        for name in names.iter().map(AsRef::as_ref) {
+            if let Some(number) = syscalls::number(name) {
+                self.always.insert(number, errno);
+                self.named.insert(name.to_owned(), errno);
+            }
+        }
+    }
+
+    /// The program for 32-bit programs, where there are any.
+    fn of_32_bits(&self) -> Option<BpfProgram> {
+        let flags = NAMESPACES.iter().fold(0, |all, flag| all | flag.cast_unsigned());
+        let here = cfg!(target_arch = "x86_64") && !self.named.is_empty();
+        here.then(|| seccomp_i386::program(&self.named, self.extra.then_some(flags)))?
     }
 
     /// The rules by errno, as `seccompiler` makes one program of one answer.
@@ -131,6 +145,12 @@ impl Filters {
         if let Some(first) = programs.first_mut().filter(|_| denied.extra) {
             let program: BpfProgram = std::mem::take(first);
             *first = x32_guard().into_iter().chain(program).collect();
+        }
+        if let Some(of_32_bits) = denied.of_32_bits() {
+            for program in &mut programs {
+                program.splice(..0, seccomp_i386::pass());
+            }
+            programs.push(of_32_bits);
         }
         Ok(Self(programs))
     }
@@ -271,25 +291,73 @@ mod tests {
         });
     }
 
-    #[test]
+    /// A call of the 32-bit interface, all other arguments 0: what the kernel returns.
     #[cfg(target_arch = "x86_64")]
-    fn a_call_of_another_architecture_kills() {
-        let filters = Filters::from_config(&default_config("off")).unwrap();
+    fn call_32(number: u32, first: u32) -> i32 {
+        let returned: u32;
+        // SAFETY: as `call`; the register that the compiler keeps for itself is put back.
+        unsafe {
+            std::arch::asm!(
+                "xchg rbx, {first}", "int 0x80", "xchg rbx, {first}",
+                first = inout(reg) u64::from(first) => _, inout("eax") number => returned,
+                inout("ecx") 0 => _, inout("edx") 0 => _, inout("esi") 0 => _, inout("edi") 0 => _,
+                out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+            );
+        }
+        returned.cast_signed()
+    }
+
+    /// How a child ends that makes a call of the 32-bit interface under these filters.
+    #[cfg(target_arch = "x86_64")]
+    fn end_of_32_bit_program(config: &Config) -> rustix::process::WaitStatus {
+        let filters = Filters::from_config(config).unwrap();
         // SAFETY: the child makes only system calls.
         let child = unsafe { libc::fork() };
         if child == 0 {
             let installed = filters.install().is_ok();
-            // SAFETY: `getpid` of the 32-bit interface, then the end, should the filter let it pass.
-            unsafe {
-                std::arch::asm!("int 0x80", inout("eax") 20 => _);
-                libc::_exit(if installed { 1 } else { 2 });
-            }
+            let getpid = call_32(20, 0);
+            // SAFETY: ends the child, should the filter have let it pass.
+            unsafe { libc::_exit(if installed && getpid > 0 { 1 } else { 2 }) };
         }
         let pid = rustix::process::Pid::from_raw(child).unwrap();
-        let (_, status) = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty())
-            .unwrap()
-            .unwrap();
-        assert_eq!(status.terminating_signal(), Some(libc::SIGSYS), "{status:?}");
+        let waited = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+        waited.unwrap().unwrap().1
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn a_32_bit_program_runs_and_is_refused_the_same() {
+        for extra in ["on", "off"] {
+            assert_eq!(
+                end_of_32_bit_program(&default_config(extra)).exit_status(),
+                Some(1),
+                "{extra}"
+            );
+        }
+        under(&default_config("on"), || {
+            for (name, number) in [
+                ("mount", 21),
+                ("umount2", 52),
+                ("umount", 22),
+                ("setns", 346),
+                ("vm86", 166),
+            ] {
+                assert_eq!(call_32(number, 0), -libc::EPERM, "{name}");
+            }
+            for flag in NAMESPACES {
+                assert_eq!(call_32(120, flag.cast_unsigned()), -libc::EPERM, "clone {flag:#x}");
+            }
+            assert_eq!(call_32(435, 0), -libc::ENOSYS, "clone3");
+            assert_eq!(call(libc::SYS_mount, 0), libc::EPERM, "and the other interface");
+        });
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn a_call_that_cannot_be_refused_by_name_kills() {
+        let unknown = config(json!([{"names": ["getcpu"], "action": "SCMP_ACT_ERRNO"}]), "on");
+        let end = end_of_32_bit_program(&unknown);
+        assert_eq!(end.terminating_signal(), Some(libc::SIGSYS), "{end:?}");
     }
 
     #[test]

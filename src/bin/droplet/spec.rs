@@ -85,7 +85,7 @@ fn config(args: &Args, output: &Path) -> Result<Value, Failure> {
             "user": { "uid": 0, "gid": 0 },
             "cwd": value("cwd", "/"),
             "args": words::split(&value("command", "sh")).stage(STAGE)?,
-            "env": defaults::environment(args.values("env")),
+            "env": defaults::environment(args.values("env"), true),
             "noNewPrivileges": true,
             "capabilities": {
                 "bounding": defaults::CAPABILITIES,
@@ -182,7 +182,7 @@ fn namespaces(args: &Args) -> Result<Vec<Value>, Failure> {
 
 fn mount(text: &str) -> Result<Value, mounts::MountError> {
     let mount = mounts::parse(text)?;
-    let source = mount.open_source(&[])?;
+    let source = mount.open_source(&mounts::Policy::of_runtime())?;
     let (kind, options) = mount.to_config(source.directory);
     Ok(json!({
         "destination": mount.destination,

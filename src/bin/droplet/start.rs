@@ -88,14 +88,18 @@ fn locked(container: &Container, config: &Config, audit: &AuditLog) -> Result<()
         Err(reason) => {
             drop(lock);
             settle(container, audit)?;
-            return Err(Failure::new("write_fifo", reason.to_string()));
+            let failure = Failure::new("write_fifo", reason.to_string());
+            return Err(match reason {
+                Bad::Refused { status, .. } => failure.with_status(status),
+                _ => failure,
+            });
         }
     }
     state.status = Status::Running;
     container.write_state(&state).stage("update_state")?;
     let text = render(&state).stage("hook_poststart")?;
     if let Err(error) = hooks.run(Phase::Poststart, &text, None) {
-        eprintln!("{error}");
+        crate::output::complain(error);
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ services:
     mem_limit: 512m
     cpus: 0.5
     pids_limit: 100
-    healthcheck: { test: mysqladmin ping, interval: 5s, timeout: 1m, retries: 4, start_period: 500ms }
+    healthcheck: { test: mysqladmin ping, interval: 5s, timeout: 1m, retries: 4, start_period: 1000ms }
   web:
     image: nginx
     command: [nginx, -g, "daemon off;"]
@@ -41,6 +41,19 @@ fn refusal(text: &str) -> String {
 /// A file with one service that has these fields.
 fn with(fields: &str) -> String {
     format!("bottle: {{name: x}}\nservices:\n  a: {{image: i, {fields}}}\n")
+}
+
+#[test]
+fn what_a_process_may_use_is_as_in_compose() {
+    let fields = "mem_limit: 8m, memswap_limit: 9m, shm_size: 1m, init: true, \
+                  ulimits: { nproc: 65535, nofile: { soft: 20, hard: 40 } }";
+    let options = &parsed(&with(fields)).services["a"].options;
+    assert_eq!(
+        (options.memory_swap, options.shm_size, options.init),
+        (9 << 20, 1 << 20, true)
+    );
+    assert_eq!(options.ulimits, ["nproc=65535", "nofile=20:40"]);
+    assert_eq!(parsed(&with("memswap_limit: -1")).services["a"].options.memory_swap, -1);
 }
 
 #[test]
@@ -113,9 +126,19 @@ fn what_is_no_bottle_is_refused(#[case] text: &str, #[case] part: &str) {
 }
 
 #[rstest]
-#[case("command: ls", "services.a.command")]
+#[case("command: \"ls 'x\"", "services.a.command")]
+#[case("command: {a: b}", "services.a.command")]
+#[case("entrypoint: 'a \\'", "a backslash")]
+#[case("environment: [=x]", "services.a.environment[0]")]
+#[case("environment: {'': x}", "is not the name of a variable")]
+#[case("environment: x", "services.a.environment")]
+#[case("environment: {A: [x]}", "services.a.environment.A")]
+#[case("working_dir: srv", "services.a.working_dir")]
+#[case("hostname: -x", "services.a.hostname")]
+#[case("cap_add: [NOPE]", "services.a.cap_add")]
+#[case("stop_grace_period: 2h", "services.a.stop_grace_period")]
 #[case("tty: maybe", "services.a.tty")]
-#[case("restart: unless-stopped", "unless-stopped")]
+#[case("restart: sometimes", "sometimes")]
 #[case("restart: 'on-failure:0'", "on-failure:0")]
 #[case("mem_limit: lots", "lots")]
 #[case("cpus: many", "services.a.cpus")]
@@ -150,9 +173,76 @@ fn fields_that_cannot_be_meant_are_refused(#[case] fields: &str, #[case] part: &
 fn health_checks(#[case] fields: &str, #[case] exec: Option<Vec<&str>>, #[case] tcp: u16) {
     let file = parsed(&with(fields));
     let check = file.services["a"].options.health_check.as_ref();
+    let check = check.filter(|check| !check.disable);
     let exec = exec.map(|words| words.into_iter().map(str::to_owned).collect::<Vec<_>>());
     assert_eq!(check.map(|check| check.exec.clone()), exec);
     assert_eq!(check.map_or(0, |check| check.tcp), tcp);
+}
+
+#[test]
+fn what_compose_files_say_about_a_process() {
+    let file = parsed(&with(
+        "command: 'sh -c \"echo $HOME\"', entrypoint: /init --now, user: '1000:1000', working_dir: /srv, hostname: box, \
+         cap_add: [NET_ADMIN], cap_drop: [ALL], stop_signal: INT, stop_grace_period: 1m30s, labels: [a=b, c], \
+         environment: [A=1, B=x=y, C=]",
+    ));
+    assert_eq!(file.warnings, []);
+    let service = &file.services["a"];
+    assert_eq!(service.kept.command, ["sh", "-c", "echo $HOME"]);
+    assert_eq!(service.kept.env, ["A=1", "B=x=y", "C="]);
+    let options = &service.options;
+    assert_eq!(options.entrypoint, ["/init", "--now"]);
+    assert_eq!(
+        (&*options.user, &*options.working_dir, &*options.hostname),
+        ("1000:1000", "/srv", "box")
+    );
+    assert_eq!(
+        (&options.cap_add[..], &options.cap_drop[..]),
+        (&["NET_ADMIN".to_owned()][..], &["ALL".to_owned()][..])
+    );
+    assert_eq!((&*options.stop_signal, options.stop_timeout), ("INT", Some(90)));
+    let labels = [("a", "b"), ("c", "")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(options.labels, labels.into());
+}
+
+#[test]
+fn environment_is_a_list_or_a_mapping() {
+    let file = parsed(&with(
+        "env: [FIRST=1], environment: {A: 1.10, B: yes, C: null, D: '', E: 'x y', F: ~}",
+    ));
+    assert_eq!(
+        file.services["a"].kept.env,
+        ["FIRST=1", "A=1.10", "B=yes", "D=", "E=x y"]
+    );
+    let fields: Vec<_> = file.warnings.iter().map(|warning| &*warning.field).collect();
+    assert_eq!(fields, ["services.a.environment.C", "services.a.environment.F"]);
+    let file = parsed(&with("environment: [A=1, PASSED_ON]"));
+    assert_eq!(file.services["a"].kept.env, ["A=1"]);
+    assert_eq!(file.warnings[0].field, "services.a.environment[1]");
+}
+
+#[test]
+fn times_are_those_of_compose_and_what_is_finer_than_a_second_is_said() {
+    let file = parsed(&with(
+        "restart: unless-stopped, healthcheck: {test: 'true', interval: 1.5s, timeout: 1m30s, start_period: 1m, \
+         start_interval: 2s, retries: 2}",
+    ));
+    let options = &file.services["a"].options;
+    assert_eq!(options.restart_policy.name, "unless-stopped");
+    let check = options.health_check.as_ref().unwrap();
+    let times = (check.interval, check.timeout, check.start_period, check.start_interval);
+    assert_eq!(times, (Some(2), Some(90), Some(60), Some(2)));
+    let warned: Vec<_> = file.warnings.iter().map(|w| (&*w.field, &*w.message)).collect();
+    assert_eq!(warned, [("services.a.healthcheck.interval", "is rounded up to 2s")]);
+}
+
+#[test]
+fn file_systems_in_memory_are_one_or_several() {
+    let options = |fields: &str| parsed(&with(fields)).services["a"].options.clone();
+    assert_eq!(options("tmpfs: /run").tmpfs, ["/run"]);
+    let both = options("{tmpfs: ['/run:size=64m', /tmp], read_only: true}".trim_matches(['{', '}']));
+    assert_eq!((both.tmpfs.len(), both.read_only), (2, true));
+    assert!(refusal(&with("tmpfs: run")).contains("not an absolute path"));
 }
 
 #[test]

@@ -12,6 +12,7 @@ fn check(retries: u32, successes: u32) -> HealthCheck {
         retries,
         successes,
         start_period: 0,
+        start_interval: None,
     }
 }
 

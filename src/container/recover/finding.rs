@@ -80,6 +80,7 @@ impl Finding {
                     transitions::running(row, Some(process.clone()), now);
                 }
                 row.process = Some(process);
+                row.starting = false;
             }
             Self::Ended(exit) => transitions::stopped(row, exit, now),
         }

@@ -7,8 +7,11 @@
 //!
 //! First the machine is looked at, then the rows, both again under the lock of the id: a row is written before anything
 //! of its container is made and goes after everything else, so what has no row by then has no owner.
+//!
+//! Whether an interface has an owner is asked of the rows ([`Container::veth`](crate::store::Container::veth)) and never
+//! judged by its name: that of a build does not have the whole of its id.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -23,8 +26,20 @@ const ID_LENGTH: usize = 12;
 /// After the id, in the name of the runtime's lock: all that one leaves which was killed at its very beginning.
 const LOCK_SUFFIX: &str = ".lock";
 
-/// Kinds of things by the id that they carry, for the log.
-type Leftovers = BTreeMap<String, Vec<&'static str>>;
+/// Things by the id that they carry.
+type Leftovers = BTreeMap<String, Found>;
+
+/// What there is of a container without a row.
+#[derive(Debug, Default)]
+struct Found {
+    /// For the log.
+    kinds: Vec<&'static str>,
+    /// Host ends of veth pairs, by name.
+    links: Vec<String>,
+}
+
+/// Before the id, in the name of an interface.
+const LINK_PREFIX: &str = "rd_";
 
 impl ContainerService {
     /// Removes what belongs to no row, with one log line for each id. Whether all of it could be removed.
@@ -43,14 +58,14 @@ impl ContainerService {
                 continue;
             };
             // A removal that was at work during the first look has left nothing.
-            let Ok(Some(kinds)) = self.leftovers().await.map(|mut now| now.remove(&id)) else {
+            let Ok(Some(found)) = self.leftovers().await.map(|mut now| now.remove(&id)) else {
                 continue;
             };
             tracing::warn!(
-                container.id = %id, found = kinds.join(", "),
+                container.id = %id, found = found.kinds.join(", "),
                 "removing what is left of a container without a record"
             );
-            if let Err(error) = self.remove_leftover(&id).await {
+            if let Err(error) = self.remove_leftover(&id, &found.links).await {
                 tracing::error!(container.id = %id, %error, "leftovers of a container could not be removed");
                 is_clean = false;
             }
@@ -63,17 +78,25 @@ impl ContainerService {
         let links = self.0.services.networks.links().await?;
         let (root, volatile) = (self.0.settings.root.clone(), self.0.settings.runtime_run_dir.clone());
         let mut found = blocking(move || Ok(on_disk(&root, &volatile)?)).await?;
-        for id in links.iter().filter_map(|link| link.strip_prefix("rd_")) {
-            note(&mut found, id, "interface");
-        }
         let snapshot = self.snapshot();
+        let owned: HashSet<String> = snapshot.containers().iter().map(|row| row.veth()).collect();
+        for link in links.into_iter().filter(|link| !owned.contains(link)) {
+            if let Some(thing) = link
+                .strip_prefix(LINK_PREFIX)
+                .and_then(|id| note(&mut found, id, "interface"))
+            {
+                thing.links.push(link.clone());
+            }
+        }
         found.retain(|id, _| snapshot.containers().get(id).is_none());
         Ok(found)
     }
 
-    async fn remove_leftover(&self, id: &str) -> Result<(), ContainerError> {
+    async fn remove_leftover(&self, id: &str, links: &[String]) -> Result<(), ContainerError> {
         self.forget_in_runtime(id, "delete container failed").await?;
-        self.0.services.networks.remove_stray_link(&format!("rd_{id}")).await?;
+        for link in links {
+            self.0.services.networks.remove_stray_link(link).await?;
+        }
         cgroup::remove(id).await?;
         let (directory, id) = (self.dir(id).path().to_owned(), id.to_owned());
         blocking(move || {
@@ -87,9 +110,9 @@ impl ContainerService {
 fn on_disk(root: &Path, volatile: &Path) -> std::io::Result<Leftovers> {
     let mut found = Leftovers::new();
     let mut in_directory = |directory: &Path, kind| -> std::io::Result<()> {
-        names_in(directory)?
-            .iter()
-            .for_each(|name| note(&mut found, name.strip_suffix(LOCK_SUFFIX).unwrap_or(name), kind));
+        for name in names_in(directory)? {
+            note(&mut found, name.strip_suffix(LOCK_SUFFIX).unwrap_or(&name), kind);
+        }
         Ok(())
     };
     in_directory(root, "directory")?;
@@ -109,13 +132,15 @@ fn on_disk(root: &Path, volatile: &Path) -> std::io::Result<Leftovers> {
     Ok(found)
 }
 
-fn note(found: &mut Leftovers, id: &str, kind: &'static str) {
-    if looks_like_id(id) {
-        let kinds = found.entry(id.to_owned()).or_default();
-        if !kinds.contains(&kind) {
-            kinds.push(kind);
-        }
+fn note<'a>(found: &'a mut Leftovers, id: &str, kind: &'static str) -> Option<&'a mut Found> {
+    if !looks_like_id(id) {
+        return None;
     }
+    let thing = found.entry(id.to_owned()).or_default();
+    if !thing.kinds.contains(&kind) {
+        thing.kinds.push(kind);
+    }
+    Some(thing)
 }
 
 /// Removes a directory with all that is in it. What is mounted there belongs to somebody else, and is not part of it: it is
@@ -232,8 +257,8 @@ mod tests {
             std::fs::create_dir_all(dir.path().join(made)).unwrap();
         }
         let found = on_disk(&root, &volatile).unwrap();
-        assert_eq!(found["01kg2cnf0ytv"], ["directory", "files of the runtime"]);
-        assert_eq!(found["01kg2cnf0aaa"], ["files of the runtime"]);
+        assert_eq!(found["01kg2cnf0ytv"].kinds, ["directory", "files of the runtime"]);
+        assert_eq!(found["01kg2cnf0aaa"].kinds, ["files of the runtime"]);
         assert!(!found.contains_key("other"));
     }
 }

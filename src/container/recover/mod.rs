@@ -172,6 +172,7 @@ impl ContainerService {
         self.forget_in_runtime(id, "undo of a restart failed").await?;
         self.update(id, |c| {
             c.state = ContainerState::Stopped;
+            c.starting = false;
             c.operation = None;
             c.process = None;
             c.certificate_due = false;

@@ -410,3 +410,42 @@ proptest::proptest! {
         proptest::prop_assert_eq!(beside, ["host", "root"]);
     }
 }
+
+#[test]
+fn files_that_aufs_kept_elsewhere_are_one_file() {
+    let lab = Lab::new();
+    let tar = Tar::new()
+        .file(".wh..wh.aufs", "")
+        .dir(".wh..wh.orph", 0o700)
+        .dir(".wh..wh.plnk", 0o700)
+        .file(".wh..wh.plnk/12.34", "content")
+        .hard_link("bin/one", ".wh..wh.plnk/12.34")
+        .hard_link("bin/two", "./.wh..wh.plnk/12.34");
+    lab.unpack(tar).unwrap();
+    assert_eq!(names(&lab.root()), ["bin/", "bin/one", "bin/two"]);
+    let of = |path: &str| fs::metadata(lab.root().join(path)).unwrap();
+    assert_eq!((of("bin/one").ino(), of("bin/one").nlink()), (of("bin/two").ino(), 2));
+    assert_eq!(fs::read_to_string(lab.root().join("bin/two")).unwrap(), "content");
+}
+
+#[test]
+fn links_to_a_device_that_is_left_out_are_left_out() {
+    let lab = Lab::new();
+    let tar = Tar::new()
+        .node(EntryType::Char, "dev/zero", 0o666, (1, 5))
+        .hard_link("dev/other", "dev/zero")
+        .hard_link("dev/third", "dev/other")
+        .file("kept", "");
+    // Capabilities are those of a thread.
+    let unpacked = std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let mut sets = rustix::thread::capabilities(None).unwrap();
+            sets.effective.remove(rustix::thread::CapabilitySet::MKNOD);
+            rustix::thread::set_capabilities(None, sets).unwrap();
+            lab.unpack(tar)
+        });
+        thread.join().unwrap()
+    });
+    unpacked.unwrap();
+    assert_eq!(names(&lab.root()), ["dev/", "kept"]);
+}

@@ -91,6 +91,7 @@ impl World {
                 address: [10, 166, 0, 1].into(),
             });
             made.forwards = vec![Forward {
+                host_address: None,
                 host_port: 8080,
                 container_port: 80,
                 protocol: crate::store::Protocol::Tcp,

@@ -36,6 +36,7 @@ fn wish(set: &ReplicaSet) -> NewSet {
             ..set.template.clone()
         },
         update: set.update,
+        rollout: set.rollout,
     }
 }
 
@@ -43,8 +44,8 @@ fn wish(set: &ReplicaSet) -> NewSet {
 fn gaps_are_filled_once_with_pods_of_unique_names() {
     let snapshot = after(|t| {
         t.put(replica_set("s", "shop", 3)).unwrap();
-        reconcile_in(t, "s").unwrap();
-        reconcile_in(t, "s").unwrap();
+        reconcile_in(t, "s", Timestamp::now()).unwrap();
+        reconcile_in(t, "s", Timestamp::now()).unwrap();
     });
     let pods = pods(&snapshot);
     assert_eq!(pods.len(), 3);
@@ -58,18 +59,18 @@ fn gaps_are_filled_once_with_pods_of_unique_names() {
         assert_eq!(pod.template.id, "s-template");
         assert_eq!(pod.namespace, "default");
     }
-    assert!(decide(&snapshot, "s").is_none());
+    assert!(decide(&snapshot, "s", Timestamp::now()).is_none());
 }
 
 #[test]
 fn pods_that_are_not_there_yet_count_and_those_that_go_do_not() {
     let snapshot = after(|t| {
         t.put(replica_set("s", "shop", 2)).unwrap();
-        reconcile_in(t, "s").unwrap();
+        reconcile_in(t, "s", Timestamp::now()).unwrap();
         let first = t.snapshot().pods().iter().next().unwrap().id.clone();
         t.update::<Pod>(&first, |pod| pod.goal = PodGoal::Removed).unwrap();
-        reconcile_in(t, "s").unwrap();
-        reconcile_in(t, "s").unwrap();
+        reconcile_in(t, "s", Timestamp::now()).unwrap();
+        reconcile_in(t, "s", Timestamp::now()).unwrap();
     });
     assert_eq!(
         (
@@ -84,10 +85,10 @@ fn pods_that_are_not_there_yet_count_and_those_that_go_do_not() {
 fn a_pod_that_a_user_stopped_stays_until_there_are_too_many() {
     let snapshot = after(|t| {
         t.put(replica_set("s", "shop", 2)).unwrap();
-        reconcile_in(t, "s").unwrap();
+        reconcile_in(t, "s", Timestamp::now()).unwrap();
         let first = t.snapshot().pods().iter().next().unwrap().id.clone();
         t.update::<Pod>(&first, |pod| pod.goal = PodGoal::Stopped).unwrap();
-        reconcile_in(t, "s").unwrap();
+        reconcile_in(t, "s", Timestamp::now()).unwrap();
     });
     assert_eq!(with_goal(&snapshot, PodGoal::Stopped), 1);
     assert_eq!(pods(&snapshot).len(), 2);
@@ -116,11 +117,11 @@ fn the_least_useful_pod_goes_first() {
                 t.put(part(&format!("{id}-m"), &format!("web-{id}"), id)).unwrap();
             }
         }
-        reconcile_in(t, "s").unwrap();
+        reconcile_in(t, "s", Timestamp::now()).unwrap();
         t.update::<ReplicaSet>("s", |set| set.replicas = 1).unwrap();
         let gone = |t: &Txn| with_goal(t.snapshot(), PodGoal::Removed);
         assert_eq!((t.get::<Pod>("broken").unwrap().goal, gone(t)), (PodGoal::Removed, 1));
-        reconcile_in(t, "s").unwrap();
+        reconcile_in(t, "s", Timestamp::now()).unwrap();
         assert_eq!((t.get::<Pod>("young").unwrap().goal, gone(t)), (PodGoal::Removed, 2));
     });
     assert_eq!(pods(&snapshot).len(), 3, "rows go when the pods are gone");
@@ -143,7 +144,7 @@ fn pods_that_belong_to_nobody_are_adopted_by_labels_in_the_namespace() {
         })
         .unwrap();
         t.put(replica_set("s", "shop", 2)).unwrap();
-        reconcile_in(t, "s").unwrap();
+        reconcile_in(t, "s", Timestamp::now()).unwrap();
     });
     let mine: Vec<_> = owned(&snapshot, "s").collect();
     assert_eq!(mine.len(), 2);
@@ -164,7 +165,7 @@ fn two_sets_of_the_same_labels_do_not_share_pods() {
         t.put(replica_set("a", "shop", 3)).unwrap();
         t.put(twin).unwrap();
         for set in ["a", "b", "a", "b"] {
-            reconcile_in(t, set).unwrap();
+            reconcile_in(t, set, Timestamp::now()).unwrap();
         }
     });
     assert_eq!((owned(&snapshot, "a").count(), owned(&snapshot, "b").count()), (3, 3));
@@ -176,16 +177,71 @@ fn an_adopted_pod_is_replaced_with_the_next_template() {
     let snapshot = after(|t| {
         t.put(stray("match", "shop")).unwrap();
         t.put(replica_set("s", "shop", 1)).unwrap();
-        reconcile_in(t, "s").unwrap();
+        reconcile_in(t, "s", Timestamp::now()).unwrap();
         let mut next = wish(&t.get::<ReplicaSet>("s").unwrap());
         next.template.spec.containers[0].image = "busybox:2".into();
         let applied = apply_in(t, next).unwrap();
         t_ids.push(applied.set.template.id.clone());
-        reconcile_in(t, "s").unwrap();
+        reconcile_in(t, "s", Timestamp::now()).unwrap();
     });
     assert_eq!(t_ids, ["another"]);
     assert_eq!(snapshot.pods().get("match").unwrap().goal, PodGoal::Removed);
     assert_eq!(with_goal(&snapshot, PodGoal::Running), 1);
+}
+
+#[test]
+fn a_template_that_is_taken_back_is_the_version_that_pods_still_have() {
+    let snapshot = after(|t| {
+        let first = replica_set("s", "shop", 1);
+        let now = Timestamp::now();
+        t.put(ReplicaSet {
+            update: UpdateStrategy::Rolling,
+            ..first.clone()
+        })
+        .unwrap();
+        reconcile_in(t, "s", now).unwrap();
+        let mut next = NewSet {
+            update: UpdateStrategy::Rolling,
+            ..wish(&first)
+        };
+        let back = NewSet {
+            template: PodTemplate {
+                id: "third".into(),
+                ..next.template.clone()
+            },
+            ..next.clone()
+        };
+        next.template.spec.containers[0].image = "busybox:2".into();
+        assert_eq!(apply_in(t, next).unwrap().set.template.id, "another");
+        reconcile_in(t, "s", now).unwrap();
+        assert_eq!(with_goal(t.snapshot(), PodGoal::Running), 2);
+        assert_eq!(apply_in(t, back).unwrap().set.template.id, "s-template");
+        reconcile_in(t, "s", now).unwrap();
+    });
+    let set = snapshot.replicasets().get("s").unwrap();
+    assert_eq!((&set.template.id[..], set.replicas), ("s-template", 1));
+    let kept = pods(&snapshot)
+        .into_iter()
+        .filter(|pod| pod.template.id == set.template.id);
+    assert_eq!(
+        kept.filter(|pod| pod.goal == PodGoal::Running).count(),
+        1,
+        "the first pod"
+    );
+}
+
+#[test]
+fn an_adopted_pod_is_no_version_of_a_template() {
+    after(|t| {
+        let mut own = stray("match", "shop");
+        own.template.spec.containers[0].image = "own:1".into();
+        t.put(own.clone()).unwrap();
+        t.put(replica_set("s", "shop", 1)).unwrap();
+        reconcile_in(t, "s", Timestamp::now()).unwrap();
+        let mut next = wish(&t.get::<ReplicaSet>("s").unwrap());
+        next.template.spec = own.template.spec.clone();
+        assert_eq!(apply_in(t, next).unwrap().set.template.id, "another");
+    });
 }
 
 #[test]
@@ -226,17 +282,17 @@ fn applying_the_same_again_changes_nothing() {
 fn a_set_goes_when_its_last_pod_is_gone() {
     let snapshot = after(|t| {
         t.put(replica_set("s", "shop", 2)).unwrap();
-        reconcile_in(t, "s").unwrap();
+        reconcile_in(t, "s", Timestamp::now()).unwrap();
         t.update::<ReplicaSet>("s", |set| set.removing = true).unwrap();
-        reconcile_in(t, "s").unwrap();
+        reconcile_in(t, "s", Timestamp::now()).unwrap();
         assert_eq!(with_goal(t.snapshot(), PodGoal::Removed), 2);
         assert!(apply_in(t, wish(&replica_set("s", "shop", 2))).is_err());
-        reconcile_in(t, "s").unwrap();
+        reconcile_in(t, "s", Timestamp::now()).unwrap();
         let ids: Vec<_> = t.snapshot().pods().iter().map(|pod| pod.id.clone()).collect();
         for id in ids {
             assert!(t.get::<ReplicaSet>("s").is_some());
             t.remove::<Pod>(&id).unwrap();
-            reconcile_in(t, "s").unwrap();
+            reconcile_in(t, "s", Timestamp::now()).unwrap();
         }
     });
     assert!(snapshot.replicasets().is_empty());

@@ -3,6 +3,7 @@ use rstest::rstest;
 
 use super::Fitness::{Down, Ready, Unready};
 use super::*;
+use crate::store::Share;
 use UpdateStrategy::{Replace, Rolling};
 
 /// Pods in a word each: `r`eady, `u`nready or `d`own, in capitals when of an old template; ids and ages in order.
@@ -22,8 +23,23 @@ fn pods(word: &str) -> Vec<Replica> {
 
 /// Removed ids, adopted ids, number of new pods.
 fn seen(update: UpdateStrategy, replicas: usize, word: &str, orphans: &[&str]) -> (String, String, usize) {
+    seen_within(Rollout::default(), update, replicas, word, orphans)
+}
+
+fn seen_within(
+    rollout: Rollout,
+    update: UpdateStrategy,
+    replicas: usize,
+    word: &str,
+    orphans: &[&str],
+) -> (String, String, usize) {
     let orphans: Vec<String> = orphans.iter().map(|id| (*id).to_owned()).collect();
-    let changes = changes(Wanted { replicas, update }, &pods(word), &orphans);
+    let wanted = Wanted {
+        replicas,
+        update,
+        rollout,
+    };
+    let changes = changes(wanted, &pods(word), &orphans);
     let mut remove = changes.remove;
     remove.sort();
     (remove.join(" "), changes.adopt.join(" "), changes.create)
@@ -48,25 +64,60 @@ fn a_plain_set(#[case] replicas: usize, #[case] word: &str, #[case] remove: &str
     );
 }
 
+// A quarter of three is one more and none less.
 #[rstest]
-#[case(3, "RRR", "2", 1)]
-#[case(3, "RRu", "", 0)]
-#[case(3, "RRr", "1", 1)]
-#[case(3, "RUD", "1 2", 2)]
-#[case(3, "RuD", "2", 1)]
-#[case(1, "R", "0", 1)]
-#[case(1, "U", "0", 1)]
-#[case(3, "RR", "", 1)]
+#[case(3, "RRR", "", 1)]
+#[case(3, "RRRu", "", 0)]
+#[case(3, "RRRd", "", 0)]
+#[case(3, "RRRr", "2", 1)]
+#[case(3, "RRru", "", 0)]
+#[case(3, "RRrr", "1", 1)]
+#[case(3, "Rrrr", "0", 0)]
+// Pods that do not work go when as many of the new ones do, and before those that work.
+#[case(3, "RUD", "", 1)]
+#[case(3, "DDD", "", 1)]
+#[case(3, "RUDr", "2", 1)]
+#[case(3, "DDDr", "2", 1)]
+#[case(1, "R", "", 1)]
+#[case(1, "Ru", "", 0)]
+#[case(1, "Rr", "0", 0)]
+#[case(3, "RR", "", 2)]
+// Scaled meanwhile.
 #[case(2, "RRrr", "0 1", 0)]
-#[case(2, "RRRr", "0 1 2", 1)]
-#[case(2, "RRRu", "1 2", 0)]
-#[case(2, "RRuu", "1 3", 0)]
+#[case(2, "RRRr", "1 2", 1)]
+#[case(2, "RRuu", "", 0)]
+#[case(1, "RRRu", "1 2", 0)]
 #[case(0, "RRrr", "0 1 2 3", 0)]
 fn a_set_that_rolls(#[case] replicas: usize, #[case] word: &str, #[case] remove: &str, #[case] create: usize) {
     assert_eq!(
         seen(Rolling, replicas, word, &[]),
         (remove.into(), String::new(), create)
     );
+}
+
+#[test]
+fn bounds_are_what_the_manifest_says() {
+    let rolls = |unavailable, surge, word| {
+        let rollout = Rollout {
+            max_unavailable: unavailable,
+            max_surge: surge,
+            min_ready_seconds: 0,
+        };
+        let (remove, _, create) = seen_within(rollout, Rolling, 4, word, &[]);
+        (remove, create)
+    };
+    let (none, one) = (Share::Count(0), Share::Count(1));
+    assert_eq!(rolls(one, none, "RRRR"), ("3".into(), 1));
+    assert_eq!(rolls(one, none, "RRRu"), ("".into(), 0));
+    assert_eq!(rolls(one, none, "RRRd"), ("".into(), 0));
+    assert_eq!(rolls(Share::Percent(50), none, "RRRR"), ("2 3".into(), 2));
+    assert_eq!(rolls(none, Share::Percent(100), "RRRR"), ("".into(), 4));
+    assert_eq!(rolls(Share::Percent(100), none, "RRRR"), ("0 1 2 3".into(), 4));
+    // Shares that round to nothing: one is unavailable.
+    assert_eq!(rolls(Share::Percent(10), none, "RRRR"), ("3".into(), 1));
+    assert_eq!(Rollout::default().bounds(10), (8, 13));
+    assert_eq!(Rollout::default().bounds(1), (1, 2));
+    assert_eq!(Rollout::default().bounds(0), (0, 0));
 }
 
 #[test]
@@ -138,18 +189,19 @@ impl World {
     /// What no plan may ever do.
     fn check(&self, changes: &Changes) {
         let (replicas, before) = (self.wanted.replicas, self.pods.len());
+        let (least, most) = self.wanted.rollout.bounds(replicas);
         let (gone, rest): (Vec<_>, Vec<_>) = self.pods.iter().partition(|pod| changes.remove.contains(&pod.id));
         assert_eq!(
             gone.len(),
             changes.remove.len(),
             "every pod once, and only those that are there"
         );
-        assert_eq!(
-            rest.len() + changes.adopt.len() + changes.create,
-            replicas.max(rest.len())
-        );
-        assert!(rest.len() <= replicas);
+        let after = rest.len() + changes.adopt.len() + changes.create;
         let fresh_gone = gone.iter().filter(|pod| !pod.outdated).count();
+        match self.wanted.update {
+            Replace => assert!(after == replicas && rest.len() <= replicas),
+            Rolling => assert!(after >= replicas.min(most) && after <= most.max(rest.len())),
+        }
         assert!(
             fresh_gone == 0 || changes.create + changes.adopt.len() == 0,
             "a pod makes room for one like it"
@@ -161,10 +213,7 @@ impl World {
         if self.wanted.update == Rolling {
             let ready = |pods: &[&Replica]| pods.iter().filter(|pod| pod.fitness == Ready).count();
             let had = ready(&self.pods.iter().collect::<Vec<_>>());
-            assert!(
-                ready(&rest) >= had.min(replicas.saturating_sub(1)),
-                "more than one is unavailable"
-            );
+            assert!(ready(&rest) >= had.min(least), "fewer are available than must be");
         }
         for (gone, kept) in gone.iter().flat_map(|gone| rest.iter().map(move |kept| (gone, kept))) {
             assert!(
@@ -177,6 +226,10 @@ impl World {
 
 fn strategy() -> impl Strategy<Value = UpdateStrategy> {
     prop_oneof![Just(Replace), Just(Rolling)]
+}
+
+fn share() -> impl Strategy<Value = Share> {
+    prop_oneof![(0u32..4).prop_map(Share::Count), (0u32..=100).prop_map(Share::Percent)]
 }
 
 fn fitness() -> impl Strategy<Value = Fitness> {
@@ -202,9 +255,12 @@ proptest! {
     fn it_arrives_and_stays(
         replicas in 0usize..12,
         update in strategy(),
+        unavailable in share(),
+        surge in share(),
         events in prop::collection::vec(event(), 0..60),
     ) {
-        let wanted = Wanted { replicas, update };
+        let rollout = Rollout { max_unavailable: unavailable, max_surge: surge, min_ready_seconds: 0 };
+        let wanted = Wanted { replicas, update, rollout };
         let mut world = World { wanted, pods: Vec::new(), orphans: Vec::new(), made: 0 };
         for event in events {
             world.happens(event);
@@ -231,9 +287,12 @@ proptest! {
     fn it_does_not_swing(
         replicas in 0usize..12,
         update in strategy(),
+        unavailable in share(),
+        surge in share(),
         events in prop::collection::vec(event(), 0..60),
     ) {
-        let wanted = Wanted { replicas, update };
+        let rollout = Rollout { max_unavailable: unavailable, max_surge: surge, min_ready_seconds: 0 };
+        let wanted = Wanted { replicas, update, rollout };
         let mut world = World { wanted, pods: Vec::new(), orphans: Vec::new(), made: 0 };
         for event in events {
             world.happens(event);

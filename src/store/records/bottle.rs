@@ -19,6 +19,9 @@ pub struct Bottle {
     pub containers: BTreeMap<String, String>,
     /// Names of its volumes.
     pub volumes: Vec<String>,
+    /// Those of them that its registration makes, while it is being made.
+    #[serde(default)]
+    pub new_volumes: Vec<String>,
     /// The network that comes and goes with it; `None` when a service names one.
     pub network: Option<String>,
     /// What the daemon is in the middle of. Recovery undoes or finishes it.

@@ -4,6 +4,8 @@ use std::net::Ipv4Addr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::store::Claim;
+
 /// Begins the ids of containers that run a step of a build.
 const BUILD_PREFIX: &str = "build-";
 
@@ -64,10 +66,16 @@ pub struct Container {
     /// How its readiness check goes. `None` without one, and while it does not run.
     #[serde(default)]
     pub readiness: Option<Health>,
+    /// Since when its readiness check succeeds.
+    #[serde(default)]
+    pub ready_at: Option<Timestamp>,
     /// The infra process whose namespaces its process shares since it was created last. `None` for all but members of
     /// a pod.
     #[serde(default)]
     pub joined: Option<ProcessId>,
+    /// Whether a start is at work on it, so that its ports are published before its program runs.
+    #[serde(default)]
+    pub starting: bool,
     /// Its place in a network. `None` for members of a pod.
     pub attachment: Option<Attachment>,
     /// Published ports.
@@ -179,6 +187,8 @@ pub struct ContainerOptions {
     pub labels: BTreeMap<String, String>,
     /// Most memory, in bytes.
     pub memory_bytes: Option<u64>,
+    /// Most memory and swap together, in bytes; -1 for as much swap as the host has. Not set: no swap.
+    pub memory_swap: Option<i64>,
     /// Most processor time, in thousandths of a processor.
     pub cpu_millis: Option<u32>,
     /// Most processes and threads.
@@ -187,6 +197,16 @@ pub struct ContainerOptions {
     pub capabilities: Option<Vec<String>>,
     /// Whether the root file system is read-only.
     pub read_only: bool,
+    /// Size of `/dev/shm`, in bytes.
+    pub shm_bytes: Option<u64>,
+    /// Resource limits of its processes.
+    pub ulimits: Vec<Ulimit>,
+    /// Whether a small init is its first process and the program the second.
+    pub init: bool,
+    /// Whether a read-only container has `/run`, `/tmp` and `/var/tmp` in memory.
+    pub read_only_tmpfs: Option<bool>,
+    /// File systems in memory as the client wrote them: `destination[:options]`.
+    pub tmpfs: Vec<String>,
     /// Signal that asks it to end, as a name with `SIG`.
     pub stop_signal: Option<String>,
     /// How long it may take to end before it is killed, in seconds.
@@ -198,9 +218,23 @@ pub struct ContainerOptions {
     /// Whether an unhealthy container is ended, so that its restart policy takes over (a liveness probe).
     #[serde(default)]
     pub end_unhealthy: bool,
+    /// Whether it must not run as root, also where only the image says who it runs as.
+    #[serde(default)]
+    pub not_root: bool,
     /// How to find out whether a service may send it clients.
     #[serde(default)]
     pub readiness_check: Option<HealthCheck>,
+}
+
+/// A resource limit of a process (`getrlimit(2)`). `u64::MAX` is no limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// Which one, as the kernel names it (`RLIMIT_NOFILE`).
+    pub resource: String,
+    /// What a process gets.
+    pub soft: u64,
+    /// What it may raise that to.
+    pub hard: u64,
 }
 
 /// What happens when a container ends by itself.
@@ -234,6 +268,9 @@ pub struct HealthCheck {
     pub successes: u32,
     /// How long after a start failures do not count.
     pub start_period: u32,
+    /// From the end of a try to the next one in that time; one second, or the interval if that is shorter, when not set.
+    #[serde(default)]
+    pub start_interval: Option<u32>,
 }
 
 /// One way of asking a container whether it works.
@@ -277,7 +314,11 @@ pub struct Attachment {
 /// A published port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forward {
-    /// Port of the host.
+    /// Address of the host that it is published at; 0.0.0.0 for all of them, `None` for the configured one
+    /// (`publish_address`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_address: Option<Ipv4Addr>,
+    /// Port of the host; in a request 0 for any that is free.
     pub host_port: u16,
     /// Port of the container.
     pub container_port: u16,
@@ -304,7 +345,34 @@ impl std::fmt::Display for Protocol {
     }
 }
 
+impl Forward {
+    /// What nobody else may have. Where the configuration says the address, it may be any.
+    pub fn claim(&self) -> Claim {
+        let address = self.host_address.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        Claim::HostPort(self.protocol, self.host_port, address)
+    }
+
+    /// Whether `other` is what this one asks for.
+    pub fn allows(&self, other: &Self) -> bool {
+        let host_port = match self.host_port {
+            0 => other.host_port,
+            wanted => wanted,
+        };
+        *other
+            == Self {
+                host_port,
+                ..self.clone()
+            }
+    }
+}
+
 impl Container {
+    /// Whether its ports lead to it: from shortly before its program runs until it has ended.
+    pub fn is_published(&self) -> bool {
+        let runs = self.starting || self.state == ContainerState::Running;
+        runs && self.operation != Some(Operation::Delete)
+    }
+
     /// The interface of the container on the host: `rd_` and the twelve characters of the id, 15 in all, the kernel's
     /// limit.
     pub fn veth(&self) -> String {

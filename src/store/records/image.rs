@@ -1,6 +1,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::container::HealthCheck;
+
 /// An image that is present: its layers are unpacked in the layer store.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Image {
@@ -52,4 +54,10 @@ pub struct ImageRunConfig {
     pub working_dir: String,
     /// `User`; empty when the image names none.
     pub user: String,
+    /// `StopSignal`; empty when the image names none.
+    #[serde(default)]
+    pub stop_signal: String,
+    /// `Healthcheck`, unless it is `NONE`.
+    #[serde(default)]
+    pub health_check: Option<HealthCheck>,
 }

@@ -31,6 +31,18 @@ pub struct Pod {
     pub started_at: Option<Timestamp>,
     /// Last stop.
     pub stopped_at: Option<Timestamp>,
+    /// Why the last try to make it what it is meant to be failed; `None` after one that did not.
+    #[serde(default)]
+    pub problem: Option<PodProblem>,
+}
+
+/// Why a pod is not what it is meant to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodProblem {
+    /// One word, as the kubelet has it: `ErrImagePull`, `CreateContainerError`, …
+    pub reason: String,
+    /// A sentence, with the words of whoever refused.
+    pub message: String,
 }
 
 /// What a pod is meant to be.
@@ -74,7 +86,7 @@ pub struct PodTemplate {
 /// What runs in a pod (Kubernetes `PodSpec`, as far as it is supported).
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct PodSpec {
-    /// Host name; the first 12 characters of the pod's id when not set.
+    /// Host name; the pod's name when not set.
     pub hostname: Option<String>,
     /// What happens when a member ends by itself.
     pub restart: RestartPolicy,
@@ -102,7 +114,7 @@ pub struct PodContainer {
     pub keep_entrypoint: bool,
     /// `KEY=VALUE`
     pub env: Vec<String>,
-    /// `<host>:<container>[:<protocol>]`, published on the pod's address.
+    /// As in a create request, published on the pod's address.
     pub ports: Vec<String>,
     /// `<host path>:<container path>[:<options>]`
     pub mounts: Vec<String>,
@@ -130,6 +142,9 @@ pub enum PullPolicy {
     Always,
     /// Never: an absent image is an error.
     Never,
+    /// Nobody said, and the tag is `latest`: every time, unless the configuration says otherwise
+    /// (`pull_policy_latest`).
+    Latest,
 }
 
 /// A volume of a pod.
@@ -181,6 +196,9 @@ pub struct ReplicaSet {
     pub template: PodTemplate,
     /// How pods of an old template are replaced.
     pub update: UpdateStrategy,
+    /// Bounds of [`UpdateStrategy::Rolling`].
+    #[serde(default)]
+    pub rollout: Rollout,
     /// Whether it is being removed, with its pods. After a crash the removal is finished.
     pub removing: bool,
     /// When it was made.
@@ -193,8 +211,62 @@ pub struct ReplicaSet {
 pub enum UpdateStrategy {
     /// All at once (a `ReplicaSet`).
     Replace,
-    /// So that at most one of the wanted pods is not ready (a `Deployment`).
+    /// Step by step, within the bounds of its [`Rollout`] (a `Deployment`).
     Rolling,
+}
+
+/// Within which bounds pods are replaced (Kubernetes `RollingUpdateDeployment`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollout {
+    /// How many of the wanted pods may be unavailable; a share is rounded down.
+    pub max_unavailable: Share,
+    /// How many pods there may be beyond the wanted ones; a share is rounded up.
+    pub max_surge: Share,
+    /// For how many seconds a pod must have been ready before it counts as available.
+    pub min_ready_seconds: u32,
+}
+
+/// A number of pods, or a part of the wanted ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Share {
+    /// So many.
+    Count(u32),
+    /// So many of a hundred.
+    Percent(u32),
+}
+
+impl Default for Rollout {
+    fn default() -> Self {
+        Self {
+            max_unavailable: Share::Percent(25),
+            max_surge: Share::Percent(25),
+            min_ready_seconds: 0,
+        }
+    }
+}
+
+impl Rollout {
+    /// How many of `replicas` pods must be available, and how many pods there may be, both numbers of pods. One of them
+    /// always differs from `replicas`, or nothing could be replaced.
+    pub fn bounds(&self, replicas: usize) -> (usize, usize) {
+        let (unavailable, surge) = (
+            self.max_unavailable.of(replicas, false),
+            self.max_surge.of(replicas, true),
+        );
+        let unavailable = if unavailable + surge == 0 { 1 } else { unavailable };
+        (replicas.saturating_sub(unavailable), replicas + surge)
+    }
+}
+
+impl Share {
+    fn of(self, replicas: usize, up: bool) -> usize {
+        match self {
+            Self::Count(count) => count as usize,
+            Self::Percent(percent) if up => (replicas * percent as usize).div_ceil(100),
+            Self::Percent(percent) => replicas * percent as usize / 100,
+        }
+    }
 }
 
 /// A service: ports of the host, balanced over the ready pods that a selector finds in its namespace.

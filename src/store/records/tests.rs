@@ -29,7 +29,9 @@ pub(crate) fn container(id: &str, name: &str) -> Container {
         retries: Retries::default(),
         health: None,
         readiness: None,
+        ready_at: None,
         joined: None,
+        starting: false,
         attachment: None,
         forwards: Vec::new(),
         certificate_due: false,
@@ -43,6 +45,7 @@ pub(crate) fn container(id: &str, name: &str) -> Container {
 impl Container {
     pub(crate) fn forward(mut self, port: u16) -> Self {
         self.forwards.push(Forward {
+            host_address: None,
             host_port: port,
             container_port: port,
             protocol: Protocol::Tcp,
@@ -100,6 +103,7 @@ pub(crate) fn pod(id: &str, name: &str, entries: &[&str]) -> Pod {
         created_at: jiff::Timestamp::UNIX_EPOCH,
         started_at: None,
         stopped_at: None,
+        problem: None,
     }
 }
 
@@ -131,6 +135,7 @@ pub(crate) fn replica_set(id: &str, name: &str, replicas: u32) -> ReplicaSet {
         selector: [("app".to_owned(), name.to_owned())].into(),
         template: pod(id, name, &["web"]).template,
         update: UpdateStrategy::Replace,
+        rollout: Rollout::default(),
         removing: false,
         created_at: jiff::Timestamp::UNIX_EPOCH,
     }
@@ -146,6 +151,7 @@ pub(crate) fn bottle(id: &str, name: &str, services: &[&str]) -> Bottle {
         start_order: services.iter().map(|name| (*name).to_owned()).collect(),
         containers: std::collections::BTreeMap::new(),
         volumes: Vec::new(),
+        new_volumes: Vec::new(),
         network: None,
         operation: None,
         created_at: jiff::Timestamp::UNIX_EPOCH,

@@ -4,6 +4,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use condenser::runtime::dir::ContainerDir;
+use condenser::runtime::refusal::FAILED;
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::fs::{Mode, OFlags, fchown, open};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -14,7 +15,7 @@ use super::{Job, Request};
 use crate::audit::{Event, Record};
 use crate::cgroup;
 use crate::console::Pump;
-use crate::failure::{Failure, Stage};
+use crate::failure::{Failure, Judge, Stage};
 use crate::logfile::{EventLog, LogFile};
 use crate::report::Speaker;
 use crate::signals;
@@ -49,7 +50,10 @@ pub fn run(request: Request<'_>, job: Job, answer: Speaker) -> ! {
         }
         Err(failure) => {
             events.line(format_args!("command not started: {failure}"));
-            answer.failed(&failure.message);
+            match failure.status {
+                FAILED => answer.failed(&failure.message),
+                status => answer.refused(status, &failure.message),
+            }
             record(request, 0, Err(failure));
             std::process::exit(1)
         }
@@ -79,7 +83,7 @@ fn start(request: Request<'_>, job: Job, null: OwnedFd) -> Result<(Pump, Process
         true => terminal(dir, &job)?,
         false => pipe(dir, &job, null)?,
     };
-    let process = process::start(&job, stdio).stage("exec_command")?;
+    let process = process::start(&job, stdio).judge("exec_command")?;
     Ok((pump, process))
 }
 

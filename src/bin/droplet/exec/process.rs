@@ -3,21 +3,22 @@
 //! Everything here runs in forked processes of a program with one thread, and ends in `execve` or `_exit`.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
+use condenser::runtime::refusal::{FAILED, REFUSED};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
     DumpableBehavior, Gid, Pid, PidfdFlags, Signal, Uid, WaitOptions, chdir, getcwd, ioctl_tiocsctty, kill_process,
-    pidfd_open, set_dumpable_behavior, set_parent_process_death_signal, setrlimit, setsid, umask, waitpid,
+    pidfd_open, set_dumpable_behavior, set_parent_process_death_signal, setsid, umask, waitpid,
 };
 use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use super::Job;
-use crate::apparmor;
-use crate::program::{NOT_EXECUTABLE, NOT_FOUND};
+use crate::failure::{Blame, plain};
 use crate::report::{self, Bad, Speaker};
 use crate::signals;
 
@@ -50,10 +51,17 @@ pub struct Process {
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct NotStarted {
-    /// The status that shells have for a program that cannot be executed, if that was all.
+    /// The status that says so, if nothing broke: that of shells for a program that cannot be executed, or
+    /// [`REFUSED`] where the container is not fit for any.
     pub refused: Option<i32>,
     /// What went wrong.
     pub message: String,
+}
+
+impl Blame for NotStarted {
+    fn status(&self) -> i32 {
+        self.refused.unwrap_or(FAILED)
+    }
 }
 
 impl From<String> for NotStarted {
@@ -96,13 +104,15 @@ pub fn start(job: &Job, stdio: Stdio) -> Result<Process, NotStarted> {
     let heard = listener.hear(LIMIT);
     let pid = read_pid(&pid_reader);
     if let Err(bad) = heard {
-        let status = abandon(entrant, pid, &bad);
-        let message = match bad {
-            Bad::Late(_) => format!("{bad}; is the container frozen?"),
-            Bad::Said(_) | Bad::Died => bad.to_string(),
-        };
-        let refused = status.filter(|status| matches!(*status, NOT_FOUND | NOT_EXECUTABLE));
-        return Err(NotStarted { refused, message });
+        abandon(entrant, pid, &bad);
+        return Err(match bad {
+            Bad::Late(_) => format!("{bad}; is the container frozen?").into(),
+            Bad::Said(_) | Bad::Died => bad.to_string().into(),
+            Bad::Refused { status, message } => NotStarted {
+                refused: Some(status),
+                message,
+            },
+        });
     }
     let _ = waitpid(Some(entrant), WaitOptions::empty());
     let pid = pid.ok_or_else(|| "the process did not report its pid".to_owned())?;
@@ -111,20 +121,16 @@ pub fn start(job: &Job, stdio: Stdio) -> Result<Process, NotStarted> {
     Ok(Process { pid, pidfd })
 }
 
-/// Ends and reaps what a failed start left; the exit status of the process. What hangs in the kernel is not waited for.
-fn abandon(entrant: Pid, process: Option<Pid>, bad: &Bad) -> Option<i32> {
+/// Ends and reaps what a failed start left. What hangs in the kernel is not waited for.
+fn abandon(entrant: Pid, process: Option<Pid>, bad: &Bad) {
     let patience = match bad {
         Bad::Late(_) => WaitOptions::NOHANG,
-        Bad::Said(_) | Bad::Died => WaitOptions::empty(),
+        _ => WaitOptions::empty(),
     };
-    let end = |pid: Pid| {
-        // Who has said why it ends has done so after it chose its status, which this cannot change.
+    for pid in [Some(entrant), process].into_iter().flatten() {
         let _ = kill_process(pid, Signal::KILL);
-        waitpid(Some(pid), patience).ok().flatten()
-    };
-    end(entrant);
-    let (_, status) = process.and_then(end)?;
-    status.exit_status()
+        let _ = waitpid(Some(pid), patience);
+    }
 }
 
 fn read_pid(reader: &OwnedFd) -> Option<Pid> {
@@ -145,10 +151,12 @@ fn enter(job: &Job, stdio: &Stdio, speaker: &Speaker, pid_writer: &OwnedFd) -> !
         stdio.output.as_fd(),
         stdio.errors.as_fd(),
         job.target.as_fd(),
+        // Of the last one there may be none.
+        job.apparmor.as_ref().map_or(speaker.as_fd(), AsFd::as_fd),
     ];
     let closed = close_others(needed).map_err(|e| format!("cannot close what is not needed: {e}"));
-    let made = closed.and_then(|()| join(job)).and_then(|proc| match fork_sibling() {
-        Ok(None) => become_program(job, stdio, speaker, proc),
+    let made = closed.and_then(|()| join(job)).and_then(|()| match fork_sibling() {
+        Ok(None) => become_program(job, stdio, speaker),
         Ok(Some(pid)) => {
             let _ = rustix::io::write(pid_writer, &pid.as_raw_nonzero().get().to_ne_bytes());
             Ok(())
@@ -162,25 +170,15 @@ fn enter(job: &Job, stdio: &Stdio, speaker: &Speaker, pid_writer: &OwnedFd) -> !
     unsafe { libc::_exit(1) }
 }
 
-/// Moves this process into the container, as its root and with all capabilities there. Returns the host's procfs, which
-/// is out of reach afterwards, if it is still needed.
-fn join(job: &Job) -> Result<Option<OwnedFd>, String> {
+/// Moves this process into the container, as its root and with all capabilities there.
+fn join(job: &Job) -> Result<(), String> {
     hide()?;
     let score = job.oom_score_adj.to_string();
     fs_err::write("/proc/self/oom_score_adj", score).map_err(|e| e.to_string())?;
-    let proc = match job.apparmor {
-        Some(_) => {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            Some(open("/proc", flags, Mode::empty()).map_err(|e| format!("cannot open /proc: {e}"))?)
-        }
-        None => None,
-    };
     job.cgroup
         .join()
         .map_err(|e| format!("cannot join the container's cgroup: {e}"))?;
-    for (resource, limit) in &job.limits {
-        setrlimit(*resource, *limit).map_err(|e| format!("cannot set limit {resource:?}: {e}"))?;
-    }
+    job.limits.set().map_err(|e| e.to_string())?;
     job.target
         .enter()
         .map_err(|e| format!("cannot enter the container's namespaces: {e}"))?;
@@ -188,8 +186,7 @@ fn join(job: &Job) -> Result<Option<OwnedFd>, String> {
         .and_then(|()| set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT))
         .and_then(|()| set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT))
         .map_err(|e| format!("cannot become root of the container: {e}"))?;
-    hide()?;
-    Ok(proc)
+    hide()
 }
 
 /// Lets nobody without rights over the host look into this process or trace it. A change of credentials undoes that.
@@ -198,56 +195,67 @@ fn hide() -> Result<(), String> {
 }
 
 /// The process: restricts itself and becomes the program, or says why it could not.
-fn become_program(job: &Job, stdio: &Stdio, speaker: &Speaker, proc: Option<OwnedFd>) -> ! {
-    let status = match restrict(job, stdio, speaker, proc) {
+fn become_program(job: &Job, stdio: &Stdio, speaker: &Speaker) -> ! {
+    let status = match restrict(job, stdio, speaker) {
         Ok(()) => {
             speaker.done();
             let error = job.program.execute();
-            speaker.failed(&error.message);
+            speaker.refused(error.status, &error.message);
             error.status
         }
-        Err(reason) => {
-            speaker.failed(&reason);
-            1
+        Err(NotStarted { refused, message }) => {
+            match refused {
+                Some(status) => speaker.refused(status, &message),
+                None => speaker.failed(&message),
+            }
+            refused.unwrap_or(1)
         }
     };
     // SAFETY: as in `enter`. The end of the process is the end of what it says.
     unsafe { libc::_exit(status) }
 }
 
-fn restrict(job: &Job, stdio: &Stdio, speaker: &Speaker, proc: Option<OwnedFd>) -> Result<(), String> {
+fn restrict(job: &Job, stdio: &Stdio, speaker: &Speaker) -> Result<(), NotStarted> {
     setsid().map_err(|e| format!("cannot start a session: {e}"))?;
     if stdio.terminal {
         ioctl_tiocsctty(&stdio.input).map_err(|e| format!("cannot take the terminal: {e}"))?;
     }
-    if let (Some(proc), Some(profile)) = (&proc, &job.apparmor) {
-        apparmor::confine_on_exec(proc, profile)
-            .map_err(|e| format!("cannot apply AppArmor profile {profile}: {e}"))?;
+    if let Some(confinement) = &job.apparmor {
+        confinement.on_exec()?;
     }
     keep_only(stdio, speaker).map_err(|e| format!("cannot set up stdio: {e}"))?;
     signals::reset();
     umask(Mode::from_raw_mode(job.umask));
 
+    // As init does: the directory may be one that the user could not enter.
+    let entered = chdir(&job.cwd).is_ok();
     job.credentials.assume().map_err(|e| e.to_string())?;
     hide()?;
     if job.ends_with_parent {
         // A change of credentials, such as the one above, would undo this; there is none any more, not even by `execve`.
         set_parent_process_death_signal(Some(Signal::KILL)).map_err(|e| format!("cannot end with the caller: {e}"))?;
     }
-    let cwd = |e: Errno| format!("working directory {}: {e}", job.cwd.display());
-    chdir(&job.cwd).map_err(cwd)?;
-    // For a directory outside of this root the kernel's answer does not begin with a slash.
-    if !getcwd(Vec::new()).map_err(cwd)?.as_bytes().starts_with(b"/") {
-        return Err(format!(
-            "working directory {} is not in the container",
-            job.cwd.display()
-        ));
-    }
-
+    go_to(&job.cwd, entered).map_err(|message| NotStarted {
+        refused: Some(REFUSED),
+        message,
+    })?;
     set_no_new_privs(true).map_err(|e| format!("cannot set no-new-privileges: {e}"))?;
     job.filters
         .install()
-        .map_err(|e| format!("cannot install the system call filters: {e}"))
+        .map_err(|e| format!("cannot install the system call filters: {e}").into())
+}
+
+/// Enters the working directory, as the container has it now, unless this process is there already.
+fn go_to(cwd: &Path, entered: bool) -> Result<(), String> {
+    let failed = |e: Errno| format!("working directory {}: {}", cwd.display(), plain(&e));
+    if !entered {
+        chdir(cwd).map_err(failed)?;
+    }
+    // For a directory outside of this root the kernel's answer does not begin with a slash.
+    if !getcwd(Vec::new()).map_err(failed)?.as_bytes().starts_with(b"/") {
+        return Err(format!("working directory {} is not in the container", cwd.display()));
+    }
+    Ok(())
 }
 
 /// Puts stdio in its place and closes every other descriptor but that of `speaker`. A working directory such as

@@ -24,9 +24,10 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, p
 use super::process::{self, NotStarted, Process, Stdio};
 use super::{Job, Request, prepare, record};
 use crate::cgroup::Cgroup;
-use crate::failure::{Failure, Stage};
+use crate::failure::{Failure, Judge, Stage};
 use crate::finish::readable;
 use crate::monitor::wait;
+use crate::program::{NOT_EXECUTABLE, NOT_FOUND};
 use crate::signals;
 
 /// From KILL to an answer without an end: what hangs in the kernel, or in a frozen container, is not waited for.
@@ -72,10 +73,10 @@ fn start(request: Request<'_>) -> Result<Result<Attendant, (i32, String)>, Failu
                 streams,
             })),
             Err(NotStarted {
-                refused: Some(status),
+                refused: Some(status @ (NOT_FOUND | NOT_EXECUTABLE)),
                 message,
             }) => Ok(Err((status, message))),
-            Err(error) => Err(error).stage(STAGE),
+            Err(error) => Err(error).judge(STAGE),
         }
     });
     let refused = |(_, message): &(i32, String)| Failure::new(STAGE, message.clone());

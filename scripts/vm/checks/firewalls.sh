@@ -1,0 +1,31 @@
+# shellcheck shell=bash disable=SC2016,SC2154 # expanded in a container; variables of vm.sh
+# Other users of the packet filter come and go; after each the flows of `workloads` are as before.
+
+host_firewalls() {
+    local way
+    for way in none nft-flush nftables-restart iptables-flush ufw ufw-reload ufw-off firewalld firewalld-reload firewalld-trusted firewalld-off; do
+        in_machine guest_firewalls "$way"
+        flows "$way"
+    done
+}
+
+guest_firewalls() {
+    local since
+    since=$(now)
+    case $1 in
+        none) ;;
+        nft-flush) nft flush ruleset ;;
+        nftables-restart) systemctl restart nftables ;;
+        iptables-flush) for table in filter nat mangle raw; do iptables -t $table -F; done ;;
+        ufw) ufw --force reset > /dev/null && ufw allow 22/tcp > /dev/null && ufw --force enable && systemctl start ufw && ufw status verbose ;;
+        ufw-reload) ufw reload ;;
+        ufw-off) ufw --force disable && systemctl stop ufw ;;
+        firewalld) systemctl start firewalld && sleep 3 && firewall-cmd --get-active-zones ;;
+        firewalld-reload) firewall-cmd --reload ;;
+        firewalld-trusted) firewall-cmd --zone=trusted --add-source=10.166.0.0/16 && firewall-cmd --get-active-zones ;;
+        firewalld-off) systemctl stop firewalld ;;
+    esac
+    # The daemon compares the rules every five seconds.
+    sleep 12
+    complaints "$since"
+}

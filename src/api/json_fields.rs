@@ -1,0 +1,79 @@
+//! Reading typed values from JSON so that an error names the field and what it takes.
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// What a type is called where users read it, by the words of serde and of its derived code.
+const KINDS: [(&str, &str); 12] = [
+    ("a sequence", "a list"),
+    ("a map", "an object"),
+    ("a boolean", "true or false"),
+    ("u8", "a whole number from 0 to 255"),
+    ("u16", "a whole number from 0 to 65535"),
+    ("u32", "a whole number from 0 to 4294967295"),
+    ("u64", "a whole number, 0 or more"),
+    ("usize", "a whole number, 0 or more"),
+    ("i32", "a whole number"),
+    ("i64", "a whole number"),
+    ("f32", "a number"),
+    ("f64", "a number"),
+];
+
+/// The value of that type, or `port[1]: invalid type: integer 8, expected a string`.
+pub(super) fn read<T: DeserializeOwned>(value: Value) -> Result<T, String> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = error.path().to_string();
+        let reason = plain(&error.inner().to_string());
+        // Of a field that there is not, the reason has the name.
+        let path = match reason.starts_with("unknown field") {
+            true => path.rsplit_once('.').map_or("", |(object, _)| object),
+            false => &path,
+        };
+        match path {
+            // The document itself.
+            "" | "." => reason,
+            path => format!("{path}: {reason}"),
+        }
+    })
+}
+
+/// No text of a request may hold a NUL: nothing that it could become (argument, variable, path, name) can.
+pub(super) fn refuse_nul(value: &Value) -> Result<(), String> {
+    match first_nul(value, String::new()) {
+        Some(path) => Err(format!("{path} contains a NUL character")),
+        None => Ok(()),
+    }
+}
+
+fn first_nul(value: &Value, path: String) -> Option<String> {
+    match value {
+        Value::String(text) => text.contains('\0').then_some(path),
+        Value::Array(items) => {
+            let mut items = items.iter().enumerate();
+            items.find_map(|(n, item)| first_nul(item, format!("{path}[{n}]")))
+        }
+        Value::Object(members) => members.iter().find_map(|(name, member)| {
+            if name.contains('\0') {
+                return Some("a name".to_owned());
+            }
+            let dot = if path.is_empty() { "" } else { "." };
+            first_nul(member, format!("{path}{dot}{name}"))
+        }),
+        Value::Null | Value::Bool(_) | Value::Number(_) => None,
+    }
+}
+
+/// The reason in words that name no type of a programming language.
+fn plain(reason: &str) -> String {
+    let Some((found, expected)) = reason.rsplit_once(", expected ") else {
+        return reason.to_owned();
+    };
+    let kind = match expected {
+        expected if expected.starts_with("struct ") => "an object",
+        expected => KINDS
+            .iter()
+            .find(|(kind, _)| *kind == expected)
+            .map_or(expected, |k| k.1),
+    };
+    format!("{found}, expected {kind}")
+}

@@ -1,0 +1,237 @@
+//! Which directories and files of the host containers may have (decision 11).
+
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Of these, and of what is in them, a daemon with its default configuration gives containers nothing: who can write
+/// there can become root, and who can read there learns what root knows.
+const SYSTEM: [&str; 17] = [
+    "/bin",
+    "/boot",
+    "/dev",
+    "/etc",
+    "/home",
+    "/lib",
+    "/lib64",
+    "/proc",
+    "/root",
+    "/run",
+    "/sbin",
+    "/sys",
+    "/usr/bin",
+    "/usr/lib",
+    "/usr/local/bin",
+    "/usr/sbin",
+    "/var",
+];
+/// What the runtime refuses by itself, when no daemon tells it what to allow (`contract/runtime.md` 5.4).
+const OF_RUNTIME: [&str; 11] = [
+    "/proc",
+    "/sys",
+    "/dev",
+    "/run",
+    "/var/run",
+    "/boot",
+    "/root",
+    "/bin",
+    "/usr/bin",
+    "/usr/local/bin",
+    "/etc/raind",
+];
+/// Of what is denied the things that containers may have: volumes of pods and of bottles.
+const VOLUMES: [&str; 2] = ["/etc/raind/pod/*/volumes/*", "/etc/raind/volumes/*/*"];
+
+const OURS: &str = "it belongs to Condenser, or holds what does";
+const SYSTEMS: &str = "it is, is in, or holds a directory of the system; name it in allowed_mount_prefixes of the \
+                       configuration to let containers have it";
+/// Why a socket is refused.
+pub(super) const ROOTS_SOCKET: &str = "it is a socket of root; name it in allowed_mount_prefixes of the configuration to \
+                                       let containers have it";
+
+/// What may be a source of bind mounts. Written into config.json by the daemon, so that the runtime, which looks last,
+/// judges by the same rule. Paths are absolute and clean.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Refused with what is in them, and with the directories that they are in.
+    denied: Vec<PathBuf>,
+    /// Allowed all the same, with what is in them.
+    #[serde(default)]
+    allowed: Vec<PathBuf>,
+    /// Directories of the daemon: refused whatever is allowed. A directory that holds one has to be allowed by its name.
+    #[serde(default)]
+    closed: Vec<PathBuf>,
+    /// Of the daemon's directories, those that this container may have. A `*` stands for any one name.
+    #[serde(default)]
+    volumes: Vec<PathBuf>,
+}
+
+impl Policy {
+    /// The rule of a daemon: `allowed` as configured, `closed` its own directories.
+    pub fn of_daemon(allowed: &[PathBuf], closed: &[PathBuf]) -> Self {
+        let mut closed = closed.to_vec();
+        // The same directories by the names that they really have.
+        closed.extend(closed.clone().iter().filter_map(|path| path.canonicalize().ok()));
+        Self {
+            denied: SYSTEM.map(PathBuf::from).to_vec(),
+            allowed: allowed.to_vec(),
+            closed,
+            volumes: Vec::new(),
+        }
+    }
+
+    /// The rule of a runtime that nobody tells one.
+    pub fn of_runtime() -> Self {
+        Self {
+            denied: OF_RUNTIME.map(PathBuf::from).to_vec(),
+            allowed: Vec::new(),
+            closed: Vec::new(),
+            volumes: VOLUMES.map(PathBuf::from).to_vec(),
+        }
+    }
+
+    /// The same for a container that has volumes in that directory.
+    pub fn with_volumes(mut self, directory: &Path) -> Self {
+        self.volumes.push(directory.join("*"));
+        self
+    }
+
+    /// The same with these sources. They were accepted when the container was created: that a newer version or a changed
+    /// configuration would not accept them now is no reason not to start it again. Where they lead to is still judged.
+    pub fn with_accepted(mut self, sources: impl IntoIterator<Item = PathBuf>) -> Self {
+        self.allowed.extend(sources);
+        self
+    }
+
+    /// Whether containers may have that path; if not, why.
+    pub fn judge(&self, path: &Path) -> Result<(), String> {
+        if self.volumes.iter().any(|pattern| is_in(path, pattern)) {
+            return Ok(());
+        }
+        if self.closed.iter().any(|closed| path.starts_with(closed)) {
+            return Err(OURS.to_owned());
+        }
+        if self.names(path) {
+            return Ok(());
+        }
+        let is_denied = |denied: &PathBuf| path.starts_with(denied) || denied.starts_with(path);
+        if self.denied.iter().any(is_denied) {
+            return Err(SYSTEMS.to_owned());
+        }
+        match self.closed.iter().any(|closed| closed.starts_with(path)) {
+            true => Err(OURS.to_owned()),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether the configuration speaks of that path, or it is a volume.
+    pub(super) fn names(&self, path: &Path) -> bool {
+        let mut volumes = self.volumes.iter();
+        self.allowed.iter().any(|allowed| path.starts_with(allowed)) || volumes.any(|pattern| is_in(path, pattern))
+    }
+}
+
+/// Whether `path` matches the pattern or is below something that does.
+fn is_in(path: &Path, pattern: &Path) -> bool {
+    let any = Component::Normal("*".as_ref());
+    let mut names = path.components();
+    pattern
+        .components()
+        .all(|part| names.next().is_some_and(|name| part == any || part == name))
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn judge(allowed: &[&str], path: &str) -> Result<(), String> {
+        let paths = |list: &[&str]| list.iter().map(PathBuf::from).collect::<Vec<_>>();
+        Policy::of_daemon(&paths(allowed), &paths(&["/srv/condenser", "/run/raind"]))
+            .with_volumes(Path::new("/srv/condenser/volumes/blog"))
+            .judge(Path::new(path))
+    }
+
+    #[rstest]
+    #[case("/srv/data")]
+    #[case("/data")]
+    #[case("/opt/app")]
+    #[case("/mnt")]
+    #[case("/usr/share/zoneinfo")]
+    #[case("/process")]
+    #[case("/homework")]
+    #[case("/srv/condenser/volumes/blog/data")]
+    #[case("/srv/condenser/volumes/blog/data/sub")]
+    fn what_is_nobodys_power_may_be_mounted(#[case] path: &str) {
+        judge(&[], path).unwrap();
+    }
+
+    #[rstest]
+    #[case("/")]
+    #[case("/etc")]
+    #[case("/etc/passwd")]
+    #[case("/var")]
+    #[case("/var/lib/app")]
+    #[case("/home/me")]
+    #[case("/root")]
+    #[case("/run/docker.sock")]
+    #[case("/usr")]
+    #[case("/usr/local")]
+    #[case("/lib64/ld.so")]
+    fn directories_of_the_system_have_to_be_allowed(#[case] path: &str) {
+        let why = judge(&[], path).unwrap_err();
+        assert!(why.contains("allowed_mount_prefixes") || path == "/", "{why}");
+        judge(&[path], path).unwrap();
+        judge(&["/etcetera"], path).unwrap_err();
+    }
+
+    #[rstest]
+    #[case("/srv/condenser")]
+    #[case("/srv/condenser/cert")]
+    #[case("/srv/condenser/volumes")]
+    #[case("/srv/condenser/volumes/blog")]
+    #[case("/srv/condenser/volumes/other/data")]
+    #[case("/run/raind/droplet")]
+    fn what_is_ours_cannot_be_allowed(#[case] path: &str) {
+        assert_eq!(judge(&["/", path], path).unwrap_err(), OURS);
+    }
+
+    #[test]
+    fn what_holds_ours_has_to_be_allowed_by_name() {
+        assert_eq!(judge(&[], "/srv").unwrap_err(), OURS);
+        judge(&["/srv"], "/srv").unwrap();
+    }
+
+    #[test]
+    fn the_runtime_alone_knows_the_volumes_of_a_default_installation() {
+        let judge = |path: &str| Policy::of_runtime().judge(Path::new(path));
+        for path in [
+            "/etc/raind/pod/01kh/volumes/data",
+            "/etc/raind/pod/01kh/volumes/data/sub",
+            "/etc/raind/volumes/blog/data",
+            "/home/me",
+            "/var/lib/app",
+        ] {
+            judge(path).unwrap();
+        }
+        for path in [
+            "/etc/raind/pod",
+            "/etc/raind/pod/01kh/volumes",
+            "/etc/raind/pod/01kh/other/data",
+            "/etc/raind/volumes/blog",
+            "/proc/1",
+            "/etc",
+        ] {
+            judge(path).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn the_runtime_reads_what_the_daemon_writes() {
+        let policy = Policy::of_daemon(&["/data".into()], &["/srv/c".into()]).with_accepted(["/etc/app".into()]);
+        let text = serde_json::to_string(&policy).unwrap();
+        assert_eq!(serde_json::from_str::<Policy>(&text).unwrap(), policy);
+        policy.judge(Path::new("/etc/app")).unwrap();
+    }
+}

@@ -1,0 +1,2 @@
+CREATE TABLE seed (word text);
+INSERT INTO seed VALUES ('seeded');
