@@ -26,7 +26,10 @@ fn texts(dir: &Path) -> Vec<(PathBuf, String)> {
             let path = entry.path();
             if entry.file_type().unwrap().is_dir() {
                 dirs.push(path);
-            } else if path.extension().is_some_and(|e| ["rs", "md", "toml", "sh"].iter().any(|t| e == *t)) {
+            } else if path
+                .extension()
+                .is_some_and(|e| ["rs", "md", "toml", "sh"].iter().any(|t| e == *t))
+            {
                 found.push((path.clone(), std::fs::read_to_string(path).unwrap()));
             }
         }
@@ -37,30 +40,41 @@ fn texts(dir: &Path) -> Vec<(PathBuf, String)> {
 /// Rules such as `N-29` in `text`: a letter of [`RULES`], a hyphen and two digits that stand alone.
 fn rules(text: &str) -> BTreeSet<String> {
     let bytes = text.as_bytes();
-    let word = |at: usize| bytes.get(at).is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'-' || *b == b'_');
+    let word = |at: usize| {
+        bytes
+            .get(at)
+            .is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'-' || *b == b'_')
+    };
     let rule = |at: usize| {
         RULES.contains(bytes[at] as char)
             && (at == 0 || !word(at - 1))
             && bytes.get(at + 1) == Some(&b'-')
-            && [at + 2, at + 3].iter().all(|i| bytes.get(*i).is_some_and(u8::is_ascii_digit))
+            && [at + 2, at + 3]
+                .iter()
+                .all(|i| bytes.get(*i).is_some_and(u8::is_ascii_digit))
             && !word(at + 4)
     };
-    (0..bytes.len()).filter(|at| rule(*at)).map(|at| text[at..at + 4].to_owned()).collect()
+    (0..bytes.len())
+        .filter(|at| rule(*at))
+        .map(|at| text[at..at + 4].to_owned())
+        .collect()
 }
 
 /// The number that a heading begins with: `## 3. Files` and `### 3.1 Files` have `3` and `3.1`; `### 11.2 to 11.4 Fields`
 /// has three.
 fn section_numbers(heading: &str) -> Vec<String> {
     let words = heading.trim_start_matches('#').split([' ', ',']);
-    let numbers = words
-        .map(|word| word.trim_end_matches('.'))
-        .filter(|word| word.starts_with(|c: char| c.is_ascii_digit()) && word.chars().all(|c| c.is_ascii_digit() || c == '.'));
+    let numbers = words.map(|word| word.trim_end_matches('.')).filter(|word| {
+        word.starts_with(|c: char| c.is_ascii_digit()) && word.chars().all(|c| c.is_ascii_digit() || c == '.')
+    });
     let numbers: Vec<String> = numbers.map(str::to_owned).collect();
     match (&numbers[..], heading.contains(" to ")) {
         ([first, last], true) => {
             let (chapter, from) = first.rsplit_once('.').unwrap();
             let to: u32 = last.rsplit_once('.').unwrap().1.parse().unwrap();
-            (from.parse().unwrap()..=to).map(|n: u32| format!("{chapter}.{n}")).collect()
+            (from.parse().unwrap()..=to)
+                .map(|n: u32| format!("{chapter}.{n}"))
+                .collect()
         }
         _ => numbers,
     }
@@ -83,45 +97,64 @@ fn pages() -> BTreeMap<String, Page> {
     pages
 }
 
-/// Citations `docs/spec/<page>.md <section>` in `text`: page, and section where one follows.
-fn citations(text: &str) -> Vec<(String, Option<String>)> {
+/// Citations `docs/spec/<page>.md <section>, <section>` in `text`: each page, and the sections that follow it.
+fn citations(text: &str) -> Vec<(String, Vec<String>)> {
     let mut found = Vec::new();
     for (at, prefix) in text.match_indices("docs/spec/") {
         let rest = &text[at + prefix.len()..];
-        let Some(end) = rest.find(".md") else { continue };
-        let page = format!("{}.md", &rest[..end]);
-        if page.contains(|c: char| !(c.is_ascii_lowercase() || ".-".contains(c)) && c != 'R' && c != 'E' && c != 'A' && c != 'D' && c != 'M') {
+        let Some((name, after)) = rest.split_once(".md") else {
             continue;
+        };
+        // Else the directory was meant, and a page comes much later; or pages in general, as in `docs/spec/<page>.md`.
+        if name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+            let after = after.trim_start_matches(['`', ')']);
+            found.push((format!("{name}.md"), sections(after)));
         }
-        // A comment may go on in its next line.
-        let after = rest[end + 3..].trim_start_matches(['`', ')']);
-        let after = after.trim_start_matches([' ', '\n', '/', '!']);
-        let number: String = after.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
-        let number = number.trim_end_matches('.').to_owned();
-        found.push((page, Some(number).filter(|n| !n.is_empty())));
     }
     found
+}
+
+/// The numbers that `text` begins with: ` 5.4, 7 and 9: …` has three.
+fn sections(mut text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    loop {
+        // A comment may go on in its next line.
+        text = text.trim_start_matches([' ', '\n', '/', '!']);
+        let end = text
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(text.len());
+        let number = text[..end].trim_end_matches('.');
+        if number.is_empty() {
+            return found;
+        }
+        found.push(number.to_owned());
+        text = &text[end..];
+        let Some(next) = [",", " and", " to"].iter().find_map(|word| text.strip_prefix(word)) else {
+            return found;
+        };
+        text = next;
+    }
 }
 
 #[test]
 fn citations_lead_somewhere() {
     let pages = pages();
-    let known: BTreeSet<&String> = pages.values().flat_map(|page| &page.rules).collect();
+    let numbered: BTreeSet<&String> = pages.values().flat_map(|page| &page.rules).collect();
     let mut lost = Vec::new();
     for dir in ["src", "tests", "docs", "benches", "scripts"] {
         for (path, text) in texts(&root().join(dir)) {
             let file = path.strip_prefix(root()).unwrap().display().to_string();
-            for (page, section) in citations(&text) {
-                match (pages.get(&page), section) {
-                    (None, _) => lost.push(format!("{file}: docs/spec/{page} does not exist")),
-                    (Some(page_), Some(section)) if !page_.sections.contains(&section) => {
-                        lost.push(format!("{file}: docs/spec/{page} has no section {section}"));
-                    }
-                    _ => {}
+            for (page, sections) in citations(&text) {
+                let Some(cited) = pages.get(&page) else {
+                    lost.push(format!("{file}: docs/spec/{page} does not exist"));
+                    continue;
+                };
+                for section in sections.iter().filter(|section| !cited.sections.contains(*section)) {
+                    lost.push(format!("{file}: docs/spec/{page} has no section {section}"));
                 }
             }
             for rule in rules(&text) {
-                if !known.contains(&rule) {
+                if !numbered.contains(&rule) {
                     lost.push(format!("{file}: no page has a row {rule}"));
                 }
             }
@@ -132,11 +165,15 @@ fn citations_lead_somewhere() {
 
 #[test]
 fn rules_and_sections_are_found() {
-    assert_eq!(Vec::from_iter(rules("see N-29, O-05 and D-103, X-11")), ["N-29", "O-05"]);
+    assert_eq!(
+        Vec::from_iter(rules("see N-29, O-05 and D-103, X-11")),
+        ["N-29", "O-05"]
+    );
     assert_eq!(section_numbers("### 11.2 to 11.4 Fields"), ["11.2", "11.3", "11.4"]);
     assert_eq!(section_numbers("## 3. Files"), ["3"]);
+    let cited = citations("//! (`docs/spec/api.md` 5.4, 7 and\n//! 9.1; 3) of docs/spec/ and docs/spec/<page>.md");
     assert_eq!(
-        citations("//! (`docs/spec/api.md` 5.4, 7)"),
-        [("api.md".to_owned(), Some("5.4".to_owned()))]
+        cited,
+        [("api.md".to_owned(), ["5.4", "7", "9.1"].map(str::to_owned).into())]
     );
 }
