@@ -1,5 +1,7 @@
 //! Every citation of the specification leads somewhere: a page, a section of it, a numbered rule.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
