@@ -3,7 +3,7 @@
 //! several times slower for minutes after mass deletions.
 //!
 //! `cargo bench --bench pull [rounds]`, as root. The target is 2/3 of a second and less than the two programs take
-//! (`contract/baseline.md`: a third of the original's 2.06 s).
+//! (the original took 2.06 s, three times the target).
 
 #![allow(clippy::expect_used, reason = "a bench that cannot run panics")]
 

@@ -1,5 +1,5 @@
-//! The AppArmor profile of containers (`contract/security.md` 7), written and loaded where the kernel has AppArmor switched
-//! on.
+//! The AppArmor profile of containers (`docs/spec/security.md` 7), written and loaded where the kernel has AppArmor
+//! switched on.
 //!
 //! The kernel is asked every time before something is going to be confined: others may unload the profile
 //! (`aa-remove-unknown`, a package of theirs). Then it is loaded again. What ran meanwhile stays without it until it is

@@ -17,7 +17,7 @@ use crate::logs::Limits;
 /// Where the configuration file is looked for when `--config` is not given. It may be absent.
 pub const DEFAULT_FILE: &str = "/etc/raind/condenser.toml";
 
-/// The port of the hook listener (`contract/api.md` 2).
+/// The port of the hook listener (`docs/spec/api.md` 2).
 pub const HOOK_PORT: u16 = 7756;
 
 /// One layer of configuration. `None` leaves the decision to the layer below.
@@ -387,7 +387,7 @@ impl Config {
         self.root_dir.join("volumes")
     }
 
-    /// `<root>/cert`: certificates and keys (`contract/security.md` 2).
+    /// `<root>/cert`: certificates and keys (`docs/spec/security.md` 2).
     pub fn cert_dir(&self) -> PathBuf {
         self.root_dir.join("cert")
     }
@@ -417,7 +417,7 @@ impl Config {
     }
 }
 
-/// `10.166.0.0/16` (`contract/network.md` 1).
+/// `10.166.0.0/16` (`docs/spec/network.md` 1).
 pub const DEFAULT_SUBNET: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 166, 0, 0), 16);
 
 fn absolute(name: &'static str, value: Option<PathBuf>, default: &str) -> Result<PathBuf, ConfigError> {

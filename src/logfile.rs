@@ -1,4 +1,4 @@
-//! A log file of lines that others read, with rotation by size (`contract/observability.md` 1).
+//! A log file of lines that others read, with rotation by size (`docs/spec/observability.md` 1).
 //!
 //! `<file>`, then `<file>.1` (newest) to `<file>.5` (oldest). A line is never split over two files, and never glued to
 //! the half line that a crash or a full disk left. Blocks for file access.

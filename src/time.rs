@@ -1,5 +1,5 @@
-//! Times as others read them, on the wire and in logs (`contract/api.md` 4.4): RFC 3339 in the local offset of the host,
-//! with the trailing zeros of the fraction dropped.
+//! Times as others read them, on the wire and in logs (`docs/spec/api.md` 4.4): RFC 3339 in the local offset of the
+//! host, with the trailing zeros of the fraction dropped.
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;

@@ -1,4 +1,4 @@
-//! The real hook agent against real listeners (`contract/runtime.md` 7).
+//! The real hook agent against real listeners (`docs/spec/runtime.md` 7).
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 

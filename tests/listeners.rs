@@ -1,4 +1,4 @@
-//! The listeners as clients meet them: real sockets, real TLS, curl as the client (`contract/api.md` 2).
+//! The listeners as clients meet them: real sockets, real TLS, curl as the client (`docs/spec/api.md` 2).
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 

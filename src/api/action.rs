@@ -1,5 +1,5 @@
-//! What a request is called in the audit log and how much it matters (`contract/api.md` 21,
-//! `contract/observability.md` 6.2 and O-16): reads are information, changes medium, removals high.
+//! What a request is called in the audit log and how much it matters (`docs/spec/api.md` 21,
+//! `docs/spec/observability.md` 6.2 and O-16): reads are information, changes medium, removals high.
 
 use axum::http::Method;
 
@@ -119,7 +119,7 @@ fn hook(event: Option<&str>) -> &'static str {
 mod tests {
     use super::*;
 
-    /// Every route of `contract/api.md` 1, with the action and severity of section 21, and those that came later.
+    /// Every route of `docs/spec/api.md` 1, with the action and severity of section 21, and those that came later.
     const ROUTES: &str = "
         GET /v1/containers container.list information
         POST /v1/containers container.create medium

@@ -1,4 +1,4 @@
-//! Writes one audit record for every request of a listener, refused ones included (`contract/api.md` 21).
+//! Writes one audit record for every request of a listener, refused ones included (`docs/spec/api.md` 21).
 //!
 //! A record is complete when nobody can add to it any more: the answer has been sent or given up, and every clone of its
 //! [`AuditEntry`] is gone. So a WebSocket session that keeps a clone is recorded when it ends.
@@ -177,7 +177,7 @@ pub(super) fn actor(peer: &PeerIdentity) -> Actor {
     }
 }
 
-/// The id that the client gave its request, if it is harmless (`contract/observability.md` O-26).
+/// The id that the client gave its request, if it is harmless (`docs/spec/observability.md` O-26).
 fn client_id(headers: &HeaderMap) -> Option<String> {
     let id = headers.get("x-request-id")?.to_str().ok()?;
     let harmless = |c: u8| c.is_ascii_alphanumeric() || b"._/-".contains(&c);

@@ -1,4 +1,4 @@
-//! The response envelope (`contract/api.md` 3.2): one JSON object, one line, ended by a line feed.
+//! The response envelope (`docs/spec/api.md` 3.2): one JSON object, one line, ended by a line feed.
 
 use std::borrow::Cow;
 
@@ -103,7 +103,7 @@ pub fn done(message: impl Into<Cow<'static, str>>) -> Success<Done> {
 }
 
 impl<B> Success<B> {
-    /// The same with 201 instead of 200. Only for the routes that `contract/api.md` 1 marks so.
+    /// The same with 201 instead of 200. Only for the routes that `docs/spec/api.md` 1 marks so.
     pub fn created(mut self) -> Self {
         self.code = StatusCode::CREATED;
         self

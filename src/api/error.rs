@@ -1,4 +1,4 @@
-//! Failures on the wire: a status, a sentence and sometimes data (`contract/api.md` 0.1 and 3.2).
+//! Failures on the wire: a status, a sentence and sometimes data (`docs/spec/api.md` 0.1 and 3.2).
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -9,11 +9,11 @@ use super::envelope::{Failure, render};
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{message}")]
 pub struct ApiError {
-    /// HTTP status, one of those of `contract/api.md` 0.1.
+    /// HTTP status, one of those of `docs/spec/api.md` 0.1.
     pub status: StatusCode,
     /// What was wrong and, where there is one, the way out. Clients print it.
     pub message: String,
-    /// Only what the table in `contract/api.md` 3.2 allows for the route: clients decode failures like successes.
+    /// Only what the table in `docs/spec/api.md` 3.2 allows for the route: clients decode failures like successes.
     pub data: Option<serde_json::Value>,
 }
 

@@ -1,4 +1,4 @@
-//! What handlers read from a request (`contract/api.md` 3.1 and 3.5). Every refusal is an [`ApiError`].
+//! What handlers read from a request (`docs/spec/api.md` 3.1 and 3.5). Every refusal is an [`ApiError`].
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 //! What happens on a listener before there is a request: how many handshakes an address may leave unfinished, and the
-//! audit records of refused ones (`contract/observability.md` O-18).
+//! audit records of refused ones (`docs/spec/observability.md` O-18).
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};

@@ -1,4 +1,4 @@
-//! The hook listener (port 7756): what the runtime reports of containers (`contract/api.md` 16).
+//! The hook listener (port 7756): what the runtime reports of containers (`docs/spec/api.md` 16).
 
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;

@@ -1,4 +1,4 @@
-//! Who may use a listener (`contract/api.md` 2). Judged before routing: a wrong role gets 403 also for unknown paths.
+//! Who may use a listener (`docs/spec/api.md` 2). Judged before routing: a wrong role gets 403 also for unknown paths.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! HTTP, and nothing but HTTP: what a request means on the wire and how an answer looks (`contract/api.md` 0 to 3).
+//! HTTP, and nothing but HTTP: what a request means on the wire and how an answer looks (`docs/spec/api.md` 0 to 3).
 //!
 //! A handler reads its parameters with the extractors of [`extract`], calls one method of a domain service and renders
 //! with [`success`] or [`ApiError`]; it holds no rule. [`routing::app`] puts around the routes of a listener what they have

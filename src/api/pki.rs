@@ -1,4 +1,4 @@
-//! The certificate listener (port 7757): certificates for containers that are being created (`contract/api.md` 17).
+//! The certificate listener (port 7757): certificates for containers that are being created (`docs/spec/api.md` 17).
 
 use std::sync::Arc;
 

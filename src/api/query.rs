@@ -14,7 +14,7 @@ use utoipa::openapi::{OpenApi, RefOr};
 
 use super::ApiError;
 
-/// Later clients of the original send it with some requests; for others it has no effect (`contract/api.md` 20.2).
+/// Later clients of the original send it with some requests; for others it has no effect (`docs/spec/api.md` 20.2).
 const ANYWHERE: &str = "stream";
 
 /// Path as in the description, method -> the names that it knows.

@@ -1,4 +1,4 @@
-//! What all routes of a listener have in common: answers for requests that no handler serves (`contract/api.md` 3.1).
+//! What all routes of a listener have in common: answers for requests that no handler serves (`docs/spec/api.md` 3.1).
 
 use std::any::Any;
 

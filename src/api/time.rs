@@ -1,4 +1,4 @@
-//! Times on the wire (`contract/api.md` 4.4), where one may be missing.
+//! Times on the wire (`docs/spec/api.md` 4.4), where one may be missing.
 
 use jiff::Timestamp;
 

@@ -1,4 +1,4 @@
-//! Deleting what a manifest names (`contract/api.md` 11.6).
+//! Deleting what a manifest names (`docs/spec/api.md` 11.6).
 
 use std::sync::Arc;
 

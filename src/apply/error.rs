@@ -38,7 +38,7 @@ pub enum ApplyError {
     Panicked,
 }
 
-/// What went wrong with one resource, with the words of the contract in front (`contract/api.md` 11.5).
+/// What went wrong with one resource, with the words of the contract in front (`docs/spec/api.md` 11.5).
 #[derive(Debug, thiserror::Error)]
 #[error("{}{what}", self.step)]
 pub struct Failed {

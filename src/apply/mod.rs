@@ -1,4 +1,4 @@
-//! Applying and deleting manifests (`contract/api.md` 11.5, 11.6).
+//! Applying and deleting manifests (`docs/spec/api.md` 11.5, 11.6).
 //!
 //! ```text
 //! text -> resources -> checks against the state -> images of what is replaced -> pods -> services -> sets

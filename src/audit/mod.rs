@@ -1,4 +1,4 @@
-//! The audit log: who asked for what, and how it ended (`contract/api.md` 21).
+//! The audit log: who asked for what, and how it ended (`docs/spec/api.md` 21).
 //!
 //! Owns `raind_audit.jsonl`, rotated like the other logs. A record is handed over and forgotten: one thread writes, so
 //! that no request waits for the disk. A line that cannot be written goes to the daemon's own log instead, with the

@@ -1,4 +1,4 @@
-//! One line of the audit log (`contract/api.md` 21). Field names, misspelt ones included, are what log shippers read.
+//! One line of the audit log (`docs/spec/api.md` 21). Field names, misspelt ones included, are what log shippers read.
 
 use serde::Serialize;
 use serde_json::{Map, Value};

@@ -1,4 +1,4 @@
-//! Names of dependencies in environment entries become their addresses (`contract/api.md` 12.3). Pure.
+//! Names of dependencies in environment entries become their addresses (`docs/spec/api.md` 12.3). Pure.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;

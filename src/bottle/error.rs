@@ -1,5 +1,5 @@
-//! What can go wrong with a bottle. The texts are the contract's (`contract/api.md` 12); the API adds `service failed: `
-//! where an action failed.
+//! What can go wrong with a bottle. The texts are the contract's (`docs/spec/api.md` 12); the API adds
+//! `service failed: ` where an action failed.
 
 use super::order::OrderError;
 use crate::container::ContainerError;

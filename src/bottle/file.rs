@@ -1,4 +1,4 @@
-//! The bottle file: YAML to checked values (`contract/api.md` 12.1 and, for what the original does not have,
+//! The bottle file: YAML to checked values (`docs/spec/api.md` 12.1 and, for what the original does not have,
 //! `docs/bottles.md`). Pure.
 
 use std::collections::{BTreeMap, BTreeSet};

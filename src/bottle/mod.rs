@@ -1,4 +1,4 @@
-//! Bottles: groups of containers that one file describes and that live and go together (`contract/api.md` 12).
+//! Bottles: groups of containers that one file describes and that live and go together (`docs/spec/api.md` 12).
 //!
 //! ```text
 //! register: row, names -> policies -> network -> volumes -> containers in start order -> done

@@ -1,4 +1,4 @@
-//! The order in which the services of a bottle are started (`contract/api.md` 12.2). Pure.
+//! The order in which the services of a bottle are started (`docs/spec/api.md` 12.2). Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 

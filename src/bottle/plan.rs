@@ -44,7 +44,7 @@ pub fn policy_kind(chain: Chain) -> &'static str {
     }
 }
 
-/// The policies of a file; services of the bottle are meant by the names of their containers (`contract/policy.md` 8).
+/// The policies of a file; services of the bottle are meant by the names of their containers (`docs/spec/policy.md` 8).
 pub fn policies(file: &BottleFile) -> Result<Vec<NewPolicy>, BottleError> {
     let refused = |problem: &str| Err(BottleError::PolicyFile(problem.to_owned()));
     let meant = |name: &str| match file.services.contains_key(name) {

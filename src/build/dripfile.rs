@@ -1,4 +1,4 @@
-//! The build file: text to instructions (`contract/api.md` 7.4). Pure; the texts of the errors are the contract's.
+//! The build file: text to instructions (`docs/spec/api.md` 7.4). Pure; the texts of the errors are the contract's.
 //!
 //! One instruction per line. Blank lines and lines that begin with `#` are skipped, also within a continued one; `\` at
 //! the end of a line joins it with the next by a space. `FROM` comes first and once.

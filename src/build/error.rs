@@ -1,4 +1,4 @@
-//! Why a build failed. The texts are the contract's (`contract/api.md` 7.4); the API adds its prefix.
+//! Why a build failed. The texts are the contract's (`docs/spec/api.md` 7.4); the API adds its prefix.
 
 use super::context::ContextError;
 use super::dripfile::DripfileError;

@@ -1,4 +1,4 @@
-//! Image builds: a build file and a context in, an image out (`contract/api.md` 7.4).
+//! Image builds: a build file and a context in, an image out (`docs/spec/api.md` 7.4).
 //!
 //! ```text
 //! receive context -> read build file -> base image -> steps in order -> commit

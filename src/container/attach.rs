@@ -1,4 +1,4 @@
-//! Attaching to terminals (`contract/api.md` 6, `contract/runtime.md` 12): which socket, and who may have it.
+//! Attaching to terminals (`docs/spec/api.md` 6, `docs/spec/runtime.md` 12): which socket, and who may have it.
 //!
 //! The runtime serves a terminal on a socket in the container's directory: `tty.sock` for that of the container,
 //! `exec_tty.sock` for that of the latest exec, a link to `exec_tty.<n>.sock`. What goes over it is not looked at here.
@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use super::{ContainerError, ContainerService};
 use crate::store::ContainerState;
 
-/// Clients of one terminal at a time, a limit of the runtime (`contract/runtime.md` 12.6).
+/// Clients of one terminal at a time, a limit of the runtime (`docs/spec/runtime.md` 12.6).
 pub const MAX_CLIENTS: usize = 16;
 /// After start or exec it may take a moment until the runtime listens.
 const DIAL_PAUSE: Duration = Duration::from_millis(50);

@@ -124,7 +124,7 @@ pub(super) fn sources(texts: &[String]) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Checks mount strings against the policy and the host's files (`contract/runtime.md` 5.4).
+/// Checks mount strings against the policy and the host's files (`docs/spec/runtime.md` 5.4).
 pub(super) fn mounts(texts: &[String], policy: &Policy) -> Result<Vec<Mount>, ContainerError> {
     texts
         .iter()

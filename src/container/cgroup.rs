@@ -1,4 +1,4 @@
-//! The daemon's part of cgroups (`contract/runtime.md` 11): on a pure cgroup v2 machine it makes the parent, enables
+//! The daemon's part of cgroups (`docs/spec/runtime.md` 11): on a pure cgroup v2 machine it makes the parent, enables
 //! the controllers, and removes the directories of containers. On cgroup v1 and hybrid machines all of it is the
 //! runtime's, and nothing here acts, except on what a runtime that was killed has left ([`remove_everywhere`]).
 

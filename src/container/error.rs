@@ -1,4 +1,4 @@
-//! What can go wrong with a container. The texts are the contract's (`contract/api.md` 5); the API adds its prefix.
+//! What can go wrong with a container. The texts are the contract's (`docs/spec/api.md` 5); the API adds its prefix.
 
 use crate::firewall::FirewallError;
 use crate::image::ImageError;

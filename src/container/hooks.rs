@@ -1,4 +1,4 @@
-//! Reports of the runtime (`contract/api.md` 16), and the right to one certificate per operation (17).
+//! Reports of the runtime (`docs/spec/api.md` 16), and the right to one certificate per operation (17).
 //!
 //! They come in while the operation that caused them waits for the runtime, so nothing here takes the container's lock.
 

@@ -1,4 +1,4 @@
-//! The log of a container (`contract/api.md` 5.10): what it wrote, or for one with a terminal, what was shown there.
+//! The log of a container (`docs/spec/api.md` 5.10): what it wrote, or for one with a terminal, what was shown there.
 
 use std::io;
 use std::path::PathBuf;

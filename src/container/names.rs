@@ -1,4 +1,4 @@
-//! Names and ids of containers (`contract/api.md` 4.1, 4.2). Pure.
+//! Names and ids of containers (`docs/spec/api.md` 4.1, 4.2). Pure.
 
 use jiff::Timestamp;
 use rand::RngExt;

@@ -1,5 +1,5 @@
 //! Containers of pods: the infra container, which holds the namespaces and the address, and the members, which join
-//! them (`contract/runtime.md` 14).
+//! them (`docs/spec/runtime.md` 14).
 //!
 //! A member is never put anywhere else: before its create the infra process must live, by pid, start time and boot, and
 //! after it it must live still. Then the paths in between were its own, whatever its pid may mean later.

@@ -3,8 +3,8 @@
 //! ```text
 //! [[<address>:][<host>]:]<container>[/<protocol>]        numbers, or ranges `<first>-<last>` of one length
 //! ```
-//! is what docker, podman and compose take; the protocol may also stand behind a colon (`contract/api.md` 4.6). Without a
-//! number of the host the port gets one that is free.
+//! is what docker, podman and compose take; the protocol may also stand behind a colon (`docs/spec/api.md` 4.6).
+//! Without a number of the host the port gets one that is free.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;

@@ -1,4 +1,4 @@
-//! What a client may ask for, and its translation into checked values (`contract/api.md` 4.6 to 4.8). Pure.
+//! What a client may ask for, and its translation into checked values (`docs/spec/api.md` 4.6 to 4.8). Pure.
 
 use crate::runtime::defaults;
 use crate::store::ImageRunConfig;

@@ -1,5 +1,5 @@
 //! `config.json`: one container as an OCI runtime bundle that the original Droplet, ours and strict runtimes accept
-//! (`contract/runtime.md` 15.2). Pure: everything that is looked up on the host comes in through [`SpecContext`].
+//! (`docs/spec/runtime.md` 15.2). Pure: everything that is looked up on the host comes in through [`SpecContext`].
 
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;

@@ -1,4 +1,4 @@
-//! The life cycle as a table: what an event does to a row, and in which states it may come (`contract/api.md` 16).
+//! The life cycle as a table: what an event does to a row, and in which states it may come (`docs/spec/api.md` 16).
 //!
 //! Pure. The new state follows from the event and never from the text of a report; within one run it never goes back,
 //! so reports that arrive twice or late are harmless.
@@ -96,7 +96,7 @@ pub fn ended(c: &mut Container, process: &ProcessId, exit: Exit, now: Timestamp)
     }
 }
 
-/// Whether the operation may begin in that state (`contract/api.md` 5.1).
+/// Whether the operation may begin in that state (`docs/spec/api.md` 5.1).
 pub fn check_allowed(operation: &'static str, c: &Container) -> Result<(), ContainerError> {
     use ContainerState::{Created, Creating, Running, Stopped};
     let allowed = match operation {

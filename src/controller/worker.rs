@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use super::{Outcome, Queue};
 use crate::store::{Change, Snapshot, Store};
 
-/// How often everything is looked at, for what no event told of (`contract/observability.md`: 5 s).
+/// How often everything is looked at, for what no event told of (`docs/spec/observability.md`: 5 s).
 pub const RESYNC: Duration = Duration::from_secs(5);
 
 /// What a controller does.

@@ -1,8 +1,8 @@
-//! DNS for containers: a forwarder over UDP and TCP (`contract/observability.md` 3).
+//! DNS for containers: a forwarder over UDP and TCP (`docs/spec/observability.md` 3).
 //!
 //! The packet filter redirects what containers send to port 53 of any address to here, so the client seen is the
 //! container. A query goes to one of the configured servers and the answer back, unchanged but for the id and the flag
-//! that recursion is available. Only clients inside the runtime subnet are answered (`contract/network.md` N-31).
+//! that recursion is available. Only clients inside the runtime subnet are answered (`docs/spec/network.md` N-31).
 //!
 //! What this module never does: resolve by itself, answer from names it knows, keep answers.
 

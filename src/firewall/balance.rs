@@ -1,5 +1,5 @@
 //! Ports of services: a chain for each, which spreads new connections evenly over the pods that are ready
-//! (`contract/network.md` 11.3, 13). Pure.
+//! (`docs/spec/network.md` 11.3, 13). Pure.
 //!
 //! A chain without pods is empty: packets fall through to the host itself, which refuses them at once unless it listens
 //! there or its own rules say otherwise. Pods are reached from their own network, from the host and from outside; other

@@ -6,7 +6,7 @@
 //! behind a UDP port of a service, such flows are deleted; the next packet makes a new one by the rules in force.
 //!
 //! Established flows pass before any policy is asked. Those that the policies deny from now on are deleted, so that their
-//! next packet is asked about as a new one (`contract/policy.md` P-17).
+//! next packet is asked about as a new one (`docs/spec/policy.md` P-17).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::time::Duration;

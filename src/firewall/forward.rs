@@ -1,4 +1,4 @@
-//! The chains that decide about forwarded packets (`contract/policy.md` 2), in the order in which packets meet them.
+//! The chains that decide about forwarded packets (`docs/spec/policy.md` 2), in the order in which packets meet them.
 //!
 //! Policies of users stand at the top of their chain, the last one added first; each with its log rule above it.
 

@@ -1,4 +1,4 @@
-//! Rules that the original daemon put directly into built-in chains (`contract/network.md` 5.4, 8.2, 11.3). It never
+//! Rules that the original daemon put directly into built-in chains (`docs/spec/network.md` 5.4, 8.2, 11.3). It never
 //! removed them when it ended; left in place they would open ports to whichever container gets the address next.
 
 use std::net::{Ipv4Addr, SocketAddrV4};

@@ -1,5 +1,5 @@
-//! The packet filter: the desired rules of the whole daemon, applied atomically (`contract/network.md` 5, 8, 13, 14;
-//! `contract/policy.md` 2).
+//! The packet filter: the desired rules of the whole daemon, applied atomically (`docs/spec/network.md` 5, 8, 13, 14;
+//! `docs/spec/policy.md` 2).
 //!
 //! Everything is computed anew each time: a snapshot of the store and the uplink give a [`FirewallState`], [`render`]
 //! turns it into text, and one task owns making the kernel hold it. Nothing remembers single rules; what is not rendered

@@ -25,7 +25,7 @@ pub(super) enum Place {
     Bottom,
 }
 
-/// IPv4 (`contract/network.md` 5.5).
+/// IPv4 (`docs/spec/network.md` 5.5).
 pub(super) const JUMPS: &[Jump] = &[
     jump("filter", "INPUT", "RAIND-INPUT", Place::Top),
     jump("filter", "FORWARD", "RAIND-HAIRPIN", Place::Top),
@@ -101,7 +101,7 @@ pub(super) fn applied(desired: &Tables, jumps: &[Jump]) -> Tables {
 }
 
 /// The first rule of others that stands above a jump of ours that belongs at the top, with its chain
-/// (`contract/policy.md` P-20).
+/// (`docs/spec/policy.md` P-20).
 pub(super) fn above_ours(kernel: &Tables, jumps: &[Jump]) -> Option<String> {
     let mut tops = jumps.iter().filter(|jump| jump.place == Place::Top);
     tops.find_map(|jump| {

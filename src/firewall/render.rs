@@ -1,8 +1,8 @@
 //! The rules as text, in the form in which iptables-save prints them, so that what is read back can be compared. Pure.
 //!
-//! `H` is the uplink, `B` a bridge. Rules that name `H` are the contract's (`contract/network.md` 13,
-//! `contract/policy.md` 2). After them stand rules for every other interface that is not a bridge of ours (N-28, P-21):
-//! traffic between our bridges has been dropped before, so what is left is traffic with the outside.
+//! `H` is the uplink, `B` a bridge. Rules that name `H` are the contract's (`docs/spec/network.md` 13,
+//! `docs/spec/policy.md` 2). After them stand rules for every other interface that is not a bridge of ours (N-28,
+//! P-21): traffic between our bridges has been dropped before, so what is left is traffic with the outside.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -121,7 +121,7 @@ fn input(state: &FirewallState) -> Chain {
     chain
 }
 
-/// What containers may reach on the host. What is not named is up to the host's own rules (`contract/policy.md` 1).
+/// What containers may reach on the host. What is not named is up to the host's own rules (`docs/spec/policy.md` 1).
 fn local(state: &FirewallState) -> Chain {
     let s = &state.settings;
     let (runtime, dns) = (s.runtime_subnet, s.dns);
@@ -143,7 +143,7 @@ fn local(state: &FirewallState) -> Chain {
     chain
 }
 
-/// Published ports and services between containers of one network, above the default deny (`contract/network.md` 5.5),
+/// Published ports and services between containers of one network, above the default deny (`docs/spec/network.md` 5.5),
 /// logged (P-24).
 fn hairpin(state: &FirewallState) -> Chain {
     let mut chain = Chain::new("RAIND-HAIRPIN");
@@ -176,7 +176,7 @@ pub(super) fn hairpin_accept(p: &PublishedPort) -> String {
     format!("{} -j ACCEPT", hairpin_match(p, ""))
 }
 
-/// Published ports and services from outside, for hosts whose FORWARD policy is DROP (`contract/network.md` 13, N-13).
+/// Published ports and services from outside, for hosts whose FORWARD policy is DROP (`docs/spec/network.md` 13, N-13).
 fn forwarded(state: &FirewallState) -> Chain {
     let mut chain = Chain::new("RAIND-FWD");
     for p in &state.destinations() {
@@ -207,7 +207,7 @@ fn forwarded(state: &FirewallState) -> Chain {
     chain
 }
 
-/// DNS of containers goes to our forwarder, whatever server they ask (`contract/network.md` 5.3). Containers reach the
+/// DNS of containers goes to our forwarder, whatever server they ask (`docs/spec/network.md` 5.3). Containers reach the
 /// published ports of their own network only (8.2), everybody else those of all. The original's rule for the uplink took
 /// what the host only passes on, and is not there: the last one is for the uplink too.
 fn prerouting(state: &FirewallState) -> Chain {

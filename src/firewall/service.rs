@@ -379,7 +379,7 @@ impl Side {
         self.bring_from(&kernel, text, scope).await
     }
 
-    /// A rule above ours may bypass policy, so ours are moved back to the top (`contract/policy.md` P-20). Is it above
+    /// A rule above ours may bypass policy, so ours are moved back to the top (`docs/spec/policy.md` P-20). Is it above
     /// ours again at the next comparison, its program insists, and moving would go on for ever.
     fn scope_below(&mut self, above: Option<String>) -> Scope {
         let before = std::mem::replace(&mut self.above, above);

@@ -1,4 +1,4 @@
-//! `requestCert`: sees to it that a container has a key and a certificate that lasts (`contract/runtime.md` 7.4).
+//! `requestCert`: sees to it that a container has a key and a certificate that lasts (`docs/spec/runtime.md` 7.4).
 
 use std::path::Path;
 use std::time::SystemTime;

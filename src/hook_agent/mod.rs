@@ -1,5 +1,5 @@
 //! What `condenser-hook-agent` does: the runtime starts it as a hook, and it tells the daemon over mutual TLS
-//! (`contract/runtime.md` 7).
+//! (`docs/spec/runtime.md` 7).
 //!
 //! ```text
 //! options ── guard variable ── state on stdin ── event ─┬─ requestCert: container key and certificate, if due

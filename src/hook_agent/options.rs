@@ -1,4 +1,4 @@
-//! The command line: `--x v`, `--x=v`, with one or two dashes (`contract/runtime.md` 6.2 and 7.1).
+//! The command line: `--x v`, `--x=v`, with one or two dashes (`docs/spec/runtime.md` 6.2 and 7.1).
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Images that an earlier installation unpacked (`contract/storage.md` 5.2), taken over where they are.
+//! Images that an earlier installation unpacked (`docs/spec/storage.md` 5.2), taken over where they are.
 //!
 //! A bundle has one directory with all layers applied. It becomes the one layer of the image, under a digest that no
 //! registry can have: its content is what that installation made of the archives, so it must not be taken for a layer

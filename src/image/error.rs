@@ -1,13 +1,13 @@
 use crate::store::StoreError;
 
-/// Why an image operation failed. `api` maps each variant to a status (`contract/api.md` 7); the texts are the tails of
-/// its messages.
+/// Why an image operation failed. `api` maps each variant to a status (`docs/spec/api.md` 7); the texts are the tails
+/// of its messages.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ImageError {
     /// The reference is empty or has no name.
     #[error("empty repository")]
     EmptyRepository,
-    /// The reference is outside the grammar of `contract/api.md` 4.5. Holds what was given.
+    /// The reference is outside the grammar of `docs/spec/api.md` 4.5. Holds what was given.
     #[error("invalid image reference: {0}")]
     InvalidReference(String),
     /// The registry does not have the manifest. Holds the body of its answer.

@@ -259,7 +259,8 @@ impl ImageService {
         images
     }
 
-    /// Bytes that the image takes on disk, shared layers included: blocks, each inode once (`contract/storage.md` D-44).
+    /// Bytes that the image takes on disk, shared layers included: blocks, each inode once (`docs/spec/storage.md`
+    /// D-44).
     pub async fn disk_usage(&self, image: &ImageRef) -> Result<u64, ImageError> {
         let row = self.get(image)?;
         let blobs: HashSet<Digest> = document_digests(&row).collect();
@@ -296,7 +297,7 @@ impl ImageService {
         topmost_first.map(|id| self.0.layers.lower_dir(id)).collect()
     }
 
-    /// Looks up an image's `User` in the image's own account files (`contract/api.md` 22, I12). `""` is root.
+    /// Looks up an image's `User` in the image's own account files (`docs/spec/api.md` 22, I12). `""` is root.
     pub async fn resolve_user(&self, diff_ids: &[String], user: &str) -> Result<User, ImageError> {
         if user.is_empty() {
             return Ok(User::default());

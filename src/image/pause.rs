@@ -15,7 +15,7 @@ use super::digest::Digest;
 use super::platform::Platform;
 use crate::store::{Image, ImageLayer, ImageRunConfig};
 
-/// How infra containers show it (`contract/api.md` 8).
+/// How infra containers show it (`docs/spec/api.md` 8).
 const REPOSITORY: &str = "registry.k8s.io/pause";
 const REFERENCE: &str = "3.9";
 /// Name of the program in the image.

@@ -1,4 +1,4 @@
-//! Image references: the one parser of `[registry[:port]/]path[:tag][@sha256:hex]` (`contract/api.md` 4.5, the OCI
+//! Image references: the one parser of `[registry[:port]/]path[:tag][@sha256:hex]` (`docs/spec/api.md` 4.5, the OCI
 //! distribution specification's grammar for names and tags). Pure.
 
 use std::fmt;

@@ -1,4 +1,4 @@
-//! `bsm.json`: bottles (`contract/storage.md` 3.6). Pure.
+//! `bsm.json`: bottles (`docs/spec/storage.md` 3.6). Pure.
 //!
 //! A container that is gone stays entered: our bottle is then `abnormal`, which is how a client sees that something of it
 //! is missing, and its start says which.

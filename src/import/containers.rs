@@ -1,4 +1,4 @@
-//! `csm.json`: containers (`contract/storage.md` 3.1). Pure.
+//! `csm.json`: containers (`docs/spec/storage.md` 3.1). Pure.
 //!
 //! The store has neither environment nor mounts nor working directory; they are taken from the container's config.json,
 //! and from its image when that cannot be read.

@@ -1,4 +1,4 @@
-//! `ilm.json`: images (`contract/storage.md` 3.3). Pure, but for the adoption of their files.
+//! `ilm.json`: images (`docs/spec/storage.md` 3.3). Pure, but for the adoption of their files.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! `ipam.json`: networks, addresses, published ports (`contract/storage.md` 3.2). Pure.
+//! `ipam.json`: networks, addresses, published ports (`docs/spec/storage.md` 3.2). Pure.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -1,4 +1,4 @@
-//! How the original writes JSON (`contract/storage.md` 2), and how it is read: `null` and absent are empty, the year 1
+//! How the original writes JSON (`docs/spec/storage.md` 2), and how it is read: `null` and absent are empty, the year 1
 //! is never, unknown members are told and skipped. Pure.
 
 use std::collections::BTreeSet;

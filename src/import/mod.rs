@@ -1,5 +1,5 @@
 //! The takeover of an installation of the original: its seven JSON stores become rows, once, at the first start
-//! (`contract/storage.md` 13).
+//! (`docs/spec/storage.md` 13).
 //!
 //! ```text
 //! blank database + at least one store

@@ -1,4 +1,4 @@
-//! `psm.json`: pods, templates, replica sets (`contract/storage.md` 3.4). Pure.
+//! `psm.json`: pods, templates, replica sets (`docs/spec/storage.md` 3.4). Pure.
 //!
 //! Our pods hold their template themselves, so a template that no pod and no set uses is dropped by not being looked at.
 //! Namespaces and their owner are not stored: they follow from the infra container's process, which was looked at.

@@ -1,5 +1,5 @@
 //! `npm.json`: policies and their modes, and `npm.json.running`, what of them was committed last
-//! (`contract/policy.md` 3, 4, 7). Pure.
+//! (`docs/spec/policy.md` 3, 4, 7). Pure.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;

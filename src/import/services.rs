@@ -1,4 +1,4 @@
-//! `ssm.json`: services (`contract/storage.md` 3.5). Pure.
+//! `ssm.json`: services (`docs/spec/storage.md` 3.5). Pure.
 
 use std::collections::BTreeMap;
 

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::times::Times;
 
-/// What stands in front of a line whose time is not known: "never", as everywhere (`contract/api.md` 4.4).
+/// What stands in front of a line whose time is not known: "never", as everywhere (`docs/spec/api.md` 4.4).
 const UNKNOWN: &str = "0001-01-01T00:00:00.000Z";
 
 /// The stamping of one file of a log.

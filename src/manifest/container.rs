@@ -1,4 +1,4 @@
-//! One entry of `spec.containers` (`contract/api.md` 11.2).
+//! One entry of `spec.containers` (`docs/spec/api.md` 11.2).
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -235,7 +235,7 @@ fn volume_mounts(container: &str, object: &mut Object<'_>, volumes: &[Volume]) -
     Ok(mounts)
 }
 
-/// The paths must be ones that a container may have mounted (`contract/api.md` 4.7).
+/// The paths must be ones that a container may have mounted (`docs/spec/api.md` 4.7).
 fn check_mount(volume: &Volume, mount: &VolumeMount) -> std::result::Result<(), String> {
     // The directory of an emptyDir is the daemon's; any source that is allowed stands for it.
     let source = match &volume.source {

@@ -17,7 +17,7 @@ pub struct ManifestError {
 }
 
 /// What is wrong with a manifest. The first five are words of the contract that stand for themselves
-/// (`contract/api.md` 11.5); the API puts `invalid yaml: ` before the others.
+/// (`docs/spec/api.md` 11.5); the API puts `invalid yaml: ` before the others.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// A document does not say what it is.

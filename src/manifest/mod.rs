@@ -1,4 +1,4 @@
-//! Manifests: Kubernetes-style descriptions of pods, replica sets and services (`contract/api.md` 11).
+//! Manifests: Kubernetes-style descriptions of pods, replica sets and services (`docs/spec/api.md` 11).
 //!
 //! Text becomes trees that know their lines (`yaml`), trees become resources (`resource`, `pod`, `container`, …). A field
 //! that we support acts; one that would change what runs and that we do not support is an error that names it; any other

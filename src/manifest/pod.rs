@@ -1,4 +1,4 @@
-//! `kind: Pod` and the templates of sets (`contract/api.md` 11.2).
+//! `kind: Pod` and the templates of sets (`docs/spec/api.md` 11.2).
 
 use std::collections::BTreeSet;
 

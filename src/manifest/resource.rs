@@ -131,7 +131,7 @@ pub fn references(text: &str) -> Result<Vec<Reference>> {
     Ok(references)
 }
 
-/// The service that the first document describes which is not empty (`contract/api.md` 10).
+/// The service that the first document describes which is not empty (`docs/spec/api.md` 10).
 pub fn service(text: &str) -> Result<(NewService, Vec<Warning>)> {
     let documents = yaml::documents(text)?;
     let Some((number, node)) = documents.first() else {

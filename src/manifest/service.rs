@@ -1,4 +1,4 @@
-//! `kind: Service` (`contract/api.md` 11.4).
+//! `kind: Service` (`docs/spec/api.md` 11.4).
 
 use super::error::{ManifestError, Problem};
 use super::pod;

@@ -1,4 +1,4 @@
-//! `kind: ReplicaSet` and `kind: Deployment` (`contract/api.md` 11.3).
+//! `kind: ReplicaSet` and `kind: Deployment` (`docs/spec/api.md` 11.3).
 
 use std::collections::BTreeMap;
 

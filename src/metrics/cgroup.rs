@@ -6,8 +6,8 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// What a container has used since its start, uses now, and may use (`contract/observability.md` 4). The names are
-/// those of the metrics log and of the statistics of the API.
+/// What a container has used since its start, uses now, and may use. The names are those of the metrics log and of the
+/// statistics of the API.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 pub struct Usage {
     /// Processor time, in microseconds.

@@ -1,4 +1,4 @@
-//! `raind_metrics.jsonl`: one record per running container every ten seconds (`contract/observability.md` 4), rotated
+//! `raind_metrics.jsonl`: one record per running container every ten seconds (`docs/spec/observability.md` 4), rotated
 //! like the other logs. Output only: nothing is ever read from it. Blocks.
 
 use std::path::{Path, PathBuf};

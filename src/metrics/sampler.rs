@@ -29,7 +29,7 @@ use super::cgroup::Usage;
 use super::group::{Group, GroupError, Hierarchies, processors};
 use super::log::MetricsLog;
 
-/// How often running containers are measured for the log (`contract/observability.md` 4).
+/// How often running containers are measured for the log (`docs/spec/observability.md` 4).
 const INTERVAL: Duration = Duration::from_secs(10);
 /// Shortest time over which a rate means something: the kernel accounts running processes once per timer tick.
 const SHORTEST: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! Making a bridge what it should be, whatever is there (`contract/network.md` 4, N-06).
+//! Making a bridge what it should be, whatever is there (`docs/spec/network.md` 4, N-06).
 
 use std::net::Ipv4Addr;
 

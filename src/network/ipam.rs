@@ -1,5 +1,5 @@
 //! Address planning: which address a container gets, which block a network gets. Pure; the caller reserves the result
-//! in the same transaction (`contract/network.md` 6).
+//! in the same transaction (`docs/spec/network.md` 6).
 
 use std::net::Ipv4Addr;
 

@@ -1,4 +1,4 @@
-//! Networks of containers: one Linux bridge with a /24 each (`contract/network.md`).
+//! Networks of containers: one Linux bridge with a /24 each (`docs/spec/network.md`).
 //!
 //! Owns the bridges of all stored networks, the link that the DNS forwarder listens on, the kernel parameters that
 //! container traffic needs, and the knowledge of the uplink: the interface that the default route leaves through. A
@@ -60,7 +60,7 @@ pub struct NetworkSettings {
 }
 
 /// Whether frames between ports of one bridge pass the packet filter. Without that, default deny between containers of
-/// one network would not hold, so their ports are isolated instead (`contract/network.md` N-02).
+/// one network would not hold, so their ports are isolated instead (`docs/spec/network.md` N-02).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BridgeFiltering {
     /// They do.

@@ -38,7 +38,7 @@ struct Inner {
 
 impl NetworkService {
     /// Sets the kernel parameters, stores the default network if there is no network, makes every bridge what it should
-    /// be and begins to follow the uplink, which may be absent (`contract/network.md` 3, N-02, N-03).
+    /// be and begins to follow the uplink, which may be absent (`docs/spec/network.md` 3, N-02, N-03).
     ///
     /// Fails when the host cannot forward packets or the default network or the DNS link cannot be made. Another
     /// network that cannot be made is logged and tried again by [`NetworkService::repair`].
@@ -366,7 +366,7 @@ pub(crate) fn in_order(snapshot: &Snapshot) -> Vec<Arc<Network>> {
     networks
 }
 
-/// `[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}` (`contract/network.md` N-18), and not one of the two names that the kernel keeps
+/// `[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}` (`docs/spec/network.md` N-18), and not one of the two names that the kernel keeps
 /// for parameters of all interfaces.
 fn is_valid_name(name: &str) -> bool {
     let mut bytes = name.bytes();

@@ -26,7 +26,7 @@ impl Sysctl {
         }
     }
 
-    /// Lets the host route between its interfaces (`contract/network.md` N-02).
+    /// Lets the host route between its interfaces (`docs/spec/network.md` N-02).
     pub async fn enable_forwarding(&self) -> Result<Vec<String>, NetworkError> {
         self.switch_on("net/ipv4/ip_forward").await
     }

@@ -1,4 +1,4 @@
-//! Which interface leads out of this host, now and when that changes (`contract/network.md` 2, N-03, N-28).
+//! Which interface leads out of this host, now and when that changes (`docs/spec/network.md` 2, N-03, N-28).
 
 use std::sync::Arc;
 use std::time::Duration;

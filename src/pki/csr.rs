@@ -1,5 +1,5 @@
 //! Certificate signing requests of containers: what is read of them and what may be asked for
-//! (`contract/api.md` 17, `contract/security.md` 4 and S-04).
+//! (`docs/spec/api.md` 17, `docs/spec/security.md` 4 and S-04).
 
 use rcgen::SubjectPublicKeyInfo;
 use x509_parser::certification_request::X509CertificationRequest;

@@ -1,5 +1,5 @@
 //! The public key infrastructure: the server certificate, the CA of client certificates, the identities made at first
-//! start, and certificates of containers (`contract/security.md` 2 to 4).
+//! start, and certificates of containers (`docs/spec/security.md` 2 to 4).
 //!
 //! Owns `<root>/cert`. Each of its pairs is looked at when the daemon starts, daily, and when the host's addresses
 //! change ([`Pki::renew_due`]):

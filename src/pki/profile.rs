@@ -1,4 +1,4 @@
-//! What the certificates of each kind say (`contract/security.md` 3).
+//! What the certificates of each kind say (`docs/spec/security.md` 3).
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, SystemTime};

@@ -1,4 +1,4 @@
-//! SPIFFE IDs: who a certificate speaks for (`contract/security.md` 1 and S-01).
+//! SPIFFE IDs: who a certificate speaks for (`docs/spec/security.md` 1 and S-01).
 
 use std::fmt;
 

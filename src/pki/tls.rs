@@ -1,4 +1,4 @@
-//! The TLS side of the listeners (`contract/api.md` 2).
+//! The TLS side of the listeners (`docs/spec/api.md` 2).
 
 use std::sync::Arc;
 

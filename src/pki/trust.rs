@@ -1,4 +1,4 @@
-//! The TLS side of our own clients, which trust one certificate file (`contract/security.md` 3, porting hint).
+//! The TLS side of our own clients, which trust one certificate file (`docs/spec/security.md` 3, porting hint).
 
 use std::sync::Arc;
 

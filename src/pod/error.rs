@@ -1,4 +1,4 @@
-//! What can go wrong with a pod. The texts are the contract's (`contract/api.md` 8); the API adds its prefix.
+//! What can go wrong with a pod. The texts are the contract's (`docs/spec/api.md` 8); the API adds its prefix.
 
 use crate::container::ContainerError;
 use crate::image::ImageError;

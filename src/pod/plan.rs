@@ -171,7 +171,7 @@ fn is_due(pod: &Pod, member: &Container, infra: &Container, want: Want) -> bool 
         _ if want == Want::Started && !had_its_run => true,
         _ if waits => false,
         ContainerState::Created => true,
-        // A stop that was not a stop of the pod is undone (`contract/api.md` 19).
+        // A stop that was not a stop of the pod is undone (`docs/spec/api.md` 19).
         ContainerState::Stopped if member.stopped_by_user => true,
         ContainerState::Stopped => member.joined != infra.process && !is_over(member, infra),
     }

@@ -34,7 +34,7 @@ pub const MAX_REPLICAS: u32 = 10_000;
 /// How many pods of a set are removed at a time for a client that waits.
 const REMOVALS: usize = 8;
 
-/// Why an operation on a replica set failed. The texts are the contract's (`contract/api.md` 9); the API adds its
+/// Why an operation on a replica set failed. The texts are the contract's (`docs/spec/api.md` 9); the API adds its
 /// prefix.
 #[derive(Debug, thiserror::Error)]
 pub enum SetError {
@@ -407,7 +407,7 @@ fn create_pod(t: &mut Txn, set: &ReplicaSet) -> Result<(), SetError> {
     t.put(pod).map(drop).map_err(|_| taken(&name))
 }
 
-/// `<set>-<8 random characters>` that no pod of the namespace has (`contract/api.md` 9.6).
+/// `<set>-<8 random characters>` that no pod of the namespace has (`docs/spec/api.md` 9.6).
 fn fresh_name(snapshot: &Snapshot, set: &ReplicaSet) -> String {
     loop {
         let ulid = fresh_ulid();

@@ -101,7 +101,7 @@ impl PodService {
         Ok(self.0.containers.check_published(&template::ports(&template.spec))?)
     }
 
-    /// Stores a pod; no container is made (`contract/api.md` 8.3).
+    /// Stores a pod; no container is made (`docs/spec/api.md` 8.3).
     ///
     /// A pod of the same name is returned, unchanged, if it has the same uid, removed first if the request has another
     /// one, and otherwise in the way ([`PodError::NameTaken`]).
@@ -198,7 +198,7 @@ impl PodService {
     }
 
     /// Makes one more container in a pod, which then is part of its template, and returns its id. It is not started
-    /// (`contract/api.md` 5.4, P18).
+    /// (`docs/spec/api.md` 5.4, P18).
     pub async fn add(&self, id: &str, request: CreateRequest) -> Result<String, PodError> {
         let service = self.clone();
         self.locked(id, async move |id| service.add_locked(&id, request).await)

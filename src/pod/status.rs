@@ -13,7 +13,7 @@ use crate::store::{
     Container, ContainerState, Health, Pod, PodContainer, PodGoal, PodProblem, RestartPolicy, Snapshot,
 };
 
-/// What clients see of a pod's life (`contract/api.md` 8).
+/// What clients see of a pod's life (`docs/spec/api.md` 8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PodState {
     /// Nobody started it yet.
@@ -104,7 +104,7 @@ impl PodStatus {
 }
 
 /// Name of the container that is made for an entry of a pod's template: the entry's, and the last 8 characters of the
-/// pod's id (`contract/api.md` 4.2).
+/// pod's id (`docs/spec/api.md` 4.2).
 pub fn member_name(pod_id: &str, entry: &str) -> String {
     let tail = pod_id.get(pod_id.len().saturating_sub(8)..).unwrap_or(pod_id);
     format!("{entry}-{tail}")

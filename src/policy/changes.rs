@@ -33,7 +33,7 @@ pub struct NewPolicy {
     pub comment: String,
 }
 
-/// What is seen of a policy's life (`contract/policy.md` 4).
+/// What is seen of a policy's life (`docs/spec/policy.md` 4).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
     /// Staged.
@@ -108,7 +108,7 @@ pub fn settings(snapshot: &Snapshot) -> PolicySettings {
     stored.map(|s| PolicySettings::clone(s)).unwrap_or_default()
 }
 
-/// The mode that clients see for a chain; a pending one with the suffix `_next_commit` (`contract/api.md` 14.1).
+/// The mode that clients see for a chain; a pending one with the suffix `_next_commit` (`docs/spec/api.md` 14.1).
 pub fn shown_mode(settings: &PolicySettings, chain: Chain) -> String {
     match (chain, settings.ns_pending) {
         (Chain::RaindEw, _) => EAST_WEST_MODE.to_owned(),

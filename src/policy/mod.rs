@@ -1,4 +1,4 @@
-//! Network policy between containers (East-West) and out of the host (North-South): `contract/policy.md`.
+//! Network policy between containers (East-West) and out of the host (North-South): `docs/spec/policy.md`.
 //!
 //! Owns what users allow and deny, in two phases: changes are staged, a commit puts them in force, a revert forgets
 //! them. What is in force and what is staged stand apart in the store ([`PolicyStage`], [`PolicySettings`]), so that

@@ -1,5 +1,5 @@
-//! What a container gets when nobody says otherwise (`contract/runtime.md` 5.1, 5.3, 9.3): the values that every writer
-//! of a config.json puts into it.
+//! What a container gets when nobody says otherwise (`docs/spec/runtime.md` 5.1, 5.3, 9.3): the values that every
+//! writer of a config.json puts into it.
 
 /// Capabilities: bounding, permitted and effective.
 pub const CAPABILITIES: [&str; 14] = [

@@ -1,8 +1,8 @@
-//! Paths of one container directory (`contract/runtime.md` 2.1).
+//! Paths of one container directory (`docs/spec/runtime.md` 2.1).
 
 use std::path::{Path, PathBuf};
 
-/// The environment variable that replaces [`DEFAULT_ROOT`] for runtime and hook agent (`contract/runtime.md` 2.3).
+/// The environment variable that replaces [`DEFAULT_ROOT`] for runtime and hook agent (`docs/spec/runtime.md` 2.3).
 pub const ROOT_ENV: &str = "RAIND_ROOT_DIR";
 /// Where container directories are.
 pub const DEFAULT_ROOT: &str = "/etc/raind/container";

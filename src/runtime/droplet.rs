@@ -19,7 +19,7 @@ const STOP_MARGIN: Duration = Duration::from_secs(57);
 /// How long an exec may take until its program runs, and from its end to the answer.
 const EXEC_MARGIN: Duration = Duration::from_secs(30);
 
-/// Starts `droplet` (`contract/runtime.md` 1, 4).
+/// Starts `droplet` (`docs/spec/runtime.md` 1, 4).
 #[derive(Debug, Clone)]
 pub struct Droplet {
     program: PathBuf,

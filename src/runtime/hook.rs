@@ -1,4 +1,4 @@
-//! What a hook of the runtime reports to the daemon (`contract/api.md` 16, `contract/runtime.md` 6.3).
+//! What a hook of the runtime reports to the daemon (`docs/spec/api.md` 16, `docs/spec/runtime.md` 6.3).
 
 use std::fmt;
 use std::str::FromStr;
@@ -62,7 +62,7 @@ impl FromStr for HookEvent {
 /// The body of a report, as far as the daemon reads it. Unknown members are allowed: a runtime may say more.
 ///
 /// `status` and `pid` are not trusted: the new state follows from the event, the pid from `state.json`
-/// (`contract/runtime.md` 6.6).
+/// (`docs/spec/runtime.md` 6.6).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct HookState {
     /// Container id.

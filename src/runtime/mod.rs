@@ -1,6 +1,6 @@
 //! The low-level runtime: what the daemon and `bin/droplet` share, and the driver that starts it.
 //!
-//! The contract between the two is a command line and files (`contract/runtime.md`). The types here are those files;
+//! The contract between the two is a command line and files (`docs/spec/runtime.md`). The types here are those files;
 //! neither side may depend on anything else of the other.
 
 pub mod defaults;
@@ -62,7 +62,7 @@ pub struct StopRequest {
 }
 
 impl Default for StopRequest {
-    /// TERM, KILL after 3 s (`contract/runtime.md` 4.4).
+    /// TERM, KILL after 3 s (`docs/spec/runtime.md` 4.4).
     fn default() -> Self {
         Self {
             signal: "SIGTERM".to_owned(),

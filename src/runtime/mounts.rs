@@ -1,4 +1,4 @@
-//! Bind mounts as users write them: `source:destination[:options]` (`contract/runtime.md` 5.4, 16.5).
+//! Bind mounts as users write them: `source:destination[:options]` (`docs/spec/runtime.md` 5.4, 16.5).
 //!
 //! The daemon checks them when a container is created, the runtime again when it sets one up, both with this code and
 //! the same [`Policy`]. [`parse`] and [`Mount::from_config`] look at the text alone; [`Mount::open_source`] looks at the

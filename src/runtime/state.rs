@@ -1,4 +1,4 @@
-//! `state.json` of the runtime (`contract/runtime.md` 3.1) and what it says of an exit.
+//! `state.json` of the runtime (`docs/spec/runtime.md` 3.1) and what it says of an exit.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -18,7 +18,7 @@ pub struct Endpoint {
 }
 
 /// The endpoints of a service among `pods`, by address: those of its namespace that have all labels of its selector,
-/// are ready and have an address (`contract/network.md` 11.2, N-22). An empty selector matches none.
+/// are ready and have an address (`docs/spec/network.md` 11.2, N-22). An empty selector matches none.
 pub fn endpoints(service: &Service, pods: &[(Arc<Pod>, PodStatus)]) -> Vec<Endpoint> {
     let has_labels = |pod: &Pod| {
         let labels = &pod.template.labels;

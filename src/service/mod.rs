@@ -1,5 +1,5 @@
-//! Services: ports of the host, balanced over the ready pods that a selector finds (`contract/network.md` 11,
-//! `contract/api.md` 10).
+//! Services: ports of the host, balanced over the ready pods that a selector finds (`docs/spec/network.md` 11,
+//! `docs/spec/api.md` 10).
 //!
 //! A [`ServiceRegistry`] owns the rows: it checks what clients ask for, reserves host ports together with the row, and
 //! finds services by id or name. Which pods stand behind a service is never stored: [`endpoints`] computes it from the
@@ -23,7 +23,7 @@ use crate::store::{Claim, Protocol, Snapshot, StoreError, Taken};
 pub const MAX_AFFINITY: u32 = 86_400;
 
 /// Why a service cannot be made, changed or found. Nothing is changed then. The texts are the contract's
-/// (`contract/api.md` 10); the API adds its prefix.
+/// (`docs/spec/api.md` 10); the API adds its prefix.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the fields are the words of the text above them")]
 pub enum ServiceError {

@@ -65,7 +65,7 @@ impl ServiceRegistry {
         removed
     }
 
-    /// The service of that id, else of that name in the namespace (`contract/api.md` 4.3).
+    /// The service of that id, else of that name in the namespace (`docs/spec/api.md` 4.3).
     pub fn find(&self, parameter: &str, namespace: &str) -> Result<Arc<Service>, ServiceError> {
         let snapshot = self.store.snapshot();
         let by_name = || {

@@ -1,5 +1,5 @@
 //! `droplet exec`, `attach` and what protects the runtime from a container, end to end: the real binary, real containers
-//! (`contract/runtime.md` 12, 16.3, 17.7).
+//! (`docs/spec/runtime.md` 12, 16.3).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 

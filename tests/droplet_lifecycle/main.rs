@@ -1,4 +1,4 @@
-//! The bundled runtime, end to end: the real binary, real namespaces, cgroups and mounts (`contract/runtime.md` 17.7).
+//! The bundled runtime, end to end: the real binary, real namespaces, cgroups and mounts (`docs/spec/runtime.md` 3, 4).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 

@@ -1,4 +1,4 @@
-//! Bind mounts of the user (`contract/runtime.md` 5.4, 16.5).
+//! Bind mounts of the user (`docs/spec/runtime.md` 5.4, 16.5).
 
 use std::fs;
 use std::os::unix::fs::symlink;

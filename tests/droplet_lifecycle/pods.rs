@@ -1,4 +1,4 @@
-//! Containers that share namespaces (`contract/runtime.md` 14).
+//! Containers that share namespaces (`docs/spec/runtime.md` 14).
 
 use std::fs;
 use std::process::Command;

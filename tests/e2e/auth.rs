@@ -1,4 +1,4 @@
-//! Who gets in where (`contract/api.md` 2), and that every request is in the audit log.
+//! Who gets in where (`docs/spec/api.md` 2), and that every request is in the audit log.
 
 use serde_json::{Value, json};
 

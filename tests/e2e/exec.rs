@@ -1,4 +1,4 @@
-//! An exec that is waited for: what `contract/api.md` 5.8 has no word for, but is asked with it.
+//! An exec that is waited for: what `docs/spec/api.md` 5.8 has no word for, but is asked with it.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! What hooks may report and which certificates they get (`contract/api.md` 16 and 17), with a runtime that does only
+//! What hooks may report and which certificates they get (`docs/spec/api.md` 16 and 17), with a runtime that does only
 //! what the test tells it, so that a container can be held in any state.
 
 use std::os::unix::fs::PermissionsExt;

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::support::{ImageSpec, Lab, Layer, post, wait_for};
 use crate::{lab_with_busybox, until_term};
 
-/// The fourteen default capabilities (`contract/runtime.md` 9.6).
+/// The fourteen default capabilities (`docs/spec/runtime.md` 9.6).
 const CAPABILITIES: &str = "00000000a80425fb";
 
 fn field(status: &str, name: &str) -> String {

@@ -1,4 +1,4 @@
-//! From create to delete, as `contract/api.md` 5 tells it.
+//! From create to delete, as `docs/spec/api.md` 5 tells it.
 
 use std::time::Duration;
 

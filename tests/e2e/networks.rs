@@ -1,4 +1,4 @@
-//! Networks through the API (`contract/api.md` 13, `contract/network.md` 9).
+//! Networks through the API (`docs/spec/api.md` 13, `docs/spec/network.md` 9).
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;

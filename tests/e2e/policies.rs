@@ -1,4 +1,4 @@
-//! Policies with real packets between real containers (`contract/policy.md`, `contract/api.md` 14).
+//! Policies with real packets between real containers (`docs/spec/policy.md`, `docs/spec/api.md` 14).
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};

@@ -1,4 +1,4 @@
-//! Published ports, what containers reach and what they do not (`contract/network.md` 8, 13).
+//! Published ports, what containers reach and what they do not (`docs/spec/network.md` 8, 13).
 
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;

@@ -12,7 +12,7 @@ use tar::EntryType;
 
 use crate::support::{Identity, ImageSpec, Lab, Layer, Reply, delete, get, send};
 
-/// Fields that the original does not have: of containers (`contract/api.md` 5.2), and of services.
+/// Fields that the original does not have: of containers (`docs/spec/api.md` 5.2), and of services.
 const NEW_FIELDS: [&str; 6] = ["exitCode", "reason", "message", "endpoints", "available", "updated"];
 /// Fields whose value is the same in every run.
 const FIXED_FIELDS: [&str; 21] = [
@@ -230,7 +230,7 @@ impl Replay {
     fn shape(&self, path: &str, wanted: &Value, got: &Value, exact: bool, wrong: &mut Vec<String>) {
         let fixed = exact && FIXED_FIELDS.contains(&path.rsplit('.').next().unwrap_or_default());
         let fits = match (wanted, got) {
-            // `contract/api.md` 3.3: an empty list is a list, and an empty map a map.
+            // `docs/spec/api.md` 3.3: an empty list is a list, and an empty map a map.
             (Value::Null, Value::Array(list)) => !exact || list.is_empty(),
             (Value::Null, Value::Object(map)) => map.is_empty(),
             (Value::Object(wanted), Value::Object(got)) => {

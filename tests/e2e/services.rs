@@ -1,4 +1,4 @@
-//! Services over real pods (`contract/network.md` 11).
+//! Services over real pods (`docs/spec/network.md` 11).
 
 use std::collections::BTreeMap;
 use std::net::UdpSocket;

@@ -1,4 +1,4 @@
-//! Shells through attach and exec attach (`contract/api.md` 6).
+//! Shells through attach and exec attach (`docs/spec/api.md` 6).
 
 use std::time::Duration;
 

@@ -17,7 +17,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// Policy (`contract/storage.md` D-34): made as they are, below a directory that only root of the host may enter, and
+/// Policy (`docs/spec/storage.md` D-34): made as they are, below a directory that only root of the host may enter, and
 /// usable in a container only as far as its device rules go.
 fn nodes() -> Vec<Case> {
     let node = |kind, device| Tar::new().node(kind, "n", 0o666, device);

@@ -1,4 +1,4 @@
-//! `/v1/containers/{containerId}/attach` and `…/exec/attach` (`contract/api.md` 6): a WebSocket that is a pipe to the
+//! `/v1/containers/{containerId}/attach` and `…/exec/attach` (`docs/spec/api.md` 6): a WebSocket that is a pipe to the
 //! socket of a terminal.
 //!
 //! ```text
@@ -106,7 +106,7 @@ fn open(
 }
 
 /// A page of another site must not reach a terminal through the browser of an administrator. Browsers name the site,
-/// other clients usually do not (`contract/security.md` S-16).
+/// other clients usually do not (`docs/spec/security.md` S-16).
 fn check_origin(headers: &HeaderMap, allowed: &[String]) -> Result<(), ApiError> {
     let Some(origin) = headers.get(header::ORIGIN) else {
         return Ok(());

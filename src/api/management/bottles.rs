@@ -1,4 +1,4 @@
-//! `/v1/bottle` (`contract/api.md` 12).
+//! `/v1/bottle` (`docs/spec/api.md` 12).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! `POST /v1/images/build` (`contract/api.md` 7.4).
+//! `POST /v1/images/build` (`docs/spec/api.md` 7.4).
 
 use axum::body::Body;
 use axum::extract::State;

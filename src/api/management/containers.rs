@@ -1,4 +1,4 @@
-//! `/v1/containers` (`contract/api.md` 5).
+//! `/v1/containers` (`docs/spec/api.md` 5).
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;

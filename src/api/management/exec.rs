@@ -1,4 +1,4 @@
-//! `…/actions/exec` (`contract/api.md` 5.8). Waiting for the end is not in the contract; it is off by default.
+//! `…/actions/exec` (`docs/spec/api.md` 5.8). Waiting for the end is not in the contract; it is off by default.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Which status an error of a service becomes (`contract/api.md` 0.1).
+//! Which status an error of a service becomes (`docs/spec/api.md` 0.1).
 
 use crate::api::ApiError;
 use crate::apply::{ApplyError, What};

@@ -1,4 +1,4 @@
-//! `/v1/images` (`contract/api.md` 7).
+//! `/v1/images` (`docs/spec/api.md` 7).
 
 use axum::extract::State;
 use serde::{Deserialize, Serialize};

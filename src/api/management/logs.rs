@@ -1,4 +1,4 @@
-//! `/v1/containers/{containerId}/log` (`contract/api.md` 5.10).
+//! `/v1/containers/{containerId}/log` (`docs/spec/api.md` 5.10).
 //!
 //! Added to the contract: `all`, `since`, `timestamps` and `follow`. Without them the answer is what it always was. An
 //! answer of unknown length that is cut off (the daemon ends, the log is deleted faster than it is read) ends with an

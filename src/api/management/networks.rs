@@ -1,4 +1,4 @@
-//! `/v1/networks` (`contract/api.md` 13).
+//! `/v1/networks` (`docs/spec/api.md` 13).
 
 use axum::extract::State;
 use serde::{Deserialize, Serialize};

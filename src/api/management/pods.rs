@@ -1,4 +1,4 @@
-//! `/v1/pods` (`contract/api.md` 8).
+//! `/v1/pods` (`docs/spec/api.md` 8).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! `/v1/policies` (`contract/api.md` 14), the dry run of a commit, and explanations.
+//! `/v1/policies` (`docs/spec/api.md` 14), the dry run of a commit, and explanations.
 
 use axum::extract::State;
 use axum::http::Uri;

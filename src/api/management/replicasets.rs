@@ -1,4 +1,4 @@
-//! `/v1/replicasets` (`contract/api.md` 9). They are made through manifests only.
+//! `/v1/replicasets` (`docs/spec/api.md` 9). They are made through manifests only.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! `/v1/resource/apply` and `/v1/resource/delete`: manifests (`contract/api.md` 11.5, 11.6).
+//! `/v1/resource/apply` and `/v1/resource/delete`: manifests (`docs/spec/api.md` 11.5, 11.6).
 
 use axum::extract::{Request, State};
 use serde::Serialize;

@@ -1,4 +1,4 @@
-//! `/v1/services` (`contract/api.md` 10).
+//! `/v1/services` (`docs/spec/api.md` 10).
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;

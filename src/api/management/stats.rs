@@ -1,4 +1,4 @@
-//! `/v1/containers/stats` and `/v1/containers/{containerId}/stats` (`contract/api.md` 5.12).
+//! `/v1/containers/stats` and `/v1/containers/{containerId}/stats` (`docs/spec/api.md` 5.12).
 
 use std::collections::BTreeMap;
 use std::path::Path;

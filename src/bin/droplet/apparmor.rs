@@ -1,4 +1,4 @@
-//! Confinement of a container's processes by AppArmor (`contract/runtime.md` 9.8, 16.6 S2).
+//! Confinement of a container's processes by AppArmor (`docs/spec/runtime.md` 9.8, 16.6 S2).
 //!
 //! A profile that is asked for is applied when the kernel has AppArmor switched on and the profile loaded; then it must
 //! succeed. Otherwise it is left out, unless the configuration says that the container must be confined. What the kernel has

@@ -1,4 +1,4 @@
-//! `attach`: this terminal becomes that of a container (`contract/runtime.md` 4.9).
+//! `attach`: this terminal becomes that of a container (`docs/spec/runtime.md` 4.9).
 //!
 //! Input goes out in frames, output comes in raw. It ends when either side does; there is no detach key, and the container
 //! does not notice. The terminal is put back as it was, also after a signal.

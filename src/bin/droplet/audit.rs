@@ -1,4 +1,4 @@
-//! The runtime's audit log (`contract/runtime.md` 2.4): one JSON object per line in `<root>/../log/droplet_audit.log`.
+//! The runtime's audit log (`docs/spec/runtime.md` 2.4): one JSON object per line in `<root>/../log/droplet_audit.log`.
 //!
 //! Every verb writes one record at its end, every hook one of its own; the monitor writes the record of init, which
 //! cannot see the host's file system any more. Writing never fails a verb: what cannot be written goes to stderr.

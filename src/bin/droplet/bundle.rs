@@ -1,4 +1,4 @@
-//! The configuration that libcontainer gets: derived from ours, never the file itself (`contract/runtime.md` 9, 15.4).
+//! The configuration that libcontainer gets: derived from ours, never the file itself (`docs/spec/runtime.md` 9, 15.4).
 //!
 //! Pure: everything that depends on the machine comes in through [`Host`]. Hooks, seccomp, environment, search path and
 //! working directory stay out; this runtime does them itself.

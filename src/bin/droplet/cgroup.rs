@@ -1,4 +1,4 @@
-//! The container's cgroups (`contract/runtime.md` 11).
+//! The container's cgroups (`docs/spec/runtime.md` 11).
 //!
 //! On cgroup v2 there is one directory, made and removed by the daemon. On v1 and hybrid machines there is one per
 //! hierarchy, made by libcontainer and removed here. libcontainer writes the limits and moves init; this module does

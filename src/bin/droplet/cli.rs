@@ -1,4 +1,4 @@
-//! The command line (`contract/runtime.md` 4.1): options first, then positional arguments, everything after the first
+//! The command line (`docs/spec/runtime.md` 4.1): options first, then positional arguments, everything after the first
 //! of which is positional. Long options have one dash or two, values follow as `--name value` or `--name=value`.
 
 use crate::failure::Failure;

@@ -1,4 +1,4 @@
-//! `config.json` as this runtime reads it (`contract/runtime.md` 5).
+//! `config.json` as this runtime reads it (`docs/spec/runtime.md` 5).
 //!
 //! The reader is lenient: files of the original (no `process.user`, `null` lists, hook arguments without argv\[0\]) and
 //! of our daemon mean the same here. What libcontainer gets is derived from it (`bundle`), never the file itself.

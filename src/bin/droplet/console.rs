@@ -1,4 +1,4 @@
-//! Forwards what a process writes, and, for a terminal, what its viewers type (`contract/runtime.md` 12.2 to 12.6).
+//! Forwards what a process writes, and, for a terminal, what its viewers type (`docs/spec/runtime.md` 12.2 to 12.6).
 //!
 //! A [`Pump`] reads one descriptor, the read end of a pipe or the master of a pseudo-terminal. Every piece goes to the
 //! log first. A terminal has in addition a listening socket: every connected viewer gets every piece raw, and sends

@@ -1,4 +1,4 @@
-//! `create` (`contract/runtime.md` 4.2): everything up to an init that waits for the start signal.
+//! `create` (`docs/spec/runtime.md` 4.2): everything up to an init that waits for the start signal.
 //!
 //! Effects in the order that hooks can see: state `creating`, createRuntime hooks, namespaces and root file system,
 //! network, state `created`, createContainer hooks. A failure anywhere undoes all of it: a container that was stopped

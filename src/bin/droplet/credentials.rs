@@ -1,4 +1,4 @@
-//! Ids, groups and capabilities of a container's process (`contract/runtime.md` 9.6), as a process takes them on right
+//! Ids, groups and capabilities of a container's process (`docs/spec/runtime.md` 9.6), as a process takes them on right
 //! before it executes a program. Nothing of the caller's is kept.
 
 use rustix::io::Errno;

@@ -1,4 +1,4 @@
-//! `delete` (`contract/runtime.md` 4.5): removes what the runtime keeps of a container that does not run.
+//! `delete` (`docs/spec/runtime.md` 4.5): removes what the runtime keeps of a container that does not run.
 //!
 //! An init that still waits for the start signal is killed. The container's directory, and on cgroup v2 its cgroup,
 //! belong to the daemon.

@@ -1,4 +1,4 @@
-//! `exec`: one more process in a running container (`contract/runtime.md` 4.6, 16.3), launched only or waited for.
+//! `exec`: one more process in a running container (`docs/spec/runtime.md` 4.6, 16.3), launched only or waited for.
 //!
 //! Four processes, each the parent of the next:
 //!

@@ -1,4 +1,4 @@
-//! The error of a verb: what went wrong, and in which step (audit `error.stage`, `contract/runtime.md` 17.4).
+//! The error of a verb: what went wrong, and in which step (audit `error.stage`, `docs/spec/runtime.md` 17.4).
 
 use std::fmt::Display;
 

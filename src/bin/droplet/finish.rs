@@ -1,4 +1,4 @@
-//! The end of a run (`contract/runtime.md` 13.2): recorded, reported to the stopContainer hooks once, completed.
+//! The end of a run (`docs/spec/runtime.md` 13.2): recorded, reported to the stopContainer hooks once, completed.
 //!
 //! The monitor does this. `settle` waits for it, and does it in its place when the monitor is gone.
 

@@ -1,4 +1,4 @@
-//! The framing of what an attached client sends (`contract/runtime.md` 12.2). The other direction is raw bytes.
+//! The framing of what an attached client sends (`docs/spec/runtime.md` 12.2). The other direction is raw bytes.
 //!
 //! ```text
 //! offset  size  meaning

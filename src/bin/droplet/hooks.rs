@@ -1,4 +1,4 @@
-//! Running hooks (`contract/runtime.md` 6).
+//! Running hooks (`docs/spec/runtime.md` 6).
 //!
 //! A hook gets the text of state.json on stdin, has a time-out, and one audit record. `createContainer` and
 //! `startContainer` run in the container's network, uts, ipc and pid namespaces, with the host's file system and

@@ -1,4 +1,4 @@
-//! Having libcontainer set up init, in the monitor (`contract/runtime.md` 15.4).
+//! Having libcontainer set up init, in the monitor (`docs/spec/runtime.md` 15.4).
 //!
 //! The root file system is put together first, in a mount namespace that only init inherits. What libcontainer says in
 //! its log goes into the error: its error values leave out paths and reasons.

@@ -1,4 +1,4 @@
-//! `kill` (`contract/runtime.md` 4.4): stops a container, or delivers a signal to its init.
+//! `kill` (`docs/spec/runtime.md` 4.4): stops a container, or delivers a signal to its init.
 //!
 //! TERM, INT, QUIT and KILL mean stop, and so does any signal with `--grace`: after a grace period everything is killed,
 //! and the verb returns when the monitor has recorded the end and reported it. Any other signal is delivered and nothing

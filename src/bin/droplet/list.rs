@@ -1,4 +1,5 @@
-//! `state` and `list` (`contract/runtime.md` 4.7, 4.8): what is known of containers. They take no lock and write nothing.
+//! `state` and `list` (`docs/spec/runtime.md` 4.7, 4.8): what is known of containers. They take no lock and write
+//! nothing.
 
 use condenser::runtime::state::RuntimeState;
 

@@ -1,4 +1,4 @@
-//! The lock of one container (`contract/runtime.md` 4.13).
+//! The lock of one container (`docs/spec/runtime.md` 4.13).
 //!
 //! `create`, `start`, `delete` and the end of a run take it exclusively, `exec` takes it shared while it spawns, `kill`
 //! only to look and to send. `state` and `list` never take it. Nobody holds it while waiting for a process to end,

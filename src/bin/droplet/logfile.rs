@@ -1,4 +1,4 @@
-//! The files in `<dir>/logs` (`contract/runtime.md` 2.1, 16.4 L1 to L3).
+//! The files in `<dir>/logs` (`docs/spec/runtime.md` 2.1, 16.4 L1 to L3).
 //!
 //! [`LogFile`] takes the raw output of processes, [`EventLog`] the notes of a monitor about itself. Both are appended to
 //! and never truncated, so several writers and a restart keep what is there. Whoever rotates a log renames it: the next

@@ -1,4 +1,4 @@
-//! `droplet`: the bundled low-level container runtime (`contract/runtime.md`).
+//! `droplet`: the bundled low-level container runtime (`docs/spec/runtime.md`).
 //!
 //! One short-lived process per verb. `create` leaves one process behind, the container's monitor, which is the parent
 //! of its init, keeps its log and records its end. Nothing here needs the daemon to be alive.

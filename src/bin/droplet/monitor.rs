@@ -1,4 +1,4 @@
-//! The monitor: parent of a container's init from before its birth until after its end (`contract/runtime.md` 13.2).
+//! The monitor: parent of a container's init from before its birth until after its end (`docs/spec/runtime.md` 13.2).
 //!
 //! Forked by `create`, never executing anything else, with one thread. In this order it
 //! 1. leaves session, standard streams and (on cgroup v2) service cgroup of its creator,

@@ -1,4 +1,4 @@
-//! Which namespaces a container gets, and joining existing ones (`contract/runtime.md` 14.4, S9).
+//! Which namespaces a container gets, and joining existing ones (`docs/spec/runtime.md` 14.4, S9).
 //!
 //! A namespace file is opened once, checked, and from then on used by its descriptor: `/proc/<pid>` may mean another
 //! process a moment later.

@@ -1,4 +1,4 @@
-//! The container's network (`contract/runtime.md` 10): a veth pair, made by `create` after init exists.
+//! The container's network (`docs/spec/runtime.md` 10): a veth pair, made by `create` after init exists.
 //!
 //! The host end is attached to the bridge, the other end appears in the container's network namespace as `eth0`.
 //! Addresses are given by the daemon; no firewall, forwarding or MTU work is done here. Nothing is left behind by a

@@ -1,4 +1,4 @@
-//! Finding and executing the container's program (`contract/runtime.md` 9.9).
+//! Finding and executing the container's program (`docs/spec/runtime.md` 9.9).
 //!
 //! Runs in the process that becomes the program, with the container's root and rights. argv\[0\] stays as configured.
 

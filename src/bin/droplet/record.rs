@@ -1,4 +1,4 @@
-//! Who is responsible for the end of a container's current run (`contract/runtime.md` 13.2, step 4).
+//! Who is responsible for the end of a container's current run (`docs/spec/runtime.md` 13.2, step 4).
 //!
 //! `run.json` in the volatile directory. Written by `create` once init exists; changed under the container's lock only.
 //! Whoever is its finisher writes the end into state.json, runs the stopContainer hooks once and then marks it

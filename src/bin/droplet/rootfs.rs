@@ -1,4 +1,4 @@
-//! The root file system, put together in a mount namespace of the monitor (`contract/runtime.md` 9.2, 16.5).
+//! The root file system, put together in a mount namespace of the monitor (`docs/spec/runtime.md` 9.2, 16.5).
 //!
 //! The overlay is mounted with the host's privileges, which it needs to mark directories opaque (R2). Bind mounts are
 //! attached to a private directory from descriptors that were checked, with their final flags, so that nothing an

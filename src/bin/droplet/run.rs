@@ -1,4 +1,4 @@
-//! `run` (`contract/runtime.md` 4.10): create, start, attach to a terminal, wait; the container's exit status is ours.
+//! `run` (`docs/spec/runtime.md` 4.10): create, start, attach to a terminal, wait; the container's exit status is ours.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};

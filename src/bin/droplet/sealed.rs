@@ -12,7 +12,7 @@
 //! read-only bind mount would be as cheap, but who has a file of a detached mount and `CAP_SYS_ADMIN` in any user
 //! namespace can make that mount writable. A copy kept by the daemon would not protect who calls `droplet` without it.
 //!
-//! Where an overlay is not to be had (inside a foreign user namespace, `contract/runtime.md` 14.4, or on a file system
+//! Where an overlay is not to be had (inside a foreign user namespace, `docs/spec/runtime.md` 14.4, or on a file system
 //! that cannot be a layer) the binary is copied to a memfd, which is then sealed. If that fails too, the command fails:
 //! it never runs unprotected.
 

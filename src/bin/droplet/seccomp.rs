@@ -1,4 +1,5 @@
-//! The system call filters of a container's processes, init and exec alike (`contract/runtime.md` 9.7, 16.6 S3 and S4).
+//! The system call filters of a container's processes, init and exec alike (`docs/spec/runtime.md` 9.7, 16.6 S3 and
+//! S4).
 //!
 //! Everything is allowed but what is listed: the names in `linux.seccomp`, and a built-in list of calls that reach for
 //! the host or undo what the runtime set up. Numbers of the x32 interface would pass by both lists and are refused as a

@@ -1,6 +1,6 @@
-//! Unix sockets of terminals (`contract/runtime.md` 12.1, 12.6): listening ones that vanish with their owner, and how to
-//! reach one. A path may be longer than the 107 bytes that an address holds; it then goes through a descriptor of its
-//! directory.
+//! Unix sockets of terminals (`docs/spec/runtime.md` 12.1, 12.6): listening ones that vanish with their owner, and how
+//! to reach one. A path may be longer than the 107 bytes that an address holds; it then goes through a descriptor of
+//! its directory.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};

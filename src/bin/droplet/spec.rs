@@ -1,4 +1,4 @@
-//! `spec`: writes a config.json from options (`contract/runtime.md` 4.11), as the original daemon has it done before
+//! `spec`: writes a config.json from options (`docs/spec/runtime.md` 4.11), as the original daemon has it done before
 //! every first `create`. The result is the superset of 15.2: the original, this runtime and strict runtimes read it.
 
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! `start` (`contract/runtime.md` 4.3): releases init and waits until its program was executed or could not be.
+//! `start` (`docs/spec/runtime.md` 4.3): releases init and waits until its program was executed or could not be.
 
 use std::io::Write;
 use std::os::fd::OwnedFd;

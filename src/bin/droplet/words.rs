@@ -1,4 +1,4 @@
-//! Splitting a command line into arguments, as `spec --command` takes it (`contract/runtime.md` 5.5).
+//! Splitting a command line into arguments, as `spec --command` takes it (`docs/spec/runtime.md` 5.5).
 
 /// A command line that ends too early.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

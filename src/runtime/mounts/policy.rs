@@ -25,7 +25,7 @@ const SYSTEM: [&str; 17] = [
     "/usr/sbin",
     "/var",
 ];
-/// What the runtime refuses by itself, when no daemon tells it what to allow (`contract/runtime.md` 5.4).
+/// What the runtime refuses by itself, when no daemon tells it what to allow (`docs/spec/runtime.md` 5.4).
 const OF_RUNTIME: [&str; 11] = [
     "/proc",
     "/sys",

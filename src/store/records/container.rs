@@ -18,7 +18,8 @@ const BUILD_PREFIX: &str = "build-";
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Container {
-    /// 12 characters of lower-case Crockford base32, for a build step with `build-` before them (`contract/api.md` 4.1).
+    /// 12 characters of lower-case Crockford base32, for a build step with `build-` before them (`docs/spec/api.md`
+    /// 4.1).
     pub id: String,
     /// Unique among all names and ids of containers.
     pub name: String,
@@ -44,7 +45,7 @@ pub struct Container {
     pub layers: Vec<String>,
     /// What runs in it.
     pub spec: ProcessSpec,
-    /// Bind mounts as the client wrote them (`contract/api.md` 4.7).
+    /// Bind mounts as the client wrote them (`docs/spec/api.md` 4.7).
     pub mounts: Vec<String>,
     /// Whether it has a pseudo-terminal.
     pub tty: bool,
@@ -80,7 +81,7 @@ pub struct Container {
     pub attachment: Option<Attachment>,
     /// Published ports.
     pub forwards: Vec<Forward>,
-    /// Whether the operation in progress may still have one certificate signed (`contract/security.md` S-04).
+    /// Whether the operation in progress may still have one certificate signed (`docs/spec/security.md` S-04).
     pub certificate_due: bool,
     /// When its first `creating` began.
     pub creating_at: Option<Timestamp>,
@@ -92,7 +93,7 @@ pub struct Container {
     pub stopped_at: Option<Timestamp>,
 }
 
-/// The life cycle (`contract/api.md` 5.1).
+/// The life cycle (`docs/spec/api.md` 5.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ContainerState {

@@ -6,7 +6,7 @@ use super::container::HealthCheck;
 /// An image that is present: its layers are unpacked in the layer store.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Image {
-    /// Canonical string `<repository>:<reference>` (`contract/api.md` 4.5).
+    /// Canonical string `<repository>:<reference>` (`docs/spec/api.md` 4.5).
     pub id: String,
     /// Repository as stored and shown; always contains a `/`.
     pub repository: String,

@@ -4,7 +4,7 @@ use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// The takeover of an earlier installation's stores (`contract/storage.md` 13). Written in the transaction that took
+/// The takeover of an earlier installation's stores (`docs/spec/storage.md` 13). Written in the transaction that took
 /// them over, so it is there if and only if all of it is; there is at most one such record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Import {

@@ -8,7 +8,7 @@ use super::{ContainerOptions, HealthCheck, RestartPolicy};
 /// A pod: containers that share the network, IPC, UTS and user namespaces of its infra container.
 ///
 /// Its containers are the rows whose `pod_id` is its id; the infra container is the one named
-/// `condenser-pod-infra-…` (`contract/api.md` 4.2). The state that clients see is computed from them, never stored.
+/// `condenser-pod-infra-…` (`docs/spec/api.md` 4.2). The state that clients see is computed from them, never stored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pod {
     /// ULID in lower case, for life.
@@ -182,7 +182,7 @@ pub struct VolumeMount {
 pub struct ReplicaSet {
     /// ULID in lower case, for life.
     pub id: String,
-    /// The name that is shown and that its pods' names begin with (`contract/api.md` 11.3).
+    /// The name that is shown and that its pods' names begin with (`docs/spec/api.md` 11.3).
     pub name: String,
     /// What identifies it for re-apply and delete: `metadata.name` of its manifest. Unique in the namespace.
     pub manifest_name: String,

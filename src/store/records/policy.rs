@@ -140,7 +140,7 @@ impl fmt::Display for PolicyProtocol {
     }
 }
 
-/// How traffic that leaves the host is treated when no policy speaks of it (`contract/policy.md` 1).
+/// How traffic that leaves the host is treated when no policy speaks of it (`docs/spec/policy.md` 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NsMode {
@@ -177,7 +177,7 @@ impl FromStr for NsMode {
     }
 }
 
-/// What is stored and not understood denies (`contract/policy.md` P-03).
+/// What is stored and not understood denies (`docs/spec/policy.md` P-03).
 impl<'de> Deserialize<'de> for NsMode {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let word = String::deserialize(deserializer)?;
@@ -188,7 +188,7 @@ impl<'de> Deserialize<'de> for NsMode {
     }
 }
 
-/// What holds where no policy of a user speaks (`contract/policy.md` 7). There is at most one such record; without it
+/// What holds where no policy of a user speaks (`docs/spec/policy.md` 7). There is at most one such record; without it
 /// the defaults hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicySettings {
