@@ -102,6 +102,8 @@ impl ContainerService {
                 self.follow_ports().await?;
             }
         }
+        // Between the first time and the row that wants them, the change of another container may have let them go.
+        self.hold_ports(container)?;
         self.release(&container.id).await
     }
 
@@ -125,6 +127,7 @@ impl ContainerService {
         self.update(&container.id, move |c| {
             c.operation = None;
             c.certificate_due = false;
+            c.starting = false;
             c.state = ContainerState::Stopped;
             c.process = None;
             c.exit = before.exit;

@@ -30,6 +30,10 @@ const MAX_DEPTH: usize = 256;
 const SHARED: u32 = 0o1777;
 /// Attributes that are copied: `user.*` and this one.
 const FILE_CAPABILITIES: &[u8] = b"security.capability";
+/// What a file in memory takes is counted in these units of bytes.
+const PAGE: u64 = 4096;
+/// Bytes of an inode with its name, rounded up.
+const INODE: u64 = 2048;
 /// The kernel's limit of one value, and of all names.
 const MAX_ATTRIBUTE: usize = 64 << 10;
 
@@ -184,6 +188,12 @@ impl Copy<'_> {
     fn object(&mut self, from: &OwnedFd, to: &OwnedFd, name: &[u8], path: &Path, depth: usize) -> io::Result<()> {
         let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
         let kind = FileType::from_raw_mode(stat.st_mode);
+        let size = if kind == FileType::RegularFile {
+            stat.st_size as u64
+        } else {
+            0
+        };
+        self.spend(size)?;
         if kind == FileType::Directory {
             let from = open(from, name, OFlags::RDONLY | OFlags::DIRECTORY)?;
             rustix::fs::mkdirat(to, name, Mode::RWXU)?;
@@ -220,8 +230,14 @@ impl Copy<'_> {
         )?)
     }
 
+    /// Counts what an object takes in memory: whole pages, and what the kernel needs for its name and its inode.
+    fn spend(&mut self, size: u64) -> io::Result<()> {
+        let needed = size.next_multiple_of(PAGE) + INODE;
+        *self.left = self.left.checked_sub(needed).ok_or(Errno::NOSPC)?;
+        Ok(())
+    }
+
     fn file(&mut self, from: &OwnedFd, to: &OwnedFd, name: &[u8], stat: &Stat) -> io::Result<()> {
-        *self.left = self.left.checked_sub(stat.st_size as u64).ok_or(Errno::NOSPC)?;
         let mut source = File::from(open(from, name, OFlags::RDONLY)?);
         let made = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
         let mut copy = File::from(open(to, name, made)?);
@@ -313,7 +329,7 @@ mod tests {
         std::fs::hard_link(from.join("mysqld/sub/file"), from.join("second")).unwrap();
         symlink("/etc/passwd", from.join("link")).unwrap();
         rustix::fs::mkfifoat(rustix::fs::CWD, from.join("fifo"), Mode::RUSR).unwrap();
-        copied(from, to, 7).unwrap();
+        copied(from, to, 1 << 20).unwrap();
         let of = |path: &str| std::fs::symlink_metadata(to.join(path)).unwrap();
         let directory = of("mysqld");
         assert_eq!(
@@ -337,7 +353,18 @@ mod tests {
     fn no_more_is_copied_than_fits() {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         std::fs::write(from.path().join("file"), "12345678").unwrap();
-        let error = copied(from.path(), to.path(), 7).unwrap_err();
-        assert_eq!(Errno::from_io_error(&error), Some(Errno::NOSPC));
+        copied(from.path(), to.path(), PAGE + INODE).unwrap();
+        let full = |limit| {
+            let to = tempfile::tempdir().unwrap();
+            let error = copied(from.path(), to.path(), limit).unwrap_err();
+            assert_eq!(Errno::from_io_error(&error), Some(Errno::NOSPC));
+        };
+        full(PAGE + INODE - 1);
+        // What has no content takes memory too.
+        for n in 0..8 {
+            std::fs::create_dir(from.path().join(format!("directory{n}"))).unwrap();
+            symlink("x", from.path().join(format!("link{n}"))).unwrap();
+        }
+        full(PAGE + 16 * INODE);
     }
 }

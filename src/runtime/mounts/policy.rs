@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 
 /// Of these, and of what is in them, a daemon with its default configuration gives containers nothing: who can write
 /// there can become root, and who can read there learns what root knows.
-const SYSTEM: [&str; 17] = [
+const SYSTEM: [&str; 26] = [
     "/bin",
     "/boot",
     "/dev",
+    "/efi",
     "/etc",
     "/home",
     "/lib",
@@ -19,10 +20,18 @@ const SYSTEM: [&str; 17] = [
     "/run",
     "/sbin",
     "/sys",
+    "/sysroot",
     "/usr/bin",
     "/usr/lib",
+    "/usr/lib32",
+    "/usr/lib64",
+    "/usr/libexec",
+    "/usr/libx32",
     "/usr/local/bin",
+    "/usr/local/lib",
+    "/usr/local/sbin",
     "/usr/sbin",
+    "/usr/share/polkit-1",
     "/var",
 ];
 /// What the runtime refuses by itself, when no daemon tells it what to allow (`docs/spec/runtime.md` 5.4).
