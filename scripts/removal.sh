@@ -93,17 +93,21 @@ left_running() {
 
 # end_containers DIRECTORY [RUNTIME]: by the runtime, if it is there, then whatever is left of it.
 end_containers() {
-    local path id pid try
-    for path in "$1"/*/; do
-        if [ ! -d "$path" ] || [ ! -x "${2-}" ]; then continue; fi
-        id=$(basename "$path")
-        RAIND_ROOT_DIR=$1 timeout 15 "$2" kill "$id" KILL > /dev/null 2>&1 || true
-        # Its hooks report to the daemon, which is not there.
-        RAIND_ROOT_DIR=$1 timeout 30 "$2" delete "$id" > /dev/null 2>&1 || true
-    done
+    local path id pid try patience=0
+    if [ -x "${2-}" ]; then
+        for path in "$1"/*/; do
+            [ -d "$path" ] || continue
+            id=$(basename "$path")
+            RAIND_ROOT_DIR=$1 timeout 15 "$2" kill "$id" KILL > /dev/null 2>&1 || true
+            # Its hooks report to the daemon, which is not there.
+            RAIND_ROOT_DIR=$1 timeout 30 "$2" delete "$id" > /dev/null 2>&1 || true
+        done
+        # Monitors end by themselves after that; without a runtime nobody has told them to.
+        patience=25
+    fi
     for try in $(seq 50); do
         [ -n "$(left_running)" ] || return 0
-        if [ "$try" -ge 25 ]; then
+        if [ "$try" -gt "$patience" ]; then
             for pid in $(left_running); do kill -KILL "$pid" 2> /dev/null || true; done
         fi
         sleep 0.2

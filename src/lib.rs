@@ -52,6 +52,7 @@ pub mod firewall;
 pub mod hook_agent;
 pub mod image;
 pub mod import;
+pub mod log_filter;
 pub mod logfile;
 pub mod logs;
 pub mod manifest;

@@ -10,8 +10,8 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use condenser::config::{Config, LogFormat, Settings};
 use condenser::daemon;
+use condenser::log_filter::log_filter;
 use condenser::notify::{Environment, ServiceManager};
-use tracing_subscriber::EnvFilter;
 
 /// Condenser, a high-level container runtime for one Linux host. Without a command it runs the daemon in the foreground.
 #[derive(Parser)]
@@ -75,7 +75,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 fn start_log(config: &Config) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.log_level).with_context(|| format!("log_level {:?}", config.log_level))?;
+    let filter = log_filter(&config.log_level).with_context(|| format!("log_level {:?}", config.log_level))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         // It would tell of a broken standard error on standard error, and panic.

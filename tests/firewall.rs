@@ -532,6 +532,24 @@ fn a_udp_client_that_never_pauses_reaches_who_publishes_now() {
     });
 }
 
+/// A stranger fills the table of flows: the one that matters is found all the same.
+#[test]
+fn a_stale_flow_is_found_among_those_of_a_scan() {
+    isolated("a_stale_flow_is_found_among_those_of_a_scan", |lab| {
+        let network = lab.network();
+        let firewall = lab.firewall(&network, FirewallSettings::default());
+        let socket = inside(&outside(), || UdpSocket::bind((OUTSIDE, 4000)).unwrap());
+        for port in 1..=u16::MAX {
+            let _ = socket.send_to(b"?", SocketAddrV4::new(HOST, port));
+        }
+        let guest = lab.container("aaaaaaaaaaaa", "raind0", &[forward(5000, 53, Udp)]);
+        serve_at(&guest.place, (ANY, 53), "guest");
+        lab.block_on(firewall.apply()).unwrap();
+        let answer = ask_from(&socket, SocketAddrV4::new(HOST, 5000), SOON).unwrap();
+        assert!(answer.starts_with("guest"), "{answer}");
+    });
+}
+
 /// Notes each run, then does it.
 const COUNTED: &str = "echo \"$0 $*\" | sed 's|.*/||' >> $LOG\nexec $REAL \"$@\"";
 

@@ -11,13 +11,13 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use netlink_packet_netfilter::conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Tuple};
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
-use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
-use rtnetlink::proto::ConnectionHandle;
-use rtnetlink::sys::{SocketAddr, protocols::NETLINK_NETFILTER};
-use tokio_util::task::AbortOnDropHandle;
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use rtnetlink::sys::protocols::NETLINK_NETFILTER;
+use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 
 use super::state::{FirewallState, PublishedPort};
 use crate::policy::PolicyProtocol;
@@ -25,6 +25,8 @@ use crate::store;
 
 /// How long the kernel may take to list and delete flows.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of the largest datagram of netlink; the kernel makes them of half that size at most.
+const DATAGRAM: usize = 1 << 16;
 
 /// A flow over IPv4, as the kernel remembers it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,23 +58,97 @@ pub(super) async fn sever(denied: impl Fn(&Flow) -> bool) -> Result<usize, Strin
 async fn delete(chosen: impl Fn(&Flow) -> bool) -> Result<usize, String> {
     tokio::time::timeout(TIMEOUT, delete_all(chosen))
         .await
-        .unwrap_or_else(|_| Err(format!("no answer from the kernel within {} s", TIMEOUT.as_secs())))
+        .unwrap_or_else(|_| Err(format!("the kernel was not done within {} s", TIMEOUT.as_secs())))
 }
 
 async fn delete_all(chosen: impl Fn(&Flow) -> bool) -> Result<usize, String> {
-    let (connection, mut handle, _) = rtnetlink::proto::new_connection(NETLINK_NETFILTER).map_err(|e| e.to_string())?;
-    let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
+    let mut kernel = Kernel::new()?;
+    let mut flows = Vec::new();
+    let all = ConntrackMessage::Get(Vec::new());
+    kernel
+        .ask(all, NLM_F_REQUEST | NLM_F_DUMP, |message| {
+            flows.extend(flow(message).filter(&chosen));
+        })
+        .await?;
     let mut deleted = 0;
     let mut result = Ok(());
-    for flow in flows(&mut handle).await?.into_iter().filter(chosen) {
+    for flow in flows {
         let delete = ConntrackMessage::Delete(vec![ConntrackAttribute::CtaTupleOrig(flow.original)]);
-        match request(&mut handle, delete, NLM_F_REQUEST | NLM_F_ACK).await {
-            Ok(_) => deleted += 1,
+        match kernel.ask(delete, NLM_F_REQUEST | NLM_F_ACK, drop).await {
+            Ok(()) => deleted += 1,
             // It may have ended by itself meanwhile; the others are still to be deleted.
             Err(error) => result = Err(error),
         }
     }
     result.map(|()| deleted)
+}
+
+/// A netlink socket for one request at a time.
+///
+/// Anybody who can send packets to the host decides how many flows there are. So each datagram of the answer is read when
+/// the one before it has been looked at, nothing but what is looked for is kept, and who drops the future stops the
+/// reading. `netlink_proto` reads all of an answer in one step, in a task of its own, and writes a line to the log for
+/// each message that nobody waits for any more.
+struct Kernel {
+    socket: TokioSocket,
+    sequence: u32,
+    datagram: Vec<u8>,
+}
+
+impl Kernel {
+    fn new() -> Result<Self, String> {
+        Ok(Self {
+            socket: TokioSocket::new(NETLINK_NETFILTER).map_err(|e| e.to_string())?,
+            sequence: 0,
+            datagram: Vec::with_capacity(DATAGRAM),
+        })
+    }
+
+    /// Sends a request, and hands each message of the answer to `each`. Messages that cannot be read are left out.
+    async fn ask(
+        &mut self,
+        message: ConntrackMessage,
+        flags: u16,
+        mut each: impl FnMut(NetfilterMessage),
+    ) -> Result<(), String> {
+        self.send(message, flags).await.map_err(|e| e.to_string())?;
+        loop {
+            self.datagram.clear();
+            let received = self.socket.recv_from(&mut self.datagram).await;
+            if received.map_err(|e| e.to_string())?.port_number() != 0 {
+                continue; // Not from the kernel.
+            }
+            let mut rest = self.datagram.as_slice();
+            while !rest.is_empty() {
+                let length = NetlinkBuffer::new_checked(rest).map_err(|e| e.to_string())?.length() as usize;
+                let answer = NetlinkMessage::<NetfilterMessage>::deserialize(&rest[..length]);
+                rest = &rest[length.next_multiple_of(4).min(rest.len())..];
+                let Ok(answer) = answer else { continue };
+                if answer.header.sequence_number != self.sequence {
+                    continue;
+                }
+                match answer.payload {
+                    NetlinkPayload::InnerMessage(message) => each(message),
+                    NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io().to_string()),
+                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(()),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    async fn send(&mut self, message: ConntrackMessage, flags: u16) -> std::io::Result<()> {
+        self.sequence += 1;
+        let mut header = NetlinkHeader::default();
+        header.flags = flags;
+        header.sequence_number = self.sequence;
+        let message = NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0), message);
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        message.finalize();
+        let mut request = vec![0; message.buffer_len()];
+        message.serialize(&mut request);
+        self.socket.send_to(&request, &SocketAddr::new(0, 0)).await.map(drop)
+    }
 }
 
 /// `ways` are those of the state.
@@ -96,34 +172,6 @@ fn is_stale(flow: &Flow, state: &FirewallState, ways: &[PublishedPort]) -> bool 
             && answers != state.settings.dns
             && !published.any(|p| (p.address, p.container_port) == (*answers.ip(), answers.port()))
     }
-}
-
-async fn flows(handle: &mut ConnectionHandle<NetfilterMessage>) -> Result<Vec<Flow>, String> {
-    let all = request(handle, ConntrackMessage::Get(Vec::new()), NLM_F_REQUEST | NLM_F_DUMP).await?;
-    Ok(all.into_iter().filter_map(flow).collect())
-}
-
-async fn request(
-    handle: &mut ConnectionHandle<NetfilterMessage>,
-    message: ConntrackMessage,
-    flags: u16,
-) -> Result<Vec<NetfilterMessage>, String> {
-    let mut header = NetlinkHeader::default();
-    header.flags = flags;
-    let message = NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0), message);
-    let message = NetlinkMessage::new(header, NetlinkPayload::from(message));
-    let mut answers = handle
-        .request(message, SocketAddr::new(0, 0))
-        .map_err(|e| e.to_string())?;
-    let mut all = Vec::new();
-    while let Some(answer) = answers.next().await {
-        match answer.payload {
-            NetlinkPayload::InnerMessage(message) => all.push(message),
-            NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io().to_string()),
-            _ => {}
-        }
-    }
-    Ok(all)
 }
 
 fn flow(message: NetfilterMessage) -> Option<Flow> {

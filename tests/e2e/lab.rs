@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::support::{ImageSpec, Lab, Layer, wait_for};
+use serde_json::json;
+
+use crate::support::{ImageSpec, Lab, Layer, post, wait_for};
 
 #[test]
 fn a_pushed_image_can_be_fetched_by_other_tools() {
@@ -44,6 +46,31 @@ fn an_inventory_sees_what_is_left_behind() {
         let found = before.same_as(&lab.inventory()).unwrap_err();
         assert!(found.contains(&format!("{kind}: +")), "{kind}: {found}");
     }
+}
+
+/// What the daemon runs for a moment is no part of it, or it would be missed later.
+#[test]
+fn an_inventory_waits_for_the_tools_of_the_daemon() {
+    let lab = Lab::start();
+    let slow = "#!/bin/sh\nsleep 0.3\nexec /usr/sbin/iptables-restore \"$@\"\n";
+    lab.machine().write("/run/tools/iptables-restore", slow);
+    lab.machine().run(&["chmod", "755", "/run/tools/iptables-restore"]);
+    lab.daemon().set(
+        "PATH",
+        "/run/tools:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    );
+    lab.daemon().start();
+    let before = lab.inventory();
+    std::thread::scope(|scope| {
+        let changes = scope.spawn(|| {
+            for name in ["one", "two", "three"] {
+                lab.api().ok(post("/v1/networks", json!({ "bridge": name })));
+            }
+        });
+        while !changes.is_finished() {
+            assert_eq!(lab.inventory().lines("processes"), before.lines("processes"));
+        }
+    });
 }
 
 #[test]

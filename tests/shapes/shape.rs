@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{HOST, ImageSpec, Inventory, Lab, Layer, Place, get, post, wait_for};
+use crate::support::{HOST, ImageSpec, Lab, Layer, Place, get, post};
 
 /// Longer than the slowest program (RabbitMQ) takes to come up with its share of a busy machine.
 const PATIENCE: Duration = Duration::from_secs(150);
@@ -52,7 +52,7 @@ impl Shape {
     pub fn lives(&self, probe: impl Fn(&Running) -> Result<(), String>, checks: impl FnOnce(&Running)) {
         let lab = Lab::running();
         let image = lab.pull(&self.image(), &format!("shapes/{}:1", self.name));
-        let before = at_rest(&lab);
+        let before = lab.inventory();
         let mut request = self.request.clone();
         request["image"] = json!(image);
         request["stopTimeout"] = json!(GRACE);
@@ -217,14 +217,6 @@ pub fn dial(running: &Running) -> Result<std::net::TcpStream, String> {
         .map_err(|e| e.to_string())?;
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     Ok(stream)
-}
-
-/// What there is while the daemon itself has nothing to do, such as to look after its rules.
-fn at_rest(lab: &Lab) -> Inventory {
-    wait_for("a machine at rest", PATIENCE, || {
-        let found = lab.inventory();
-        found.same_as(&lab.inventory()).map(|()| found)
-    })
 }
 
 /// The layers that `scripts/shapes.sh` has made, bottom first.

@@ -126,6 +126,14 @@ impl Daemon {
         self.process().as_ref().expect("the daemon does not run").pid
     }
 
+    /// Pid in the lab, while it runs.
+    pub(super) fn pid_inside(&self) -> Option<i32> {
+        let pid = self.process().as_ref()?.pid;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+        pids.split_ascii_whitespace().last()?.parse().ok()
+    }
+
     /// All that it and its earlier runs said.
     pub fn log(&self) -> String {
         self.machine.read(LOG)

@@ -19,9 +19,20 @@ const COMMON: [&str; 4] = [
 pub struct Inventory(BTreeMap<&'static str, Vec<String>>);
 
 impl Inventory {
-    pub(super) fn take(machine: &Machine) -> Self {
+    /// `Err` with the command lines of what `daemon` (its pid in the lab) runs for a moment: a tool that lists rules, a
+    /// program that is about to be executed. They are no part of what there is, and what they do may be half done.
+    pub(super) fn take(machine: &Machine, daemon: Option<i32>) -> Result<Self, String> {
         let command = |argv: &[&str]| machine.run(argv).lines().map(str::to_owned).collect::<Vec<_>>();
-        Self(BTreeMap::from([
+        let (passing, processes): (Vec<_>, Vec<_>) = processes(machine)
+            .into_iter()
+            .partition(|process| daemon == Some(process.parent) && process.program != "droplet");
+        let lines = |processes: Vec<Process>| processes.into_iter().map(|process| process.line);
+        if !passing.is_empty() {
+            return Err(lines(passing).collect::<Vec<_>>().join(", "));
+        }
+        let mut processes: Vec<_> = lines(processes).collect();
+        processes.sort();
+        Ok(Self(BTreeMap::from([
             ("iptables", rules(&machine.run(&["iptables-save"]))),
             ("ip6tables", rules(&machine.run(&["ip6tables-save"]))),
             // Link-local IPv6 addresses follow the hardware address, which a bridge takes from its ports.
@@ -34,8 +45,8 @@ impl Inventory {
             ("mounts", mounts(&machine.read("/proc/1/mountinfo"))),
             ("cgroups", cgroups(machine)),
             ("files", files(machine)),
-            ("processes", processes(machine)),
-        ]))
+            ("processes", processes),
+        ])))
     }
 
     /// `Err` with what came (`+`) and what went (`-`).
@@ -152,36 +163,44 @@ fn tree(machine: &Machine, root: &str, keep: fn(&Path) -> bool) -> Vec<String> {
     found
 }
 
-/// Command lines of all processes of the lab; `[name] Z` of one that nobody waited for.
-fn processes(machine: &Machine) -> Vec<String> {
+struct Process {
+    /// Its command line; `(name) Z` of one that nobody waited for.
+    line: String,
+    /// The name of its program.
+    program: String,
+    parent: i32,
+}
+
+/// All processes of the lab, without those of the lab itself.
+fn processes(machine: &Machine) -> Vec<Process> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(machine.path("/proc")).unwrap().flatten() {
-        let path = entry.path();
-        if !entry
-            .file_name()
-            .to_string_lossy()
-            .bytes()
-            .all(|byte| byte.is_ascii_digit())
-        {
-            continue;
-        }
-        let Ok(line) = std::fs::read(path.join("cmdline")) else {
-            continue;
-        };
-        let line = String::from_utf8_lossy(&line).replace('\0', " ").trim().to_owned();
-        if line.is_empty() {
-            let stat = std::fs::read_to_string(path.join("stat")).unwrap_or_default();
-            found.extend(
-                stat.split_ascii_whitespace()
-                    .skip(1)
-                    .take(2)
-                    .map(str::to_owned)
-                    .reduce(|a, b| a + " " + &b),
-            );
-        } else if !line.starts_with(COMMON[3]) {
-            found.push(line);
+        let name = entry.file_name();
+        if name.to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()) {
+            found.extend(process(&entry.path()));
         }
     }
-    found.sort();
+    found.retain(|process| !process.line.starts_with(COMMON[3]));
     found
+}
+
+/// `None` of one that has ended meanwhile.
+fn process(path: &Path) -> Option<Process> {
+    let stat = std::fs::read_to_string(path.join("stat")).ok()?;
+    let line = std::fs::read(path.join("cmdline")).ok()?;
+    let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+    let mut rest = rest.split_ascii_whitespace();
+    let (state, parent) = (rest.next()?, rest.next()?.parse().ok()?);
+    let mut line = String::from_utf8_lossy(&line).replace('\0', " ").trim().to_owned();
+    if line.is_empty() {
+        line = format!("({name}) {state}");
+    }
+    // The runtime's own name may be hidden by the way in which it is executed.
+    let program = std::fs::read_link(path.join("exe")).ok();
+    let program = program.as_deref().and_then(Path::file_name);
+    Some(Process {
+        program: program.map_or(name.to_owned(), |program| program.to_string_lossy().into_owned()),
+        line,
+        parent,
+    })
 }

@@ -154,9 +154,11 @@ impl Lab {
         Place::Process(self.api().container(container)["pid"].as_i64().unwrap())
     }
 
-    /// All that the daemon can leave behind, for [`Lab::assert_unchanged`].
+    /// All that the daemon can leave behind, for [`Lab::assert_unchanged`], in a moment in which it runs no tool.
     pub fn inventory(&self) -> Inventory {
-        Inventory::take(&self.machine)
+        wait_for("a daemon that runs no tool", Duration::from_secs(30), || {
+            Inventory::take(&self.machine, self.daemon.pid_inside())
+        })
     }
 
     /// Fails when anything is there now that was not, or the other way round. Processes that are on their way out get
