@@ -243,40 +243,6 @@ fn traffic_for_others_is_left_alone() {
     }
 }
 
-/// A neighbour can send packets for 127.0.0.1 to this host; a translation before the kernel's look at them would let
-/// them pass.
-#[test]
-fn a_port_of_the_loopback_is_not_the_neighbours() {
-    let (lab, image) = lab_with_busybox();
-    let id = web(&lab, &image, "mine", &["127.0.0.1:9090:80"]);
-    lab.api().start(&id);
-    answers(&lab, Place::Host, "127.0.0.1:9090", "mine");
-    let neighbour = "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet
-        ip route flush table local root 127.0.0.0/8
-        ip route add 127.0.0.1 via 192.0.2.2 dev eth0";
-    let made = lab.machine().output_at(Place::Outside, &["sh", "-ec", neighbour]);
-    assert!(made.status.success(), "{made:?}");
-    let reaches = || dial(&lab, Place::Outside, "127.0.0.1:9090").is_ok();
-    assert!(!reaches());
-    // It would, but for this rule, which comes back by itself.
-    let rule = [
-        "iptables",
-        "-t",
-        "nat",
-        "-D",
-        "RAIND-PREROUTING",
-        "-d",
-        "127.0.0.0/8",
-        "-j",
-        "RETURN",
-    ];
-    wait_for("the neighbour's way without the rule", SOON, || {
-        lab.machine().output_at(Place::Host, &rule);
-        reaches().then_some(()).ok_or("no answer")
-    });
-    wait_for("the rule", SOON, || (!reaches()).then_some(()).ok_or("it answers"));
-}
-
 #[test]
 fn ports_are_written_as_elsewhere() {
     let (lab, image) = lab_with_busybox();
