@@ -385,12 +385,12 @@ impl Daemon {
         if tokio::time::timeout(SHUTDOWN_LIMIT, finish).await.is_err() {
             tracing::warn!("some operations did not finish in time; the next start will undo or finish them");
         }
+        audit.flush().await;
         // Last: what operations in progress change is part of it.
         let noted = tokio::task::spawn_blocking(move || copies::note(&config)).await;
         if let Err(error) = noted {
             tracing::warn!(%error, "nothing was noted for copies of the state");
         }
-        audit.flush().await;
     }
 }
 

@@ -264,7 +264,7 @@ fn is_opaque(directory: &Path) -> io::Result<bool> {
     Ok(attribute(directory, OPAQUE)?.as_deref() == Some(b"y"))
 }
 
-pub(super) fn attribute_names(path: &Path) -> io::Result<Vec<String>> {
+fn attribute_names(path: &Path) -> io::Result<Vec<String>> {
     let mut buffer = vec![0; 64 << 10];
     let length = match rustix::fs::llistxattr(path, &mut buffer[..]) {
         Ok(length) => length,
@@ -275,7 +275,7 @@ pub(super) fn attribute_names(path: &Path) -> io::Result<Vec<String>> {
     Ok(names.map(|name| String::from_utf8_lossy(name).into_owned()).collect())
 }
 
-pub(super) fn attribute(path: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
+fn attribute(path: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
     // The kernel's limit of one value.
     let mut buffer = vec![0; 64 << 10];
     match rustix::fs::lgetxattr(path, name, &mut buffer[..]) {

@@ -164,7 +164,9 @@ impl LayerStore {
     pub(super) fn record_all(&self, diff_ids: &HashSet<Digest>) -> io::Result<()> {
         for diff_id in diff_ids {
             let path = self.layer(diff_id);
-            if !path.is_symlink() && self.has_layer(diff_id)? && !self.record_of(diff_id).exists() {
+            // One that cannot be read is lost, and has been reported.
+            let is_there = self.has_layer(diff_id).unwrap_or(false);
+            if is_there && !path.is_symlink() && !self.record_of(diff_id).exists() {
                 self.record(&path, diff_id)?;
             }
         }
@@ -466,6 +468,21 @@ mod tests {
         assert!(store.record_of(&digest).exists());
         store.sweep(HashSet::new).unwrap();
         assert!(!store.record_of(&digest).exists());
+    }
+
+    #[test]
+    fn a_bad_layer_does_not_keep_others_from_being_mended() {
+        let (_root, store) = store();
+        let (one, two) = (add(&store, "a"), add(&store, "b"));
+        let twin = |of: &Digest| -> Digest { format!("sha256:{}{}", &of.hex()[..14], "0".repeat(50)).parse().unwrap() };
+        rustix::fs::removexattr(store.layer(&two), DIFF_ID).unwrap();
+        std::fs::remove_file(store.record_of(&one)).unwrap();
+        let needed = HashSet::from([one, two, twin(&one)]);
+        crate::image::mend(&store, &needed).unwrap();
+        store.record_all(&needed).unwrap();
+        assert!(store.has_layer(&one).unwrap() && store.has_layer(&two).unwrap());
+        assert!(store.record_of(&one).exists());
+        store.has_layer(&twin(&one)).unwrap_err();
     }
 
     #[test]

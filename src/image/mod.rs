@@ -21,6 +21,7 @@
 mod adopt;
 pub(crate) mod archive;
 mod artifact;
+mod beneath;
 mod capture;
 mod copy;
 mod digest;
@@ -408,12 +409,17 @@ fn layers_of(snapshot: &Snapshot) -> HashSet<Digest> {
 fn mend(layers: &LayerStore, needed: &HashSet<Digest>) -> std::io::Result<()> {
     let mut mended = 0;
     for layer in needed {
-        if layers.has_layer(layer)? {
-            continue;
-        }
-        match layers.mend(layer)? {
-            true => mended += 1,
-            false => tracing::warn!(%layer, "{}", ImageError::LayerLost(layer.to_string())),
+        let whole = match layers.has_layer(layer) {
+            Ok(true) => continue,
+            Ok(false) => layers.mend(layer),
+            Err(error) => Err(error),
+        };
+        let lost = || ImageError::LayerLost(layer.to_string());
+        match whole {
+            Ok(true) => mended += 1,
+            Ok(false) => tracing::warn!(%layer, "{}", lost()),
+            // One bad layer is no reason for all other containers to be down.
+            Err(error) => tracing::warn!(%layer, %error, "{}", lost()),
         }
     }
     if mended > 0 {

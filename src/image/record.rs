@@ -8,19 +8,22 @@
 //!
 //! All functions block.
 
+use std::ffi::OsString;
 use std::fmt::Write;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use rustix::fs::XattrFlags;
+use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::capture::{attribute, attribute_names};
+use super::beneath::{Beneath, Object};
 use super::digest::Digest;
 
 /// Attributes that are this machine's, not the layer's: labels that its policy gives, and the mark of the layer store.
@@ -30,6 +33,12 @@ const NOT_OURS: [&str; 4] = [
     "security.evm",
     super::layers::DIFF_ID,
 ];
+/// Gives whoever runs a file capabilities.
+const CAPABILITY: &str = "security.capability";
+/// Set-user-ID and set-group-ID.
+const SET_ID: u32 = 0o6000;
+/// Bytes of an entry beside its path and attributes, and of an attribute beside name and value; rounded up.
+const FRAME: usize = 100;
 
 /// The record of one layer.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,21 +56,71 @@ pub(crate) struct Entry {
     path: String,
     uid: u32,
     gid: u32,
+    /// With the kind of the entry, as in `st_mode`. Earlier versions left the kind out.
     mode: u32,
     /// Name and value in base64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     attributes: Vec<(String, String)>,
+    /// Size, and time of the last change in whole seconds, of a file that gives privileges to whoever runs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    content: Option<(u64, i64)>,
+}
+
+/// How much may be noted.
+#[derive(Debug)]
+pub(crate) struct Allowance {
+    /// Most entries of one tree.
+    pub(crate) entries: usize,
+    /// About how many bytes all notes together may still have.
+    pub(crate) bytes: usize,
+    /// When to give up.
+    pub(crate) until: Option<Instant>,
+}
+
+impl Allowance {
+    const UNLIMITED: Self = Self {
+        entries: usize::MAX,
+        bytes: usize::MAX,
+        until: None,
+    };
+
+    /// Whether there is no time left.
+    pub(crate) fn is_over(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() >= until)
+    }
+
+    fn check(&self, entries: usize, root: &Path) -> io::Result<()> {
+        let root = root.display();
+        if entries > self.entries {
+            return Err(io::Error::other(format!(
+                "{root} has more than {} entries",
+                self.entries
+            )));
+        }
+        if self.is_over() {
+            return Err(io::Error::other(format!("no time was left for {root}")));
+        }
+        Ok(())
+    }
+
+    fn spend(&mut self, bytes: usize) -> io::Result<()> {
+        let left = self.bytes.checked_sub(bytes);
+        self.bytes = left.ok_or_else(|| io::Error::other("the notes become too large"))?;
+        Ok(())
+    }
 }
 
 impl Record {
-    /// Looks at every entry of an unpacked layer.
+    /// Looks at every entry of an unpacked layer, which nobody changes.
     pub(super) fn of(root: &Path) -> io::Result<Self> {
-        let mut seen = Seen {
-            root,
-            hash: Sha256::new(),
-            entries: Vec::new(),
-        };
-        walk(root, usize::MAX, |path| seen.entry(path))?;
+        let tree = Beneath::open(root)?;
+        let mut seen = Seen::new(Allowance::UNLIMITED);
+        if seen.walk(&tree)? {
+            return Err(io::Error::other(format!(
+                "{} changed while it was read",
+                root.display()
+            )));
+        }
         Ok(Self {
             tree: Digest::finish(seen.hash).to_string(),
             entries: seen.entries,
@@ -70,136 +129,214 @@ impl Record {
 
     /// Gives a copy what it has lost. `false` if it is not a copy of the recorded layer; then it is of no use.
     pub(super) fn restore(&self, root: &Path) -> io::Result<bool> {
+        let tree = Beneath::open(root)?;
         for entry in &self.entries {
-            let Some(path) = unescape(&entry.path) else {
+            if entry.restore(&tree)? != Restored::Yes {
                 return Ok(false);
-            };
-            match entry.restore(&root.join(path)) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-                restored => restored?,
             }
         }
-        Ok(Self::of(root)? == *self)
+        let now = Self::of(root)?;
+        let same = |(a, b): (&Entry, &Entry)| a.agrees_with(b);
+        let same = now.entries.len() == self.entries.len() && now.entries.iter().zip(&self.entries).all(same);
+        Ok(same && now.tree == self.tree)
     }
 }
 
-/// Notes the same of a tree that others may be changing. An error if it has more than `most` entries.
-pub(crate) fn note(root: &Path, most: usize) -> io::Result<Vec<Entry>> {
-    let mut seen = Seen {
-        root,
-        hash: Sha256::new(),
-        entries: Vec::new(),
-    };
-    walk(root, most, |path| match seen.entry(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        seen => seen,
-    })?;
+/// Notes the same of a tree that others may be changing. What goes away meanwhile, and names longer than the kernel takes,
+/// are left out. An error, and nothing spent, if `allowance` does not suffice.
+pub(crate) fn note(root: &Path, allowance: &mut Allowance) -> io::Result<Vec<Entry>> {
+    let tree = Beneath::open(root)?;
+    let mut seen = Seen::new(Allowance { ..*allowance });
+    seen.walk(&tree)?;
+    allowance.bytes = seen.allowance.bytes;
     Ok(seen.entries)
 }
 
-/// Gives a copy of such a tree what it has lost, as far as the entries are there.
+/// Gives a copy of such a tree what it has lost, as far as the entries are there and still what was noted. Goes on after an
+/// error, and returns the first one.
 pub(crate) fn give_back(root: &Path, entries: &[Entry]) -> io::Result<()> {
+    let tree = match Beneath::open(root) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        tree => tree?,
+    };
+    let (mut others, mut done) = (0, Ok(()));
     for entry in entries {
-        let Some(path) = unescape(&entry.path) else { continue };
-        match entry.restore(&root.join(path)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            restored => restored?,
+        match entry.restore(&tree) {
+            Ok(Restored::Yes | Restored::Gone) => {}
+            Ok(Restored::Other) => others += 1,
+            Err(error) => done = done.and(Err(error)),
         }
     }
-    Ok(())
+    if others > 0 {
+        let root = root.display();
+        tracing::warn!(%root, entries = others, "something else stands where these were; it stays as it is");
+    }
+    done
 }
 
-/// Visits every entry, directories first, in an order that does not change. `visit` says whether it is a directory.
-fn walk(root: &Path, most: usize, mut visit: impl FnMut(&Path) -> io::Result<bool>) -> io::Result<()> {
-    let mut pending = vec![PathBuf::new()];
-    let mut left = most;
-    while let Some(path) = pending.pop() {
-        left = left
-            .checked_sub(1)
-            .ok_or_else(|| io::Error::other(format!("{} has more than {most} entries", root.display())))?;
-        if !visit(&path)? {
-            continue;
-        }
-        let listing = match fs_err::read_dir(root.join(&path)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            listing => listing?,
-        };
-        let mut names = listing
-            .map(|entry| Ok(entry?.file_name()))
-            .collect::<io::Result<Vec<_>>>()?;
-        names.sort();
-        pending.extend(names.into_iter().map(|name| path.join(name)));
-    }
-    Ok(())
+/// What became of an entry.
+#[derive(Debug, PartialEq, Eq)]
+enum Restored {
+    Yes,
+    /// It is not there.
+    Gone,
+    /// Something else is in its place.
+    Other,
 }
 
 impl Entry {
-    fn restore(&self, path: &Path) -> io::Result<()> {
-        let metadata = fs_err::symlink_metadata(path)?;
+    fn restore(&self, tree: &Beneath) -> io::Result<Restored> {
+        let Some(path) = unescape(&self.path) else {
+            return Ok(Restored::Gone);
+        };
+        let Some(object) = tree.object(&path)? else {
+            return Ok(Restored::Gone);
+        };
+        if !self.is_of(&object) {
+            return Ok(Restored::Other);
+        }
+        self.give_to(&object).map_err(|error| {
+            let path = tree.path().join(path);
+            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+        })?;
+        Ok(Restored::Yes)
+    }
+
+    fn give_to(&self, object: &Object) -> io::Result<()> {
+        let metadata = &object.metadata;
         if (metadata.uid(), metadata.gid()) != (self.uid, self.gid) {
-            std::os::unix::fs::lchown(path, Some(self.uid), Some(self.gid))?;
+            object.set_owner(self.uid, self.gid)?;
         }
         // A change of owner takes setuid away, and capabilities.
         if !metadata.is_symlink() {
-            fs_err::set_permissions(path, PermissionsExt::from_mode(self.mode))?;
+            object.set_mode(self.mode & 0o7777)?;
         }
         for (name, value) in &self.attributes {
             let value = BASE64.decode(value).map_err(io::Error::other)?;
-            rustix::fs::lsetxattr(path, name.as_str(), &value, XattrFlags::empty())?;
+            object.set_attribute(name, &value)?;
         }
         Ok(())
     }
+
+    /// Whether this was noted of the object, as far as a copy shows it.
+    fn is_of(&self, object: &Object) -> bool {
+        let metadata = &object.metadata;
+        let noted = FileType::from_raw_mode(self.mode);
+        (noted == FileType::Unknown || noted == FileType::from_raw_mode(metadata.mode()))
+            && self
+                .content
+                .is_none_or(|content| content == (metadata.size(), metadata.mtime()))
+    }
+
+    /// Earlier versions noted less.
+    fn agrees_with(&self, other: &Self) -> bool {
+        let all = |entry: &Self| (entry.uid, entry.gid, entry.mode & 0o7777);
+        self.path == other.path && all(self) == all(other) && self.attributes == other.attributes
+    }
 }
 
-struct Seen<'a> {
-    root: &'a Path,
+struct Seen {
     hash: Sha256,
     entries: Vec<Entry>,
+    allowance: Allowance,
 }
 
-impl Seen<'_> {
-    /// Takes note of one entry. Whether it is a directory.
-    fn entry(&mut self, path: &Path) -> io::Result<bool> {
-        let full = self.root.join(path);
-        let metadata = fs_err::symlink_metadata(&full)?;
+impl Seen {
+    fn new(allowance: Allowance) -> Self {
+        Self {
+            hash: Sha256::new(),
+            entries: Vec::new(),
+            allowance,
+        }
+    }
+
+    /// Takes note of every entry, directories first, in an order that does not change. Whether some went away meanwhile.
+    fn walk(&mut self, tree: &Beneath) -> io::Result<bool> {
+        let mut pending: Vec<(Rc<Path>, OsString)> = vec![(Path::new("").into(), OsString::new())];
+        let (mut found, mut lost) = (1, false);
+        while let Some((parent, name)) = pending.pop() {
+            self.allowance.check(found, tree.path())?;
+            let path = parent.join(name);
+            let Some(object) = tree.object(&path)? else {
+                lost = true;
+                continue;
+            };
+            self.entry(&path, &object)?;
+            if !object.metadata.is_dir() {
+                continue;
+            }
+            let path: Rc<Path> = path.into();
+            let children = match object.children() {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    lost = true;
+                    continue;
+                }
+                children => children?,
+            };
+            let mut names = Vec::new();
+            for child in children {
+                found += 1;
+                self.allowance.check(found, tree.path())?;
+                names.push(child?.file_name());
+            }
+            names.sort();
+            pending.extend(names.into_iter().map(|name| (path.clone(), name)));
+        }
+        Ok(lost)
+    }
+
+    /// Takes note of one entry.
+    fn entry(&mut self, path: &Path, object: &Object) -> io::Result<()> {
+        let metadata = &object.metadata;
         let kind = metadata.file_type();
-        let mut said = escape(path.as_os_str().as_bytes());
+        let path = escape(path.as_os_str().as_bytes());
         let (mode, uid, gid) = (metadata.mode(), metadata.uid(), metadata.gid());
         // Writing to a string has no way to fail.
+        let mut said = path.clone();
         let _ = write!(said, " {mode:o} {uid} {gid}");
         if kind.is_file() {
             // Tar keeps whole seconds.
             let _ = write!(said, " {} {}", metadata.size(), metadata.mtime());
         } else if kind.is_symlink() {
-            let target = fs_err::read_link(&full)?;
-            let _ = write!(said, " {}", escape(target.as_os_str().as_bytes()));
+            let _ = write!(said, " {}", escape(&object.target()?));
         } else if kind.is_char_device() || kind.is_block_device() {
             let _ = write!(said, " {}", metadata.rdev());
         }
         said.push('\n');
         self.hash.update(said.as_bytes());
-        let attributes = kept_attributes(&full)?;
+        let attributes = self.attributes(object)?;
         if !attributes.is_empty() || (uid, gid) != (0, 0) {
+            self.allowance.spend(FRAME + path.len())?;
+            let gives = mode & SET_ID != 0 || attributes.iter().any(|(name, _)| name == CAPABILITY);
             self.entries.push(Entry {
-                path: escape(path.as_os_str().as_bytes()),
+                path,
                 uid,
                 gid,
-                mode: mode & 0o7777,
+                mode,
                 attributes,
+                content: (kind.is_file() && gives).then(|| (metadata.size(), metadata.mtime())),
             });
         }
-        Ok(kind.is_dir())
+        Ok(())
     }
-}
 
-fn kept_attributes(path: &Path) -> io::Result<Vec<(String, String)>> {
-    let mut names = attribute_names(path)?;
-    // What else overlayfs notes in upper directories speaks of the file system that they are on.
-    let is_overlays = |name: &str| name.starts_with("trusted.overlay.") && name != super::tree::OPAQUE;
-    names.retain(|name| !NOT_OURS.contains(&&**name) && !is_overlays(name));
-    names.sort();
-    let value = |name: String| Ok((name.clone(), BASE64.encode(attribute(path, &name)?.unwrap_or_default())));
-    names.into_iter().map(value).collect()
+    fn attributes(&mut self, object: &Object) -> io::Result<Vec<(String, String)>> {
+        let mut names = object.attribute_names()?;
+        // What else overlayfs notes in upper directories speaks of the file system that they are on.
+        let is_overlays = |name: &str| name.starts_with("trusted.overlay.") && name != super::tree::OPAQUE;
+        names.retain(|name| !NOT_OURS.contains(&&**name) && !is_overlays(name));
+        names.sort();
+        let mut attributes = Vec::new();
+        for name in names {
+            let Some(value) = object.attribute(&name)? else {
+                continue;
+            };
+            let value = BASE64.encode(value);
+            self.allowance.spend(FRAME + name.len() + value.len())?;
+            attributes.push((name, value));
+        }
+        Ok(attributes)
+    }
 }
 
 fn escape(bytes: &[u8]) -> String {
@@ -234,7 +371,14 @@ fn unescape(text: &str) -> Option<PathBuf> {
 }
 
 #[cfg(test)]
+mod hostile;
+
+#[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use rustix::fs::XattrFlags;
+
     use super::*;
 
     /// A layer with everything that gets lost.

@@ -60,7 +60,7 @@ fn backup() -> (Lab, String, Vec<u8>) {
     lab.api().exec(
         "shelf-one",
         "echo note > /data/note; chown 1001 /data/note; echo own > /etc/own; rm -r /www; mkdir /www; \
-         touch /www/new",
+         touch /www/new; mkdir /data/a; echo mine > /data/a/bash; chown 1003 /data/a/bash; chmod 4755 /data/a/bash",
     );
     for (name, runs) in [("runs", true), ("stopped", false)] {
         lab.api()
@@ -120,6 +120,27 @@ fn a_plain_tar_of_the_state_starts_on_another_machine() {
         .run(json!({ "image": format!("{REGISTRY}/lab/app:1"), "command": until_term(0) }));
     lab.daemon().restart();
     assert_eq!(state(&lab, "runs"), "running");
+}
+
+#[test]
+fn a_link_that_a_container_left_in_a_backup_leads_to_nothing_of_the_host() {
+    let (_old, _, archive) = backup();
+    let lab = restored(&archive);
+    // As if the container had done it between the end of the daemon and the archive.
+    let exchange = "mkdir /run/victim && echo host > /run/victim/bash && chmod 755 /run/victim/bash && \
+                    cd $(dirname $(find /etc/raind/volumes -name bash))/.. && mv a b && ln -s /run/victim a && pwd";
+    let volume = lab.machine().run(&["sh", "-c", exchange]);
+    // As on a machine where the owner's name has another number.
+    let note = format!("{}/note", volume.trim());
+    lab.machine().run(&["chown", "77", &note]);
+    lab.daemon().start();
+    let look = ["stat", "-c", "%a %u", "/run/victim/bash"];
+    assert_eq!(lab.machine().run(&look), "755 0\n");
+    assert_eq!(
+        lab.machine().run(&["stat", "-c", "%u", &note]),
+        "1001\n",
+        "the others get theirs"
+    );
 }
 
 #[test]
