@@ -572,8 +572,10 @@ mod tests {
 
     #[test]
     fn input_that_is_not_read_does_not_hold_output_up() {
-        let session = Session::start("stty raw; while [ ! -e go ]; do sleep 0.01; done; seq 1 5");
+        // An echo would be output, of which the other viewer reads nothing for a while.
+        let session = Session::start("stty raw -echo; echo ready; while [ ! -e go ]; do sleep 0.01; done; seq 1 5");
         let (mut flooder, mut view) = (session.view(), session.view());
+        view.expect("ready\n");
         flooder.stream.set_nonblocking(true).unwrap();
         let mut frame = Vec::new();
         encode_data(&[b'x'; 1000], &mut frame);
