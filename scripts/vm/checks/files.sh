@@ -31,4 +31,5 @@ PYTHON
     remove secret
 }
 
-as_nobody() { setpriv --reuid nobody --regid nogroup --clear-groups -- "$@"; }
+# setpriv itself still has root's way through directories when it executes a program; a shell of nobody's has not.
+as_nobody() { setpriv --reuid nobody --regid nogroup --clear-groups -- sh -c '"$@"' sh "$@"; }
