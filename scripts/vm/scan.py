@@ -55,13 +55,14 @@ def all_udp():
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 24)
     sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     left = set(PORTS)
-    # The machine may be slow, and answers may be lost.
-    for silence in (2, 4, 4, 8, 8):
+    # The machine may be slow, answers may be lost, and Linux sends only so many a second (icmp_msgs_per_sec): whoever
+    # is left is asked again, ever more slowly.
+    for slower, silence in enumerate((2, 4, 4, 8, 8, 15, 15)):
         for number, port in enumerate(sorted(left)):
             sender.sendto(b"", (HOST, port))
             if number % 100 == 99:
                 left -= unreachable(listener, 0)
-                time.sleep(0.01)
+                time.sleep(0.01 * (slower + 1))
         left -= unreachable(listener, silence)
     return [f"{port}/udp" for port in left]
 

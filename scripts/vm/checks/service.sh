@@ -2,7 +2,7 @@
 # The daemon and the service manager come and go beside running containers.
 
 guest_service() {
-    local before
+    local before running
     stock
     guest_service_reload
     before=$(states)
@@ -12,8 +12,9 @@ guest_service() {
     sleep 4
     within 120 served
     check "SIGKILL: systemd starts it again, containers stay" "$before" "$(states)"
+    running=$(pgrep -fc '^sleep 100000')
     systemctl stop condenser
-    check "stop: containers stay" 3 "$(pgrep -fc '^sleep 100000')"
+    check "stop: containers stay" "$running" "$(pgrep -fc '^sleep 100000')"
     systemctl daemon-reload
     check "stop, daemon-reload: limits stay" "67108864 50000 100000 20" "$(limits)"
     systemctl start condenser
