@@ -19,13 +19,13 @@ const COMMON: [&str; 4] = [
 pub struct Inventory(BTreeMap<&'static str, Vec<String>>);
 
 impl Inventory {
-    /// `Err` with the command lines of what `daemon` (its pid in the lab) runs for a moment: a tool that lists rules, a
+    /// `Err` with the command lines of what is there for a moment only: a tool that `daemon` (its pid in the lab) runs, a
     /// program that is about to be executed. They are no part of what there is, and what they do may be half done.
     pub(super) fn take(machine: &Machine, daemon: Option<i32>) -> Result<Self, String> {
         let command = |argv: &[&str]| machine.run(argv).lines().map(str::to_owned).collect::<Vec<_>>();
         let (passing, processes): (Vec<_>, Vec<_>) = processes(machine)
             .into_iter()
-            .partition(|process| daemon == Some(process.parent) && process.program != "droplet");
+            .partition(|process| process.begins || daemon == Some(process.parent) && process.program != "droplet");
         let lines = |processes: Vec<Process>| processes.into_iter().map(|process| process.line);
         if !passing.is_empty() {
             return Err(lines(passing).collect::<Vec<_>>().join(", "));
@@ -169,6 +169,8 @@ struct Process {
     /// The name of its program.
     program: String,
     parent: i32,
+    /// Whether it is between two programs: it has no command line and has not ended.
+    begins: bool,
 }
 
 /// All processes of the lab, without those of the lab itself.
@@ -192,6 +194,7 @@ fn process(path: &Path) -> Option<Process> {
     let mut rest = rest.split_ascii_whitespace();
     let (state, parent) = (rest.next()?, rest.next()?.parse().ok()?);
     let mut line = String::from_utf8_lossy(&line).replace('\0', " ").trim().to_owned();
+    let begins = line.is_empty() && state != "Z";
     if line.is_empty() {
         line = format!("({name}) {state}");
     }
@@ -202,5 +205,6 @@ fn process(path: &Path) -> Option<Process> {
         program: program.map_or(name.to_owned(), |program| program.to_string_lossy().into_owned()),
         line,
         parent,
+        begins,
     })
 }
