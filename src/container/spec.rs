@@ -173,8 +173,8 @@ fn environment(container: &Container) -> Vec<String> {
     env
 }
 
-/// Shared memory of a size of its own, the user's file systems in memory, and bind mounts, in that order. Those that a read-only container has anyway give way
-/// to both.
+/// Shared memory of a size of its own, the user's file systems in memory, and bind mounts, in that order. Those that a
+/// read-only container has anyway give way to both.
 fn mounts(options: &ContainerOptions, binds: &[Mount]) -> Result<Vec<Mount>, OciSpecError> {
     // Checked when they were stored.
     let mut all: Vec<Tmpfs> = options

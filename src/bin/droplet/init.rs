@@ -32,7 +32,6 @@ use crate::limits::LimitError;
 use crate::made;
 use crate::namespaces;
 use crate::place;
-
 use crate::plan::Plan;
 use crate::program::{ExecError, Program};
 use crate::report::{self, Bad, Listener, Speaker};

@@ -9,11 +9,8 @@ use rustix::fs::{StatVfsMountFlags, statvfs};
 
 use crate::bundle::Bind;
 
-/// Checks mounts, a directory before what is mounted in it, otherwise in their order. The error is a sentence for
-/// whoever asked for the mount.
+/// Checks mounts in the order in which they are made. The error is a sentence for whoever asked for the mount.
 pub fn check<'a>(root: &Path, binds: impl IntoIterator<Item = &'a Bind>) -> Result<(), String> {
-    let mut binds: Vec<&Bind> = binds.into_iter().collect();
-    binds.sort_by_key(|bind| bind.destination.components().count());
     let mut earlier: Vec<&Bind> = Vec::new();
     for bind in binds {
         check_one(root, &earlier, bind)?;
@@ -145,6 +142,8 @@ mod tests {
         check(&[bind("source", "/etc/app"), bind("source", "/etc/app/sub/new")]).unwrap();
         let said = check(&[bind("source", "/etc/app"), bind("source", "/etc/app/plain")]).unwrap_err();
         assert!(said.contains("a directory onto /etc/app/plain"), "{said}");
+        // What is mounted later covers what was below it.
+        check(&[bind("source", "/etc/plain"), bind("source", "/etc")]).unwrap();
         let said = check(&[bind("file", "/etc/x"), bind("source", "/etc/x/y")]).unwrap_err();
         assert!(said.contains("/etc/x is not a directory"), "{said}");
     }

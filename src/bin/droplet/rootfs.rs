@@ -177,8 +177,6 @@ pub fn stage_mounts(plan: &Plan, directory: &Path) -> Result<Vec<Bind>, RootfsEr
             destination: mount.destination,
         });
     }
-    // A directory before what is mounted in it, otherwise in the order of the configuration.
-    binds.sort_by_key(|bind| bind.destination.components().count());
     Ok(binds)
 }
 
