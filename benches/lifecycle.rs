@@ -15,7 +15,8 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use condenser::store::{Container, Store};
+use condenser::model::Container;
+use condenser::store::Store;
 use serde_json::{Value, json};
 use support::{Forks, ImageSpec, Lab, Layer, delete, get, post};
 

@@ -8,10 +8,10 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use condenser::config::{Config, LogFormat, Settings};
 use condenser::daemon;
-use condenser::log_filter::log_filter;
-use condenser::notify::{Environment, ServiceManager};
+use condenser::daemon::config::{Config, LogFormat, Settings};
+use condenser::daemon::log_filter::log_filter;
+use condenser::daemon::notify::{Environment, ServiceManager};
 
 /// Condenser, a high-level container runtime for one Linux host. Without a command it runs the daemon in the foreground.
 #[derive(Parser)]

@@ -11,16 +11,18 @@ mod netlab;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::time::Duration;
 
-use condenser::dns::Forwarder;
-use condenser::firewall::{Firewall, FirewallError, FirewallSettings, Variant, remove_all};
-use condenser::store::Protocol::{Tcp, Udp};
+use condenser::model::Protocol::{Tcp, Udp};
+use condenser::net::dns::Forwarder;
+use condenser::net::enforcement::Firewall;
+use condenser::net::firewall::remove_all;
+use condenser::net::firewall::{FirewallError, FirewallSettings, Variant};
 use netlab::*;
 use tokio_util::sync::CancellationToken;
 
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
-fn both(host_port: u16, container_port: u16) -> [condenser::store::Forward; 2] {
+fn both(host_port: u16, container_port: u16) -> [condenser::model::Forward; 2] {
     [
         forward(host_port, container_port, Tcp),
         forward(host_port, container_port, Udp),

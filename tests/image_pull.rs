@@ -8,12 +8,12 @@ use std::path::Path;
 use std::process::Command;
 
 use condenser::image::{ImageError, ImageRef, Platform};
-use condenser::store::{Container, Image, StoreError};
-use serde_json::json;
-
+use condenser::model::{Container, Image};
+use condenser::store::StoreError;
 use image_support::content::{Layer, TestImage, archive, digest, index, raw_archive};
 use image_support::registry::Registry;
 use image_support::{Place, eventually, service};
+use serde_json::json;
 
 async fn lab() -> (Registry, Place) {
     let registry = Registry::start().await;

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use condenser::image::{ImageService, ImageSettings, RegistrySettings};
-use condenser::import::{ImportError, Places, take_over};
-use condenser::metrics::Activity;
-use condenser::store::{Import, Network, Store, StoreError};
+use condenser::model::{Import, Network};
+use condenser::observe::metrics::Activity;
+use condenser::store::{Store, StoreError};
+use condenser::workload::import::{ImportError, Places, take_over};
 use sha2::{Digest, Sha256};
 
 const STORES: [&str; 5] = ["csm", "ipam", "ilm", "npm", "bsm"];

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use clap::Args;
-use condenser::config::{Config, Settings};
+use condenser::daemon::config::{Config, Settings};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/install.sh");
 const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/condenser.toml");

@@ -8,8 +8,9 @@
 
 mod netlab;
 
-use condenser::network::{BridgeFiltering, DNS_LINK, NetworkError, NetworkService, NetworkSettings};
-use condenser::store::{Network, StoreError};
+use condenser::model::Network;
+use condenser::net::bridges::{BridgeFiltering, DNS_LINK, NetworkError, NetworkService, NetworkSettings};
+use condenser::store::StoreError;
 use netlab::*;
 
 fn parameter(name: &str) -> String {

@@ -12,8 +12,9 @@ mod netlab;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use condenser::firewall::{FirewallSettings, Variant};
-use condenser::policy::{NewPolicy, PolicyError, PolicyService, Question};
+use condenser::model::*;
+use condenser::net::firewall::{FirewallSettings, Variant};
+use condenser::net::policy::{NewPolicy, PolicyError, PolicyService, Question};
 use condenser::store::*;
 use netlab::*;
 use rand::rngs::StdRng;

@@ -14,11 +14,12 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use condenser::firewall::{Firewall, FirewallSettings, Variant};
-use condenser::ports::HostPorts;
-use condenser::service::{NewService, ServiceRegistry};
-use condenser::store::Protocol::{self, Tcp, Udp};
-use condenser::store::ServicePort;
+use condenser::model::Protocol::{Tcp, Udp};
+use condenser::model::{Protocol, ServicePort};
+use condenser::net::enforcement::Firewall;
+use condenser::net::firewall::{FirewallSettings, Variant};
+use condenser::net::ports::HostPorts;
+use condenser::workload::balancer::{NewService, ServiceRegistry};
 use netlab::*;
 use tokio_util::sync::CancellationToken;
 

@@ -3,7 +3,8 @@
 
 use axum::http::Method;
 
-use crate::audit::Severity::{self, Critical, High, Information, Low, Medium};
+use crate::observe::audit::Severity;
+use crate::observe::audit::Severity::{Critical, High, Information, Low, Medium};
 use crate::runtime::hook::HookEvent;
 
 /// The action of a request and its severity. `event` is the header of hooks.

@@ -23,7 +23,7 @@ use super::action::action_of;
 use super::error::Reason;
 use super::identity::PeerIdentity;
 use super::time::rfc3339;
-use crate::audit::{Actor, AuditLog, Outcome, Record, RequestInfo, ResultInfo, Severity, Target};
+use crate::observe::audit::{Actor, AuditLog, Outcome, Record, RequestInfo, ResultInfo, Severity, Target};
 use crate::runtime::hook::EVENT_HEADER;
 
 /// The record of the request in progress, to which a handler adds what it learns. Clones share it.

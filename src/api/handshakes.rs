@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::audit::actor;
 use super::identity::PeerIdentity;
 use super::time::rfc3339;
-use crate::audit::{AuditLog, Outcome, Record, RequestInfo, ResultInfo, Severity, Target};
+use crate::observe::audit::{AuditLog, Outcome, Record, RequestInfo, ResultInfo, Severity, Target};
 
 /// Unfinished handshakes per address. The hook listener can be reached by every container; none may use up the daemon's
 /// descriptors.

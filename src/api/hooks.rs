@@ -8,9 +8,9 @@ use utoipa_axum::routes;
 use super::extract::{BODY_LIMIT, BodyError, read_body};
 use super::identity::Caller;
 use super::{ApiError, AuditEntry, Done, Failure, Success, done};
-use crate::container::{ContainerError, ContainerService};
-use crate::pki::SpiffeId;
+use crate::base::pki::SpiffeId;
 use crate::runtime::hook::{EVENT_HEADER, HookEvent, HookState};
+use crate::workload::container::{ContainerError, ContainerService};
 
 /// The words that a report may use for a state.
 const STATES: [&str; 4] = ["creating", "created", "running", "stopped"];

@@ -10,8 +10,8 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
 use super::ApiError;
-use crate::pki::spiffe::uri_names;
-use crate::pki::{SpiffeError, SpiffeId};
+use crate::base::pki::spiffe::uri_names;
+use crate::base::pki::{SpiffeError, SpiffeId};
 
 /// The client of a connection. An extension of each of its requests.
 #[derive(Debug, Clone, PartialEq, Eq)]

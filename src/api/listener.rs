@@ -36,9 +36,9 @@ use tower::ServiceExt;
 use super::handshakes::{Handshakes, Refusals};
 use super::identity::PeerIdentity;
 use super::{ApiError, Client};
-use crate::audit::AuditLog;
-use crate::pki::Pki;
-use crate::sockets;
+use crate::base::pki::Pki;
+use crate::base::sockets;
+use crate::observe::audit::AuditLog;
 
 /// How long a client may take for the TLS handshake.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);

@@ -10,8 +10,8 @@ use utoipa_axum::routes;
 
 use super::extract::{BODY_LIMIT, BodyError, read_body};
 use super::{ApiError, AuditEntry, Failure};
-use crate::container::ContainerService;
-use crate::pki::{Pki, SignError, SigningRequest};
+use crate::base::pki::{Pki, SignError, SigningRequest};
+use crate::workload::container::ContainerService;
 
 /// The services behind the certificate listener.
 #[derive(Clone)]

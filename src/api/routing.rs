@@ -11,9 +11,9 @@ use axum::response::{IntoResponse, Response};
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use super::identity::{self, Role};
-use super::{ApiError, audit};
-use crate::audit::AuditLog;
+use super::identity::Role;
+use super::{ApiError, audit, identity};
+use crate::observe::audit::AuditLog;
 
 /// Everything that one listener serves: the routes, for clients of this role, each request recorded.
 pub fn app(routes: Router, role: Role, log: AuditLog) -> Router {

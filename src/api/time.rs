@@ -7,7 +7,7 @@ pub const NEVER: &str = "0001-01-01T00:00:00Z";
 
 /// A time as a string; [`NEVER`] when it was not set.
 pub fn rfc3339(time: Option<Timestamp>) -> String {
-    time.map_or_else(|| NEVER.to_owned(), crate::time::rfc3339)
+    time.map_or_else(|| NEVER.to_owned(), crate::base::time::rfc3339)
 }
 
 #[cfg(test)]

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use rustix::fs::XattrFlags;
 use serde::{Deserialize, Serialize};
 
-use crate::config::Config;
-use crate::image::record::{self, Allowance, Entry};
+use crate::daemon::config::Config;
+use crate::image::record;
+use crate::image::record::{Allowance, Entry};
 
 /// A plain copy does not have it.
 const MARK: &str = "trusted.condenser.notes";

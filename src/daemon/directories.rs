@@ -11,7 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
 use super::DaemonError;
-use crate::config::Config;
+use crate::daemon::config::Config;
 
 /// Nobody but root.
 const ROOT_ONLY: u32 = 0o700;

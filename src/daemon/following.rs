@@ -12,11 +12,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::SHUTDOWN_LIMIT;
-use crate::api::listener::{self, BoundListener};
-use crate::audit::AuditLog;
-use crate::config::{Config, HOOK_PORT};
-use crate::network::{NetworkService, Uplink};
-use crate::pki::Pki;
+use crate::api::listener;
+use crate::api::listener::BoundListener;
+use crate::base::pki::Pki;
+use crate::daemon::config::Config;
+use crate::net::HOOK_PORT;
+use crate::net::bridges::{NetworkService, Uplink};
+use crate::observe::audit::AuditLog;
 use crate::store::Store;
 
 /// How often the kernel's links, addresses and rules are compared with what they should be.

@@ -10,9 +10,12 @@
 //!
 //! A shutdown goes the other way. Containers keep running; their monitors do not need the daemon.
 
+pub mod config;
 mod copies;
 mod directories;
 mod following;
+pub mod log_filter;
+pub mod notify;
 mod settings;
 
 use std::net::SocketAddr;
@@ -25,36 +28,38 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::api::identity::Role;
-use crate::api::listener::{self, BoundListener};
-use crate::api::management::{self, Management, Sessions};
-use crate::api::{hooks, openapi, pki as pki_api, query, routing};
-use crate::apparmor::{AppArmor, Confinement};
-use crate::apply::Applier;
-use crate::audit::AuditLog;
-use crate::bottle::{BottleParts, BottleService};
-use crate::build::BuildService;
-use crate::config::Config;
-use crate::container::{ContainerService, DELAYS, Prober, Restarter, SWEEPS, Services, Sweeper};
-use crate::controller::{self, Backoff, Queue, Reconcile};
-use crate::dns::Forwarder;
-use crate::events::{self, Events};
-use crate::firewall::{Firewall, Networks};
-use crate::image::ImageService;
-use crate::import;
-use crate::logs::Watcher;
-use crate::metrics::{Activity, MetricsLog, Sampler};
-use crate::network::{DNS_ADDRESS, DNS_PORT, NetworkService, NetworkSettings};
-use crate::notify::ServiceManager;
-use crate::pki::Pki;
-use crate::pod::{PodController, PodService, ReplicaSets, SetController};
-use crate::policy::PolicyService;
-use crate::ports::HostPorts;
-use crate::runtime::droplet::Droplet;
-use crate::service::ServiceRegistry;
-use crate::store::Store;
-
 use self::following::{Following, Reload, Serving, hook_addresses, host_addresses};
+use crate::api::identity::Role;
+use crate::api::listener::BoundListener;
+use crate::api::management::{Management, Sessions};
+use crate::api::{hooks, listener, management, openapi, pki as pki_api, query, routing};
+use crate::base::pki::Pki;
+use crate::daemon::config::Config;
+use crate::daemon::notify::ServiceManager;
+use crate::image::ImageService;
+use crate::net::bridges::{DNS_ADDRESS, DNS_PORT, NetworkService, NetworkSettings};
+use crate::net::dns::Forwarder;
+use crate::net::enforcement::{Firewall, Networks};
+use crate::net::policy::PolicyService;
+use crate::net::ports::HostPorts;
+use crate::observe::audit::AuditLog;
+use crate::observe::events;
+use crate::observe::events::Events;
+use crate::observe::logs::Watcher;
+use crate::observe::metrics::{Activity, MetricsLog, Sampler};
+use crate::ops::controller;
+use crate::ops::controller::{Backoff, Queue, Reconcile};
+use crate::runtime::apparmor::{AppArmor, Confinement};
+use crate::runtime::droplet::Droplet;
+use crate::store::Store;
+use crate::workload::apply::Applier;
+use crate::workload::balancer::ServiceRegistry;
+use crate::workload::bottle::{BottleParts, BottleService};
+use crate::workload::build::BuildService;
+use crate::workload::container::{ContainerService, DELAYS, Prober, Restarter, SWEEPS, Services, Sweeper};
+use crate::workload::import;
+use crate::workload::pod::{PodController, PodService};
+use crate::workload::replica_set::{ReplicaSets, SetController};
 
 /// How many containers restart policies start at the same time.
 const RESTARTS_AT_ONCE: usize = 4;
@@ -93,25 +98,25 @@ pub enum DaemonError {
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
     #[error(transparent)]
-    Import(#[from] crate::import::ImportError),
+    Import(#[from] crate::workload::import::ImportError),
     #[error("image store: {0}")]
     Image(#[from] crate::image::ImageError),
     #[error("network: {0}")]
-    Network(#[from] crate::network::NetworkError),
+    Network(#[from] crate::net::bridges::NetworkError),
     #[error("firewall: {0}")]
-    Firewall(#[from] crate::firewall::FirewallError),
+    Firewall(#[from] crate::net::firewall::FirewallError),
     #[error("dns: {0}")]
-    Dns(#[from] crate::dns::DnsError),
+    Dns(#[from] crate::net::dns::DnsError),
     #[error("certificates: {0}")]
-    Pki(#[from] crate::pki::PkiError),
+    Pki(#[from] crate::base::pki::PkiError),
     #[error("audit log: {0}")]
     Audit(std::io::Error),
     #[error("cgroups: {0}")]
-    Cgroups(#[from] crate::metrics::GroupError),
+    Cgroups(#[from] crate::observe::metrics::GroupError),
     #[error("recovery: {0}")]
-    Recovery(#[from] crate::container::ContainerError),
+    Recovery(#[from] crate::workload::container::ContainerError),
     #[error("recovery of pods: {0}")]
-    Pods(#[from] crate::pod::PodError),
+    Pods(#[from] crate::workload::pod::PodError),
 }
 
 /// Runs until SIGTERM or SIGINT; SIGHUP makes it [`Reload`]. Returns an error only when the daemon could not start.
@@ -178,7 +183,9 @@ impl Daemon {
         let audit = AuditLog::open(&config.log_dir, &host_name()).map_err(DaemonError::Audit)?;
         let activity = Activity::default();
         let images = ImageService::new(settings::image(&config), store.clone(), activity.clone())?;
-        import::run(&mut config, &store, &images).await?;
+        if let Some(import) = import::run(&settings::import_places(&config), &store, &images).await? {
+            config.follow(import.runtime_subnet, &import.dns_upstreams);
+        }
         let sampler = Sampler::new(config.container_root())?;
 
         manager.starting("preparing networks and rules").await;

@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use super::following::RESYNC;
 use crate::api::listener::BoundListener;
-use crate::apparmor::AppArmor;
-use crate::build::BuildSettings;
-use crate::config::{Config, PullLatest};
-use crate::container::{ContainerSettings, HookSettings};
-use crate::firewall::FirewallSettings;
+use crate::daemon::config::{Config, PullLatest};
 use crate::image::{ImageSettings, Patience, RegistrySettings};
-use crate::network::DEFAULT_NETWORK;
-use crate::pod::PodSettings;
+use crate::net::bridges::DEFAULT_NETWORK;
+use crate::net::firewall::FirewallSettings;
+use crate::runtime::apparmor::AppArmor;
 use crate::runtime::dir::{DEFAULT_ROOT, RUNTIME_RUN_DIR};
 use crate::runtime::mounts::Policy;
+use crate::workload::build::BuildSettings;
+use crate::workload::container::{ContainerSettings, HookSettings};
+use crate::workload::import;
+use crate::workload::pod::PodSettings;
 
 pub(super) fn image(config: &Config) -> ImageSettings {
     ImageSettings {
@@ -95,5 +96,14 @@ pub(super) fn pod(config: &Config) -> PodSettings {
     PodSettings {
         root: config.pod_root(),
         infra_image: config.infra_image.clone(),
+    }
+}
+
+/// Where an installation of the original would be.
+pub(super) fn import_places(config: &Config) -> import::Places {
+    import::Places {
+        stores: config.root_dir.join("store"),
+        containers: config.container_root(),
+        cgroups: "/sys/fs/cgroup/raind".into(),
     }
 }

@@ -10,9 +10,9 @@ use serde::Deserialize;
 
 use super::options::Options;
 use super::{AgentError, post};
-use crate::pki::pair::{Durability, PairFiles, belongs_to, expires_within, parse, unix};
-use crate::pki::spiffe::uri_names;
-use crate::pki::{RENEWAL, SpiffeId};
+use crate::base::pki::pair::{Durability, PairFiles, belongs_to, expires_within, parse, unix};
+use crate::base::pki::spiffe::uri_names;
+use crate::base::pki::{RENEWAL, SpiffeId};
 use crate::runtime::dir::{ContainerDir, valid_id};
 
 #[derive(Deserialize)]

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-pub use crate::pki::trust::client_config as tls_config;
+pub use crate::base::pki::trust::client_config as tls_config;
 
 /// How long a connection, handshake included, may take.
 pub const CONNECT_TIME: Duration = Duration::from_secs(5);

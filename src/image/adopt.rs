@@ -14,7 +14,7 @@ use super::digest::Digest;
 use super::layers::LayerStore;
 use super::manifest::{Document, ImageConfig, MAX_DOCUMENT};
 use super::{ImageError, ImageRef, ImageService, Platform, blocking, documents};
-use crate::store::{Image, ImageLayer};
+use crate::model::{Image, ImageLayer};
 
 /// An image as the earlier installation kept it. Absolute paths.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use super::draft::in_overlay;
 use super::tree::{Tree, TreeError};
 use super::unpack::unpack;
 use super::{ImageError, ImageService, blocking, document_digests};
-use crate::store::Image;
+use crate::model::Image;
 
 /// What a directory of an image holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

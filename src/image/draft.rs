@@ -24,12 +24,12 @@ use sha2::{Digest as _, Sha256};
 
 use super::capture::capture;
 use super::digest::Digest;
-use super::documents::{self, Made, Parts};
+use super::documents::{Made, Parts};
 use super::layers::{LayerStore, Pins, Staged};
 use super::tree::TreeError;
 use super::unpack::unpack;
-use super::{ImageError, ImageRef, ImageService, Inner, Platform, blocking, document_digests};
-use crate::store::{Image, ImageLayer, ImageRunConfig};
+use super::{ImageError, ImageRef, ImageService, Inner, Platform, blocking, document_digests, documents};
+use crate::model::{Image, ImageLayer, ImageRunConfig};
 
 /// Most layers of an image: as many as fit the mount options of its containers.
 const MAX_LAYERS: usize = 127;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::store::{HealthCheck, Probe};
+use crate::model::{HealthCheck, Probe};
 
 /// Nanoseconds of a second.
 const SECOND: u64 = 1_000_000_000;

@@ -8,11 +8,10 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Deserializer};
 
-use super::artifact;
 use super::digest::Digest;
-use super::health;
 use super::platform::Platform;
-use crate::store::ImageRunConfig;
+use super::{artifact, health};
+use crate::model::ImageRunConfig;
 
 /// What may be answered for a manifest.
 pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \

@@ -1,6 +1,6 @@
 //! Images: pulling them from registries and keeping their layers, content addressed and shared.
 //!
-//! An image is a row ([`Image`](crate::store::Image)) plus unpacked layers and two documents on disk. The row is the
+//! An image is a row ([`Image`](crate::model::Image)) plus unpacked layers and two documents on disk. The row is the
 //! truth: an image is present when its row is committed, and the row is committed only when all it names is on disk,
 //! durable. What no row (image or container) names and no running pull has pinned is garbage and is swept.
 //!
@@ -54,8 +54,9 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::{Semaphore, watch};
 
-use crate::metrics::{Activity, Verb};
-use crate::store::{Container, Image, Snapshot, Store, Txn};
+use crate::model::{Container, Image, Snapshot, Txn};
+use crate::observe::metrics::{Activity, Verb};
+use crate::store::Store;
 
 use self::digest::Digest;
 use self::layers::LayerStore;

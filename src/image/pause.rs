@@ -13,7 +13,7 @@ use tar::{EntryType, Header};
 
 use super::digest::Digest;
 use super::platform::Platform;
-use crate::store::{Image, ImageLayer, ImageRunConfig};
+use crate::model::{Image, ImageLayer, ImageRunConfig};
 
 /// How infra containers show it (`docs/spec/api.md` 8).
 const REPOSITORY: &str = "registry.k8s.io/pause";
@@ -21,7 +21,7 @@ const REFERENCE: &str = "3.9";
 /// Name of the program in the image.
 const PROGRAM: &str = "pause";
 
-crate::elf::begin!("condenser_pause");
+crate::base::elf::begin!("condenser_pause");
 
 #[cfg(target_arch = "x86_64")]
 global_asm!(
@@ -96,7 +96,7 @@ global_asm!(
     ".quad (1 << 1) | (1 << 14)",
 );
 
-crate::elf::end!("condenser_pause");
+crate::base::elf::end!("condenser_pause");
 
 unsafe extern "C" {
     static condenser_pause_start: u8;
@@ -106,7 +106,7 @@ unsafe extern "C" {
 /// The executable file.
 fn program() -> &'static [u8] {
     // SAFETY: the labels of the file above.
-    unsafe { crate::elf::bytes(&raw const condenser_pause_start, &raw const condenser_pause_end) }
+    unsafe { crate::base::elf::bytes(&raw const condenser_pause_start, &raw const condenser_pause_end) }
 }
 
 /// The layer's archive. The same bytes every time, so that its digest names it.

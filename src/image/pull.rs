@@ -25,7 +25,7 @@ use super::stream::{BlobReader, Digests, LayerReader, Limits};
 use super::tree::TreeError;
 use super::unpack::unpack;
 use super::{ImageError, ImageRef, Inner, Platform, blocking};
-use crate::store::{Image, ImageLayer};
+use crate::model::{Image, ImageLayer};
 
 /// How many pieces of a blob wait between network and unpacking.
 const PIECES: usize = 64;

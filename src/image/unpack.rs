@@ -20,7 +20,8 @@ use rustix::io::Errno;
 
 use super::archive::{Archive, Entry, Kind};
 use super::printable::printable;
-use super::tree::{self, Existing, MAX_DEPTH, Tree, TreeError, open_directory, split};
+use super::tree;
+use super::tree::{Existing, MAX_DEPTH, Tree, TreeError, open_directory, split};
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE_MARKER: &[u8] = b".wh..wh..opq";

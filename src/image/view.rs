@@ -14,7 +14,8 @@ use std::rc::Rc;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::tree::{self, Existing, open_directory};
+use super::tree;
+use super::tree::{Existing, open_directory};
 
 const MAX_LINKS: u32 = 40;
 

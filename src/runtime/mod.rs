@@ -3,6 +3,7 @@
 //! The contract between the two is a command line and files (`docs/spec/runtime.md`). The types here are those files;
 //! neither side may depend on anything else of the other.
 
+pub mod apparmor;
 pub mod defaults;
 pub mod dir;
 pub mod droplet;

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
 
-use crate::store::ProcessId;
+use crate::model::ProcessId;
 
 impl ProcessId {
     /// The identity of the process that has this pid now; `None` when there is none or it is a zombie.

@@ -10,7 +10,7 @@
 
 use std::arch::global_asm;
 
-crate::elf::begin!("condenser_reaper");
+crate::base::elf::begin!("condenser_reaper");
 
 #[cfg(target_arch = "x86_64")]
 global_asm!(
@@ -136,7 +136,7 @@ global_asm!(
     ".quad 0xffffffffffffffff",
 );
 
-crate::elf::end!("condenser_reaper");
+crate::base::elf::end!("condenser_reaper");
 
 unsafe extern "C" {
     static condenser_reaper_start: u8;
@@ -146,5 +146,5 @@ unsafe extern "C" {
 /// The executable file.
 pub fn program() -> &'static [u8] {
     // SAFETY: the labels of the file above.
-    unsafe { crate::elf::bytes(&raw const condenser_reaper_start, &raw const condenser_reaper_end) }
+    unsafe { crate::base::elf::bytes(&raw const condenser_reaper_start, &raw const condenser_reaper_end) }
 }

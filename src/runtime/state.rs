@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::store::{Exit, ProcessId};
+use crate::model::{Exit, ProcessId};
 
 /// Status of a container as the runtime sees it. The words are those of the OCI runtime specification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,8 +9,8 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, params};
 
 use super::holder;
-use super::snapshot::{Kind, Snapshot, Write};
 use super::writer::StoreError;
+use crate::model::{Kind, Snapshot, Write};
 
 /// Version of the tables and documents, kept in `PRAGMA user_version`.
 pub const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;

@@ -12,11 +12,7 @@
 
 mod database;
 mod holder;
-pub(crate) mod records;
-mod snapshot;
 mod writer;
 
 pub use database::SCHEMA_VERSION;
-pub use records::*;
-pub use snapshot::{Change, Claim, Commit, Holder, Kind, Object, Record, Snapshot, Table, Taken, Txn};
 pub use writer::{Store, StoreError};

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tokio::sync::{broadcast, oneshot};
 
 use super::database::Database;
-use super::snapshot::{Change, Commit, Kind, Snapshot, Txn};
+use crate::model::{BrokenRecord, Change, Commit, Kind, Snapshot, Txn};
 
 /// How many commits a slow subscriber may lag behind before it has to look at the snapshot again.
 const EVENT_BACKLOG: usize = 4096;
@@ -54,6 +54,12 @@ pub enum StoreError {
     /// The writer has ended, which happens only when the daemon ends.
     #[error("the state store is closed")]
     Closed,
+}
+
+impl From<BrokenRecord> for StoreError {
+    fn from(BrokenRecord { kind, message }: BrokenRecord) -> Self {
+        Self::Document { kind, message }
+    }
 }
 
 /// Handle to the state. Clones share it.
@@ -223,8 +229,8 @@ fn commit_of(txn: Txn) -> Commit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::records::tests::container;
-    use crate::store::{Container, ContainerState, Taken};
+    use crate::model::fixtures::container;
+    use crate::model::{Container, ContainerState, Taken};
 
     #[derive(Debug, thiserror::Error)]
     enum TestError {

@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use condenser::image::{
     ImageRef, ImageService, ImageSettings, Platform, Registries, RegistryEntries, RegistrySettings,
 };
-use condenser::metrics::Activity;
-use condenser::store::{Image, Store};
+use condenser::model::Image;
+use condenser::observe::metrics::Activity;
+use condenser::store::Store;
 
 /// An image service with a store of its own.
 pub struct Place {

@@ -21,8 +21,10 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use condenser::firewall::{Firewall, FirewallSettings};
-use condenser::network::{NetworkService, NetworkSettings, Uplink, ipam};
+use condenser::model::*;
+use condenser::net::bridges::{NetworkService, NetworkSettings, Uplink, ipam};
+use condenser::net::enforcement::Firewall;
+use condenser::net::firewall::FirewallSettings;
 use condenser::store::*;
 
 const INSIDE: &str = "CONDENSER_NETLAB";

@@ -7,7 +7,7 @@ use tower::ServiceExt;
 use super::*;
 use crate::api::identity::Role;
 use crate::api::{ApiError, done, routing};
-use crate::audit::FILE;
+use crate::observe::audit::FILE;
 
 struct Fixture {
     dir: tempfile::TempDir,
@@ -30,7 +30,7 @@ impl Fixture {
         let peer = PeerIdentity {
             address: "[::ffff:192.0.2.7]:1234".parse().unwrap(),
             certificate: Some(crate::api::identity::PeerCertificate {
-                spiffe: crate::pki::SpiffeId::parse(uri),
+                spiffe: crate::base::pki::SpiffeId::parse(uri),
                 uris: vec![uri.to_owned()],
                 fingerprint: "ab".into(),
             }),

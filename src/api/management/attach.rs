@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::Management;
 use super::containers::about;
 use crate::api::{ApiError, AuditEntry, Failure, PathParams};
-use crate::container::Terminal;
+use crate::workload::container::Terminal;
 
 /// Most bytes of output in one message.
 const PIECE: usize = 32 << 10;

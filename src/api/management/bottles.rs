@@ -13,8 +13,9 @@ use super::containers::ContainerView;
 use crate::api::extract::{BODY_LIMIT, BodyError, read_body};
 use crate::api::time::rfc3339;
 use crate::api::{ApiError, AuditEntry, Failure, PathParams, QueryParams, Success, SuccessBody, success};
-use crate::bottle::{self, BottleError, Registered};
-use crate::store::{Bottle, BottleService, Condition, Container, Policy, Snapshot};
+use crate::model::{Bottle, BottleService, Condition, Container, Policy, Snapshot};
+use crate::workload::bottle;
+use crate::workload::bottle::{BottleError, Registered};
 
 /// A bottle that was registered.
 #[derive(Debug, Serialize, ToSchema)]
@@ -177,7 +178,7 @@ pub struct BottleParameter {
 impl From<Registered> for RegisteredView {
     fn from(registered: Registered) -> Self {
         let bottle = registered.bottle;
-        let warning = |w: crate::manifest::Warning| WarningView {
+        let warning = |w: crate::workload::manifest::Warning| WarningView {
             field: w.field,
             line: w.line,
             message: w.message,
@@ -377,7 +378,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::store::tests::bottle;
+    use crate::model::fixtures::bottle;
 
     #[test]
     fn a_container_that_is_gone_is_shown_as_missing() {
@@ -406,6 +407,6 @@ mod tests {
             "{fields:?}"
         );
         assert_eq!(view["services"]["web"], json!({ "image": "" }));
-        assert_eq!(crate::bottle::status(&Snapshot::default(), &blog), "abnormal");
+        assert_eq!(crate::workload::bottle::status(&Snapshot::default(), &blog), "abnormal");
     }
 }

@@ -8,7 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Management;
 use crate::api::{ApiError, AuditEntry, Client, Failure, QueryParams, Success, SuccessBody, success};
-use crate::build::{BuildError, BuildRequest};
+use crate::workload::build::{BuildError, BuildRequest};
 
 /// Build file when the client names none.
 const DRIPFILE: &str = "Dripfile";

@@ -13,10 +13,11 @@ use utoipa::ToSchema;
 use super::Management;
 use crate::api::time::rfc3339;
 use crate::api::{ApiError, AuditEntry, Failure, OptionalJson, PathParams, StrictJson, Success, SuccessBody, success};
-use crate::container::{self, CreateRequest, HealthCheckRequest, OptionsRequest, RestartRequest};
 use crate::image::ImageRef;
-use crate::pod::PodError;
-use crate::store::{Container, Health, Protocol};
+use crate::model::{Container, Health, Protocol};
+use crate::workload::container;
+use crate::workload::container::{CreateRequest, HealthCheckRequest, OptionsRequest, RestartRequest};
+use crate::workload::pod::PodError;
 
 /// A container as clients see it.
 #[derive(Debug, Serialize, ToSchema)]
@@ -403,7 +404,7 @@ pub(super) fn about(m: &Management, entry: &AuditEntry, parameter: &str) {
 }
 
 /// Failure of an operation on one container; the parameter comes back as `data.id`.
-fn of(parameter: &str) -> impl Fn(crate::container::ContainerError) -> ApiError + '_ {
+fn of(parameter: &str) -> impl Fn(crate::workload::container::ContainerError) -> ApiError + '_ {
     move |error| {
         ApiError::from(error)
             .prefixed("service failed: ")

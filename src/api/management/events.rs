@@ -31,8 +31,8 @@ use utoipa::{IntoParams, ToSchema};
 use super::Management;
 use crate::api::time::rfc3339;
 use crate::api::{ApiError, Failure, QueryParams};
-use crate::events::{Action, Event, Filter, Item, Subscription};
-use crate::store::{Health, Kind};
+use crate::model::{Health, Kind};
+use crate::observe::events::{Action, Event, Filter, Item, Subscription};
 
 /// After this long without an event a client is told that the connection lives.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -91,7 +91,8 @@ pub struct EventView {
 
 impl EventView {
     fn new(sequence: u64, event: &Event) -> Self {
-        let state = |observed: &Option<crate::events::Observed>| observed.as_ref().and_then(|o| o.state.clone());
+        let state =
+            |observed: &Option<crate::observe::events::Observed>| observed.as_ref().and_then(|o| o.state.clone());
         let exit = event.new.as_ref().and_then(|observed| observed.exit.clone());
         let (exit_code, reason, message) = match exit {
             Some(exit) => (Some(exit.code), Some(exit.reason), Some(exit.message)),
@@ -204,9 +205,9 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::events::Events;
-    use crate::store::records::tests::container;
-    use crate::store::{Change, Commit, ContainerState, Exit, Object};
+    use crate::model::fixtures::container;
+    use crate::model::{Change, Commit, ContainerState, Exit, Object};
+    use crate::observe::events::Events;
 
     fn ended() -> Commit {
         let running = container("a", "web").in_state(ContainerState::Running);

@@ -10,8 +10,8 @@ use utoipa::ToSchema;
 use super::Management;
 use super::containers::{Id, about};
 use crate::api::{ApiError, AuditEntry, Client, Failure, PathParams, StrictJson, Success, SuccessBody, success};
-use crate::container::ExecRequest;
 use crate::runtime::exec::ExecOutcome;
+use crate::workload::container::ExecRequest;
 
 /// A command to run in a container.
 #[derive(Debug, Default, Deserialize, ToSchema)]

@@ -1,18 +1,19 @@
 //! Which status an error of a service becomes (`docs/spec/api.md` 0.1).
 
 use crate::api::ApiError;
-use crate::apply::{ApplyError, What};
-use crate::bottle::BottleError;
-use crate::build::BuildError;
-use crate::container::ContainerError;
-use crate::firewall::NetworksError;
 use crate::image::ImageError;
-use crate::manifest::Problem;
-use crate::network::NetworkError;
-use crate::pod::{PodError, SetError};
-use crate::policy::PolicyError;
+use crate::net::bridges::NetworkError;
+use crate::net::enforcement::NetworksError;
+use crate::net::policy::PolicyError;
 use crate::runtime::RuntimeError;
-use crate::service::ServiceError;
+use crate::workload::apply::{ApplyError, What};
+use crate::workload::balancer::ServiceError;
+use crate::workload::bottle::BottleError;
+use crate::workload::build::BuildError;
+use crate::workload::container::ContainerError;
+use crate::workload::manifest::Problem;
+use crate::workload::pod::PodError;
+use crate::workload::replica_set::SetError;
 
 impl From<ContainerError> for ApiError {
     fn from(error: ContainerError) -> Self {

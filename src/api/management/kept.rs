@@ -7,8 +7,9 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
 
-use crate::api::envelope::{self, Success};
-use crate::store::Snapshot;
+use crate::api::envelope;
+use crate::api::envelope::Success;
+use crate::model::Snapshot;
 
 /// The answer of one route. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -42,8 +43,9 @@ mod tests {
     use super::*;
     use crate::api::envelope::success;
     use crate::api::envelope::tests::parts;
-    use crate::policy::PolicyError;
-    use crate::store::{PolicySettings, Store, Txn};
+    use crate::model::{PolicySettings, Txn};
+    use crate::net::policy::PolicyError;
+    use crate::store::Store;
 
     #[tokio::test]
     async fn an_answer_is_made_once_for_each_revision() {

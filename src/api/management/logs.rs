@@ -17,7 +17,7 @@ use utoipa::IntoParams;
 use super::Management;
 use super::containers::about;
 use crate::api::{ApiError, AuditEntry, Failure, PathParams, QueryParams};
-use crate::container::{ContainerError, DEFAULT_LINES, LogRequest};
+use crate::workload::container::{ContainerError, DEFAULT_LINES, LogRequest};
 
 /// Which part of a log.
 #[derive(Debug, Default, Deserialize, IntoParams)]

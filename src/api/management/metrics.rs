@@ -5,7 +5,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
 use super::Management;
-use crate::metrics;
+use crate::observe::metrics;
 
 /// Figures of running containers and of the daemon, for Prometheus
 #[utoipa::path(get, path = "/metrics", tag = "metrics",

@@ -29,18 +29,19 @@ use tokio_util::task::TaskTracker;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::apply::Applier;
-use crate::bottle::BottleService;
-use crate::build::BuildService;
-use crate::container::ContainerService;
-use crate::events::Events;
-use crate::firewall::Networks;
 use crate::image::ImageService;
-use crate::metrics::{Activity, Sampler};
-use crate::pod::{PodService, ReplicaSets};
-use crate::policy::PolicyService;
-use crate::service::ServiceRegistry;
+use crate::net::enforcement::Networks;
+use crate::net::policy::PolicyService;
+use crate::observe::events::Events;
+use crate::observe::metrics::{Activity, Sampler};
 use crate::store::Store;
+use crate::workload::apply::Applier;
+use crate::workload::balancer::ServiceRegistry;
+use crate::workload::bottle::BottleService;
+use crate::workload::build::BuildService;
+use crate::workload::container::ContainerService;
+use crate::workload::pod::PodService;
+use crate::workload::replica_set::ReplicaSets;
 
 pub use kept::KeptAnswer;
 

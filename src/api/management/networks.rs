@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::Management;
 use crate::api::{ApiError, AuditEntry, Done, Failure, PathParams, StrictJson, Success, SuccessBody, done, success};
-use crate::store::Network;
+use crate::model::Network;
 
 /// A network in the list. The field names are capitalised on the wire.
 #[derive(Debug, Serialize, ToSchema)]

@@ -12,9 +12,9 @@ use utoipa::{IntoParams, ToSchema};
 use super::Management;
 use crate::api::time::rfc3339;
 use crate::api::{ApiError, AuditEntry, Failure, PathParams, QueryParams, StrictJson, Success, SuccessBody, success};
-use crate::container::pull_policy_of;
-use crate::pod::{self, NewPod, PodError, PodStatus};
-use crate::store::{Pod, PodContainer, PodGoal, PodSpec, PodTemplate, RestartPolicy};
+use crate::model::{Pod, PodContainer, PodGoal, PodSpec, PodStatus, PodTemplate, RestartPolicy};
+use crate::workload::container::pull_policy_of;
+use crate::workload::pod::{NewPod, PodError};
 
 /// Namespace of a request that names none.
 pub(super) const DEFAULT_NAMESPACE: &str = "default";
@@ -190,7 +190,7 @@ impl PodBody {
             uid: Some(self.uid).filter(|uid| !uid.is_empty()),
             owner: None,
             template: PodTemplate {
-                id: crate::pod::fresh_ulid(),
+                id: crate::model::fresh_ulid(),
                 labels: self.labels,
                 annotations: self.annotations,
                 spec: PodSpec {
@@ -253,7 +253,7 @@ fn of<'a>(parameter: &'a str, prefix: &'a str) -> impl Fn(PodError) -> ApiError 
 pub async fn list(State(m): State<Management>) -> Response {
     let snapshot = m.store.snapshot();
     m.kept.pods.get(&snapshot, || {
-        let pods = pod::statuses(&snapshot);
+        let pods = crate::model::pod_statuses(&snapshot);
         let views: Vec<_> = pods.iter().map(|(pod, status)| PodView::new(pod, status)).collect();
         success("retrieve pod list success", views)
     })
@@ -271,7 +271,7 @@ pub async fn get(
 ) -> Result<Success<SuccessBody<PodView>>, ApiError> {
     let prefixed = |error: PodError| ApiError::from(error).prefixed("retrieve pod failed: ");
     let pod = find(&m, &entry, &id, &scope).map_err(prefixed)?;
-    let status = crate::pod::status(&m.store.snapshot(), &pod);
+    let status = crate::model::pod_status(&m.store.snapshot(), &pod);
     Ok(success("retrieve pod success", PodView::new(&pod, &status)))
 }
 

@@ -12,8 +12,9 @@ use crate::api::{
     ApiError, AuditEntry, Done, Failure, MaybeBody, OptionalJson, PathParams, QueryParams, StrictJson, Success,
     SuccessBody, done, success, success_with,
 };
-use crate::firewall::Destination;
-use crate::policy::{Chain, Difference, Entry, Explanation, NewPolicy, PolicyError, Question, UnknownChain};
+use crate::model::{Chain, UnknownChain};
+use crate::net::firewall::Destination;
+use crate::net::policy::{Difference, Entry, Explanation, NewPolicy, PolicyError, Question};
 
 /// A chain: its mode and its policies.
 #[derive(Debug, Serialize, ToSchema)]
@@ -252,7 +253,7 @@ pub struct ExplanationView {
 impl ExplanationView {
     fn new(explanation: Explanation, policy: Option<&Entry>) -> Self {
         let Explanation { packet, verdict } = explanation;
-        let end = |end: &crate::policy::End| PolicyEnd {
+        let end = |end: &crate::model::End| PolicyEnd {
             container_name: Some(end.container.clone()),
             address: Some(end.address.to_string()),
         };

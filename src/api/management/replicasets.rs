@@ -13,8 +13,8 @@ use super::Management;
 use super::pods::Scope;
 use crate::api::time::rfc3339;
 use crate::api::{ApiError, AuditEntry, Failure, PathParams, QueryParams, StrictJson, Success, SuccessBody, success};
-use crate::pod::{MAX_REPLICAS, SetError, SetStatus};
-use crate::store::{PodContainer, PodSpec, ReplicaSet, VolumeMount, VolumeSource};
+use crate::model::{PodContainer, PodSpec, ReplicaSet, VolumeMount, VolumeSource};
+use crate::workload::replica_set::{MAX_REPLICAS, SetError, SetStatus};
 
 /// A replica set.
 #[derive(Debug, Serialize, ToSchema)]
@@ -319,8 +319,8 @@ pub async fn remove(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Volume;
-    use crate::store::records::tests::replica_set;
+    use crate::model::Volume;
+    use crate::model::fixtures::replica_set;
 
     #[test]
     fn list_and_detail_have_the_fields_of_the_contract() {

@@ -8,8 +8,8 @@ use utoipa::ToSchema;
 use super::Management;
 use crate::api::extract::{BODY_LIMIT, BodyError, read_body};
 use crate::api::{ApiError, AuditEntry, Failure, Success, SuccessBody, success};
-use crate::apply::{Applied, AppliedResource, Deleted, DocumentWarning};
-use crate::manifest::{Reference, ResourceKind};
+use crate::workload::apply::{Applied, AppliedResource, Deleted, DocumentWarning};
+use crate::workload::manifest::{Reference, ResourceKind};
 
 /// What became of a manifest.
 #[derive(Debug, Default, Serialize, ToSchema)]

@@ -15,10 +15,10 @@ use super::pods::Scope;
 use crate::api::extract::{BODY_LIMIT, BodyError, read_body};
 use crate::api::time::rfc3339;
 use crate::api::{ApiError, AuditEntry, Failure, PathParams, QueryParams, Success, SuccessBody, success};
-use crate::manifest::{self, ManifestError, Problem, Warning};
-use crate::pod::statuses;
-use crate::service::{Endpoint, ServiceError, endpoints};
-use crate::store::{Service, ServicePort};
+use crate::model::{Endpoint, Service, ServicePort, endpoints, pod_statuses};
+use crate::workload::balancer::ServiceError;
+use crate::workload::manifest;
+use crate::workload::manifest::{ManifestError, Problem, Warning};
 
 /// A service in the list.
 #[derive(Debug, Serialize, ToSchema)]
@@ -207,7 +207,7 @@ pub async fn get(
 ) -> Result<Success<SuccessBody<ServiceView>>, ApiError> {
     let prefixed = |error: ServiceError| ApiError::from(error).prefixed("get failed: ");
     let service = find(&m, &entry, &id, &scope).map_err(prefixed)?;
-    let endpoints = endpoints(&service, &statuses(&m.store.snapshot()));
+    let endpoints = endpoints(&service, &pod_statuses(&m.store.snapshot()));
     Ok(success("service detail", ServiceView::new(&service, &endpoints)))
 }
 
@@ -280,7 +280,7 @@ pub async fn remove(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::records::tests::service;
+    use crate::model::fixtures::service;
 
     #[test]
     fn a_pod_is_there_once_for_each_target_port() {

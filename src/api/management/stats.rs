@@ -11,9 +11,9 @@ use super::Management;
 use super::containers::about;
 use crate::api::time::rfc3339;
 use crate::api::{ApiError, AuditEntry, Failure, PathParams, Success, SuccessBody, success};
-use crate::container::ContainerError;
-use crate::metrics::{Sample, Usage};
-use crate::store::Container;
+use crate::model::Container;
+use crate::observe::metrics::{Sample, Usage};
+use crate::workload::container::ContainerError;
 
 /// What a container is, and what it uses.
 #[derive(Debug, Serialize, ToSchema)]
@@ -111,7 +111,7 @@ impl StatsView {
         let exit = c.exit.clone();
         let (exit_code, reason, message) = exit.map_or_else(Default::default, |e| (e.code, e.reason, e.message));
         Self {
-            generated_ts: sample.taken_at.map(crate::time::rfc3339).unwrap_or_default(),
+            generated_ts: sample.taken_at.map(crate::base::time::rfc3339).unwrap_or_default(),
             container_id: c.id.clone(),
             container_name: c.name.clone(),
             pod_id: c.pod_id.clone().unwrap_or_default(),
@@ -146,8 +146,8 @@ mod tests {
     use serde_json::{Map, Value};
 
     use super::*;
-    use crate::store::tests::container;
-    use crate::store::{ContainerState, Exit};
+    use crate::model::fixtures::container;
+    use crate::model::{ContainerState, Exit};
 
     fn shown(container: &Container, sample: Sample) -> Map<String, Value> {
         let view = StatsView::new(container, Path::new("/etc/raind/container/a/logs/init.log"), sample);

@@ -6,12 +6,11 @@
 
 use std::os::unix::fs::DirBuilderExt;
 
+use condenser::model::ProcessId;
 use condenser::runtime::process::boot_id;
 use condenser::runtime::state::{RuntimeState, Status};
-use condenser::store::ProcessId;
 
 use crate::audit::{AuditLog, Event, Record};
-use crate::bundle;
 use crate::cgroup::Cgroup;
 use crate::cli::{Args, Opt};
 use crate::config::{Config, NamespaceKind};
@@ -21,10 +20,9 @@ use crate::finish::settle;
 use crate::hooks::{Hooks, Phase};
 use crate::lock::Lock;
 use crate::monitor::Creator;
-use crate::network;
-use crate::output;
 use crate::plan::Plan;
 use crate::record::RunRecord;
+use crate::{bundle, network, output};
 
 /// Options of `create` and `run`.
 pub const OPTIONS: &[Opt] = &[Opt::Flag(&["tty", "t"]), Opt::Flag(&["print-pid"])];

@@ -4,8 +4,8 @@
 
 use std::time::{Duration, Instant};
 
+use condenser::model::{Exit, ProcessId};
 use condenser::runtime::state::{REASON_ERROR, Status};
-use condenser::store::{Exit, ProcessId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::audit::AuditLog;

@@ -3,14 +3,14 @@
 //! [`LogFile`] takes the raw output of processes, [`EventLog`] the notes of a monitor about itself. Both are appended to
 //! and never truncated, so several writers and a restart keep what is there. Whoever rotates a log renames it: the next
 //! write notices and goes to a new file under the old name. A line that had begun is ended in the old file, unless it
-//! goes on and on. When what was written stands beside the log ([`times`](condenser::logs::times)).
+//! goes on and on. When what was written stands beside the log ([`times`](condenser::observe::logs::times)).
 
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use condenser::logs::times::TimesWriter;
+use condenser::observe::logs::times::TimesWriter;
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt;
 
@@ -126,7 +126,7 @@ impl EventLog {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use condenser::logs::{LogReader, View};
+    use condenser::observe::logs::{LogReader, View};
 
     use super::*;
 

@@ -15,8 +15,8 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use condenser::model::{Exit, ProcessId};
 use condenser::runtime::state::{REASON_COMPLETED, REASON_ERROR, REASON_OOM};
-use condenser::store::{Exit, ProcessId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use condenser::runtime::mounts::{Mount, MountError, Policy};
-use condenser::runtime::tmpfs::{self, Tmpfs, TmpfsError};
+use condenser::runtime::tmpfs;
+use condenser::runtime::tmpfs::{Tmpfs, TmpfsError};
 
 use crate::apparmor;
 use crate::cgroup::{self, CgroupError};

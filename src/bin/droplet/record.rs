@@ -7,7 +7,7 @@
 
 use std::path::PathBuf;
 
-use condenser::store::ProcessId;
+use condenser::model::ProcessId;
 use serde::{Deserialize, Serialize};
 
 use crate::container::{Container, replace};

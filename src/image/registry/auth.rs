@@ -14,9 +14,9 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{RequestBuilder, Url};
 use tokio::sync::OnceCell;
 
-use super::Source;
 use super::challenge::{Challenge, challenge, token_of};
-use super::credentials::{self, Credential, Found, Secret};
+use super::credentials::{Credential, Found, Secret};
+use super::{Source, credentials};
 use crate::image::ImageError;
 use crate::image::reference::HUB;
 

@@ -15,8 +15,8 @@ use super::client::{Clients, Pair};
 use super::settings::Endpoint;
 use super::{Fetched, RegistrySettings};
 use crate::image::digest::Digest;
-use crate::image::manifest::{self, Descriptor, Document, MAX_DOCUMENT};
-use crate::image::{ImageError, ImageRef};
+use crate::image::manifest::{Descriptor, Document, MAX_DOCUMENT};
+use crate::image::{ImageError, ImageRef, manifest};
 
 /// How often a registry is sent one request when the trouble looks temporary. A mirror gets it once.
 pub(super) const ATTEMPTS: u32 = 4;

@@ -157,8 +157,9 @@ impl Reader {
 
     fn configure(&self, block: &Block) {
         self.lab.machine().write("/run/docs/condenser.toml", &block.text);
-        let settings = condenser::config::Settings::from_file(&self.lab.machine().path("/run/docs/condenser.toml"));
-        let config = settings.and_then(condenser::config::Config::from_settings);
+        let settings =
+            condenser::daemon::config::Settings::from_file(&self.lab.machine().path("/run/docs/condenser.toml"));
+        let config = settings.and_then(condenser::daemon::config::Config::from_settings);
         config.unwrap_or_else(|e| block.fail(&e));
     }
 

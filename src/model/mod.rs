@@ -1,0 +1,28 @@
+//! The state as a value, and pure functions over it: rows in, answer out. No I/O, no clock, no lock.
+//!
+//! [`Snapshot`] is the whole state; a [`Txn`] makes the next one. What several services ask of the same rows (is this pod
+//! ready, which addresses stand behind this service, what does this name mean) is answered here, once.
+
+pub mod container_names;
+mod directory;
+mod endpoints;
+mod pod_status;
+pub mod policies;
+mod records;
+pub mod retries;
+mod snapshot;
+
+pub use container_names::INFRA_PREFIX;
+pub use directory::{Directory, End, Unresolved};
+pub use endpoints::{Endpoint, all_endpoints, endpoints};
+pub use pod_status::{PodState, PodStatus, member_name, pod_status, pod_statuses};
+#[cfg(test)]
+pub(crate) use records::fixtures;
+pub use records::*;
+pub(crate) use snapshot::Write;
+pub use snapshot::{BrokenRecord, Change, Claim, Commit, Holder, Kind, Object, Record, Snapshot, Table, Taken, Txn};
+
+/// A new id of a pod, template or set: a ULID in lower case.
+pub fn fresh_ulid() -> String {
+    ulid::Ulid::generate().to_string().to_lowercase()
+}

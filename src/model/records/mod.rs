@@ -1,0 +1,21 @@
+//! The stored objects: plain data, serialised as one JSON document each. Field names on disk are the names here;
+//! a field that is added later needs `#[serde(default)]`, anything else a migration (`database.rs`).
+
+mod bottle;
+mod container;
+mod image;
+mod import;
+mod network;
+mod pod;
+mod policy;
+
+pub use bottle::*;
+pub use container::*;
+pub use image::*;
+pub use import::*;
+pub use network::*;
+pub use pod::*;
+pub use policy::*;
+
+#[cfg(test)]
+pub(crate) mod fixtures;

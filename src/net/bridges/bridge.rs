@@ -1,0 +1,89 @@
+//! Making a bridge what it should be, whatever is there (`docs/spec/network.md` 4, N-06).
+
+use std::net::Ipv4Addr;
+
+use super::netlink::{Link, Netlink, Seen};
+use super::{DNS_ADDRESS, DNS_LINK, NetworkError, ipam};
+use crate::model::Network;
+
+/// Marks an interface as made by us.
+const ALIAS: &str = "condenser";
+
+/// A bridge as it should be: of type bridge, with this address, up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Bridge {
+    pub name: String,
+    pub address: Ipv4Addr,
+    pub prefix: u8,
+}
+
+impl Bridge {
+    /// The bridge of a network.
+    pub fn of(network: &Network) -> Self {
+        Self {
+            name: network.name.clone(),
+            address: network.gateway,
+            prefix: ipam::NETWORK_PREFIX,
+        }
+    }
+
+    /// The link that carries the address of the DNS forwarder.
+    pub fn of_dns() -> Self {
+        Self {
+            name: DNS_LINK.into(),
+            address: DNS_ADDRESS,
+            prefix: 32,
+        }
+    }
+
+    /// Makes it or repairs it, and says what there was to do: nothing, as a rule. A bridge made here is gone again when a
+    /// later step fails; one that was there stays.
+    pub async fn ensure(&self, netlink: &Netlink, seen: &Seen) -> Result<Vec<String>, NetworkError> {
+        match seen.link(&self.name) {
+            Some(link) if !link.is_bridge => Err(NetworkError::Foreign(self.name.clone())),
+            Some(link) => self.configure(netlink, link, seen).await,
+            None => {
+                let link = self.make(netlink).await?;
+                let configured = self.configure(netlink, &link, seen).await;
+                if configured.is_err()
+                    && let Err(undo) = netlink.delete(&link).await
+                {
+                    tracing::warn!(network = %self.name, error = %undo, "a half-made bridge is left");
+                }
+                configured.map(|done| [vec!["made".to_owned()], done].concat())
+            }
+        }
+    }
+
+    async fn make(&self, netlink: &Netlink) -> Result<Link, NetworkError> {
+        netlink.add_bridge(&self.name, self.hardware_address()).await?;
+        let made = netlink.link(&self.name).await?;
+        made.ok_or_else(|| NetworkError::NoLink(self.name.clone()))
+    }
+
+    async fn configure(&self, netlink: &Netlink, link: &Link, seen: &Seen) -> Result<Vec<String>, NetworkError> {
+        let mut done = Vec::new();
+        let mut of_link = seen.addresses.iter().filter(|a| a.link == link.index);
+        if !of_link.any(|a| (a.address, a.prefix) == (self.address, self.prefix)) {
+            netlink.add_address(link, self.address, self.prefix).await?;
+            done.push(format!("address {}/{} added", self.address, self.prefix));
+        }
+        if !link.is_up || !is_ours(link) {
+            netlink.set_up(link, ALIAS).await?;
+            done.push("set up".to_owned());
+        }
+        Ok(done)
+    }
+
+    /// Fixed and locally administered. Left to itself a bridge takes the lowest address of its ports, which changes as
+    /// containers come and go and leaves the others with a stale neighbour entry for their gateway.
+    fn hardware_address(&self) -> [u8; 6] {
+        let [a, b, c, d] = self.address.octets();
+        [0x02, 0x52, a, b, c, d]
+    }
+}
+
+/// Whether an interface is a bridge that we made or took over.
+pub(super) fn is_ours(link: &Link) -> bool {
+    link.is_bridge && link.alias.as_deref() == Some(ALIAS)
+}

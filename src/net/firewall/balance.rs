@@ -1,0 +1,196 @@
+//! Ports of services: a chain for each, which spreads new connections evenly over the pods that are ready
+//! (`docs/spec/network.md` 11.3, 13). Pure.
+//!
+//! A chain without pods is empty: packets fall through to the host itself, which refuses them at once unless it listens
+//! there or its own rules say otherwise. Pods are reached from their own network, from the host and from outside; other
+//! networks of containers stay apart, as they do for published ports.
+
+use std::net::Ipv4Addr;
+
+use super::render::{Chain, to_local_port};
+use super::state::{BalancedPort, DesiredRules};
+use crate::model::Protocol;
+
+/// The chains of all ports of services.
+pub(super) fn chains(state: &DesiredRules) -> impl Iterator<Item = Chain> + '_ {
+    state.services.iter().map(chain)
+}
+
+/// Jumps for processes of the host and for everybody outside.
+pub(super) fn jumps(state: &DesiredRules) -> impl Iterator<Item = String> + '_ {
+    let address = state.settings.publish_address;
+    state.services.iter().map(move |port| jump(address, None, port))
+}
+
+/// Jumps for containers: from the networks that the pods are in.
+pub(super) fn jumps_from_bridges(state: &DesiredRules) -> impl Iterator<Item = String> + '_ {
+    let address = state.settings.publish_address;
+    let open = state.services.iter().filter(move |_| !address.is_loopback());
+    open.flat_map(move |port| {
+        let mut bridges: Vec<_> = port.endpoints.iter().map(|e| &e.network).collect();
+        bridges.sort_unstable();
+        bridges.dedup();
+        bridges.into_iter().map(move |bridge| jump(address, Some(bridge), port))
+    })
+}
+
+fn jump(address: Ipv4Addr, from: Option<&str>, port: &BalancedPort) -> String {
+    let to_port = to_local_port(address, from, port.protocol, port.host_port);
+    format!("{to_port} -j {}", chain_name(port))
+}
+
+/// N-26. Ids of one second begin alike; names differ all the same, for no two services have one port and protocol.
+fn chain_name(port: &BalancedPort) -> String {
+    let id = port.service.get(..8).unwrap_or(&port.service);
+    let suffix = match port.protocol {
+        Protocol::Tcp => "",
+        Protocol::Udp => "-u",
+    };
+    format!("RAIND-SVC-{id}-{}{suffix}", port.host_port)
+}
+
+/// With affinity, clients that were here lately come first and go where they went; the lists of them are per pod, so
+/// that a client stays with one pod on all ports of the service. The kernel keeps the last 100 clients of each pod
+/// (`ip_list_tot` of `xt_recent`) and forgets them when the pod is gone.
+fn chain(port: &BalancedPort) -> Chain {
+    let p = port.protocol;
+    let mut chain = Chain::new(chain_name(port));
+    let dnat = |address| format!("-j DNAT --to-destination {address}:{}", port.target_port);
+    let recent = |what: &str, address| {
+        let list = format!("RAIND-{}-{address}", port.service);
+        format!("-m recent {what} --name {list} --mask 255.255.255.255 --rsource ")
+    };
+    if let Some(seconds) = port.affinity_seconds {
+        for address in port.endpoints.iter().map(|e| e.address) {
+            let again = recent(&format!("--update --seconds {seconds} --reap"), address);
+            chain.add(format!("-p {p} {again}{}", dnat(address)));
+        }
+    }
+    for (n, address) in port.endpoints.iter().map(|e| e.address).enumerate() {
+        let share = share(port.endpoints.len() - n);
+        let remember = port
+            .affinity_seconds
+            .map_or_else(String::new, |_| recent("--set", address));
+        chain.add(format!("-p {p} {share}{remember}{}", dnat(address)));
+    }
+    chain
+}
+
+/// Matches one of `left` connections (N-24); always when it is the last one left. Rounded as the kernel does it, so that
+/// what is read back is the same.
+fn share(left: usize) -> String {
+    let left = u32::try_from(left).unwrap_or(u32::MAX);
+    if left == 1 {
+        return String::new();
+    }
+    const WHOLE: u32 = 1 << 31;
+    let part = f64::from((WHOLE + left / 2) / left) / f64::from(WHOLE);
+    format!("-m statistic --mode random --probability {part:.11} ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Endpoint;
+
+    fn port(host_port: u16, protocol: Protocol, hosts: &[u8]) -> BalancedPort {
+        let endpoint = |n: &u8| Endpoint {
+            address: [10, 166, 0, *n].into(),
+            network: "raind0".into(),
+            pod_id: format!("pod{n}"),
+        };
+        BalancedPort {
+            service: "01m8bbbbxxxxxxxxxxxxxxxxxx".into(),
+            host_port,
+            target_port: 80,
+            protocol,
+            affinity_seconds: None,
+            endpoints: hosts.iter().map(endpoint).collect(),
+        }
+    }
+
+    fn rules(port: &BalancedPort) -> String {
+        let Chain { name, rules } = chain(port);
+        rules.iter().map(|rule| format!("-A {name} {rule}\n")).collect()
+    }
+
+    #[test]
+    fn connections_are_spread_evenly() {
+        // The worked example of the contract, section 13, with the digits that iptables prints.
+        insta::assert_snapshot!(rules(&port(11240, Protocol::Tcp, &[1, 2, 3])), @r"
+        -A RAIND-SVC-01m8bbbb-11240 -p tcp -m statistic --mode random --probability 0.33333333349 -j DNAT --to-destination 10.166.0.1:80
+        -A RAIND-SVC-01m8bbbb-11240 -p tcp -m statistic --mode random --probability 0.50000000000 -j DNAT --to-destination 10.166.0.2:80
+        -A RAIND-SVC-01m8bbbb-11240 -p tcp -j DNAT --to-destination 10.166.0.3:80
+        ");
+        assert_eq!(rules(&port(80, Protocol::Tcp, &[])), "", "falls through to the host");
+    }
+
+    #[test]
+    fn each_pod_gets_the_same_part() {
+        for pods in 1..=64_usize {
+            let mut rest = 1.0;
+            for n in 0..pods {
+                let rule = share(pods - n);
+                let part = rule
+                    .split_ascii_whitespace()
+                    .last()
+                    .map_or(1.0, |p| p.parse::<f64>().unwrap());
+                let reached: f64 = rest * part;
+                assert!((reached - 1.0 / pods as f64).abs() < 1e-6, "{n} of {pods}: {reached}");
+                rest -= reached;
+            }
+        }
+    }
+
+    #[test]
+    fn with_affinity_clients_that_were_here_come_first() {
+        let mut port = port(53, Protocol::Udp, &[1, 2]);
+        port.affinity_seconds = Some(10_800);
+        insta::assert_snapshot!(rules(&port), @r"
+        -A RAIND-SVC-01m8bbbb-53-u -p udp -m recent --update --seconds 10800 --reap --name RAIND-01m8bbbbxxxxxxxxxxxxxxxxxx-10.166.0.1 --mask 255.255.255.255 --rsource -j DNAT --to-destination 10.166.0.1:80
+        -A RAIND-SVC-01m8bbbb-53-u -p udp -m recent --update --seconds 10800 --reap --name RAIND-01m8bbbbxxxxxxxxxxxxxxxxxx-10.166.0.2 --mask 255.255.255.255 --rsource -j DNAT --to-destination 10.166.0.2:80
+        -A RAIND-SVC-01m8bbbb-53-u -p udp -m statistic --mode random --probability 0.50000000000 -m recent --set --name RAIND-01m8bbbbxxxxxxxxxxxxxxxxxx-10.166.0.1 --mask 255.255.255.255 --rsource -j DNAT --to-destination 10.166.0.1:80
+        -A RAIND-SVC-01m8bbbb-53-u -p udp -m recent --set --name RAIND-01m8bbbbxxxxxxxxxxxxxxxxxx-10.166.0.2 --mask 255.255.255.255 --rsource -j DNAT --to-destination 10.166.0.2:80
+        ");
+    }
+
+    #[test]
+    fn chains_of_services_of_one_second_differ() {
+        let twin = BalancedPort {
+            service: "01m8bbbbyyyyyyyyyyyyyyyyyy".into(),
+            ..port(81, Protocol::Tcp, &[])
+        };
+        let udp = port(80, Protocol::Udp, &[]);
+        let names = [&port(80, Protocol::Tcp, &[]), &udp, &twin].map(chain_name);
+        assert_eq!(
+            names,
+            [
+                "RAIND-SVC-01m8bbbb-80",
+                "RAIND-SVC-01m8bbbb-80-u",
+                "RAIND-SVC-01m8bbbb-81"
+            ]
+        );
+        assert!(
+            chain_name(&port(65535, Protocol::Udp, &[])).len() <= 28,
+            "the kernel's limit"
+        );
+    }
+
+    #[test]
+    fn containers_jump_from_the_networks_of_the_pods_only() {
+        let mut mixed = port(80, Protocol::Tcp, &[1, 2, 3]);
+        mixed.endpoints[1].network = "other".into();
+        let state = DesiredRules {
+            services: vec![mixed, port(81, Protocol::Tcp, &[])],
+            ..DesiredRules::default()
+        };
+        let seen: Vec<_> = jumps_from_bridges(&state).collect();
+        assert_eq!(
+            seen,
+            ["other", "raind0"].map(|b| format!(
+                "-i {b} -p tcp -m addrtype --dst-type LOCAL -m tcp --dport 80 -j RAIND-SVC-01m8bbbb-80"
+            ))
+        );
+        assert_eq!(jumps(&state).count(), 2);
+    }
+}

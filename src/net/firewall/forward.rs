@@ -1,0 +1,270 @@
+//! The chains that decide about forwarded packets (`docs/spec/policy.md` 2), in the order in which packets meet them.
+//!
+//! Policies of users stand at the top of their chain, the last one added first; each with its log rule above it.
+
+use super::rule::{Chain, Match, Rule, State, Target};
+use super::state::{DesiredRules, Permit};
+use crate::model;
+use crate::model::{NsMode, PolicyProtocol};
+
+const EW_DENY: &str = "RAIND-EW-DENY,id=predefined";
+const NS_ALLOW: &str = "RAIND-NS-ALLOW,id=predefined";
+const NS_DENY: &str = "RAIND-NS-DENY,id=predefined";
+const GROUP_EW: u8 = 10;
+const GROUP_OBSERVE: u8 = 11;
+const GROUP_ENFORCE: u8 = 12;
+
+/// Where forwarded packets begin.
+pub(super) const ROOT: &str = "RAIND-ROOT";
+const GUARD: &str = "RAIND-GUARD";
+const EAST_WEST: &str = "RAIND-EW";
+const ISOLATE: &str = "RAIND-ISOLATE";
+const OBSERVE: &str = "RAIND-NS-OBS";
+const ENFORCE: &str = "RAIND-NS-ENF";
+
+/// All of them.
+pub(super) fn chains(state: &DesiredRules) -> Vec<Chain> {
+    vec![
+        root(state),
+        guard(state),
+        east_west(state),
+        isolate(state, state.policy.ew_logging),
+        ns_observe(state),
+        ns_enforce(state),
+    ]
+}
+
+fn log(prefix: &str, group: u8) -> Target {
+    Target::Log {
+        prefix: prefix.to_owned(),
+        group,
+    }
+}
+
+/// 2.2, and P-16.
+fn root(state: &DesiredRules) -> Chain {
+    let north_south = match state.policy.ns_mode {
+        NsMode::Observe => OBSERVE,
+        NsMode::Enforce => ENFORCE,
+    };
+    let mut chain = Chain::new(ROOT);
+    let known = Match {
+        state: Some(State::Known),
+        ..Match::default()
+    };
+    chain.add(known, Target::Accept);
+    for to in [GUARD, EAST_WEST, north_south] {
+        chain.add(Match::default(), Target::Jump(to));
+    }
+    chain.add(Match::default(), Target::Return);
+    chain
+}
+
+/// P-16: what a container sends has the address that it was given. After established connections: whoever guesses those
+/// has gained nothing that a policy withheld.
+fn guard(state: &DesiredRules) -> Chain {
+    let mut chain = Chain::new(GUARD);
+    for guest in &state.guests {
+        let spoofed = Match {
+            not_source: Some(guest.address.into()),
+            bridge_in: Some(guest.veth.clone()),
+            ..Match::default()
+        };
+        chain.add(spoofed, Target::Drop);
+    }
+    chain
+}
+
+/// 2.3. The drop by name prefix catches bridges that have lost their network; the one by list holds for every name
+/// (P-05).
+fn east_west(state: &DesiredRules) -> Chain {
+    let logging = state.policy.ew_logging;
+    let mut chain = Chain::new(EAST_WEST);
+    for permit in of_chain(state, model::Chain::RaindEw) {
+        let allow = log(&format!("RAIND-EW-ALLOW,id={}", permit.policy), GROUP_EW);
+        for matches in permit.pairs.iter().map(|pair| east_west_match(pair, permit)) {
+            policy_rules(&mut chain, permit, matches, logging.then_some(&allow), Target::Accept);
+        }
+    }
+    for b in state.bridges.iter().map(|b| &b.name) {
+        let bridged = Match {
+            bridged: true,
+            ..Match::between(b, b)
+        };
+        chain.add_if(logging, bridged.new_only(), log(EW_DENY, GROUP_EW));
+    }
+    for b in state.bridges.iter().map(|b| &b.name) {
+        chain.add(Match::between(b, b), Target::Drop);
+    }
+    let by_name = Match::between("raind+", "raind+");
+    chain.add_if(logging, by_name.new_only(), log(EW_DENY, GROUP_EW));
+    chain.add(by_name, Target::Drop);
+    for b in &state.bridges {
+        chain.add(Match::from(&b.name), Target::Jump(ISOLATE));
+    }
+    chain.add(Match::default(), Target::Return);
+    chain
+}
+
+/// On one bridge by its ports, between two by addresses: a routed packet leaves through a port that is not known yet
+/// (P-06).
+fn east_west_match((source, destination): &super::state::Pair, permit: &Permit) -> Match {
+    let matches = Match {
+        protocol: permit.protocol,
+        dport: permit.dport,
+        ..Match::default()
+    };
+    if source.bridge == destination.bridge {
+        return Match {
+            bridged: true,
+            bridge_in: Some(source.veth.clone()),
+            bridge_out: Some(destination.veth.clone()),
+            ..matches
+        };
+    }
+    Match {
+        source: Some(source.address.into()),
+        destination: Some(destination.address.into()),
+        input: Some(source.bridge.clone()),
+        output: Some(destination.bridge.clone()),
+        ..matches
+    }
+}
+
+/// Drops what comes from one of our bridges and goes to one of them: as many rules as bridges, not as pairs.
+pub(super) fn isolate(state: &DesiredRules, logging: bool) -> Chain {
+    let mut chain = Chain::new(ISOLATE);
+    for b in state.bridges.iter().map(|b| &b.name) {
+        chain.add_if(logging, Match::to(b).new_only(), log(EW_DENY, GROUP_EW));
+        chain.add(Match::to(b), Target::Drop);
+    }
+    chain
+}
+
+/// 2.4. Inbound traffic is only logged here; published ports are accepted further down.
+fn ns_observe(state: &DesiredRules) -> Chain {
+    let mut chain = Chain::new(OBSERVE);
+    outbound_policies(&mut chain, state, model::Chain::RaindNsObs);
+    if state.policy.ns_mode != NsMode::Observe {
+        return chain;
+    }
+    let logging = state.policy.ns_logging;
+    let allow = || log(NS_ALLOW, GROUP_OBSERVE);
+    let logs_inbound = |chain: &mut Chain, inbound: Match| {
+        let tcp = Match {
+            protocol: Some(PolicyProtocol::Tcp),
+            syn: true,
+            ..inbound.new_only()
+        };
+        let udp = Match {
+            protocol: Some(PolicyProtocol::Udp),
+            ..inbound.new_only()
+        };
+        chain.add_if(logging, tcp, allow());
+        chain.add_if(logging, udp, allow());
+    };
+    let uplink = state.uplink.as_ref().map(|u| &u.interface);
+    for b in state.bridges.iter().map(|b| &b.name) {
+        if let Some(h) = uplink {
+            logs_inbound(&mut chain, Match::between(h, b));
+            chain.add_if(logging, Match::between(b, h).new_only(), allow());
+            chain.add(Match::between(b, h), Target::Accept);
+        }
+    }
+    for b in state.bridges.iter().map(|b| &b.name) {
+        let others = Match {
+            not_input: uplink.cloned(),
+            ..Match::to(b)
+        };
+        logs_inbound(&mut chain, others);
+        chain.add_if(logging, Match::from(b).new_only(), allow());
+        chain.add(Match::from(b), Target::Accept);
+    }
+    chain.add(Match::default(), Target::Return);
+    chain
+}
+
+/// 2.5.
+fn ns_enforce(state: &DesiredRules) -> Chain {
+    let mut chain = Chain::new(ENFORCE);
+    outbound_policies(&mut chain, state, model::Chain::RaindNsEnf);
+    if state.policy.ns_mode != NsMode::Enforce {
+        return chain;
+    }
+    let logging = state.policy.ns_logging;
+    for out in ways_out(state) {
+        let leaving = |b: &String| Match {
+            output: out.clone(),
+            ..Match::from(b)
+        };
+        for b in state.bridges.iter().map(|b| &b.name) {
+            chain.add_if(logging, leaving(b).new_only(), log(NS_DENY, GROUP_ENFORCE));
+        }
+        for b in state.bridges.iter().map(|b| &b.name) {
+            chain.add(leaving(b), Target::Drop);
+        }
+    }
+    chain.add(Match::default(), Target::Return);
+    chain
+}
+
+/// The uplink, and whatever else there is (N-28, P-21).
+fn ways_out(state: &DesiredRules) -> impl Iterator<Item = Option<String>> {
+    let uplink = state.uplink.as_ref().map(|u| Some(u.interface.clone()));
+    uplink.into_iter().chain([None])
+}
+
+/// 2.6. Both chains hold their policies in either mode.
+fn outbound_policies(chain: &mut Chain, state: &DesiredRules, of: model::Chain) {
+    let (word, group, target) = match of {
+        model::Chain::RaindNsEnf => ("RAIND-NS-ALLOW", GROUP_ENFORCE, Target::Accept),
+        _ => ("RAIND-NS-DENY", GROUP_OBSERVE, Target::Drop),
+    };
+    for permit in of_chain(state, of) {
+        let told = log(&format!("{word},id={}", permit.policy), group);
+        for (source, output) in permit
+            .sources
+            .iter()
+            .flat_map(|source| ways_out(state).map(move |out| (source, out)))
+        {
+            let matches = Match {
+                source: Some(source.address.into()),
+                destination: permit.block,
+                input: Some(source.bridge.clone()),
+                output,
+                protocol: permit.protocol,
+                dport: permit.dport,
+                ..Match::default()
+            };
+            let told = state.policy.ns_logging.then_some(&told);
+            policy_rules(chain, permit, matches, told, target.clone());
+        }
+    }
+}
+
+fn of_chain(state: &DesiredRules, chain: model::Chain) -> impl Iterator<Item = &Permit> {
+    state.permits.iter().rev().filter(move |p| p.chain == chain)
+}
+
+fn policy_rules(chain: &mut Chain, permit: &Permit, matches: Match, log: Option<&Target>, target: Target) {
+    let mut add = |matches, target| {
+        chain.rules.push(Rule {
+            matches,
+            target,
+            policy: Some(permit.policy.clone()),
+        });
+    };
+    if let Some(log) = log {
+        add(matches.new_only(), log.clone());
+    }
+    add(matches, target);
+}
+
+/// P-04: networks are IPv4 only; between containers there is no IPv6 at all, link-local included.
+pub(super) fn chains6(state: &DesiredRules) -> Vec<Chain> {
+    let mut root = Chain::new(ROOT);
+    for b in &state.bridges {
+        root.add(Match::from(&b.name), Target::Jump(ISOLATE));
+    }
+    vec![root, isolate(state, false)]
+}

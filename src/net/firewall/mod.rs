@@ -1,0 +1,133 @@
+//! The packet filter: the desired rules of the whole daemon, applied atomically (`docs/spec/network.md` 5, 8, 13, 14;
+//! `docs/spec/policy.md` 2).
+//!
+//! Everything is computed anew each time: a snapshot of the store and the uplink give a [`DesiredRules`], [`render`]
+//! turns it into text, and one task owns making the kernel hold it. Nothing remembers single rules; what is not rendered
+//! is not there.
+//!
+//! ```text
+//! snapshot, uplink -> DesiredRules -> render -> difference to the kernel -> one iptables-restore --noflush
+//!                                                     ^-- iptables-save: at start and on verification
+//! ```
+//!
+//! All rules are in chains of our own, whose names begin with `RAIND-`. Each built-in chain has one jump to each of ours
+//! that it needs:
+//!
+//! ```text
+//! filter INPUT        RAIND-INPUT -> RAIND-LOCAL      what containers may reach on the host
+//! filter FORWARD      RAIND-HAIRPIN                   published ports between containers of one network
+//!                     RAIND-ROOT -> RAIND-GUARD   what containers send has their address
+//!                                -> RAIND-EW -> RAIND-ISOLATE, RAIND-NS-OBS or RAIND-NS-ENF
+//!                     RAIND-FWD                       published ports from outside
+//! nat    PREROUTING   RAIND-PREROUTING -> RAIND-PORTS DNS redirect, published ports
+//!        OUTPUT       RAIND-PORTS                     published ports, from the host itself
+//!        from both    RAIND-SVC-<service>-<port>      a port of a service
+//!        POSTROUTING  RAIND-POSTROUTING               masquerade
+//! ip6: filter FORWARD RAIND-ROOT -> RAIND-ISOLATE     no IPv6 between containers
+//! ```
+//!
+//! What this module never does: touch a rule that is not ours (at start it also removes those that the original daemon
+//! left, which are recognised by their exact shape), change the policy of a chain, resolve a name, or remove the rules
+//! when the daemon ends, for containers go on running.
+
+mod balance;
+mod conntrack;
+mod explain;
+mod filter;
+mod forward;
+mod legacy;
+mod plan;
+mod render;
+mod rule;
+mod state;
+mod tables;
+mod tool;
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+
+use crate::net::bridges::{DNS_ADDRESS, DNS_PORT};
+use crate::net::{DEFAULT_SUBNET, HOOK_PORT};
+
+pub use conntrack::{Flow, sever};
+pub use explain::{Destination, Explainer, Packet, Verdict};
+pub use filter::{PacketFilter, remove_all};
+pub use render::{Ruleset, render};
+pub use state::{BalancedPort, Bridge, DesiredRules, Pair, Permit, PublishedPort};
+pub use tool::Variant;
+
+/// What the firewall is told. The default is the contract's values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FirewallSettings {
+    /// The block that networks are cut from.
+    pub runtime_subnet: Ipv4Net,
+    /// Where DNS queries of containers are redirected to.
+    pub dns: SocketAddrV4,
+    /// Port of the hook listener: open to containers and the host, closed to the outside.
+    pub hook_port: u16,
+    /// Port of the management API: closed to containers.
+    pub management_port: u16,
+    /// Port of the certificate listener: closed to containers.
+    pub ca_port: u16,
+    /// Address of the host that services are published at, and ports that name none; 0.0.0.0 for all.
+    pub publish_address: Ipv4Addr,
+    /// Which of the host's packet filter tools is used.
+    pub variant: Variant,
+    /// How often the kernel's rules are compared with ours without being asked.
+    pub verify_every: Duration,
+}
+
+impl Default for FirewallSettings {
+    fn default() -> Self {
+        Self {
+            runtime_subnet: DEFAULT_SUBNET,
+            dns: SocketAddrV4::new(DNS_ADDRESS, DNS_PORT),
+            hook_port: HOOK_PORT,
+            management_port: 7755,
+            ca_port: 7757,
+            publish_address: Ipv4Addr::UNSPECIFIED,
+            variant: Variant::default(),
+            verify_every: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Why the rules are not in the kernel.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum FirewallError {
+    /// The tool is not on this host.
+    #[error("cannot find {0} on the PATH, in /usr/sbin or in /sbin; install the package iptables")]
+    Missing(String),
+    /// The tool could not be run.
+    #[error("cannot run {program}: {message}")]
+    Run {
+        /// The tool.
+        program: String,
+        /// What the system said.
+        message: String,
+    },
+    /// The tool took too long; it was killed.
+    #[error("{program} did not end within {seconds} s; another program may hold the lock of the packet filter")]
+    Timeout {
+        /// The tool.
+        program: String,
+        /// The limit.
+        seconds: u64,
+    },
+    /// The tool or the kernel refused the rules; those in force stay.
+    #[error("{program} failed: {message}")]
+    Refused {
+        /// The tool.
+        program: String,
+        /// What it said, and the line it said it of.
+        message: String,
+    },
+    /// The rules in the kernel are not those just written.
+    #[error("the packet filter does not keep the rules: after writing, {0}; another program may be rewriting them")]
+    Unverified(String),
+    /// The task that owns the rules has ended, which happens only when the daemon ends.
+    #[error("the firewall has ended")]
+    Stopped,
+}

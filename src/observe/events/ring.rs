@@ -1,0 +1,339 @@
+//! The last events, numbered, and those who read them.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use tokio::sync::Notify;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+
+use super::event::{Event, events_of};
+use crate::model::{Commit, Kind};
+
+/// How many events are kept.
+pub const KEPT: usize = 4096;
+
+/// The last events. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Events(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    ring: Mutex<Ring>,
+    /// Wakes those who have read everything.
+    more: Notify,
+}
+
+#[derive(Debug)]
+struct Ring {
+    events: VecDeque<Arc<Event>>,
+    capacity: usize,
+    /// Number of the first event that is kept, or of the next one to come.
+    first: u64,
+}
+
+/// Which events a client wants. Without words every event matches.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Any of these kinds.
+    pub kinds: Vec<Kind>,
+    /// Any of these ids or names.
+    pub objects: Vec<String>,
+}
+
+/// What a client is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Item {
+    /// Something happened.
+    Event(Arc<Event>),
+    /// What happened between the number that the client knows and the next item is not known any more.
+    Reset,
+    /// The client was too slow; so many events or more, wanted or not, are missing here.
+    Lagged(u64),
+}
+
+/// A client's place among the events.
+#[derive(Debug)]
+pub struct Subscription {
+    shared: Arc<Shared>,
+    filter: Filter,
+    /// Number of the last event that was looked at.
+    seen: u64,
+    /// The first item, if there is one to begin with.
+    reset: bool,
+}
+
+impl Events {
+    /// No events yet; the newest `capacity` will be kept.
+    pub fn new(capacity: usize) -> Self {
+        let started = u64::try_from(Timestamp::now().as_microsecond()).unwrap_or(1).max(1);
+        Self::beginning_at(started, capacity)
+    }
+
+    fn beginning_at(first: u64, capacity: usize) -> Self {
+        let ring = Ring {
+            events: VecDeque::new(),
+            capacity,
+            first,
+        };
+        Self(Arc::new(Shared {
+            ring: Mutex::new(ring),
+            more: Notify::new(),
+        }))
+    }
+
+    /// Takes events from the commits of the store until `stop`.
+    pub async fn run(self, mut commits: broadcast::Receiver<Arc<Commit>>, stop: CancellationToken) {
+        loop {
+            let received = tokio::select! {
+                () = stop.cancelled() => return,
+                received = commits.recv() => received,
+            };
+            match received {
+                Ok(commit) => self.add(&commit),
+                Err(RecvError::Lagged(missed)) => {
+                    tracing::warn!(
+                        missed,
+                        "events are missing: the store changed faster than they were taken"
+                    );
+                    self.lose();
+                }
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+
+    /// The events after number `since`; without it, those from now on.
+    pub fn subscribe(&self, since: Option<u64>, filter: Filter) -> Subscription {
+        let ring = self.0.ring();
+        let newest = ring.next() - 1;
+        let known = since.is_none_or(|since| (ring.first - 1..=newest).contains(&since));
+        Subscription {
+            shared: self.0.clone(),
+            filter,
+            seen: since.filter(|_| known).unwrap_or(newest),
+            reset: !known,
+        }
+    }
+
+    fn add(&self, commit: &Commit) {
+        let mut ring = self.0.ring();
+        events_of(commit).for_each(|event| ring.push(event));
+        drop(ring);
+        self.0.more.notify_waiters();
+    }
+
+    /// Leaves a gap that everybody notices.
+    fn lose(&self) {
+        let mut ring = self.0.ring();
+        ring.first = ring.next() + 1;
+        ring.events.clear();
+        drop(ring);
+        self.0.more.notify_waiters();
+    }
+}
+
+impl Shared {
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ring {
+    /// Number of the next event to come.
+    fn next(&self) -> u64 {
+        self.first + self.events.len() as u64
+    }
+
+    fn push(&mut self, event: Event) {
+        if self.events.len() == self.capacity {
+            self.events.pop_front();
+            self.first += 1;
+        }
+        self.events.push_back(Arc::new(event));
+    }
+}
+
+impl Filter {
+    fn wants(&self, event: &Event) -> bool {
+        (self.kinds.is_empty() || self.kinds.contains(&event.kind))
+            && (self.objects.is_empty() || self.objects.iter().any(|o| *o == event.id || *o == event.name))
+    }
+}
+
+impl Subscription {
+    /// Number of the last event that the client has seen or does not want. Subscribing with it again misses nothing.
+    pub fn position(&self) -> u64 {
+        self.seen
+    }
+
+    /// Waits for the next item. May be dropped and called again.
+    pub async fn next(&mut self) -> Item {
+        loop {
+            let shared = self.shared.clone();
+            // Before looking, so that what comes in between is noticed.
+            let more = shared.more.notified();
+            if let Some(item) = self.take() {
+                return item;
+            }
+            more.await;
+        }
+    }
+
+    fn take(&mut self) -> Option<Item> {
+        if std::mem::take(&mut self.reset) {
+            return Some(Item::Reset);
+        }
+        let ring = self.shared.ring();
+        if let Some(missed) = ring.first.checked_sub(self.seen + 1).filter(|missed| *missed > 0) {
+            self.seen = ring.first - 1;
+            return Some(Item::Lagged(missed));
+        }
+        while let Some(event) = ring.events.get((self.seen + 1 - ring.first) as usize) {
+            self.seen += 1;
+            if self.filter.wants(event) {
+                return Some(Item::Event(event.clone()));
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::fixtures::{container, network};
+    use crate::model::{Change, Object};
+
+    fn made(number: usize) -> Commit {
+        let id = format!("c{number}");
+        let object = Object::Container(Arc::new(container(&id, &format!("name{number}"))));
+        Commit {
+            revision: number as u64,
+            at: Timestamp::UNIX_EPOCH,
+            changes: vec![Change {
+                kind: Kind::Container,
+                id,
+                old: None,
+                new: Some(object),
+            }],
+        }
+    }
+
+    fn events(capacity: usize, count: usize) -> Events {
+        let events = Events::beginning_at(1000, capacity);
+        (0..count).for_each(|n| events.add(&made(n)));
+        events
+    }
+
+    /// What is there without waiting: ids of events, or what else is told.
+    fn there(subscription: &mut Subscription) -> Vec<String> {
+        std::iter::from_fn(|| subscription.take())
+            .map(|item| match item {
+                Item::Event(event) => event.id.clone(),
+                other => format!("{other:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn one_reads_on_where_one_left_off() {
+        let events = events(4, 3);
+        let mut all = events.subscribe(Some(999), Filter::default());
+        assert_eq!(there(&mut all), ["c0", "c1", "c2"]);
+        assert_eq!(all.position(), 1002);
+        let mut rest = events.subscribe(Some(1001), Filter::default());
+        assert_eq!(there(&mut rest), ["c2"]);
+        let mut new = events.subscribe(None, Filter::default());
+        assert!(there(&mut new).is_empty());
+        assert_eq!(new.position(), 1002);
+        events.add(&made(3));
+        assert_eq!(there(&mut new), ["c3"]);
+    }
+
+    #[test]
+    fn a_number_that_is_not_kept_is_a_reset() {
+        // 1002 to 1005 are kept.
+        assert_eq!(
+            there(&mut events(4, 6).subscribe(Some(1001), Filter::default())).len(),
+            4
+        );
+        for unknown in [0, 998, 1000, 1006, u64::MAX] {
+            let events = events(4, 6);
+            let mut subscription = events.subscribe(Some(unknown), Filter::default());
+            assert_eq!(there(&mut subscription), ["Reset"], "{unknown}");
+            assert_eq!(subscription.position(), 1005);
+            events.add(&made(9));
+            assert_eq!(there(&mut subscription), ["c9"]);
+        }
+    }
+
+    #[test]
+    fn who_is_too_slow_is_told_and_goes_on() {
+        let events = events(4, 2);
+        let mut slow = events.subscribe(Some(999), Filter::default());
+        assert!(matches!(slow.take(), Some(Item::Event(_))));
+        (2..8).for_each(|n| events.add(&made(n)));
+        assert_eq!(there(&mut slow), ["Lagged(3)", "c4", "c5", "c6", "c7"]);
+    }
+
+    #[test]
+    fn what_the_daemon_itself_missed_is_a_gap_for_all() {
+        let events = events(4, 2);
+        let mut one = events.subscribe(None, Filter::default());
+        events.lose();
+        events.add(&made(5));
+        assert_eq!(there(&mut one), ["Lagged(1)", "c5"]);
+        assert_eq!(there(&mut events.subscribe(Some(1001), Filter::default())), ["Reset"]);
+    }
+
+    #[test]
+    fn a_filter_takes_kinds_ids_and_names() {
+        let events = events(9, 3);
+        let net = Object::Network(Arc::new(network("raind1", "10.166.1.0/24")));
+        events.add(&Commit {
+            revision: 9,
+            at: Timestamp::UNIX_EPOCH,
+            changes: vec![Change {
+                kind: Kind::Network,
+                id: "raind1".into(),
+                old: None,
+                new: Some(net),
+            }],
+        });
+        let of = |kinds: &[Kind], objects: &[&str]| {
+            let filter = Filter {
+                kinds: kinds.to_vec(),
+                objects: objects.iter().map(|o| (*o).to_owned()).collect(),
+            };
+            let mut subscription = events.subscribe(Some(999), filter);
+            let found = there(&mut subscription);
+            assert_eq!(subscription.position(), 1003, "what is not wanted counts as seen");
+            found
+        };
+        assert_eq!(of(&[Kind::Network], &[]), ["raind1"]);
+        assert_eq!(of(&[Kind::Network, Kind::Container], &[]).len(), 4);
+        assert_eq!(of(&[], &["c1", "name2"]), ["c1", "c2"]);
+        assert_eq!(of(&[Kind::Container], &["raind1"]), [] as [&str; 0]);
+    }
+
+    #[tokio::test]
+    async fn events_come_as_they_happen() {
+        let (sender, commits) = broadcast::channel(16);
+        let events = Events::new(4);
+        let stop = CancellationToken::new();
+        let run = tokio::spawn(events.clone().run(commits, stop.clone()));
+        let mut one = events.subscribe(None, Filter::default());
+        for n in 0..3 {
+            sender.send(Arc::new(made(n))).unwrap();
+            let item = tokio::time::timeout(Duration::from_secs(10), one.next()).await.unwrap();
+            assert!(matches!(item, Item::Event(event) if event.id == format!("c{n}")));
+        }
+        stop.cancel();
+        run.await.unwrap();
+    }
+}

@@ -1,0 +1,83 @@
+//! The loop of a controller: what changes in the store and a slow resync give keys, workers make each key true.
+
+use std::fmt::Display;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Outcome, Queue};
+use crate::model::{Change, Snapshot};
+use crate::store::Store;
+
+/// How often everything is looked at, for what no event told of (`docs/spec/observability.md`: 5 s).
+pub const RESYNC: Duration = Duration::from_secs(5);
+
+/// What a controller does.
+pub trait Reconcile: Send + Sync + 'static {
+    /// What it keeps true, one by one.
+    type Key: Clone + Ord + Hash + Display + Send + 'static;
+
+    /// Keys that a change in the store may concern.
+    fn concerned(&self, change: &Change, now: &Snapshot) -> Vec<Self::Key>;
+
+    /// All keys.
+    fn all(&self, now: &Snapshot) -> Vec<Self::Key>;
+
+    /// Compares what is with what should be, and acts. Errors are logged here, and are an [`Outcome::Failed`].
+    fn reconcile(&self, key: &Self::Key) -> impl Future<Output = Outcome> + Send;
+}
+
+/// Runs a controller until `stop`; a reconciliation in progress is finished.
+pub async fn run<R: Reconcile>(
+    controller: Arc<R>,
+    queue: Arc<Queue<R::Key>>,
+    workers: usize,
+    store: Store,
+    stop: CancellationToken,
+) {
+    let tasks = TaskTracker::new();
+    for _ in 0..workers {
+        let (controller, queue, stop) = (controller.clone(), queue.clone(), stop.clone());
+        tasks.spawn(async move {
+            while let Some(key) = stop.run_until_cancelled(queue.next()).await {
+                let outcome = controller.reconcile(&key).await;
+                queue.finish(key, outcome);
+            }
+        });
+    }
+    feed(&*controller, &queue, &store, &stop).await;
+    tasks.close();
+    tasks.wait().await;
+}
+
+async fn feed<R: Reconcile>(controller: &R, queue: &Queue<R::Key>, store: &Store, stop: &CancellationToken) {
+    // Subscribed before the first look at everything, so that nothing falls in between.
+    let mut commits = store.subscribe();
+    let mut resync = tokio::time::interval(RESYNC);
+    let everything = || {
+        controller
+            .all(&store.snapshot())
+            .into_iter()
+            .for_each(|key| queue.add(key))
+    };
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = resync.tick() => everything(),
+            commit = commits.recv() => match commit {
+                Ok(commit) => {
+                    let now = store.snapshot();
+                    for change in &commit.changes {
+                        controller.concerned(change, &now).into_iter().for_each(|key| queue.add(key));
+                    }
+                }
+                Err(RecvError::Lagged(_)) => everything(),
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What can be asked of bottles.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::BottleError;
+use super::volumes::Volumes;
+use crate::model::{Bottle, BottleOperation, Claim, Kind, Snapshot};
+use crate::net::enforcement::Networks;
+use crate::net::policy::PolicyService;
+use crate::ops::lock::KeyedLocks;
+use crate::store::Store;
+use crate::workload::container::{ContainerError, ContainerService};
+
+/// What the service works with.
+#[derive(Clone)]
+#[allow(missing_docs)]
+pub struct BottleParts {
+    pub store: Store,
+    pub containers: ContainerService,
+    pub networks: Networks,
+    pub policies: PolicyService,
+    /// Directory of the volumes of all bottles.
+    pub volume_root: PathBuf,
+}
+
+/// All operations on bottles. Clones share one service.
+#[derive(Clone)]
+pub struct BottleService(pub(super) Arc<Inner>);
+
+pub(super) struct Inner {
+    pub(super) parts: BottleParts,
+    pub(super) locks: KeyedLocks,
+    operations: TaskTracker,
+    /// Ends the starts that wait for a service to become healthy, by bottle.
+    waiting: Mutex<HashMap<String, CancellationToken>>,
+}
+
+impl BottleService {
+    /// A service over those below it. Nothing happens before [`BottleService::recover`].
+    pub fn new(parts: BottleParts) -> Self {
+        Self(Arc::new(Inner {
+            parts,
+            locks: KeyedLocks::default(),
+            operations: TaskTracker::new(),
+            waiting: Mutex::default(),
+        }))
+    }
+
+    /// All bottles by creation time, then id.
+    pub fn list(&self) -> Vec<Arc<Bottle>> {
+        let mut all: Vec<_> = self.snapshot().bottles().iter().cloned().collect();
+        all.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+        all
+    }
+
+    /// The bottle of that name, else of that id.
+    pub fn find(&self, parameter: &str) -> Result<Arc<Bottle>, BottleError> {
+        find_in(&self.snapshot(), parameter).ok_or_else(|| BottleError::NotFound(parameter.to_owned()))
+    }
+
+    /// Starts all containers in order that do not run. A service whose turn cannot come because of another one's failure
+    /// is left; all others are started, and the first failure is returned.
+    pub async fn start(&self, parameter: &str) -> Result<(), BottleError> {
+        self.locked(parameter, async |service, bottle| {
+            if bottle.operation.is_some() {
+                return Err(BottleError::Unfinished(bottle.name.clone()));
+            }
+            let stop = service.begin_waiting(&bottle.id);
+            service.start_in_order(&bottle, &stop).await?;
+            tracing::info!(bottle.id = %bottle.id, bottle.name = %bottle.name, "bottle started");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Stops all containers that run, in reverse order, to the end whatever fails. Returns the first failure.
+    pub async fn stop(&self, parameter: &str) -> Result<(), BottleError> {
+        self.end_waiting(parameter);
+        self.locked(parameter, async |service, bottle| {
+            let mut result = Ok(());
+            for name in bottle.start_order.iter().rev() {
+                let Some(id) = bottle.containers.get(name) else {
+                    continue;
+                };
+                match service.0.parts.containers.stop_in_bottle(id).await {
+                    Ok(()) | Err(ContainerError::WrongState { .. } | ContainerError::NotFound(_)) => {}
+                    Err(source) => {
+                        let service = name.clone();
+                        result = result.and(Err(BottleError::Service { service, source }));
+                    }
+                }
+            }
+            tracing::info!(bottle.id = %bottle.id, bottle.name = %bottle.name, ok = result.is_ok(), "bottle stopped");
+            result
+        })
+        .await
+    }
+
+    /// Removes a bottle and all that belongs to it, its volumes only on demand. After a failure it can be repeated.
+    pub async fn delete(&self, parameter: &str, volumes: bool) -> Result<(), BottleError> {
+        self.end_waiting(parameter);
+        self.locked(parameter, async move |service, bottle| {
+            service.dismantle(&bottle, BottleOperation::Delete { volumes }).await?;
+            tracing::info!(bottle.id = %bottle.id, bottle.name = %bottle.name, "bottle deleted");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits until no operation is in progress, and for no service to become healthy.
+    pub async fn finish_operations(&self) {
+        {
+            let waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            waiting.values().for_each(CancellationToken::cancel);
+        }
+        self.0.operations.close();
+        self.0.operations.wait().await;
+    }
+
+    pub(super) fn snapshot(&self) -> Arc<Snapshot> {
+        self.0.parts.store.snapshot()
+    }
+
+    pub(super) fn volumes(&self, bottle: &str) -> Volumes {
+        Volumes(self.0.parts.volume_root.join(bottle))
+    }
+
+    /// Runs an operation on a bottle under its lock.
+    async fn locked<F: Future<Output = Result<(), BottleError>> + Send>(
+        &self,
+        parameter: &str,
+        operation: impl FnOnce(Self, Arc<Bottle>) -> F + Send + 'static,
+    ) -> Result<(), BottleError> {
+        let (id, parameter, service) = (self.find(parameter)?.id.clone(), parameter.to_owned(), self.clone());
+        self.detached(async move {
+            let _lock = service.0.locks.lock(&id).await;
+            // It may have gone, or changed, while this waited for its turn.
+            let bottle = service.snapshot().bottles().get(&id).cloned();
+            let bottle = bottle.ok_or(BottleError::NotFound(parameter))?;
+            operation(service.clone(), bottle).await
+        })
+        .await
+    }
+
+    /// Runs an operation to its end, also when the caller is dropped.
+    pub(super) async fn detached<T: Send + 'static>(
+        &self,
+        operation: impl Future<Output = Result<T, BottleError>> + Send + 'static,
+    ) -> Result<T, BottleError> {
+        self.0.operations.spawn(operation).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "an operation on a bottle failed unexpectedly");
+            Err(BottleError::Panicked)
+        })
+    }
+
+    /// Ends the wait of a start. The last one counts: starts of a bottle come one after the other.
+    fn begin_waiting(&self, id: &str) -> CancellationToken {
+        let token = CancellationToken::new();
+        let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.insert(id.to_owned(), token.clone());
+        token
+    }
+
+    /// A start that waits for a service must not hold up those who want the bottle to end.
+    fn end_waiting(&self, parameter: &str) {
+        let Ok(bottle) = self.find(parameter) else { return };
+        let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(token) = waiting.remove(&bottle.id) {
+            token.cancel();
+        }
+    }
+}
+
+fn find_in(snapshot: &Snapshot, parameter: &str) -> Option<Arc<Bottle>> {
+    let claim = Claim::Name(Kind::Bottle, String::new(), parameter.to_owned());
+    snapshot.bottles().get(&snapshot.holder(&claim)?.id).cloned()
+}

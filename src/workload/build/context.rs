@@ -1,0 +1,387 @@
+//! The build context: an archive that nobody trusts, as a directory of its own.
+//!
+//! Directories, regular files, hard links to them and symbolic links are taken, with their modes and times, owned by
+//! root. Everything else is passed over. All paths are resolved beneath the directory, links included
+//! ([`Tree`](crate::image::tree::Tree)), when it is filled and when it is read.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use bytes::{Buf, Bytes};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+use tokio::sync::mpsc;
+
+use crate::image::archive::{Archive, Entry, Kind};
+use crate::image::printable::printable;
+use crate::image::tree;
+use crate::image::tree::{Tree, TreeError, split};
+
+/// Longest name of an entry: the kernel's `PATH_MAX` without its final zero.
+const MAX_PATH: usize = 4095;
+
+/// How much is taken.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Bytes of the archive.
+    pub bytes: u64,
+    /// Entries, passed over or not.
+    pub entries: u64,
+}
+
+/// Why a context is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ContextError {
+    /// Not an archive, a name that leaves it, or what cannot be.
+    #[error("{0}")]
+    Invalid(String),
+    /// Over a limit.
+    #[error("{0}")]
+    TooLarge(String),
+    /// The file system failed.
+    #[error("{0}")]
+    System(String),
+}
+
+impl From<TreeError> for ContextError {
+    fn from(error: TreeError) -> Self {
+        match error {
+            TreeError::Refused(message) => Self::Invalid(message),
+            TreeError::System(message) => Self::System(message),
+        }
+    }
+}
+
+/// Fills the empty directory `root`.
+pub(super) fn unpack(archive: impl Read, root: &Path, limits: Limits) -> Result<(), ContextError> {
+    let read = |e: io::Error| match e.kind() {
+        io::ErrorKind::FileTooLarge => ContextError::TooLarge(e.to_string()),
+        _ => ContextError::Invalid(e.to_string()),
+    };
+    let mut archive = Archive::new(Capped {
+        reader: archive,
+        left: limits.bytes,
+        limit: limits.bytes,
+    });
+    let mut tree = Tree::new(root)?;
+    let mut entries = 0;
+    while let Some(entry) = archive.next().map_err(read)? {
+        entries += 1;
+        if entries + tree.implied > limits.entries {
+            let message = format!("it has more than {} entries (max_context_entries)", limits.entries);
+            return Err(ContextError::TooLarge(message));
+        }
+        let path = clean(&entry.path).filter(|path| path.len() <= MAX_PATH);
+        let path = path.ok_or_else(|| ContextError::Invalid(format!("invalid path: {}", printable(&entry.path))))?;
+        if matches!(entry.kind, Kind::File) && !path.is_empty() {
+            write_file(&mut tree, &mut archive, &entry, &path, read)?;
+        } else {
+            place(&mut tree, &entry, &path)?;
+        }
+    }
+    Ok(())
+}
+
+fn write_file<R: Read>(
+    tree: &mut Tree,
+    archive: &mut Archive<Capped<R>>,
+    entry: &Entry,
+    path: &[u8],
+    read: impl Fn(io::Error) -> ContextError,
+) -> Result<(), ContextError> {
+    let (parent, name) = split(path);
+    let parent = tree.directory(parent)?;
+    let mut file = new_file(tree, &parent, name).map_err(|e| tree::error(e, path))?;
+    io::copy(archive, &mut file).map_err(read)?;
+    finish_file(&file, entry.mode, times(entry)).map_err(|e| tree::error(e, path).into())
+}
+
+fn place(tree: &mut Tree, entry: &Entry, path: &[u8]) -> Result<(), ContextError> {
+    let (parent, name) = split(path);
+    if name.is_empty() {
+        return Ok(());
+    }
+    let fail = |e| tree::error(e, path);
+    match &entry.kind {
+        Kind::Directory => {
+            let parent = tree.directory(parent)?;
+            tree.make_directory(&parent, name).map_err(fail)?;
+            tree::set_mode(&parent, name, entry.mode | 0o700).map_err(fail)?;
+        }
+        Kind::Symlink(target) => {
+            let parent = tree.directory(parent)?;
+            let link = || rustix::fs::symlinkat(&target[..], &*parent, name);
+            tree.replace(&parent, name, link).map_err(fail)?;
+        }
+        Kind::HardLink(target) => {
+            let clean =
+                clean(target).ok_or_else(|| ContextError::Invalid(format!("invalid path: {}", printable(target))))?;
+            let (target_parent, target_name) = split(&clean);
+            let parent = tree.directory(parent)?;
+            let target_parent = tree.existing_directory(target_parent).map_err(fail)?;
+            let link = || rustix::fs::linkat(&*target_parent, target_name, &*parent, name, AtFlags::empty());
+            tree.replace(&parent, name, link).map_err(fail)?;
+        }
+        Kind::File | Kind::Character(..) | Kind::Block(..) | Kind::Fifo => {}
+    }
+    Ok(())
+}
+
+/// A new, empty file in the place of whatever is there.
+pub(super) fn new_file(tree: &mut Tree, parent: &OwnedFd, name: &[u8]) -> Result<File, Errno> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = || rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR);
+    tree.replace(parent, name, open).map(File::from)
+}
+
+/// Mode and times of a file that was written.
+pub(super) fn finish_file(file: &File, mode: u32, times: Timestamps) -> Result<(), Errno> {
+    rustix::fs::fchmod(file, Mode::from_raw_mode(mode & 0o7777))?;
+    rustix::fs::futimens(file, &times)
+}
+
+fn times(entry: &Entry) -> Timestamps {
+    let time = Timespec {
+        tv_sec: entry.mtime.0,
+        tv_nsec: entry.mtime.1.into(),
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
+}
+
+/// Opens what a path of the context means. Links, absolute ones too, are resolved within it.
+pub(super) fn open(root: &Path, path: &str) -> Result<OwnedFd, Errno> {
+    let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(root, directory, Mode::empty())?;
+    let path = if path.is_empty() { "." } else { path };
+    // Only files, directories and links are in a context: reading cannot wait for anybody.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    loop {
+        match rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            result => return result,
+        }
+    }
+}
+
+/// A path without `.` and `..`. `None` when it is absolute or climbs out.
+pub(super) fn clean(path: &[u8]) -> Option<Vec<u8>> {
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for part in path.split(|b| *b == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => drop(parts.pop()?),
+            part => parts.push(part),
+        }
+    }
+    (!path.starts_with(b"/")).then(|| parts.join(&b'/'))
+}
+
+/// Gives an error instead of more than `limit` bytes.
+struct Capped<R> {
+    reader: R,
+    left: u64,
+    limit: u64,
+}
+
+impl<R: Read> Read for Capped<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.reader.read(buffer)?;
+        self.left = self.left.checked_sub(read as u64).ok_or_else(|| {
+            let message = format!("it is larger than {} bytes (max_context_bytes)", self.limit);
+            io::Error::new(io::ErrorKind::FileTooLarge, message)
+        })?;
+        Ok(read)
+    }
+}
+
+/// What comes through a channel, for blocking threads.
+pub(super) struct ChannelReader {
+    pieces: mpsc::Receiver<io::Result<Bytes>>,
+    current: Bytes,
+}
+
+impl ChannelReader {
+    pub(super) fn new(pieces: mpsc::Receiver<io::Result<Bytes>>) -> Self {
+        Self {
+            pieces,
+            current: Bytes::new(),
+        }
+    }
+}
+
+impl Read for ChannelReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() {
+            let Some(piece) = self.pieces.blocking_recv() else {
+                return Ok(0);
+            };
+            self.current = piece?;
+        }
+        let length = self.current.len().min(buffer.len());
+        self.current.copy_to_slice(&mut buffer[..length]);
+        Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use tar::EntryType;
+
+    use super::*;
+    use crate::image::testing::{Tar, listing};
+
+    const LIMITS: Limits = Limits {
+        bytes: 1 << 20,
+        entries: 100,
+    };
+
+    fn archive(entries: &[(EntryType, &str, &str)]) -> Vec<u8> {
+        let tar = Tar::new().owner(7, 7).mtime(9);
+        let tar = entries.iter().fold(tar, |tar, (kind, name, content)| match kind {
+            EntryType::Symlink | EntryType::Link => tar.entry(*kind, name.as_bytes(), 0o750, content.as_bytes(), b""),
+            _ => tar.entry(*kind, name.as_bytes(), 0o750, b"", content.as_bytes()),
+        });
+        tar.build()
+    }
+
+    fn unpacked(entries: &[(EntryType, &str, &str)]) -> Result<tempfile::TempDir, String> {
+        let root = tempfile::tempdir().unwrap();
+        unpack(&archive(entries)[..], root.path(), LIMITS).map_err(|e| e.to_string())?;
+        Ok(root)
+    }
+
+    fn read(root: &tempfile::TempDir, path: &str) -> Result<String, Errno> {
+        let mut text = String::new();
+        File::from(open(root.path(), path)?).read_to_string(&mut text).unwrap();
+        Ok(text)
+    }
+
+    #[test]
+    fn files_directories_and_links_are_taken() {
+        let root = unpacked(&[
+            (EntryType::Directory, "./", ""),
+            (EntryType::Regular, "./a/b", "1"),
+            (EntryType::Link, "a/c", "./a/b"),
+            (EntryType::Symlink, "d", "a/b"),
+            (EntryType::Fifo, "fifo", ""),
+            (EntryType::Regular, "x/../y", "2"),
+        ])
+        .unwrap();
+        for path in ["a/b", "a/c", "d"] {
+            assert_eq!(read(&root, path).unwrap(), "1", "{path}");
+        }
+        assert_eq!(read(&root, "y").unwrap(), "2");
+        assert_eq!(read(&root, "fifo"), Err(Errno::NOENT));
+        let metadata = std::fs::metadata(root.path().join("a/b")).unwrap();
+        assert_eq!(
+            (metadata.uid(), metadata.mode() & 0o7777, metadata.mtime()),
+            (0, 0o750, 9)
+        );
+    }
+
+    /// Unpacks what `tar` makes of the path of a directory of the host, which must not change.
+    fn attack(tar: impl FnOnce(&str) -> Tar) -> (tempfile::TempDir, Result<(), ContextError>) {
+        let scratch = tempfile::tempdir().unwrap();
+        let host = scratch.path().join("host");
+        std::fs::create_dir_all(host.join("dir")).unwrap();
+        std::fs::write(host.join("secret"), "secret").unwrap();
+        let before = listing(&host);
+        let root = tempfile::tempdir().unwrap();
+        let result = unpack(&tar(host.to_str().unwrap()).build()[..], root.path(), LIMITS);
+        assert_eq!(listing(&host), before, "the host was touched");
+        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 1);
+        (root, result)
+    }
+
+    #[rstest::rstest]
+    #[case::dots(Tar::new().file("../evil", ""), "invalid path: ../evil")]
+    #[case::dots_later(Tar::new().file("a/../../evil", ""), "invalid path: a/../../evil")]
+    #[case::absolute(Tar::new().file("/evil", ""), "invalid path: /evil")]
+    #[case::hard_link_out(Tar::new().hard_link("a", "../../etc/passwd"), "invalid path: ../../etc/passwd")]
+    #[case::hard_link_to_the_host(Tar::new().hard_link("a", "/etc/passwd"), "invalid path: /etc/passwd")]
+    #[case::hard_link_through_a_link(Tar::new().symlink("e", "/etc").hard_link("a", "e/passwd"), "No such file")]
+    #[case::hard_link_to_a_directory(Tar::new().dir("d", 0o755).hard_link("a", "d"), "a: Operation not permitted")]
+    #[case::beneath_a_file(Tar::new().file("a", "").file("a/b", ""), "a: Not a directory")]
+    #[case::loops(Tar::new().symlink("a", "b").symlink("b", "a").file("a/x", ""), "a: Too many levels")]
+    #[case::deep(Tar::new().file("d/".repeat(2000) + "x", ""), "nested more than 256 deep")]
+    #[case::far_links(
+        (0..40).fold(Tar::new(), |tar, n| tar.symlink(format!("l{n}"), format!("l{}{}", n + 1, "/d".repeat(2000))))
+            .file("l0/x", ""),
+        "nested more than 256 deep"
+    )]
+    #[case::long_path(Tar::new().file("n/".repeat(2100), ""), "invalid path: n/n/")]
+    #[case::control_characters(Tar::new().file("/a\nb\x1b", ""), "invalid path: /a\\nb\\u{1b}")]
+    #[case::zero_byte(Tar::new().pax(&[("path", b"a\0b")]).file("x", ""), "a name holds a zero byte")]
+    #[case::sparse(Tar::new().pax(&[("GNU.sparse.major", b"1")]).file("x", ""), "sparse file is not supported")]
+    #[case::size(Tar::new().pax(&[("size", b"999999")]).file("x", ""), "unexpected end of file")]
+    fn attacks_are_refused(#[case] tar: Tar, #[case] reason: &str) {
+        match attack(|_| tar).1 {
+            Err(ContextError::Invalid(message)) => assert!(message.contains(reason), "{message}"),
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn endless_entries_and_parents_are_too_much() {
+        for name in ["f", "a/b"] {
+            let tar = (0..60).fold(Tar::new(), |tar, n| tar.file(format!("{n}{name}{n}"), ""));
+            let (_root, result) = attack(|_| tar.clone().dir("x", 0o755));
+            match name {
+                "f" => result.unwrap(),
+                _ => assert!(matches!(result, Err(ContextError::TooLarge(_))), "{result:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn links_lead_nowhere_but_into_the_context() {
+        let (root, result) = attack(|host| {
+            Tar::new()
+                .symlink("out", host)
+                .file("out/secret", "mine")
+                .dir("out/dir", 0o777)
+                .hard_link("out/hard", "out/secret")
+                .symlink("secret", format!("{host}/secret"))
+                .file("secret", "mine")
+                .symlink("passwd", "/etc/passwd")
+                .symlink("up", "../../../../../../etc/passwd")
+                .symlink("magic", "/proc/self/root/etc")
+                .node(EntryType::Char, "device", 0o666, (1, 1))
+        });
+        result.unwrap();
+        for path in ["out/secret", "out/hard", "secret"] {
+            assert_eq!(read(&root, path).unwrap(), "mine");
+        }
+        for path in ["passwd", "up", "magic/passwd", "device"] {
+            assert_eq!(read(&root, path), Err(Errno::NOENT), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_archive_or_too_much() {
+        let refused = |bytes: &[u8], limits| unpack(bytes, tempfile::tempdir().unwrap().path(), limits).unwrap_err();
+        assert!(matches!(
+            refused(b"this is not a tar", LIMITS),
+            ContextError::Invalid(_)
+        ));
+        assert!(matches!(refused(&[b'x'; 2048], LIMITS), ContextError::Invalid(_)));
+        let two = archive(&[(EntryType::Regular, "a", "1"), (EntryType::Regular, "b", "2")]);
+        assert!(matches!(
+            refused(&two[..1024], Limits { bytes: 1000, ..LIMITS }),
+            ContextError::TooLarge(_)
+        ));
+        assert!(matches!(
+            refused(&two, Limits { entries: 1, ..LIMITS }),
+            ContextError::TooLarge(_)
+        ));
+        assert!(matches!(refused(&two[..512], LIMITS), ContextError::Invalid(_)));
+    }
+}

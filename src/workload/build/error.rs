@@ -1,0 +1,107 @@
+//! Why a build failed. The texts are the contract's (`docs/spec/api.md` 7.4); the API adds its prefix.
+
+use super::context::ContextError;
+use super::dripfile::DripfileError;
+use crate::image::ImageError;
+use crate::image::tree::TreeError;
+use crate::model::Exit;
+use crate::workload::container::ContainerError;
+
+/// Why there is no new image. Nothing of a failed build stays.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The new image has no name.
+    #[error("missing tag query")]
+    NoTag,
+    /// The context is not taken.
+    #[error("invalid build context: {0}")]
+    Context(#[from] ContextError),
+    /// The build file is asked for outside of the context.
+    #[error("invalid dripfile path")]
+    DripfilePath,
+    /// The context has no such build file.
+    #[error("{0}: no such build file in the build context; name it with the query dripfile")]
+    NoDripfile(String),
+    /// The build file is longer than one is read.
+    #[error("{path}: the build file is longer than {limit} bytes")]
+    #[allow(missing_docs)]
+    LongDripfile { path: String, limit: u64 },
+    /// The build file is wrong.
+    #[error(transparent)]
+    Dripfile(#[from] DripfileError),
+    /// A name that says what is in the image cannot be chosen for a new one.
+    #[error("invalid image reference: {0}; a built image needs a tag, not a digest")]
+    DigestTag(String),
+    /// What is to be copied is not there.
+    #[error("{0}: no such file or directory in the build context")]
+    NoSource(String),
+    /// A path of the image cannot be what a step wants.
+    #[error("{0}")]
+    Files(String),
+    /// `RUN` in an image without a single file.
+    #[error("RUN requires files in the image; copy some first")]
+    NothingToRun,
+    /// A command failed.
+    #[error("RUN command failed: {}\n--- build log tail ---\n{output}", described(exit))]
+    #[allow(missing_docs)]
+    Run { exit: Exit, output: String },
+    /// A command took too long.
+    #[error("RUN command failed: it took longer than {0} s (build_step_seconds)")]
+    RunTime(u64),
+    /// The client has gone, or the daemon is stopping.
+    #[error("the build was cancelled")]
+    Cancelled,
+    /// The base image, or the making of a layer.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The container of a `RUN`.
+    #[error(transparent)]
+    Container(#[from] ContainerError),
+    /// Files of the daemon.
+    #[error("{0}")]
+    Io(String),
+}
+
+impl From<TreeError> for BuildError {
+    fn from(error: TreeError) -> Self {
+        match error {
+            TreeError::Refused(message) => Self::Files(message),
+            TreeError::System(message) => Self::Io(message),
+        }
+    }
+}
+
+fn described(exit: &Exit) -> String {
+    let mut text = format!("exit_code={}", exit.code);
+    for (name, value) in [("reason", &exit.reason), ("message", &exit.message)] {
+        if !value.is_empty() {
+            text.push_str(&format!(", {name}={value}"));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_command_tells_its_status_and_output() {
+        let run = |reason: &str, message: &str| BuildError::Run {
+            exit: Exit {
+                code: 7,
+                reason: reason.into(),
+                message: message.into(),
+            },
+            output: "oops\n".into(),
+        };
+        assert_eq!(
+            run("Error", "").to_string(),
+            "RUN command failed: exit_code=7, reason=Error\n--- build log tail ---\noops\n"
+        );
+        assert_eq!(
+            run("", "m").to_string(),
+            "RUN command failed: exit_code=7, message=m\n--- build log tail ---\noops\n"
+        );
+    }
+}

@@ -1,0 +1,428 @@
+//! Image builds: a build file and a context in, an image out (`docs/spec/api.md` 7.4).
+//!
+//! ```text
+//! receive context -> read build file -> base image -> steps in order -> commit
+//! ```
+//! `COPY`, `ADD` and `WORKDIR` lines that follow each other make one layer, every `RUN` makes one; a `RUN` sees what
+//! the lines before it made. Nothing is cached between builds.
+//!
+//! A build is a task of its own. When its caller goes away it is cancelled, which it notices between two steps, during
+//! a pull and during a `RUN`. Until the commit the image store shows nothing of it; its context and its layers go when
+//! it ends, and after a crash with the next start, as do its containers.
+//!
+//! What this module never does: follow a link of the context or of an image to a file of the host, or run a command
+//! outside of a container.
+
+mod context;
+mod dripfile;
+mod error;
+mod files;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt};
+use rustix::io::Errno;
+use tokio::sync::{Mutex, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::image::{Draft, ImageError, ImageRef, ImageService, Platform, Scratch};
+use crate::model::{Image, ImageRunConfig};
+use crate::observe::metrics::{Activity, Verb};
+use crate::workload::container::{BuildStep, ContainerService, StepEnd};
+
+use self::context::{ChannelReader, ContextError, Limits};
+use self::dripfile::{Dripfile, Instruction, joined, within};
+use self::files::FileStep;
+
+pub use self::error::BuildError;
+
+/// `FROM` of an image that stands on nothing.
+const SCRATCH: &str = "scratch";
+/// How often a base image that vanishes between pull and use is asked for again.
+const ENSURE_TRIES: usize = 3;
+/// How many pieces of a context wait between network and unpacking.
+const PIECES: usize = 16;
+/// How long a client may be silent within a context.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// What builds may take.
+#[derive(Debug, Clone)]
+pub struct BuildSettings {
+    /// Largest context, in bytes of the archive.
+    pub max_context_bytes: u64,
+    /// Largest number of entries of a context.
+    pub max_context_entries: u64,
+    /// How long one `RUN` may take.
+    pub step_time: Duration,
+}
+
+/// What is to be built.
+#[derive(Debug, Clone)]
+pub struct BuildRequest {
+    /// Name of the new image.
+    pub tag: String,
+    /// Path of the build file in the context.
+    pub dripfile: String,
+    /// Network of `RUN` commands; empty for the default one.
+    pub network: String,
+}
+
+/// The build service. Clones share everything.
+#[derive(Clone)]
+pub struct BuildService {
+    settings: BuildSettings,
+    images: ImageService,
+    containers: ContainerService,
+    activity: Activity,
+}
+
+/// A context as it arrives.
+type Upload = BoxStream<'static, io::Result<Bytes>>;
+
+impl BuildService {
+    /// A service over those below it.
+    pub fn new(
+        settings: BuildSettings,
+        images: ImageService,
+        containers: ContainerService,
+        activity: Activity,
+    ) -> Self {
+        Self {
+            settings,
+            images,
+            containers,
+            activity,
+        }
+    }
+
+    /// Builds an image and gives it the name `tag`; an image that had it gives way. `upload` is the context, an
+    /// uncompressed tar. Returns the new image's canonical string. Ends early when `stop` is cancelled or this is
+    /// dropped.
+    pub async fn build(
+        &self,
+        request: BuildRequest,
+        upload: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+        stop: &CancellationToken,
+    ) -> Result<String, BuildError> {
+        let cancelled = stop.child_token();
+        let _guard = cancelled.clone().drop_guard();
+        let (service, mut upload) = (self.clone(), upload.boxed());
+        let task = tokio::spawn(async move {
+            let build = service.run(&request, &mut upload, cancelled);
+            let built = service.activity.observe(Verb::ImageBuild, build).await;
+            match &built {
+                Ok(image) => tracing::info!(image = %image.id, digest = image.manifest_digest, "image built"),
+                Err(error) => tracing::warn!(image = %request.tag, %error, "build failed"),
+            }
+            // What a failed build made, or what only the replaced image needed.
+            if let Err(error) = service.images.sweep().await {
+                tracing::warn!(%error, "unused layers stay for now");
+            }
+            if built.is_err() {
+                discard(upload, service.settings.max_context_bytes).await;
+            }
+            built
+        });
+        let built = task
+            .await
+            .map_err(|e| BuildError::Io(format!("the build ended unexpectedly: {e}")))?;
+        built.map(|image| image.id.clone())
+    }
+
+    async fn run(
+        &self,
+        request: &BuildRequest,
+        upload: &mut Upload,
+        cancelled: CancellationToken,
+    ) -> Result<Arc<Image>, BuildError> {
+        if request.tag.is_empty() {
+            return Err(BuildError::NoTag);
+        }
+        let target = ImageRef::parse(&request.tag)?;
+        if target.reference().contains(':') {
+            return Err(BuildError::DigestTag(request.tag.clone()));
+        }
+        let path = within(&request.dripfile).filter(|path| !path.is_empty());
+        let path = path.ok_or(BuildError::DripfilePath)?;
+        self.containers.check_build_network(&request.network)?;
+        let context = tokio::select! {
+            received = self.receive(upload) => Arc::new(received?),
+            () = cancelled.cancelled() => return Err(BuildError::Cancelled),
+        };
+        let file = {
+            let context = context.clone();
+            blocking(move || read_dripfile(context.path(), &path)).await?
+        };
+        let (draft, run) = tokio::select! {
+            begun = self.begin(&file) => begun?,
+            () = cancelled.cancelled() => return Err(BuildError::Cancelled),
+        };
+        let progress = Progress {
+            draft: Arc::new(Mutex::new(draft)),
+            run,
+            pending: Vec::new(),
+            context,
+        };
+        let (draft, run) = self.follow(progress, file, &request.network, &cancelled).await?;
+        Ok(draft.commit(&target, run).await?)
+    }
+
+    /// Takes the context in as it comes.
+    async fn receive(&self, upload: &mut Upload) -> Result<Scratch, BuildError> {
+        let scratch = self.images.scratch().await?;
+        let limits = Limits {
+            bytes: self.settings.max_context_bytes,
+            entries: self.settings.max_context_entries,
+        };
+        let (sender, receiver) = mpsc::channel(PIECES);
+        let unpacking = tokio::task::spawn_blocking(move || {
+            context::unpack(ChannelReader::new(receiver), scratch.path(), limits).map(|()| scratch)
+        });
+        loop {
+            let piece = match tokio::time::timeout(IDLE, upload.next()).await {
+                Ok(None) => break,
+                Ok(Some(piece)) => piece,
+                Err(_) => Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("nothing came for {} s", IDLE.as_secs()),
+                )),
+            };
+            let broken = piece.is_err();
+            // The unpacker has gone when it has seen the end of the archive or does not want the rest.
+            if sender.send(piece).await.is_err() || broken {
+                break;
+            }
+        }
+        drop(sender);
+        let unpacked = unpacking
+            .await
+            .map_err(|e| BuildError::Io(format!("unpacking ended unexpectedly: {e}")))?;
+        Ok(unpacked?)
+    }
+
+    /// The image to build on, and what it runs.
+    async fn begin(&self, file: &Dripfile) -> Result<(Draft, ImageRunConfig), BuildError> {
+        if file.base == SCRATCH {
+            return Ok((self.images.draft(None).await?, ImageRunConfig::default()));
+        }
+        let reference = ImageRef::parse(&file.base)?;
+        let mut tries = ENSURE_TRIES;
+        loop {
+            tries -= 1;
+            let base = self.images.ensure(&reference, &Platform::host()).await?;
+            match self.images.draft(Some(&base)).await {
+                Ok(draft) => return Ok((draft, base.config.clone())),
+                // Removed or replaced in this moment.
+                Err(ImageError::NotFound(_)) if tries > 0 => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn follow(
+        &self,
+        mut progress: Progress,
+        file: Dripfile,
+        network: &str,
+        cancelled: &CancellationToken,
+    ) -> Result<(Draft, ImageRunConfig), BuildError> {
+        if progress.run.working_dir.is_empty() {
+            progress.run.working_dir = "/".into();
+        }
+        for step in file.steps {
+            if cancelled.is_cancelled() {
+                return Err(BuildError::Cancelled);
+            }
+            let run = &mut progress.run;
+            match step.instruction {
+                Instruction::Workdir(path) => {
+                    run.working_dir = joined(&run.working_dir, &path);
+                    let directory = FileStep::Directory(run.working_dir.clone());
+                    progress.pending.push((directory, step.text));
+                    continue;
+                }
+                Instruction::Copy { source, destination } => {
+                    let copy = FileStep::Copy {
+                        source,
+                        into: destination.ends_with('/') || destination.ends_with("/.") || destination == ".",
+                        destination: joined(&run.working_dir, &destination),
+                    };
+                    progress.pending.push((copy, step.text));
+                    continue;
+                }
+                Instruction::Run(args) => {
+                    progress.write_files().await?;
+                    self.run_command(&progress, args, step.text, network, cancelled).await?;
+                    continue;
+                }
+                Instruction::Env(pairs) => pairs
+                    .into_iter()
+                    .for_each(|(key, value)| set(&mut run.env, &key, &value)),
+                Instruction::Cmd(args) => run.cmd = args,
+                Instruction::Entrypoint(args) => run.entrypoint = args,
+            }
+            progress.draft.lock().await.note(step.text);
+        }
+        progress.write_files().await?;
+        let draft = Arc::into_inner(progress.draft).map(Mutex::into_inner);
+        // Only a step holds another handle, and none runs.
+        let draft = draft.ok_or_else(|| BuildError::Io("a step of the build still runs".into()))?;
+        Ok((draft, progress.run))
+    }
+
+    async fn run_command(
+        &self,
+        progress: &Progress,
+        args: Vec<String>,
+        text: String,
+        network: &str,
+        cancelled: &CancellationToken,
+    ) -> Result<(), BuildError> {
+        let layers = progress.draft.lock().await.layers();
+        if layers.is_empty() {
+            return Err(BuildError::NothingToRun);
+        }
+        let step = BuildStep {
+            layers,
+            args,
+            env: progress.run.env.clone(),
+            cwd: progress.run.working_dir.clone(),
+            network: network.to_owned(),
+            time_limit: self.settings.step_time,
+            cancelled: cancelled.clone(),
+        };
+        let draft = progress.draft.clone();
+        let harvest = move |upper: PathBuf| async move { draft.lock().await.add_layer(text, upper).await };
+        match self.containers.run_build_step(step, harvest).await? {
+            StepEnd::Done(()) => Ok(()),
+            StepEnd::Failed { exit, output } => Err(BuildError::Run { exit, output }),
+            StepEnd::TimedOut => Err(BuildError::RunTime(self.settings.step_time.as_secs())),
+            StepEnd::Cancelled => Err(BuildError::Cancelled),
+        }
+    }
+}
+
+/// A build between two steps.
+struct Progress {
+    /// Shared with the operation that runs a command.
+    draft: Arc<Mutex<Draft>>,
+    /// What the image runs, so far.
+    run: ImageRunConfig,
+    /// Changes of files that no layer has yet, with their lines.
+    pending: Vec<(FileStep, String)>,
+    context: Arc<Scratch>,
+}
+
+impl Progress {
+    /// Makes one layer of the changes that are pending.
+    async fn write_files(&mut self) -> Result<(), BuildError> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let (steps, lines): (Vec<_>, Vec<_>) = std::mem::take(&mut self.pending).into_iter().unzip();
+        let context = self.context.clone();
+        let work = move |root: &Path| files::apply(context.path(), root, &steps);
+        self.draft.lock().await.edit(lines.join("; "), work).await
+    }
+}
+
+/// Sets a variable in `KEY=VALUE` entries, in the place of an earlier one.
+fn set(env: &mut Vec<String>, key: &str, value: &str) {
+    let entry = format!("{key}={value}");
+    match env
+        .iter_mut()
+        .find(|old| old.split_once('=').is_some_and(|(old, _)| old == key))
+    {
+        Some(old) => *old = entry,
+        None => env.push(entry),
+    }
+}
+
+fn read_dripfile(context: &Path, path: &str) -> Result<Dripfile, BuildError> {
+    let missing = || BuildError::NoDripfile(path.to_owned());
+    let file = context::open(context, path).map_err(|e| match e {
+        Errno::NOENT | Errno::NOTDIR | Errno::LOOP => missing(),
+        e => BuildError::Io(format!("{path}: {}", io::Error::from(e))),
+    })?;
+    let file = File::from(file);
+    let failed = |e: io::Error| BuildError::Io(format!("{path}: {e}"));
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(missing());
+    }
+    let mut text = Vec::new();
+    file.take(dripfile::MAX_BYTES + 1)
+        .read_to_end(&mut text)
+        .map_err(failed)?;
+    if text.len() as u64 > dripfile::MAX_BYTES {
+        let (path, limit) = (path.to_owned(), dripfile::MAX_BYTES);
+        return Err(BuildError::LongDripfile { path, limit });
+    }
+    Ok(dripfile::parse(&text)?)
+}
+
+/// Reads what a client still sends, at most `left` bytes: most look for the answer only when they have sent everything.
+async fn discard(mut upload: Upload, mut left: u64) {
+    while let Ok(Some(Ok(piece))) = tokio::time::timeout(IDLE, upload.next()).await {
+        match left.checked_sub(piece.len() as u64) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BuildError> + Send + 'static,
+) -> Result<T, BuildError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|e| BuildError::Io(format!("file work ended unexpectedly: {e}")))?
+}
+
+impl BuildError {
+    /// Whether the client has sent more than is taken.
+    pub fn is_too_large(&self) -> bool {
+        matches!(self, Self::Context(ContextError::TooLarge(_)))
+    }
+
+    /// Whether a context was not taken through no fault of the client.
+    pub fn is_internal(&self) -> bool {
+        matches!(self, Self::Context(ContextError::System(_)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_keeps_its_place() {
+        let mut env = vec!["A=1".to_owned(), "B=2".to_owned()];
+        set(&mut env, "A", "x=y");
+        set(&mut env, "C", "");
+        assert_eq!(env, ["A=x=y", "B=2", "C="]);
+    }
+
+    #[test]
+    fn a_build_file_is_a_file_of_the_context() {
+        let context = tempfile::tempdir().unwrap();
+        let read = |path: &str| read_dripfile(context.path(), path).map_err(|e| e.to_string());
+        assert!(
+            read("Dripfile")
+                .unwrap_err()
+                .starts_with("Dripfile: no such build file")
+        );
+        std::os::unix::fs::symlink("/etc/passwd", context.path().join("link")).unwrap();
+        assert!(read("link").unwrap_err().starts_with("link: no such build file"));
+        std::fs::create_dir(context.path().join("dir")).unwrap();
+        assert!(read("dir").unwrap_err().starts_with("dir: no such build file"));
+        std::fs::write(context.path().join("Dripfile"), "FROM scratch").unwrap();
+        assert_eq!(read("Dripfile").unwrap().base, "scratch");
+        std::fs::write(context.path().join("long"), vec![b'#'; (1 << 20) + 1]).unwrap();
+        assert!(read("long").unwrap_err().contains("longer than"));
+    }
+}

@@ -1,0 +1,257 @@
+//! A build step: a container that runs one command on the layers of an image in the making, and is gone afterwards.
+//!
+//! ```text
+//! row (build-<12>, raind/build) -> bundle -> create -> start -> end | time-out | cancelled -> harvest -> removed
+//! ```
+//! It is a container like others, with an address, rules and a certificate of its own, and it is listed while it runs.
+//! The whole of it is one operation that goes on when its caller is dropped. Recovery removes whatever is left of one
+//! after a crash ([`recover`](super::recover)): the build that wanted it is gone too.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures_util::{StreamExt, pin_mut};
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::{ContainerError, ContainerService, LogRequest, request};
+use crate::image::ImageError;
+use crate::model::{
+    Attachment, Container, ContainerOptions, ContainerState, Exit, Network, Operation, ProcessSpec, Retries,
+    container_names,
+};
+use crate::net::bridges::ipam;
+use crate::observe::metrics::Verb;
+use crate::runtime::StopRequest;
+
+/// Repository that build containers are listed with. It has a `/`, which clients look for.
+const REPOSITORY: &str = "raind/build";
+/// Tag that build containers are listed with.
+const REFERENCE: &str = "latest";
+/// How much of its output a failed step tells, in bytes.
+pub const OUTPUT_TAIL: usize = 4096;
+
+/// A command to run on layers.
+#[derive(Debug, Clone)]
+pub struct BuildStep {
+    /// Diff ids of the layers, bottom first. The caller keeps them from being swept.
+    pub layers: Vec<String>,
+    /// Argument vector.
+    pub args: Vec<String>,
+    /// `KEY=VALUE` entries; presets are added.
+    pub env: Vec<String>,
+    /// Working directory; made if it is not there.
+    pub cwd: String,
+    /// Name of the network; empty for the default one.
+    pub network: String,
+    /// How long the command may take.
+    pub time_limit: Duration,
+    /// Ends the command before its time.
+    pub cancelled: CancellationToken,
+}
+
+/// How a step ended.
+#[derive(Debug)]
+pub enum StepEnd<T> {
+    /// The command succeeded; what the harvest returned.
+    Done(T),
+    /// The command failed.
+    Failed {
+        /// Status and reason.
+        exit: Exit,
+        /// The last [`OUTPUT_TAIL`] bytes of its output.
+        output: String,
+    },
+    /// The command took too long.
+    TimedOut,
+    /// The token was cancelled.
+    Cancelled,
+}
+
+/// Why the wait for a command is over.
+enum Waited {
+    Ended,
+    TimedOut,
+    Cancelled,
+}
+
+impl ContainerService {
+    /// Whether a build step can run in that network; an empty name is the default one.
+    pub fn check_build_network(&self, name: &str) -> Result<(), ContainerError> {
+        let network = self.network_or_default(name);
+        match self.snapshot().networks().get(&network) {
+            Some(_) => Ok(()),
+            None => Err(ContainerError::NetworkNotFound(network)),
+        }
+    }
+
+    /// Runs a command on layers. When it succeeds, `harvest` is given the upper directory of its overlay, which holds
+    /// what the command changed; when that has returned, everything of the container is removed, as it is on every
+    /// other path.
+    pub async fn run_build_step<T, H>(
+        &self,
+        step: BuildStep,
+        harvest: impl FnOnce(PathBuf) -> H + Send + 'static,
+    ) -> Result<StepEnd<T>, ContainerError>
+    where
+        T: Send + 'static,
+        H: Future<Output = Result<T, ImageError>> + Send + 'static,
+    {
+        let service = self.clone();
+        self.detached(Verb::ImageBuildStep, async move {
+            let id = format!("build-{}", container_names::fresh_id(&service.snapshot(), Timestamp::now()));
+            let ended = service.run_step(&id, step, harvest).await;
+            let _lock = service.0.locks.lock(&id).await;
+            let removed = service.remove_build(&id).await;
+            if let Err(error) = &removed {
+                tracing::error!(container.id = %id, %error, "a build container could not be removed; it is tried again");
+            }
+            ended
+        })
+        .await
+    }
+
+    async fn run_step<T, H: Future<Output = Result<T, ImageError>>>(
+        &self,
+        id: &str,
+        step: BuildStep,
+        harvest: impl FnOnce(PathBuf) -> H,
+    ) -> Result<StepEnd<T>, ContainerError> {
+        let (time_limit, cancelled) = (step.time_limit, step.cancelled.clone());
+        {
+            let _lock = self.0.locks.lock(id).await;
+            let container = self.reserve_build(id.to_owned(), step).await?;
+            tracing::info!(container.id = %id, "creating build container");
+            self.set_up(&container).await?;
+            if let Err(error) = self.release(id).await {
+                // A program that is not there or cannot be executed is the build file's fault.
+                return match self.find(id)?.exit.clone().filter(|exit| exit.code > 0) {
+                    Some(exit) => Ok(StepEnd::Failed {
+                        exit,
+                        output: error.to_string(),
+                    }),
+                    None => Err(error),
+                };
+            }
+        }
+        match self.wait_for_step(id, time_limit, &cancelled).await {
+            Waited::Ended => {}
+            Waited::TimedOut => return Ok(StepEnd::TimedOut),
+            Waited::Cancelled => return Ok(StepEnd::Cancelled),
+        }
+        let _lock = self.0.locks.lock(id).await;
+        let container = self.find(id)?;
+        let exit = container.exit.clone().unwrap_or_else(super::transitions::unseen_exit);
+        if exit.code != 0 {
+            let output = self.output_tail(id).await?;
+            return Ok(StepEnd::Failed { exit, output });
+        }
+        Ok(StepEnd::Done(harvest(self.dir(id).diff()).await?))
+    }
+
+    async fn reserve_build(&self, id: String, step: BuildStep) -> Result<Container, ContainerError> {
+        let name = self.network_or_default(&step.network);
+        let reserve = self.0.services.store.transact(move |t| {
+            let network = t.get::<Network>(&name).ok_or(ContainerError::NetworkNotFound(name))?;
+            let address =
+                ipam::lowest_free(t.snapshot(), &network).ok_or(ContainerError::SubnetFull(network.subnet))?;
+            let attachment = Attachment {
+                network: network.name.clone(),
+                address,
+            };
+            let row = t.put(build_row(id, step, attachment));
+            row.map_err(|taken| ContainerError::taken(taken, t.snapshot()))
+        });
+        reserve.await.map(|row| Container::clone(&row))
+    }
+
+    async fn wait_for_step(&self, id: &str, limit: Duration, cancelled: &CancellationToken) -> Waited {
+        tokio::select! {
+            () = self.clone().run_ended(id.to_owned()) => Waited::Ended,
+            () = cancelled.cancelled() => Waited::Cancelled,
+            () = tokio::time::sleep(limit) => Waited::TimedOut,
+        }
+    }
+
+    async fn output_tail(&self, id: &str) -> Result<String, ContainerError> {
+        let request = LogRequest {
+            lines: Some(super::MAX_LINES as i64),
+            ..LogRequest::default()
+        };
+        let pieces = self.log(id, request).await?;
+        pin_mut!(pieces);
+        let mut tail = Vec::new();
+        while let Some(piece) = pieces.next().await {
+            tail.extend_from_slice(&piece?);
+            tail.drain(..tail.len().saturating_sub(OUTPUT_TAIL));
+        }
+        Ok(String::from_utf8_lossy(&tail).into_owned())
+    }
+
+    /// Ends and removes a build container, whatever of it is there. The caller holds its lock.
+    pub(super) async fn remove_build(&self, id: &str) -> Result<(), ContainerError> {
+        let Ok(container) = self.find(id) else { return Ok(()) };
+        let state = self.runtime_state(id).await;
+        // The row may be behind: a crash between the runtime's answer and ours.
+        if state.is_some_and(|state| state.status == crate::runtime::state::Status::Running)
+            && let Err(error) = self.0.services.runtime.stop(id, &StopRequest::default()).await
+        {
+            tracing::warn!(container.id = %id, %error, "a build command could not be stopped");
+        }
+        self.settle_exit(id).await;
+        let container = self.find(id).unwrap_or(container);
+        self.dismantle(&container).await
+    }
+
+    fn network_or_default(&self, name: &str) -> String {
+        match name {
+            "" => self.0.settings.default_network.clone(),
+            name => name.to_owned(),
+        }
+    }
+}
+
+fn build_row(id: String, step: BuildStep, attachment: Attachment) -> Container {
+    let now = Timestamp::now();
+    let (env, _) = request::environment(&step.env, &[], false);
+    Container {
+        name: id.clone(),
+        id,
+        pod_id: None,
+        bottle_id: None,
+        spiffe_id: None,
+        state: ContainerState::Creating,
+        operation: Some(Operation::Create),
+        process: None,
+        exit: None,
+        image_repository: REPOSITORY.to_owned(),
+        image_reference: REFERENCE.to_owned(),
+        layers: step.layers,
+        spec: ProcessSpec {
+            args: step.args,
+            env,
+            cwd: step.cwd,
+            uid: 0,
+            gid: 0,
+            additional_gids: vec![0],
+        },
+        mounts: Vec::new(),
+        tty: false,
+        options: ContainerOptions::default(),
+        stopped_by_user: false,
+        restarts: 0,
+        retries: Retries::default(),
+        health: None,
+        readiness: None,
+        ready_at: None,
+        joined: None,
+        starting: false,
+        attachment: Some(attachment),
+        forwards: Vec::new(),
+        certificate_due: true,
+        creating_at: Some(now),
+        created_at: Some(now),
+        started_at: None,
+        stopped_at: None,
+    }
+}

@@ -1,0 +1,236 @@
+//! The bundle: the container's directory, the files of its `/etc`, and `config.json`.
+
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Mount, MountBuilder};
+
+use super::bottle::hosts_of_services;
+use super::pod::place_of;
+use super::spec::{SpecContext, config_json};
+use super::{ContainerError, ContainerService, cgroup, resources};
+use crate::model::{Container, Network, ProcessId};
+use crate::runtime::dir::ContainerDir;
+use crate::runtime::mounts::{MountError, Policy};
+use crate::runtime::{defaults, mounts};
+
+/// Resolver of a container without a network of its own; its queries are redirected like all others.
+const FALLBACK_RESOLVER: Ipv4Addr = Ipv4Addr::new(8, 8, 8, 8);
+
+impl ContainerService {
+    /// Writes everything that the runtime reads. On a restart the same is written again: the host's address, and with
+    /// it a hook's URL, may have changed.
+    pub(super) async fn write_bundle(
+        &self,
+        container: &Container,
+        host: Option<&ProcessId>,
+    ) -> Result<(), ContainerError> {
+        let apparmor = self.confinement().await?;
+        let snapshot = self.snapshot();
+        let place = place_of(&snapshot, container).cloned();
+        let network = place
+            .as_ref()
+            .and_then(|place| snapshot.networks().get(&place.network))
+            .cloned();
+        let default = snapshot.networks().get(&self.0.settings.default_network).cloned();
+        let uplink = self.0.services.networks.uplink().borrow().clone();
+        let (container, settings) = (container.clone(), self.0.settings.clone());
+        self.0.services.images.check_layers(&container.layers).await?;
+        let lower_dirs = self.0.services.images.lower_dirs(&container.layers);
+        let policy = self
+            .mount_policy(container.pod_id.as_deref(), container.bottle_id.as_deref())
+            .with_accepted(sources(&container.mounts));
+        let services = hosts_of_services(&snapshot, &container);
+        let host = host.map(|host| host.pid);
+        let dir = self.dir(&container.id);
+        super::blocking(move || {
+            let gateway = network.as_ref().map(|n| n.gateway);
+            // What a container did to its own root outlives a restart.
+            let is_new = !dir.diff().exists();
+            make_directories(&dir)?;
+            if is_new {
+                inherit_root(&dir.diff(), &lower_dirs)?;
+            }
+            let hosts = hosts(&container, place.map(|place| place.address), &services);
+            write_etc(&dir, &container, &hosts, gateway)?;
+            cgroup::create(&container.id)?;
+            let ids = ["/proc/self/uid_map", "/proc/self/gid_map"]
+                .map(|map| defaults::ids_of(&std::fs::read_to_string(map).unwrap_or_default()));
+            let gateway_or_none = gateway.unwrap_or(Ipv4Addr::UNSPECIFIED);
+            let context = SpecContext {
+                dir: &dir,
+                lower_dirs: &lower_dirs,
+                mounts: mounts(&container.mounts, &policy)?,
+                policy: &policy,
+                host,
+                gateway: gateway_or_none,
+                prefix_len: network.as_ref().map_or(24, |n| n.subnet.prefix_len()),
+                host_interface: uplink.as_ref().map_or("", |u| &u.interface),
+                host_address: host_address(uplink.as_ref().map(|u| u.address), default.as_deref(), gateway_or_none),
+                apparmor,
+                require_apparmor: settings.require_apparmor,
+                counts_swap: cgroup::counts_swap(&container.id),
+                ulimits: &resources::default_ulimits(),
+                ids: [&ids[0], &ids[1]],
+                hooks: &settings.hooks,
+            };
+            let config = config_json(&container, &context).map_err(|e| ContainerError::Cleanup {
+                step: "create spec failed",
+                message: e.to_string(),
+            })?;
+            replace(&dir.config(), 0o600, &format!("{config:#}\n"))?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// Where a container reaches the daemon: the host's address, else that of the default network's bridge.
+fn host_address(uplink: Option<Ipv4Addr>, default: Option<&Network>, gateway: Ipv4Addr) -> Ipv4Addr {
+    uplink.or(default.map(|n| n.gateway)).unwrap_or(gateway)
+}
+
+impl ContainerService {
+    /// Which sources of mounts a container of that pod or bottle may have.
+    pub(super) fn mount_policy(&self, pod_id: Option<&str>, bottle_id: Option<&str>) -> Policy {
+        let (settings, snapshot) = (&self.0.settings, self.snapshot());
+        let of_pod = pod_id.map(|id| settings.pod_root.join(id).join("volumes"));
+        let bottle = bottle_id.and_then(|id| snapshot.bottles().get(id));
+        let volumes = of_pod.or_else(|| Some(settings.volume_root.join(&bottle?.name)));
+        let policy = settings.mount_policy.clone();
+        volumes
+            .into_iter()
+            .fold(policy, |policy, volumes| policy.with_volumes(&volumes))
+    }
+
+    /// Refuses mount strings that no container could be created with. For descriptions that are stored: their
+    /// containers, made later, may have what was accepted here. Looks at the texts alone.
+    pub(crate) fn check_mount_sources<'a>(&self, texts: impl IntoIterator<Item = &'a str>) -> Result<(), MountError> {
+        let policy = &self.0.settings.mount_policy;
+        texts
+            .into_iter()
+            .try_for_each(|text| mounts::parse(text)?.check_source(policy))
+    }
+}
+
+/// Sources of mount strings.
+pub(super) fn sources(texts: &[String]) -> Vec<PathBuf> {
+    texts
+        .iter()
+        .filter_map(|text| Some(mounts::parse(text).ok()?.source))
+        .collect()
+}
+
+/// Checks mount strings against the policy and the host's files (`docs/spec/runtime.md` 5.4).
+pub(super) fn mounts(texts: &[String], policy: &Policy) -> Result<Vec<Mount>, ContainerError> {
+    texts
+        .iter()
+        .map(|text| mount(text, policy).map_err(ContainerError::InvalidMount))
+        .collect()
+}
+
+fn mount(text: &str, policy: &Policy) -> Result<Mount, String> {
+    let mount = mounts::parse(text).map_err(|e| e.to_string())?;
+    let source = mount.open_source(policy).map_err(|e| e.to_string())?;
+    let (kind, options) = mount.to_config(source.directory);
+    MountBuilder::default()
+        .destination(&mount.destination)
+        .typ(kind)
+        .source(&mount.source)
+        .options(options.into_iter().map(str::to_owned).collect::<Vec<_>>())
+        .build()
+        .map_err(|e| e.to_string())
+}
+
+fn make_directories(dir: &ContainerDir) -> Result<(), ContainerError> {
+    let make = |path: &Path, mode| {
+        let mut builder = std::fs::DirBuilder::new();
+        builder
+            .recursive(true)
+            .mode(mode)
+            .create(path)
+            .map_err(|e| named(path, e))
+    };
+    // `diff` is what the container sees as its root, so this is where others are kept out.
+    make(dir.path(), 0o700)?;
+    for path in [dir.diff(), dir.work(), dir.merged(), dir.etc()] {
+        make(&path, 0o755)?;
+    }
+    make(&dir.logs(), 0o750)?;
+    make(&dir.cert(), 0o700)
+}
+
+/// The root of an overlay looks like the root of its upper directory, so that one takes after the image: owner and mode
+/// are those of the topmost layer that says something about its root, that is, whose root is not as it was made.
+fn inherit_root(upper: &Path, lower_dirs: &[PathBuf]) -> Result<(), ContainerError> {
+    for layer in lower_dirs {
+        let root = fs_err::metadata(layer)?;
+        let (uid, gid, mode) = (root.uid(), root.gid(), root.mode() & 0o7777);
+        if (uid, gid, mode) != (0, 0, 0o755) {
+            std::os::unix::fs::chown(upper, Some(uid), Some(gid)).map_err(|e| named(upper, e))?;
+            fs_err::set_permissions(upper, std::fs::Permissions::from_mode(mode))?;
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The text of `/etc/hosts`.
+pub(super) fn hosts(container: &Container, address: Option<Ipv4Addr>, services: &str) -> String {
+    let name = host_name(container);
+    let own = address.map(|address| format!("{address} {name}\n"));
+    format!("127.0.0.1 localhost\n{}{services}", own.unwrap_or_default())
+}
+
+fn host_name(container: &Container) -> &str {
+    container.options.hostname.as_ref().unwrap_or(&container.id)
+}
+
+fn write_etc(
+    dir: &ContainerDir,
+    container: &Container,
+    hosts: &str,
+    gateway: Option<Ipv4Addr>,
+) -> Result<(), ContainerError> {
+    let resolver = gateway.unwrap_or(FALLBACK_RESOLVER);
+    for (file, text) in [
+        ("hosts", hosts),
+        ("hostname", &format!("{}\n", host_name(container))),
+        ("resolv.conf", &format!("nameserver {resolver}\n")),
+    ] {
+        replace(&dir.etc().join(file), 0o644, text)?;
+    }
+    Ok(())
+}
+
+/// Gives a file that a container has mounted another text: it has to stay the same file.
+pub(super) fn overwrite(path: &Path, text: &str) -> Result<(), ContainerError> {
+    let write = || {
+        let mut file = std::fs::OpenOptions::new().write(true).open(path)?;
+        file.write_all(text.as_bytes())?;
+        file.set_len(text.len() as u64)
+    };
+    write().map_err(|e| named(path, e))
+}
+
+/// Replaces a file as a whole: after a crash there is the old text or the new one, never half of it.
+fn replace(path: &Path, mode: u32, text: &str) -> Result<(), ContainerError> {
+    let staged = path.with_extension("new");
+    let write = || {
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .open(&staged)?;
+        file.write_all(text.as_bytes())?;
+        std::fs::rename(&staged, path)
+    };
+    write().map_err(|e| named(path, e))
+}
+
+fn named(path: &Path, error: std::io::Error) -> ContainerError {
+    std::io::Error::new(error.kind(), format!("{}: {error}", path.display())).into()
+}

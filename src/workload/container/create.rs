@@ -1,0 +1,362 @@
+//! Create: validate, have the image, reserve, write the bundle, let the runtime set it up.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::bottle::{Part, enter};
+use super::ports::parse_ports;
+use super::pull::pull_policy_of;
+use super::request::{effective_command, environment};
+use super::{ContainerError, ContainerService, CreateRequest, PodRole, bundle, options, transitions};
+use crate::image::{ImageRef, still_present};
+use crate::model::{
+    Attachment, Claim, Container, ContainerOptions, ContainerState, Forward, Holder, Image, ImageRunConfig, Kind,
+    Network, Operation, Pod, PodGoal, ProcessSpec, PullPolicy, Retries, Txn, container_names,
+};
+use crate::net::bridges::ipam;
+use crate::observe::metrics::Verb;
+
+/// How often an image that vanishes between pull and use is asked for again.
+const ENSURE_TRIES: usize = 3;
+
+/// A request whose every part was checked without looking at an image.
+#[derive(Clone)]
+pub(super) struct Wish {
+    /// `None` for the built-in image.
+    reference: Option<ImageRef>,
+    name: String,
+    /// `None` for a member of a pod, which has no place of its own.
+    network: Option<String>,
+    forwards: Vec<Forward>,
+    options: ContainerOptions,
+    request: CreateRequest,
+    part: Part,
+}
+
+impl ContainerService {
+    /// Makes a container that waits for its start and returns its id. A failure leaves nothing behind.
+    pub async fn create(&self, request: CreateRequest) -> Result<String, ContainerError> {
+        self.create_as(request, Part::Alone).await
+    }
+
+    pub(super) async fn create_as(&self, request: CreateRequest, part: Part) -> Result<String, ContainerError> {
+        let service = self.clone();
+        self.detached(Verb::ContainerCreate, async move {
+            let wish = service.check(request, part).await?;
+            let mut gone = String::new();
+            for _ in 0..ENSURE_TRIES {
+                let image = service.image(&wish).await?;
+                let process = service.process(&wish, &image).await?;
+                let mut wish = wish.clone();
+                let disabled = wish
+                    .request
+                    .options
+                    .health_check
+                    .as_ref()
+                    .is_some_and(|check| check.disable);
+                let checks = wish.part.pod().is_none() && !disabled;
+                options::complete(&mut wish.options, &image.config, checks);
+                match service.create_from(wish, image, process).await {
+                    // Removed or replaced by another request in this moment: the reference may mean a new one now.
+                    Err(ContainerError::ImageGone(image)) => gone = image,
+                    result => return result,
+                }
+            }
+            Err(ContainerError::ImageGone(gone))
+        })
+        .await
+    }
+
+    /// Refuses what cannot work before anything is downloaded. What others may take meanwhile is checked again when it
+    /// is reserved.
+    pub(super) async fn check(&self, request: CreateRequest, part: Part) -> Result<Wish, ContainerError> {
+        let role = part.pod().map(|part| &part.role);
+        let is_infra = matches!(role, Some(PodRole::Infra));
+        if !request.name.is_empty() && !is_infra && !container_names::valid_name(&request.name) {
+            return Err(ContainerError::InvalidName(request.name));
+        }
+        self.confinement().await?;
+        let snapshot = self.snapshot();
+        if snapshot.containers().get(&request.name).is_some() {
+            return Err(ContainerError::NameIsId(request.name));
+        }
+        let holder = snapshot.holder(&Claim::ContainerName(request.name.clone()));
+        // Its bottle has kept the name for it.
+        let is_kept = |holder: &Holder| holder.kind == Kind::Bottle && Some(&*holder.id) == part.bottle_id();
+        if holder.is_some_and(|holder| !is_kept(holder)) {
+            return Err(ContainerError::NameTaken(request.name));
+        }
+        let reference = match is_infra && request.image.is_empty() {
+            true => None,
+            false => Some(ImageRef::parse(&request.image)?),
+        };
+        let mut options = match role {
+            Some(PodRole::Member { options, .. }) => ContainerOptions::clone(options),
+            _ => options::check(&request.options)?,
+        };
+        if let Some(part) = part.pod() {
+            if !is_infra && options.shm_bytes.is_some() {
+                let message = "shmSize: the containers of a pod share its /dev/shm, which has a size already";
+                return Err(ContainerError::InvalidOption(message.into()));
+            }
+            options.hostname = Some(part.host_name.clone());
+            if let PodRole::Added { restart } = part.role {
+                options.restart = restart;
+            }
+        }
+        let forwards = parse_ports(&request.ports)?;
+        self.check_ports(&forwards)?;
+        let network = match role {
+            None | Some(PodRole::Infra) => Some(self.network(&request.network)?),
+            Some(PodRole::Member { .. } | PodRole::Added { .. }) => None,
+        };
+        let mut policy = self.mount_policy(part.pod_id(), part.bottle_id());
+        if matches!(role, Some(PodRole::Member { .. })) || part.bottle().is_some() {
+            // Its description was checked when it was stored.
+            policy = policy.with_accepted(bundle::sources(&request.mounts));
+        }
+        let mounts = request.mounts.clone();
+        super::blocking(move || bundle::mounts(&mounts, &policy).map(drop)).await?;
+        Ok(Wish {
+            reference,
+            name: request.name.clone(),
+            network,
+            forwards,
+            options,
+            request,
+            part,
+        })
+    }
+
+    fn network(&self, requested: &str) -> Result<String, ContainerError> {
+        let network = match requested {
+            "" => &self.0.settings.default_network,
+            named => named,
+        };
+        match self.snapshot().networks().get(network) {
+            Some(network) => Ok(network.name.clone()),
+            None => Err(ContainerError::NetworkNotFound(network.to_owned())),
+        }
+    }
+
+    async fn image(&self, wish: &Wish) -> Result<Arc<Image>, ContainerError> {
+        let Some(reference) = &wish.reference else {
+            return Ok(self.0.services.images.pause());
+        };
+        let pull = match wish.part.pod().map(|part| &part.role) {
+            Some(PodRole::Member { pull, .. }) => *pull,
+            Some(PodRole::Added { .. }) => pull_policy_of(&wish.request.image),
+            Some(PodRole::Infra) | None => PullPolicy::IfNotPresent,
+        };
+        self.obtain_image(reference, pull).await
+    }
+
+    /// What runs: the request over the image configuration.
+    async fn process(&self, wish: &Wish, image: &Image) -> Result<ProcessSpec, ContainerError> {
+        let (request, config): (_, &ImageRunConfig) = (&wish.request, &image.config);
+        let entrypoint = match wish.part.pod().map(|part| &part.role) {
+            Some(PodRole::Member {
+                keep_entrypoint: true, ..
+            }) => &config.entrypoint,
+            _ => &request.options.entrypoint,
+        };
+        let args = effective_command(entrypoint, &request.command, config)?;
+        let (env, ignored) = environment(&config.env, &request.env, request.tty);
+        if !ignored.is_empty() {
+            // Their values may be secrets, their names are not known: only the number is said.
+            tracing::warn!(count = ignored.len(), image = %image.id, "environment entries without '=' have no effect");
+        }
+        let of_image = match self.0.settings.run_as_image_user {
+            true => &config.user,
+            false => "",
+        };
+        let with_group;
+        let user = match &request.options.user[..] {
+            "" => of_image,
+            // The manifest of a pod names a group and no user.
+            group if group.starts_with(':') && wish.part.pod().is_some() => {
+                with_group = format!("{}{group}", of_image.split(':').next().unwrap_or_default());
+                &with_group
+            }
+            requested => requested,
+        };
+        let diff_ids: Vec<String> = image.layers.iter().map(|l| l.diff_id.clone()).collect();
+        let name = user;
+        let user = self.0.services.images.resolve_user(&diff_ids, name).await?;
+        if wish.options.not_root && user.uid == 0 {
+            return Err(ContainerError::RunsAsRoot {
+                image: image.id.clone(),
+                user: name.to_owned(),
+            });
+        }
+        let cwd = [&request.options.working_dir, &config.working_dir]
+            .into_iter()
+            .find(|dir| !dir.is_empty());
+        let cwd = cwd.map_or("/", |dir| dir).to_owned();
+        // Without its primary group among the supplementary ones a process could drop it (CVE-2023-25173).
+        let mut additional_gids = vec![user.gid];
+        additional_gids.extend(user.additional_gids.into_iter().filter(|gid| *gid != user.gid));
+        Ok(ProcessSpec {
+            args,
+            env,
+            cwd,
+            uid: user.uid,
+            gid: user.gid,
+            additional_gids,
+        })
+    }
+
+    async fn create_from(&self, wish: Wish, image: Arc<Image>, process: ProcessSpec) -> Result<String, ContainerError> {
+        let id = container_names::fresh_id(&self.snapshot(), Timestamp::now());
+        // Taken before the row exists: the first to see the row must not be faster than we are.
+        let _lock = self.0.locks.lock(&id).await;
+        let container = self.reserve(id, wish, image, process).await?;
+        let id = container.id.clone();
+        tracing::info!(container.id = %id, container.name = %container.name, "creating container");
+        match self.set_up(&container).await {
+            Ok(()) => {
+                tracing::info!(container.id = %id, "container created");
+                Ok(id)
+            }
+            Err(error) => {
+                tracing::warn!(container.id = %id, %error, "create failed, undoing it");
+                if let Err(undo) = self.dismantle(&container).await {
+                    tracing::error!(container.id = %id, error = %undo, "undo of a failed create is not complete");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Name, address, host ports and row, all or nothing.
+    async fn reserve(
+        &self,
+        id: String,
+        wish: Wish,
+        image: Arc<Image>,
+        process: ProcessSpec,
+    ) -> Result<Arc<Container>, ContainerError> {
+        let ports = self.0.services.ports.clone();
+        let reserve = self.0.services.store.transact(move |t| {
+            // Between pull and now the image may have been removed; its layers are only safe under a committed row.
+            if !still_present(t, &image) {
+                return Err(ContainerError::ImageGone(image.id.clone()));
+            }
+            let attachment = wish.network.as_ref().map(|network| attach(t, network)).transpose()?;
+            if let Some(part) = wish.part.pod()
+                && t.get::<Pod>(&part.pod_id)
+                    .is_none_or(|pod| pod.goal == PodGoal::Removed)
+            {
+                return Err(ContainerError::PodNotFound(part.pod_id.clone()));
+            }
+            if let Some(part) = wish.part.bottle() {
+                enter(t, part, &id)?;
+            }
+            let forwards = ports.assign(t.snapshot(), wish.forwards.clone(), &[])?;
+            let wish = Wish { forwards, ..wish };
+            let row = new_row(t, id, wish, &image, process, attachment);
+            t.put(row).map_err(|taken| ContainerError::taken(taken, t.snapshot()))
+        });
+        reserve.await
+    }
+
+    /// Everything after the row: directory, rules, runtime, and the state it leads to, with which the operation is over.
+    /// Hooks have normally told of the state already. The caller undoes it as a whole.
+    pub(super) async fn set_up(&self, container: &Container) -> Result<(), ContainerError> {
+        let host = self.host_of(container)?;
+        self.write_bundle(container, host.as_ref()).await?;
+        self.0.services.firewall.apply().await?;
+        let (id, runtime) = (container.id.clone(), &self.0.services.runtime);
+        runtime
+            .create(&id, container.tty)
+            .await
+            .map_err(|source| ContainerError::Runtime {
+                step: "create container failed",
+                source,
+            })?;
+        if let (Some(host), Some(pod)) = (&host, &container.pod_id)
+            && !host.is_alive()
+        {
+            self.delete_in_runtime(&id).await?;
+            return Err(ContainerError::NoInfra(pod.clone()));
+        }
+        let process = self.runtime_process(&id).await;
+        self.update(&id, move |c| {
+            transitions::created(c, process, Timestamp::now());
+            c.joined = host;
+            c.certificate_due = false;
+            c.operation = None;
+            Ok(())
+        })
+        .await?;
+        self.watch(&id);
+        Ok(())
+    }
+}
+
+/// The lowest free address of a network.
+fn attach(t: &Txn, network: &str) -> Result<Attachment, ContainerError> {
+    let network = t
+        .get::<Network>(network)
+        .ok_or_else(|| ContainerError::NetworkNotFound(network.to_owned()))?;
+    let address =
+        ipam::lowest_free(t.snapshot(), &network).ok_or_else(|| ContainerError::SubnetFull(network.subnet))?;
+    Ok(Attachment {
+        network: network.name.clone(),
+        address,
+    })
+}
+
+fn new_row(
+    t: &Txn,
+    id: String,
+    wish: Wish,
+    image: &Image,
+    spec: ProcessSpec,
+    attachment: Option<Attachment>,
+) -> Container {
+    let now = Timestamp::now();
+    let name = if wish.name.is_empty() {
+        container_names::fresh_name(t.snapshot())
+    } else {
+        wish.name
+    };
+    Container {
+        id,
+        name,
+        pod_id: wish.part.pod_id().map(str::to_owned),
+        bottle_id: wish.part.bottle_id().map(str::to_owned),
+        spiffe_id: None,
+        state: ContainerState::Creating,
+        operation: Some(Operation::Create),
+        process: None,
+        exit: None,
+        image_repository: image.repository.clone(),
+        image_reference: image.reference.clone(),
+        layers: image.layers.iter().map(|l| l.diff_id.clone()).collect(),
+        spec,
+        mounts: wish.request.mounts,
+        tty: wish.request.tty,
+        options: wish.options,
+        // A member that a client made waits for its client, also in a running pod.
+        stopped_by_user: wish
+            .part
+            .pod()
+            .is_some_and(|part| matches!(part.role, PodRole::Added { .. })),
+        restarts: 0,
+        retries: Retries::default(),
+        health: None,
+        readiness: None,
+        ready_at: None,
+        joined: None,
+        starting: false,
+        attachment,
+        forwards: wish.forwards,
+        certificate_due: true,
+        creating_at: Some(now),
+        created_at: Some(now),
+        started_at: None,
+        stopped_at: None,
+    }
+}

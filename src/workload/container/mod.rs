@@ -1,0 +1,335 @@
+//! Containers: from a request to a process, and back.
+//!
+//! ```text
+//! creating -> created -> running -> stopped -> (gone)
+//!    ^            \--------------------^  |
+//!    \------------------------------------/   restart
+//! ```
+//!
+//! This module owns the row, the directory and the life cycle of every container. An operation of several steps first
+//! writes into the row what it is ([`Operation`](crate::model::Operation)); that is the journal from which
+//! [`recover`](ContainerService::recover) undoes or finishes it after a crash. One lock per container puts operations in
+//! order; hooks never take it, because they run inside the operation that holds it. Operations run in tasks of their
+//! own: a client that goes away does not leave one half-done.
+//!
+//! What it never does: start processes (that is `runtime`), write rules (`firewall`), or know HTTP.
+
+mod attach;
+mod bottle;
+mod build;
+mod bundle;
+mod cgroup;
+mod create;
+mod delete;
+mod error;
+mod exec;
+mod health;
+mod hooks;
+mod logs;
+mod options;
+mod pod;
+mod ports;
+mod publish;
+mod pull;
+mod recover;
+mod request;
+mod resources;
+mod restart;
+mod rotation;
+mod spec;
+mod start;
+mod stop;
+mod transitions;
+mod watch;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio_util::task::TaskTracker;
+
+use crate::image::ImageService;
+use crate::model::{Claim, Container, Snapshot};
+use crate::net::bridges::NetworkService;
+use crate::net::enforcement::Firewall;
+use crate::net::ports::HostPorts;
+use crate::observe::logs::{Limits, Watcher};
+use crate::observe::metrics::{Activity, Verb};
+use crate::ops::lock::KeyedLocks;
+use crate::runtime::Runtime;
+use crate::runtime::apparmor::{AppArmor, Confinement};
+use crate::runtime::dir::ContainerDir;
+use crate::runtime::mounts::Policy;
+use crate::store::Store;
+
+pub use attach::{MAX_CLIENTS, Terminal};
+pub use bottle::BottlePart;
+pub use build::{BuildStep, StepEnd};
+pub use error::ContainerError;
+pub use exec::ExecRequest;
+pub use health::Prober;
+pub use logs::{DEFAULT_LINES, LogRequest, MAX_LINES};
+pub(crate) use options::check as check_options;
+pub use options::{HealthCheckRequest, OptionsRequest, RestartRequest};
+pub use pod::{PodPart, PodRole};
+pub use ports::{Published, are_published, parse_ports};
+pub use pull::pull_policy_of;
+pub use recover::{SWEEPS, Sweeper};
+pub use request::CreateRequest;
+pub use restart::{DELAYS, Restarter};
+pub use spec::HookSettings;
+pub(crate) use transitions::unseen_exit;
+
+/// Shortest id prefix that a client may use for an id.
+const MIN_PREFIX: usize = 4;
+
+/// What the service needs to know of the installation.
+#[derive(Debug, Clone)]
+pub struct ContainerSettings {
+    /// Directory of the container directories.
+    pub root: PathBuf,
+    /// Directory of the pods' own directories.
+    pub pod_root: PathBuf,
+    /// Directory of the volumes of bottles.
+    pub volume_root: PathBuf,
+    /// What of the host containers may have mounted.
+    pub mount_policy: Policy,
+    /// Volatile directory of the runtime, looked at for leftovers.
+    pub runtime_run_dir: PathBuf,
+    /// Network of a container that names none.
+    pub default_network: String,
+    /// TCP ports of the host that the daemon itself needs; publishing one would cut it off.
+    pub reserved_ports: Vec<u16>,
+    /// Whether processes run as the user that the image names.
+    pub run_as_image_user: bool,
+    /// What confines containers, where the kernel has it.
+    pub apparmor: Arc<AppArmor>,
+    /// Whether a container without confinement is refused.
+    pub require_apparmor: bool,
+    /// How hooks reach the daemon.
+    pub hooks: HookSettings,
+    /// How much of each log is kept.
+    pub log_limits: Limits,
+    /// Whether [`PullPolicy::Latest`](crate::model::PullPolicy::Latest) is `Always`; else it is `IfNotPresent`.
+    pub pull_latest: bool,
+}
+
+/// The services below this one.
+#[derive(Clone)]
+#[allow(missing_docs)]
+pub struct Services {
+    pub store: Store,
+    pub images: ImageService,
+    pub networks: NetworkService,
+    pub firewall: Firewall,
+    pub ports: HostPorts,
+    pub runtime: Arc<dyn Runtime>,
+    pub activity: Activity,
+    pub watcher: Watcher,
+}
+
+/// All operations on containers. Clones share one service.
+#[derive(Clone)]
+pub struct ContainerService(Arc<Inner>);
+
+struct Inner {
+    services: Services,
+    settings: ContainerSettings,
+    locks: KeyedLocks,
+    operations: TaskTracker,
+    watched: watch::Watched,
+    clients: Arc<attach::Clients>,
+}
+
+impl ContainerService {
+    /// A service over those below it. Nothing happens before [`ContainerService::recover`].
+    pub fn new(settings: ContainerSettings, services: Services) -> Self {
+        Self(Arc::new(Inner {
+            services,
+            settings,
+            locks: KeyedLocks::default(),
+            operations: TaskTracker::new(),
+            watched: watch::Watched::default(),
+            clients: Arc::default(),
+        }))
+    }
+
+    /// All containers by creation time, then id.
+    pub fn list(&self) -> Vec<Arc<Container>> {
+        list(&self.snapshot())
+    }
+
+    /// The container of that name, id, or prefix (at least four characters) of exactly one id, in this order.
+    pub fn find(&self, parameter: &str) -> Result<Arc<Container>, ContainerError> {
+        find_in(&self.snapshot(), parameter)
+    }
+
+    /// Waits until no operation is in progress. New ones are still accepted: close the listeners first.
+    pub async fn finish_operations(&self) {
+        self.0.operations.close();
+        self.0.operations.wait().await;
+    }
+
+    /// Whether what is started next is confined by AppArmor; an error where it must be and cannot.
+    async fn confinement(&self) -> Result<bool, ContainerError> {
+        match self.0.settings.apparmor.confine().await {
+            Confinement::Confined => Ok(true),
+            Confinement::Unconfined(reason) if self.0.settings.require_apparmor => {
+                Err(ContainerError::Unconfined(reason))
+            }
+            Confinement::Unconfined(_) => Ok(false),
+        }
+    }
+
+    fn snapshot(&self) -> Arc<Snapshot> {
+        self.0.services.store.snapshot()
+    }
+
+    fn dir(&self, id: &str) -> ContainerDir {
+        ContainerDir::new(&self.0.settings.root, id)
+    }
+
+    /// Runs an operation to its end, also when the caller is dropped, and counts it.
+    async fn detached<T: Send + 'static>(
+        &self,
+        verb: Verb,
+        operation: impl Future<Output = Result<T, ContainerError>> + Send + 'static,
+    ) -> Result<T, ContainerError> {
+        let activity = self.0.services.activity.clone();
+        let operation = async move { activity.observe(verb, operation).await };
+        self.0.operations.spawn(operation).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "an operation on a container failed unexpectedly");
+            Err(ContainerError::Panicked)
+        })
+    }
+
+    /// Changes one row. A row that is gone is [`ContainerError::NotFound`].
+    async fn update<T: Send + 'static>(
+        &self,
+        id: &str,
+        change: impl FnOnce(&mut Container) -> Result<T, ContainerError> + Send + 'static,
+    ) -> Result<T, ContainerError> {
+        let id = id.to_owned();
+        let update = self.0.services.store.transact(move |t| {
+            let mut row = t
+                .get::<Container>(&id)
+                .map(|c| Container::clone(&c))
+                .ok_or(ContainerError::NotFound(id))?;
+            let before = row.clone();
+            let value = change(&mut row)?;
+            if row != before {
+                t.put(row).map_err(|taken| ContainerError::taken(taken, t.snapshot()))?;
+            }
+            Ok(value)
+        });
+        update.await
+    }
+}
+
+/// All containers by creation time, then id.
+pub fn list(snapshot: &Snapshot) -> Vec<Arc<Container>> {
+    let mut all: Vec<_> = snapshot.containers().iter().cloned().collect();
+    all.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+    all
+}
+
+fn find_in(snapshot: &Snapshot, parameter: &str) -> Result<Arc<Container>, ContainerError> {
+    let containers = snapshot.containers();
+    if let Some(holder) = snapshot.holder(&Claim::ContainerName(parameter.to_owned()))
+        && let Some(container) = containers.get(&holder.id)
+    {
+        return Ok(container.clone());
+    }
+    if parameter.len() >= MIN_PREFIX {
+        let mut matches = containers.with_prefix(parameter);
+        if let Some(first) = matches.next() {
+            return match matches.next() {
+                None => Ok(first.clone()),
+                Some(_) => Err(ContainerError::Ambiguous(parameter.to_owned())),
+            };
+        }
+    }
+    Err(ContainerError::NotFound(parameter.to_owned()))
+}
+
+/// Refuses what only the bottle of a container may do. `phrase` and `word` are those of the client's command line.
+fn refuse_managed(
+    container: &Container,
+    parameter: &str,
+    phrase: &'static str,
+    word: &'static str,
+) -> Result<(), ContainerError> {
+    match &container.bottle_id {
+        None => Ok(()),
+        Some(bottle) => {
+            let (container, bottle) = (parameter.to_owned(), bottle.clone());
+            Err(ContainerError::ManagedByBottle {
+                phrase,
+                container,
+                bottle,
+                word,
+            })
+        }
+    }
+}
+
+/// File work away from the executor.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ContainerError> + Send + 'static,
+) -> Result<T, ContainerError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "file work of a container failed unexpectedly");
+        Err(ContainerError::Panicked)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::fixtures::container;
+
+    #[tokio::test]
+    async fn a_parameter_is_a_name_then_an_id_then_a_prefix() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("s.db")).unwrap();
+        store
+            .transact(|t| {
+                for (id, name) in [
+                    ("01kg2cnf0ytv", "web"),
+                    ("01kg2cnf0xxx", "db"),
+                    ("01kh00000000", "01kg"),
+                ] {
+                    t.put(container(id, name)).unwrap();
+                }
+                Ok::<_, ContainerError>(())
+            })
+            .await
+            .unwrap();
+        let snapshot = store.snapshot();
+        let found = |p: &str| find_in(&snapshot, p).map(|c| c.id.clone()).map_err(|e| e.to_string());
+        assert_eq!(found("web").unwrap(), "01kg2cnf0ytv");
+        assert_eq!(found("01kg2cnf0xxx").unwrap(), "01kg2cnf0xxx");
+        assert_eq!(found("01kg").unwrap(), "01kh00000000", "a name wins over a prefix");
+        assert_eq!(found("01kg2cnf0y").unwrap(), "01kg2cnf0ytv");
+        assert_eq!(found("01kg2").unwrap_err(), "container: 01kg2 is ambiguous");
+        assert_eq!(
+            found("01k").unwrap_err(),
+            "container: 01k not found",
+            "too short for a prefix"
+        );
+        assert_eq!(found("nope").unwrap_err(), "container: nope not found");
+    }
+
+    #[test]
+    fn a_bottle_keeps_its_containers_to_itself() {
+        let mut c = container("a", "blog-db");
+        refuse_managed(&c, "a", "operation", "start").unwrap();
+        c.bottle_id = Some("b1".into());
+        assert_eq!(
+            refuse_managed(&c, "blog-db", "delete operation", "rm")
+                .unwrap_err()
+                .to_string(),
+            "direct delete operation of container: blog-db is not supported as it's managed by bottle: b1.\nuse \
+             'raind bottle rm <bottle-id|bottle-name>'"
+        );
+    }
+}

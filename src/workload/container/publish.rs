@@ -1,0 +1,53 @@
+//! When the ports of a container lead to it: from shortly before its program runs until it has ended.
+//!
+//! ```text
+//! start: held by sockets -> row says so (`starting`) -> rules -> program runs -> ends: row -> rules and sockets go
+//! ```
+//! Before and after that the host refuses clients at once, as it does for any port that nobody has, and anybody may take
+//! the port. Who has it when a container is started keeps it, and the start fails.
+
+use super::ports::parse_ports;
+use super::{ContainerError, ContainerService};
+use crate::model::{Container, Forward, Protocol};
+
+impl ContainerService {
+    /// Refuses port strings that [`ContainerService::create`] would.
+    pub fn check_published(&self, ports: &[String]) -> Result<(), ContainerError> {
+        self.check_ports(&parse_ports(ports)?)
+    }
+
+    /// Refuses ports that the daemon itself needs or a program of the host has now.
+    pub(super) fn check_ports(&self, forwards: &[Forward]) -> Result<(), ContainerError> {
+        let reserved = &self.0.settings.reserved_ports;
+        let is_reserved = |f: &&Forward| f.protocol == Protocol::Tcp && reserved.contains(&f.host_port);
+        if let Some(forward) = forwards.iter().find(is_reserved) {
+            return Err(ContainerError::PortTaken {
+                port: forward.host_port,
+                protocol: forward.protocol,
+                holder: "condenser itself".to_owned(),
+            });
+        }
+        Ok(self.0.services.ports.check(forwards)?)
+    }
+
+    /// Takes the ports of a container that is about to be started; nothing is held after a failure.
+    pub(super) fn hold_ports(&self, container: &Container) -> Result<(), ContainerError> {
+        Ok(self.0.services.ports.hold(&container.forwards)?)
+    }
+
+    /// Returns when rules and sockets are as the rows say.
+    pub(super) async fn follow_ports(&self) -> Result<(), ContainerError> {
+        let applied = self.0.services.firewall.apply().await;
+        self.0.services.ports.keep();
+        Ok(applied?)
+    }
+
+    /// The same after an end, for a container that had ports. The rules are tried again by themselves.
+    pub(super) async fn unpublish(&self, container: &Container) {
+        if !container.forwards.is_empty()
+            && let Err(error) = self.follow_ports().await
+        {
+            tracing::warn!(container.id = %container.id, %error, "ports of a container that ended are still published");
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Recovery: after any end of the daemon, rows and machine are made to agree again, and they are kept so.
+//!
+//! ```text
+//! start ─> every row that nothing was at work on is compared with its process   (all together, before anything is served)
+//!       ─> what an operation was at work on is undone or finished, leftovers go (served meanwhile if it takes long)
+//! later ─> the same two for what failed or was left since                       ([`Sweeper`])
+//! ```
+//!
+//! 1. [`finding`]: alive, a container is adopted and watched; gone, its exit is recorded.
+//! 2. A row that an operation was at work on is undone (create), put back (restart) or finished (delete).
+//! 3. [`leftovers`]: what belongs to no row is removed. Only things that carry a container id are touched.
+//!
+//! The hook listener must already serve: the runtime reports while it cleans up.
+
+mod finding;
+mod leftovers;
+mod sweeper;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use jiff::Timestamp;
+
+use crate::model::{Container, ContainerState, Operation, ProcessId};
+use crate::runtime::process::boot_id;
+use crate::runtime::state::RuntimeState;
+
+use self::finding::Finding;
+use super::{ContainerError, ContainerService, cgroup, transitions};
+
+pub(super) use self::leftovers::remove_directory;
+pub use self::sweeper::{SWEEPS, Sweeper};
+
+/// How many containers are taken apart at the same time.
+const PARALLEL: usize = 16;
+/// How long what was interrupted may hold up the start. It goes on afterwards, under the locks of its containers.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+impl ContainerService {
+    /// Brings rows and machine together. When it returns every row says what is the case, but for those that an
+    /// operation was at work on, if they take longer than two seconds. Trouble with one container is logged and does not
+    /// stop the others.
+    pub async fn recover(&self) -> Result<(), ContainerError> {
+        let begun = Instant::now();
+        let cgroups = super::blocking(|| Ok(cgroup::prepare()?)).await?;
+        tracing::info!("{cgroups}");
+        let rows = self.list();
+        let (idle, interrupted): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| is_idle(row));
+        let (adopted, ended) = self.compare(idle).await?;
+        tracing::info!(
+            adopted,
+            ended,
+            interrupted = interrupted.len(),
+            elapsed_ms = begun.elapsed().as_millis() as u64,
+            "containers are recovered"
+        );
+        let service = self.clone();
+        let rest = self.0.operations.spawn(async move {
+            futures_util::stream::iter(interrupted)
+                .for_each_concurrent(PARALLEL, |row| {
+                    let service = &service;
+                    async move { drop(service.unwind(&row.id).await) }
+                })
+                .await;
+            service.remove_leftovers().await;
+        });
+        if tokio::time::timeout(PATIENCE, rest).await.is_err() {
+            tracing::info!("clients are served while what was interrupted is taken apart");
+        }
+        Ok(())
+    }
+
+    /// Compares rows that nothing was at work on with the machine: one look at all of them, one transaction. Returns how
+    /// many live and how many have ended.
+    async fn compare(&self, rows: Vec<Arc<Container>>) -> Result<(usize, usize), ContainerError> {
+        let states = self.runtime_states(&rows).await?;
+        let boot = boot_id();
+        let mut adopted = Vec::new();
+        let mut ended = 0;
+        let mut findings = Vec::new();
+        for (row, state) in rows.into_iter().zip(states) {
+            match finding::of(&row, state.as_ref(), &boot) {
+                Finding::Stopped => continue,
+                finding @ Finding::Lives { .. } => {
+                    adopted.push(row.id.clone());
+                    findings.push((row, finding));
+                }
+                Finding::Ended(exit) => {
+                    ended += 1;
+                    tracing::info!(
+                        container.id = %row.id, exit.code = exit.code, reason = exit.reason, message = exit.message,
+                        "a container ended while nobody looked"
+                    );
+                    findings.push((row, Finding::Ended(exit)));
+                }
+            }
+        }
+        self.record(findings).await?;
+        adopted.iter().for_each(|id| self.watch(id));
+        Ok((adopted.len(), ended))
+    }
+
+    /// Rows that are as they were seen; one that a report has changed since knows better.
+    async fn record(&self, findings: Vec<(Arc<Container>, Finding)>) -> Result<(), ContainerError> {
+        let record = self.0.services.store.transact(move |t| {
+            for (seen, finding) in findings {
+                let mut row = Container::clone(&seen);
+                finding.apply(&mut row, Timestamp::now());
+                let is_as_seen = t.get::<Container>(&row.id).is_some_and(|now| now == seen);
+                if is_as_seen && row != *seen {
+                    t.put(row).map_err(|taken| ContainerError::taken(taken, t.snapshot()))?;
+                }
+            }
+            Ok(())
+        });
+        record.await
+    }
+
+    /// What the runtime has on file of each; `None` when that is nothing or cannot be read.
+    async fn runtime_states(&self, rows: &[Arc<Container>]) -> Result<Vec<Option<RuntimeState>>, ContainerError> {
+        let files: Vec<_> = rows.iter().map(|row| self.dir(&row.id).state()).collect();
+        let read = super::blocking(move || Ok(files.iter().map(|file| RuntimeState::read(file)).collect::<Vec<_>>()));
+        let mut states = Vec::with_capacity(rows.len());
+        for (row, state) in rows.iter().zip(read.await?) {
+            states.push(match state {
+                Ok(state) => state,
+                // Just being replaced by a runtime that does not do so atomically.
+                Err(_) => self.runtime_state(&row.id).await,
+            });
+        }
+        Ok(states)
+    }
+
+    /// Undoes or finishes what an operation was at work on, if nothing is at work on it now; looks again at what waits to be
+    /// started. A row that is gone or idle meanwhile needs nothing. Errors are logged.
+    async fn unwind(&self, id: &str) -> Result<(), ContainerError> {
+        let Some(_lock) = self.0.locks.try_lock(id) else {
+            return Ok(());
+        };
+        let Some(row) = self.snapshot().containers().get(id).cloned() else {
+            return Ok(());
+        };
+        let done = match row.operation {
+            _ if row.is_build() => {
+                tracing::warn!(container.id = %id, "removing what is left of the container of a build");
+                self.remove_build(id).await
+            }
+            Some(Operation::Create) => {
+                tracing::warn!(container.id = %id, "undoing a create that was interrupted");
+                self.dismantle(&row).await
+            }
+            Some(Operation::Delete) => {
+                tracing::warn!(container.id = %id, "finishing a removal that was interrupted");
+                self.dismantle(&row).await
+            }
+            Some(Operation::Restart) => {
+                tracing::warn!(container.id = %id, "undoing a restart that was interrupted");
+                self.undo_restart(id).await
+            }
+            None if may_run(&row) => self.compare(vec![row]).await.map(drop),
+            None => Ok(()),
+        };
+        if let Err(error) = &done {
+            tracing::error!(container.id = %id, %error, "recovery of a container is not complete; it is tried again");
+        }
+        done
+    }
+
+    /// A container that was being created again is stopped, as it was before.
+    async fn undo_restart(&self, id: &str) -> Result<(), ContainerError> {
+        self.forget_in_runtime(id, "undo of a restart failed").await?;
+        self.update(id, |c| {
+            c.state = ContainerState::Stopped;
+            c.starting = false;
+            c.operation = None;
+            c.process = None;
+            c.certificate_due = false;
+            c.exit.get_or_insert_with(transitions::unseen_exit);
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// Whether no operation was at work on it. The container of a build is always part of one.
+fn is_idle(row: &Container) -> bool {
+    row.operation.is_none() && !row.is_build()
+}
+
+/// Whether it is alive, and nobody has written down that it was started.
+fn may_run(row: &Container) -> bool {
+    row.state == ContainerState::Created && row.process.as_ref().is_some_and(ProcessId::is_alive)
+}

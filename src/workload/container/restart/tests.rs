@@ -1,0 +1,194 @@
+use ContainerState::{Created, Creating, Running, Stopped};
+use proptest::prelude::*;
+use rstest::rstest;
+
+use super::*;
+use crate::model::fixtures::{container, pod};
+use crate::model::{Exit, Operation, ProcessId};
+
+const ON_FAILURE: RestartPolicy = RestartPolicy::OnFailure { max_retries: 0 };
+
+fn at(millis: i64) -> Timestamp {
+    Timestamp::from_millisecond(1_700_000_000_000 + millis).unwrap()
+}
+
+/// A container with that policy that was started at 0 and ended at 1,000.
+fn ended(policy: RestartPolicy, code: i32) -> Container {
+    let mut c = container("a", "web").in_state(Stopped);
+    c.options.restart = policy;
+    c.started_at = Some(at(0));
+    c.stopped_at = Some(at(1000));
+    c.exit = Some(Exit {
+        code,
+        reason: "Error".into(),
+        message: String::new(),
+    });
+    c
+}
+
+fn due_at(c: &Container) -> Option<i64> {
+    let now = at(100_000);
+    due(c, &Snapshot::default(), now).map(|due| due.as_millisecond() - at(0).as_millisecond())
+}
+
+#[rstest]
+#[case(RestartPolicy::No, 1, None)]
+#[case(RestartPolicy::Always, 0, Some(1100))]
+#[case(RestartPolicy::Always, 137, Some(1100))]
+#[case(ON_FAILURE, 0, None)]
+#[case(ON_FAILURE, 1, Some(1100))]
+// An end that nobody saw, as after a crash of the machine.
+#[case(ON_FAILURE, -1, Some(1100))]
+fn the_policies(#[case] policy: RestartPolicy, #[case] code: i32, #[case] due: Option<i64>) {
+    assert_eq!(due_at(&ended(policy, code)), due);
+}
+
+#[test]
+fn only_what_ended_by_itself_comes_back() {
+    let always = || ended(RestartPolicy::Always, 1);
+    let mut stopped_by_user = always();
+    stopped_by_user.stopped_by_user = true;
+    let mut being_deleted = always();
+    being_deleted.operation = Some(Operation::Delete);
+    let mut never_started = always();
+    never_started.started_at = None;
+    let mut infra = always();
+    infra.name = format!("{INFRA_PREFIX}x");
+    for c in [
+        stopped_by_user,
+        being_deleted,
+        never_started,
+        infra,
+        always().in_state(Running),
+        always().in_state(Creating),
+    ] {
+        assert_eq!(due_at(&c), None, "{c:?}");
+    }
+}
+
+#[test]
+fn a_start_that_was_cut_off_is_finished() {
+    let mut c = ended(RestartPolicy::Always, 1).in_state(Created);
+    assert!(due_at(&c).is_some());
+    c.started_at = None;
+    assert_eq!(due_at(&c), None, "nobody has started it yet");
+}
+
+#[test]
+fn a_maximum_is_for_restarts_in_a_row() {
+    let mut c = ended(RestartPolicy::OnFailure { max_retries: 2 }, 1);
+    for _ in 0..2 {
+        assert!(due_at(&c).is_some());
+        count(&mut c, at(1200));
+        c.started_at = Some(at(1300));
+        c.stopped_at = Some(at(1400));
+    }
+    assert_eq!(due_at(&c), None);
+    c.stopped_at = Some(at(11_300));
+    assert_eq!(due_at(&c), Some(11_400), "ten seconds of running are a new beginning");
+    count(&mut c, at(11_400));
+    assert_eq!((c.restarts, c.retries.in_a_row), (3, 1));
+}
+
+#[test]
+fn tries_that_fail_are_further_and_further_apart() {
+    // It ran for an hour; then its program was gone, and no try led to a run.
+    let mut c = ended(RestartPolicy::Always, 1);
+    c.stopped_at = Some(at(3_600_000));
+    let mut now = at(3_600_000);
+    let mut waited = Vec::new();
+    for _ in 0..12 {
+        let due = due(&c, &Snapshot::default(), now).unwrap();
+        waited.push(due.duration_since(now).as_millis());
+        now = due;
+        count(&mut c, now);
+    }
+    assert_eq!(
+        waited,
+        [
+            100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 51_200, 60_000, 60_000
+        ]
+    );
+}
+
+#[test]
+fn a_clock_that_was_set_back_delays_nothing() {
+    let c = ended(RestartPolicy::Always, 1);
+    assert_eq!(due(&c, &Snapshot::default(), at(-3_600_000)), Some(at(-3_600_000)));
+}
+
+#[test]
+fn members_follow_their_pod() {
+    let process = |pid| {
+        Some(ProcessId {
+            pid,
+            start_time: 1,
+            boot_id: "b".into(),
+        })
+    };
+    let mut member = ended(RestartPolicy::No, 0);
+    member.pod_id = Some("p".into());
+    member.joined = process(7);
+    let with_pod = |goal, policy, infra_process| {
+        let mut pod = pod("p", "web", &["web"]);
+        pod.goal = goal;
+        pod.template.spec.restart = policy;
+        let mut infra = container("i", &format!("{INFRA_PREFIX}p"));
+        infra.pod_id = Some("p".into());
+        infra.process = infra_process;
+        let snapshot = Snapshot::build(|t| {
+            t.put(pod).unwrap();
+            t.put(infra).unwrap();
+        });
+        due(&member, &snapshot, at(100_000)).is_some()
+    };
+    assert!(with_pod(PodGoal::Running, RestartPolicy::Always, process(7)));
+    assert!(!with_pod(PodGoal::Running, RestartPolicy::No, process(7)));
+    for other in [None, process(8)] {
+        assert!(
+            !with_pod(PodGoal::Running, RestartPolicy::Always, other),
+            "its namespaces are gone"
+        );
+    }
+    for goal in [PodGoal::Created, PodGoal::Stopped, PodGoal::Removed] {
+        assert!(!with_pod(goal, RestartPolicy::Always, process(7)), "{goal}");
+    }
+    assert_eq!(due_at(&member), None, "its pod is gone");
+}
+
+proptest! {
+    /// A life of runs: whatever their lengths and codes are, `always` comes back after a delay within the bounds, each
+    /// at most twice the one before, and a run of ten seconds starts anew.
+    #[test]
+    fn delays_stay_within_their_bounds(runs in proptest::collection::vec((0i64..30_000, -1i32..256, any::<bool>()), 1..40)) {
+        let mut c = ended(RestartPolicy::Always, 0);
+        let mut now = at(1000);
+        let mut short_runs = 0;
+        for (length, code, starts) in runs {
+            let due = due(&c, &Snapshot::default(), now).unwrap();
+            let delay = due.duration_since(now);
+            prop_assert_eq!(Duration::try_from(delay).unwrap(), DELAYS.delay(short_runs + 1));
+            count(&mut c, due);
+            prop_assert_eq!(c.retries.in_a_row, short_runs + 1);
+            now = due;
+            if starts {
+                c.started_at = Some(now);
+                now += Duration::from_millis(length as u64);
+                c.stopped_at = Some(now);
+                c.exit.as_mut().unwrap().code = code;
+            }
+            short_runs = if starts && length >= 10_000 { 0 } else { short_runs + 1 };
+        }
+    }
+
+    /// Nothing but a user undoes a user's stop.
+    #[test]
+    fn a_stop_wins(state in prop_oneof![Just(Creating), Just(Created), Just(Running), Just(Stopped)], code in -1i32..256,
+            millis in -100_000i64..100_000) {
+        for policy in [RestartPolicy::No, ON_FAILURE, RestartPolicy::Always] {
+            let mut c = ended(policy, code).in_state(state);
+            c.stopped_by_user = true;
+            prop_assert_eq!(due(&c, &Snapshot::default(), at(millis)), None);
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Start: of a created container, and again of a stopped one.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::{ContainerError, ContainerService, refuse_managed, restart, transitions};
+use crate::model::{Container, ContainerState, INFRA_PREFIX, Operation, Retries};
+use crate::observe::metrics::Verb;
+
+/// Who wants a container to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Starter {
+    /// A request. What the restart policy has counted ends with it, and so does an earlier stop.
+    User,
+    /// The restart policy, which counts.
+    Policy,
+}
+
+impl Starter {
+    fn note(self, c: &mut Container) {
+        match self {
+            // The starts of infra containers are counted by the pod controller.
+            _ if c.name.starts_with(INFRA_PREFIX) => c.stopped_by_user = false,
+            Self::User => {
+                c.stopped_by_user = false;
+                c.restarts = 0;
+                c.retries = Retries::default();
+            }
+            Self::Policy => restart::count(c, Timestamp::now()),
+        }
+    }
+}
+
+impl ContainerService {
+    /// Releases the process; returns the id. A stopped container is created again first.
+    pub async fn start(&self, parameter: &str) -> Result<String, ContainerError> {
+        let container = self.find(parameter)?;
+        refuse_managed(&container, parameter, "operation", "start")?;
+        self.start_found(container, parameter).await
+    }
+
+    /// The same for everybody who may start it.
+    pub(super) async fn start_found(
+        &self,
+        container: Arc<Container>,
+        parameter: &str,
+    ) -> Result<String, ContainerError> {
+        let (service, parameter) = (self.clone(), parameter.to_owned());
+        self.detached(Verb::ContainerStart, async move {
+            let id = container.id.clone();
+            let _lock = service.0.locks.lock(&id).await;
+            // It may have gone while this waited for its turn.
+            let container = service.find(&id).map_err(|_| ContainerError::NotFound(parameter))?;
+            transitions::check_allowed("start", &container)?;
+            service.bring_up(&container, Starter::User).await?;
+            tracing::info!(container.id = %id, "container started");
+            Ok(id)
+        })
+        .await
+    }
+
+    /// What a start does, under the container's lock.
+    pub(super) async fn bring_up(&self, container: &Container, starter: Starter) -> Result<(), ContainerError> {
+        if let Err(taken) = self.hold_ports(container) {
+            if starter == Starter::Policy {
+                // It was a try, and the next one comes later.
+                self.update(&container.id, move |c| {
+                    starter.note(c);
+                    Ok(())
+                })
+                .await?;
+            }
+            return Err(taken);
+        }
+        let done = self.run_again(container, starter).await;
+        if done.is_err() {
+            let over = self.update(&container.id, |c| {
+                c.starting = false;
+                Ok(())
+            });
+            if let Err(error) = over.await {
+                tracing::error!(container.id = %container.id, %error, "a failed start is not over for its ports");
+            }
+            self.unpublish(container).await;
+        }
+        done
+    }
+
+    async fn run_again(&self, container: &Container, starter: Starter) -> Result<(), ContainerError> {
+        if container.state == ContainerState::Stopped {
+            self.create_again(container, starter).await?;
+        } else {
+            self.update(&container.id, move |c| {
+                starter.note(c);
+                c.starting = true;
+                Ok(())
+            })
+            .await?;
+            if !container.forwards.is_empty() {
+                self.follow_ports().await?;
+            }
+        }
+        // Between the first time and the row that wants them, the change of another container may have let them go.
+        self.hold_ports(container)?;
+        self.release(&container.id).await
+    }
+
+    /// The restart's first half. A failure leaves the container stopped, with all that it owns.
+    async fn create_again(&self, container: &Container, starter: Starter) -> Result<(), ContainerError> {
+        let row = self
+            .update(&container.id, move |c| {
+                starter.note(c);
+                c.state = ContainerState::Creating;
+                c.starting = true;
+                c.operation = Some(Operation::Restart);
+                c.certificate_due = true;
+                Ok(c.clone())
+            })
+            .await?;
+        let Err(error) = self.set_up(&row).await else {
+            return Ok(());
+        };
+        tracing::warn!(container.id = %row.id, %error, "restart failed, the container stays stopped");
+        let before = container.clone();
+        self.update(&container.id, move |c| {
+            c.operation = None;
+            c.certificate_due = false;
+            c.starting = false;
+            c.state = ContainerState::Stopped;
+            c.process = None;
+            c.exit = before.exit;
+            if starter == Starter::User {
+                (c.stopped_by_user, c.restarts, c.retries) = (before.stopped_by_user, before.restarts, before.retries);
+            }
+            Ok(())
+        })
+        .await?;
+        Err(error)
+    }
+
+    pub(super) async fn release(&self, id: &str) -> Result<(), ContainerError> {
+        // The profile is applied when the program is executed, which may be long after the create.
+        self.confinement().await?;
+        let started = self.0.services.runtime.start(id).await;
+        if let Err(source) = started {
+            // A program that cannot be executed ends the container with 126 or 127; the runtime has recorded that.
+            self.settle_exit(id).await;
+            return Err(ContainerError::Runtime {
+                step: "start container failed",
+                source,
+            });
+        }
+        let process = self.runtime_process(id).await;
+        self.update(id, move |c| {
+            let now = Timestamp::now();
+            transitions::running(c, process, now);
+            // One that has ended already was started all the same.
+            c.started_at.get_or_insert(now);
+            Ok(())
+        })
+        .await?;
+        self.watch(id);
+        Ok(())
+    }
+}

@@ -1,0 +1,243 @@
+//! The life cycle as a table: what an event does to a row, and in which states it may come (`docs/spec/api.md` 16).
+//!
+//! Pure. The new state follows from the event and never from the text of a report; within one run it never goes back,
+//! so reports that arrive twice or late are harmless.
+
+use jiff::Timestamp;
+
+use super::ContainerError;
+use crate::model::{Container, ContainerState, Exit, Health, Operation, ProcessId};
+use crate::runtime::hook::HookEvent;
+
+/// Exit of a run whose end nobody saw.
+pub fn unseen_exit() -> Exit {
+    Exit {
+        code: -1,
+        reason: "Error".into(),
+        message: "process down detected.".into(),
+    }
+}
+
+/// Applies a report of the runtime. `process` is what `state.json` says, `exit` what the report says.
+pub fn apply_event(
+    c: &mut Container,
+    event: HookEvent,
+    process: Option<ProcessId>,
+    exit: Exit,
+    now: Timestamp,
+) -> Result<(), ContainerError> {
+    use ContainerState::{Created, Creating, Running, Stopped};
+    match (event, c.state) {
+        (HookEvent::CreateRuntime, Creating | Stopped) => {
+            c.creating_at.get_or_insert(now);
+        }
+        (HookEvent::CreateContainer, Creating) => created(c, process, now),
+        (HookEvent::Poststart, Created) => running(c, process, now),
+        // The process ended before this was reported.
+        (HookEvent::Poststart, Stopped) => c.started_at = Some(now),
+        (HookEvent::StopContainer, Created | Running | Stopped) => stopped(c, exit, now),
+        // A late word of the previous run, while the container is being made again.
+        (HookEvent::StopContainer, Creating) if c.operation == Some(Operation::Restart) => {}
+        // The removal in progress takes the row away itself, as its last step.
+        (HookEvent::Poststop, Creating | Created | Stopped) => {}
+        (event, state) => return Err(ContainerError::UnexpectedEvent { event, state }),
+    }
+    Ok(())
+}
+
+/// The runtime has set the container up. Exit information of the previous run ends here.
+pub fn created(c: &mut Container, process: Option<ProcessId>, now: Timestamp) {
+    if c.state != ContainerState::Creating {
+        return;
+    }
+    c.state = ContainerState::Created;
+    c.process = process;
+    c.exit = None;
+    if c.operation == Some(Operation::Create) {
+        c.created_at = Some(now);
+    }
+}
+
+/// The process was released.
+pub fn running(c: &mut Container, process: Option<ProcessId>, now: Timestamp) {
+    if c.state != ContainerState::Created {
+        return;
+    }
+    c.state = ContainerState::Running;
+    c.starting = false;
+    c.process = process.or_else(|| c.process.take());
+    c.started_at = Some(now);
+    c.health = c.options.health_check.as_ref().map(|_| Health::Starting);
+    c.readiness = c.options.readiness_check.as_ref().map(|_| Health::Starting);
+    c.ready_at = None;
+}
+
+/// The process ended. A second report of the same end replaces what was guessed, never what was known.
+pub fn stopped(c: &mut Container, exit: Exit, now: Timestamp) {
+    let known = c.exit.as_ref().is_some_and(|e| e.code != -1);
+    if c.state == ContainerState::Stopped && (known || exit.code == -1) {
+        return;
+    }
+    if c.state != ContainerState::Stopped {
+        c.stopped_at = Some(now);
+    }
+    c.state = ContainerState::Stopped;
+    c.starting = false;
+    c.process = None;
+    (c.health, c.readiness, c.ready_at) = (None, None, None);
+    c.exit = Some(exit);
+}
+
+/// That process ended, which somebody saw who holds no lock: a row that is of another run by now is left alone.
+pub fn ended(c: &mut Container, process: &ProcessId, exit: Exit, now: Timestamp) {
+    if c.process.as_ref() == Some(process) && c.state != ContainerState::Creating {
+        stopped(c, exit, now);
+    }
+}
+
+/// Whether the operation may begin in that state (`docs/spec/api.md` 5.1).
+pub fn check_allowed(operation: &'static str, c: &Container) -> Result<(), ContainerError> {
+    use ContainerState::{Created, Creating, Running, Stopped};
+    let allowed = match operation {
+        "start" if c.state == Running => return Err(ContainerError::AlreadyStarted(c.id.clone())),
+        // Only the build itself starts it, once.
+        "start" if c.is_build() => false,
+        "start" => matches!(c.state, Created | Stopped) && c.operation.is_none(),
+        "stop" => c.state == Running,
+        _ => matches!(c.state, Creating | Created | Stopped),
+    };
+    if allowed {
+        Ok(())
+    } else {
+        Err(ContainerError::WrongState {
+            operation,
+            state: c.state,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::model::fixtures::container;
+    use ContainerState::{Created, Creating, Running, Stopped};
+    use HookEvent::{CreateContainer, CreateRuntime, Poststart, Poststop, StopContainer};
+
+    fn exit(code: i32) -> Exit {
+        Exit {
+            code,
+            reason: "Error".into(),
+            message: String::new(),
+        }
+    }
+
+    fn process() -> Option<ProcessId> {
+        Some(ProcessId {
+            pid: 7,
+            start_time: 1,
+            boot_id: "b".into(),
+        })
+    }
+
+    #[rstest]
+    #[case(CreateRuntime, [Some(Creating), None, None, Some(Stopped)])]
+    #[case(CreateContainer, [Some(Created), None, None, None])]
+    #[case(Poststart, [None, Some(Running), None, Some(Stopped)])]
+    #[case(StopContainer, [None, Some(Stopped), Some(Stopped), Some(Stopped)])]
+    #[case(Poststop, [Some(Creating), Some(Created), None, Some(Stopped)])]
+    fn the_table(#[case] event: HookEvent, #[case] after: [Option<ContainerState>; 4]) {
+        for (before, after) in [Creating, Created, Running, Stopped].into_iter().zip(after) {
+            let mut c = container("a", "web").in_state(before);
+            let result = apply_event(&mut c, event, process(), exit(3), Timestamp::now());
+            assert_eq!(result.is_ok().then_some(c.state), after, "{event} in {before}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_an_earlier_run_does_not_end_this_one() {
+        let mut c = container("a", "web").in_state(Running);
+        c.process = process();
+        let earlier = ProcessId {
+            pid: 6,
+            ..process().unwrap()
+        };
+        ended(&mut c, &earlier, exit(3), Timestamp::now());
+        assert_eq!((c.state, c.exit.clone()), (Running, None));
+        ended(&mut c, &process().unwrap(), exit(3), Timestamp::now());
+        assert_eq!((c.state, c.exit.map(|e| e.code)), (Stopped, Some(3)));
+    }
+
+    #[test]
+    fn the_container_of_a_build_runs_once() {
+        for state in [Creating, Created, Stopped] {
+            let mut c = container("build-01kg2cnf0ytv", "x").in_state(state);
+            c.operation = None;
+            assert!(check_allowed("start", &c).is_err(), "{state}");
+            c.id = "01kg2cnf0ytv".into();
+            assert_eq!(check_allowed("start", &c).is_ok(), state != Creating);
+        }
+    }
+
+    #[test]
+    fn an_end_that_is_reported_before_the_start_returns_stays() {
+        let mut c = container("a", "web").in_state(Created);
+        apply_event(&mut c, StopContainer, None, exit(3), Timestamp::now()).unwrap();
+        running(&mut c, process(), Timestamp::now());
+        apply_event(&mut c, Poststart, process(), exit(0), Timestamp::now()).unwrap();
+        assert_eq!((c.state, c.exit, c.process), (Stopped, Some(exit(3)), None));
+    }
+
+    #[test]
+    fn a_report_replaces_a_guess_and_not_the_other_way_round() {
+        let mut c = container("a", "web").in_state(Running);
+        stopped(&mut c, unseen_exit(), Timestamp::UNIX_EPOCH);
+        stopped(&mut c, exit(137), Timestamp::now());
+        assert_eq!(c.exit, Some(exit(137)));
+        assert_eq!(c.stopped_at, Some(Timestamp::UNIX_EPOCH));
+        stopped(&mut c, unseen_exit(), Timestamp::now());
+        assert_eq!(c.exit, Some(exit(137)));
+    }
+
+    #[test]
+    fn a_late_report_of_the_previous_run_does_not_stop_the_next() {
+        let mut c = container("a", "web").in_state(Creating);
+        c.operation = Some(Operation::Restart);
+        apply_event(&mut c, StopContainer, None, exit(1), Timestamp::now()).unwrap();
+        assert_eq!(c.state, Creating);
+    }
+
+    #[test]
+    fn health_is_known_only_of_what_runs() {
+        let mut c = container("a", "web").in_state(Created);
+        c.options.health_check = Some(crate::model::HealthCheck {
+            probe: crate::model::Probe::Tcp(80),
+            interval: 1,
+            timeout: 1,
+            retries: 1,
+            successes: 1,
+            start_period: 0,
+            start_interval: None,
+        });
+        running(&mut c, process(), Timestamp::now());
+        assert_eq!((c.health, c.readiness), (Some(Health::Starting), None));
+        stopped(&mut c, exit(0), Timestamp::now());
+        assert_eq!(c.health, None);
+    }
+
+    #[test]
+    fn first_times_are_kept_over_a_restart() {
+        let mut c = container("a", "web");
+        c.operation = Some(Operation::Restart);
+        c.creating_at = Some(Timestamp::UNIX_EPOCH);
+        c.created_at = Some(Timestamp::UNIX_EPOCH);
+        let now = Timestamp::now();
+        apply_event(&mut c, CreateRuntime, None, exit(0), now).unwrap();
+        apply_event(&mut c, CreateContainer, process(), exit(0), now).unwrap();
+        assert_eq!(
+            (c.creating_at, c.created_at),
+            (Some(Timestamp::UNIX_EPOCH), Some(Timestamp::UNIX_EPOCH))
+        );
+    }
+}

@@ -1,0 +1,182 @@
+//! Exits nobody reported: a descriptor of every process that lives, and what to do when it ends.
+//!
+//! The runtime's monitor reports an exit through the stopContainer hook. This is the fallback for a report that is lost
+//! (a monitor that was killed, a daemon that was down). It reads what the monitor wrote into `state.json`, and only
+//! when nothing is known records [`unseen_exit`](super::transitions::unseen_exit).
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::task::AbortHandle;
+
+use super::transitions::{stopped, unseen_exit};
+use super::{ContainerError, ContainerService, transitions};
+use crate::model::{ContainerState, Exit, ProcessId};
+use crate::runtime::state::Status;
+
+/// How long the monitor has to write down an exit that the kernel has already shown.
+const REPORT_GRACE: Duration = Duration::from_secs(3);
+/// How often is looked for that, at least.
+const REPORT_PAUSE: Duration = Duration::from_millis(100);
+/// How often an exit is tried to be recorded.
+const RECORD_PAUSE: Duration = Duration::from_secs(2);
+
+/// The watched process of each container.
+#[derive(Default)]
+pub(super) struct Watched(Mutex<HashMap<String, (ProcessId, AbortHandle)>>);
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        for (_, (_, task)) in self.0.get_mut().unwrap_or_else(PoisonError::into_inner).drain() {
+            task.abort();
+        }
+    }
+}
+
+impl ContainerService {
+    /// Watches the process of the row, if it has one. Asking twice is harmless.
+    pub(super) fn watch(&self, id: &str) {
+        let Some(process) = self.snapshot().containers().get(id).and_then(|c| c.process.clone()) else {
+            return;
+        };
+        let mut watched = self.0.watched.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if watched
+            .get(id)
+            .is_some_and(|(known, task)| *known == process && !task.is_finished())
+        {
+            return;
+        }
+        // A weak handle: a watch must not keep the service alive.
+        let (service, name, identity) = (std::sync::Arc::downgrade(&self.0), id.to_owned(), process.clone());
+        let task = tokio::spawn(async move {
+            wait_for_end(&identity).await;
+            if let Some(inner) = service.upgrade() {
+                ContainerService(inner).ended(&name, &identity).await;
+            }
+        });
+        if let Some((_, old)) = watched.insert(id.to_owned(), (process, task.abort_handle())) {
+            old.abort();
+        }
+    }
+
+    pub(super) fn unwatch(&self, id: &str) {
+        let entry = self
+            .0
+            .watched
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(id);
+        if let Some((_, task)) = entry {
+            task.abort();
+        }
+    }
+
+    /// The process is gone: waits for the report, then takes what is on file.
+    pub(super) async fn ended(&self, id: &str, process: &ProcessId) {
+        let deadline = tokio::time::Instant::now() + REPORT_GRACE;
+        let mut pause = Duration::from_millis(5);
+        loop {
+            let snapshot = self.snapshot();
+            let Some(row) = snapshot.containers().get(id) else {
+                return;
+            };
+            if row.process.as_ref() != Some(process) {
+                return;
+            }
+            let known = self.exit_on_file(id).await;
+            let is_late = tokio::time::Instant::now() > deadline;
+            if known.is_none() && is_late {
+                tracing::warn!(container.id = %id, "a container ended and its exit status is not known");
+            }
+            if let Some(exit) = known.or_else(|| is_late.then(unseen_exit))
+                && self.record_end(id, process.clone(), exit).await
+            {
+                return;
+            }
+            tokio::time::sleep(pause).await;
+            // It goes on until the row says so, also when the row cannot be written for long.
+            pause = (pause * 2).min(if is_late { RECORD_PAUSE } else { REPORT_PAUSE });
+        }
+    }
+
+    async fn exit_on_file(&self, id: &str) -> Option<Exit> {
+        let state = self.runtime_state(id).await;
+        state.filter(|s| s.status == Status::Stopped).and_then(|s| s.exit())
+    }
+
+    /// Records an exit that the runtime has written down. Whether there was one.
+    pub(super) async fn settle_exit(&self, id: &str) -> bool {
+        let Some(exit) = self.exit_on_file(id).await else {
+            return false;
+        };
+        self.record_exit(id, exit).await;
+        true
+    }
+
+    /// Records the end of a process that had no monitor of ours: the original's runtime started it, and nobody knows its
+    /// exit status.
+    pub(super) async fn settle_unseen(&self, id: &str) {
+        let row = self.snapshot().containers().get(id).cloned();
+        if row
+            .and_then(|row| row.process.clone())
+            .is_some_and(|process| !process.is_alive())
+        {
+            self.record_exit(id, unseen_exit()).await;
+        }
+    }
+
+    /// Records the exit of the run that the row is of. The caller holds the lock of the container.
+    async fn record_exit(&self, id: &str, exit: Exit) {
+        let recorded = self.update(id, move |c| {
+            if c.state != ContainerState::Creating {
+                stopped(c, exit, Timestamp::now());
+            }
+            Ok(())
+        });
+        is_recorded(id, recorded.await);
+    }
+
+    /// Records the end of that process, for one who holds no lock: the container may run anew by now. Whether there is
+    /// nothing left to do.
+    async fn record_end(&self, id: &str, process: ProcessId, exit: Exit) -> bool {
+        let recorded = self.update(id, move |c| {
+            transitions::ended(c, &process, exit, Timestamp::now());
+            Ok(())
+        });
+        is_recorded(id, recorded.await)
+    }
+}
+
+/// Whether it is, or nobody is there any more to record it of.
+fn is_recorded(id: &str, recorded: Result<(), ContainerError>) -> bool {
+    match recorded {
+        Ok(()) | Err(ContainerError::NotFound(_)) => true,
+        Err(error) => {
+            tracing::error!(container.id = %id, %error, "an exit could not be recorded");
+            false
+        }
+    }
+}
+
+/// Returns when the process is gone; at once when it is already.
+pub(super) async fn wait_for_end(process: &ProcessId) {
+    if let Some(fd) = process.pidfd() {
+        // SAFETY: an `OwnedFd` names one open file description for as long as it lives, and the `AsyncFd` owns it.
+        match unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) } {
+            Ok(fd) => return drop(fd.readable().await),
+            Err(failed) => {
+                let (_, error) = failed.into_parts();
+                tracing::warn!(pid = process.pid, %error, "cannot watch a process by descriptor, polling it");
+            }
+        }
+    }
+    // Gone, or there is no descriptor for it.
+    while process.is_alive() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}

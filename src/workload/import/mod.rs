@@ -1,0 +1,221 @@
+//! The takeover of an installation of the original: its seven JSON stores become rows, once, at the first start
+//! (`docs/spec/storage.md` 13).
+//!
+//! ```text
+//! blank database + at least one store
+//!   -> locks taken, files read      (files)     nothing is changed up to here: a refusal leaves everything as it was
+//!   -> parsed, all of them          (json, containers, ipam, images, pods, services, bottles, policies)
+//!   -> looked at the machine        (machine)   which of its containers live
+//!   -> rows                         (the same modules, pure)
+//!   -> images adopted, state files of the containers completed: right whoever goes on from here
+//!   -> one transaction              (commit)    rows and the record of the takeover, all or nothing
+//! ```
+//! A database is blank as long as nothing was ever committed to it; the takeover's own record ends that. So a takeover
+//! that is cut off anywhere begins from the beginning at the next start, and one that was committed is never repeated.
+//!
+//! What it never does: write to a JSON store, or remove anything. What of the machine (directories, links, rules)
+//! belongs to nothing that was taken over, the usual recovery removes afterwards.
+
+mod bottles;
+mod commit;
+mod containers;
+mod files;
+mod images;
+mod ipam;
+mod json;
+mod machine;
+mod pods;
+mod policies;
+mod services;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use self::files::Files;
+use crate::image::{ImageError, ImageService};
+use crate::model::{Bottle, Container, Image, Import, Network, Pod, Policy, PolicySettings, ReplicaSet, Service};
+use crate::store::{Store, StoreError};
+
+/// Why an installation was not taken over. Nothing was committed then.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// A store cannot be read.
+    #[error("cannot take over {}: {error}; nothing was changed", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// A store is in use.
+    #[error("{} is held by another process: the original daemon still runs; stop it first", .0.display())]
+    Locked(PathBuf),
+    /// A store is not what the original writes, or of a version that is not known.
+    #[error(
+        "cannot take over {}: {message}; nothing was changed (repair the file, or move the JSON files away to begin \
+         with nothing)", path.display()
+    )]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        message: String,
+    },
+    /// The image store failed.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// A container's state file cannot be written.
+    #[error("cannot complete the state file of a container: {0}")]
+    State(std::io::Error),
+    /// The transaction failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// File work ended unexpectedly.
+    #[error(transparent)]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// Where things are.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// Directory of the stores.
+    pub stores: PathBuf,
+    /// Directory of the container directories.
+    pub containers: PathBuf,
+    /// Directory in which each container has a cgroup (v2).
+    pub cgroups: PathBuf,
+}
+
+/// Takes over what is there, if this is the first start. Returns what an import has taken over, at this start or an
+/// earlier one; the daemon follows what the operator of the original had chosen. Nobody may sweep images or use the store
+/// meanwhile.
+pub async fn run(places: &Places, store: &Store, images: &ImageService) -> Result<Option<Arc<Import>>, ImportError> {
+    take_over(places, store, images).await?;
+    Ok(store.snapshot().imports().get(Import::ID).cloned())
+}
+
+/// The takeover alone. `Ok` without doing anything when the database is not blank or there is no store.
+pub async fn take_over(places: &Places, store: &Store, images: &ImageService) -> Result<(), ImportError> {
+    if !store.snapshot().is_blank() {
+        return Ok(());
+    }
+    let stores = places.stores.clone();
+    // The locks are held until the commit.
+    let Some((_locks, files)) = tokio::task::spawn_blocking(move || files::open(&stores)).await?? else {
+        return Ok(());
+    };
+    let mut warnings = Vec::new();
+    let old = Old::parse(&files, &mut warnings)?;
+    let (look, places_seen) = (old.containers.clone(), places.clone());
+    let seen = tokio::task::spawn_blocking(move || machine::look(&look, &places_seen)).await?;
+    let adopted = images::adopt(&old.images, images, &mut warnings).await?;
+    let now = Timestamp::now();
+    let rows = old.rows(&seen, adopted, now, &mut warnings);
+    let (containers, root) = (rows.containers.clone(), places.containers.clone());
+    tokio::task::spawn_blocking(move || machine::complete_states(&root, &containers))
+        .await?
+        .map_err(ImportError::State)?;
+    let record = Import {
+        id: Import::ID.to_owned(),
+        at: now,
+        sources: files.sources(),
+        warnings,
+        runtime_subnet: old.ipam.subnet(),
+        dns_upstreams: old.ipam.upstreams(),
+    };
+    let record = store.transact(move |t| commit::write(t, rows, record)).await?;
+    for warning in &record.warnings {
+        tracing::warn!("import: {warning}");
+    }
+    let files: Vec<_> = record.sources.iter().map(|file| &*file.name).collect();
+    tracing::info!(
+        ?files,
+        warnings = record.warnings.len(),
+        "an installation of the original was taken over"
+    );
+    Ok(())
+}
+
+/// All stores of the original.
+#[derive(Debug, Default)]
+struct Old {
+    containers: containers::Stored,
+    ipam: ipam::Stored,
+    images: images::Stored,
+    pods: pods::Stored,
+    services: services::Stored,
+    bottles: bottles::Stored,
+    policies: policies::Stored,
+    /// What was last committed of the policies.
+    committed: Option<policies::Stored>,
+}
+
+/// All that becomes of them.
+#[derive(Debug, Default)]
+struct Rows {
+    networks: Vec<Network>,
+    images: Vec<Image>,
+    containers: Vec<Container>,
+    pods: Vec<Pod>,
+    sets: Vec<ReplicaSet>,
+    services: Vec<Service>,
+    bottles: Vec<Bottle>,
+    policies: Vec<Policy>,
+    settings: Option<PolicySettings>,
+}
+
+impl Old {
+    fn parse(files: &Files, warnings: &mut Vec<String>) -> Result<Self, ImportError> {
+        Ok(Self {
+            containers: json::parse(files, "csm.json", warnings)?.unwrap_or_default(),
+            ipam: json::parse(files, "ipam.json", warnings)?.unwrap_or_default(),
+            images: json::parse(files, "ilm.json", warnings)?.unwrap_or_default(),
+            pods: json::parse(files, "psm.json", warnings)?.unwrap_or_default(),
+            services: json::parse(files, "ssm.json", warnings)?.unwrap_or_default(),
+            bottles: json::parse(files, "bsm.json", warnings)?.unwrap_or_default(),
+            policies: match json::parse(files, "npm.json", warnings)? {
+                Some(policies) => policies,
+                // A revert was cut off.
+                None => json::parse(files, "npm.json.org", warnings)?.unwrap_or_default(),
+            },
+            committed: json::parse(files, "npm.json.running", warnings)?,
+        })
+    }
+
+    fn rows(&self, seen: &machine::Seen, images: Vec<Image>, now: Timestamp, warnings: &mut Vec<String>) -> Rows {
+        let around = containers::Around {
+            seen,
+            images: &images,
+            ipam: &self.ipam,
+            pods: &self.pods,
+            bottles: &self.bottles,
+            now,
+        };
+        let containers = self.containers.rows(&around, warnings);
+        self.ipam.check(&self.containers, warnings);
+        let (pods, sets) = self.pods.rows(now, warnings);
+        let (policies, settings) = self
+            .policies
+            .rows(self.committed.as_ref(), &self.bottles, now, warnings);
+        Rows {
+            networks: self.ipam.networks(now),
+            bottles: self.bottles.rows(&containers, now, warnings),
+            services: self.services.rows(now, warnings),
+            images,
+            containers,
+            pods,
+            sets,
+            policies,
+            settings,
+        }
+    }
+}
+
+/// The end of an id or word, for names that must differ.
+fn tail(id: &str) -> &str {
+    id.get(id.len().saturating_sub(8)..).unwrap_or(id)
+}

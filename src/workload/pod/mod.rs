@@ -1,0 +1,32 @@
+//! Pods: containers that live together, and sets of pods that are kept alive.
+//!
+//! ```text
+//!           start             stop
+//! Created ---------> Running ------> Stopped      goals, which are stored; what a pod is like is computed (`status`)
+//!    \                 |  ^------------/  |
+//!     \----------------+------------------+--> Removed --> (gone)
+//! ```
+//!
+//! This module owns the row of every pod and which containers it consists of. An operation writes the goal first and
+//! then acts; whatever keeps it from finishing (a crash, a registry that is down), the [controller](PodController) goes
+//! on towards the goal. What has to be done is decided by a pure function over one snapshot (`plan`); each step of it
+//! can be repeated. One lock per pod puts operations in order, and the controller leaves alone what is in operation.
+//!
+//! The infra container holds the namespaces and the address. When it dies, they are gone: it is started again in place,
+//! and every member after it. Id, UID and name of a pod are for life.
+//!
+//! What it never does: let a member run in other namespaces than those of the living infra container, restart a single
+//! member that ended (its restart policy does, see `container`), or touch a pod that nobody started or a user stopped.
+
+mod act;
+mod controller;
+mod error;
+mod plan;
+mod pods;
+mod template;
+
+pub use controller::PodController;
+pub use error::PodError;
+pub(crate) use pods::fresh_id;
+pub use pods::{NewPod, PodService, PodSettings};
+pub use template::check_template;

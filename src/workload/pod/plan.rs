@@ -1,0 +1,213 @@
+//! What has to be done with a pod. Pure: one snapshot in, the next steps out.
+//!
+//! Steps of one plan do not depend on each other's outcome. When they are done the plan is made anew, until it is
+//! [`Plan::Done`]; so whatever happens in between, and wherever a crash cuts it off, is seen.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::template::ports;
+use crate::model::{Container, ContainerState, Operation, Pod, PodGoal, PodStatus, RestartPolicy};
+use crate::ops::controller::Backoff;
+use crate::workload::container::{are_published, parse_ports};
+
+/// How long a pod whose infra container keeps dying waits until it is rebuilt.
+const REBUILD: Backoff = Backoff {
+    first: Duration::from_millis(250),
+    most: Duration::from_secs(15),
+};
+/// An infra container that ran that long did not die of what it is.
+const STEADY: Duration = Duration::from_secs(10);
+/// How long something that others are at work on is left alone.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// On whose behalf.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Want {
+    /// A user: the containers shall be there.
+    Made,
+    /// A user: all of them shall run.
+    Started,
+    /// The controller: it shall be as its goal says. A member that ended is its restart policy's.
+    Kept,
+}
+
+/// What comes next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Plan {
+    /// Nothing.
+    Done,
+    /// Nothing before that time has passed.
+    Wait(Duration),
+    /// These, in this order.
+    Steps(Vec<Step>),
+}
+
+/// One step. Doing it again is harmless.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Makes the infra container.
+    MakeInfra,
+    /// Starts the infra container of that id.
+    StartInfra(String),
+    /// Has the infra container of that id publish the ports of the template.
+    Publish(String),
+    /// Makes the member of the entry of that index.
+    Make(usize),
+    /// Starts the member of that id.
+    Start(String),
+    /// Ends what runs in the container of that id; the container stays.
+    End(String),
+    /// Takes the container of that id away.
+    Delete(String),
+    /// Takes away the pod, which has no containers any more.
+    Forget,
+}
+
+/// The next steps of a pod.
+pub(super) fn plan(pod: &Pod, status: &PodStatus, want: Want, now: Timestamp) -> Plan {
+    let steps = match pod.goal {
+        PodGoal::Removed => removal(status),
+        PodGoal::Stopped => ends(status, |member| member.state == ContainerState::Running),
+        PodGoal::Created if want == Want::Kept => Vec::new(),
+        PodGoal::Created | PodGoal::Running => return towards(pod, status, want, now),
+    };
+    steps_or_done(steps)
+}
+
+fn steps_or_done(steps: Vec<Step>) -> Plan {
+    if steps.is_empty() {
+        Plan::Done
+    } else {
+        Plan::Steps(steps)
+    }
+}
+
+fn removal(status: &PodStatus) -> Vec<Step> {
+    let delete = |container: &Container| Step::Delete(container.id.clone());
+    match (&status.members[..], &status.infra) {
+        ([], None) => vec![Step::Forget],
+        ([], Some(infra)) => vec![delete(infra)],
+        (members, _) => members.iter().map(|member| delete(member)).collect(),
+    }
+}
+
+fn ends(status: &PodStatus, of: impl Fn(&Container) -> bool) -> Vec<Step> {
+    let members = status.members.iter().filter(|member| of(member));
+    members.map(|member| Step::End(member.id.clone())).collect()
+}
+
+/// Whether it holds on to namespaces, running or about to. What somebody is just creating again says so when it is done:
+/// until then its row still names the namespaces of its last run.
+fn lives(container: &Container) -> bool {
+    container.operation.is_none() && matches!(container.state, ContainerState::Created | ContainerState::Running)
+}
+
+/// First what is in the way, then infra, then the members.
+fn towards(pod: &Pod, status: &PodStatus, want: Want, now: Timestamp) -> Plan {
+    let half_gone = |c: &&std::sync::Arc<Container>| c.operation == Some(Operation::Delete);
+    let containers = || status.infra.iter().chain(&status.members);
+    let rests: Vec<_> = containers()
+        .filter(half_gone)
+        .map(|c| Step::Delete(c.id.clone()))
+        .collect();
+    if !rests.is_empty() {
+        return Plan::Steps(rests);
+    }
+    let host = status.infra.as_ref().and_then(|infra| infra.process.as_ref());
+    let strays = ends(status, |member| {
+        lives(member) && (host.is_none() || member.joined.as_ref() != host)
+    });
+    if !strays.is_empty() {
+        return Plan::Steps(strays);
+    }
+    let Some(infra) = &status.infra else {
+        return Plan::Steps(vec![Step::MakeInfra]);
+    };
+    match infra.state {
+        ContainerState::Creating => Plan::Wait(PAUSE),
+        ContainerState::Created => Plan::Steps(vec![Step::StartInfra(infra.id.clone())]),
+        ContainerState::Stopped => match rebuild_delay(infra, now) {
+            Some(delay) if want == Want::Kept => Plan::Wait(delay),
+            _ => Plan::Steps(vec![Step::StartInfra(infra.id.clone())]),
+        },
+        ContainerState::Running => steps_or_done(members(pod, status, infra, want)),
+    }
+}
+
+/// What is left once the infra container runs and nobody is in other namespaces than its own.
+fn members(pod: &Pod, status: &PodStatus, infra: &Container, want: Want) -> Vec<Step> {
+    let entries = &pod.template.spec.containers;
+    // Ports of a stored template were parsed before it was stored.
+    let wanted = parse_ports(&ports(&pod.template.spec)).unwrap_or_default();
+    let publish = (!are_published(&wanted, &infra.forwards)).then(|| Step::Publish(infra.id.clone()));
+    let missing = entries
+        .iter()
+        .enumerate()
+        .filter(|(_, entry)| status.member(pod, entry).is_none());
+    let mut steps: Vec<Step> = publish.into_iter().chain(missing.map(|(n, _)| Step::Make(n))).collect();
+    if want != Want::Made {
+        let waiting = status.members.iter().filter(|member| is_due(pod, member, infra, want));
+        steps.extend(waiting.map(|member| Step::Start(member.id.clone())));
+    }
+    steps
+}
+
+/// Whether a member has to be started.
+fn is_due(pod: &Pod, member: &Container, infra: &Container, want: Want) -> bool {
+    // One that a client made in a running pod waits for its client, also when infra died meanwhile.
+    let waits = member.stopped_by_user && member.started_at.is_none();
+    // One that was quick is not started a second time for the same request.
+    let had_its_run = member.state == ContainerState::Stopped
+        && !member.stopped_by_user
+        && pod.started_at.is_some()
+        && member.stopped_at > pod.started_at;
+    match member.state {
+        ContainerState::Creating | ContainerState::Running => false,
+        _ if member.operation.is_some() => false,
+        _ if want == Want::Started && !had_its_run => true,
+        _ if waits => false,
+        ContainerState::Created => true,
+        // A stop that was not a stop of the pod is undone (`docs/spec/api.md` 19).
+        ContainerState::Stopped if member.stopped_by_user => true,
+        ContainerState::Stopped => member.joined != infra.process && !is_over(member, infra),
+    }
+}
+
+/// Whether a member had ended before the infra container did, and its restart policy was content with that.
+fn is_over(member: &Container, infra: &Container) -> bool {
+    let before = matches!((member.stopped_at, infra.stopped_at), (Some(member), Some(infra)) if member < infra);
+    let code = member.exit.as_ref().map(|exit| exit.code);
+    before
+        && match member.options.restart {
+            RestartPolicy::No => true,
+            RestartPolicy::OnFailure { .. } => code == Some(0),
+            RestartPolicy::Always => false,
+        }
+}
+
+/// How many starts in a row an infra container has had when it is started now, the first one not counted.
+pub(super) fn rebuilds(infra: &Container) -> u32 {
+    match (infra.started_at, infra.stopped_at) {
+        (Some(started), Some(stopped)) if elapsed(started, stopped) >= STEADY => 1,
+        _ => infra.restarts.saturating_add(1),
+    }
+}
+
+fn rebuild_delay(infra: &Container, now: Timestamp) -> Option<Duration> {
+    let delay = match rebuilds(infra) {
+        1 => return None,
+        again => REBUILD.delay(again - 1),
+    };
+    let waited = infra.stopped_at.map_or(delay, |stopped| elapsed(stopped, now));
+    delay.checked_sub(waited).filter(|rest| !rest.is_zero())
+}
+
+/// Zero when the clock was set back.
+fn elapsed(from: Timestamp, to: Timestamp) -> Duration {
+    to.duration_since(from).try_into().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,372 @@
+//! What can be asked of pods.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio_util::task::TaskTracker;
+
+use super::plan::Want;
+use super::{PodError, check_template, template};
+use crate::image::ImageRef;
+use crate::model::{
+    Claim, Kind, Pod, PodGoal, PodSpec, PodStatus, PodTemplate, Snapshot, Txn, fresh_ulid, member_name, pod_status,
+    pod_statuses,
+};
+use crate::ops::lock::{KeyGuard, KeyedLocks};
+use crate::store::Store;
+use crate::workload::container::{ContainerError, ContainerService, CreateRequest};
+
+/// Longest name of a pod, and of a namespace (the limits of Kubernetes).
+const MAX_NAME: usize = 253;
+const MAX_NAMESPACE: usize = 63;
+/// How often a name that another request keeps taking is tried for.
+const CREATE_TRIES: usize = 5;
+/// How long a request waits for what others are at work on.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the service needs to know of the installation.
+#[derive(Debug, Clone)]
+pub struct PodSettings {
+    /// Directory of the pods' own directories, `<root>/pod`.
+    pub root: PathBuf,
+    /// Image of infra containers; `None` for the built-in one.
+    pub infra_image: Option<String>,
+}
+
+/// A pod to be made.
+#[derive(Debug, Clone)]
+pub struct NewPod {
+    /// Unique in the namespace.
+    pub name: String,
+    /// Namespace.
+    pub namespace: String,
+    /// Identity chosen by the client; `None` for a new one.
+    pub uid: Option<String>,
+    /// Replica set that makes it.
+    pub owner: Option<String>,
+    /// What it consists of.
+    pub template: PodTemplate,
+    /// What it is meant to be. With [`PodGoal::Running`] the controller makes and starts its containers.
+    pub goal: PodGoal,
+}
+
+/// All operations on pods. Clones share one service.
+#[derive(Clone)]
+pub struct PodService(pub(super) Arc<Inner>);
+
+pub(super) struct Inner {
+    pub(super) settings: PodSettings,
+    pub(super) store: Store,
+    pub(super) containers: ContainerService,
+    locks: KeyedLocks,
+    operations: TaskTracker,
+}
+
+/// What became of an attempt to reserve a name.
+enum Reserved {
+    /// The pod, new or known by its uid.
+    Pod(Arc<Pod>),
+    /// A pod that has to go first.
+    After(String),
+}
+
+impl PodService {
+    /// A service over the containers. Nothing happens before [`PodService::recover`].
+    pub fn new(settings: PodSettings, store: Store, containers: ContainerService) -> Self {
+        Self(Arc::new(Inner {
+            settings,
+            store,
+            containers,
+            locks: KeyedLocks::default(),
+            operations: TaskTracker::new(),
+        }))
+    }
+
+    /// All pods by creation time, then id, with what they are like.
+    pub fn list(&self) -> Vec<(Arc<Pod>, PodStatus)> {
+        pod_statuses(&self.snapshot())
+    }
+
+    /// The pod of that id, else of that name in the namespace.
+    pub fn find(&self, parameter: &str, namespace: &str) -> Result<Arc<Pod>, PodError> {
+        find_in(&self.snapshot(), parameter, namespace).ok_or_else(|| PodError::NotFound(parameter.to_owned()))
+    }
+
+    /// Whether pods may be made from a template here: [`check_template`], what the configuration lets containers have of the
+    /// host, and no program of the host has one of the ports.
+    pub fn check_template(&self, template: &PodTemplate) -> Result<(), PodError> {
+        check_template(template)?;
+        let mounts = template::host_mounts(&template.spec);
+        let checked = self.0.containers.check_mount_sources(mounts.iter().map(String::as_str));
+        checked.map_err(|error| PodError::InvalidTemplate(error.to_string()))?;
+        Ok(self.0.containers.check_published(&template::ports(&template.spec))?)
+    }
+
+    /// Stores a pod; no container is made (`docs/spec/api.md` 8.3).
+    ///
+    /// A pod of the same name is returned, unchanged, if it has the same uid, removed first if the request has another
+    /// one, and otherwise in the way ([`PodError::NameTaken`]).
+    pub async fn create(&self, pod: NewPod) -> Result<Arc<Pod>, PodError> {
+        check_names(&pod)?;
+        self.check_template(&pod.template)?;
+        for _ in 0..CREATE_TRIES {
+            let wish = pod.clone();
+            match self.0.store.transact(move |t| reserve(t, wish)).await? {
+                Reserved::Pod(pod) => {
+                    tracing::info!(pod.id = %pod.id, pod.name = %pod.name, namespace = %pod.namespace, "pod stored");
+                    return Ok(pod);
+                }
+                Reserved::After(old) => match self.remove(&old).await {
+                    // Whoever was at it already was faster.
+                    Ok(()) | Err(PodError::NotFound(_)) => {}
+                    Err(error) => return Err(error),
+                },
+            }
+        }
+        Err(PodError::NameTaken {
+            namespace: pod.namespace,
+            name: pod.name,
+        })
+    }
+
+    /// Has all images of a pod here, by the policies of its containers.
+    pub async fn obtain_images(&self, spec: &PodSpec) -> Result<(), PodError> {
+        for entry in &spec.containers {
+            let image = ImageRef::parse(&entry.image).map_err(ContainerError::from)?;
+            self.0.containers.obtain_image(&image, entry.pull).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes what the template lists and the pod lacks, and starts nothing but infra. Returns the ids of the members
+    /// in the order of the template.
+    pub async fn prepare(&self, id: &str) -> Result<Vec<String>, PodError> {
+        let service = self.clone();
+        self.locked(id, async move |id| {
+            let pod = service.get(&id)?;
+            service.complete(&id, Want::Made).await?;
+            let status = pod_status(&service.snapshot(), &pod);
+            let entries = &pod.template.spec.containers;
+            let members = entries.iter().filter_map(|entry| status.member(&pod, entry));
+            Ok(members.map(|member| member.id.clone()).collect())
+        })
+        .await
+    }
+
+    /// Makes what the pod lacks and starts all that does not run. A failure leaves the goal: the controller goes on.
+    pub async fn start(&self, id: &str) -> Result<(), PodError> {
+        let service = self.clone();
+        self.locked(id, async move |id| {
+            service
+                .set_goal(&id, PodGoal::Running, |pod, now| pod.started_at = Some(now))
+                .await?;
+            service.complete(&id, Want::Started).await?;
+            tracing::info!(pod.id = %id, "pod started");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Stops the members that run. Infra goes on, and with it the address.
+    pub async fn stop(&self, id: &str) -> Result<(), PodError> {
+        let service = self.clone();
+        self.locked(id, async move |id| {
+            service
+                .set_goal(&id, PodGoal::Stopped, |pod, now| pod.stopped_at = Some(now))
+                .await?;
+            service.complete(&id, Want::Kept).await?;
+            tracing::info!(pod.id = %id, "pod stopped");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Takes the pod away with all that belongs to it. After a failure or a crash the controller finishes it.
+    pub async fn remove(&self, id: &str) -> Result<(), PodError> {
+        self.get(id)?;
+        let service = self.clone();
+        self.locked(id, async move |id| {
+            match service.set_goal(&id, PodGoal::Removed, |_, _| {}).await {
+                // Somebody else's removal was faster.
+                Err(PodError::NotFound(_)) => return Ok(()),
+                result => result?,
+            }
+            service.complete(&id, Want::Kept).await?;
+            tracing::info!(pod.id = %id, "pod removed");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Makes one more container in a pod, which then is part of its template, and returns its id. It is not started
+    /// (`docs/spec/api.md` 5.4, P18).
+    pub async fn add(&self, id: &str, request: CreateRequest) -> Result<String, PodError> {
+        let service = self.clone();
+        self.locked(id, async move |id| service.add_locked(&id, request).await)
+            .await
+    }
+
+    /// Waits until no operation is in progress.
+    pub async fn finish_operations(&self) {
+        self.0.operations.close();
+        self.0.operations.wait().await;
+    }
+
+    pub(super) fn snapshot(&self) -> Arc<Snapshot> {
+        self.0.store.snapshot()
+    }
+
+    pub(super) fn get(&self, id: &str) -> Result<Arc<Pod>, PodError> {
+        let pod = self.snapshot().pods().get(id).cloned();
+        pod.ok_or_else(|| PodError::NotFound(id.to_owned()))
+    }
+
+    pub(super) fn try_lock(&self, id: &str) -> Option<KeyGuard> {
+        self.0.locks.try_lock(id)
+    }
+
+    /// Runs an operation under the pod's lock and to its end, also when the caller is dropped.
+    async fn locked<T: Send + 'static, F: Future<Output = Result<T, PodError>> + Send>(
+        &self,
+        id: &str,
+        operation: impl FnOnce(String) -> F + Send + 'static,
+    ) -> Result<T, PodError> {
+        let (service, id) = (self.clone(), id.to_owned());
+        let task = async move {
+            let _lock = service.0.locks.lock(&id).await;
+            operation(id.clone()).await
+        };
+        self.0.operations.spawn(task).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "an operation on a pod failed unexpectedly");
+            Err(PodError::Panicked)
+        })
+    }
+
+    async fn set_goal(
+        &self,
+        id: &str,
+        goal: PodGoal,
+        change: impl FnOnce(&mut Pod, Timestamp) + Send + 'static,
+    ) -> Result<(), PodError> {
+        self.update(id, move |pod| {
+            if pod.goal == PodGoal::Removed && goal != PodGoal::Removed {
+                return Err(PodError::BeingRemoved(pod.id.clone()));
+            }
+            if pod.goal != goal {
+                pod.goal = goal;
+                change(pod, Timestamp::now());
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    pub(super) async fn update(
+        &self,
+        id: &str,
+        change: impl FnOnce(&mut Pod) -> Result<(), PodError> + Send + 'static,
+    ) -> Result<(), PodError> {
+        let id = id.to_owned();
+        let update = self.0.store.transact(move |t| {
+            let before = t.get::<Pod>(&id).ok_or(PodError::NotFound(id))?;
+            let mut pod = Pod::clone(&before);
+            change(&mut pod)?;
+            if pod != *before {
+                put(t, pod)?;
+            }
+            Ok(())
+        });
+        update.await
+    }
+
+    /// [`PodService::settle`] for a user, who waits.
+    async fn complete(&self, id: &str, want: Want) -> Result<(), PodError> {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while let Some(delay) = self.settle(id, want).await? {
+            if tokio::time::Instant::now() + delay > deadline {
+                return Err(PodError::Unsettled(id.to_owned()));
+            }
+            tokio::time::sleep(delay).await;
+        }
+        Ok(())
+    }
+}
+
+fn find_in(snapshot: &Snapshot, parameter: &str, namespace: &str) -> Option<Arc<Pod>> {
+    let by_name = || {
+        let claim = Claim::Name(Kind::Pod, namespace.to_owned(), parameter.to_owned());
+        snapshot.pods().get(&snapshot.holder(&claim)?.id)
+    };
+    snapshot.pods().get(parameter).or_else(by_name).cloned()
+}
+
+fn check_names(pod: &NewPod) -> Result<(), PodError> {
+    if pod.name.is_empty() {
+        return Err(PodError::NoName);
+    }
+    for (what, text, most) in [
+        ("name", &pod.name, MAX_NAME),
+        ("namespace", &pod.namespace, MAX_NAMESPACE),
+    ] {
+        let bytes = text.as_bytes();
+        let fits = (1..=most).contains(&bytes.len())
+            && bytes[0].is_ascii_alphanumeric()
+            && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(b));
+        if !fits {
+            let text = text.clone();
+            return Err(PodError::InvalidName { what, text, most });
+        }
+    }
+    Ok(())
+}
+
+fn reserve(t: &mut Txn, wish: NewPod) -> Result<Reserved, PodError> {
+    let claim = Claim::Name(Kind::Pod, wish.namespace.clone(), wish.name.clone());
+    let holder = t.snapshot().holder(&claim).cloned();
+    if let Some(old) = holder.and_then(|holder| t.get::<Pod>(&holder.id)) {
+        return match &wish.uid {
+            _ if old.goal == PodGoal::Removed => Ok(Reserved::After(old.id.clone())),
+            Some(uid) if *uid == old.uid => Ok(Reserved::Pod(old)),
+            Some(_) => Ok(Reserved::After(old.id.clone())),
+            None => Err(PodError::NameTaken {
+                namespace: wish.namespace,
+                name: wish.name,
+            }),
+        };
+    }
+    let id = fresh_id(t.snapshot());
+    let now = Timestamp::now();
+    let pod = Pod {
+        uid: wish.uid.unwrap_or_else(fresh_ulid),
+        id,
+        name: wish.name,
+        namespace: wish.namespace,
+        owner: wish.owner,
+        template: wish.template,
+        goal: wish.goal,
+        created_at: now,
+        started_at: (wish.goal == PodGoal::Running).then_some(now),
+        stopped_at: None,
+        problem: None,
+    };
+    put(t, pod).map(Reserved::Pod)
+}
+
+/// An id whose beginning and end no other pod has: names of containers are made from them.
+pub(crate) fn fresh_id(snapshot: &Snapshot) -> String {
+    let infra = |id: &str| id.get(..12).unwrap_or(id).to_owned();
+    loop {
+        let id = fresh_ulid();
+        let clashes = |pod: &Arc<Pod>| infra(&pod.id) == infra(&id) || member_name(&pod.id, "") == member_name(&id, "");
+        if !snapshot.pods().iter().any(clashes) {
+            return id;
+        }
+    }
+}
+
+fn put(t: &mut Txn, pod: Pod) -> Result<Arc<Pod>, PodError> {
+    let (namespace, name) = (pod.namespace.clone(), pod.name.clone());
+    t.put(pod).map_err(|_| PodError::NameTaken { namespace, name })
+}
