@@ -1,4 +1,4 @@
-//! What is not about containers: certificates, sockets, times, program files. Uses nothing else of this crate.
+//! Parts that know nothing of containers: certificates, sockets, times, ELF files. They use nothing else of this crate.
 
 pub(crate) mod elf;
 pub mod pki;
