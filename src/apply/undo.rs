@@ -11,7 +11,7 @@ use crate::store::{Pod, PodTemplate, ReplicaSet, Service};
 /// How one change is taken back.
 pub(super) enum Undo {
     RemovePod(Arc<Pod>),
-    /// Its name and uid come back, its id does not.
+    /// Its name and uid come back, its id does not. What took its place goes.
     RestorePod(Arc<Pod>),
     RemoveService(Arc<Service>),
     RestoreService(Arc<Service>),

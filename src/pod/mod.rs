@@ -12,6 +12,9 @@
 //! on towards the goal. What has to be done is decided by a pure function over one snapshot (`plan`); each step of it
 //! can be repeated. One lock per pod puts operations in order, and the controller leaves alone what is in operation.
 //!
+//! A pod that takes another one's place is in the other's row, as its successor, before anything of the other is taken down.
+//! It gets a row and the name in the transaction that forgets the other one (`reserve`), so a crash never leaves neither.
+//!
 //! The infra container holds the namespaces and the address. When it dies, they are gone: it is started again in place,
 //! and every member after it. Id, UID and name of a pod are for life.
 //!
@@ -23,6 +26,7 @@ mod controller;
 mod error;
 mod plan;
 mod replica_set;
+mod reserve;
 mod service;
 mod set_controller;
 mod set_plan;
@@ -32,7 +36,7 @@ mod template;
 pub use controller::PodController;
 pub use error::PodError;
 pub use replica_set::{AppliedSet, MAX_REPLICAS, NewSet, ReplicaSets, SetError, SetStatus};
-pub use service::{NewPod, PodService, PodSettings, fresh_ulid};
+pub use service::{HeldPod, NewPod, PodService, PodSettings, fresh_ulid};
 pub use set_controller::SetController;
 pub use status::{PodState, PodStatus, member_name, status, statuses};
 pub use template::check_template;

@@ -25,7 +25,7 @@ use crate::store::{
     UpdateStrategy,
 };
 
-use super::service::fresh_id;
+use super::reserve::fresh_id;
 use super::set_plan::{self, Changes, Fitness, Replica, Wanted};
 use super::{PodError, PodService, PodState, PodStatus, fresh_ulid, status, statuses};
 
@@ -402,6 +402,7 @@ fn create_pod(t: &mut Txn, set: &ReplicaSet) -> Result<(), SetError> {
         started_at: Some(now),
         stopped_at: None,
         problem: None,
+        successor: None,
     };
     let name = pod.name.clone();
     t.put(pod).map(drop).map_err(|_| taken(&name))
