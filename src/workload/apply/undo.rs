@@ -12,7 +12,7 @@ use crate::workload::replica_set::SetError;
 /// How one change is taken back.
 pub(super) enum Undo {
     RemovePod(Arc<Pod>),
-    /// Its name and uid come back, its id does not.
+    /// Its name and uid come back, its id does not. What took its place goes.
     RestorePod(Arc<Pod>),
     RemoveService(Arc<Service>),
     RestoreService(Arc<Service>),
