@@ -317,21 +317,42 @@ fn rules_that_somebody_flushed_come_back() {
     lab.assert_unchanged(&before);
 }
 
+/// Found in an emulated machine, where a busy processor kept the monitor from running for more than three seconds.
+#[test]
+fn the_exit_status_of_a_slow_monitor_is_waited_for() {
+    let (lab, image) = lab_with_busybox();
+    let before = lab.inventory();
+    let id = lab.api().run(json!({ "image": image, "command": until_term(7) }));
+    let init = lab.api().container(&id)["pid"].as_i64().unwrap();
+    let monitor = parent_of(&lab, init);
+    lab.machine().run(&["kill", "-STOP", &monitor]);
+    lab.machine().run(&["kill", "-TERM", &init.to_string()]);
+    wait_for("the daemon to notice", Duration::from_secs(30), || {
+        let log = lab.daemon().log();
+        log.contains("its monitor has not recorded the exit yet")
+            .then_some(())
+            .ok_or(log)
+    });
+    assert_eq!(lab.api().container(&id)["state"], "running");
+    lab.machine().run(&["kill", "-CONT", &monitor]);
+    lab.api().wait_state(&id, "stopped");
+    assert_eq!(lab.api().container(&id)["exitCode"], 7);
+    clear(&lab, &before);
+}
+
+fn parent_of(lab: &Lab, pid: i64) -> String {
+    let stat = lab.machine().read(&format!("/proc/{pid}/stat"));
+    let mut fields = stat.rsplit_once(')').unwrap().1.split_ascii_whitespace();
+    fields.nth(1).unwrap().to_owned()
+}
+
 #[test]
 fn a_monitor_that_is_killed_does_not_hide_the_end() {
     let (lab, image) = lab_with_busybox();
     let before = lab.inventory();
     let id = lab.api().run(json!({ "image": image, "command": until_term(0) }));
     let init = lab.api().container(&id)["pid"].as_i64().unwrap();
-    let stat = lab.machine().read(&format!("/proc/{init}/stat"));
-    let monitor = stat
-        .rsplit_once(')')
-        .unwrap()
-        .1
-        .split_ascii_whitespace()
-        .nth(1)
-        .unwrap()
-        .to_owned();
+    let monitor = parent_of(&lab, init);
     assert_ne!(monitor, "1");
     lab.machine().run(&["kill", "-9", &monitor]);
     lab.machine().output(&["kill", "-9", &init.to_string()]);
