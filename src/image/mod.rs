@@ -67,7 +67,7 @@ use self::view::View;
 pub use self::adopt::Bundle;
 pub use self::copy::Copied;
 pub use self::draft::{Draft, Scratch};
-pub use self::error::ImageError;
+pub use self::error::{ImageError, RegistryTrouble};
 pub use self::platform::Platform;
 pub use self::pull::Progress;
 pub use self::reference::ImageRef;
@@ -201,7 +201,7 @@ impl ImageService {
                     let mut row = Image::clone(&row);
                     row.config.stop_signal = run.stop_signal;
                     row.config.health_check = run.health_check;
-                    t.put(row).map_err(|taken| ImageError::Io(taken.to_string()))?;
+                    t.put(row)?;
                 }
             }
             Ok(())
@@ -343,7 +343,7 @@ impl ImageService {
         });
         let done = task.map(|ended| match ended {
             Ok(result) => result,
-            Err(error) => Err(ImageError::Io(format!("the pull ended unexpectedly: {error}"))),
+            Err(error) => Err(ImageError::unfinished("the pull ended")(error)),
         });
         let flight = Flight {
             done: done.boxed().shared(),
@@ -470,5 +470,5 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, ImageError> {
     let done = tokio::task::spawn_blocking(work).await;
-    Ok(done.map_err(|e| ImageError::Io(format!("file work ended unexpectedly: {e}")))??)
+    Ok(done.map_err(ImageError::unfinished("file work ended"))??)
 }

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use tokio::sync::{broadcast, oneshot};
 
 use super::database::Database;
+use crate::base::cause::Cause;
 use crate::model::{BrokenRecord, Change, Commit, Kind, Snapshot, Txn};
 
 /// How many commits a slow subscriber may lag behind before it has to look at the snapshot again.
@@ -19,12 +20,12 @@ const MAX_BATCH: usize = 256;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The database cannot be opened or is damaged.
-    #[error("cannot use the state store {path}: {message}")]
+    #[error("cannot use the state store {path}: {source}")]
     Open {
         /// The database file.
         path: PathBuf,
         /// What is wrong with it.
-        message: String,
+        source: Cause,
     },
     /// Another process, as a rule another daemon, keeps the database to itself.
     #[error(
@@ -38,16 +39,16 @@ pub enum StoreError {
         holder: String,
     },
     /// A stored document cannot be understood.
-    #[error("the state store has a broken record in {}: {message}", kind.table_name())]
+    #[error("the state store has a broken record in {}: {source}", kind.table_name())]
     Document {
         /// Kind of the record.
         kind: Kind,
         /// What is wrong with it.
-        message: String,
+        source: Cause,
     },
     /// The change could not be written; nothing of it took effect.
     #[error("cannot write the state store: {0}")]
-    Commit(String),
+    Commit(#[source] Cause),
     /// The closure of a transaction panicked; nothing of it took effect.
     #[error("a state change failed unexpectedly")]
     Panicked,
@@ -57,8 +58,8 @@ pub enum StoreError {
 }
 
 impl From<BrokenRecord> for StoreError {
-    fn from(BrokenRecord { kind, message }: BrokenRecord) -> Self {
-        Self::Document { kind, message }
+    fn from(BrokenRecord { kind, source }: BrokenRecord) -> Self {
+        Self::Document { kind, source }
     }
 }
 
@@ -104,7 +105,7 @@ impl Store {
             })
             .map_err(|e| StoreError::Open {
                 path: path.to_owned(),
-                message: e.to_string(),
+                source: e.into(),
             })?;
         Ok(Self(shared))
     }
