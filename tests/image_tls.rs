@@ -68,7 +68,7 @@ fn only_who_the_system_trusts_is_spoken_to() {
         let parsed = condenser::image::ImageRef::parse(&reference).unwrap();
         place.images.remove(&parsed).await.unwrap();
         // In plain HTTP only what is named in the settings is spoken to.
-        refused(&plain.offer("1", &image), "").await;
+        refused(&plain.offer("1", &image), "to insecure_registries in the configuration").await;
         assert!(plain.with(|b| b.requests.is_empty()));
     });
 }

@@ -188,7 +188,8 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
         return Err(ApiError::new(Code::InvalidBody, "invalid json: EOF"));
     }
     let invalid = |e: String| ApiError::new(Code::InvalidBody, format!("invalid json: {e}"));
-    let value = without_nulls(serde_json::from_slice(body).map_err(|e| invalid(e.to_string()))?);
+    let json_fields::Distinct(value) = serde_json::from_slice(body).map_err(|e| invalid(e.to_string()))?;
+    let value = without_nulls(value);
     // A struct could also be read from a list of its fields.
     if !value.is_object() {
         return Err(ApiError::new(Code::InvalidBody, "invalid json: not an object"));
@@ -265,6 +266,11 @@ mod tests {
     #[case("{} {}", "invalid json: trailing characters")]
     #[case("{}x", "invalid json: trailing characters")]
     #[case("[]", "invalid json: not an object")]
+    #[case(
+        "{\"image\":\"a\",\"image\":\"b\"}",
+        "invalid json: \"image\" is there twice at line 1 column "
+    )]
+    #[case("{\"inner\":{\"n\":1,\"n\":null}}", "invalid json: \"n\" is there twice")]
     #[case("{\"nope\":1}", "invalid json: unknown field `nope`")]
     #[case("{\"Image\":\"x\"}", "invalid json: unknown field `Image`")]
     #[case("{\"inner\":{\"m\":1}}", "invalid json: inner: unknown field `m`, expected `n`")]

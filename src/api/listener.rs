@@ -35,6 +35,7 @@ use tower::ServiceExt;
 
 use super::handshakes::{Handshakes, Refusals};
 use super::identity::PeerIdentity;
+use super::leftover::Drained;
 use super::{ApiError, Client, Code};
 use crate::base::pki::Pki;
 use crate::base::sockets;
@@ -193,6 +194,7 @@ impl Server {
             let client = Client::default();
             let presence = client.presence();
             request.extensions_mut().insert(client);
+            let request = Drained::request(request, &server.shutdown);
             let answer = server.tasks.spawn(server.app.clone().oneshot(request.map(Body::new)));
             // Dropped when the connection ends before the answer.
             async move {

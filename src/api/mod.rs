@@ -19,6 +19,7 @@ mod handshakes;
 pub mod hooks;
 pub mod identity;
 mod json_fields;
+mod leftover;
 pub mod listener;
 pub mod management;
 pub mod openapi;

@@ -8,7 +8,7 @@
 
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid, XattrFlags};
@@ -60,11 +60,7 @@ impl Beneath {
             }
         };
         match opened {
-            Ok(fd) => {
-                let file = File::from(fd);
-                let metadata = file.metadata()?;
-                Ok(Some(Object { file, metadata }))
-            }
+            Ok(fd) => Object::of(fd).map(Some),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::NAMETOOLONG) => Ok(None),
             Err(e) => Err(named(e, &self.path.join(path))),
         }
@@ -72,6 +68,18 @@ impl Beneath {
 }
 
 impl Object {
+    /// Of something that is open.
+    pub(super) fn of(fd: OwnedFd) -> io::Result<Self> {
+        let file = File::from(fd);
+        let metadata = file.metadata()?;
+        Ok(Self { file, metadata })
+    }
+
+    /// The descriptor, for names within a directory.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
     /// What the descriptor was opened for cannot be used for more; this name leads to the same object, a link included.
     fn name(&self) -> String {
         format!("/proc/self/fd/{}", self.file.as_raw_fd())

@@ -28,7 +28,7 @@ use super::documents::{Made, Parts};
 use super::layers::{LayerStore, Pins, Staged};
 use super::tree::TreeError;
 use super::unpack::unpack;
-use super::{ImageError, ImageRef, ImageService, Inner, Platform, blocking, document_digests, documents};
+use super::{ImageError, ImageRef, ImageService, Inner, Platform, blocking, chain, document_digests, documents};
 use crate::base::cause::Cause;
 use crate::model::{Image, ImageLayer, ImageRunConfig};
 
@@ -77,7 +77,7 @@ impl ImageService {
                 pins: Vec::new(),
             });
         };
-        let ids = image.layers.iter().filter_map(|layer| layer.diff_id.parse().ok());
+        let ids = chain::digests(&image.diff_ids()).into_iter();
         let pins = inner.layers.pin(ids.chain(document_digests(image)).collect());
         // Pinned first, looked at afterwards: what is there now stays.
         let present = inner

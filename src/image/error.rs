@@ -7,7 +7,7 @@ use crate::store::StoreError;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ImageError {
     /// The reference is empty or has no name.
-    #[error("empty repository")]
+    #[error("empty repository: name an image, as in alpine:3.20 or registry.example:5000/team/app:1.0")]
     EmptyRepository,
     /// The reference is outside the grammar of `docs/spec/api.md` 4.5. Holds what was given.
     #[error("invalid image reference: {0}")]

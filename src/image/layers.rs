@@ -1,8 +1,9 @@
 //! The content-addressed store on disk: unpacked layers by diff id, documents (configurations, manifests) by digest.
 //!
 //! ```text
-//! <root>/l/<11 characters>     an unpacked layer, ready as a lower directory of overlayfs; its whole diff id stands in
-//!                              an attribute of the directory. Or a link to a directory that is not ours (`adopt`)
+//! <root>/l/<11 characters>     an unpacked layer, ready as a lower directory of overlayfs; its whole diff id (or chain
+//!                              id, see `chain`) stands in an attribute of the directory. Or a link to a directory that
+//!                              is not ours (`adopt`)
 //! <root>/records/<11>.json     what a plain copy of that layer would lose ([`Record`])
 //! <root>/blobs/sha256/<hex>    a document
 //! <root>/staging/<ulid>/       what is being made or deleted; nothing in it survives a start
@@ -26,6 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
+use super::chain::Link;
 use super::digest::Digest;
 use super::record::Record;
 use super::tree;
@@ -65,13 +67,18 @@ impl LayerStore {
         self.layers.join(diff_id.short())
     }
 
-    /// Where a lower directory of that diff id, as rows have it, would be.
-    pub(super) fn lower_dir(&self, diff_id: &str) -> PathBuf {
-        match diff_id.parse::<Digest>() {
-            Ok(diff_id) => self.layer(&diff_id),
-            // No such row was ever written. If one is there all the same, the mount shall fail, not lack a layer.
-            Err(_) => self.layers.join("not-a-diff-id"),
+    /// The lower directory for a layer of a stack: as it is on top of those below, if that was laid out.
+    pub(super) fn lower_dir(&self, link: &Link) -> PathBuf {
+        match self.has_layer(&link.chain_id) {
+            Ok(true) => self.layer(&link.chain_id),
+            _ => self.layer(&link.diff_id),
         }
+    }
+
+    /// What stands for a diff id that is none. No such row was ever written. If one is there all the same, the mount shall
+    /// fail, not lack a layer.
+    pub(super) fn no_layer(&self) -> PathBuf {
+        self.layers.join("not-a-diff-id")
     }
 
     /// Whether the layer is there, whole. What has lost its mark is not: a copy that did not keep extended attributes has

@@ -12,7 +12,7 @@
 //! ```
 //! From outside in: [`reference`] reads names; [`registry`] speaks to registries;
 //! [`manifest`] and [`platform`] say what is wanted; [`pull`] puts it together; [`stream`], [`archive`], [`unpack`] and
-//! [`tree`] turn a blob into a directory; [`layers`] keeps directories; [`view`] and [`user`] look into them. [`draft`]
+//! [`tree`] turn a blob into a directory; [`layers`] keeps directories, [`chain`] those that depend on what is below; [`view`] and [`user`] look into them. [`draft`]
 //! (with [`capture`] and [`documents`]) makes an image here; [`copy`] gives a part of one away. [`adopt`] takes over what an earlier installation unpacked.
 //!
 //! What this module never does: run anything, mount anything that others can see, decide who may pull, keep compressed blobs, or believe a byte
@@ -23,6 +23,7 @@ pub(crate) mod archive;
 mod artifact;
 mod beneath;
 mod capture;
+mod chain;
 mod copy;
 mod digest;
 mod documents;
@@ -58,6 +59,7 @@ use crate::model::{Container, Image, Snapshot, Txn};
 use crate::observe::metrics::{Activity, Verb};
 use crate::store::Store;
 
+use self::chain::Link;
 use self::digest::Digest;
 use self::layers::LayerStore;
 use self::manifest::ImageConfig;
@@ -141,10 +143,14 @@ impl ImageService {
     /// Removes what an earlier run left behind: half-made and half-deleted things, and layers that no row names. To be
     /// called once, before anything else.
     pub async fn recover(&self) -> Result<(), ImageError> {
-        let (layers, needed) = (self.0.layers.clone(), layers_of(&self.0.store.snapshot()));
+        let (layers, stacks) = (self.0.layers.clone(), stacks_of(&self.0.store.snapshot()));
         blocking(move || {
             layers.clear_staging()?;
             unpack_pause(&layers)?;
+            let links: HashSet<Link> = stacks.iter().flat_map(|diff_ids| chain::stack(diff_ids)).collect();
+            let mut needed: HashSet<Digest> = links.iter().map(|link| link.diff_id).collect();
+            let laid_out = links.into_iter().map(|link| link.chain_id);
+            needed.extend(laid_out.filter(|id| layers.layer(id).exists()));
             mend(&layers, &needed)?;
             // Not waited for: it looks at every file of layers that an earlier version has unpacked.
             std::thread::spawn(move || {
@@ -162,11 +168,13 @@ impl ImageService {
     /// Refuses to go on with layers that are not there as they were unpacked.
     pub async fn check_layers(&self, diff_ids: &[String]) -> Result<(), ImageError> {
         let layers = self.0.layers.clone();
-        let wanted: Vec<Digest> = diff_ids.iter().filter_map(|id| id.parse().ok()).collect();
+        let wanted = chain::stack(diff_ids);
         let lost = blocking(move || {
-            for diff_id in wanted {
-                if !layers.has_layer(&diff_id)? {
-                    return Ok(Some(diff_id));
+            for link in wanted {
+                // What was laid out a second time is there only if the layers below made a difference.
+                let has_lost_its_mark = |id| layers.layer(id).exists() && matches!(layers.has_layer(id), Ok(false));
+                if !layers.has_layer(&link.diff_id)? || has_lost_its_mark(&link.chain_id) {
+                    return Ok(Some(link.diff_id));
                 }
             }
             Ok(None)
@@ -226,8 +234,7 @@ impl ImageService {
             Err(ImageError::NotFound(_)) => return self.pull(image, platform).await,
             present => present?,
         };
-        let diff_ids: Vec<String> = present.layers.iter().map(|layer| layer.diff_id.clone()).collect();
-        match self.check_layers(&diff_ids).await {
+        match self.check_layers(&present.diff_ids()).await {
             Ok(()) => Ok(present),
             Err(lost) => {
                 tracing::warn!(%image, %lost, "pulling the image again");
@@ -266,12 +273,15 @@ impl ImageService {
     pub async fn disk_usage(&self, image: &ImageRef) -> Result<u64, ImageError> {
         let row = self.get(image)?;
         let blobs: HashSet<Digest> = document_digests(&row).collect();
-        let diff_ids: HashSet<Digest> = row.layers.iter().filter_map(|l| l.diff_id.parse().ok()).collect();
+        let stack = chain::stack(&row.diff_ids());
         let layers = self.0.layers.clone();
-        let pins = layers.pin(blobs.iter().chain(&diff_ids).copied().collect());
+        let pins = layers.pin(blobs.iter().copied().chain(chain::digests(&row.diff_ids())).collect());
         blocking(move || {
             let _pins = pins;
-            layers.usage(&diff_ids, &blobs)
+            let mut directories: HashSet<Digest> = stack.iter().map(|link| link.diff_id).collect();
+            let laid_out = stack.iter().map(|link| link.chain_id);
+            directories.extend(laid_out.filter(|id| layers.has_layer(id).unwrap_or(false)));
+            layers.usage(&directories, &blobs)
         })
         .await
     }
@@ -292,11 +302,12 @@ impl ImageService {
     /// Directories for the `lowerdir` option of overlayfs, topmost first. Short: 127 of them fit its 4096 bytes with
     /// `/etc/raind/image` as the root.
     pub fn lower_dirs(&self, diff_ids_bottom_first: &[String]) -> Vec<PathBuf> {
-        // overlayfs refuses one directory twice. Of equal layers the upper one decides alone: it shows and hides
-        // all that the lower one does.
-        let mut seen = HashSet::new();
-        let topmost_first = diff_ids_bottom_first.iter().rev().filter(|id| seen.insert(*id));
-        topmost_first.map(|id| self.0.layers.lower_dir(id)).collect()
+        let layers = &self.0.layers;
+        let stack = chain::stack(diff_ids_bottom_first);
+        let bad = diff_ids_bottom_first.iter().filter(|id| id.parse::<Digest>().is_err());
+        let bad = bad.map(|_| layers.no_layer()).take(1);
+        bad.chain(stack.iter().rev().map(|link| layers.lower_dir(link)))
+            .collect()
     }
 
     /// Looks up an image's `User` in the image's own account files (`docs/spec/api.md` 22, I12). `""` is root.
@@ -388,22 +399,17 @@ impl Inner {
 
 /// Everything that rows name.
 fn needed(snapshot: &Snapshot) -> HashSet<Digest> {
-    let mut needed = layers_of(snapshot);
+    let stacks = stacks_of(snapshot);
+    let mut needed: HashSet<Digest> = stacks.iter().flat_map(|diff_ids| chain::digests(diff_ids)).collect();
     needed.extend(snapshot.images().iter().flat_map(|i| document_digests(i)));
     needed
 }
 
-/// The layers that rows name.
-fn layers_of(snapshot: &Snapshot) -> HashSet<Digest> {
-    let of_images = snapshot
-        .images()
-        .iter()
-        .flat_map(|i| i.layers.iter().map(|l| &l.diff_id));
-    let of_containers = snapshot.containers().iter().flat_map(|c| &c.layers);
-    of_images
-        .chain(of_containers)
-        .filter_map(|id| id.parse().ok())
-        .collect()
+/// The stacks of layers that rows name, each once, by diff ids, bottom first.
+fn stacks_of(snapshot: &Snapshot) -> HashSet<Vec<String>> {
+    let of_images = snapshot.images().iter().map(|image| image.diff_ids());
+    let of_containers = snapshot.containers().iter().map(|container| container.layers.clone());
+    of_images.chain(of_containers).collect()
 }
 
 /// Makes layers whole that a plain copy of the state has brought, and says what could not be.

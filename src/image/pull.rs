@@ -24,7 +24,7 @@ use super::registry::{Fetched, Session, Source};
 use super::stream::{BlobReader, Digests, LayerReader, Limits};
 use super::tree::TreeError;
 use super::unpack::unpack;
-use super::{ImageError, ImageRef, Inner, Platform, blocking};
+use super::{ImageError, ImageRef, Inner, Platform, blocking, chain};
 use crate::base::cause::Cause;
 use crate::model::{Image, ImageLayer};
 
@@ -238,11 +238,10 @@ async fn bring(
         (plan.manifest.digest, plan.manifest.body),
         (plan.config_descriptor.digest, plan.config_body),
     ];
-    let hidden = blocking(move || {
+    let (row, pins) = blocking(move || {
         for (digest, body) in &documents {
             layers.publish_blob(digest, body)?;
         }
-        layers.sync()?;
         // overlayfs stacks the roots of all layers, opaque or not. What such a root hides must not be stacked.
         let mut hidden_layers = 0;
         for (n, diff_id) in hidden.iter().enumerate() {
@@ -250,11 +249,17 @@ async fn bring(
                 hidden_layers = n;
             }
         }
-        Ok(hidden_layers)
+        row.layers.drain(..hidden_layers);
+        let diff_ids = row.diff_ids();
+        let pins = layers.pin(chain::digests(&diff_ids));
+        chain::settle(&layers, &chain::stack(&diff_ids))?;
+        layers.sync()?;
+        Ok((row, pins))
     })
     .await?;
-    row.layers.drain(..hidden);
-    inner.store.transact(move |t| Ok::<_, ImageError>(t.put(row)?)).await
+    let committed = inner.store.transact(move |t| Ok::<_, ImageError>(t.put(row)?)).await;
+    drop(pins);
+    committed
 }
 
 /// Brings the missing layers. After the first failure the others stop too; only when all have ended, and their staging

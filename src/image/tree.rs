@@ -22,6 +22,8 @@ use super::printable::printable;
 
 /// Marks a directory that hides the same directory of lower layers (overlayfs).
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
+/// Marks a directory of a layer that entries name only as a parent, and the root of a layer that has such directories.
+pub(crate) const IMPLIED: &str = "trusted.condenser.implied";
 /// Deepest nesting of directories, and most components of a name. Keeps walks over the tree, ours and others', bounded.
 pub(crate) const MAX_DEPTH: usize = 256;
 /// Most handles held for one tree; several trees are filled at once.
@@ -71,6 +73,8 @@ pub(crate) struct Tree {
     cache: HashMap<Vec<u8>, Rc<OwnedFd>>,
     /// How many directories were made that no entry described.
     pub implied: u64,
+    /// Whether those are marked.
+    pub marks_implied: bool,
 }
 
 impl Tree {
@@ -83,6 +87,7 @@ impl Tree {
             root: Rc::new(root),
             cache: HashMap::new(),
             implied: 0,
+            marks_implied: false,
         })
     }
 
@@ -173,6 +178,11 @@ impl Tree {
                     self.implied += 1;
                     self.make_directory(&here, &name).map_err(fail)?;
                     set_mode(&here, &name, 0o755).map_err(fail)?;
+                    if self.marks_implied {
+                        open_directory(&*here, &name)
+                            .and_then(|made| set_attribute(&made, IMPLIED.as_bytes(), b"y"))
+                            .map_err(fail)?;
+                    }
                 }
             }
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -4,8 +4,8 @@
 //! are kept. Whiteouts (OCI image specification, layers) become overlayfs whiteouts. They act on lower layers only:
 //! what the same layer brings stays, in whatever order the archive has it.
 //!
-//! A directory that entries name only as a parent gets root's ownership and mode 0755, whatever a lower layer says of
-//! it; builders describe the directories they touch.
+//! A directory that entries name only as a parent gets root's ownership, mode 0755 and a mark ([`tree::IMPLIED`]): what
+//! it is in an image, the layers below decide ([`super::chain`]).
 //!
 //! What this never does: follow a link out of the root, or a last link at all ([`Tree`]).
 
@@ -38,8 +38,10 @@ const MAX_REMEMBERED: usize = 32 << 20;
 
 /// Unpacks the archive into the empty directory `root`. At most `max_entries` objects are made.
 pub(super) fn unpack(archive: impl Read, root: &Path, max_entries: u64) -> Result<(), TreeError> {
+    let mut tree = Tree::new(root)?;
+    tree.marks_implied = true;
     let mut unpacker = Unpacker {
-        tree: Tree::new(root)?,
+        tree,
         archive: Archive::new(archive),
         buffer: vec![0; BUFFER],
         directories: HashMap::new(),
@@ -57,6 +59,12 @@ pub(super) fn unpack(archive: impl Read, root: &Path, max_entries: u64) -> Resul
         unpacker.place(&entry)?;
     }
     unpacker.tree.discard(AUFS_LINKS)?;
+    if unpacker.tree.implied > 0 {
+        let root = unpacker.tree.directory(b"")?;
+        open_directory(&*root, b".")
+            .and_then(|root| tree::set_attribute(&root, tree::IMPLIED.as_bytes(), b"y"))
+            .map_err(|e| tree::error(e, b"."))?;
+    }
     unpacker.set_directory_times()
 }
 
@@ -163,6 +171,12 @@ impl<R: Read> Unpacker<R> {
     fn describe(&mut self, entry: &Entry, parent: &OwnedFd, name: &[u8], path: Vec<u8>) -> Result<(), TreeError> {
         let directory = open_directory(parent, name).map_err(|e| tree::error(e, &path))?;
         set_attributes(entry, &directory).map_err(|e| tree::error(e, &path))?;
+        if self.tree.implied > 0 {
+            match rustix::fs::fremovexattr(&directory, tree::IMPLIED) {
+                Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+                Err(e) => return Err(tree::error(e, &path)),
+            }
+        }
         self.remembered += path.len();
         self.directories.insert(path, times(entry));
         if self.remembered > MAX_REMEMBERED {

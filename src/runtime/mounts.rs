@@ -26,7 +26,7 @@ const OPTIONS: [&str; 10] = [
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
     /// Not `source:destination[:options]`.
-    #[error("invalid mount format")]
+    #[error("invalid mount format: write source:destination[:options], as in /srv/data:/data:ro")]
     Format,
     /// The source is not one that a container may have; why not.
     #[error("invalid mount source: {path}: {why}")]

@@ -59,7 +59,22 @@ fn of_containers() {
     let message = format!("service failed: invalid container name: {web:?} is the id of another container");
     refuse(json!({ "name": web }), (400, "invalid_name"), &message);
     let no_image = (400, "invalid_image_reference");
-    refuse(json!({ "image": "" }), no_image, "service failed: empty repository");
+    refuse(
+        json!({ "image": "" }),
+        no_image,
+        "service failed: empty repository: name an image",
+    );
+    let bad_option = (400, "invalid_body");
+    refuse(
+        json!({ "env": ["A=", "B"] }),
+        bad_option,
+        "service failed: env[1] is not NAME=value; variables of the client's environment are not known here",
+    );
+    refuse(
+        json!({ "env": ["=x"] }),
+        bad_option,
+        "service failed: env[0] is not NAME=value",
+    );
     for image in [
         "../../x@y",
         "a//b",
@@ -289,10 +304,15 @@ fn of_images() {
     );
     assert_eq!(
         absent(get("/v1/images/fs?image=nosuch")),
-        "retrieve image fs info failed: bundle path not found."
+        "retrieve image fs info failed: bundle path not found. The image library/nosuch:latest is not on this host; GET \
+         /v1/images says which ones are"
     );
     let removal = delete("/v1/images").json(&json!({ "image": "nosuch" }));
-    assert_eq!(absent(removal), "remove failed: bundle path not found.");
+    assert_eq!(
+        absent(removal),
+        "remove failed: bundle path not found. The image library/nosuch:latest is not on this host; GET /v1/images says \
+         which ones are"
+    );
     assert_eq!(api.ok(get("/v1/images")), json!([]));
     lab.assert_unchanged(&before);
 

@@ -354,7 +354,12 @@ pub async fn act(
         "start" => m.bottles.start(&id).await,
         "stop" => m.bottles.stop(&id).await,
         "delete" => m.bottles.delete(&id, options.volumes).await,
-        _ => return Err(ApiError::new(Code::InvalidPath, "unknown action")),
+        _ => {
+            return Err(ApiError::new(
+                Code::InvalidPath,
+                "unknown action; use start, stop or delete",
+            ));
+        }
     };
     done.map_err(|error| ApiError::from(error).prefixed("service failed: "))?;
     Ok(success("bottle action done", BottleParameter { id }))

@@ -12,7 +12,9 @@ use utoipa::ToSchema;
 
 use super::Management;
 use crate::api::time::rfc3339;
-use crate::api::{ApiError, AuditEntry, Failure, OptionalJson, PathParams, StrictJson, Success, SuccessBody, success};
+use crate::api::{
+    ApiError, AuditEntry, Code, Failure, OptionalJson, PathParams, StrictJson, Success, SuccessBody, success,
+};
 use crate::image::ImageRef;
 use crate::model::{Container, Health, Protocol};
 use crate::workload::container;
@@ -472,6 +474,17 @@ pub async fn create(
         target.network = body.network.clone();
         target.tty = body.tty;
     });
+    if let Some(n) = body
+        .env
+        .iter()
+        .position(|entry| entry.find('=').is_none_or(|at| at == 0))
+    {
+        // The entry itself may be a secret.
+        let message = format!("env[{n}] is not NAME=value; variables of the client's environment are not known here");
+        return Err(ApiError::new(Code::InvalidBody, message)
+            .prefixed("service failed: ")
+            .with_data(no_id));
+    }
     let pod = std::mem::take(&mut body.pod_id);
     let created = match &pod[..] {
         "" => m.containers.create(body.into()).await.map_err(ApiError::from),

@@ -246,16 +246,19 @@ impl Coded for ManifestError {
     fn code(&self) -> Code {
         match self.problem {
             Problem::UnsupportedKind(_) => Code::UnsupportedKind,
-            Problem::NoKind | Problem::NoServiceName | Problem::Nothing | Problem::NoService | Problem::Other(_) => {
-                Code::InvalidManifest
-            }
+            Problem::NoKind
+            | Problem::NoServiceName
+            | Problem::Nothing
+            | Problem::NoService
+            | Problem::NotAService(_)
+            | Problem::Other(_) => Code::InvalidManifest,
         }
     }
 
     fn prefix(&self) -> &'static str {
         match self.problem {
             Problem::NoKind | Problem::UnsupportedKind(_) | Problem::NoServiceName => "",
-            Problem::Nothing | Problem::NoService | Problem::Other(_) => "invalid yaml: ",
+            Problem::Nothing | Problem::NoService | Problem::NotAService(_) | Problem::Other(_) => "invalid yaml: ",
         }
     }
 }

@@ -82,7 +82,7 @@ impl LogQuery {
     fn parse(&self, now: Timestamp) -> Result<LogRequest, ApiError> {
         let given = match &self.tail_lines {
             None => None,
-            Some(text) => Some(text.parse().map_err(|_| invalid("invalid tail_lines"))?),
+            Some(text) => Some(lines(text)?),
         };
         let since = self.since.as_deref().map(|text| moment(text, now)).transpose()?;
         let all = flag("all", &self.all)?;
@@ -100,6 +100,16 @@ impl LogQuery {
 
 fn invalid(message: impl Into<String>) -> ApiError {
     ApiError::new(Code::InvalidQuery, message)
+}
+
+fn lines(text: &str) -> Result<i64, ApiError> {
+    let lines = text.parse().ok().filter(|lines| *lines >= 0);
+    lines.ok_or_else(|| {
+        let most = crate::workload::container::MAX_LINES;
+        invalid(format!(
+            "invalid tail_lines: {text:?} is not a whole number from 0 to {most}; all=1 gives the whole log"
+        ))
+    })
 }
 
 fn flag(name: &str, value: &Option<String>) -> Result<bool, ApiError> {
@@ -141,7 +151,7 @@ mod tests {
     #[rstest]
     #[case("", Some(100), None)]
     #[case("stream=1", Some(100), None)]
-    #[case("tail_lines=-3", Some(-3), None)]
+    #[case("tail_lines=0", Some(0), None)]
     #[case("all=1", None, None)]
     #[case("all=0", Some(100), None)]
     #[case("since=90s", None, Some("2026-02-07T11:58:30Z"))]
@@ -167,6 +177,10 @@ mod tests {
     #[rstest]
     #[case("tail_lines=x", "invalid tail_lines")]
     #[case("tail_lines=", "invalid tail_lines")]
+    #[case(
+        "tail_lines=-1",
+        "invalid tail_lines: \"-1\" is not a whole number from 0 to 5000; all=1 gives"
+    )]
     #[case("follow=yes", "invalid follow: \"yes\" is neither 1 nor 0")]
     #[case("since=yesterday", "invalid since: \"yesterday\" is neither a time")]
     #[case("since=", "invalid since: \"\" is neither a time")]

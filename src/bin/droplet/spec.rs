@@ -348,7 +348,10 @@ mod tests {
                 { "destination": "/b", "type": "bind", "source": source("file"), "options": ["rbind", "rprivate", "ro"] },
             ])
         );
-        assert_eq!(refused(&["--mount", "/a"]), "invalid mount format");
+        assert_eq!(
+            refused(&["--mount", "/a"]),
+            "invalid mount format: write source:destination[:options], as in /srv/data:/data:ro"
+        );
         assert!(refused(&["--mount", "/no/such/place:/a"]).contains("no such file or directory"));
     }
 

@@ -211,7 +211,8 @@ impl Source {
                         if untrusted(&error) {
                             self.clients.forget(self.pair().await?);
                         }
-                        return Err(self.failed(format!("{what}: {}", chain(error))));
+                        let hint = plain_http(&error).then(|| self.plain_http_hint()).unwrap_or_default();
+                        return Err(self.failed(format!("{what}: {}{hint}", chain(error))));
                     }
                     self.backoff(attempt)
                 }
@@ -268,7 +269,9 @@ impl Source {
         let (status, wait) = (response.status(), retry_after(response.headers(), Timestamp::now()));
         let body = self.error_body(response).await;
         if status == StatusCode::NOT_FOUND && what.starts_with("manifest") {
-            return ImageError::ManifestNotFound(self.auth.scrub(&body));
+            let (body, image, host) = (body.trim_end(), &self.image, &self.endpoint.host);
+            let message = format!("{body} ({host} has no image {image}; check its name and tag)");
+            return ImageError::ManifestNotFound(self.auth.scrub(&message));
         }
         let hint = match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.auth.hint(&self.endpoint.host),
@@ -327,6 +330,13 @@ impl Source {
         }
     }
 
+    fn plain_http_hint(&self) -> String {
+        let host = &self.endpoint.host;
+        format!(
+            "; it seems to speak plain HTTP: to allow that, add \"{host}\" to insecure_registries in the configuration"
+        )
+    }
+
     fn bad(&self, message: String) -> ImageError {
         ImageError::BadImage {
             image: self.image.canonical(),
@@ -351,12 +361,27 @@ fn one_line(text: &str) -> String {
 
 /// Whether the host's certificate was refused.
 fn untrusted(error: &(dyn std::error::Error + 'static)) -> bool {
-    if matches!(error.downcast_ref(), Some(rustls::Error::InvalidCertificate(_))) {
+    says(error, &|error| matches!(error, rustls::Error::InvalidCertificate(_)))
+}
+
+/// Whether what came in the place of a TLS handshake was none.
+fn plain_http(error: &(dyn std::error::Error + 'static)) -> bool {
+    says(error, &|error| {
+        matches!(
+            error,
+            rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)
+        )
+    })
+}
+
+/// Whether TLS failed in such a way.
+fn says(error: &(dyn std::error::Error + 'static), way: &dyn Fn(&rustls::Error) -> bool) -> bool {
+    if error.downcast_ref().is_some_and(way) {
         return true;
     }
     // What is within an I/O error is not among its sources.
     let within = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-    within.is_some_and(|error| untrusted(error)) || error.source().is_some_and(untrusted)
+    within.is_some_and(|error| says(error, way)) || error.source().is_some_and(|error| says(error, way))
 }
 
 fn temporary(status: StatusCode) -> bool {

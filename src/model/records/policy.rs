@@ -94,7 +94,7 @@ impl fmt::Display for Chain {
 
 /// A word that names no chain of policies.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("Chain: {0} is invalid")]
+#[error("Chain: {0} is invalid; use RAIND-EW, RAIND-NS-OBS or RAIND-NS-ENF")]
 pub struct UnknownChain(pub String);
 
 impl FromStr for Chain {
@@ -162,7 +162,7 @@ impl fmt::Display for NsMode {
 
 /// A word that names no North-South mode.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid mode: {0}")]
+#[error("invalid mode: {0}; use observe or enforce")]
 pub struct UnknownMode(pub String);
 
 impl FromStr for NsMode {
@@ -230,12 +230,12 @@ mod tests {
         }
         assert_eq!(
             "raind-ew".parse::<Chain>().unwrap_err().to_string(),
-            "Chain: raind-ew is invalid"
+            "Chain: raind-ew is invalid; use RAIND-EW, RAIND-NS-OBS or RAIND-NS-ENF"
         );
         assert_eq!("enforce".parse(), Ok(NsMode::Enforce));
         assert_eq!(
             "Observe".parse::<NsMode>().unwrap_err().to_string(),
-            "invalid mode: Observe"
+            "invalid mode: Observe; use observe or enforce"
         );
     }
 

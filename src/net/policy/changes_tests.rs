@@ -41,7 +41,10 @@ fn what_cannot_be_meant_is_refused() {
         wish
     };
     for (bad, said) in [
-        (with(|w| w.chain = "NOPE".into()), "Chain: NOPE is invalid"),
+        (
+            with(|w| w.chain = "NOPE".into()),
+            "Chain: NOPE is invalid; use RAIND-EW, RAIND-NS-OBS or RAIND-NS-ENF",
+        ),
         (with(|w| w.source = String::new()), "source \"\" is invalid"),
         (
             with(|w| w.source = "10.166.0.1".into()),

@@ -5,7 +5,7 @@
 //! ([`Tree`](crate::image::tree::Tree)), when it is filled and when it is read.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -61,6 +61,11 @@ pub(super) fn unpack(archive: impl Read, root: &Path, limits: Limits) -> Result<
         io::ErrorKind::FileTooLarge => ContextError::TooLarge(e.into()),
         _ => ContextError::Invalid(e.into()),
     };
+    let mut archive = io::BufReader::new(archive);
+    if let Some(packing) = packing(archive.fill_buf().map_err(read)?) {
+        let message = format!("it is compressed with {packing}; send the tar as it is, uncompressed");
+        return Err(ContextError::Invalid(Cause::new(message)));
+    }
     let mut archive = Archive::new(Capped {
         reader: archive,
         left: limits.bytes,
@@ -87,6 +92,18 @@ pub(super) fn unpack(archive: impl Read, root: &Path, limits: Limits) -> Result<
 
 fn invalid_path(path: &[u8]) -> ContextError {
     ContextError::Invalid(Cause::new(format!("invalid path: {}", printable(path))))
+}
+
+/// What an archive is compressed with, by how it begins.
+fn packing(beginning: &[u8]) -> Option<&'static str> {
+    let magic: [(&[u8], _); 4] = [
+        (&[0x1f, 0x8b], "gzip"),
+        (&[0x28, 0xb5, 0x2f, 0xfd], "zstd"),
+        (b"\xfd7zXZ\0", "xz"),
+        (b"BZh", "bzip2"),
+    ];
+    let found = magic.iter().find(|(magic, _)| beginning.starts_with(magic));
+    found.map(|(_, packing)| *packing)
 }
 
 fn write_file<R: Read>(
@@ -260,6 +277,19 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         unpack(&archive(entries)[..], root.path(), LIMITS).map_err(|e| e.to_string())?;
         Ok(root)
+    }
+
+    #[rstest::rstest]
+    #[case(b"\x1f\x8b\x08\0", "gzip")]
+    #[case(b"\x28\xb5\x2f\xfd\0", "zstd")]
+    #[case(b"BZh9", "bzip2")]
+    fn a_compressed_archive_is_named(#[case] archive: &[u8], #[case] packing: &str) {
+        let root = tempfile::tempdir().unwrap();
+        let error = unpack(archive, root.path(), LIMITS).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!("it is compressed with {packing}; send the tar as it is, uncompressed")
+        );
     }
 
     fn read(root: &tempfile::TempDir, path: &str) -> Result<String, Errno> {

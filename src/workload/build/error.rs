@@ -12,13 +12,13 @@ use crate::workload::container::ContainerError;
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// The new image has no name.
-    #[error("missing tag query")]
+    #[error("missing tag query: name the new image, as in ?tag=team/app:1.0")]
     NoTag,
     /// The context is not taken.
     #[error("invalid build context: {0}")]
     Context(#[from] ContextError),
     /// The build file is asked for outside of the context.
-    #[error("invalid dripfile path")]
+    #[error("invalid dripfile path: name a file in the build context, relative to its root and without ..")]
     DripfilePath,
     /// The context has no such build file.
     #[error("{0}: no such build file in the build context; name it with the query dripfile")]

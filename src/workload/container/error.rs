@@ -18,7 +18,7 @@ pub enum ContainerError {
     #[error("container: {0} not found")]
     NotFound(String),
     /// A prefix that several ids begin with.
-    #[error("container: {0} is ambiguous")]
+    #[error("container: {0} is ambiguous; give more of the id, or the name")]
     Ambiguous(String),
     /// The pod does not exist.
     #[error("pod: {0} not found")]
@@ -65,7 +65,10 @@ pub enum ContainerError {
     #[error("invalid option: {0}")]
     InvalidOption(String),
     /// A port string outside the grammar.
-    #[error("forward rule failed: port format failed: {0}")]
+    #[error(
+        "forward rule failed: port format failed: {0}; write [address:][host:]container[/protocol], as in 8080:80 or \
+         5353:53/udp"
+    )]
     PortFormat(String),
     /// A port number or protocol that does not exist.
     #[error("forward rule failed: {0}")]
@@ -81,7 +84,7 @@ pub enum ContainerError {
     #[error("forward rule failed: {0}")]
     Port(#[source] PortError),
     /// The network does not exist.
-    #[error("target bridge not configured: {0}")]
+    #[error("target bridge not configured: {0}; GET /v1/networks says which networks there are")]
     NetworkNotFound(String),
     /// The network has no free address.
     #[error("no free ip in subnet {0}")]

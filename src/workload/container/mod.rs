@@ -310,7 +310,10 @@ mod tests {
         assert_eq!(found("01kg2cnf0xxx").unwrap(), "01kg2cnf0xxx");
         assert_eq!(found("01kg").unwrap(), "01kh00000000", "a name wins over a prefix");
         assert_eq!(found("01kg2cnf0y").unwrap(), "01kg2cnf0ytv");
-        assert_eq!(found("01kg2").unwrap_err(), "container: 01kg2 is ambiguous");
+        assert_eq!(
+            found("01kg2").unwrap_err(),
+            "container: 01kg2 is ambiguous; give more of the id, or the name"
+        );
         assert_eq!(
             found("01k").unwrap_err(),
             "container: 01k not found",

@@ -34,6 +34,9 @@ pub(super) fn read(object: &mut Object<'_>) -> Result<PodManifest> {
     if pod.name.is_empty() {
         return Err(object.whole().error("pod name is required"));
     }
+    if pod.spec.containers.is_empty() {
+        return Err(object.missing("spec.containers", "a pod needs at least one container"));
+    }
     Ok(PodManifest {
         namespace: or_default(pod.namespace),
         ..pod

@@ -141,7 +141,7 @@ pub fn service(text: &str) -> Result<(NewService, Vec<Warning>)> {
     let root = Field::root(&source, String::new(), node);
     let (kind, written) = written_kind(&root)?;
     if kind != Some(ResourceKind::Service) {
-        return Err(root.problem(Problem::UnsupportedKind(written)));
+        return Err(root.problem(Problem::NotAService(written)));
     }
     let manifest = root.object(|object| {
         known(object);

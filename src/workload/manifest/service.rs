@@ -25,6 +25,13 @@ pub(super) fn read(object: &mut Object<'_>) -> Result<NewService> {
     if let Some(spec) = object.field("spec") {
         spec.object(|spec| fill(&mut manifest, spec))?;
     }
+    if manifest.ports.is_empty() {
+        return Err(object.missing("spec.ports", "a service needs at least one port"));
+    }
+    if manifest.selector.is_empty() {
+        let message = "is missing: the service has no endpoints until it selects pods by their labels";
+        object.warn_of_missing("spec.selector", message);
+    }
     Ok(manifest)
 }
 
