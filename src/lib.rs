@@ -18,7 +18,6 @@
 pub mod api;
 pub mod base;
 pub mod daemon;
-pub mod hook_agent;
 pub mod image;
 pub mod model;
 pub mod net;
