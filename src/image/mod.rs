@@ -29,6 +29,8 @@ mod documents;
 mod draft;
 mod error;
 mod health;
+mod index_entry;
+mod json_null;
 mod layers;
 mod manifest;
 mod pause;

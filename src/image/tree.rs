@@ -22,6 +22,8 @@ use super::printable::printable;
 
 /// Marks a directory that hides the same directory of lower layers (overlayfs).
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
+/// Carries the diff id of a layer.
+pub(super) const DIFF_ID: &str = "trusted.condenser.diff_id";
 /// Deepest nesting of directories, and most components of a name. Keeps walks over the tree, ours and others', bounded.
 pub(crate) const MAX_DEPTH: usize = 256;
 /// Most handles held for one tree; several trees are filled at once.

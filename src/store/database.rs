@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, params};
 
+use super::error::StoreError;
 use super::holder;
-use super::writer::StoreError;
 use crate::model::{Kind, Snapshot, Write};
 
 /// Version of the tables and documents, kept in `PRAGMA user_version`.

@@ -14,11 +14,9 @@ use rustix::fs::{Mode, OFlags};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
 
-use super::{ContainerError, ContainerService};
+use super::{ContainerError, ContainerService, MAX_CLIENTS};
 use crate::model::ContainerState;
 
-/// Clients of one terminal at a time, a limit of the runtime (`docs/spec/runtime.md` 12.6).
-pub const MAX_CLIENTS: usize = 16;
 /// After start or exec it may take a moment until the runtime listens.
 const DIAL_PAUSE: Duration = Duration::from_millis(50);
 const DIAL_LIMIT: Duration = Duration::from_secs(2);

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Mount, MountBuilder};
 
-use super::bottle::hosts_of_services;
-use super::pod::place_of;
+use super::hosts::{host_name, hosts, hosts_of_services};
+use super::membership::place_of;
 use super::spec::{SpecContext, config_json};
 use super::{ContainerError, ContainerService, cgroup, resources};
 use crate::model::{Container, Network, ProcessId};
@@ -175,17 +175,6 @@ fn inherit_root(upper: &Path, lower_dirs: &[PathBuf]) -> Result<(), ContainerErr
         }
     }
     Ok(())
-}
-
-/// The text of `/etc/hosts`.
-pub(super) fn hosts(container: &Container, address: Option<Ipv4Addr>, services: &str) -> String {
-    let name = host_name(container);
-    let own = address.map(|address| format!("{address} {name}\n"));
-    format!("127.0.0.1 localhost\n{}{services}", own.unwrap_or_default())
-}
-
-fn host_name(container: &Container) -> &str {
-    container.options.hostname.as_ref().unwrap_or(&container.id)
 }
 
 fn write_etc(

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::bottle::{Part, enter};
+use super::bottle::enter;
+use super::part::Part;
 use super::ports::parse_ports;
 use super::pull::pull_policy_of;
 use super::request::{effective_command, environment};

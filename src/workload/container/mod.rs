@@ -25,8 +25,11 @@ mod error;
 mod exec;
 mod health;
 mod hooks;
+mod hosts;
 mod logs;
+mod membership;
 mod options;
+mod part;
 mod pod;
 mod ports;
 mod publish;
@@ -61,8 +64,7 @@ use crate::runtime::dir::ContainerDir;
 use crate::runtime::mounts::Policy;
 use crate::store::Store;
 
-pub use attach::{MAX_CLIENTS, Terminal};
-pub use bottle::BottlePart;
+pub use attach::Terminal;
 pub use build::{BuildStep, StepEnd};
 pub use error::ContainerError;
 pub use exec::ExecRequest;
@@ -70,7 +72,7 @@ pub use health::Prober;
 pub use logs::{DEFAULT_LINES, LogRequest, MAX_LINES};
 pub(crate) use options::check as check_options;
 pub use options::{HealthCheckRequest, OptionsRequest, RestartRequest};
-pub use pod::{PodPart, PodRole};
+pub use part::{BottlePart, PodPart, PodRole};
 pub use ports::{Published, are_published, parse_ports};
 pub use pull::pull_policy_of;
 pub use recover::{SWEEPS, Sweeper};
@@ -79,6 +81,8 @@ pub use restart::{DELAYS, Restarter};
 pub use spec::HookSettings;
 pub(crate) use transitions::unseen_exit;
 
+/// Clients of one terminal at a time, a limit of the runtime (`docs/spec/runtime.md` 12.6).
+pub const MAX_CLIENTS: usize = 16;
 /// Shortest id prefix that a client may use for an id.
 const MIN_PREFIX: usize = 4;
 

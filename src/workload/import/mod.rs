@@ -111,7 +111,7 @@ pub async fn take_over(places: &Places, store: &Store, images: &ImageService) ->
     let mut warnings = Vec::new();
     let old = Old::parse(&files, &mut warnings)?;
     let (look, places_seen) = (old.containers.clone(), places.clone());
-    let seen = tokio::task::spawn_blocking(move || machine::look(&look, &places_seen)).await?;
+    let seen = tokio::task::spawn_blocking(move || machine::look(look.pids(), &places_seen)).await?;
     let adopted = images::adopt(&old.images, images, &mut warnings).await?;
     let now = Timestamp::now();
     let rows = old.rows(&seen, adopted, now, &mut warnings);
@@ -196,7 +196,7 @@ impl Old {
             now,
         };
         let containers = self.containers.rows(&around, warnings);
-        self.ipam.check(&self.containers, warnings);
+        self.ipam.check(|id| self.containers.keeps(id), warnings);
         let (pods, sets) = self.pods.rows(now, warnings);
         let (policies, settings) = self
             .policies

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use super::error::ManifestError;
+use super::probe::NamedPort;
+use super::protocol::{not_a_protocol, protocol};
 use super::reader::{Field, Object};
-use super::service::{not_a_protocol, protocol};
 use super::{checked, probe, quantity};
 use crate::model::container_names::valid_name;
 use crate::model::{ContainerOptions, PodContainer, PullPolicy, Volume, VolumeMount, VolumeSource};
@@ -35,12 +36,6 @@ pub(super) struct Identity {
     user: Option<u32>,
     group: Option<u32>,
     not_root: Option<bool>,
-}
-
-/// A port of the container by the name that probes may use.
-pub(super) struct NamedPort {
-    pub name: String,
-    pub port: u16,
 }
 
 type Result<T> = std::result::Result<T, ManifestError>;

@@ -1,0 +1,32 @@
+//! `metadata`: name and namespace.
+
+use super::DEFAULT_NAMESPACE;
+use super::error::ManifestError;
+use super::reader::{Field, Object};
+
+type Result<T> = std::result::Result<T, ManifestError>;
+
+/// Name and namespace, empty when not written.
+pub(super) fn identity(metadata: &mut Object<'_>) -> Result<(String, String)> {
+    let name = |field: &Field<'_>| {
+        let name = field.string()?;
+        let bytes = name.as_bytes();
+        let fits = bytes.len() <= 128 && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(b));
+        match fits && bytes.first().is_none_or(u8::is_ascii_alphanumeric) {
+            true => Ok(name),
+            false => Err(field.error(format!(
+                "{name:?} is not up to 128 letters, digits, '_', '.' and '-' that begin with a letter or digit"
+            ))),
+        }
+    };
+    Ok((metadata.get("name", name)?, metadata.get("namespace", name)?))
+}
+
+/// The namespace of what may name none.
+pub(super) fn or_default(namespace: String) -> String {
+    if namespace.is_empty() {
+        DEFAULT_NAMESPACE.to_owned()
+    } else {
+        namespace
+    }
+}
