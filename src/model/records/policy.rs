@@ -4,6 +4,8 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::Protocol;
+
 /// A policy of a user: an exception from what its chain does by default.
 ///
 /// ```text
@@ -131,6 +133,15 @@ impl PolicyProtocol {
     /// Whether it has ports.
     pub fn has_ports(self) -> bool {
         self != Self::Icmp
+    }
+}
+
+impl From<Protocol> for PolicyProtocol {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Tcp => Self::Tcp,
+            Protocol::Udp => Self::Udp,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Policies of users stand at the top of their chain, the last one added first; each with its log rule above it.
 
-use super::rule::{Chain, Match, Rule, State, Target};
+use super::rule::{Chain, GROUP_EW, Match, Rule, State, Target};
 use super::state::{DesiredRules, Permit};
 use crate::model;
 use crate::model::{NsMode, PolicyProtocol};
@@ -10,7 +10,6 @@ use crate::model::{NsMode, PolicyProtocol};
 const EW_DENY: &str = "RAIND-EW-DENY,id=predefined";
 const NS_ALLOW: &str = "RAIND-NS-ALLOW,id=predefined";
 const NS_DENY: &str = "RAIND-NS-DENY,id=predefined";
-const GROUP_EW: u8 = 10;
 const GROUP_OBSERVE: u8 = 11;
 const GROUP_ENFORCE: u8 = 12;
 
@@ -34,13 +33,6 @@ pub(super) fn chains(state: &DesiredRules) -> Vec<Chain> {
     ]
 }
 
-fn log(prefix: &str, group: u8) -> Target {
-    Target::Log {
-        prefix: prefix.to_owned(),
-        group,
-    }
-}
-
 /// 2.2, and P-16.
 fn root(state: &DesiredRules) -> Chain {
     let north_south = match state.policy.ns_mode {
@@ -54,7 +46,7 @@ fn root(state: &DesiredRules) -> Chain {
     };
     chain.add(known, Target::Accept);
     for to in [GUARD, EAST_WEST, north_south] {
-        chain.add(Match::default(), Target::Jump(to));
+        chain.add(Match::default(), Target::jump(to));
     }
     chain.add(Match::default(), Target::Return);
     chain
@@ -81,7 +73,7 @@ fn east_west(state: &DesiredRules) -> Chain {
     let logging = state.policy.ew_logging;
     let mut chain = Chain::new(EAST_WEST);
     for permit in of_chain(state, model::Chain::RaindEw) {
-        let allow = log(&format!("RAIND-EW-ALLOW,id={}", permit.policy), GROUP_EW);
+        let allow = Target::log(format!("RAIND-EW-ALLOW,id={}", permit.policy), GROUP_EW);
         for matches in permit.pairs.iter().map(|pair| east_west_match(pair, permit)) {
             policy_rules(&mut chain, permit, matches, logging.then_some(&allow), Target::Accept);
         }
@@ -91,16 +83,16 @@ fn east_west(state: &DesiredRules) -> Chain {
             bridged: true,
             ..Match::between(b, b)
         };
-        chain.add_if(logging, bridged.new_only(), log(EW_DENY, GROUP_EW));
+        chain.add_if(logging, bridged.new_only(), Target::log(EW_DENY, GROUP_EW));
     }
     for b in state.bridges.iter().map(|b| &b.name) {
         chain.add(Match::between(b, b), Target::Drop);
     }
     let by_name = Match::between("raind+", "raind+");
-    chain.add_if(logging, by_name.new_only(), log(EW_DENY, GROUP_EW));
+    chain.add_if(logging, by_name.new_only(), Target::log(EW_DENY, GROUP_EW));
     chain.add(by_name, Target::Drop);
     for b in &state.bridges {
-        chain.add(Match::from(&b.name), Target::Jump(ISOLATE));
+        chain.add(Match::from(&b.name), Target::jump(ISOLATE));
     }
     chain.add(Match::default(), Target::Return);
     chain
@@ -135,7 +127,7 @@ fn east_west_match((source, destination): &super::state::Pair, permit: &Permit) 
 pub(super) fn isolate(state: &DesiredRules, logging: bool) -> Chain {
     let mut chain = Chain::new(ISOLATE);
     for b in state.bridges.iter().map(|b| &b.name) {
-        chain.add_if(logging, Match::to(b).new_only(), log(EW_DENY, GROUP_EW));
+        chain.add_if(logging, Match::to(b).new_only(), Target::log(EW_DENY, GROUP_EW));
         chain.add(Match::to(b), Target::Drop);
     }
     chain
@@ -149,7 +141,7 @@ fn ns_observe(state: &DesiredRules) -> Chain {
         return chain;
     }
     let logging = state.policy.ns_logging;
-    let allow = || log(NS_ALLOW, GROUP_OBSERVE);
+    let allow = || Target::log(NS_ALLOW, GROUP_OBSERVE);
     let logs_inbound = |chain: &mut Chain, inbound: Match| {
         let tcp = Match {
             protocol: Some(PolicyProtocol::Tcp),
@@ -198,7 +190,7 @@ fn ns_enforce(state: &DesiredRules) -> Chain {
             ..Match::from(b)
         };
         for b in state.bridges.iter().map(|b| &b.name) {
-            chain.add_if(logging, leaving(b).new_only(), log(NS_DENY, GROUP_ENFORCE));
+            chain.add_if(logging, leaving(b).new_only(), Target::log(NS_DENY, GROUP_ENFORCE));
         }
         for b in state.bridges.iter().map(|b| &b.name) {
             chain.add(leaving(b), Target::Drop);
@@ -221,7 +213,7 @@ fn outbound_policies(chain: &mut Chain, state: &DesiredRules, of: model::Chain) 
         _ => ("RAIND-NS-DENY", GROUP_OBSERVE, Target::Drop),
     };
     for permit in of_chain(state, of) {
-        let told = log(&format!("{word},id={}", permit.policy), group);
+        let told = Target::log(format!("{word},id={}", permit.policy), group);
         for (source, output) in permit
             .sources
             .iter()
@@ -264,7 +256,7 @@ fn policy_rules(chain: &mut Chain, permit: &Permit, matches: Match, log: Option<
 pub(super) fn chains6(state: &DesiredRules) -> Vec<Chain> {
     let mut root = Chain::new(ROOT);
     for b in &state.bridges {
-        root.add(Match::from(&b.name), Target::Jump(ISOLATE));
+        root.add(Match::from(&b.name), Target::jump(ISOLATE));
     }
     vec![root, isolate(state, false)]
 }

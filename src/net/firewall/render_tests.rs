@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::tables::Tables;
-use super::super::{Bridge, FirewallSettings};
+use super::super::{Bridge, FirewallSettings, PublishedPort};
 use super::*;
 use crate::model::{End, NsMode, PolicyProtocol, PolicySettings, Protocol};
 use crate::net::bridges::Uplink;
