@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use axum::Router;
 use tokio::sync::broadcast;
-use tokio_util::task::TaskTracker;
 use utoipa_axum::router::OpenApiRouter;
 
 use super::following::{Following, Reload, Serving, hook_addresses, host_addresses};
@@ -32,6 +31,7 @@ use crate::observe::logs::Watcher;
 use crate::observe::metrics::{Activity, MetricsLog, Sampler};
 use crate::ops::controller;
 use crate::ops::controller::{Backoff, Queue, Reconcile};
+use crate::ops::task::Operations;
 use crate::runtime::apparmor::{AppArmor, Confinement};
 use crate::runtime::droplet::Droplet;
 use crate::store::Store;
@@ -77,7 +77,7 @@ struct EarlySockets {
 }
 
 /// The network, and who decides what passes.
-struct Network {
+struct Networking {
     networks: NetworkService,
     firewall: Firewall,
     ports: HostPorts,
@@ -171,7 +171,7 @@ async fn prepare_network(
     config: &Config,
     foundation: &Foundation,
     ca_socket: &BoundListener,
-) -> Result<(Network, Forwarder), DaemonError> {
+) -> Result<(Networking, Forwarder), DaemonError> {
     let store = &foundation.store;
     let network_settings = NetworkSettings {
         runtime_subnet: config.runtime_subnet,
@@ -179,7 +179,7 @@ async fn prepare_network(
     };
     let networks = NetworkService::start(network_settings, store.clone()).await?;
     let rules = settings::firewall(config, ca_socket);
-    let network = Network {
+    let network = Networking {
         firewall: Firewall::start(store.clone(), networks.uplink(), rules).await?,
         ports: HostPorts::new(store.clone(), config.publish_address),
         networks,
@@ -193,7 +193,7 @@ async fn prepare_network(
 async fn bind_hooks(
     config: &Config,
     foundation: &Foundation,
-    network: &Network,
+    network: &Networking,
 ) -> Result<(Serving, Vec<BoundListener>), DaemonError> {
     let uplink = network.networks.uplink().borrow().clone();
     let addresses = host_addresses(&foundation.store, uplink.as_ref());
@@ -207,7 +207,11 @@ async fn bind_hooks(
 }
 
 /// The service of containers, with what confines them and what follows their logs.
-async fn make_containers(config: &Config, foundation: &Foundation, network: &Network) -> (ContainerService, Watcher) {
+async fn make_containers(
+    config: &Config,
+    foundation: &Foundation,
+    network: &Networking,
+) -> (ContainerService, Watcher) {
     let apparmor = Arc::new(AppArmor::new(&config.root_dir));
     match apparmor.confine().await {
         Confinement::Confined => tracing::info!("containers are confined by AppArmor"),
@@ -256,7 +260,7 @@ fn serve_runtime(
 async fn recover(
     config: &Config,
     foundation: &Foundation,
-    network: &Network,
+    network: &Networking,
     containers: ContainerService,
     manager: &ServiceManager,
 ) -> Result<Workloads, DaemonError> {
@@ -293,7 +297,7 @@ fn keep_up(
     config: &Config,
     foundation: &Foundation,
     workloads: &Workloads,
-    network: &Network,
+    network: &Networking,
     serving: &Serving,
     hook_app: Router,
 ) {
@@ -315,7 +319,7 @@ fn keep_up(
 fn serve_management(
     config: &Config,
     foundation: &Foundation,
-    network: &Network,
+    network: &Networking,
     workloads: &Workloads,
     serving: &Serving,
     socket: BoundListener,
@@ -329,7 +333,7 @@ fn serve_management(
         pods: workloads.pods.clone(),
         sets: sets.clone(),
         services: services.clone(),
-        operations: TaskTracker::new(),
+        operations: Operations::default(),
     };
     let (images, activity) = (foundation.images.clone(), foundation.activity.clone());
     let management = Management {
@@ -356,7 +360,7 @@ fn serve_management(
             stop: running.stop.clone(),
             tasks: running.tasks.clone(),
         },
-        kept: Default::default(),
+        cached: Default::default(),
         allowed_origins: config.allowed_origins.clone().into(),
     };
     let routes = query::checked(plain(management::routes(), management), &openapi::document());

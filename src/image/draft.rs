@@ -30,6 +30,7 @@ use super::tree::TreeError;
 use super::unpack::unpack;
 use super::{ImageError, ImageRef, ImageService, Inner, Platform, blocking, document_digests, documents};
 use crate::model::{Image, ImageLayer, ImageRunConfig};
+use crate::ops::task;
 
 /// Most layers of an image: as many as fit the mount options of its containers.
 const MAX_LAYERS: usize = 127;
@@ -154,8 +155,7 @@ impl Draft {
             return Err(ImageError::NoLayer(message));
         }
         let inner = self.inner.clone();
-        let packed = tokio::task::spawn_blocking(move || pack(&inner, &upper)).await;
-        let packed = packed.map_err(|e| ImageError::Io(format!("file work ended unexpectedly: {e}")))??;
+        let packed = task::blocking(move || pack(&inner, &upper)).await?;
         self.made.push(Made {
             by,
             layer: packed.is_some(),

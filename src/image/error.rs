@@ -1,3 +1,4 @@
+use crate::ops::task::Unfinished;
 use crate::store::StoreError;
 
 /// Why an image operation failed. `api` maps each variant to a status (`docs/spec/api.md` 7); the texts are the tails
@@ -90,6 +91,12 @@ pub enum ImageError {
     /// The image store on disk failed. The text names the path.
     #[error("image store: {0}")]
     Io(String),
+}
+
+impl From<Unfinished> for ImageError {
+    fn from(unfinished: Unfinished) -> Self {
+        Self::Io(unfinished.to_string())
+    }
 }
 
 impl From<std::io::Error> for ImageError {

@@ -58,6 +58,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::model::{Container, Image, Snapshot, Txn};
 use crate::observe::metrics::{Activity, Verb};
+use crate::ops::task;
 use crate::store::Store;
 
 use self::digest::Digest;
@@ -471,6 +472,5 @@ fn remove_row(t: &mut Txn, image: &ImageRef) -> Result<(), ImageError> {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, ImageError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    Ok(done.map_err(|e| ImageError::Io(format!("file work ended unexpectedly: {e}")))??)
+    task::blocking(move || Ok(work()?)).await
 }

@@ -21,7 +21,7 @@ use super::digest::Digest;
 use super::manifest::{Descriptor, Document, ImageConfig, Manifest};
 use super::platform::choose;
 use super::registry::{Fetched, Session, Source};
-use super::stream::{BlobReader, Digests, LayerReader, Limits};
+use super::stream::{BlobReader, Digests, LayerLimits, LayerReader};
 use super::tree::TreeError;
 use super::unpack::unpack;
 use super::{ImageError, ImageRef, Inner, Platform, blocking};
@@ -47,7 +47,7 @@ pub struct Progress {
 }
 
 /// The parts of an image that is being pulled.
-struct Plan {
+struct PullPlan {
     manifest: Fetched,
     config_descriptor: Descriptor,
     config_body: Vec<u8>,
@@ -168,7 +168,7 @@ fn no_platform(platform: &Platform) -> ImageError {
     }
 }
 
-async fn plan(session: &Session, image: &ImageRef, platform: &Platform) -> Result<Plan, ImageError> {
+async fn plan(session: &Session, image: &ImageRef, platform: &Platform) -> Result<PullPlan, ImageError> {
     let found = find(session, image, platform).await?;
     let Document::Manifest(Manifest { config, layers, .. }) = &found.manifest.document else {
         return Err(no_platform(platform));
@@ -188,7 +188,7 @@ async fn plan(session: &Session, image: &ImageRef, platform: &Platform) -> Resul
         .map(|(id, l)| (*id, l.clone()))
         .collect();
     work.sort_by_key(|(_, layer)| std::cmp::Reverse(layer.size));
-    Ok(Plan {
+    Ok(PullPlan {
         layers: rows,
         config_descriptor,
         config_body: found.config_body,
@@ -203,7 +203,7 @@ async fn bring(
     inner: &Arc<Inner>,
     session: &Session,
     image: &ImageRef,
-    plan: Plan,
+    plan: PullPlan,
     progress: &watch::Sender<Progress>,
 ) -> Result<Arc<Image>, ImageError> {
     progress.send_modify(|p| {
@@ -390,7 +390,7 @@ fn unpack_layer(inner: &Inner, blob: BlobReader, expected: Digests) -> Result<()
         message,
     };
     let staged = inner.layers.stage()?;
-    let limits = Limits {
+    let limits = LayerLimits {
         bytes: inner.settings.max_layer_bytes,
         ratio: inner.settings.max_layer_ratio,
         ratio_from: inner.settings.layer_ratio_from,

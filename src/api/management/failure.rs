@@ -6,7 +6,7 @@ use crate::net::bridges::NetworkError;
 use crate::net::enforcement::NetworksError;
 use crate::net::policy::PolicyError;
 use crate::runtime::RuntimeError;
-use crate::workload::apply::{ApplyError, What};
+use crate::workload::apply::{ApplyError, Cause};
 use crate::workload::balancer::ServiceError;
 use crate::workload::bottle::BottleError;
 use crate::workload::build::BuildError;
@@ -204,12 +204,12 @@ impl From<SetError> for ApiError {
     }
 }
 
-impl From<What> for ApiError {
-    fn from(what: What) -> Self {
+impl From<Cause> for ApiError {
+    fn from(what: Cause) -> Self {
         match what {
-            What::Pod(error) => error.into(),
-            What::Service(error) => error.into(),
-            What::Set(error) => error.into(),
+            Cause::Pod(error) => error.into(),
+            Cause::Service(error) => error.into(),
+            Cause::Set(error) => error.into(),
         }
     }
 }

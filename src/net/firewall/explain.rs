@@ -71,7 +71,7 @@ impl Verdict {
 pub struct Explainer<'a> {
     state: &'a DesiredRules,
     chains: Vec<Chain>,
-    ways: Vec<PublishedPort>,
+    port_mappings: Vec<PublishedPort>,
 }
 
 impl<'a> Explainer<'a> {
@@ -80,7 +80,7 @@ impl<'a> Explainer<'a> {
         Self {
             state,
             chains: forward::chains(state),
-            ways: state.ways(),
+            port_mappings: state.port_mappings(),
         }
     }
 
@@ -127,7 +127,7 @@ impl<'a> Explainer<'a> {
     }
 
     fn to_host(&self, packet: &Packet) -> Verdict {
-        let published = self.ways.iter().find(|p| {
+        let published = self.port_mappings.iter().find(|p| {
             let is_there = matches!(packet.destination, Destination::Address(address) if p.is_at(address));
             is_there
                 && !p.host_address.is_loopback()

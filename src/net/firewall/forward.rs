@@ -3,7 +3,7 @@
 //! Policies of users stand at the top of their chain, the last one added first; each with its log rule above it.
 
 use super::rule::{Chain, GROUP_EW, Match, Rule, State, Target};
-use super::state::{DesiredRules, Permit};
+use super::state::{DesiredRules, ResolvedPolicy};
 use crate::model;
 use crate::model::{NsMode, PolicyProtocol};
 
@@ -56,10 +56,10 @@ fn root(state: &DesiredRules) -> Chain {
 /// has gained nothing that a policy withheld.
 fn guard(state: &DesiredRules) -> Chain {
     let mut chain = Chain::new(GUARD);
-    for guest in &state.guests {
+    for interface in &state.interfaces {
         let spoofed = Match {
-            not_source: Some(guest.address.into()),
-            bridge_in: Some(guest.veth.clone()),
+            not_source: Some(interface.address.into()),
+            bridge_in: Some(interface.veth.clone()),
             ..Match::default()
         };
         chain.add(spoofed, Target::Drop);
@@ -72,10 +72,10 @@ fn guard(state: &DesiredRules) -> Chain {
 fn east_west(state: &DesiredRules) -> Chain {
     let logging = state.policy.ew_logging;
     let mut chain = Chain::new(EAST_WEST);
-    for permit in of_chain(state, model::Chain::RaindEw) {
-        let allow = Target::log(format!("RAIND-EW-ALLOW,id={}", permit.policy), GROUP_EW);
-        for matches in permit.pairs.iter().map(|pair| east_west_match(pair, permit)) {
-            policy_rules(&mut chain, permit, matches, logging.then_some(&allow), Target::Accept);
+    for policy in of_chain(state, model::PolicyChain::RaindEw) {
+        let allow = Target::log(format!("RAIND-EW-ALLOW,id={}", policy.policy), GROUP_EW);
+        for matches in policy.pairs.iter().map(|pair| east_west_match(pair, policy)) {
+            policy_rules(&mut chain, policy, matches, logging.then_some(&allow), Target::Accept);
         }
     }
     for b in state.bridges.iter().map(|b| &b.name) {
@@ -100,10 +100,10 @@ fn east_west(state: &DesiredRules) -> Chain {
 
 /// On one bridge by its ports, between two by addresses: a routed packet leaves through a port that is not known yet
 /// (P-06).
-fn east_west_match((source, destination): &super::state::Pair, permit: &Permit) -> Match {
+fn east_west_match((source, destination): &super::state::Pair, policy: &ResolvedPolicy) -> Match {
     let matches = Match {
-        protocol: permit.protocol,
-        dport: permit.dport,
+        protocol: policy.protocol,
+        dport: policy.dport,
         ..Match::default()
     };
     if source.bridge == destination.bridge {
@@ -136,7 +136,7 @@ pub(super) fn isolate(state: &DesiredRules, logging: bool) -> Chain {
 /// 2.4. Inbound traffic is only logged here; published ports are accepted further down.
 fn ns_observe(state: &DesiredRules) -> Chain {
     let mut chain = Chain::new(OBSERVE);
-    outbound_policies(&mut chain, state, model::Chain::RaindNsObs);
+    outbound_policies(&mut chain, state, model::PolicyChain::RaindNsObs);
     if state.policy.ns_mode != NsMode::Observe {
         return chain;
     }
@@ -179,7 +179,7 @@ fn ns_observe(state: &DesiredRules) -> Chain {
 /// 2.5.
 fn ns_enforce(state: &DesiredRules) -> Chain {
     let mut chain = Chain::new(ENFORCE);
-    outbound_policies(&mut chain, state, model::Chain::RaindNsEnf);
+    outbound_policies(&mut chain, state, model::PolicyChain::RaindNsEnf);
     if state.policy.ns_mode != NsMode::Enforce {
         return chain;
     }
@@ -207,43 +207,43 @@ fn ways_out(state: &DesiredRules) -> impl Iterator<Item = Option<String>> {
 }
 
 /// 2.6. Both chains hold their policies in either mode.
-fn outbound_policies(chain: &mut Chain, state: &DesiredRules, of: model::Chain) {
+fn outbound_policies(chain: &mut Chain, state: &DesiredRules, of: model::PolicyChain) {
     let (word, group, target) = match of {
-        model::Chain::RaindNsEnf => ("RAIND-NS-ALLOW", GROUP_ENFORCE, Target::Accept),
+        model::PolicyChain::RaindNsEnf => ("RAIND-NS-ALLOW", GROUP_ENFORCE, Target::Accept),
         _ => ("RAIND-NS-DENY", GROUP_OBSERVE, Target::Drop),
     };
-    for permit in of_chain(state, of) {
-        let told = Target::log(format!("{word},id={}", permit.policy), group);
-        for (source, output) in permit
+    for policy in of_chain(state, of) {
+        let told = Target::log(format!("{word},id={}", policy.policy), group);
+        for (source, output) in policy
             .sources
             .iter()
             .flat_map(|source| ways_out(state).map(move |out| (source, out)))
         {
             let matches = Match {
                 source: Some(source.address.into()),
-                destination: permit.block,
+                destination: policy.block,
                 input: Some(source.bridge.clone()),
                 output,
-                protocol: permit.protocol,
-                dport: permit.dport,
+                protocol: policy.protocol,
+                dport: policy.dport,
                 ..Match::default()
             };
             let told = state.policy.ns_logging.then_some(&told);
-            policy_rules(chain, permit, matches, told, target.clone());
+            policy_rules(chain, policy, matches, told, target.clone());
         }
     }
 }
 
-fn of_chain(state: &DesiredRules, chain: model::Chain) -> impl Iterator<Item = &Permit> {
-    state.permits.iter().rev().filter(move |p| p.chain == chain)
+fn of_chain(state: &DesiredRules, chain: model::PolicyChain) -> impl Iterator<Item = &ResolvedPolicy> {
+    state.policies.iter().rev().filter(move |p| p.chain == chain)
 }
 
-fn policy_rules(chain: &mut Chain, permit: &Permit, matches: Match, log: Option<&Target>, target: Target) {
+fn policy_rules(chain: &mut Chain, policy: &ResolvedPolicy, matches: Match, log: Option<&Target>, target: Target) {
     let mut add = |matches, target| {
         chain.rules.push(Rule {
             matches,
             target,
-            policy: Some(permit.policy.clone()),
+            policy: Some(policy.policy.clone()),
         });
     };
     if let Some(log) = log {

@@ -60,7 +60,7 @@ pub use conntrack::{Flow, sever};
 pub use explain::{Destination, Explainer, Packet, Verdict};
 pub use filter::{PacketFilter, remove_all};
 pub use render::{Ruleset, render};
-pub use state::{BalancedPort, Bridge, DesiredRules, Pair, Permit, PublishedPort};
+pub use state::{BalancedPort, Bridge, DesiredRules, Pair, PublishedPort, ResolvedPolicy};
 pub use tool::Variant;
 
 /// What the firewall is told. The default is the contract's values.

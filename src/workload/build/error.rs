@@ -5,6 +5,7 @@ use super::dripfile::DripfileError;
 use crate::image::ImageError;
 use crate::image::tree::TreeError;
 use crate::model::Exit;
+use crate::ops::task::Unfinished;
 use crate::workload::container::ContainerError;
 
 /// Why there is no new image. Nothing of a failed build stays.
@@ -60,6 +61,12 @@ pub enum BuildError {
     /// Files of the daemon.
     #[error("{0}")]
     Io(String),
+}
+
+impl From<Unfinished> for BuildError {
+    fn from(unfinished: Unfinished) -> Self {
+        Self::Io(unfinished.to_string())
+    }
 }
 
 impl From<TreeError> for BuildError {

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::hosts::{hosts, hosts_of_services};
 use super::membership::place_of;
 use super::part::{BottlePart, Part};
-use super::{ContainerError, ContainerService, CreateRequest, bundle};
+use super::{ContainerError, ContainerService, CreateRequest, blocking, bundle};
 use crate::image::{Copied, ImageRef};
 use crate::model::{Bottle, PullPolicy, Txn};
 
@@ -55,6 +55,6 @@ impl ContainerService {
         let file = self.dir(id).etc().join("hosts");
         let address = place_of(&snapshot, &container).map(|place| place.address);
         let text = hosts(&container, address, &hosts_of_services(&snapshot, &container));
-        super::blocking(move || bundle::overwrite(&file, &text)).await
+        blocking(move || bundle::overwrite(&file, &text)).await
     }
 }

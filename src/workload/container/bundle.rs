@@ -10,7 +10,7 @@ use oci_spec::runtime::{Mount, MountBuilder};
 use super::hosts::{host_name, hosts, hosts_of_services};
 use super::membership::place_of;
 use super::spec::{SpecContext, config_json};
-use super::{ContainerError, ContainerService, cgroup, resources};
+use super::{ContainerError, ContainerService, blocking, cgroup, resources};
 use crate::model::{Container, Network, ProcessId};
 use crate::runtime::dir::ContainerDir;
 use crate::runtime::mounts::{MountError, Policy};
@@ -45,7 +45,7 @@ impl ContainerService {
         let services = hosts_of_services(&snapshot, &container);
         let host = host.map(|host| host.pid);
         let dir = self.dir(&container.id);
-        super::blocking(move || {
+        blocking(move || {
             let gateway = network.as_ref().map(|n| n.gateway);
             // What a container did to its own root outlives a restart.
             let is_new = !dir.diff().exists();

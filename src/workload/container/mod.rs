@@ -48,16 +48,16 @@ mod watch;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio_util::task::TaskTracker;
-
 use crate::image::ImageService;
-use crate::model::{Claim, Container, Snapshot};
+use crate::model::{Claim, Container, Snapshot, by_creation};
 use crate::net::bridges::NetworkService;
 use crate::net::enforcement::Firewall;
 use crate::net::ports::HostPorts;
-use crate::observe::logs::{Limits, Watcher};
+use crate::observe::logs::{LogLimits, Watcher};
 use crate::observe::metrics::{Activity, Verb};
 use crate::ops::lock::KeyedLocks;
+use crate::ops::task;
+use crate::ops::task::Operations;
 use crate::runtime::Runtime;
 use crate::runtime::apparmor::{AppArmor, Confinement};
 use crate::runtime::dir::ContainerDir;
@@ -112,7 +112,7 @@ pub struct ContainerSettings {
     /// How hooks reach the daemon.
     pub hooks: HookSettings,
     /// How much of each log is kept.
-    pub log_limits: Limits,
+    pub log_limits: LogLimits,
     /// Whether [`PullPolicy::Latest`](crate::model::PullPolicy::Latest) is `Always`; else it is `IfNotPresent`.
     pub pull_latest: bool,
 }
@@ -139,7 +139,7 @@ struct Inner {
     services: Services,
     settings: ContainerSettings,
     locks: KeyedLocks,
-    operations: TaskTracker,
+    operations: Operations,
     watched: watch::Watched,
     clients: Arc<attach::Clients>,
 }
@@ -151,7 +151,7 @@ impl ContainerService {
             services,
             settings,
             locks: KeyedLocks::default(),
-            operations: TaskTracker::new(),
+            operations: Operations::default(),
             watched: watch::Watched::default(),
             clients: Arc::default(),
         }))
@@ -169,8 +169,7 @@ impl ContainerService {
 
     /// Waits until no operation is in progress. New ones are still accepted: close the listeners first.
     pub async fn finish_operations(&self) {
-        self.0.operations.close();
-        self.0.operations.wait().await;
+        self.0.operations.finish().await;
     }
 
     /// Whether what is started next is confined by AppArmor; an error where it must be and cannot.
@@ -200,10 +199,7 @@ impl ContainerService {
     ) -> Result<T, ContainerError> {
         let activity = self.0.services.activity.clone();
         let operation = async move { activity.observe(verb, operation).await };
-        self.0.operations.spawn(operation).await.unwrap_or_else(|error| {
-            tracing::error!(%error, "an operation on a container failed unexpectedly");
-            Err(ContainerError::Panicked)
-        })
+        self.0.operations.run(operation).await
     }
 
     /// Changes one row. A row that is gone is [`ContainerError::NotFound`].
@@ -231,9 +227,7 @@ impl ContainerService {
 
 /// All containers by creation time, then id.
 pub fn list(snapshot: &Snapshot) -> Vec<Arc<Container>> {
-    let mut all: Vec<_> = snapshot.containers().iter().cloned().collect();
-    all.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
-    all
+    by_creation(snapshot.containers().iter().cloned())
 }
 
 fn find_in(snapshot: &Snapshot, parameter: &str) -> Result<Arc<Container>, ContainerError> {
@@ -276,14 +270,11 @@ fn refuse_managed(
     }
 }
 
-/// File work away from the executor.
+/// Work on files, away from the executor.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ContainerError> + Send + 'static,
 ) -> Result<T, ContainerError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
-        tracing::error!(%error, "file work of a container failed unexpectedly");
-        Err(ContainerError::Panicked)
-    })
+    task::blocking(work).await
 }
 
 #[cfg(test)]

@@ -71,8 +71,8 @@ pub(super) struct Mount {
 
 /// Looks at all of them: their ids and recorded pids.
 pub(super) fn look<'a>(pids: impl Iterator<Item = (&'a String, i32)>, places: &Places) -> Seen {
-    let of = |(id, pid): (&String, i32)| (id.clone(), look_at(id, pid, places));
-    pids.map(of).collect()
+    let looks = |(id, pid): (&String, i32)| (id.clone(), look_at(id, pid, places));
+    pids.map(looks).collect()
 }
 
 fn look_at(id: &str, recorded: i32, places: &Places) -> Looks {

@@ -8,7 +8,7 @@ use super::probe::NamedPort;
 use super::protocol::{not_a_protocol, protocol};
 use super::reader::{Field, Object};
 use super::{checked, probe, quantity};
-use crate::model::container_names::valid_name;
+use crate::model::names::is_container_name;
 use crate::model::{ContainerOptions, PodContainer, PullPolicy, Volume, VolumeMount, VolumeSource};
 use crate::runtime::mounts;
 use crate::workload::container::{OptionsRequest, pull_policy_of};
@@ -96,7 +96,7 @@ fn name(object: &mut Object<'_>) -> Result<String> {
         return Err(object.missing("name", "a container needs a name"));
     };
     let name = field.string()?;
-    match valid_name(&format!("{name}-00000000")) {
+    match is_container_name(&format!("{name}-00000000")) {
         true => Ok(name),
         false => Err(field.error(format!("{name:?} cannot be a part of the container's name"))),
     }

@@ -3,6 +3,7 @@
 use super::DEFAULT_NAMESPACE;
 use super::error::ManifestError;
 use super::reader::{Field, Object};
+use crate::model::names::{MAX_NAME, is_name};
 
 type Result<T> = std::result::Result<T, ManifestError>;
 
@@ -10,9 +11,7 @@ type Result<T> = std::result::Result<T, ManifestError>;
 pub(super) fn identity(metadata: &mut Object<'_>) -> Result<(String, String)> {
     let name = |field: &Field<'_>| {
         let name = field.string()?;
-        let bytes = name.as_bytes();
-        let fits = bytes.len() <= 128 && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(b));
-        match fits && bytes.first().is_none_or(u8::is_ascii_alphanumeric) {
+        match name.is_empty() || is_name(&name, MAX_NAME) {
             true => Ok(name),
             false => Err(field.error(format!(
                 "{name:?} is not up to 128 letters, digits, '_', '.' and '-' that begin with a letter or digit"

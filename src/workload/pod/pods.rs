@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio_util::task::TaskTracker;
 
 use super::plan::Want;
 use super::{PodError, check_template, template};
 use crate::image::ImageRef;
+use crate::model::names::is_name;
 use crate::model::{
     Claim, Kind, Pod, PodGoal, PodSpec, PodStatus, PodTemplate, Snapshot, Txn, fresh_ulid, member_name, pod_status,
     pod_statuses,
 };
 use crate::ops::lock::{KeyGuard, KeyedLocks};
+use crate::ops::task::Operations;
 use crate::store::Store;
 use crate::workload::container::{ContainerError, ContainerService, CreateRequest};
 
@@ -61,7 +62,7 @@ pub(super) struct Inner {
     pub(super) store: Store,
     pub(super) containers: ContainerService,
     locks: KeyedLocks,
-    operations: TaskTracker,
+    operations: Operations,
 }
 
 /// What became of an attempt to reserve a name.
@@ -80,7 +81,7 @@ impl PodService {
             store,
             containers,
             locks: KeyedLocks::default(),
-            operations: TaskTracker::new(),
+            operations: Operations::default(),
         }))
     }
 
@@ -210,8 +211,7 @@ impl PodService {
 
     /// Waits until no operation is in progress.
     pub async fn finish_operations(&self) {
-        self.0.operations.close();
-        self.0.operations.wait().await;
+        self.0.operations.finish().await;
     }
 
     pub(super) fn snapshot(&self) -> Arc<Snapshot> {
@@ -238,10 +238,7 @@ impl PodService {
             let _lock = service.0.locks.lock(&id).await;
             operation(id.clone()).await
         };
-        self.0.operations.spawn(task).await.unwrap_or_else(|error| {
-            tracing::error!(%error, "an operation on a pod failed unexpectedly");
-            Err(PodError::Panicked)
-        })
+        self.0.operations.run(task).await
     }
 
     async fn set_goal(
@@ -310,11 +307,7 @@ fn check_names(pod: &NewPod) -> Result<(), PodError> {
         ("name", &pod.name, MAX_NAME),
         ("namespace", &pod.namespace, MAX_NAMESPACE),
     ] {
-        let bytes = text.as_bytes();
-        let fits = (1..=most).contains(&bytes.len())
-            && bytes[0].is_ascii_alphanumeric()
-            && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(b));
-        if !fits {
+        if !is_name(text, most) {
             let text = text.clone();
             return Err(PodError::InvalidName { what, text, most });
         }
