@@ -5,7 +5,14 @@ say() { printf '\n==> %s\n' "$*"; }
 die() { printf '\nerror: %s\n' "$*" >&2; exit 1; }
 
 # need COMMAND=PACKAGE...: installs, with apt, the packages whose command is missing.
+# Twice, because apt may remove one package of another release for the sake of a second one (qemu-utils of
+# bookworm-backports for qemu-system-x86 of bookworm).
 need() {
+    install_missing "$@"
+    install_missing "$@"
+}
+
+install_missing() {
     local pair missing=()
     for pair in "$@"; do
         command -v "${pair%%=*}" > /dev/null || missing+=("${pair#*=}")

@@ -65,6 +65,7 @@ fn pod(lab: &Lab, n: u8, owner: Option<&str>) -> Guest {
             started_at: None,
             stopped_at: None,
             problem: None,
+            successor: None,
         },
     );
     let row = format!("infra000000{n}");

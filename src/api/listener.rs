@@ -35,7 +35,7 @@ use tower::ServiceExt;
 
 use super::handshakes::{Handshakes, Refusals};
 use super::identity::PeerIdentity;
-use super::{ApiError, Client};
+use super::{ApiError, Client, Code};
 use crate::base::pki::Pki;
 use crate::base::sockets;
 use crate::observe::audit::AuditLog;
@@ -243,7 +243,8 @@ fn answered(answer: Result<Result<Response<Body>, Infallible>, tokio::task::Join
         // Handlers that panic are caught further in; this is what stands around them.
         Err(error) => {
             tracing::error!(%error, "a request failed unexpectedly");
-            ApiError::internal("internal error: the request failed unexpectedly").into_response()
+            let message = "internal error: the request failed unexpectedly";
+            ApiError::new(Code::Internal, message).into_response()
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Programs of a few hundred bytes, put together by the assembler in our own read-only data: nothing to find at run time, no
-//! libc (`docs/decisions/0008-a-pause-program-in-assembler.md`).
+//! Programs of a few hundred bytes that the assembler builds inside our own read-only data: there is no file to find at run
+//! time, and no libc (`docs/decisions/0008-a-pause-program-in-assembler.md`).
 //!
-//! [`begin`] opens the file, what the assembler is told next is its code and data, [`end`] closes it, [`bytes`] is the file.
+//! [`begin`] opens the file, the assembler code after it is the program, [`end`] closes the file, [`bytes`] returns it.
 
 /// The beginning of an executable file that is called `$name`: ELF header and one program header, for one segment that is
 /// readable and executable. The code comes next.
@@ -56,7 +56,7 @@ pub(crate) const MACHINE: u16 = 183;
 /// The file between two labels.
 ///
 /// # Safety
-/// Both are in one section that the assembler filled without a gap and that nobody writes to.
+/// Both labels are in one section without gaps that nobody writes to.
 pub(crate) unsafe fn bytes(start: *const u8, end: *const u8) -> &'static [u8] {
     // SAFETY: as the caller promises.
     unsafe { std::slice::from_raw_parts(start, end.offset_from_unsigned(start)) }

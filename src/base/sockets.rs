@@ -1,7 +1,7 @@
-//! Listening on a port that an earlier daemon may not have let go of yet.
+//! Listening on a port that an earlier daemon may not have released yet.
 //!
-//! A daemon that is killed while it starts a child leaves that child with its sockets until the child executes its
-//! program. Whoever starts the next daemon within these milliseconds would find the ports taken.
+//! If a daemon is killed while it starts a child, the child keeps the daemon's sockets until it executes its program. A
+//! daemon that starts within these milliseconds would find its ports taken.
 //!
 //! What this module never does: share a port (no `SO_REUSEPORT`), or wait for a port that somebody else serves on.
 
@@ -12,11 +12,10 @@ use tokio::time::Instant;
 
 /// How long a port that is in use is tried again. A fork and an exec take a few milliseconds, more on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Between two tries.
+/// The pause between two tries.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Calls `bind` until its answer is another one than [`io::ErrorKind::AddrInUse`], for about a second. Returns its last
-/// answer.
+/// Calls `bind` until it returns anything but [`io::ErrorKind::AddrInUse`], for about a second. Returns the last result.
 pub async fn when_free<T, F: Future<Output = io::Result<T>>>(mut bind: impl FnMut() -> F) -> io::Result<T> {
     let end = Instant::now() + PATIENCE;
     loop {

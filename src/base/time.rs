@@ -1,4 +1,4 @@
-//! Times as others read them, on the wire and in logs (`docs/spec/api.md` 4.4): RFC 3339 in the local offset of the
+//! Times on the wire and in logs (`docs/spec/api.md` 4.4): RFC 3339 in the local offset of the
 //! host, with the trailing zeros of the fraction dropped.
 
 use jiff::Timestamp;

@@ -45,7 +45,7 @@ pub enum DaemonError {
         source: std::io::Error,
     },
     #[error("cannot receive signals: {0}")]
-    Signal(std::io::Error),
+    Signal(#[source] std::io::Error),
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
     #[error(transparent)]
@@ -61,7 +61,7 @@ pub enum DaemonError {
     #[error("certificates: {0}")]
     Pki(#[from] crate::base::pki::PkiError),
     #[error("audit log: {0}")]
-    Audit(std::io::Error),
+    Audit(#[source] std::io::Error),
     #[error("cgroups: {0}")]
     Cgroups(#[from] crate::observe::metrics::GroupError),
     #[error("recovery: {0}")]

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::options::Options;
 use super::{AgentError, post};
+use crate::base::cause::Cause;
 use crate::base::pki::pair::{Durability, PairFiles, belongs_to, expires_within, parse, unix};
 use crate::base::pki::spiffe::uri_names;
 use crate::base::pki::{RENEWAL, SpiffeId};
@@ -23,28 +24,29 @@ struct State {
 /// Does nothing when the container's pair is whole, its own, and lasts; else gets a new one. Nothing is written before
 /// the daemon has signed, so a failure leaves what was there.
 pub fn ensure(options: &Options, root: &Path, state: &[u8]) -> Result<(), AgentError> {
-    let State { id } = serde_json::from_slice(state).map_err(|e| AgentError::Json(e.to_string()))?;
+    let State { id } = serde_json::from_slice(state).map_err(|e| AgentError::Json(e.into()))?;
     if !valid_id(&id) {
-        return Err(AgentError::Json(format!("{id:?} is not a container id")));
+        return Err(AgentError::Json(Cause::new(format!("{id:?} is not a container id"))));
     }
     let files = PairFiles::new(&ContainerDir::new(root, &id).cert(), "client");
     let id = SpiffeId::Container(id);
     if lasts(&files, &id) {
         return Ok(());
     }
-    let key = KeyPair::generate().map_err(|e| AgentError::Request(e.to_string()))?;
-    let request = signing_request(&id, &key).map_err(|e| AgentError::Request(e.to_string()))?;
+    let key = KeyPair::generate()?;
+    let request = signing_request(&id, &key)?;
     let headers = [("content-type", "application/pem-certificate-chain")];
     let answer = post(options, &headers, request.into_bytes())?;
     if !answer.is_success() {
-        return Err(AgentError::Certificate(answer.refusal()));
+        return Err(AgentError::Certificate(Cause::new(answer.refusal())));
     }
     let signed = pem::parse(&answer.body).map(|block| CertificateDer::from(block.into_contents()));
     let signed = signed.ok().filter(|certificate| belongs_to(certificate, &key));
-    let signed = signed.ok_or_else(|| AgentError::Certificate("the answer is not a certificate for our key".into()))?;
+    let foreign = || AgentError::Certificate(Cause::new("the answer is not a certificate for our key"));
+    let signed = signed.ok_or_else(foreign)?;
     files
         .write(&[signed], &key, Durability::Replaceable)
-        .map_err(|e| AgentError::Certificate(e.to_string()))
+        .map_err(|e| AgentError::Certificate(e.into()))
 }
 
 fn lasts(files: &PairFiles, id: &SpiffeId) -> bool {

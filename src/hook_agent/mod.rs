@@ -19,9 +19,11 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use options::{Options, OptionsError};
+
+use crate::base::cause::Cause;
 use crate::runtime::dir::{DEFAULT_ROOT, ROOT_ENV};
 use crate::runtime::hook::{EVENT_HEADER, HookEvent};
-use options::{Options, OptionsError};
 
 /// The variable that tells a hook from an accident, and its value.
 pub const GUARD: (&str, &str) = ("RAIND-HOOK-SETTER", "CONDENSER");
@@ -59,21 +61,21 @@ enum AgentError {
     #[error("invalid raind-hook client")]
     Guard,
     #[error("read stdin: {0}")]
-    Stdin(String),
+    Stdin(#[source] Cause),
     #[error("invalid event: {0}")]
     Event(String),
     #[error("json parse: {0}")]
-    Json(String),
+    Json(#[source] Cause),
     #[error("init http client: {0}")]
-    Client(String),
+    Client(#[source] Cause),
     #[error("post: {0}")]
-    Post(String),
+    Post(#[from] client::PostError),
     #[error("post state failed: {0}")]
     Refused(String),
     #[error("generate csr: {0}")]
-    Request(String),
+    Request(#[from] rcgen::Error),
     #[error("request cert: {0}")]
-    Certificate(String),
+    Certificate(#[source] Cause),
 }
 
 impl AgentError {
@@ -111,9 +113,10 @@ fn run(
 fn read_state(stdin: impl Read) -> Result<Vec<u8>, AgentError> {
     let mut state = Vec::new();
     let read = stdin.take(STATE_LIMIT + 1).read_to_end(&mut state);
-    read.map_err(|e| AgentError::Stdin(e.to_string()))?;
+    read.map_err(|e| AgentError::Stdin(e.into()))?;
     if state.len() as u64 > STATE_LIMIT {
-        return Err(AgentError::Stdin(format!("input too large (>{STATE_LIMIT} bytes)")));
+        let why = format!("input too large (>{STATE_LIMIT} bytes)");
+        return Err(AgentError::Stdin(Cause::new(why)));
     }
     Ok(state)
 }
@@ -131,10 +134,11 @@ fn report(options: &Options, state: Vec<u8>) -> Result<(), AgentError> {
 }
 
 fn post(options: &Options, headers: &[(&str, &str)], body: Vec<u8>) -> Result<client::Answer, AgentError> {
-    let read = |path: &Path| std::fs::read(path).map_err(|e| AgentError::Client(format!("{}: {e}", path.display())));
+    let named = |path: &Path, e: std::io::Error| AgentError::Client(Cause::new(format!("{}: {e}", path.display())));
+    let read = |path: &Path| std::fs::read(path).map_err(|e| named(path, e));
     let (ca, certificate, key) = (read(&options.ca)?, read(&options.cert)?, read(&options.key)?);
-    let tls = client::tls_config(&ca, &certificate, &key).map_err(|e| AgentError::Client(e.to_string()))?;
-    client::post(&options.url, tls, headers, body).map_err(|e| AgentError::Post(e.to_string()))
+    let tls = client::tls_config(&ca, &certificate, &key).map_err(|e| AgentError::Client(e.into()))?;
+    Ok(client::post(&options.url, tls, headers, body)?)
 }
 
 #[cfg(test)]

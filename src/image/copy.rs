@@ -14,6 +14,7 @@ use super::draft::in_overlay;
 use super::tree::{Tree, TreeError};
 use super::unpack::unpack;
 use super::{ImageError, ImageService, blocking, document_digests};
+use crate::base::cause::Cause;
 use crate::model::Image;
 
 /// What a directory of an image holds.
@@ -107,7 +108,7 @@ fn copy_within(root: &Path, path: &Path, target: &Path, max_entries: u64) -> Res
 fn failed(error: TreeError) -> ImageError {
     match error {
         TreeError::Refused(message) => ImageError::NoLayer(message),
-        TreeError::System(message) => ImageError::Io(message),
+        TreeError::System(message) => ImageError::Io(Cause::new(message)),
     }
 }
 

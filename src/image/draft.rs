@@ -29,6 +29,7 @@ use super::layers::{LayerStore, Pins, Staged};
 use super::tree::TreeError;
 use super::unpack::unpack;
 use super::{ImageError, ImageRef, ImageService, Inner, Platform, blocking, document_digests, documents};
+use crate::base::cause::Cause;
 use crate::model::{Image, ImageLayer, ImageRunConfig};
 use crate::ops::task;
 
@@ -210,7 +211,7 @@ impl Draft {
         let committed = self
             .inner
             .store
-            .transact(move |t| t.put(row).map_err(|taken| ImageError::Io(taken.to_string())))
+            .transact(move |t| Ok::<_, ImageError>(t.put(row)?))
             .await;
         drop(pins);
         committed
@@ -263,14 +264,14 @@ fn pack(inner: &Inner, upper: &Path) -> Result<Option<(ImageLayer, Pins)>, Image
         (Err(TreeError::Refused(message)), Err(e)) if e.kind() == io::ErrorKind::BrokenPipe => {
             return Err(ImageError::NoLayer(message));
         }
-        (Err(TreeError::System(message)), _) => return Err(ImageError::Io(message)),
+        (Err(TreeError::System(message)), _) => return Err(ImageError::Io(Cause::new(message))),
         (_, Err(e)) if e.kind() == io::ErrorKind::InvalidData => return Err(ImageError::NoLayer(e.to_string())),
         (_, Err(e)) => return Err(e.into()),
     };
     let pins = inner.layers.pin(vec![diff_id]);
     inner.layers.publish_layer(staged, &diff_id)?;
     if !inner.layers.has_layer(&diff_id)? {
-        return Err(ImageError::Io(format!("the layer {diff_id} vanished")));
+        return Err(ImageError::Io(Cause::new(format!("the layer {diff_id} vanished"))));
     }
     let diff_id = diff_id.to_string();
     let layer = ImageLayer {

@@ -1,3 +1,5 @@
+use crate::base::cause::Cause;
+use crate::model::Taken;
 use crate::ops::task::Unfinished;
 use crate::store::StoreError;
 
@@ -38,6 +40,8 @@ pub enum ImageError {
     Registry {
         /// `host[:port]` of the registry.
         registry: String,
+        /// Of which kind it is.
+        trouble: RegistryTrouble,
         /// What went wrong.
         message: String,
     },
@@ -90,17 +94,55 @@ pub enum ImageError {
     Store(#[from] StoreError),
     /// The image store on disk failed. The text names the path.
     #[error("image store: {0}")]
-    Io(String),
+    Io(#[source] Cause),
+    /// Work ended without a result: a defect.
+    #[error("image store: {work} unexpectedly: {source}")]
+    Unfinished {
+        /// `… ended` or `… failed`.
+        work: &'static str,
+        /// How it ended.
+        source: Cause,
+    },
+    /// Another record has what the image needs, which images do not do.
+    #[error("image store: {0}")]
+    Taken(#[from] Taken),
+    /// A pull that nobody waits for, or of which another part has failed.
+    #[error("image store: the pull was given up")]
+    GivenUp,
+}
+
+/// What a registry's failure asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RegistryTrouble {
+    /// Other credentials: it does not let us.
+    Denied,
+    /// Fewer requests.
+    Limited,
+    /// Something else.
+    Other,
+}
+
+impl ImageError {
+    /// Of work whose task has ended without a result.
+    pub(super) fn unfinished(work: &'static str) -> impl Fn(tokio::task::JoinError) -> Self {
+        move |error| Self::Unfinished {
+            work,
+            source: error.into(),
+        }
+    }
 }
 
 impl From<Unfinished> for ImageError {
     fn from(unfinished: Unfinished) -> Self {
-        Self::Io(unfinished.to_string())
+        Self::Unfinished {
+            work: "file work ended",
+            source: unfinished.into(),
+        }
     }
 }
 
 impl From<std::io::Error> for ImageError {
     fn from(error: std::io::Error) -> Self {
-        Self::Io(error.to_string())
+        Self::Io(error.into())
     }
 }

@@ -70,7 +70,7 @@ use self::view::View;
 pub use self::adopt::Bundle;
 pub use self::copy::Copied;
 pub use self::draft::{Draft, Scratch};
-pub use self::error::ImageError;
+pub use self::error::{ImageError, RegistryTrouble};
 pub use self::platform::Platform;
 pub use self::pull::Progress;
 pub use self::reference::ImageRef;
@@ -204,7 +204,7 @@ impl ImageService {
                     let mut row = Image::clone(&row);
                     row.config.stop_signal = run.stop_signal;
                     row.config.health_check = run.health_check;
-                    t.put(row).map_err(|taken| ImageError::Io(taken.to_string()))?;
+                    t.put(row)?;
                 }
             }
             Ok(())
@@ -346,7 +346,7 @@ impl ImageService {
         });
         let done = task.map(|ended| match ended {
             Ok(result) => result,
-            Err(error) => Err(ImageError::Io(format!("the pull ended unexpectedly: {error}"))),
+            Err(error) => Err(ImageError::unfinished("the pull ended")(error)),
         });
         let flight = Flight {
             done: done.boxed().shared(),

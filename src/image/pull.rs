@@ -25,6 +25,7 @@ use super::stream::{BlobReader, Digests, LayerLimits, LayerReader};
 use super::tree::TreeError;
 use super::unpack::unpack;
 use super::{ImageError, ImageRef, Inner, Platform, blocking};
+use crate::base::cause::Cause;
 use crate::model::{Image, ImageLayer};
 
 /// How many pieces of a blob wait between network and unpacking.
@@ -253,10 +254,7 @@ async fn bring(
     })
     .await?;
     row.layers.drain(..hidden);
-    inner
-        .store
-        .transact(move |t| t.put(row).map_err(|taken| ImageError::Io(taken.to_string())))
-        .await
+    inner.store.transact(move |t| Ok::<_, ImageError>(t.put(row)?)).await
 }
 
 /// Brings the missing layers. After the first failure the others stop too; only when all have ended, and their staging
@@ -287,7 +285,7 @@ async fn bring_layers(
     }
     // Their errors count: the kernel tells a failed write once.
     for sync in syncs {
-        let synced = sync.await.map_err(|e| ImageError::Io(e.to_string()));
+        let synced = sync.await.map_err(|e| ImageError::Io(e.into()));
         outcome = outcome.and(synced.flatten());
     }
     outcome
@@ -308,7 +306,7 @@ async fn bring_layer(
     let (layers, wanted) = (inner.layers.clone(), *diff_id);
     if !blocking(move || layers.has_layer(&wanted)).await? {
         let _permit = tokio::select! {
-            permit = inner.downloads.acquire() => permit.map_err(|e| ImageError::Io(e.to_string()))?,
+            permit = inner.downloads.acquire() => permit.map_err(|e| ImageError::Io(e.into()))?,
             () = stop.cancelled() => return Err(given_up()),
         };
         let expected = Digests {
@@ -329,7 +327,7 @@ async fn bring_layer(
 }
 
 fn given_up() -> ImageError {
-    ImageError::Io("the pull was given up".into())
+    ImageError::GivenUp
 }
 
 /// A missing layer on its way into the store.
@@ -371,9 +369,7 @@ impl Transfer<'_> {
             () = self.stop.cancelled() => Err(given_up()),
         };
         // The sender is gone now, so unpacking comes to its end. If the download failed, that is the reason to tell.
-        let unpacked = unpacking
-            .await
-            .map_err(|e| ImageError::Io(format!("unpacking failed unexpectedly: {e}")));
+        let unpacked = unpacking.await.map_err(ImageError::unfinished("unpacking failed"));
         let outcome = downloaded.and_then(|()| unpacked?);
         if outcome.is_err() {
             let lost = came.into_inner();
@@ -399,7 +395,7 @@ fn unpack_layer(inner: &Inner, blob: BlobReader, expected: Digests) -> Result<()
     let mut reader = std::io::BufReader::with_capacity(128 << 10, reader);
     unpack(&mut reader, staged.path(), inner.settings.max_layer_entries).map_err(|error| match error {
         TreeError::Refused(message) => bad(message),
-        TreeError::System(message) => ImageError::Io(message),
+        TreeError::System(message) => ImageError::Io(Cause::new(message)),
     })?;
     let found = reader.into_inner().finish().map_err(|e| bad(e.to_string()))?;
     if found.blob != expected.blob {

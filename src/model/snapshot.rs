@@ -15,6 +15,7 @@ use super::records::{
     Bottle, Container, Forward, Image, Import, Network, Pod, Policy, PolicySettings, Protocol, ReplicaSet, Service,
     ServicePort,
 };
+use crate::base::cause::Cause;
 
 /// A kind of stored object. One SQLite table each.
 pub trait Record: Serialize + DeserializeOwned + Clone + fmt::Debug + Send + Sync + 'static {
@@ -333,13 +334,12 @@ impl Claim {
 }
 
 /// A stored document that cannot be understood, or that claims what another one has.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
+#[derive(Debug)]
 pub struct BrokenRecord {
     /// Kind of the record.
     pub kind: Kind,
     /// What is wrong with it.
-    pub message: String,
+    pub source: Cause,
 }
 
 /// The record that holds a claim.
@@ -469,11 +469,11 @@ impl Snapshot {
     fn restore_as<R: Record>(&mut self, document: &str) -> Result<(), BrokenRecord> {
         let record: R = serde_json::from_str(document).map_err(|e| BrokenRecord {
             kind: R::KIND,
-            message: e.to_string(),
+            source: e.into(),
         })?;
         self.claim(&record).map_err(|taken| BrokenRecord {
             kind: R::KIND,
-            message: taken.to_string(),
+            source: taken.into(),
         })?;
         R::table_mut(self).0.insert(record.id().to_owned(), Arc::new(record));
         Ok(())

@@ -34,6 +34,16 @@ impl ProcessId {
         }
     }
 
+    /// The process that reaps this one when it ends: for a container, its monitor. A zombie still has one. `None` when
+    /// this process is gone, or when its parent is gone and init has adopted it.
+    pub fn parent(&self) -> Option<Self> {
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
+        let (_, start_time) = parse_stat(&text)?;
+        let parent = text.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()?;
+        let is_same = self.start_time == 0 || self.start_time == start_time;
+        Self::of(parent).filter(|parent| is_same && parent.pid > 1)
+    }
+
     /// A descriptor of this very process. It becomes readable when the process ends. `None` when it is gone, or when this
     /// process may open no more: [`ProcessId::is_alive`] tells.
     pub fn pidfd(&self) -> Option<OwnedFd> {
@@ -104,6 +114,17 @@ mod tests {
             }
             .is_alive()
         );
+    }
+
+    #[test]
+    fn the_parent_of_a_child_is_this_process() {
+        let me = ProcessId::of(std::process::id() as i32).unwrap();
+        let mut child = std::process::Command::new("/bin/sleep").arg("60").spawn().unwrap();
+        let id = ProcessId::of(child.id() as i32).unwrap();
+        assert_eq!(id.parent(), Some(me));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(id.parent(), None);
     }
 
     #[test]

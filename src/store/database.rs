@@ -10,6 +10,7 @@ use rusqlite::{Connection, ErrorCode, params};
 
 use super::error::StoreError;
 use super::holder;
+use crate::base::cause::Cause;
 use crate::model::{Kind, Snapshot, Write};
 
 /// Version of the tables and documents, kept in `PRAGMA user_version`.
@@ -45,7 +46,7 @@ impl Database {
                 .create(dir)
                 .map_err(|e| StoreError::Open {
                     path: path.to_owned(),
-                    message: e.to_string(),
+                    source: e.into(),
                 })?;
         }
         // SQLite makes files with the umask; the store is for root alone.
@@ -56,9 +57,9 @@ impl Database {
             .open(path)
             .map_err(|e| StoreError::Open {
                 path: path.to_owned(),
-                message: e.to_string(),
+                source: e.into(),
             })?;
-        let fail = |e: rusqlite::Error| refusal(path, &e);
+        let fail = |e: rusqlite::Error| refusal(path, e);
         let mut connection = Connection::open(path).map_err(fail)?;
         connection.busy_timeout(Duration::from_secs(2)).map_err(fail)?;
         // EXCLUSIVE: a second daemon on the same files must fail at once, not corrupt what the first one believes.
@@ -71,7 +72,7 @@ impl Database {
         if check != "ok" {
             return Err(StoreError::Open {
                 path: path.to_owned(),
-                message: format!("the database is damaged: {check}"),
+                source: Cause::new(format!("the database is damaged: {check}")),
             });
         }
         migrate(&mut connection, path)?;
@@ -84,7 +85,7 @@ impl Database {
         &mut self,
         writes: impl Iterator<Item = (&'a (Kind, String), &'a Write)>,
     ) -> Result<(), StoreError> {
-        let fail = |e: rusqlite::Error| StoreError::Commit(e.to_string());
+        let fail = |e: rusqlite::Error| StoreError::Commit(e.into());
         let txn = self.0.transaction().map_err(fail)?;
         for ((kind, id), write) in writes {
             let table = kind.table_name();
@@ -106,7 +107,7 @@ impl Database {
 }
 
 /// Why the database cannot be opened: who holds it, if that is the reason.
-fn refusal(path: &Path, error: &rusqlite::Error) -> StoreError {
+fn refusal(path: &Path, error: rusqlite::Error) -> StoreError {
     let path = path.to_owned();
     let busy = [ErrorCode::DatabaseBusy, ErrorCode::DatabaseLocked];
     match error.sqlite_error_code() {
@@ -116,7 +117,7 @@ fn refusal(path: &Path, error: &rusqlite::Error) -> StoreError {
         },
         _ => StoreError::Open {
             path,
-            message: error.to_string(),
+            source: error.into(),
         },
     }
 }
@@ -124,7 +125,7 @@ fn refusal(path: &Path, error: &rusqlite::Error) -> StoreError {
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     let fail = |e: rusqlite::Error| StoreError::Open {
         path: path.to_owned(),
-        message: e.to_string(),
+        source: e.into(),
     };
     let version: i64 = connection
         .query_row("PRAGMA user_version", [], |row| row.get(0))
@@ -132,9 +133,9 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     if version > SCHEMA_VERSION {
         return Err(StoreError::Open {
             path: path.to_owned(),
-            message: format!(
+            source: Cause::new(format!(
                 "the database has schema version {version}, this program knows {SCHEMA_VERSION}; use a newer program"
-            ),
+            )),
         });
     }
     if version == SCHEMA_VERSION {
@@ -158,10 +159,7 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
 fn load(connection: &Connection) -> Result<Snapshot, StoreError> {
     let mut snapshot = Snapshot::default();
     for &kind in Kind::ALL {
-        let fail = |e: rusqlite::Error| StoreError::Document {
-            kind,
-            message: e.to_string(),
-        };
+        let fail = |e: rusqlite::Error| StoreError::Document { kind, source: e.into() };
         let mut statement = connection
             .prepare(&format!("SELECT document FROM {}", kind.table_name()))
             .map_err(fail)?;

@@ -2,18 +2,19 @@
 
 use std::path::PathBuf;
 
+use crate::base::cause::Cause;
 use crate::model::{BrokenRecord, Kind};
 
 /// Why the store could not do what was asked.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The database cannot be opened or is damaged.
-    #[error("cannot use the state store {path}: {message}")]
+    #[error("cannot use the state store {path}: {source}")]
     Open {
         /// The database file.
         path: PathBuf,
         /// What is wrong with it.
-        message: String,
+        source: Cause,
     },
     /// Another process, as a rule another daemon, keeps the database to itself.
     #[error(
@@ -27,16 +28,16 @@ pub enum StoreError {
         holder: String,
     },
     /// A stored document cannot be understood.
-    #[error("the state store has a broken record in {}: {message}", kind.table_name())]
+    #[error("the state store has a broken record in {}: {source}", kind.table_name())]
     Document {
         /// Kind of the record.
         kind: Kind,
         /// What is wrong with it.
-        message: String,
+        source: Cause,
     },
     /// The change could not be written; nothing of it took effect.
     #[error("cannot write the state store: {0}")]
-    Commit(String),
+    Commit(#[source] Cause),
     /// The closure of a transaction panicked; nothing of it took effect.
     #[error("a state change failed unexpectedly")]
     Panicked,
@@ -46,7 +47,7 @@ pub enum StoreError {
 }
 
 impl From<BrokenRecord> for StoreError {
-    fn from(BrokenRecord { kind, message }: BrokenRecord) -> Self {
-        Self::Document { kind, message }
+    fn from(BrokenRecord { kind, source }: BrokenRecord) -> Self {
+        Self::Document { kind, source }
     }
 }

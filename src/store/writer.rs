@@ -58,7 +58,7 @@ impl Store {
             })
             .map_err(|e| StoreError::Open {
                 path: path.to_owned(),
-                message: e.to_string(),
+                source: e.into(),
             })?;
         Ok(Self(shared))
     }

@@ -1,10 +1,13 @@
 //! The daemon goes away at the worst moments and comes back.
 
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{HOST, Inventory, Lab, get, post, send, wait_for};
+use crate::manifests::{apply, remove};
+use crate::support::{Call, HOST, Inventory, Lab, get, post, send, wait_for};
 use crate::{lab_with_busybox, until_term};
 
 /// All containers, each as the API shows it.
@@ -124,6 +127,123 @@ fn a_crash_during_start_or_stop_keeps_the_container() {
     }
 }
 
+/// A pod that holds whatever pods can hold: a port, a volume, several containers.
+fn pod(image: &str, name: &str, port: u16, version: usize) -> String {
+    let command = until_term(0);
+    format!(
+        r#"---
+kind: Pod
+metadata: {{name: {name}, labels: {{app: {name}, version: "{version}"}}}}
+spec:
+  volumes: [{{name: data, emptyDir: {{}}}}]
+  containers:
+  - {{name: web, image: "{image}", command: {command}, ports: [{{containerPort: 80, hostPort: {port}}}]}}
+  - {{name: side, image: "{image}", command: {command}, volumeMounts: [{{name: data, mountPath: /data}}]}}
+"#
+    )
+}
+
+fn post_manifest(text: &str) -> Call {
+    send("POST", "/v1/resource/apply", text)
+}
+
+/// All pods, once that many run, each with its infra container and two others, and nothing else is there.
+#[track_caller]
+fn whole_pods(lab: &Lab, count: usize) -> Vec<Value> {
+    wait_for("whole pods", Duration::from_secs(30), || {
+        let pods = lab.api().ok(get("/v1/pods")).as_array().unwrap().clone();
+        let all = containers(lab);
+        let is_whole = |pod: &Value| {
+            let own = all.iter().filter(|container| container["podId"] == pod["podId"]);
+            pod["state"] == "running" && own.filter(|container| container["state"] == "running").count() == 3
+        };
+        if pods.len() == count && all.len() == 3 * count && pods.iter().all(is_whole) {
+            Ok(pods)
+        } else {
+            Err(format!("{pods:?} {all:?}"))
+        }
+    })
+}
+
+#[test]
+fn a_crash_during_a_replacement_leaves_the_old_pod_or_the_new_one() {
+    let (lab, image) = lab_with_busybox();
+    let before = lab.inventory();
+    apply(&lab.api(), &pod(&image, "shop", 8080, 0));
+    let begun = Instant::now();
+    apply(&lab.api(), &pod(&image, "shop", 8080, 1));
+    let whole = begun.elapsed();
+    let (mut version, mut finished) = (1, 0);
+    for moment in moments(whole) {
+        let old = whole_pods(&lab, 1)[0].clone();
+        let (api, text) = (lab.api(), pod(&image, "shop", 8080, version + 1));
+        let cut_off = AtomicBool::new(false);
+        interrupted(
+            &lab,
+            moment,
+            || cut_off.store(api.try_call(post_manifest(&text)).is_err(), Relaxed),
+            || {
+                // Without another apply.
+                let now = whole_pods(&lab, 1)[0].clone();
+                if now["podId"] == old["podId"] {
+                    assert_eq!(now, old, "it was not touched");
+                } else {
+                    (version, finished) = (version + 1, finished + usize::from(cut_off.load(Relaxed)));
+                    assert_eq!(now["labels"]["version"], version.to_string());
+                }
+            },
+        );
+    }
+    assert!(finished > 2, "only {finished} replacements were cut off");
+    remove(&lab.api(), &pod(&image, "shop", 8080, version));
+    lab.assert_unchanged(&before);
+}
+
+#[test]
+fn a_crash_during_a_first_apply_leaves_whole_resources_as_far_as_it_came() {
+    let (lab, image) = lab_with_busybox();
+    let before = lab.inventory();
+    let container = |name: &str| format!("{{name: {name}, image: \"{image}\", command: {}}}", until_term(0));
+    let (web, side) = (container("web"), container("side"));
+    let text = [
+        pod(&image, "a", 8080, 0),
+        pod(&image, "b", 8081, 0),
+        "---\nkind: Service\nmetadata: {name: s}\nspec: {selector: {app: a}, ports: [{port: 8082}]}\n".to_owned(),
+        format!(
+            "---\nkind: ReplicaSet\nmetadata: {{name: set}}\nspec:\n  replicas: 1\n  selector: {{matchLabels: {{app: set}}}}\n  \
+             template:\n    metadata: {{labels: {{app: set}}}}\n    spec: {{containers: [{web}, {side}]}}\n"
+        ),
+    ]
+    .concat();
+    let begun = Instant::now();
+    apply(&lab.api(), &text);
+    let whole = begun.elapsed();
+    remove(&lab.api(), &text);
+    lab.assert_unchanged(&before);
+    for moment in moments(whole) {
+        let api = lab.api();
+        interrupted(
+            &lab,
+            moment,
+            || drop(api.try_call(post_manifest(&text))),
+            || {
+                let count = |kind: &str| lab.api().ok(get(&format!("/v1/{kind}"))).as_array().unwrap().len();
+                let (services, sets) = (count("services"), count("replicasets"));
+                let pods = lab.api().ok(get("/v1/pods")).as_array().unwrap().clone();
+                let has = |name: &str| usize::from(pods.iter().any(|pod| pod["name"] == name));
+                let came = [has("a"), has("b"), services, sets];
+                assert!(came.is_sorted_by(|first, second| first >= second), "{came:?}");
+                whole_pods(&lab, has("a") + has("b") + sets);
+                // What is there stays, the rest is made.
+                apply(&lab.api(), &text);
+                whole_pods(&lab, 3);
+                remove(&lab.api(), &text);
+                lab.assert_unchanged(&before);
+            },
+        );
+    }
+}
+
 #[test]
 fn a_crash_during_a_pull_leaves_no_layer() {
     use crate::support::{ImageSpec, Layer};
@@ -197,21 +317,42 @@ fn rules_that_somebody_flushed_come_back() {
     lab.assert_unchanged(&before);
 }
 
+/// Found in an emulated machine, where a busy processor kept the monitor from running for more than three seconds.
+#[test]
+fn the_exit_status_of_a_slow_monitor_is_waited_for() {
+    let (lab, image) = lab_with_busybox();
+    let before = lab.inventory();
+    let id = lab.api().run(json!({ "image": image, "command": until_term(7) }));
+    let init = lab.api().container(&id)["pid"].as_i64().unwrap();
+    let monitor = parent_of(&lab, init);
+    lab.machine().run(&["kill", "-STOP", &monitor]);
+    lab.machine().run(&["kill", "-TERM", &init.to_string()]);
+    wait_for("the daemon to notice", Duration::from_secs(30), || {
+        let log = lab.daemon().log();
+        log.contains("its monitor has not recorded the exit yet")
+            .then_some(())
+            .ok_or(log)
+    });
+    assert_eq!(lab.api().container(&id)["state"], "running");
+    lab.machine().run(&["kill", "-CONT", &monitor]);
+    lab.api().wait_state(&id, "stopped");
+    assert_eq!(lab.api().container(&id)["exitCode"], 7);
+    clear(&lab, &before);
+}
+
+fn parent_of(lab: &Lab, pid: i64) -> String {
+    let stat = lab.machine().read(&format!("/proc/{pid}/stat"));
+    let mut fields = stat.rsplit_once(')').unwrap().1.split_ascii_whitespace();
+    fields.nth(1).unwrap().to_owned()
+}
+
 #[test]
 fn a_monitor_that_is_killed_does_not_hide_the_end() {
     let (lab, image) = lab_with_busybox();
     let before = lab.inventory();
     let id = lab.api().run(json!({ "image": image, "command": until_term(0) }));
     let init = lab.api().container(&id)["pid"].as_i64().unwrap();
-    let stat = lab.machine().read(&format!("/proc/{init}/stat"));
-    let monitor = stat
-        .rsplit_once(')')
-        .unwrap()
-        .1
-        .split_ascii_whitespace()
-        .nth(1)
-        .unwrap()
-        .to_owned();
+    let monitor = parent_of(&lab, init);
     assert_ne!(monitor, "1");
     lab.machine().run(&["kill", "-9", &monitor]);
     lab.machine().output(&["kill", "-9", &init.to_string()]);

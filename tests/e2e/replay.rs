@@ -10,7 +10,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tar::EntryType;
 
-use crate::support::{Identity, ImageSpec, Lab, Layer, Reply, delete, get, send};
+use crate::support::{Identity, ImageSpec, Lab, Layer, Reply, delete, get, send, status_of};
 
 /// Fields that the original does not have: of containers (`docs/spec/api.md` 5.2), and of services.
 const NEW_FIELDS: [&str; 6] = ["exitCode", "reason", "message", "endpoints", "available", "updated"];
@@ -186,6 +186,11 @@ impl Replay {
         let success = if status < 300 { "success" } else { "fail" };
         if got["status"] != success {
             wrong.push(format!("envelope status {} instead of {success}", got["status"]));
+        }
+        // What the original does not have: the code of a failure, which is one of its status.
+        let code = got.get("code").map(|code| code.as_str().unwrap_or_default());
+        if code.and_then(status_of) != (status >= 400).then_some(status) {
+            wrong.push(format!("code {code:?} for {status}"));
         }
         let said = got["message"].as_str().unwrap_or_default();
         let recorded = self.renamed(wanted["message"].as_str().unwrap_or_default());

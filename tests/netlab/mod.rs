@@ -367,6 +367,7 @@ fn bare_pod(id: &str, app: &str) -> Pod {
         started_at: None,
         stopped_at: None,
         problem: None,
+        successor: None,
     }
 }
 

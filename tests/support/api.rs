@@ -117,8 +117,27 @@ impl Reply {
         let envelope = self.json();
         assert_eq!(envelope["status"], "fail", "{said}");
         assert!(self.message().starts_with(message), "wanted {message:?}, got {said}");
+        assert_eq!(status_of(&self.code()), Some(status), "{said}");
         self.message()
     }
+
+    /// `code` of the envelope of a failure.
+    pub fn code(&self) -> String {
+        self.json()["code"].as_str().unwrap_or_default().into()
+    }
+
+    /// As [`Reply::refused`], with that code.
+    #[track_caller]
+    pub fn refused_as(&self, status: u16, code: &str, message: &str) -> String {
+        assert_eq!(self.code(), code, "{}", self.text());
+        self.refused(status, message)
+    }
+}
+
+/// The status that goes with a code of a failure; none if there is no such code.
+pub fn status_of(code: &str) -> Option<u16> {
+    let known = condenser::api::Code::ALL.iter().find(|known| known.word() == code);
+    known.map(|code| code.status().as_u16())
 }
 
 /// Who the client says it is.
@@ -182,6 +201,7 @@ impl Api {
         assert_eq!(reply.status, 200, "{said}: {}", reply.text());
         let envelope = reply.json();
         assert_eq!(envelope["status"], "success", "{said}: {envelope}");
+        assert_eq!(envelope.get("code"), None, "{said}: {envelope}");
         envelope["data"].clone()
     }
 

@@ -41,7 +41,7 @@ use std::fmt::Display;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-pub use api::{Api, Call, Identity, Reply, Session, delete, get, post, send};
+pub use api::{Api, Call, Identity, Reply, Session, delete, get, post, send, status_of};
 pub use daemon::Daemon;
 pub use forks::Forks;
 pub use image::{ImageSpec, Layer};

@@ -6,7 +6,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Management;
 use crate::api::time::rfc3339;
-use crate::api::{ApiError, AuditEntry, Failure, QueryParams, StrictJson, Success, SuccessBody, success};
+use crate::api::{ApiError, AuditEntry, Code, Failure, QueryParams, StrictJson, Success, SuccessBody, success};
 use crate::image::{ImageError, ImageRef, Platform};
 
 /// An image in the list.
@@ -88,7 +88,7 @@ pub struct ImageQuery {
 impl ImageQuery {
     fn parse(&self, prefix: &'static str) -> Result<ImageRef, ApiError> {
         if self.image.is_empty() {
-            return Err(ApiError::bad_request("missing image query"));
+            return Err(ApiError::new(Code::InvalidQuery, "missing image query"));
         }
         ImageRef::parse(&self.image).map_err(|e| ApiError::from(e).prefixed(prefix))
     }
@@ -136,7 +136,7 @@ pub async fn remove(
 ) -> Result<Success<SuccessBody<ImageBody>>, ApiError> {
     entry.target(|target| target.image_ref = body.image.clone());
     let failed = |e: ImageError| match e {
-        ImageError::NotFound(_) => ApiError::not_found("bundle path not found."),
+        ImageError::NotFound(_) => ApiError::new(Code::ImageNotFound, "bundle path not found."),
         other => other.into(),
     };
     let removed = async { m.images.remove(&ImageRef::parse(&body.image)?).await };
@@ -157,7 +157,10 @@ pub async fn status(
     entry.target(|target| target.image_ref = query.image.clone());
     let reference = query.parse(PREFIX)?;
     let image = m.images.get(&reference).map_err(|e| match e {
-        ImageError::NotFound(_) => ApiError::not_found(format!("{PREFIX}{} not found", reference.canonical())),
+        ImageError::NotFound(_) => {
+            let message = format!("{PREFIX}{} not found", reference.canonical());
+            ApiError::new(Code::ImageNotFound, message)
+        }
         other => ApiError::from(other).prefixed(PREFIX),
     })?;
     let is_digest = image.reference.contains(':');
@@ -187,7 +190,7 @@ pub async fn disk_usage(
     entry.target(|target| target.image_ref = query.image.clone());
     let reference = query.parse(PREFIX)?;
     let used_bytes = m.images.disk_usage(&reference).await.map_err(|e| match e {
-        ImageError::NotFound(_) => ApiError::not_found("bundle path not found.").prefixed(PREFIX),
+        ImageError::NotFound(_) => ApiError::new(Code::ImageNotFound, "bundle path not found.").prefixed(PREFIX),
         other => ApiError::from(other).prefixed(PREFIX),
     })?;
     Ok(success(

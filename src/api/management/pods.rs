@@ -11,7 +11,9 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Management;
 use crate::api::time::rfc3339;
-use crate::api::{ApiError, AuditEntry, Failure, PathParams, QueryParams, StrictJson, Success, SuccessBody, success};
+use crate::api::{
+    ApiError, AuditEntry, Code, Failure, PathParams, QueryParams, StrictJson, Success, SuccessBody, success,
+};
 use crate::model::{Pod, PodContainer, PodGoal, PodSpec, PodStatus, PodTemplate, RestartPolicy};
 use crate::workload::container::pull_policy_of;
 use crate::workload::pod::{NewPod, PodError};
@@ -178,7 +180,7 @@ impl PodBody {
         let given = [&self.network_ns, &self.ipc_ns, &self.uts_ns, &self.user_ns];
         if given.iter().any(|path| !path.is_empty()) {
             let message = "networkNS, ipcNS, utsNS and userNS cannot be chosen; leave them out";
-            return Err(ApiError::bad_request(message));
+            return Err(ApiError::new(Code::InvalidOption, message));
         }
         let namespace = match &self.namespace[..] {
             "" => DEFAULT_NAMESPACE.to_owned(),
@@ -327,7 +329,7 @@ pub async fn stop(
     let failed = |error| match error {
         PodError::NotFound(pod) => {
             let message = format!("stop pod failed: podId={pod} not found");
-            ApiError::not_found(message).with_data(json!({ "podId": id }))
+            ApiError::new(Code::PodNotFound, message).with_data(json!({ "podId": id }))
         }
         other => of(&id, "stop pod failed: ")(other),
     };

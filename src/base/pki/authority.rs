@@ -9,18 +9,19 @@ use rustls::pki_types::CertificateDer;
 use super::pair::{Durability, PairError, PairFiles, belongs_to, expires_within, parse};
 use super::{PkiError, RENEWAL, profile};
 
-/// How long before its end the CA is mentioned in the log.
+/// How long before it expires the log begins to warn about the CA.
 const WARNING: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
-/// The CA in use. Its certificate file holds its own certificate first and then former ones that are still trusted.
+/// The CA in use. The certificate file holds its own certificate first, followed by former ones that are still trusted.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     trusted: Vec<CertificateDer<'static>>,
 }
 
 impl Authority {
-    /// Reads the CA, or makes what is missing of it: without a key a new CA, to which the certificate that is there
-    /// hands over; without a certificate one for the key that is there. Near its end the CA hands over to a new one.
+    /// Reads the CA and creates what is missing: if the key is missing, a new CA, while an existing certificate stays
+    /// trusted; if the certificate is missing, a new one for the existing key. A CA that expires soon is replaced, and
+    /// the old one stays trusted until it expires.
     pub fn load_or_create(files: PairFiles, now: SystemTime) -> Result<Self, PkiError> {
         let broken = |error| match error {
             PairError::Content { .. } => PkiError::Authority(error, files.certificate.clone()),
@@ -38,7 +39,7 @@ impl Authority {
                 Self::new(key, trusted)
             }
             (own, key) => {
-                // A key that has outlived its certificate is retired with it.
+                // Retire a key whose certificate has expired.
                 let retired = |key: &KeyPair| own.is_some_and(|own| belongs_to(own, key));
                 let key = match key {
                     Some(key) if !retired(&key) => key,
@@ -60,12 +61,12 @@ impl Authority {
         })
     }
 
-    /// What signs.
+    /// The key that signs.
     pub fn issuer(&self) -> &Issuer<'static, KeyPair> {
         &self.issuer
     }
 
-    /// The CA certificates that client certificates may be of, the own one first. None of them has expired.
+    /// The CA certificates that client certificates may be issued by, our own first. None of them has expired.
     pub fn trusted(&self) -> &[CertificateDer<'static>] {
         &self.trusted
     }

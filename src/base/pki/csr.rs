@@ -1,4 +1,4 @@
-//! Certificate signing requests of containers: what is read of them and what may be asked for
+//! Certificate signing requests of containers: what is read from them and what they may ask for
 //! (`docs/spec/api.md` 17, `docs/spec/security.md` 4 and S-04).
 
 use rcgen::SubjectPublicKeyInfo;
@@ -13,8 +13,7 @@ use super::spiffe::{SpiffeError, segments, uris};
 /// Smallest RSA modulus, in bits.
 const MIN_RSA_BITS: usize = 3072;
 
-/// A request whose own signature is valid. Nothing of it reaches a certificate but the public key and, checked, the
-/// container's id.
+/// A request with a valid signature. Only its public key and the container id, once checked, end up in a certificate.
 #[derive(Debug)]
 pub struct SigningRequest {
     /// Common name, for the audit log only.
@@ -29,7 +28,7 @@ pub struct SigningRequest {
 #[derive(Debug)]
 enum KeyKind {
     Rsa(usize),
-    /// An elliptic curve of the list.
+    /// An elliptic curve that we accept.
     Curve,
     Other,
 }
@@ -37,19 +36,19 @@ enum KeyKind {
 /// Why a request is not signed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SignError {
-    /// Not one PEM block with a request in it.
+    /// The text is not exactly one PEM block with a request in it.
     #[error("invalid csr")]
     Invalid,
     /// The requester does not hold the key.
     #[error("csr signture invalid")]
     Signature,
-    /// Not a SPIFFE ID of ours.
+    /// The request does not carry a SPIFFE ID of our trust domain.
     #[error("spiffe policy denied: {0}")]
     Spiffe(#[from] SpiffeError),
     /// Only containers get certificates this way.
     #[error("role not allowed")]
     Role,
-    /// The key is of a kind that is not trusted.
+    /// We do not accept keys of this kind.
     #[error("key not allowed: RSA of at least {MIN_RSA_BITS} bits, ECDSA P-256 or P-384, or Ed25519 is required")]
     Key,
 }
@@ -85,7 +84,7 @@ impl SigningRequest {
         })
     }
 
-    /// The id of the container that the certificate is asked for, if policy allows it.
+    /// The id of the container that the certificate is for, if policy allows it.
     pub fn container_id(&self) -> Result<&str, SignError> {
         let [uri] = &self.uris[..] else {
             return Err(SpiffeError::UriCount.into());
@@ -109,7 +108,7 @@ impl SigningRequest {
 fn key_kind(info: &x509_parser::certification_request::X509CertificationRequestInfo<'_>) -> KeyKind {
     match info.subject_pki.parsed() {
         Ok(PublicKey::RSA(key)) => KeyKind::Rsa(key.key_size()),
-        // The library that will write the certificate knows exactly the curves that are allowed.
+        // The library that writes the certificate supports exactly the curves that we accept.
         Ok(_) if SubjectPublicKeyInfo::from_der(info.subject_pki.raw).is_ok() => KeyKind::Curve,
         _ => KeyKind::Other,
     }

@@ -1,8 +1,7 @@
-//! The public key infrastructure: the server certificate, the CA of client certificates, the identities made at first
-//! start, and certificates of containers (`docs/spec/security.md` 2 to 4).
+//! The public key infrastructure: the server certificate, the CA of client certificates, the identities created at the
+//! first start, and certificates of containers (`docs/spec/security.md` 2 to 4).
 //!
-//! Owns `<root>/cert`. Each of its pairs is looked at when the daemon starts, daily, and when the host's addresses
-//! change ([`Pki::renew_due`]):
+//! Owns `<root>/cert`. Checks each pair when the daemon starts, daily, and when the host's addresses change ([`Pki::renew_due`]):
 //!
 //! ```text
 //! absent ───────────────────────────────────────────────┐
@@ -14,8 +13,8 @@
 //! replaced while it can be used, a former CA certificate stays trusted until it expires, and a CA file that cannot be
 //! read is an error, not a reason for a new CA.
 //!
-//! An operator may put other pairs in the place of ours; [`Pki::reload`] takes them into use. It is strict where the rest
-//! repairs: what is not whole or would soon be replaced is refused, and what was in use stays in use.
+//! An operator may replace our pairs with others; [`Pki::reload`] loads them. It refuses what the other functions would
+//! repair: if a pair is incomplete or about to be renewed, the daemon keeps using what it has.
 
 mod authority;
 pub mod csr;
@@ -41,7 +40,7 @@ pub use csr::{SignError, SigningRequest};
 use pair::{Durability, PairError, PairFiles, belongs_to, expires_within};
 pub use spiffe::{SpiffeError, SpiffeId};
 
-/// How long before its end a certificate is replaced.
+/// How long before it expires a certificate is renewed.
 pub const RENEWAL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// Why the certificates cannot be used.
@@ -55,11 +54,11 @@ pub enum PkiError {
         "cannot use the client CA: {0}; restore it, or move {1} and its key away to start with a new CA, \
          which makes all client certificates invalid"
     )]
-    Authority(PairError, PathBuf),
+    Authority(#[source] PairError, PathBuf),
     /// A certificate cannot be made.
     #[error("cannot issue a certificate: {0}")]
     Issue(#[from] rcgen::Error),
-    /// What an operator put in the place of a pair cannot take over.
+    /// A pair that the operator installed cannot be used.
     #[error("cannot take over {0}: {1}")]
     Refused(PathBuf, &'static str),
     /// The certificates cannot be used for TLS.
@@ -77,19 +76,19 @@ impl From<std::io::Error> for PkiError {
 pub struct Pki {
     dir: PathBuf,
     current: RwLock<Arc<Current>>,
-    /// Held by whoever works on the files.
+    /// Held while files are changed.
     updating: Mutex<()>,
 }
 
-/// What is in use. Replaced as a whole.
+/// The certificates in use. Replaced as a whole.
 struct Current {
     authority: Authority,
     tls: Arc<ServerConfig>,
 }
 
 impl Pki {
-    /// Reads `<root>/cert` and makes what is missing or due. `server_addresses` are those that clients may use besides
-    /// `localhost`. Blocks for file access.
+    /// Reads `<root>/cert` and creates what is missing or due. `server_addresses` are the addresses that clients may use
+    /// besides `localhost`. Blocks on file access.
     pub fn load_or_create(dir: &Path, server_addresses: &[IpAddr]) -> Result<Self, PkiError> {
         Self::load_at(dir, server_addresses, SystemTime::now())
     }
@@ -104,15 +103,15 @@ impl Pki {
         })
     }
 
-    /// Does again what [`Pki::load_or_create`] does. New connections use the result. Blocks for file access.
+    /// Repeats [`Pki::load_or_create`]. New connections use the result. Blocks on file access.
     pub fn renew_due(&self, server_addresses: &[IpAddr]) -> Result<(), PkiError> {
         let _alone = self.updating.lock().unwrap_or_else(PoisonError::into_inner);
         self.update(server_addresses, SystemTime::now())
     }
 
-    /// Takes into use what is in the directory now. The server's pair and the CA's have to be whole and to last, and the
-    /// former has to cover the addresses; else nothing changes, on disk or in use. A new CA gets new client pairs. New
-    /// connections use the result. Blocks for file access.
+    /// Loads what is in the directory now. Both pairs, the server's and the CA's, must be complete and not expire soon, and
+    /// the server's must cover the addresses; otherwise nothing changes, neither on disk nor in use. If the CA is new, the
+    /// client pairs are issued anew. New connections use the result. Blocks on file access.
     pub fn reload(&self, server_addresses: &[IpAddr]) -> Result<(), PkiError> {
         let _alone = self.updating.lock().unwrap_or_else(PoisonError::into_inner);
         let now = SystemTime::now();
@@ -143,7 +142,7 @@ impl Pki {
     }
 
     /// Signs a certificate for the container that the request names, by the policy of [`SigningRequest::container_id`];
-    /// PEM. Whether that container may have one now is for the caller to know. May take some milliseconds of computing.
+    /// PEM. The caller has to know whether that container may have one now. May compute for some milliseconds.
     pub fn sign_container(&self, id: &str, request: &SigningRequest) -> Result<String, PkiError> {
         let current = self.current();
         let certificate = profile::container(id, &request.public_key, current.authority.issuer(), SystemTime::now())?;
@@ -151,7 +150,7 @@ impl Pki {
     }
 
     fn current(&self) -> Arc<Current> {
-        // The lock is held for the copy of a pointer; nothing that can panic runs under it.
+        // The lock is held only while a pointer is copied; nothing that can panic runs under it.
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -180,7 +179,7 @@ fn bring_up_to_date(dir: &Path, server_addresses: &[IpAddr], now: SystemTime) ->
     Ok(Current { authority, tls })
 }
 
-/// The certificate of a pair that needs no repair.
+/// The certificate of a pair, if it needs no repair.
 fn whole(files: &PairFiles, now: SystemTime) -> Result<CertificateDer<'static>, PkiError> {
     let refused = |reason| PkiError::Refused(files.certificate.clone(), reason);
     let certificates = files.read_certificates()?.ok_or_else(|| refused("it is missing"))?;
@@ -197,7 +196,7 @@ fn whole(files: &PairFiles, now: SystemTime) -> Result<CertificateDer<'static>, 
 
 type Loaded = (Vec<CertificateDer<'static>>, KeyPair);
 
-/// The pair in these files if it is whole, lasts and is `usable`; else a new one.
+/// The pair in these files, if it is complete, does not expire soon and is `usable`; otherwise a new one.
 fn load_or_issue(
     files: &PairFiles,
     now: SystemTime,
@@ -225,7 +224,7 @@ fn load_or_issue(
     Ok((certificates, key))
 }
 
-/// A file whose content is no use counts as absent.
+/// Treats a file with unusable content as absent.
 fn ignore_content<T>(read: Result<Option<T>, PairError>) -> Result<Option<T>, PairError> {
     match read {
         Err(error @ PairError::Content { .. }) => {
@@ -236,7 +235,7 @@ fn ignore_content<T>(read: Result<Option<T>, PairError>) -> Result<Option<T>, Pa
     }
 }
 
-/// Whether a server certificate is good for `localhost` and all the addresses.
+/// Whether a server certificate covers `localhost` and all these addresses.
 fn covers(certificate: &CertificateDer<'_>, addresses: &[IpAddr]) -> bool {
     let Some(certificate) = pair::parse(certificate) else {
         return false;

@@ -1,4 +1,4 @@
-//! A certificate and its private key in two PEM files, and what can be said of them.
+//! A certificate and its private key in two PEM files, and checks on them.
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -26,10 +26,10 @@ pub struct PairFiles {
 /// Why a file of a pair cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PairError {
-    /// The system refused. The text names the file.
+    /// The system reports an error. The text names the file.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// The file is there, but its content is not what it should be.
+    /// The file exists, but its content is not what it should be.
     #[error("{path} holds no usable {what}")]
     Content {
         /// The file.
@@ -42,9 +42,9 @@ pub enum PairError {
 /// Whether a file has to survive a power failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// It cannot be made again.
+    /// It must: the pair cannot be made again.
     Lasting,
-    /// It is made again when it is found broken.
+    /// It need not: the pair is made again if it is found broken.
     Replaceable,
 }
 
@@ -79,8 +79,8 @@ impl PairFiles {
         })
     }
 
-    /// Writes the pair, the key first: a crash in between leaves a pair that does not match, which is found and
-    /// repaired. A reader sees either the old or the new content of a file.
+    /// Writes the pair, the key first: a crash in between leaves a pair that does not match, which the next check
+    /// repairs. A reader sees either the old or the new content of a file.
     pub fn write(
         &self,
         certificates: &[CertificateDer<'_>],
@@ -158,7 +158,7 @@ pub fn belongs_to(certificate: &CertificateDer<'_>, key: &KeyPair) -> bool {
     parse(certificate).is_some_and(|c| c.public_key().subject_public_key.data.as_ref() == key.der_bytes())
 }
 
-/// Whether `certificate` is over at `now` plus `margin`, or cannot be read.
+/// Whether `certificate` has expired at `now` plus `margin`, or cannot be read.
 pub fn expires_within(certificate: &CertificateDer<'_>, now: SystemTime, margin: Duration) -> bool {
     parse(certificate).is_none_or(|c| c.validity().not_after.timestamp() <= unix(now + margin))
 }
@@ -169,7 +169,7 @@ pub fn unix(time: SystemTime) -> i64 {
     i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 
-/// The parsed form of one DER certificate, without anything behind it.
+/// Parses one DER certificate; trailing bytes are an error.
 pub fn parse(der: &[u8]) -> Option<X509Certificate<'_>> {
     match X509Certificate::from_der(der) {
         Ok((&[], certificate)) => Some(certificate),
@@ -177,13 +177,13 @@ pub fn parse(der: &[u8]) -> Option<X509Certificate<'_>> {
     }
 }
 
-/// Writes a file of this mode so that readers see the old or the new content and nothing between.
+/// Writes a file with this mode. Readers see either the old or the new content.
 pub fn replace_file(path: &Path, content: &[u8], mode: u32, durability: Durability) -> std::io::Result<()> {
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
     name.push(".tmp");
     let temporary = path.with_file_name(name);
-    // What an earlier attempt left may have another mode or be a link.
+    // A leftover of an earlier attempt may have another mode or be a link.
     match fs_err::remove_file(&temporary) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
         _ => {}
@@ -193,7 +193,7 @@ pub fn replace_file(path: &Path, content: &[u8], mode: u32, durability: Durabili
         options.write(true).create_new(true);
         fs_err::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
         let mut file = options.open(&temporary)?;
-        // The umask may have taken bits away.
+        // The umask may have removed bits.
         file.set_permissions(std::fs::Permissions::from_mode(mode))?;
         file.write_all(content)?;
         if durability == Durability::Lasting {

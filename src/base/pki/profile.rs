@@ -15,8 +15,8 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const AUTHORITY_VALIDITY: Duration = DAY.saturating_mul(5 * 365);
 const CLIENT_VALIDITY: Duration = DAY.saturating_mul(365);
 
-/// A self-signed server certificate for `localhost`, `127.0.0.1` and these addresses. It is not a CA; clients trust the
-/// very certificate.
+/// A self-signed server certificate for `localhost`, `127.0.0.1` and these addresses. It is not a CA; clients
+/// trust this exact certificate.
 pub fn server(addresses: &[IpAddr], key: &KeyPair, now: SystemTime) -> Result<Certificate, Error> {
     let mut params = params("raind", now, Duration::from_secs(60 * 60), AUTHORITY_VALIDITY);
     params.is_ca = IsCa::ExplicitNoCa;
@@ -63,7 +63,7 @@ pub fn client(
     client_params(common_name, id, now)?.signed_by(key, issuer)
 }
 
-/// A container's certificate. Of the request only the public key (DER `SubjectPublicKeyInfo`) is taken over.
+/// A container's certificate. It takes only the public key (DER `SubjectPublicKeyInfo`) from the request.
 pub fn container(
     id: &str,
     public_key: &[u8],

@@ -19,10 +19,10 @@ pub enum SpiffeId {
     Droplet(String),
 }
 
-/// Why something is not a SPIFFE ID of ours.
+/// Why this is not a SPIFFE ID of our trust domain.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpiffeError {
-    /// Not one URI among the subject alternative names, but none or several.
+    /// The subject alternative names contain no URI, or several.
     #[error("exactly one URI SAN is required")]
     UriCount,
     /// Another scheme.
@@ -31,25 +31,25 @@ pub enum SpiffeError {
     /// Another trust domain.
     #[error("trust domain must be \"{TRUST_DOMAIN}\"")]
     TrustDomain,
-    /// Not two path segments.
+    /// The path does not have two segments.
     #[error("path must be /<role>/<id>")]
     Path,
     /// An empty path segment.
     #[error("role/id empty")]
     Empty,
-    /// A character outside what the place allows.
+    /// A character that is not allowed there.
     #[error("invalid characters in role/id")]
     Characters,
-    /// A role that nobody has.
+    /// A role that does not exist.
     #[error("unknown role {0}")]
     Role(String),
-    /// What should be a certificate cannot be parsed.
+    /// The certificate cannot be parsed.
     #[error("the certificate cannot be parsed")]
     Certificate,
 }
 
 impl SpiffeId {
-    /// Parses the text of an ID. Names may use the characters of the SPIFFE standard.
+    /// Parses the text of an ID. Names may use the characters that the SPIFFE standard allows.
     pub fn parse(uri: &str) -> Result<Self, SpiffeError> {
         let (role, name) = segments(uri)?;
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');

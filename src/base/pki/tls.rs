@@ -11,9 +11,9 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureScheme,
 };
 
-/// TLS 1.3 with a client certificate of one of `authorities`; HTTP/2 and HTTP/1.1.
+/// TLS 1.3; clients need a certificate issued by one of `authorities`. HTTP/2 and HTTP/1.1.
 ///
-/// No session is resumed: every connection shows its certificate, and clients are too short-lived to gain from it.
+/// Sessions are never resumed: every connection presents its certificate, and clients are too short-lived to benefit.
 pub fn server_config(
     certificates: Vec<CertificateDer<'static>>,
     key: PrivatePkcs8KeyDer<'static>,
@@ -31,8 +31,8 @@ pub fn server_config(
     Ok(config)
 }
 
-/// The usual verification, but a certificate of another CA is answered with `unknown_ca` also when that CA has the same
-/// name as ours, as the CA of every other machine with Condenser has.
+/// The usual verification, except that a certificate of another CA is answered with `unknown_ca` even if that CA has the
+/// same name as ours. The CAs of all machines with Condenser have the same name.
 #[derive(Debug)]
 struct OfOneAuthority(Arc<dyn ClientCertVerifier>);
 

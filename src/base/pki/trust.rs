@@ -13,18 +13,18 @@ use super::pair::{parse, parse_certificates, parse_key};
 /// Why a client cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
-    /// No PEM certificate where one should be.
+    /// A file contains no PEM certificate.
     #[error("no certificate in the {0} file")]
     Certificate(&'static str),
-    /// No PEM key.
+    /// A file contains no PEM key.
     #[error("no private key in the key file")]
     Key,
-    /// The parts do not make a configuration.
+    /// Certificate and key do not form a valid configuration.
     #[error(transparent)]
     Tls(#[from] Error),
 }
 
-/// TLS 1.3, trust in the certificates of `trusted` alone, and a client certificate; all in PEM.
+/// A TLS 1.3 configuration that trusts only the certificates of `trusted` and presents a client certificate; all in PEM.
 pub fn client_config(trusted: &[u8], certificate: &[u8], key: &[u8]) -> Result<ClientConfig, TrustError> {
     let trusted = parse_certificates(trusted).ok_or(TrustError::Certificate("CA"))?;
     let chain = parse_certificates(certificate).ok_or(TrustError::Certificate("client certificate"))?;
@@ -39,8 +39,8 @@ pub fn client_config(trusted: &[u8], certificate: &[u8], key: &[u8]) -> Result<C
     Ok(config)
 }
 
-/// Accepts the very certificate that is trusted, if its time and names are right; anything else by the usual rules.
-/// Earlier installations have a server certificate that is a CA, which the usual rules refuse as a server's.
+/// Accepts the trusted certificate itself if its validity and names are right, and applies the usual rules to anything else.
+/// Earlier installations have a server certificate that is also a CA, which the usual rules refuse.
 #[derive(Debug)]
 struct PinnedOrIssued {
     trusted: Vec<CertificateDer<'static>>,

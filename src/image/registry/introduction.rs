@@ -42,7 +42,7 @@ impl Source {
             }
             (Challenge::Basic, _) => {
                 let host = name(&self.endpoint.host);
-                return Err(self.failed(format!(
+                return Err(self.denied(format!(
                     "it wants credentials (Basic), and there are none for it in {}; docker login {host} makes them",
                     self.files()
                 )));
@@ -55,7 +55,7 @@ impl Source {
             }
         };
         if refused.as_ref() == Some(&value) {
-            return Err(self.failed(format!("it refuses us (401){}", self.auth.hint(&self.endpoint.host))));
+            return Err(self.denied(format!("it refuses us (401){}", self.auth.hint(&self.endpoint.host))));
         }
         *current = Some(value.clone());
         Ok(value)

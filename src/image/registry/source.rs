@@ -16,7 +16,7 @@ use super::settings::RegistryEndpoint;
 use super::{Fetched, RegistrySettings};
 use crate::image::digest::Digest;
 use crate::image::manifest::{Descriptor, Document, MAX_DOCUMENT};
-use crate::image::{ImageError, ImageRef, manifest};
+use crate::image::{ImageError, ImageRef, RegistryTrouble, manifest};
 
 /// How often a registry is sent one request when the trouble looks temporary. A mirror gets it once.
 pub(super) const ATTEMPTS: u32 = 4;
@@ -277,7 +277,12 @@ impl Source {
                 .unwrap_or_default(),
             _ => String::new(),
         };
-        self.failed(format!("{what}: {}: {body}{hint}", status.as_u16()))
+        let trouble = match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => RegistryTrouble::Denied,
+            StatusCode::TOO_MANY_REQUESTS => RegistryTrouble::Limited,
+            _ => RegistryTrouble::Other,
+        };
+        self.trouble(trouble, format!("{what}: {}: {body}{hint}", status.as_u16()))
     }
 
     /// The beginning of an error answer, as text.
@@ -306,8 +311,18 @@ impl Source {
     }
 
     pub(super) fn failed(&self, message: String) -> ImageError {
+        self.trouble(RegistryTrouble::Other, message)
+    }
+
+    pub(super) fn denied(&self, message: String) -> ImageError {
+        self.trouble(RegistryTrouble::Denied, message)
+    }
+
+    /// A text only, without what caused it: that may hold a secret.
+    fn trouble(&self, trouble: RegistryTrouble, message: String) -> ImageError {
         ImageError::Registry {
             registry: self.endpoint.host.clone(),
+            trouble,
             message: self.auth.scrub(&message),
         }
     }

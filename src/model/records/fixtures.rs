@@ -104,6 +104,7 @@ pub(crate) fn pod(id: &str, name: &str, entries: &[&str]) -> Pod {
         started_at: None,
         stopped_at: None,
         problem: None,
+        successor: None,
     }
 }
 

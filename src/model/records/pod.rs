@@ -34,6 +34,9 @@ pub struct Pod {
     /// Why the last try to make it what it is meant to be failed; `None` after one that did not.
     #[serde(default)]
     pub problem: Option<PodProblem>,
+    /// Of a pod that is being removed: the pod that gets its name in the transaction that forgets it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub successor: Option<Box<Pod>>,
 }
 
 /// Why a pod is not what it is meant to be.
@@ -299,6 +302,16 @@ pub struct ServicePort {
     pub protocol: super::Protocol,
     /// The protocol as the client wrote it, for showing.
     pub written_protocol: String,
+}
+
+impl Pod {
+    /// The pod that has the name for longer: this one, or, when it is being removed, what comes in its place.
+    pub fn standing(&self) -> Option<&Pod> {
+        match self.goal {
+            PodGoal::Removed => self.successor.as_deref(),
+            PodGoal::Created | PodGoal::Running | PodGoal::Stopped => Some(self),
+        }
+    }
 }
 
 impl PodContainer {

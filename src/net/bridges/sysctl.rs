@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::process::Command;
 
 use super::{BridgeFiltering, NetworkError};
+use crate::base::cause::Cause;
 
 /// How long `modprobe` may take.
 const MODPROBE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -74,14 +75,14 @@ impl Sysctl {
     /// The name, if it had to be written.
     async fn switch_on(&self, name: &str) -> Result<Vec<String>, NetworkError> {
         let path = self.root.join(name);
-        let failed = |message| NetworkError::Sysctl {
+        let failed = |source| NetworkError::Sysctl {
             path: path.clone(),
-            message,
+            source,
         };
         let file = path.clone();
-        let written = tokio::task::spawn_blocking(move || write_one(&file).map_err(|e| e.to_string()))
+        let written = tokio::task::spawn_blocking(move || write_one(&file).map_err(Cause::from))
             .await
-            .unwrap_or_else(|e| Err(e.to_string()))
+            .unwrap_or_else(|e| Err(e.into()))
             .map_err(failed)?;
         Ok(written.then(|| name.replace('/', ".")).into_iter().collect())
     }

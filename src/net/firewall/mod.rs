@@ -53,6 +53,7 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
+use crate::base::cause::Cause;
 use crate::net::bridges::{DNS_ADDRESS, DNS_PORT};
 use crate::net::{DEFAULT_SUBNET, HOOK_PORT};
 
@@ -106,12 +107,12 @@ pub enum FirewallError {
     #[error("cannot find {0} on the PATH, in /usr/sbin or in /sbin; install the package iptables")]
     Missing(String),
     /// The tool could not be run.
-    #[error("cannot run {program}: {message}")]
+    #[error("cannot run {program}: {source}")]
     Run {
         /// The tool.
         program: String,
         /// What the system said.
-        message: String,
+        source: Cause,
     },
     /// The tool took too long; it was killed.
     #[error("{program} did not end within {seconds} s; another program may hold the lock of the packet filter")]

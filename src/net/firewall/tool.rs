@@ -90,7 +90,7 @@ impl Tool {
 async fn run(program: &Path, arguments: &[&str], input: Option<&str>) -> Result<Output, FirewallError> {
     let failed = |e: std::io::Error| FirewallError::Run {
         program: name(program),
-        message: e.to_string(),
+        source: e.into(),
     };
     let mut child = Command::new(program)
         .args(arguments)

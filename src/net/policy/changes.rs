@@ -126,12 +126,12 @@ pub(super) fn add(t: &mut Txn, wish: &NewPolicy, owner: Option<&str>) -> Result<
     match chain {
         PolicyChain::RaindEw => check_name("dest", &wish.destination)?,
         PolicyChain::RaindNsObs | PolicyChain::RaindNsEnf => {
-            drop(policies::block(&wish.destination).ok_or_else(|| {
-                let what = &wish.destination;
-                PolicyError::Invalid(format!(
+            let what = &wish.destination;
+            if policies::block(what).is_none() {
+                return Err(PolicyError::Invalid(format!(
                     "dest {what:?} is invalid: an IPv4 address or block is wanted, as 203.0.113.0/24"
-                ))
-            })?)
+                )));
+            }
         }
     }
     let directory = Directory::new(t.snapshot());

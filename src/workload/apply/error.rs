@@ -53,13 +53,13 @@ pub struct Failed {
     /// `container create failed: ` and the like.
     pub step: &'static str,
     /// Why.
-    pub what: Cause,
+    pub what: ResourceError,
 }
 
 /// The error of a service below.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "each wraps the error of the part it names")]
-pub enum Cause {
+pub enum ResourceError {
     #[error(transparent)]
     Pod(#[from] PodError),
     #[error(transparent)]
@@ -73,13 +73,13 @@ impl Failed {
     pub(super) fn is_overtaken(&self) -> bool {
         matches!(
             self.what,
-            Cause::Pod(PodError::NameTaken { .. })
-                | Cause::Service(ServiceError::NameTaken | ServiceError::NotFound(_))
+            ResourceError::Pod(PodError::NameTaken { .. })
+                | ResourceError::Service(ServiceError::NameTaken | ServiceError::NotFound(_))
         )
     }
 
     /// What a step came to.
-    pub(super) fn at<E: Into<Cause>>(step: &'static str) -> impl Fn(E) -> Self {
+    pub(super) fn at<E: Into<ResourceError>>(step: &'static str) -> impl Fn(E) -> Self {
         move |error| Self {
             step,
             what: error.into(),

@@ -6,8 +6,10 @@
 //!
 //! Everything is checked before the first change. What may fail late comes first: pods need images and processes,
 //! services and sets are rows. Each change leaves its undo; a failure unwinds them in reverse, so that what this request
-//! made is removed and what it changed is put back, and the message says so. A crash in between leaves whole resources
-//! and no more; the same manifest applied again goes on from there, since what is as it shall be is not touched.
+//! made is removed and what it changed is put back, and the message says so. Each resource is stored with what it shall be
+//! in one transaction, a pod that replaces another one before that one goes. So a crash in between leaves resources that
+//! the controllers finish, and nothing of those that were not reached; the same manifest applied again goes on from there,
+//! since what is as it shall be is not touched.
 //!
 //! What it never does: know HTTP, or keep anything of its own.
 
@@ -29,7 +31,7 @@ use crate::workload::pod::PodService;
 use crate::workload::replica_set::{NewSet, ReplicaSets};
 
 pub use delete::Deleted;
-pub use error::{ApplyError, Cause, Failed};
+pub use error::{ApplyError, Failed, ResourceError};
 use undo::Undo;
 
 /// How often a resource is looked at that others keep making and removing.

@@ -5,20 +5,21 @@ use std::sync::Arc;
 use super::error::Failed;
 use super::undo::Undo;
 use super::{AppliedResource, Applier, by_name, template};
-use crate::model::{Pod, PodGoal, PodTemplate, pod_status};
+use crate::model::{Container, Pod, PodGoal, PodTemplate, pod_status};
 use crate::workload::manifest::{PodManifest, ResourceKind};
 use crate::workload::pod::{NewPod, PodError};
 
 const CONTAINERS: &str = "container create failed: ";
 const POD: &str = "pod create failed: ";
+const START: &str = "pod start failed: ";
 
 impl Applier {
     /// A pod of a set is the set's. Before a pod is replaced the images of the new one must be there: that is what
     /// fails most, and then the old one stays.
     pub(super) async fn check_pod(&self, wish: &PodManifest) -> Result<(), Failed> {
-        let old = match self.existing(wish) {
-            Some(old) if old.goal != PodGoal::Removed => old,
-            _ => return Ok(()),
+        let holder = self.existing(wish);
+        let Some(old) = holder.as_ref().and_then(|pod| pod.standing()) else {
+            return Ok(());
         };
         if old.owner.is_some() {
             return Err(PodError::Owned { pod: old.name.clone() }.into());
@@ -32,33 +33,22 @@ impl Applier {
 
     /// A pod that is as it shall be is left alone, also when a user stopped it; one that differs is replaced.
     pub(super) async fn apply_pod(&self, wish: &PodManifest, undo: &mut Vec<Undo>) -> Result<AppliedResource, Failed> {
-        let pod = match self.existing(wish) {
-            None => self.make(wish, undo).await?,
-            Some(old) if old.goal != PodGoal::Removed && old.owner.is_some() => {
-                return Err(PodError::Owned { pod: old.name.clone() }.into());
+        let (pod, containers) = match self.existing(wish) {
+            None => self.make(wish, None, undo).await?,
+            Some(old) if old.goal == PodGoal::Removed => {
+                self.pods.finish_removal(&old.id).await.map_err(Failed::at(POD))?;
+                // Its name is looked at again: a request that a crash cut off may have promised it to another pod.
+                return Err(Failed::at(POD)(PodError::NameTaken {
+                    namespace: old.namespace.clone(),
+                    name: old.name.clone(),
+                }));
             }
-            Some(old) if old.goal != PodGoal::Removed && is_same(&old.template, wish) => old,
-            Some(old) => {
-                if old.goal != PodGoal::Removed {
-                    undo.push(Undo::RestorePod(old.clone()));
-                }
-                match self.pods.remove(&old.id).await {
-                    Ok(()) | Err(PodError::NotFound(_)) => self.make(wish, undo).await?,
-                    Err(error) => return Err(Failed::at(POD)(error)),
-                }
+            Some(old) if old.owner.is_some() => return Err(PodError::Owned { pod: old.name.clone() }.into()),
+            Some(old) if is_same(&old.template, wish) => {
+                let containers = self.keep(&old).await?;
+                (old, containers)
             }
-        };
-        let containers = match pod.goal {
-            // New, or left so by a crash between its making and its start.
-            PodGoal::Created => {
-                let containers = self.pods.prepare(&pod.id).await.map_err(Failed::at(CONTAINERS))?;
-                self.pods
-                    .start(&pod.id)
-                    .await
-                    .map_err(Failed::at("pod start failed: "))?;
-                containers
-            }
-            _ => self.members(&pod),
+            Some(old) => self.make(wish, Some(old), undo).await?,
         };
         Ok(AppliedResource {
             kind: ResourceKind::Pod,
@@ -69,29 +59,60 @@ impl Applier {
         })
     }
 
-    async fn make(&self, wish: &PodManifest, undo: &mut Vec<Undo>) -> Result<Arc<Pod>, Failed> {
-        let pod = self.pods.create(NewPod {
+    /// Makes a pod, in the place of another one if one is given, and starts it. That it is to run is in its row from the
+    /// start: whatever cuts this off, the controller goes on.
+    async fn make(
+        &self,
+        wish: &PodManifest,
+        old: Option<Arc<Pod>>,
+        undo: &mut Vec<Undo>,
+    ) -> Result<(Arc<Pod>, Vec<String>), Failed> {
+        let new = NewPod {
             name: wish.name.clone(),
             namespace: wish.namespace.clone(),
             uid: None,
             owner: None,
             template: template(wish),
-            goal: PodGoal::Created,
-        });
-        let pod = pod.await.map_err(Failed::at(POD))?;
-        undo.push(Undo::RemovePod(pod.clone()));
-        Ok(pod)
+            goal: PodGoal::Running,
+        };
+        let held = self.pods.hold(new, old.as_ref().map(|old| old.id.clone())).await;
+        let held = held.map_err(Failed::at(POD));
+        match (&held, old) {
+            (Err(failed), _) if failed.is_overtaken() => {}
+            // A failure may leave it half removed.
+            (_, Some(old)) => undo.push(Undo::RestorePod(old)),
+            (Ok(held), None) => undo.push(Undo::RemovePod(held.pod().clone())),
+            (Err(_), None) => {}
+        }
+        let held = held?;
+        let containers = held.prepare().await.map_err(Failed::at(CONTAINERS))?;
+        held.start().await.map_err(Failed::at(START))?;
+        Ok((held.pod().clone(), containers))
+    }
+
+    /// The members of a pod that stays. What was not started yet is: nobody asked for it, or another request is just at it.
+    async fn keep(&self, pod: &Pod) -> Result<Vec<String>, Failed> {
+        let members = self.members(pod);
+        let has_started = |member: &Arc<Container>| member.started_at.is_some();
+        let is_whole = members.len() == pod.template.spec.containers.len() && members.iter().all(has_started);
+        match pod.goal {
+            PodGoal::Created => {}
+            PodGoal::Running if !is_whole => {}
+            _ => return Ok(members.iter().map(|member| member.id.clone()).collect()),
+        }
+        let containers = self.pods.prepare(&pod.id).await.map_err(Failed::at(CONTAINERS))?;
+        self.pods.start(&pod.id).await.map_err(Failed::at(START))?;
+        Ok(containers)
     }
 
     fn existing(&self, wish: &PodManifest) -> Option<Arc<Pod>> {
         by_name(&self.store.snapshot(), &wish.namespace, &wish.name)
     }
 
-    fn members(&self, pod: &Pod) -> Vec<String> {
+    fn members(&self, pod: &Pod) -> Vec<Arc<Container>> {
         let status = pod_status(&self.store.snapshot(), pod);
         let entries = pod.template.spec.containers.iter();
-        let members = entries.filter_map(|entry| status.member(pod, entry));
-        members.map(|member| member.id.clone()).collect()
+        entries.filter_map(|entry| status.member(pod, entry)).cloned().collect()
     }
 }
 

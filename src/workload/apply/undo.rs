@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Applier;
-use super::error::{Cause, Failed};
+use super::error::{Failed, ResourceError};
 use crate::model::{Pod, PodTemplate, ReplicaSet, Service};
 use crate::workload::balancer::{NewService, ServiceError};
 use crate::workload::pod::{NewPod, PodError};
@@ -12,7 +12,7 @@ use crate::workload::replica_set::SetError;
 /// How one change is taken back.
 pub(super) enum Undo {
     RemovePod(Arc<Pod>),
-    /// Its name and uid come back, its id does not.
+    /// Its name and uid come back, its id does not. What took its place goes.
     RestorePod(Arc<Pod>),
     RemoveService(Arc<Service>),
     RestoreService(Arc<Service>),
@@ -41,7 +41,7 @@ impl Applier {
     }
 
     async fn undo(&self, change: &Undo) -> Result<(), Failed> {
-        let done: Result<(), Cause> = match change {
+        let done: Result<(), ResourceError> = match change {
             Undo::RemovePod(pod) => match self.pods.remove(&pod.id).await {
                 Ok(()) | Err(PodError::NotFound(_)) => Ok(()),
                 Err(error) => Err(error.into()),

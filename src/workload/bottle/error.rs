@@ -41,7 +41,7 @@ pub enum BottleError {
     RemovePolicies(PolicyError),
     /// Its network could not be made.
     #[error("create containers failed: {0}")]
-    CreateNetwork(NetworksError),
+    CreateNetwork(#[source] NetworksError),
     /// Its network could not be removed.
     #[error(transparent)]
     RemoveNetwork(NetworksError),
@@ -55,7 +55,7 @@ pub enum BottleError {
     },
     /// A container could not be made.
     #[error("create containers failed: {0}")]
-    Create(ContainerError),
+    Create(#[source] ContainerError),
     /// No bottle of that name or id.
     #[error("bottle: {0} not found")]
     NotFound(String),

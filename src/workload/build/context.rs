@@ -14,6 +14,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use tokio::sync::mpsc;
 
+use crate::base::cause::Cause;
 use crate::image::archive::{Archive, Entry, EntryKind};
 use crate::image::printable::printable;
 use crate::image::tree;
@@ -36,20 +37,20 @@ pub(super) struct ContextLimits {
 pub enum ContextError {
     /// Not an archive, a name that leaves it, or what cannot be.
     #[error("{0}")]
-    Invalid(String),
+    Invalid(#[source] Cause),
     /// Over a limit.
     #[error("{0}")]
-    TooLarge(String),
+    TooLarge(#[source] Cause),
     /// The file system failed.
     #[error("{0}")]
-    System(String),
+    System(#[source] Cause),
 }
 
 impl From<TreeError> for ContextError {
     fn from(error: TreeError) -> Self {
         match error {
-            TreeError::Refused(message) => Self::Invalid(message),
-            TreeError::System(message) => Self::System(message),
+            TreeError::Refused(message) => Self::Invalid(Cause::new(message)),
+            TreeError::System(message) => Self::System(Cause::new(message)),
         }
     }
 }
@@ -57,8 +58,8 @@ impl From<TreeError> for ContextError {
 /// Fills the empty directory `root`.
 pub(super) fn unpack(archive: impl Read, root: &Path, limits: ContextLimits) -> Result<(), ContextError> {
     let read = |e: io::Error| match e.kind() {
-        io::ErrorKind::FileTooLarge => ContextError::TooLarge(e.to_string()),
-        _ => ContextError::Invalid(e.to_string()),
+        io::ErrorKind::FileTooLarge => ContextError::TooLarge(e.into()),
+        _ => ContextError::Invalid(e.into()),
     };
     let mut archive = Archive::new(Capped {
         reader: archive,
@@ -71,10 +72,10 @@ pub(super) fn unpack(archive: impl Read, root: &Path, limits: ContextLimits) -> 
         entries += 1;
         if entries + tree.implied > limits.entries {
             let message = format!("it has more than {} entries (max_context_entries)", limits.entries);
-            return Err(ContextError::TooLarge(message));
+            return Err(ContextError::TooLarge(Cause::new(message)));
         }
         let path = clean(&entry.path).filter(|path| path.len() <= MAX_PATH);
-        let path = path.ok_or_else(|| ContextError::Invalid(format!("invalid path: {}", printable(&entry.path))))?;
+        let path = path.ok_or_else(|| invalid_path(&entry.path))?;
         if matches!(entry.kind, EntryKind::File) && !path.is_empty() {
             write_file(&mut tree, &mut archive, &entry, &path, read)?;
         } else {
@@ -82,6 +83,10 @@ pub(super) fn unpack(archive: impl Read, root: &Path, limits: ContextLimits) -> 
         }
     }
     Ok(())
+}
+
+fn invalid_path(path: &[u8]) -> ContextError {
+    ContextError::Invalid(Cause::new(format!("invalid path: {}", printable(path))))
 }
 
 fn write_file<R: Read>(
@@ -116,8 +121,7 @@ fn place(tree: &mut Tree, entry: &Entry, path: &[u8]) -> Result<(), ContextError
             tree.replace(&parent, name, link).map_err(fail)?;
         }
         EntryKind::HardLink(target) => {
-            let clean =
-                clean(target).ok_or_else(|| ContextError::Invalid(format!("invalid path: {}", printable(target))))?;
+            let clean = clean(target).ok_or_else(|| invalid_path(target))?;
             let (target_parent, target_name) = split(&clean);
             let parent = tree.directory(parent)?;
             let target_parent = tree.existing_directory(target_parent).map_err(fail)?;
@@ -324,7 +328,7 @@ mod tests {
     #[case::size(Tar::new().pax(&[("size", b"999999")]).file("x", ""), "unexpected end of file")]
     fn attacks_are_refused(#[case] tar: Tar, #[case] reason: &str) {
         match attack(|_| tar).1 {
-            Err(ContextError::Invalid(message)) => assert!(message.contains(reason), "{message}"),
+            Err(ContextError::Invalid(why)) => assert!(why.to_string().contains(reason), "{why}"),
             other => panic!("not refused: {other:?}"),
         }
     }

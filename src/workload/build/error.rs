@@ -2,6 +2,7 @@
 
 use super::context::ContextError;
 use super::dripfile::DripfileError;
+use crate::base::cause::Cause;
 use crate::image::ImageError;
 use crate::image::tree::TreeError;
 use crate::model::Exit;
@@ -60,12 +61,23 @@ pub enum BuildError {
     Container(#[from] ContainerError),
     /// Files of the daemon.
     #[error("{0}")]
-    Io(String),
+    Io(#[source] Cause),
+    /// The build file cannot be read.
+    #[error("{path}: {source}")]
+    #[allow(missing_docs)]
+    Read { path: String, source: std::io::Error },
+    /// Work ended without a result: a defect.
+    #[error("{work} unexpectedly: {source}")]
+    #[allow(missing_docs)]
+    Unfinished { work: &'static str, source: Cause },
 }
 
 impl From<Unfinished> for BuildError {
     fn from(unfinished: Unfinished) -> Self {
-        Self::Io(unfinished.to_string())
+        Self::Unfinished {
+            work: "the operation ended",
+            source: unfinished.into(),
+        }
     }
 }
 
@@ -73,7 +85,17 @@ impl From<TreeError> for BuildError {
     fn from(error: TreeError) -> Self {
         match error {
             TreeError::Refused(message) => Self::Files(message),
-            TreeError::System(message) => Self::Io(message),
+            TreeError::System(message) => Self::Io(Cause::new(message)),
+        }
+    }
+}
+
+impl BuildError {
+    /// Of work whose task has ended without a result.
+    pub(super) fn unfinished(work: &'static str) -> impl Fn(tokio::task::JoinError) -> Self {
+        move |error| Self::Unfinished {
+            work,
+            source: error.into(),
         }
     }
 }

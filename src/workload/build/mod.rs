@@ -31,6 +31,7 @@ use rustix::io::Errno;
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::base::cause::Cause;
 use crate::image::{Draft, ImageError, ImageRef, ImageService, Platform, Scratch};
 use crate::model::{Image, ImageRunConfig};
 use crate::observe::metrics::{Activity, Verb};
@@ -198,9 +199,7 @@ impl BuildService {
             }
         }
         drop(sender);
-        let unpacked = unpacking
-            .await
-            .map_err(|e| BuildError::Io(format!("unpacking ended unexpectedly: {e}")))?;
+        let unpacked = unpacking.await.map_err(BuildError::unfinished("unpacking ended"))?;
         Ok(unpacked?)
     }
 
@@ -270,7 +269,7 @@ impl BuildService {
         progress.write_files().await?;
         let draft = Arc::into_inner(progress.draft).map(Mutex::into_inner);
         // Only a step holds another handle, and none runs.
-        let draft = draft.ok_or_else(|| BuildError::Io("a step of the build still runs".into()))?;
+        let draft = draft.ok_or_else(|| BuildError::Io(Cause::new("a step of the build still runs")))?;
         Ok((draft, progress.run))
     }
 
@@ -344,12 +343,15 @@ fn set(env: &mut Vec<String>, key: &str, value: &str) {
 
 fn read_dripfile(context: &Path, path: &str) -> Result<Dripfile, BuildError> {
     let missing = || BuildError::NoDripfile(path.to_owned());
+    let failed = |source: io::Error| BuildError::Read {
+        path: path.to_owned(),
+        source,
+    };
     let file = context::open(context, path).map_err(|e| match e {
         Errno::NOENT | Errno::NOTDIR | Errno::LOOP => missing(),
-        e => BuildError::Io(format!("{path}: {}", io::Error::from(e))),
+        e => failed(e.into()),
     })?;
     let file = File::from(file);
-    let failed = |e: io::Error| BuildError::Io(format!("{path}: {e}"));
     if !file.metadata().map_err(failed)?.is_file() {
         return Err(missing());
     }

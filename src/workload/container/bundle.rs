@@ -11,6 +11,7 @@ use super::hosts::{host_name, hosts, hosts_of_services};
 use super::membership::place_of;
 use super::spec::{SpecContext, config_json};
 use super::{ContainerError, ContainerService, blocking, cgroup, resources};
+use crate::base::cause::Cause;
 use crate::model::{Container, Network, ProcessId};
 use crate::runtime::dir::ContainerDir;
 use crate::runtime::mounts::{MountError, Policy};
@@ -76,10 +77,7 @@ impl ContainerService {
                 ids: [&ids[0], &ids[1]],
                 hooks: &settings.hooks,
             };
-            let config = config_json(&container, &context).map_err(|e| ContainerError::Cleanup {
-                step: "create spec failed",
-                message: e.to_string(),
-            })?;
+            let config = config_json(&container, &context).map_err(|e| ContainerError::Spec(e.into()))?;
             replace(&dir.config(), 0o600, &format!("{config:#}\n"))?;
             Ok(())
         })
@@ -131,9 +129,9 @@ pub(super) fn mounts(texts: &[String], policy: &Policy) -> Result<Vec<Mount>, Co
         .collect()
 }
 
-fn mount(text: &str, policy: &Policy) -> Result<Mount, String> {
-    let mount = mounts::parse(text).map_err(|e| e.to_string())?;
-    let source = mount.open_source(policy).map_err(|e| e.to_string())?;
+fn mount(text: &str, policy: &Policy) -> Result<Mount, Cause> {
+    let mount = mounts::parse(text)?;
+    let source = mount.open_source(policy)?;
     let (kind, options) = mount.to_config(source.directory);
     MountBuilder::default()
         .destination(&mount.destination)
@@ -141,7 +139,7 @@ fn mount(text: &str, policy: &Policy) -> Result<Mount, String> {
         .source(&mount.source)
         .options(options.into_iter().map(str::to_owned).collect::<Vec<_>>())
         .build()
-        .map_err(|e| e.to_string())
+        .map_err(Cause::from)
 }
 
 fn make_directories(dir: &ContainerDir) -> Result<(), ContainerError> {

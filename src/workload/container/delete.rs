@@ -7,6 +7,7 @@ use rustix::io::Errno;
 
 use super::recover::remove_directory;
 use super::{ContainerError, ContainerService, blocking, cgroup, refuse_managed, transitions};
+use crate::base::cause::Cause;
 use crate::model::{Container, ContainerState, Operation};
 use crate::observe::metrics::Verb;
 use crate::runtime::StopRequest;
@@ -63,14 +64,14 @@ impl ContainerService {
         note(
             cgroup::remove(id)
                 .await
-                .map_err(|e| cleanup("delete cgroup subtree failed", &e)),
+                .map_err(|e| cleanup("delete cgroup subtree failed", e)),
         );
         // The runtime's own record is in it: without that a second try could not reach a process that is left.
         if is_forgotten {
             let directory = self.dir(id).path().to_owned();
             note(
                 blocking(move || {
-                    remove_directory(&directory).map_err(|e| cleanup("delete container directory failed", &e))
+                    remove_directory(&directory).map_err(|e| cleanup("delete container directory failed", e))
                 })
                 .await,
             );
@@ -79,7 +80,7 @@ impl ContainerService {
         note(
             self.follow_ports()
                 .await
-                .map_err(|e| cleanup("cleanup forward rule failed", &e)),
+                .map_err(|e| cleanup("cleanup forward rule failed", e)),
         );
         if let Some(error) = first {
             return Err(error);
@@ -159,10 +160,10 @@ fn remove_lock(path: &Path) -> std::io::Result<()> {
     }
 }
 
-fn cleanup(step: &'static str, error: &dyn std::fmt::Display) -> ContainerError {
+fn cleanup(step: &'static str, error: impl Into<Cause>) -> ContainerError {
     ContainerError::Cleanup {
         step,
-        message: error.to_string(),
+        source: error.into(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What can go wrong with a container. The texts are the contract's (`docs/spec/api.md` 5); the API adds its prefix.
 
+use crate::base::cause::Cause;
 use crate::image::ImageError;
 use crate::model::{ContainerState, Taken};
 use crate::net::bridges::NetworkError;
@@ -60,7 +61,7 @@ pub enum ContainerError {
     Unconfined(String),
     /// A mount string that is refused.
     #[error("create spec failed: {0}")]
-    InvalidMount(String),
+    InvalidMount(#[source] Cause),
     /// A limit or other choice that cannot be.
     #[error("invalid option: {0}")]
     InvalidOption(String),
@@ -79,7 +80,7 @@ pub enum ContainerError {
     },
     /// The kernel does not let us hold a port.
     #[error("forward rule failed: {0}")]
-    Port(PortError),
+    Port(#[source] PortError),
     /// The network does not exist.
     #[error("target bridge not configured: {0}")]
     NetworkNotFound(String),
@@ -128,8 +129,14 @@ pub enum ContainerError {
     #[error("{step}: {source}")]
     Runtime { step: &'static str, source: RuntimeError },
     /// A later step of a removal failed. The container stays, marked; the removal can be repeated.
-    #[error("{step}: {message}")]
-    Cleanup { step: &'static str, message: String },
+    #[error("{step}: {source}")]
+    Cleanup { step: &'static str, source: Cause },
+    /// The runtime's description of the container could not be made: a defect.
+    #[error("create spec failed: {0}")]
+    Spec(#[source] Cause),
+    /// Another record has what the container needs and should be its own.
+    #[error("reserve failed: {:?} is taken", .0.claim)]
+    Claim(#[source] Taken),
     /// More lines of a log than are given out at once.
     #[error("invalid tail lines: max={0}")]
     TooManyLines(usize),
@@ -170,17 +177,14 @@ impl ContainerError {
     /// A claim that another record holds, in the words of the contract.
     pub(super) fn taken(taken: Taken, snapshot: &crate::model::Snapshot) -> Self {
         use crate::model::Claim;
-        match taken.claim {
-            Claim::HostPort(protocol, port, _) => {
+        match &taken.claim {
+            &Claim::HostPort(protocol, port, _) => {
                 let holder = snapshot.describe(&taken.holder);
                 Self::PortTaken { port, protocol, holder }
             }
-            Claim::ContainerName(name) => Self::NameTaken(name),
+            Claim::ContainerName(name) => Self::NameTaken(name.clone()),
             // An address is drawn in the same transaction from those that nobody claims.
-            claim => Self::Cleanup {
-                step: "reserve failed",
-                message: format!("{claim:?} is taken"),
-            },
+            _ => Self::Claim(taken),
         }
     }
 }

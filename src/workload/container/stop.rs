@@ -73,7 +73,7 @@ impl ContainerService {
             }),
             (Err(_), Some(process)) => {
                 // The row is going to say so; whoever waits for the stop wants to see it.
-                let _ = tokio::time::timeout(RECORD_LIMIT, self.ended(id, &process)).await;
+                let _ = tokio::time::timeout(RECORD_LIMIT, self.ended(id, &process, process.parent())).await;
                 Ok(())
             }
             _ => Ok(()),

@@ -18,8 +18,10 @@ use super::{ContainerError, ContainerService, transitions};
 use crate::model::{ContainerState, Exit, ProcessId};
 use crate::runtime::state::Status;
 
-/// How long the monitor has to write down an exit that the kernel has already shown.
+/// How long to wait for the report of an exit whose monitor is gone or unknown: it may be on its way.
 const REPORT_GRACE: Duration = Duration::from_secs(3);
+/// How long to wait for a monitor that still lives. It writes the exit down in milliseconds, but a machine may be busy.
+const MONITOR_LIMIT: Duration = Duration::from_secs(60);
 /// How often is looked for that, at least.
 const REPORT_PAUSE: Duration = Duration::from_millis(100);
 /// How often an exit is tried to be recorded.
@@ -53,9 +55,10 @@ impl ContainerService {
         // A weak handle: a watch must not keep the service alive.
         let (service, name, identity) = (std::sync::Arc::downgrade(&self.0), id.to_owned(), process.clone());
         let task = tokio::spawn(async move {
+            let monitor = identity.parent();
             wait_for_end(&identity).await;
             if let Some(inner) = service.upgrade() {
-                ContainerService(inner).ended(&name, &identity).await;
+                ContainerService(inner).ended(&name, &identity, monitor).await;
             }
         });
         if let Some((_, old)) = watched.insert(id.to_owned(), (process, task.abort_handle())) {
@@ -76,10 +79,12 @@ impl ContainerService {
         }
     }
 
-    /// The process is gone: waits for the report, then takes what is on file.
-    pub(super) async fn ended(&self, id: &str, process: &ProcessId) {
-        let deadline = tokio::time::Instant::now() + REPORT_GRACE;
+    /// The process is gone: waits for the report of its monitor, then records the exit that the monitor wrote into
+    /// `state.json`. If no report can come any more, or none comes for too long, the exit status is unknown.
+    pub(super) async fn ended(&self, id: &str, process: &ProcessId, monitor: Option<ProcessId>) {
+        let since = tokio::time::Instant::now();
         let mut pause = Duration::from_millis(5);
+        let mut is_slow = false;
         loop {
             let snapshot = self.snapshot();
             let Some(row) = snapshot.containers().get(id) else {
@@ -89,7 +94,12 @@ impl ContainerService {
                 return;
             }
             let known = self.exit_on_file(id).await;
-            let is_late = tokio::time::Instant::now() > deadline;
+            let waited = since.elapsed();
+            let may_report = monitor.as_ref().is_some_and(ProcessId::is_alive) && waited < MONITOR_LIMIT;
+            if waited > REPORT_GRACE && may_report && known.is_none() && !std::mem::replace(&mut is_slow, true) {
+                tracing::warn!(container.id = %id, "a container ended and its monitor has not recorded the exit yet; waiting");
+            }
+            let is_late = waited > REPORT_GRACE && !may_report;
             if known.is_none() && is_late {
                 tracing::warn!(container.id = %id, "a container ended and its exit status is not known");
             }

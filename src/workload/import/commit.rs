@@ -50,7 +50,7 @@ pub(super) fn write(t: &mut Txn, rows: Rows, mut record: Import) -> Result<Impor
     }
     // The only one of its kind, and it claims nothing.
     t.put(record.clone())
-        .map_err(|taken| StoreError::Commit(taken.to_string()))?;
+        .map_err(|taken| StoreError::Commit(taken.into()))?;
     Ok(record)
 }
 

@@ -50,6 +50,7 @@ pub enum ImportError {
         /// The file.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: std::io::Error,
     },
     /// A store is in use.
@@ -71,7 +72,7 @@ pub enum ImportError {
     Image(#[from] ImageError),
     /// A container's state file cannot be written.
     #[error("cannot complete the state file of a container: {0}")]
-    State(std::io::Error),
+    State(#[source] std::io::Error),
     /// The transaction failed.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -185,6 +185,7 @@ impl Stored {
                 started_at: record.started_at.0,
                 stopped_at: record.stopped_at.0,
                 problem: None,
+                successor: None,
             }
         });
         (pods.collect(), sets)

@@ -8,6 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::plan::{NextSteps, Step, Want, plan, rebuilds};
+use super::reserve::hand_over;
 use super::{PodError, PodService, check_template, template};
 use crate::model::names::is_ulid;
 use crate::model::{
@@ -201,16 +202,15 @@ impl PodService {
         .await
     }
 
-    /// Volumes, then the row and with it the name.
+    /// Volumes, then the row; the name goes to the successor, if there is one.
     async fn forget(&self, id: &str) -> Result<(), PodError> {
         let own = self.0.settings.root.join(id);
         blocking(move || remove_directory(&own)).await?;
         let id = id.to_owned();
-        let removed = self.0.store.transact(move |t| {
-            t.remove::<Pod>(&id);
-            Ok(())
-        });
-        removed.await
+        self.0
+            .store
+            .transact(move |t| hand_over(t, &id, Timestamp::now()))
+            .await
     }
 
     pub(super) async fn add_locked(&self, id: &str, request: CreateRequest) -> Result<String, PodError> {

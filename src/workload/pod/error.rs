@@ -58,7 +58,7 @@ pub enum PodError {
     Container(#[from] ContainerError),
     /// Its volumes.
     #[error("volumes: {0}")]
-    Volumes(std::io::Error),
+    Volumes(#[source] std::io::Error),
     /// The state could not be written.
     #[error(transparent)]
     Store(#[from] StoreError),

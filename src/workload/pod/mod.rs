@@ -12,6 +12,9 @@
 //! on towards the goal. What has to be done is decided by a pure function over one snapshot (`plan`); each step of it
 //! can be repeated. One lock per pod puts operations in order, and the controller leaves alone what is in operation.
 //!
+//! A pod that takes another one's place is in the other's row, as its successor, before anything of the other is taken down.
+//! It gets a row and the name in the transaction that forgets the other one (`reserve`), so a crash never leaves neither.
+//!
 //! The infra container holds the namespaces and the address. When it dies, they are gone: it is started again in place,
 //! and every member after it. Id, UID and name of a pod are for life.
 //!
@@ -21,12 +24,15 @@
 mod act;
 mod controller;
 mod error;
+mod new_pod;
 mod plan;
 mod pods;
+mod reserve;
 mod template;
 
 pub use controller::PodController;
 pub use error::PodError;
-pub(crate) use pods::fresh_id;
-pub use pods::{NewPod, PodService, PodSettings};
+pub use new_pod::NewPod;
+pub use pods::{HeldPod, PodService, PodSettings};
+pub(crate) use reserve::fresh_id;
 pub use template::check_template;

@@ -7,12 +7,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::plan::Want;
-use super::{PodError, check_template, template};
+use super::reserve::{Reserved, put, reserve};
+use super::{NewPod, PodError, check_template, template};
 use crate::image::ImageRef;
 use crate::model::names::is_name;
 use crate::model::{
-    Claim, Kind, Pod, PodGoal, PodSpec, PodStatus, PodTemplate, Snapshot, Txn, fresh_ulid, member_name, pod_status,
-    pod_statuses,
+    Claim, Kind, Pod, PodGoal, PodSpec, PodStatus, PodTemplate, Snapshot, Txn, pod_status, pod_statuses,
 };
 use crate::ops::lock::{KeyGuard, KeyedLocks};
 use crate::ops::task::Operations;
@@ -36,23 +36,6 @@ pub struct PodSettings {
     pub infra_image: Option<String>,
 }
 
-/// A pod to be made.
-#[derive(Debug, Clone)]
-pub struct NewPod {
-    /// Unique in the namespace.
-    pub name: String,
-    /// Namespace.
-    pub namespace: String,
-    /// Identity chosen by the client; `None` for a new one.
-    pub uid: Option<String>,
-    /// Replica set that makes it.
-    pub owner: Option<String>,
-    /// What it consists of.
-    pub template: PodTemplate,
-    /// What it is meant to be. With [`PodGoal::Running`] the controller makes and starts its containers.
-    pub goal: PodGoal,
-}
-
 /// All operations on pods. Clones share one service.
 #[derive(Clone)]
 pub struct PodService(pub(super) Arc<Inner>);
@@ -65,12 +48,28 @@ pub(super) struct Inner {
     operations: Operations,
 }
 
-/// What became of an attempt to reserve a name.
-enum Reserved {
-    /// The pod, new or known by its uid.
-    Pod(Arc<Pod>),
-    /// A pod that has to go first.
-    After(String),
+/// A pod that its holder works on: the controller leaves it alone until this is dropped.
+pub struct HeldPod {
+    pods: PodService,
+    pod: Arc<Pod>,
+    _lock: KeyGuard,
+}
+
+impl HeldPod {
+    /// Its row at the time it was stored.
+    pub fn pod(&self) -> &Arc<Pod> {
+        &self.pod
+    }
+
+    /// As [`PodService::prepare`].
+    pub async fn prepare(&self) -> Result<Vec<String>, PodError> {
+        self.pods.prepare_locked(&self.pod.id).await
+    }
+
+    /// As [`PodService::start`].
+    pub async fn start(&self) -> Result<(), PodError> {
+        self.pods.start_locked(&self.pod.id).await
+    }
 }
 
 impl PodService {
@@ -108,22 +107,48 @@ impl PodService {
     /// Stores a pod; no container is made (`docs/spec/api.md` 8.3).
     ///
     /// A pod of the same name is returned, unchanged, if it has the same uid, removed first if the request has another
-    /// one, and otherwise in the way ([`PodError::NameTaken`]).
+    /// one, and otherwise in the way ([`PodError::NameTaken`]). A replacement that has begun is finished by the controller
+    /// if it must.
     pub async fn create(&self, pod: NewPod) -> Result<Arc<Pod>, PodError> {
+        Ok(self.put_down(pod, None).await?.0)
+    }
+
+    /// As [`PodService::create`], also in the place of the pod of that id, and nobody else is at work on the new pod yet.
+    pub async fn hold(&self, pod: NewPod, instead_of: Option<String>) -> Result<HeldPod, PodError> {
+        let (pod, lock) = self.put_down(pod, instead_of).await?;
+        let lock = match lock {
+            Some(lock) => lock,
+            None => self.0.locks.lock(&pod.id).await,
+        };
+        Ok(HeldPod {
+            pods: self.clone(),
+            pod,
+            _lock: lock,
+        })
+    }
+
+    /// Stores a pod, and returns the lock of one that is new.
+    async fn put_down(
+        &self,
+        pod: NewPod,
+        instead_of: Option<String>,
+    ) -> Result<(Arc<Pod>, Option<KeyGuard>), PodError> {
         check_names(&pod)?;
         self.check_template(&pod.template)?;
         for _ in 0..CREATE_TRIES {
-            let wish = pod.clone();
-            match self.0.store.transact(move |t| reserve(t, wish)).await? {
-                Reserved::Pod(pod) => {
-                    tracing::info!(pod.id = %pod.id, pod.name = %pod.name, namespace = %pod.namespace, "pod stored");
-                    return Ok(pod);
+            let (service, wish, instead_of) = (self.clone(), pod.clone(), instead_of.clone());
+            let reserve = move |t: &mut Txn| reserve(t, wish, instead_of.as_deref(), &service.0.locks);
+            let stored = match self.0.store.transact(reserve).await? {
+                Reserved::Pod(pod, lock) => Some((pod, lock)),
+                Reserved::After { old, next } => {
+                    self.finish_removal(&old).await?;
+                    // It is not there if somebody deleted the old pod, or put another one in its place.
+                    next.and_then(|(id, lock)| Some((self.get(&id).ok()?, Some(lock))))
                 }
-                Reserved::After(old) => match self.remove(&old).await {
-                    // Whoever was at it already was faster.
-                    Ok(()) | Err(PodError::NotFound(_)) => {}
-                    Err(error) => return Err(error),
-                },
+            };
+            if let Some((pod, lock)) = stored {
+                tracing::info!(pod.id = %pod.id, pod.name = %pod.name, namespace = %pod.namespace, "pod stored");
+                return Ok((pod, lock));
             }
         }
         Err(PodError::NameTaken {
@@ -145,29 +170,30 @@ impl PodService {
     /// in the order of the template.
     pub async fn prepare(&self, id: &str) -> Result<Vec<String>, PodError> {
         let service = self.clone();
-        self.locked(id, async move |id| {
-            let pod = service.get(&id)?;
-            service.complete(&id, Want::Made).await?;
-            let status = pod_status(&service.snapshot(), &pod);
-            let entries = &pod.template.spec.containers;
-            let members = entries.iter().filter_map(|entry| status.member(&pod, entry));
-            Ok(members.map(|member| member.id.clone()).collect())
-        })
-        .await
+        self.locked(id, async move |id| service.prepare_locked(&id).await).await
+    }
+
+    async fn prepare_locked(&self, id: &str) -> Result<Vec<String>, PodError> {
+        let pod = self.get(id)?;
+        self.complete(id, Want::Made).await?;
+        let status = pod_status(&self.snapshot(), &pod);
+        let entries = &pod.template.spec.containers;
+        let members = entries.iter().filter_map(|entry| status.member(&pod, entry));
+        Ok(members.map(|member| member.id.clone()).collect())
     }
 
     /// Makes what the pod lacks and starts all that does not run. A failure leaves the goal: the controller goes on.
     pub async fn start(&self, id: &str) -> Result<(), PodError> {
         let service = self.clone();
-        self.locked(id, async move |id| {
-            service
-                .set_goal(&id, PodGoal::Running, |pod, now| pod.started_at = Some(now))
-                .await?;
-            service.complete(&id, Want::Started).await?;
-            tracing::info!(pod.id = %id, "pod started");
-            Ok(())
-        })
-        .await
+        self.locked(id, async move |id| service.start_locked(&id).await).await
+    }
+
+    async fn start_locked(&self, id: &str) -> Result<(), PodError> {
+        self.set_goal(id, PodGoal::Running, |pod, now| pod.started_at = Some(now))
+            .await?;
+        self.complete(id, Want::Started).await?;
+        tracing::info!(pod.id = %id, "pod started");
+        Ok(())
     }
 
     /// Stops the members that run. Infra goes on, and with it the address.
@@ -184,12 +210,17 @@ impl PodService {
         .await
     }
 
-    /// Takes the pod away with all that belongs to it. After a failure or a crash the controller finishes it.
+    /// Takes the pod away with all that belongs to it, also with what was to come in its place. After a failure or a crash
+    /// the controller finishes it.
     pub async fn remove(&self, id: &str) -> Result<(), PodError> {
         self.get(id)?;
         let service = self.clone();
         self.locked(id, async move |id| {
-            match service.set_goal(&id, PodGoal::Removed, |_, _| {}).await {
+            let mark = service.update(&id, |pod| {
+                (pod.goal, pod.successor) = (PodGoal::Removed, None);
+                Ok(())
+            });
+            match mark.await {
                 // Somebody else's removal was faster.
                 Err(PodError::NotFound(_)) => return Ok(()),
                 result => result?,
@@ -199,6 +230,13 @@ impl PodService {
             Ok(())
         })
         .await
+    }
+
+    /// Sees a pod off that is being removed. One that is gone is fine.
+    pub async fn finish_removal(&self, id: &str) -> Result<(), PodError> {
+        let service = self.clone();
+        self.locked(id, async move |id| service.complete(&id, Want::Kept).await)
+            .await
     }
 
     /// Makes one more container in a pod, which then is part of its template, and returns its id. It is not started
@@ -313,53 +351,4 @@ fn check_names(pod: &NewPod) -> Result<(), PodError> {
         }
     }
     Ok(())
-}
-
-fn reserve(t: &mut Txn, wish: NewPod) -> Result<Reserved, PodError> {
-    let claim = Claim::Name(Kind::Pod, wish.namespace.clone(), wish.name.clone());
-    let holder = t.snapshot().holder(&claim).cloned();
-    if let Some(old) = holder.and_then(|holder| t.get::<Pod>(&holder.id)) {
-        return match &wish.uid {
-            _ if old.goal == PodGoal::Removed => Ok(Reserved::After(old.id.clone())),
-            Some(uid) if *uid == old.uid => Ok(Reserved::Pod(old)),
-            Some(_) => Ok(Reserved::After(old.id.clone())),
-            None => Err(PodError::NameTaken {
-                namespace: wish.namespace,
-                name: wish.name,
-            }),
-        };
-    }
-    let id = fresh_id(t.snapshot());
-    let now = Timestamp::now();
-    let pod = Pod {
-        uid: wish.uid.unwrap_or_else(fresh_ulid),
-        id,
-        name: wish.name,
-        namespace: wish.namespace,
-        owner: wish.owner,
-        template: wish.template,
-        goal: wish.goal,
-        created_at: now,
-        started_at: (wish.goal == PodGoal::Running).then_some(now),
-        stopped_at: None,
-        problem: None,
-    };
-    put(t, pod).map(Reserved::Pod)
-}
-
-/// An id whose beginning and end no other pod has: names of containers are made from them.
-pub(crate) fn fresh_id(snapshot: &Snapshot) -> String {
-    let infra = |id: &str| id.get(..12).unwrap_or(id).to_owned();
-    loop {
-        let id = fresh_ulid();
-        let clashes = |pod: &Arc<Pod>| infra(&pod.id) == infra(&id) || member_name(&pod.id, "") == member_name(&id, "");
-        if !snapshot.pods().iter().any(clashes) {
-            return id;
-        }
-    }
-}
-
-fn put(t: &mut Txn, pod: Pod) -> Result<Arc<Pod>, PodError> {
-    let (namespace, name) = (pod.namespace.clone(), pod.name.clone());
-    t.put(pod).map_err(|_| PodError::NameTaken { namespace, name })
 }

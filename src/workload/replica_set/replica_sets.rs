@@ -400,6 +400,7 @@ fn create_pod(t: &mut Txn, set: &ReplicaSet) -> Result<(), SetError> {
         started_at: Some(now),
         stopped_at: None,
         problem: None,
+        successor: None,
     };
     let name = pod.name.clone();
     t.put(pod).map(drop).map_err(|_| taken(&name))
