@@ -211,7 +211,7 @@ printf '%s\n' "$INPUT" | $REAL "$@""#;
         assert_eq!(rules(), before);
         let stages: Vec<_> = lab.store.snapshot().policies().iter().map(|p| p.stage).collect();
         assert_eq!(stages, [PolicyStage::Added, PolicyStage::Added]);
-        assert_eq!(policies.list(Chain::RaindNsEnf).0, "enforce_next_commit");
+        assert_eq!(policies.list(PolicyChain::RaindNsEnf).0, "enforce_next_commit");
         let refused = lab.block_on(policies.add_and_commit(vec![on_port(6666)], "bottle"));
         assert!(matches!(refused, Err(PolicyError::Firewall(_))));
         assert_eq!(lab.store.snapshot().policies().len(), 2);
@@ -238,7 +238,7 @@ fn a_commit_goes_on_without_its_caller() {
             let committed = tokio::time::timeout(Duration::from_secs(10), commits.recv()).await;
             committed.expect("the commit goes on").unwrap();
         });
-        assert_eq!(policies.list(Chain::RaindNsEnf).0, "enforce");
+        assert_eq!(policies.list(PolicyChain::RaindNsEnf).0, "enforce");
     });
 }
 

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use crate::image::{ImageRef, Registries, RegistryEntries};
 use crate::net::{DEFAULT_SUBNET, HOOK_PORT};
-use crate::observe::logs::Limits;
+use crate::observe::logs::LogLimits;
 
 /// Where the configuration file is looked for when `--config` is not given. It may be absent.
 pub const DEFAULT_FILE: &str = "/etc/raind/condenser.toml";
@@ -204,7 +204,7 @@ pub struct Config {
     pub max_context_bytes: u64,
     pub max_context_entries: u64,
     pub build_step_seconds: u64,
-    pub log_limits: Limits,
+    pub log_limits: LogLimits,
     pub allowed_mount_prefixes: Vec<PathBuf>,
     pub allowed_origins: Vec<String>,
 }
@@ -476,8 +476,8 @@ fn infra_image(value: Option<String>) -> Result<Option<String>, ConfigError> {
 }
 
 /// A file that is too small would be put aside all the time.
-fn log_limits(max_bytes: Option<u64>, max_files: Option<u32>) -> Result<Limits, ConfigError> {
-    let limits = Limits {
+fn log_limits(max_bytes: Option<u64>, max_files: Option<u32>) -> Result<LogLimits, ConfigError> {
+    let limits = LogLimits {
         max_bytes: max_bytes.unwrap_or(64 << 20),
         max_files: max_files.unwrap_or(4),
     };

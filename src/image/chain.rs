@@ -13,7 +13,6 @@
 //!
 //! All functions block.
 
-use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -25,44 +24,14 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps,
 use rustix::io::Errno;
 
 use super::beneath::{Beneath, Object};
-use super::digest::Digest;
 use super::layers::LayerStore;
+use super::stack::Link;
 use super::tree::{IMPLIED, MAX_DEPTH, OPAQUE};
 use super::view::{Found, Merged, View};
 use super::{tree, view};
 
 /// Most bytes that the names of the directories of one layer may have, each with those above it.
 const MAX_NAMES: usize = 128 << 20;
-
-/// A layer in a stack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Link {
-    pub(super) diff_id: Digest,
-    /// Names the stack up to this layer. That of the lowest one is its diff id.
-    pub(super) chain_id: Digest,
-}
-
-/// A stack, bottom first. overlayfs refuses one directory twice: of equal layers the upper one decides alone, since it shows
-/// and hides all that the lower one does.
-pub(super) fn stack(diff_ids_bottom_first: &[String]) -> Vec<Link> {
-    let mut seen = HashSet::new();
-    let topmost_first = diff_ids_bottom_first.iter().rev().filter(|id| seen.insert(*id));
-    let mut distinct: Vec<Digest> = topmost_first.filter_map(|id| id.parse().ok()).collect();
-    distinct.reverse();
-    let mut below: Option<Digest> = None;
-    let link = |diff_id| {
-        let chain_id = below.map_or(diff_id, |below| Digest::of(format!("{below} {diff_id}").as_bytes()));
-        below = Some(chain_id);
-        Link { diff_id, chain_id }
-    };
-    distinct.into_iter().map(link).collect()
-}
-
-/// All that a stack may have in the store.
-pub(super) fn digests(diff_ids_bottom_first: &[String]) -> Vec<Digest> {
-    let links = stack(diff_ids_bottom_first);
-    links.iter().flat_map(|link| [link.diff_id, link.chain_id]).collect()
-}
 
 /// Lays out the layers of a stack for which those below make a difference. All its layers must be there, and pinned with
 /// their chain ids.

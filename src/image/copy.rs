@@ -13,7 +13,7 @@ use super::capture::capture;
 use super::draft::in_overlay;
 use super::tree::{Tree, TreeError};
 use super::unpack::unpack;
-use super::{ImageError, ImageService, blocking, chain, document_digests};
+use super::{ImageError, ImageService, blocking, stack, document_digests};
 use crate::base::cause::Cause;
 use crate::model::Image;
 
@@ -35,7 +35,7 @@ impl ImageService {
     pub async fn copy_directory(&self, image: &Image, path: &str, target: PathBuf) -> Result<Copied, ImageError> {
         let inner = self.0.clone();
         let diff_ids = image.diff_ids();
-        let ids = chain::digests(&diff_ids).into_iter();
+        let ids = stack::digests(&diff_ids).into_iter();
         let pins = inner.layers.pin(ids.chain(document_digests(image)).collect());
         // Pinned first, looked at afterwards: what is there now stays.
         if self.get_by_id(&image.id).is_none_or(|row| row.layers != image.layers) {

@@ -28,9 +28,10 @@ use super::documents::{Made, Parts};
 use super::layers::{LayerStore, Pins, Staged};
 use super::tree::TreeError;
 use super::unpack::unpack;
-use super::{ImageError, ImageRef, ImageService, Inner, Platform, blocking, chain, document_digests, documents};
+use super::{ImageError, ImageRef, ImageService, Inner, Platform, blocking, stack, document_digests, documents};
 use crate::base::cause::Cause;
 use crate::model::{Image, ImageLayer, ImageRunConfig};
+use crate::ops::task;
 
 /// Most layers of an image: as many as fit the mount options of its containers.
 const MAX_LAYERS: usize = 127;
@@ -77,7 +78,7 @@ impl ImageService {
                 pins: Vec::new(),
             });
         };
-        let ids = chain::digests(&image.diff_ids()).into_iter();
+        let ids = stack::digests(&image.diff_ids()).into_iter();
         let pins = inner.layers.pin(ids.chain(document_digests(image)).collect());
         // Pinned first, looked at afterwards: what is there now stays.
         let present = inner
@@ -155,8 +156,7 @@ impl Draft {
             return Err(ImageError::NoLayer(message));
         }
         let inner = self.inner.clone();
-        let packed = tokio::task::spawn_blocking(move || pack(&inner, &upper)).await;
-        let packed = packed.map_err(ImageError::unfinished("file work ended"))??;
+        let packed = task::blocking(move || pack(&inner, &upper)).await?;
         self.made.push(Made {
             by,
             layer: packed.is_some(),

@@ -1,5 +1,6 @@
 use crate::base::cause::Cause;
 use crate::model::Taken;
+use crate::ops::task::Unfinished;
 use crate::store::StoreError;
 
 /// Why an image operation failed. `api` maps each variant to a status (`docs/spec/api.md` 7); the texts are the tails
@@ -127,6 +128,15 @@ impl ImageError {
         move |error| Self::Unfinished {
             work,
             source: error.into(),
+        }
+    }
+}
+
+impl From<Unfinished> for ImageError {
+    fn from(unfinished: Unfinished) -> Self {
+        Self::Unfinished {
+            work: "file work ended",
+            source: unfinished.into(),
         }
     }
 }

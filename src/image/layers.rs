@@ -27,13 +27,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
-use super::chain::Link;
+use super::stack::Link;
 use super::digest::Digest;
 use super::record::Record;
-use super::tree;
-
-/// Carries the diff id of a layer.
-pub(super) const DIFF_ID: &str = "trusted.condenser.diff_id";
+use super::tree::{self, DIFF_ID};
 
 /// The store.
 pub(super) struct LayerStore {

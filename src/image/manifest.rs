@@ -4,11 +4,11 @@
 //! Lenient where the world is: media types are missing or mixed, lists are `null`. Strict where leniency would let one
 //! document mean two things: what has the shape of both a manifest and an index is refused.
 
-use std::collections::HashMap;
-
 use serde::{Deserialize, Deserializer};
 
 use super::digest::Digest;
+use super::index_entry::IndexEntry;
+use super::json_null::or_default;
 use super::platform::Platform;
 use super::{artifact, health};
 use crate::model::ImageRunConfig;
@@ -17,9 +17,6 @@ use crate::model::ImageRunConfig;
 pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json";
-
-/// Annotation of an entry of an index that is about another entry, such as an attestation (BuildKit).
-const ABOUT_ANOTHER: &str = "vnd.docker.reference.type";
 
 /// Largest manifest and largest configuration that is read, in bytes.
 pub(super) const MAX_DOCUMENT: u64 = 4 << 20;
@@ -51,39 +48,6 @@ pub(super) struct Manifest {
 pub(super) struct Descriptor {
     pub digest: Digest,
     pub size: u64,
-}
-
-/// An entry of an index.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct IndexEntry {
-    pub digest: String,
-    pub platform: Option<EntryPlatform>,
-    #[serde(default, deserialize_with = "or_default")]
-    pub artifact_type: String,
-    #[serde(default, deserialize_with = "or_default")]
-    pub annotations: HashMap<String, serde_json::Value>,
-}
-
-impl IndexEntry {
-    /// Whether it may lead to an image. Attestations of builders stand beside the images they are about.
-    pub(super) fn may_be_image(&self) -> bool {
-        artifact::may_be_image(&self.artifact_type) && !self.annotations.contains_key(ABOUT_ANOTHER)
-    }
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct EntryPlatform {
-    #[serde(default)]
-    pub os: String,
-    #[serde(default)]
-    pub architecture: String,
-    pub variant: Option<String>,
-}
-
-/// `null` as the default.
-fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(d: D) -> Result<T, D::Error> {
-    Ok(Option::deserialize(d)?.unwrap_or_default())
 }
 
 impl Document {

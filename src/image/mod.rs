@@ -12,7 +12,8 @@
 //! ```
 //! From outside in: [`reference`] reads names; [`registry`] speaks to registries;
 //! [`manifest`] and [`platform`] say what is wanted; [`pull`] puts it together; [`stream`], [`archive`], [`unpack`] and
-//! [`tree`] turn a blob into a directory; [`layers`] keeps directories, [`chain`] those that depend on what is below; [`view`] and [`user`] look into them. [`draft`]
+//! [`tree`] turn a blob into a directory; [`layers`] keeps directories, [`chain`] those that
+//! depend on what is below; [`view`] and [`user`] look into them. [`draft`]
 //! (with [`capture`] and [`documents`]) makes an image here; [`copy`] gives a part of one away. [`adopt`] takes over what an earlier installation unpacked.
 //!
 //! What this module never does: run anything, mount anything that others can see, decide who may pull, keep compressed blobs, or believe a byte
@@ -30,6 +31,8 @@ mod documents;
 mod draft;
 mod error;
 mod health;
+mod index_entry;
+mod json_null;
 mod layers;
 mod manifest;
 mod pause;
@@ -39,6 +42,7 @@ mod pull;
 pub(crate) mod record;
 mod reference;
 mod registry;
+mod stack;
 mod stream;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -57,9 +61,10 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::model::{Container, Image, Snapshot, Txn};
 use crate::observe::metrics::{Activity, Verb};
+use crate::ops::task;
 use crate::store::Store;
 
-use self::chain::Link;
+use self::stack::Link;
 use self::digest::Digest;
 use self::layers::LayerStore;
 use self::manifest::ImageConfig;
@@ -147,7 +152,7 @@ impl ImageService {
         blocking(move || {
             layers.clear_staging()?;
             unpack_pause(&layers)?;
-            let links: HashSet<Link> = stacks.iter().flat_map(|diff_ids| chain::stack(diff_ids)).collect();
+            let links: HashSet<Link> = stacks.iter().flat_map(|diff_ids| stack::stack(diff_ids)).collect();
             let mut needed: HashSet<Digest> = links.iter().map(|link| link.diff_id).collect();
             let laid_out = links.into_iter().map(|link| link.chain_id);
             needed.extend(laid_out.filter(|id| layers.layer(id).exists()));
@@ -168,7 +173,7 @@ impl ImageService {
     /// Refuses to go on with layers that are not there as they were unpacked.
     pub async fn check_layers(&self, diff_ids: &[String]) -> Result<(), ImageError> {
         let layers = self.0.layers.clone();
-        let wanted = chain::stack(diff_ids);
+        let wanted = stack::stack(diff_ids);
         let lost = blocking(move || {
             for link in wanted {
                 // What was laid out a second time is there only if the layers below made a difference.
@@ -273,9 +278,9 @@ impl ImageService {
     pub async fn disk_usage(&self, image: &ImageRef) -> Result<u64, ImageError> {
         let row = self.get(image)?;
         let blobs: HashSet<Digest> = document_digests(&row).collect();
-        let stack = chain::stack(&row.diff_ids());
+        let stack = stack::stack(&row.diff_ids());
         let layers = self.0.layers.clone();
-        let pins = layers.pin(blobs.iter().copied().chain(chain::digests(&row.diff_ids())).collect());
+        let pins = layers.pin(blobs.iter().copied().chain(stack::digests(&row.diff_ids())).collect());
         blocking(move || {
             let _pins = pins;
             let mut directories: HashSet<Digest> = stack.iter().map(|link| link.diff_id).collect();
@@ -303,7 +308,7 @@ impl ImageService {
     /// `/etc/raind/image` as the root.
     pub fn lower_dirs(&self, diff_ids_bottom_first: &[String]) -> Vec<PathBuf> {
         let layers = &self.0.layers;
-        let stack = chain::stack(diff_ids_bottom_first);
+        let stack = stack::stack(diff_ids_bottom_first);
         let bad = diff_ids_bottom_first.iter().filter(|id| id.parse::<Digest>().is_err());
         let bad = bad.map(|_| layers.no_layer()).take(1);
         bad.chain(stack.iter().rev().map(|link| layers.lower_dir(link)))
@@ -400,7 +405,7 @@ impl Inner {
 /// Everything that rows name.
 fn needed(snapshot: &Snapshot) -> HashSet<Digest> {
     let stacks = stacks_of(snapshot);
-    let mut needed: HashSet<Digest> = stacks.iter().flat_map(|diff_ids| chain::digests(diff_ids)).collect();
+    let mut needed: HashSet<Digest> = stacks.iter().flat_map(|diff_ids| stack::digests(diff_ids)).collect();
     needed.extend(snapshot.images().iter().flat_map(|i| document_digests(i)));
     needed
 }
@@ -475,6 +480,5 @@ fn remove_row(t: &mut Txn, image: &ImageRef) -> Result<(), ImageError> {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, ImageError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    Ok(done.map_err(ImageError::unfinished("file work ended"))??)
+    task::blocking(move || Ok(work()?)).await
 }

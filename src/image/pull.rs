@@ -21,10 +21,10 @@ use super::digest::Digest;
 use super::manifest::{Descriptor, Document, ImageConfig, Manifest};
 use super::platform::choose;
 use super::registry::{Fetched, Session, Source};
-use super::stream::{BlobReader, Digests, LayerReader, Limits};
+use super::stream::{BlobReader, Digests, LayerLimits, LayerReader};
 use super::tree::TreeError;
 use super::unpack::unpack;
-use super::{ImageError, ImageRef, Inner, Platform, blocking, chain};
+use super::{ImageError, ImageRef, Inner, Platform, blocking, chain, stack};
 use crate::base::cause::Cause;
 use crate::model::{Image, ImageLayer};
 
@@ -48,7 +48,7 @@ pub struct Progress {
 }
 
 /// The parts of an image that is being pulled.
-struct Plan {
+struct PullPlan {
     manifest: Fetched,
     config_descriptor: Descriptor,
     config_body: Vec<u8>,
@@ -169,7 +169,7 @@ fn no_platform(platform: &Platform) -> ImageError {
     }
 }
 
-async fn plan(session: &Session, image: &ImageRef, platform: &Platform) -> Result<Plan, ImageError> {
+async fn plan(session: &Session, image: &ImageRef, platform: &Platform) -> Result<PullPlan, ImageError> {
     let found = find(session, image, platform).await?;
     let Document::Manifest(Manifest { config, layers, .. }) = &found.manifest.document else {
         return Err(no_platform(platform));
@@ -189,7 +189,7 @@ async fn plan(session: &Session, image: &ImageRef, platform: &Platform) -> Resul
         .map(|(id, l)| (*id, l.clone()))
         .collect();
     work.sort_by_key(|(_, layer)| std::cmp::Reverse(layer.size));
-    Ok(Plan {
+    Ok(PullPlan {
         layers: rows,
         config_descriptor,
         config_body: found.config_body,
@@ -204,7 +204,7 @@ async fn bring(
     inner: &Arc<Inner>,
     session: &Session,
     image: &ImageRef,
-    plan: Plan,
+    plan: PullPlan,
     progress: &watch::Sender<Progress>,
 ) -> Result<Arc<Image>, ImageError> {
     progress.send_modify(|p| {
@@ -251,8 +251,8 @@ async fn bring(
         }
         row.layers.drain(..hidden_layers);
         let diff_ids = row.diff_ids();
-        let pins = layers.pin(chain::digests(&diff_ids));
-        chain::settle(&layers, &chain::stack(&diff_ids))?;
+        let pins = layers.pin(stack::digests(&diff_ids));
+        chain::settle(&layers, &stack::stack(&diff_ids))?;
         layers.sync()?;
         Ok((row, pins))
     })
@@ -391,7 +391,7 @@ fn unpack_layer(inner: &Inner, blob: BlobReader, expected: Digests) -> Result<()
         message,
     };
     let staged = inner.layers.stage()?;
-    let limits = Limits {
+    let limits = LayerLimits {
         bytes: inner.settings.max_layer_bytes,
         ratio: inner.settings.max_layer_ratio,
         ratio_from: inner.settings.layer_ratio_from,

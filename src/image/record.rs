@@ -27,12 +27,7 @@ use super::beneath::{Beneath, Object};
 use super::digest::Digest;
 
 /// Attributes that are this machine's, not the layer's: labels that its policy gives, and the mark of the layer store.
-const NOT_OURS: [&str; 4] = [
-    "security.selinux",
-    "security.ima",
-    "security.evm",
-    super::layers::DIFF_ID,
-];
+const NOT_OURS: [&str; 4] = ["security.selinux", "security.ima", "security.evm", super::tree::DIFF_ID];
 /// Gives whoever runs a file capabilities.
 const CAPABILITY: &str = "security.capability";
 /// Set-user-ID and set-group-ID.

@@ -19,7 +19,7 @@ const MAX_ZSTD_WINDOW: u32 = 27;
 
 /// How much may come out of a layer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct LayerLimits {
     /// Bytes of the uncompressed archive.
     pub bytes: u64,
     /// Bytes that one byte of the blob may become; 0 for any number.
@@ -28,7 +28,7 @@ pub(super) struct Limits {
     pub ratio_from: u64,
 }
 
-impl Limits {
+impl LayerLimits {
     /// `unpacked` bytes of the archive have come out of the first `packed` bytes of the blob.
     fn check(&self, unpacked: u64, packed: u64) -> Result<(), String> {
         let Self {
@@ -167,7 +167,7 @@ pub(super) struct LayerReader {
     hash: Sha256,
     /// Bytes that came out so far.
     unpacked: u64,
-    limits: Limits,
+    limits: LayerLimits,
 }
 
 /// The digests of a layer that was read to its end.
@@ -181,7 +181,7 @@ pub(super) struct Digests {
 
 impl LayerReader {
     /// More than the limits allow is an error.
-    pub(super) fn new(blob: BlobReader, limits: Limits) -> io::Result<Self> {
+    pub(super) fn new(blob: BlobReader, limits: LayerLimits) -> io::Result<Self> {
         Ok(Self {
             decoder: Decoder::new(blob)?,
             hash: Sha256::new(),
@@ -219,8 +219,8 @@ mod tests {
     use super::*;
 
     /// No more than so many bytes.
-    fn bytes(bytes: u64) -> Limits {
-        Limits {
+    fn bytes(bytes: u64) -> LayerLimits {
+        LayerLimits {
             bytes,
             ratio: 0,
             ratio_from: 0,
@@ -292,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_ratio_counts_from_a_size_on() {
-        let limits = Limits {
+        let limits = LayerLimits {
             bytes: 1 << 30,
             ratio: 100,
             ratio_from: 1 << 20,
@@ -303,17 +303,17 @@ mod tests {
             let bomb = pack(&vec![0; 2 << 20]);
             let error = finish(&bomb, limits).unwrap_err().to_string();
             assert!(error.contains("100 times its size (max_layer_ratio)"), "{error}");
-            finish(&bomb, Limits { ratio: 0, ..limits }).unwrap();
+            finish(&bomb, LayerLimits { ratio: 0, ..limits }).unwrap();
             finish(
                 &bomb,
-                Limits {
+                LayerLimits {
                     ratio: 1 << 20,
                     ..limits
                 },
             )
             .unwrap();
         }
-        finish(&vec![0; 2 << 20], Limits { ratio: 1, ..limits }).unwrap();
+        finish(&vec![0; 2 << 20], LayerLimits { ratio: 1, ..limits }).unwrap();
     }
 
     #[test]

@@ -24,6 +24,8 @@ use super::printable::printable;
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
 /// Marks a directory of a layer that entries name only as a parent, and the root of a layer that has such directories.
 pub(crate) const IMPLIED: &str = "trusted.condenser.implied";
+/// Carries the diff id of a layer.
+pub(super) const DIFF_ID: &str = "trusted.condenser.diff_id";
 /// Deepest nesting of directories, and most components of a name. Keeps walks over the tree, ours and others', bounded.
 pub(crate) const MAX_DEPTH: usize = 256;
 /// Most handles held for one tree; several trees are filled at once.

@@ -18,7 +18,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
-use super::archive::{Archive, Entry, Kind};
+use super::archive::{Archive, Entry, EntryKind};
 use super::printable::printable;
 use super::tree;
 use super::tree::{Existing, MAX_DEPTH, Tree, TreeError, open_directory, split};
@@ -84,7 +84,7 @@ impl<R: Read> Unpacker<R> {
     fn place(&mut self, entry: &Entry) -> Result<(), TreeError> {
         let path = clean(&entry.path)?;
         let (parent_path, name) = split(&path);
-        if parent_path == AUFS_LINKS && entry.kind == Kind::File {
+        if parent_path == AUFS_LINKS && entry.kind == EntryKind::File {
             let parent = self.tree.directory(parent_path)?;
             return self.file(entry, &parent, name, &path);
         }
@@ -106,30 +106,30 @@ impl<R: Read> Unpacker<R> {
         let parent = self.tree.directory(parent_path)?;
         if name.is_empty() {
             return match entry.kind {
-                Kind::Directory => self.describe(entry, &parent, b".", path),
+                EntryKind::Directory => self.describe(entry, &parent, b".", path),
                 _ => Err(refused(&entry.path, "the root can only be a directory")),
             };
         }
         let fail = |e| tree::error(e, &path);
         match &entry.kind {
-            Kind::Directory => {
+            EntryKind::Directory => {
                 self.tree.make_directory(&parent, name).map_err(fail)?;
                 self.describe(entry, &parent, name, path.clone())
             }
-            Kind::File => self.file(entry, &parent, name, &path),
-            Kind::Symlink(target) => self.symlink(entry, target, &parent, name).map_err(fail),
-            Kind::HardLink(target) => self.hard_link(target, &parent, name, &path),
-            Kind::Character(major, minor) => {
+            EntryKind::File => self.file(entry, &parent, name, &path),
+            EntryKind::Symlink(target) => self.symlink(entry, target, &parent, name).map_err(fail),
+            EntryKind::HardLink(target) => self.hard_link(target, &parent, name, &path),
+            EntryKind::Character(major, minor) => {
                 let made = self.node(entry, FileType::CharacterDevice, (*major, *minor), &parent, name);
                 self.note_left_out(made.map_err(fail)?, path);
                 Ok(())
             }
-            Kind::Block(major, minor) => {
+            EntryKind::Block(major, minor) => {
                 let made = self.node(entry, FileType::BlockDevice, (*major, *minor), &parent, name);
                 self.note_left_out(made.map_err(fail)?, path);
                 Ok(())
             }
-            Kind::Fifo => self
+            EntryKind::Fifo => self
                 .node(entry, FileType::Fifo, (0, 0), &parent, name)
                 .map(drop)
                 .map_err(fail),

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use crate::model::{Pod, PodStatus, Service, Snapshot, pod_statuses};
+use crate::model::{Pod, PodStatus, Service, Snapshot, by_creation, pod_statuses};
 
 /// A pod that takes clients of a service.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,11 +47,10 @@ pub fn endpoints(service: &Service, pods: &[(Arc<Pod>, PodStatus)]) -> Vec<Endpo
 
 /// All services by creation time, then id, each with its endpoints.
 pub fn all_endpoints(snapshot: &Snapshot) -> Vec<(Arc<Service>, Vec<Endpoint>)> {
-    let mut services: Vec<_> = snapshot.services().iter().cloned().collect();
+    let services = by_creation(snapshot.services().iter().cloned());
     if services.is_empty() {
         return Vec::new();
     }
-    services.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
     let pods = pod_statuses(snapshot);
     let with_endpoints = |service: Arc<Service>| {
         let endpoints = endpoints(&service, &pods);

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use crate::model::retries::steady_from;
 use crate::model::{
     Container, ContainerState, Health, INFRA_PREFIX, Pod, PodContainer, PodGoal, PodProblem, RestartPolicy, Snapshot,
+    by_creation,
 };
 
 /// What clients see of a pod's life (`docs/spec/api.md` 8).
@@ -130,20 +131,20 @@ pub fn pod_statuses(snapshot: &Snapshot) -> Vec<(Arc<Pod>, PodStatus)> {
             by_pod.entry(pod).or_default().push(container.clone());
         }
     }
-    let mut pods: Vec<_> = snapshot.pods().iter().cloned().collect();
-    pods.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
     let with_status = |pod: Arc<Pod>| {
         let status = of(&pod, by_pod.remove(&pod.id[..]).unwrap_or_default());
         (pod, status)
     };
-    pods.into_iter().map(with_status).collect()
+    by_creation(snapshot.pods().iter().cloned())
+        .into_iter()
+        .map(with_status)
+        .collect()
 }
 
 fn of(pod: &Pod, containers: Vec<Arc<Container>>) -> PodStatus {
-    let (infra, mut members): (Vec<_>, Vec<_>) = containers
+    let (infra, members): (Vec<_>, Vec<_>) = by_creation(containers)
         .into_iter()
         .partition(|container| container.name.starts_with(INFRA_PREFIX));
-    members.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
     let infra = infra.into_iter().next();
     let runs = |container: &Container| container.state == ContainerState::Running;
     let entries = pod.template.spec.containers.len();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::Container;
+use super::{Container, Retries};
 
 /// A run of this length ends a row of restarts.
 const LONG_RUN: Duration = Duration::from_secs(10);
@@ -20,6 +20,16 @@ pub fn in_a_row(c: &Container, started_at: Timestamp) -> u32 {
     } else {
         c.retries.in_a_row
     }
+}
+
+/// Counts a restart that is about to be tried.
+pub fn count(c: &mut Container, now: Timestamp) {
+    let in_a_row = c.started_at.map_or(0, |started_at| in_a_row(c, started_at));
+    c.restarts = c.restarts.saturating_add(1);
+    c.retries = Retries {
+        in_a_row: in_a_row.saturating_add(1),
+        last: Some(now),
+    };
 }
 
 /// Until when a container that runs is not to be relied on, because it has ended by itself before and has not run for

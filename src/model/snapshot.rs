@@ -132,6 +132,14 @@ impl Record for Container {
     }
 }
 
+impl Forward {
+    /// What nobody else may have. Where the configuration says the address, it may be any.
+    pub fn claim(&self) -> Claim {
+        let address = self.host_address.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        Claim::HostPort(self.protocol, self.host_port, address)
+    }
+}
+
 impl Record for Bottle {
     record_glue!(Bottle);
 

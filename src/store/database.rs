@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, params};
 
+use super::error::StoreError;
 use super::holder;
-use super::writer::StoreError;
 use crate::base::cause::Cause;
 use crate::model::{Kind, Snapshot, Write};
 

@@ -419,7 +419,7 @@ fn of(parameter: &str) -> impl Fn(crate::workload::container::ContainerError) ->
     responses((status = 200, body = SuccessBody<Vec<ContainerView>>)))]
 pub async fn list(State(m): State<Management>) -> Response {
     let snapshot = m.store.snapshot();
-    m.kept.containers.get(&snapshot, || {
+    m.cached.containers.get(&snapshot, || {
         let containers = container::list(&snapshot);
         let own = |c: &Container| c.attachment.as_ref().map(|a| a.address);
         // Of all containers of a pod only infra has an address.

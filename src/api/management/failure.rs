@@ -10,7 +10,7 @@ use crate::net::firewall::FirewallError;
 use crate::net::policy::PolicyError;
 use crate::runtime::RuntimeError;
 use crate::store::StoreError;
-use crate::workload::apply::{ApplyError, What};
+use crate::workload::apply::{ApplyError, ResourceError};
 use crate::workload::balancer::ServiceError;
 use crate::workload::bottle::BottleError;
 use crate::workload::build::BuildError;
@@ -232,7 +232,7 @@ impl Coded for SetError {
     }
 }
 
-impl Coded for What {
+impl Coded for ResourceError {
     fn code(&self) -> Code {
         match self {
             Self::Pod(error) => error.code(),
@@ -320,7 +320,7 @@ mod tests {
             protocol: Protocol::Tcp,
             holder: "nginx".into(),
         };
-        let what = What::Set(SetError::Pod(PodError::Container(cause)));
+        let what = ResourceError::Set(SetError::Pod(PodError::Container(cause)));
         let failed = Box::new(Failed { step: "", what });
         let (place, undone) = (String::new(), String::new());
         let error = ApiError::from(ApplyError::Failed { failed, place, undone });

@@ -254,7 +254,7 @@ fn of<'a>(parameter: &'a str, prefix: &'a str) -> impl Fn(PodError) -> ApiError 
 #[utoipa::path(get, path = "/v1/pods", tag = "pods", responses((status = 200, body = SuccessBody<Vec<PodView>>)))]
 pub async fn list(State(m): State<Management>) -> Response {
     let snapshot = m.store.snapshot();
-    m.kept.pods.get(&snapshot, || {
+    m.cached.pods.get(&snapshot, || {
         let pods = crate::model::pod_statuses(&snapshot);
         let views: Vec<_> = pods.iter().map(|(pod, status)| PodView::new(pod, status)).collect();
         success("retrieve pod list success", views)

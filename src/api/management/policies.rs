@@ -12,7 +12,7 @@ use crate::api::{
     ApiError, AuditEntry, Code, Done, Failure, MaybeBody, OptionalJson, PathParams, QueryParams, StrictJson, Success,
     SuccessBody, done, success, success_with,
 };
-use crate::model::{Chain, UnknownChain};
+use crate::model::{PolicyChain, UnknownChain};
 use crate::net::firewall::Destination;
 use crate::net::policy::{Difference, Entry, Explanation, NewPolicy, PolicyError, Question};
 
@@ -88,8 +88,8 @@ impl From<&Entry> for PolicyView {
             reason: entry.status.reason().to_owned(),
             source: PolicyEnd::named(&policy.source),
             destination: match policy.chain {
-                Chain::RaindEw => PolicyEnd::named(&policy.destination),
-                Chain::RaindNsObs | Chain::RaindNsEnf => PolicyEnd::at(&policy.destination),
+                PolicyChain::RaindEw => PolicyEnd::named(&policy.destination),
+                PolicyChain::RaindNsObs | PolicyChain::RaindNsEnf => PolicyEnd::at(&policy.destination),
             },
             protocol: policy.protocol.map(|p| p.name()),
             dport: policy.dport,
@@ -290,7 +290,7 @@ pub async fn list(
     PathParams(chain): PathParams<String>,
 ) -> Result<Success<SuccessBody<PolicyList>>, ApiError> {
     entry.target(|target| target.chain = chain.clone());
-    let chain: Chain = chain
+    let chain: PolicyChain = chain
         .parse()
         .map_err(|e: UnknownChain| ApiError::new(Code::ChainNotFound, e.to_string()))?;
     let (mode, entries) = m.policies.list(chain);

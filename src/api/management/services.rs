@@ -164,7 +164,7 @@ fn endpoint_views(service: &Service, endpoints: &[Endpoint]) -> Vec<EndpointView
     let mut ports: Vec<u16> = service.ports.iter().map(|p| p.target_port).collect();
     ports.sort_unstable();
     ports.dedup();
-    let of = |endpoint: &Endpoint| {
+    let view = |endpoint: &Endpoint| {
         let view = |port: &u16| EndpointView {
             address: endpoint.address,
             port: *port,
@@ -172,7 +172,7 @@ fn endpoint_views(service: &Service, endpoints: &[Endpoint]) -> Vec<EndpointView
         };
         ports.iter().map(view).collect::<Vec<_>>()
     };
-    endpoints.iter().flat_map(of).collect()
+    endpoints.iter().flat_map(view).collect()
 }
 
 /// The service that a request is about; in the audit record too.

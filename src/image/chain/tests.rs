@@ -2,6 +2,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::Arc;
 
 use super::*;
+use crate::image::digest::Digest;
+use crate::image::stack::{digests, stack};
 use crate::image::record::Record;
 use crate::image::testing::{Tar, names, with_overlay};
 use crate::image::unpack::unpack;
@@ -251,12 +253,12 @@ fn it_is_kept_and_swept_by_its_chain() {
     // A plain copy of it becomes what it was.
     let path = lab.store.layer(&top.chain_id);
     let record = Record::of(&path).unwrap();
-    rustix::fs::removexattr(&path, super::super::layers::DIFF_ID).unwrap();
+    rustix::fs::removexattr(&path, super::super::tree::DIFF_ID).unwrap();
     assert!(!lab.is_laid_out());
     assert!(lab.store.mend(&top.chain_id).unwrap() && lab.is_laid_out());
     assert_eq!(Record::of(&path).unwrap(), record);
     // Without its mark it is made again.
-    rustix::fs::removexattr(&path, super::super::layers::DIFF_ID).unwrap();
+    rustix::fs::removexattr(&path, super::super::tree::DIFF_ID).unwrap();
     std::fs::set_permissions(path.join("tmp"), PermissionsExt::from_mode(0o700)).unwrap();
     settle(&lab.store, &stack(&lab.diff_ids)).unwrap();
     assert_eq!(like(&path.join("tmp")), (0o1777, 0, 0));

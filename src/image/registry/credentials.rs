@@ -17,6 +17,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
+use super::credential::{Credential, Secret};
 use super::helper;
 use crate::image::reference::{HUB, registry_name};
 
@@ -24,37 +25,6 @@ use crate::image::reference::{HUB, registry_name};
 const MAX_FILE: u64 = 1 << 20;
 /// Docker Hub's key in files, and its name for helper programs.
 const HUB_KEY: &str = "https://index.docker.io/v1/";
-
-/// Text that is never shown.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub(super) struct Secret(pub(super) String);
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(secret)")
-    }
-}
-
-/// What we can show to a registry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Credential {
-    Password {
-        user: String,
-        password: Secret,
-    },
-    /// A refresh token of the registry's token service.
-    Identity(Secret),
-    /// A token for the registry itself.
-    Bearer(Secret),
-}
-
-impl Credential {
-    /// The value of an `Authorization: Basic`, without the word.
-    pub(super) fn basic(user: &str, password: &Secret) -> Secret {
-        Secret(STANDARD.encode(format!("{user}:{}", password.0)))
-    }
-}
 
 /// A credential and where it stands.
 #[derive(Debug, Clone)]

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
-use super::credentials::{Credential, Secret};
+use super::credential::{Credential, Secret};
 
 /// How long a helper program may take.
 const LIMIT: Duration = Duration::from_secs(10);

@@ -12,7 +12,7 @@ use tokio::sync::OnceCell;
 
 use super::auth::Auth;
 use super::client::{Clients, Pair};
-use super::settings::Endpoint;
+use super::settings::RegistryEndpoint;
 use super::{Fetched, RegistrySettings};
 use crate::image::digest::Digest;
 use crate::image::manifest::{Descriptor, Document, MAX_DOCUMENT};
@@ -32,7 +32,7 @@ const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-diges
 /// A registry or a mirror, its credentials and its state in this pull.
 pub(in crate::image) struct Source {
     pub(super) settings: Arc<RegistrySettings>,
-    pub(super) endpoint: Endpoint,
+    pub(super) endpoint: RegistryEndpoint,
     /// The repository's name there.
     pub(super) path: String,
     pub(super) auth: Auth,
@@ -55,7 +55,7 @@ impl Source {
         settings: &Arc<RegistrySettings>,
         clients: &Arc<Clients>,
         image: &ImageRef,
-        endpoint: Endpoint,
+        endpoint: RegistryEndpoint,
         attempts: u32,
     ) -> Self {
         Self {

@@ -4,8 +4,6 @@ use std::net::Ipv4Addr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::model::Claim;
-
 /// Begins the ids of containers that run a step of a build.
 const BUILD_PREFIX: &str = "build-";
 
@@ -347,12 +345,6 @@ impl std::fmt::Display for Protocol {
 }
 
 impl Forward {
-    /// What nobody else may have. Where the configuration says the address, it may be any.
-    pub fn claim(&self) -> Claim {
-        let address = self.host_address.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        Claim::HostPort(self.protocol, self.host_port, address)
-    }
-
     /// Whether `other` is what this one asks for.
     pub fn allows(&self, other: &Self) -> bool {
         let host_port = match self.host_port {

@@ -13,7 +13,8 @@ use super::netlink::{Link, Netlink, Port, Seen};
 use super::sysctl::Sysctl;
 use super::uplink::UplinkWatch;
 use super::{BridgeFiltering, DEFAULT_NETWORK, DNS_LINK, NetworkError, NetworkSettings, Uplink, ipam};
-use crate::model::{Container, ContainerState, Network, Snapshot};
+use crate::model::names::is_network_name;
+use crate::model::{Container, ContainerState, Network, Snapshot, by_creation};
 use crate::store::Store;
 
 /// Prefix of the host's end of every container's veth pair.
@@ -152,7 +153,7 @@ impl NetworkService {
     /// Errors: [`NetworkError::BadName`], [`NetworkError::Exists`] (a network or any interface of the host),
     /// [`NetworkError::NoSubnet`]; nothing is left of a failed attempt.
     pub async fn create(&self, name: &str) -> Result<Arc<Network>, NetworkError> {
-        if !is_valid_name(name) {
+        if !is_network_name(name) {
             return Err(NetworkError::BadName(name.to_owned()));
         }
         let _changing = self.0.changing.lock().await;
@@ -362,19 +363,7 @@ impl NetworkService {
 
 /// All networks in the order of their creation, which is the order of listing and of rules.
 pub(crate) fn in_order(snapshot: &Snapshot) -> Vec<Arc<Network>> {
-    let mut networks: Vec<_> = snapshot.networks().iter().cloned().collect();
-    networks.sort_by(|a, b| (a.created_at, &a.name).cmp(&(b.created_at, &b.name)));
-    networks
-}
-
-/// `[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}` (`docs/spec/network.md` N-18), and not one of the two names that the kernel keeps
-/// for parameters of all interfaces.
-fn is_valid_name(name: &str) -> bool {
-    let mut bytes = name.bytes();
-    !["all", "default"].contains(&name)
-        && name.len() <= 15
-        && bytes.next().is_some_and(|b| b.is_ascii_alphanumeric())
-        && bytes.all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+    by_creation(snapshot.networks().iter().cloned())
 }
 
 #[cfg(test)]
@@ -384,7 +373,7 @@ mod tests {
     #[test]
     fn network_names() {
         for good in ["a", "raind1", "my_net.1-x", "0", "abcdefghijklmno"] {
-            assert!(is_valid_name(good), "{good}");
+            assert!(is_network_name(good), "{good}");
         }
         for bad in [
             "",
@@ -398,7 +387,7 @@ mod tests {
             "a+",
             "all",
         ] {
-            assert!(!is_valid_name(bad), "{bad}");
+            assert!(!is_network_name(bad), "{bad}");
         }
     }
 }

@@ -4,12 +4,12 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::generations::put_aside;
+use super::generations::rotate;
 use super::times;
 
 /// How much of each log is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct LogLimits {
     /// Size, its times included, at which a file is put aside, in bytes.
     pub max_bytes: u64,
     /// How many files are kept beside the current one; at least 1.
@@ -18,7 +18,7 @@ pub struct Limits {
 
 /// Puts aside every `*.log` in `directory` that has reached the limit. Returns how many bytes the longest of the others
 /// is away from it. A log that cannot be renamed does not keep the others from it.
-pub fn bound(directory: &Path, limits: &Limits) -> io::Result<u64> {
+pub fn bound(directory: &Path, limits: &LogLimits) -> io::Result<u64> {
     let mut room = limits.max_bytes;
     let mut renamed = false;
     for entry in fs_err::read_dir(directory)? {
@@ -34,7 +34,7 @@ pub fn bound(directory: &Path, limits: &Limits) -> io::Result<u64> {
             room = room.min(limits.max_bytes - size);
             continue;
         }
-        match put_aside(&path, limits.max_files) {
+        match rotate(&path, limits.max_files) {
             Ok(()) => {
                 tracing::debug!(log = %path.display(), size, "log put aside");
                 renamed = true;
@@ -57,7 +57,7 @@ mod tests {
     #[test]
     fn what_has_reached_the_limit_is_put_aside() {
         let dir = tempfile::tempdir().unwrap();
-        let limits = Limits {
+        let limits = LogLimits {
             max_bytes: 100,
             max_files: 2,
         };
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_directory_that_is_gone_is_an_error() {
-        let limits = Limits {
+        let limits = LogLimits {
             max_bytes: 1,
             max_files: 1,
         };

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::reader::LogReader;
 use super::watch::Watcher;
+use crate::ops::task::blocking;
 
 /// Of a log that is written to all the time, this long is collected before it is read again.
 const COLLECT: Duration = Duration::from_millis(5);
@@ -50,9 +51,9 @@ impl Streaming {
             let mut reader = self.reader;
             let look = move || {
                 let armed = watcher.map(|watcher| watcher.arm(reader.directory()));
-                (reader.read(), armed, reader)
+                io::Result::Ok((reader.read(), armed, reader))
             };
-            let (piece, armed, reader) = tokio::task::spawn_blocking(look).await.map_err(io::Error::other)?;
+            let (piece, armed, reader) = blocking(look).await?;
             self.reader = reader;
             let piece = piece?;
             if !piece.is_empty() {
@@ -84,7 +85,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::observe::logs::{Limits, Selection, View, bound, put_aside};
+    use crate::observe::logs::{LogLimits, Selection, View, bound, rotate};
 
     const FOLLOW: View = View {
         selection: Selection {
@@ -167,7 +168,7 @@ mod tests {
             assert_eq!(pieces.next().await.unwrap().unwrap(), text);
         }
         writer.write(b"last\n");
-        put_aside(&log, 1).unwrap();
+        rotate(&log, 1).unwrap();
         writer.write(b"words");
         end.cancel();
         let rest: Vec<Bytes> = pieces.try_collect().await.unwrap();
@@ -235,7 +236,7 @@ mod tests {
     async fn two_followers_get_every_line_once_in_order_while_files_are_put_aside() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("init.log");
-        let limits = Limits {
+        let limits = LogLimits {
             max_bytes: 4 << 20,
             max_files: 100,
         };

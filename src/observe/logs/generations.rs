@@ -45,7 +45,7 @@ pub(super) enum Next {
 
 /// Makes room for a new file: the current one becomes `.1`, older ones move up as far as there is no free number, and
 /// those above `kept` go. A crash in the middle leaves a free number, which the next call uses.
-pub fn put_aside(path: &Path, kept: u32) -> io::Result<()> {
+pub fn rotate(path: &Path, kept: u32) -> io::Result<()> {
     if inode_of(path).is_none() {
         return Ok(());
     }
@@ -158,13 +158,13 @@ mod tests {
         let log = dir.path().join("log");
         for n in 1..=4 {
             std::fs::write(&log, n.to_string()).unwrap();
-            put_aside(&log, 2).unwrap();
+            rotate(&log, 2).unwrap();
         }
         assert_eq!(names(dir.path()), owned(&[("log.1", "4"), ("log.2", "3")]));
-        put_aside(&log, 2).unwrap();
+        rotate(&log, 2).unwrap();
         assert_eq!(names(dir.path()).len(), 2, "without a current file nothing moves");
         std::fs::write(&log, "5").unwrap();
-        put_aside(&log, 1).unwrap();
+        rotate(&log, 1).unwrap();
         assert_eq!(names(dir.path()), owned(&[("log.1", "5")]));
     }
 
@@ -182,7 +182,7 @@ mod tests {
             panic!("there is one")
         };
         assert_eq!(next.inode, all[1].inode);
-        put_aside(&log, 4).unwrap();
+        rotate(&log, 4).unwrap();
         let expected = owned(&[("log.1", "5"), ("log.2", "4"), ("log.3", "2")]);
         assert_eq!(names(dir.path()), expected);
     }
@@ -195,11 +195,11 @@ mod tests {
         std::fs::write(&log, "old").unwrap();
         let old = open_all(&log).unwrap().remove(0);
         assert!(matches!(after(&log, old.inode).unwrap(), Next::Nothing));
-        put_aside(&log, 1).unwrap();
+        rotate(&log, 1).unwrap();
         assert!(matches!(after(&log, old.inode).unwrap(), Next::Nothing));
         std::fs::write(&log, "new").unwrap();
         assert!(matches!(after(&log, old.inode).unwrap(), Next::File(_)));
-        put_aside(&log, 1).unwrap();
+        rotate(&log, 1).unwrap();
         assert!(matches!(after(&log, old.inode).unwrap(), Next::Lost));
     }
 }

@@ -27,9 +27,9 @@ mod stamp;
 pub mod times;
 mod watch;
 
-pub use bound::{Limits, bound};
+pub use bound::{LogLimits, bound};
 pub use follow::{Follow, stream};
-pub use generations::put_aside;
+pub use generations::rotate;
 pub use reader::{LogReader, View};
 pub use select::Selection;
 pub use watch::{Armed, Watcher};

@@ -33,7 +33,7 @@ pub struct LogReader {
     timestamps: bool,
     end: End,
     /// `None` while there is no log.
-    place: Option<Place>,
+    place: Option<FilePosition>,
 }
 
 /// Where a reader stops.
@@ -45,7 +45,7 @@ enum End {
 }
 
 #[derive(Debug)]
-struct Place {
+struct FilePosition {
     generation: Generation,
     offset: u64,
     stamps: Option<Stamps>,
@@ -134,7 +134,7 @@ impl LogReader {
             let at_line_start = before.is_none_or(|stamps| stamps.at_line_start);
             Stamps::new(Times::open(&self.log, generation.inode), at_line_start)
         });
-        self.place = Some(Place {
+        self.place = Some(FilePosition {
             generation,
             offset,
             stamps,
@@ -156,7 +156,7 @@ impl End {
     }
 }
 
-impl Place {
+impl FilePosition {
     fn read(&mut self, end: &End) -> io::Result<Vec<u8>> {
         let mut size = self.generation.size()?;
         if let End::At { inode, offset } = end
@@ -186,7 +186,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::observe::logs::put_aside;
+    use crate::observe::logs::rotate;
 
     const FOLLOW: View = View {
         selection: Selection {
@@ -214,15 +214,15 @@ mod tests {
         let mut reader = LogReader::open(&log, &FOLLOW).unwrap();
         assert_eq!(read(&mut reader), "");
         append(&log, "1\n");
-        put_aside(&log, 5).unwrap();
+        rotate(&log, 5).unwrap();
         append(&log, "2\n");
         assert_eq!(read(&mut reader), "1\n");
-        put_aside(&log, 5).unwrap();
+        rotate(&log, 5).unwrap();
         assert_eq!(read(&mut reader), "2\n");
         assert_eq!(read(&mut reader), "");
         append(&dir.path().join("log.1"), "end of 2\n");
         append(&log, "3\n");
-        put_aside(&log, 5).unwrap();
+        rotate(&log, 5).unwrap();
         append(&log, "4\n");
         assert_eq!(read(&mut reader), "end of 2\n");
         assert_eq!(read(&mut reader), "3\n");
@@ -241,7 +241,7 @@ mod tests {
         let writer = std::thread::spawn(move || {
             for number in 0..1500 {
                 append(&path, &format!("{number}\n"));
-                put_aside(&path, 15).unwrap();
+                rotate(&path, 15).unwrap();
                 ahead.send(()).unwrap();
             }
         });
@@ -261,11 +261,11 @@ mod tests {
         let log = dir.path().join("log");
         let none = LogReader::open(&log, &View::default());
         append(&log, "1\n");
-        put_aside(&log, 5).unwrap();
+        rotate(&log, 5).unwrap();
         append(&log, "2\n");
         let mut reader = LogReader::open(&log, &View::default()).unwrap();
         append(&log, "later\n");
-        put_aside(&log, 5).unwrap();
+        rotate(&log, 5).unwrap();
         append(&log, "3\n");
         assert_eq!(reader.read_to_end().unwrap(), b"1\n2\n");
         assert_eq!(none.unwrap().read_to_end().unwrap(), b"", "there was no log");
@@ -278,7 +278,7 @@ mod tests {
         append(&log, "1\n");
         let mut reader = LogReader::open(&log, &FOLLOW).unwrap();
         for text in ["2\n", "3\n"] {
-            put_aside(&log, 1).unwrap();
+            rotate(&log, 1).unwrap();
             append(&log, text);
         }
         assert_eq!(read(&mut reader), "1\n", "it still holds that file");

@@ -171,7 +171,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
         for text in texts {
-            super::super::put_aside(&log, 9).unwrap();
+            super::super::rotate(&log, 9).unwrap();
             std::fs::write(&log, text).unwrap();
         }
         assert_eq!(last(&log, lines), expected);
@@ -205,7 +205,7 @@ mod tests {
         let log = dir.path().join("log");
         let at = |seconds| Timestamp::from_second(seconds).unwrap();
         super::super::times::tests::write(&log, &[(at(1), "one\n"), (at(2), "two\n")]);
-        super::super::put_aside(&log, 1).unwrap();
+        super::super::rotate(&log, 1).unwrap();
         super::super::times::tests::write(&log, &[(at(3), "thr"), (at(3), "ee\n"), (at(4), "four\n")]);
         let since = Timestamp::from_millisecond(millis).unwrap();
         let mut selection = Selection {

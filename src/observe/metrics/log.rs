@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::cgroup::Usage;
-use super::sampler::Sample;
+use super::sample::Sample;
 use crate::base::time::rfc3339;
 use crate::model::Container;
 use crate::observe::logfile::RotatingFile;

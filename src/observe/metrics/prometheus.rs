@@ -17,7 +17,7 @@ use prometheus_client::registry::Registry;
 
 use super::activity::Activity;
 use super::cgroup::Usage;
-use super::sampler::Sample;
+use super::sample::Sample;
 use crate::model::{Container, ContainerState};
 
 /// Media type of what [`expose`] returns.

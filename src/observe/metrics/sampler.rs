@@ -21,9 +21,9 @@ use rustix::process::{Resource, getrlimit};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::cgroup::Usage;
 use super::group::{Group, GroupError, Hierarchies, processors};
 use super::log::MetricsLog;
+use super::sample::Sample;
 use crate::model::{Container, ContainerState, ProcessId};
 use crate::runtime::dir::ContainerDir;
 use crate::runtime::state::{MemoryEvents, RuntimeState, Status};
@@ -33,17 +33,6 @@ use crate::store::Store;
 const INTERVAL: Duration = Duration::from_secs(10);
 /// Shortest time over which a rate means something: the kernel accounts running processes once per timer tick.
 const SHORTEST: Duration = Duration::from_secs(1);
-
-/// What is known of a container's use of resources.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Sample {
-    /// When it was measured. `None`: never, and all else is zero.
-    pub taken_at: Option<Timestamp>,
-    /// Directory of its cgroup; in version 1 that of the memory controller.
-    pub cgroup_path: String,
-    /// The figures.
-    pub usage: Usage,
-}
 
 /// The service. Clones share one memory.
 #[derive(Clone)]
@@ -272,19 +261,11 @@ impl Ticks {
     }
 }
 
-impl Sample {
-    fn at_rest(self) -> Self {
-        Self {
-            usage: self.usage.at_rest(),
-            ..self
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::fixtures::container;
+    use crate::observe::metrics::Usage;
 
     fn tick(start: Instant, ms: u64, cpu_usage_usec: u64) -> Tick {
         Tick {

@@ -4,6 +4,7 @@
 use super::order::OrderError;
 use crate::net::enforcement::NetworksError;
 use crate::net::policy::PolicyError;
+use crate::ops::task::Unfinished;
 use crate::store::StoreError;
 use crate::workload::container::ContainerError;
 use crate::workload::manifest::ManifestError;
@@ -83,4 +84,10 @@ pub enum BottleError {
     /// The operation ended without an answer: a defect, which the log describes.
     #[error("the operation failed unexpectedly; see the daemon's log")]
     Panicked,
+}
+
+impl From<Unfinished> for BottleError {
+    fn from(_: Unfinished) -> Self {
+        Self::Panicked
+    }
 }

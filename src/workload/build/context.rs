@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use tokio::sync::mpsc;
 
 use crate::base::cause::Cause;
-use crate::image::archive::{Archive, Entry, Kind};
+use crate::image::archive::{Archive, Entry, EntryKind};
 use crate::image::printable::printable;
 use crate::image::tree;
 use crate::image::tree::{Tree, TreeError, split};
@@ -25,7 +25,7 @@ const MAX_PATH: usize = 4095;
 
 /// How much is taken.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct ContextLimits {
     /// Bytes of the archive.
     pub bytes: u64,
     /// Entries, passed over or not.
@@ -56,7 +56,7 @@ impl From<TreeError> for ContextError {
 }
 
 /// Fills the empty directory `root`.
-pub(super) fn unpack(archive: impl Read, root: &Path, limits: Limits) -> Result<(), ContextError> {
+pub(super) fn unpack(archive: impl Read, root: &Path, limits: ContextLimits) -> Result<(), ContextError> {
     let read = |e: io::Error| match e.kind() {
         io::ErrorKind::FileTooLarge => ContextError::TooLarge(e.into()),
         _ => ContextError::Invalid(e.into()),
@@ -81,7 +81,7 @@ pub(super) fn unpack(archive: impl Read, root: &Path, limits: Limits) -> Result<
         }
         let path = clean(&entry.path).filter(|path| path.len() <= MAX_PATH);
         let path = path.ok_or_else(|| invalid_path(&entry.path))?;
-        if matches!(entry.kind, Kind::File) && !path.is_empty() {
+        if matches!(entry.kind, EntryKind::File) && !path.is_empty() {
             write_file(&mut tree, &mut archive, &entry, &path, read)?;
         } else {
             place(&mut tree, &entry, &path)?;
@@ -127,17 +127,17 @@ fn place(tree: &mut Tree, entry: &Entry, path: &[u8]) -> Result<(), ContextError
     }
     let fail = |e| tree::error(e, path);
     match &entry.kind {
-        Kind::Directory => {
+        EntryKind::Directory => {
             let parent = tree.directory(parent)?;
             tree.make_directory(&parent, name).map_err(fail)?;
             tree::set_mode(&parent, name, entry.mode | 0o700).map_err(fail)?;
         }
-        Kind::Symlink(target) => {
+        EntryKind::Symlink(target) => {
             let parent = tree.directory(parent)?;
             let link = || rustix::fs::symlinkat(&target[..], &*parent, name);
             tree.replace(&parent, name, link).map_err(fail)?;
         }
-        Kind::HardLink(target) => {
+        EntryKind::HardLink(target) => {
             let clean = clean(target).ok_or_else(|| invalid_path(target))?;
             let (target_parent, target_name) = split(&clean);
             let parent = tree.directory(parent)?;
@@ -145,7 +145,7 @@ fn place(tree: &mut Tree, entry: &Entry, path: &[u8]) -> Result<(), ContextError
             let link = || rustix::fs::linkat(&*target_parent, target_name, &*parent, name, AtFlags::empty());
             tree.replace(&parent, name, link).map_err(fail)?;
         }
-        Kind::File | Kind::Character(..) | Kind::Block(..) | Kind::Fifo => {}
+        EntryKind::File | EntryKind::Character(..) | EntryKind::Block(..) | EntryKind::Fifo => {}
     }
     Ok(())
 }
@@ -259,7 +259,7 @@ mod tests {
     use super::*;
     use crate::image::testing::{Tar, listing};
 
-    const LIMITS: Limits = Limits {
+    const LIMITS: ContextLimits = ContextLimits {
         bytes: 1 << 20,
         entries: 100,
     };
@@ -409,11 +409,11 @@ mod tests {
         assert!(matches!(refused(&[b'x'; 2048], LIMITS), ContextError::Invalid(_)));
         let two = archive(&[(EntryType::Regular, "a", "1"), (EntryType::Regular, "b", "2")]);
         assert!(matches!(
-            refused(&two[..1024], Limits { bytes: 1000, ..LIMITS }),
+            refused(&two[..1024], ContextLimits { bytes: 1000, ..LIMITS }),
             ContextError::TooLarge(_)
         ));
         assert!(matches!(
-            refused(&two, Limits { entries: 1, ..LIMITS }),
+            refused(&two, ContextLimits { entries: 1, ..LIMITS }),
             ContextError::TooLarge(_)
         ));
         assert!(matches!(refused(&two[..512], LIMITS), ContextError::Invalid(_)));

@@ -6,6 +6,7 @@ use crate::base::cause::Cause;
 use crate::image::ImageError;
 use crate::image::tree::TreeError;
 use crate::model::Exit;
+use crate::ops::task::Unfinished;
 use crate::workload::container::ContainerError;
 
 /// Why there is no new image. Nothing of a failed build stays.
@@ -69,6 +70,15 @@ pub enum BuildError {
     #[error("{work} unexpectedly: {source}")]
     #[allow(missing_docs)]
     Unfinished { work: &'static str, source: Cause },
+}
+
+impl From<Unfinished> for BuildError {
+    fn from(unfinished: Unfinished) -> Self {
+        Self::Unfinished {
+            work: "the operation ended",
+            source: unfinished.into(),
+        }
+    }
 }
 
 impl From<TreeError> for BuildError {

@@ -35,9 +35,10 @@ use crate::base::cause::Cause;
 use crate::image::{Draft, ImageError, ImageRef, ImageService, Platform, Scratch};
 use crate::model::{Image, ImageRunConfig};
 use crate::observe::metrics::{Activity, Verb};
+use crate::ops::task::{blocking, detached};
 use crate::workload::container::{BuildStep, ContainerService, StepEnd};
 
-use self::context::{ChannelReader, ContextError, Limits};
+use self::context::{ChannelReader, ContextError, ContextLimits};
 use self::dripfile::{Dripfile, Instruction, joined, within};
 use self::files::FileStep;
 
@@ -114,7 +115,7 @@ impl BuildService {
         let cancelled = stop.child_token();
         let _guard = cancelled.clone().drop_guard();
         let (service, mut upload) = (self.clone(), upload.boxed());
-        let task = tokio::spawn(async move {
+        let built = detached(async move {
             let build = service.run(&request, &mut upload, cancelled);
             let built = service.activity.observe(Verb::ImageBuild, build).await;
             match &built {
@@ -130,8 +131,7 @@ impl BuildService {
             }
             built
         });
-        let built = task.await.map_err(BuildError::unfinished("the build ended"))?;
-        built.map(|image| image.id.clone())
+        built.await.map(|image| image.id.clone())
     }
 
     async fn run(
@@ -175,7 +175,7 @@ impl BuildService {
     /// Takes the context in as it comes.
     async fn receive(&self, upload: &mut Upload) -> Result<Scratch, BuildError> {
         let scratch = self.images.scratch().await?;
-        let limits = Limits {
+        let limits = ContextLimits {
             bytes: self.settings.max_context_bytes,
             entries: self.settings.max_context_entries,
         };
@@ -374,13 +374,6 @@ async fn discard(mut upload: Upload, mut left: u64) {
             None => return,
         }
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, BuildError> + Send + 'static,
-) -> Result<T, BuildError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(BuildError::unfinished("file work ended"))?
 }
 
 impl BuildError {

@@ -14,11 +14,9 @@ use rustix::fs::{Mode, OFlags};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
 
-use super::{ContainerError, ContainerService};
+use super::{ContainerError, ContainerService, MAX_CLIENTS, blocking};
 use crate::model::ContainerState;
 
-/// Clients of one terminal at a time, a limit of the runtime (`docs/spec/runtime.md` 12.6).
-pub const MAX_CLIENTS: usize = 16;
 /// After start or exec it may take a moment until the runtime listens.
 const DIAL_PAUSE: Duration = Duration::from_millis(50);
 const DIAL_LIMIT: Duration = Duration::from_secs(2);
@@ -68,7 +66,7 @@ impl ContainerService {
     async fn client_of(&self, id: &str, name: &'static str) -> Result<Terminal, ContainerError> {
         let directory = self.dir(id).path().to_owned();
         let clients = self.0.clients.clone();
-        let terminal = super::blocking(move || Ok(clients.enter(directory, name))).await?;
+        let terminal = blocking(move || Ok(clients.enter(directory, name))).await?;
         terminal.ok_or_else(|| ContainerError::TooManyClients(id.to_owned()))
     }
 }

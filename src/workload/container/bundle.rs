@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Mount, MountBuilder};
 
-use super::bottle::hosts_of_services;
-use super::pod::place_of;
+use super::hosts::{host_name, hosts, hosts_of_services};
+use super::membership::place_of;
 use super::spec::{SpecContext, config_json};
-use super::{ContainerError, ContainerService, cgroup, resources};
+use super::{ContainerError, ContainerService, blocking, cgroup, resources};
 use crate::base::cause::Cause;
 use crate::model::{Container, Network, ProcessId};
 use crate::runtime::dir::ContainerDir;
@@ -46,7 +46,7 @@ impl ContainerService {
         let services = hosts_of_services(&snapshot, &container);
         let host = host.map(|host| host.pid);
         let dir = self.dir(&container.id);
-        super::blocking(move || {
+        blocking(move || {
             let gateway = network.as_ref().map(|n| n.gateway);
             // What a container did to its own root outlives a restart.
             let is_new = !dir.diff().exists();
@@ -173,17 +173,6 @@ fn inherit_root(upper: &Path, lower_dirs: &[PathBuf]) -> Result<(), ContainerErr
         }
     }
     Ok(())
-}
-
-/// The text of `/etc/hosts`.
-pub(super) fn hosts(container: &Container, address: Option<Ipv4Addr>, services: &str) -> String {
-    let name = host_name(container);
-    let own = address.map(|address| format!("{address} {name}\n"));
-    format!("127.0.0.1 localhost\n{}{services}", own.unwrap_or_default())
-}
-
-fn host_name(container: &Container) -> &str {
-    container.options.hostname.as_ref().unwrap_or(&container.id)
 }
 
 fn write_etc(

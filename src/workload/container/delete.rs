@@ -6,7 +6,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use super::recover::remove_directory;
-use super::{ContainerError, ContainerService, cgroup, refuse_managed, transitions};
+use super::{ContainerError, ContainerService, blocking, cgroup, refuse_managed, transitions};
 use crate::base::cause::Cause;
 use crate::model::{Container, ContainerState, Operation};
 use crate::observe::metrics::Verb;
@@ -70,7 +70,7 @@ impl ContainerService {
         if is_forgotten {
             let directory = self.dir(id).path().to_owned();
             note(
-                super::blocking(move || {
+                blocking(move || {
                     remove_directory(&directory).map_err(|e| cleanup("delete container directory failed", e))
                 })
                 .await,
@@ -136,7 +136,7 @@ impl ContainerService {
             return Err(ContainerError::Runtime { step, source });
         }
         let volatile = self.0.settings.runtime_run_dir.join(id);
-        super::blocking(move || {
+        blocking(move || {
             remove_lock(&volatile.with_extension("lock"))?;
             match fs_err::remove_dir_all(volatile) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),

@@ -6,6 +6,7 @@ use crate::model::{ContainerState, Taken};
 use crate::net::bridges::NetworkError;
 use crate::net::firewall::FirewallError;
 use crate::net::ports::PortError;
+use crate::ops::task::Unfinished;
 use crate::runtime::RuntimeError;
 use crate::runtime::hook::HookEvent;
 use crate::store::StoreError;
@@ -157,6 +158,12 @@ pub enum ContainerError {
     /// The operation ended without an answer: a defect, which the log describes.
     #[error("the operation failed unexpectedly; see the daemon's log")]
     Panicked,
+}
+
+impl From<Unfinished> for ContainerError {
+    fn from(_: Unfinished) -> Self {
+        Self::Panicked
+    }
 }
 
 impl From<PortError> for ContainerError {

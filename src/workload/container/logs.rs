@@ -8,7 +8,7 @@ use futures_util::Stream;
 use jiff::Timestamp;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::{ContainerError, ContainerService};
+use super::{ContainerError, ContainerService, blocking};
 use crate::model::{Change, Container, ContainerState, Kind, Object};
 use crate::observe::logs;
 use crate::observe::logs::{Follow, LogReader, Selection, View};
@@ -55,7 +55,7 @@ impl ContainerService {
             watcher: self.0.services.watcher.clone(),
             ended: Box::pin(self.clone().run_ended(container.id.clone())),
         });
-        let reader = super::blocking(move || Ok(LogReader::open(&path, &view)?)).await?;
+        let reader = blocking(move || Ok(LogReader::open(&path, &view)?)).await?;
         Ok(logs::stream(reader, follow))
     }
 

@@ -16,11 +16,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::pod::infra_of;
+use super::membership::infra_of;
 use super::start::Starter;
 use super::{ContainerError, ContainerService};
 use crate::model::retries::in_a_row;
-use crate::model::{Change, Container, ContainerState, INFRA_PREFIX, Kind, PodGoal, RestartPolicy, Retries, Snapshot};
+use crate::model::{Change, Container, ContainerState, INFRA_PREFIX, Kind, PodGoal, RestartPolicy, Snapshot};
 use crate::observe::metrics::Verb;
 use crate::ops::controller::{Backoff, Outcome, Reconcile};
 
@@ -70,16 +70,6 @@ fn policy(c: &Container, snapshot: &Snapshot) -> Option<RestartPolicy> {
     let host = infra_of(snapshot, id)?.process.as_ref();
     let is_ours = pod.goal == PodGoal::Running && host.is_some() && host == c.joined.as_ref();
     is_ours.then_some(pod.template.spec.restart)
-}
-
-/// Counts a restart that is about to be tried.
-pub(super) fn count(c: &mut Container, now: Timestamp) {
-    let in_a_row = c.started_at.map_or(0, |started_at| in_a_row(c, started_at));
-    c.restarts = c.restarts.saturating_add(1);
-    c.retries = Retries {
-        in_a_row: in_a_row.saturating_add(1),
-        last: Some(now),
-    };
 }
 
 /// The controller of restart policies.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{ContainerError, ContainerService, refuse_managed, restart, transitions};
-use crate::model::{Container, ContainerState, INFRA_PREFIX, Operation, Retries};
+use super::{ContainerError, ContainerService, refuse_managed, transitions};
+use crate::model::{Container, ContainerState, INFRA_PREFIX, Operation, Retries, retries};
 use crate::observe::metrics::Verb;
 
 /// Who wants a container to run.
@@ -27,7 +27,7 @@ impl Starter {
                 c.restarts = 0;
                 c.retries = Retries::default();
             }
-            Self::Policy => restart::count(c, Timestamp::now()),
+            Self::Policy => retries::count(c, Timestamp::now()),
         }
     }
 }

@@ -15,7 +15,6 @@ use std::time::{Duration, SystemTime};
 use serde::Deserialize;
 
 use super::Places;
-use super::containers::Stored;
 use super::json::nullable;
 use crate::model::{Container, ContainerState, ProcessId};
 use crate::runtime::dir::ContainerDir;
@@ -70,10 +69,10 @@ pub(super) struct Mount {
     pub options: Vec<String>,
 }
 
-/// Looks at all of them.
-pub(super) fn look(containers: &Stored, places: &Places) -> Seen {
-    let of = |(id, pid): (&String, i32)| (id.clone(), look_at(id, pid, places));
-    containers.pids().map(of).collect()
+/// Looks at all of them: their ids and recorded pids.
+pub(super) fn look<'a>(pids: impl Iterator<Item = (&'a String, i32)>, places: &Places) -> Seen {
+    let looks = |(id, pid): (&String, i32)| (id.clone(), look_at(id, pid, places));
+    pids.map(looks).collect()
 }
 
 fn look_at(id: &str, recorded: i32, places: &Places) -> Looks {

@@ -6,7 +6,9 @@ use std::path::Path;
 use super::files::Files;
 use super::machine::{Bundle, Looks, Seen};
 use super::*;
-use crate::model::{Chain, ContainerState, NsMode, PodGoal, PolicyStage, ProcessId, Protocol, RestartPolicy, Snapshot};
+use crate::model::{
+    ContainerState, NsMode, PodGoal, PolicyChain, PolicyStage, ProcessId, Protocol, RestartPolicy, Snapshot,
+};
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/original");
 
@@ -295,7 +297,7 @@ fn what_a_pod_is_meant_to_be() {
 fn policies_are_staged_as_they_were() {
     let (old, _) = parse(&files("mixed-policies", &[]));
     let (snapshot, _) = stored(&old, &all_live(&old));
-    let stages = |chain: Chain| -> Vec<_> {
+    let stages = |chain: PolicyChain| -> Vec<_> {
         snapshot
             .policies()
             .iter()
@@ -304,8 +306,8 @@ fn policies_are_staged_as_they_were() {
             .collect()
     };
     use PolicyStage::{Added, Committed, Removed};
-    assert_eq!(stages(Chain::RaindEw), [Committed, Committed, Committed]);
-    assert_eq!(stages(Chain::RaindNsObs)[0], Committed);
+    assert_eq!(stages(PolicyChain::RaindEw), [Committed, Committed, Committed]);
+    assert_eq!(stages(PolicyChain::RaindNsObs)[0], Committed);
     let npm = |mode: &str, list: &str| {
         format!(
             r#"{{"version":"v1","defaults":{{"east_west":{{"mode":"deny_by_default","logging":false}},"north_south":{{"mode":"{mode}"}}}},"policies":{{"east_west":[{list}]}}}}"#

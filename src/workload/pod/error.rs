@@ -2,6 +2,7 @@
 
 use crate::image::ImageError;
 use crate::model::PodProblem;
+use crate::ops::task::Unfinished;
 use crate::store::StoreError;
 use crate::workload::container::ContainerError;
 
@@ -64,6 +65,12 @@ pub enum PodError {
     /// The operation ended without an answer: a defect, which the log describes.
     #[error("the operation failed unexpectedly; see the daemon's log")]
     Panicked,
+}
+
+impl From<Unfinished> for PodError {
+    fn from(_: Unfinished) -> Self {
+        Self::Panicked
+    }
 }
 
 impl PodError {

@@ -1,7 +1,7 @@
 //! What has to be done with a pod. Pure: one snapshot in, the next steps out.
 //!
 //! Steps of one plan do not depend on each other's outcome. When they are done the plan is made anew, until it is
-//! [`Plan::Done`]; so whatever happens in between, and wherever a crash cuts it off, is seen.
+//! [`NextSteps::Done`]; so whatever happens in between, and wherever a crash cuts it off, is seen.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ pub(super) enum Want {
 
 /// What comes next.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Plan {
+pub(super) enum NextSteps {
     /// Nothing.
     Done,
     /// Nothing before that time has passed.
@@ -66,7 +66,7 @@ pub(super) enum Step {
 }
 
 /// The next steps of a pod.
-pub(super) fn plan(pod: &Pod, status: &PodStatus, want: Want, now: Timestamp) -> Plan {
+pub(super) fn plan(pod: &Pod, status: &PodStatus, want: Want, now: Timestamp) -> NextSteps {
     let steps = match pod.goal {
         PodGoal::Removed => removal(status),
         PodGoal::Stopped => ends(status, |member| member.state == ContainerState::Running),
@@ -76,11 +76,11 @@ pub(super) fn plan(pod: &Pod, status: &PodStatus, want: Want, now: Timestamp) ->
     steps_or_done(steps)
 }
 
-fn steps_or_done(steps: Vec<Step>) -> Plan {
+fn steps_or_done(steps: Vec<Step>) -> NextSteps {
     if steps.is_empty() {
-        Plan::Done
+        NextSteps::Done
     } else {
-        Plan::Steps(steps)
+        NextSteps::Steps(steps)
     }
 }
 
@@ -105,7 +105,7 @@ fn lives(container: &Container) -> bool {
 }
 
 /// First what is in the way, then infra, then the members.
-fn towards(pod: &Pod, status: &PodStatus, want: Want, now: Timestamp) -> Plan {
+fn towards(pod: &Pod, status: &PodStatus, want: Want, now: Timestamp) -> NextSteps {
     let half_gone = |c: &&std::sync::Arc<Container>| c.operation == Some(Operation::Delete);
     let containers = || status.infra.iter().chain(&status.members);
     let rests: Vec<_> = containers()
@@ -113,24 +113,24 @@ fn towards(pod: &Pod, status: &PodStatus, want: Want, now: Timestamp) -> Plan {
         .map(|c| Step::Delete(c.id.clone()))
         .collect();
     if !rests.is_empty() {
-        return Plan::Steps(rests);
+        return NextSteps::Steps(rests);
     }
     let host = status.infra.as_ref().and_then(|infra| infra.process.as_ref());
     let strays = ends(status, |member| {
         lives(member) && (host.is_none() || member.joined.as_ref() != host)
     });
     if !strays.is_empty() {
-        return Plan::Steps(strays);
+        return NextSteps::Steps(strays);
     }
     let Some(infra) = &status.infra else {
-        return Plan::Steps(vec![Step::MakeInfra]);
+        return NextSteps::Steps(vec![Step::MakeInfra]);
     };
     match infra.state {
-        ContainerState::Creating => Plan::Wait(PAUSE),
-        ContainerState::Created => Plan::Steps(vec![Step::StartInfra(infra.id.clone())]),
+        ContainerState::Creating => NextSteps::Wait(PAUSE),
+        ContainerState::Created => NextSteps::Steps(vec![Step::StartInfra(infra.id.clone())]),
         ContainerState::Stopped => match rebuild_delay(infra, now) {
-            Some(delay) if want == Want::Kept => Plan::Wait(delay),
-            _ => Plan::Steps(vec![Step::StartInfra(infra.id.clone())]),
+            Some(delay) if want == Want::Kept => NextSteps::Wait(delay),
+            _ => NextSteps::Steps(vec![Step::StartInfra(infra.id.clone())]),
         },
         ContainerState::Running => steps_or_done(members(pod, status, infra, want)),
     }

@@ -20,7 +20,7 @@ impl Reconcile for SetController {
 
     fn concerned(&self, change: &Change, now: &Snapshot) -> Vec<String> {
         let pod_of = |id: &Option<String>| now.pods().get(id.as_ref()?).cloned();
-        let of = |object: &Object| match object {
+        let set_of = |object: &Object| match object {
             Object::ReplicaSet(set) => vec![set.id.clone()],
             Object::Pod(pod) => interested(now, pod),
             Object::Container(container) => pod_of(&container.pod_id)
@@ -28,7 +28,11 @@ impl Reconcile for SetController {
                 .unwrap_or_default(),
             _ => Vec::new(),
         };
-        [&change.old, &change.new].into_iter().flatten().flat_map(of).collect()
+        [&change.old, &change.new]
+            .into_iter()
+            .flatten()
+            .flat_map(set_of)
+            .collect()
     }
 
     fn all(&self, now: &Snapshot) -> Vec<String> {

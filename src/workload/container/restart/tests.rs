@@ -4,6 +4,7 @@ use rstest::rstest;
 
 use super::*;
 use crate::model::fixtures::{container, pod};
+use crate::model::retries::count;
 use crate::model::{Exit, Operation, ProcessId};
 
 const ON_FAILURE: RestartPolicy = RestartPolicy::OnFailure { max_retries: 0 };

@@ -41,8 +41,8 @@ impl World {
         }
     }
 
-    fn next(&self, want: Want) -> Plan {
-        let Some(pod) = &self.pod else { return Plan::Done };
+    fn next(&self, want: Want) -> NextSteps {
+        let Some(pod) = &self.pod else { return NextSteps::Done };
         let snapshot = Snapshot::build(|t| {
             for container in &self.containers {
                 t.put(container.clone()).unwrap();
@@ -53,7 +53,7 @@ impl World {
 
     fn steps(&self, want: Want) -> Vec<Step> {
         match self.next(want) {
-            Plan::Steps(steps) => steps,
+            NextSteps::Steps(steps) => steps,
             other => panic!("{other:?}"),
         }
     }
@@ -167,9 +167,9 @@ impl World {
     fn settle(&mut self, want: Want) -> usize {
         for round in 0..8 {
             match self.next(want) {
-                Plan::Done => return round,
-                Plan::Wait(delay) => self.clock += delay.as_secs() as i64 + 1,
-                Plan::Steps(steps) => steps.into_iter().for_each(|step| self.perform(step)),
+                NextSteps::Done => return round,
+                NextSteps::Wait(delay) => self.clock += delay.as_secs() as i64 + 1,
+                NextSteps::Steps(steps) => steps.into_iter().for_each(|step| self.perform(step)),
             }
         }
         panic!("it does not come to an end: {self:?}");
@@ -198,11 +198,11 @@ fn running() -> World {
 #[test]
 fn a_pod_that_nobody_started_is_left_alone() {
     let mut world = World::new(PodGoal::Created);
-    assert_eq!(world.next(Want::Kept), Plan::Done);
+    assert_eq!(world.next(Want::Kept), NextSteps::Done);
     world.settle(Want::Made);
     let states: Vec<_> = world.containers.iter().map(|c| c.state).collect();
     assert_eq!(states, [Running, Created, Created]);
-    assert_eq!(world.next(Want::Kept), Plan::Done);
+    assert_eq!(world.next(Want::Kept), NextSteps::Done);
     world.settle(Want::Started);
     assert!(world.is_whole());
 }
@@ -219,7 +219,7 @@ fn a_stop_is_respected_and_keeps_infra() {
     world.end(&infra, 137);
     assert_eq!(
         world.next(Want::Kept),
-        Plan::Done,
+        NextSteps::Done,
         "an infra that dies in a stopped pod stays dead"
     );
     world.pod.as_mut().unwrap().goal = PodGoal::Running;
@@ -250,7 +250,7 @@ fn a_member_that_ended_is_its_restart_policys() {
     let mut world = running();
     let id = world.member(0).id.clone();
     world.end(&id, 1);
-    assert_eq!(world.next(Want::Kept), Plan::Done);
+    assert_eq!(world.next(Want::Kept), NextSteps::Done);
     assert_eq!(world.steps(Want::Started), [Step::Start(id.clone())]);
     world.with(&id).stopped_by_user = true;
     assert_eq!(
@@ -266,7 +266,7 @@ fn a_start_starts_what_is_quick_only_once() {
     let id = world.member(0).id.clone();
     world.pod.as_mut().unwrap().started_at = Some(second(world.clock));
     world.end(&id, 0);
-    assert_eq!(world.next(Want::Started), Plan::Done);
+    assert_eq!(world.next(Want::Started), NextSteps::Done);
     world.clock += 1;
     world.pod.as_mut().unwrap().started_at = Some(second(world.clock));
     assert_eq!(
@@ -300,7 +300,7 @@ fn a_member_that_is_being_created_again_is_not_in_dead_namespaces() {
     let member = world.with(&id);
     // As the runtime's hook leaves the row, before the create returns.
     (member.state, member.operation, member.joined) = (Created, Some(Operation::Restart), process(1));
-    assert_eq!(world.next(Want::Kept), Plan::Done);
+    assert_eq!(world.next(Want::Kept), NextSteps::Done);
     world.with(&id).operation = None;
     assert_eq!(world.steps(Want::Kept), [Step::End(id)]);
 }
@@ -311,7 +311,7 @@ fn a_container_that_a_client_made_waits_for_its_client() {
     world.make("extra-5w7yabcd".into());
     let id = world.member(2).id.clone();
     world.with(&id).stopped_by_user = true;
-    assert_eq!(world.next(Want::Kept), Plan::Done);
+    assert_eq!(world.next(Want::Kept), NextSteps::Done);
     let infra = world.infra().unwrap().id.clone();
     world.end(&infra, 137);
     world.settle(Want::Kept);
@@ -336,10 +336,10 @@ fn an_infra_that_keeps_dying_is_waited_for_longer_each_time() {
         }
         world.clock = world.with(&id).stopped_at.unwrap().as_second();
         waits.push(match world.next(Want::Kept) {
-            Plan::Wait(delay) => delay.as_millis(),
+            NextSteps::Wait(delay) => delay.as_millis(),
             _ => 0,
         });
-        let Plan::Steps(steps) = world.next(Want::Started) else {
+        let NextSteps::Steps(steps) = world.next(Want::Started) else {
             panic!("a user's start does not wait")
         };
         steps.into_iter().for_each(|step| world.perform(step));
@@ -368,7 +368,7 @@ fn what_others_have_begun_is_finished_or_waited_for() {
         let member = world.member(member).id.clone();
         world.end(&member, 143);
     }
-    assert_eq!(world.next(Want::Kept), Plan::Wait(PAUSE));
+    assert_eq!(world.next(Want::Kept), NextSteps::Wait(PAUSE));
 }
 
 /// Something that happens to a pod while nobody is at work on it.
@@ -434,7 +434,7 @@ impl World {
                 }
             }
             Event::Some(count) => {
-                if let Plan::Steps(steps) = self.next(Want::Kept) {
+                if let NextSteps::Steps(steps) = self.next(Want::Kept) {
                     steps.into_iter().take(count).for_each(|step| self.perform(step));
                 }
             }
@@ -453,7 +453,7 @@ proptest! {
         world.pod.as_mut().unwrap().goal = PodGoal::Running;
         world.settle(Want::Started);
         prop_assert!(world.is_whole(), "{world:?}");
-        prop_assert_eq!(world.next(Want::Kept), Plan::Done);
+        prop_assert_eq!(world.next(Want::Kept), NextSteps::Done);
     }
 
     /// The controller alone leaves nothing to do but restarts of single members, and nobody in dead namespaces.

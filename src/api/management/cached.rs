@@ -13,7 +13,7 @@ use crate::model::Snapshot;
 
 /// The answer of one route. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct KeptAnswer(Arc<Mutex<Option<Written>>>);
+pub struct CachedResponse(Arc<Mutex<Option<Written>>>);
 
 #[derive(Debug, Clone)]
 struct Written {
@@ -21,7 +21,7 @@ struct Written {
     answer: (StatusCode, Bytes),
 }
 
-impl KeptAnswer {
+impl CachedResponse {
     /// The answer for this snapshot; it may depend on nothing else.
     pub(super) fn get<B: Serialize>(&self, snapshot: &Snapshot, answer: impl FnOnce() -> Success<B>) -> Response {
         let revision = snapshot.revision();
@@ -51,7 +51,7 @@ mod tests {
     async fn an_answer_is_made_once_for_each_revision() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("state.db")).unwrap();
-        let kept = KeptAnswer::default();
+        let kept = CachedResponse::default();
         let ask = async |n: u32| parts(kept.get(&store.snapshot(), || success("read", n))).await;
         let first = ask(1).await;
         assert_eq!(first.2, "{\"status\":\"success\",\"message\":\"read\",\"data\":1}\n");
