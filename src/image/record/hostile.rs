@@ -1,4 +1,4 @@
-//! Trees that containers change between the note, the copy and the restore.
+//! Trees that containers change between record, copy and restore.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,7 +36,7 @@ fn state(path: &Path) -> (u32, u32, usize) {
     (metadata.mode(), metadata.uid(), attributes)
 }
 
-/// A tree, and a directory beside it that has the names of `a` in the tree.
+/// A tree, and beside it a directory with the same names as `a` in the tree.
 fn tree() -> (tempfile::TempDir, PathBuf, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let (tree, outside) = (dir.path().join("tree"), dir.path().join("outside"));

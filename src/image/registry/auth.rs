@@ -1,12 +1,12 @@
-//! How a [`Source`] is told who we are.
+//! How a [`Source`] authenticates.
 //!
 //! ```text
-//! nothing shown -- 401 --> challenge: Basic            -> user and password
-//!      ^                              Bearer           -> token service: anonymous | Basic | refresh token
+//! no header -- 401 --> challenge: Basic            -> user and password
+//!      ^                          Bearer           -> token service: anonymous | Basic | refresh token
 //!      +------------- 401 (a token has expired) ------------+
 //! ```
-//! Credentials are looked up at the first 401, so nobody gets them who does not ask, and sent only to the source's own
-//! host and to the token service that it names: over https, or on the same host when the source speaks plain HTTP.
+//! Credentials are looked up at the first 401, so a source that does not ask never gets them. They are sent only to
+//! the source's own host and to its token service: over https, or on the same host if the source uses plain HTTP.
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -21,18 +21,18 @@ use crate::image::ImageError;
 use crate::image::reference::HUB;
 
 const MAX_TOKEN_REPLY: u64 = 64 << 10;
-/// What stands in place of a secret.
+/// Replacement for a secret.
 const HIDDEN: &str = "(hidden)";
 
-/// What was shown to a source so far.
+/// Authentication state of a source.
 #[derive(Default)]
 pub(super) struct Auth {
-    /// Value of `Authorization`. Locked while a new one is made: whoever comes then waits for it.
+    /// Value of `Authorization`. Locked while it is renewed, so that others wait for the new one.
     current: tokio::sync::Mutex<Option<HeaderValue>>,
     found: OnceCell<Option<Found>>,
-    /// Everything that must not be seen, should the source send it back.
+    /// Secrets to remove from everything that the source sends back.
     secrets: Mutex<Vec<String>>,
-    /// Where the credential that was sent stands.
+    /// Origin of the credential that was sent.
     origin: OnceLock<String>,
 }
 
@@ -41,7 +41,7 @@ impl Auth {
         self.current.lock().await.clone()
     }
 
-    /// `text` without secrets.
+    /// `text` with all secrets removed.
     pub(super) fn scrub(&self, text: &str) -> String {
         let secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
         secrets
@@ -49,7 +49,7 @@ impl Auth {
             .fold(text.to_owned(), |text, secret| text.replace(secret, HIDDEN))
     }
 
-    /// As it is, and as it would stand in a form or within a JSON document.
+    /// Remembers the secret, and its form-encoded and JSON-encoded versions.
     fn keep_secret(&self, secret: &str) {
         let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
         let json = serde_json::Value::from(secret).to_string();
@@ -58,11 +58,11 @@ impl Auth {
                 secrets.push(form.to_owned());
             }
         }
-        // A password within a longer secret must not spoil its recognition.
+        // Longest first: a short secret may be part of a longer one.
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
     }
 
-    /// The way out when we are refused.
+    /// Tells the user how to resolve a refusal.
     pub(super) fn hint(&self, host: &str) -> String {
         match (self.origin.get(), self.found.get()) {
             (Some(origin), _) => format!(" (with the credentials of {origin})"),
@@ -75,7 +75,7 @@ impl Auth {
     }
 }
 
-/// Text as in a form or a query.
+/// Text encoded as in a form or a query.
 fn encoded(text: &str) -> String {
     let url = Url::parse_with_params("http://localhost/", [("", text)]);
     url.ok()
@@ -83,15 +83,15 @@ fn encoded(text: &str) -> String {
         .unwrap_or_default()
 }
 
-/// Docker Hub as users name it.
+/// The name of the registry as users know it.
 fn name(host: &str) -> &str {
     if host == HUB { "docker.io" } else { host }
 }
 
 impl Source {
-    /// The value of `Authorization` that answers the challenge of a 401. `refused` is what was shown then; if somebody
-    /// else has renewed it meanwhile, theirs is good.
-    pub(super) async fn introduce(
+    /// The value of `Authorization` for the challenge of a 401. `refused` is the value that was rejected; if another
+    /// task has renewed it meanwhile, its value is used.
+    pub(super) async fn authenticate(
         &self,
         refused: Option<HeaderValue>,
         headers: &HeaderMap,
@@ -149,7 +149,7 @@ impl Source {
         Ok(Some(credential))
     }
 
-    /// Asks the token service.
+    /// Requests a token from the token service.
     async fn token(
         &self,
         realm: Url,
@@ -162,7 +162,7 @@ impl Source {
         if !https && self.endpoint.tls {
             return Err(self.failed(format!("its token service {realm} is not https")));
         }
-        // Whoever can change what a plain registry says could have us send it anywhere.
+        // Plain HTTP can be tampered with: an attacker could redirect the credential to any host.
         if credential.is_some() && !self.endpoint.tls && !self.is_at(&realm) {
             return Err(self.failed(format!(
                 "it speaks plain HTTP and names a token service on another host ({place}); credentials are not sent there"
@@ -198,7 +198,7 @@ impl Source {
             ]);
             let mut form = realm.clone();
             form.query_pairs_mut().clear().extend_pairs(asked);
-            // With the client that follows no redirect: it would take the body along.
+            // Use the client that follows no redirects: a redirect would resend the body.
             let request = pair
                 .stays
                 .post(realm)
@@ -214,7 +214,7 @@ impl Source {
         })
     }
 
-    /// Whether the URL's host is ours, on whatever port.
+    /// Whether the URL has our host, with any port.
     fn is_at(&self, url: &Url) -> bool {
         let own = Url::parse(&format!("http://{}", self.endpoint.host));
         own.is_ok_and(|own| own.host() == url.host())

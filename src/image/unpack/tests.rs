@@ -10,7 +10,7 @@ use tar::EntryType;
 use super::*;
 use crate::image::testing::{Tar, listing, names, with_overlay};
 
-/// A place with a root to unpack into and, beside it, a host that must not change.
+/// A root to unpack into and, beside it, a host directory that must not change.
 struct Lab {
     scratch: tempfile::TempDir,
     before: Vec<String>,
@@ -35,7 +35,7 @@ impl Lab {
         self.scratch.path().join("root")
     }
 
-    /// Where a path of the host is if it is taken to begin at the root.
+    /// Path of a host file when resolved from the root.
     fn inside(&self, path: &str) -> PathBuf {
         self.root().join(self.host().strip_prefix("/").unwrap()).join(path)
     }
@@ -56,7 +56,7 @@ fn refusal(result: Result<(), TreeError>) -> String {
 
 #[test]
 fn everything_about_an_object_is_kept() {
-    // No mask of the process may show in what is unpacked.
+    // The umask must not affect the unpacked files.
     rustix::process::umask(Mode::from_raw_mode(0o077));
     let lab = Lab::new();
     let capability = b"\x01\x00\x00\x02\x0a\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00";
@@ -300,7 +300,7 @@ fn a_full_disk_is_not_the_archives_fault() {
     assert!(matches!(tree::error(Errno::NAMETOOLONG, b"a"), TreeError::Refused(_)));
 }
 
-/// Lower and upper layer, and what a container sees.
+/// Lower and upper layer, and the merged view of a container.
 #[rstest::rstest]
 #[case::file(Tar::new().file("a", "").file("b", ""), Tar::new().file(".wh.a", ""), &["b"])]
 #[case::directory(Tar::new().file("d/a", "").file("b", ""), Tar::new().file(".wh.d", ""), &["b"])]
@@ -335,7 +335,7 @@ fn whiteouts_act_on_lower_layers_only(#[case] lower: Tar, #[case] upper: Tar, #[
     });
 }
 
-/// Few names and many links, so that entries meet.
+/// Few names and many links, so that entries collide.
 const NAMES: &[&[u8]] = &[
     b"a",
     b"b",
@@ -369,7 +369,7 @@ const TARGETS: &[&str] = &[
     "",
 ];
 
-/// What one entry of an archive is made of.
+/// Parameters of one archive entry.
 fn entry() -> impl Strategy<Value = (u8, &'static [u8], &'static str, u32)> {
     (0..8_u8, select(NAMES), select(TARGETS), 0..0o10000_u32)
 }
@@ -436,7 +436,7 @@ fn links_to_a_device_that_is_left_out_are_left_out() {
         .hard_link("dev/other", "dev/zero")
         .hard_link("dev/third", "dev/other")
         .file("kept", "");
-    // Capabilities are those of a thread.
+    // Capabilities are per thread.
     let unpacked = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             let mut sets = rustix::thread::capabilities(None).unwrap();
