@@ -1,23 +1,23 @@
-//! Keeps logs within a size, by renaming: the writer notices and goes on in a new file.
+//! Rotates logs by renaming: the writer notices and continues in a new file.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::generations::put_aside;
+use super::generations::rotate;
 use super::times;
 
 /// How much of each log is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Size, its times included, at which a file is put aside, in bytes.
+    /// Size, times included, at which a file is rotated, in bytes.
     pub max_bytes: u64,
-    /// How many files are kept beside the current one; at least 1.
+    /// Number of rotated files to keep; at least 1.
     pub max_files: u32,
 }
 
-/// Puts aside every `*.log` in `directory` that has reached the limit. Returns how many bytes the longest of the others
-/// is away from it. A log that cannot be renamed does not keep the others from it.
+/// Rotates every `*.log` in `directory` that has reached the limit. Returns how many bytes the largest of the others
+/// has left. If a log cannot be renamed, the others are still rotated.
 pub fn bound(directory: &Path, limits: &Limits) -> io::Result<u64> {
     let mut room = limits.max_bytes;
     let mut renamed = false;
@@ -34,12 +34,12 @@ pub fn bound(directory: &Path, limits: &Limits) -> io::Result<u64> {
             room = room.min(limits.max_bytes - size);
             continue;
         }
-        match put_aside(&path, limits.max_files) {
+        match rotate(&path, limits.max_files) {
             Ok(()) => {
-                tracing::debug!(log = %path.display(), size, "log put aside");
+                tracing::debug!(log = %path.display(), size, "log rotated");
                 renamed = true;
             }
-            Err(error) => tracing::warn!(log = %path.display(), %error, "a log cannot be put aside and grows further"),
+            Err(error) => tracing::warn!(log = %path.display(), %error, "cannot rotate a log, which keeps growing"),
         }
     }
     if renamed {

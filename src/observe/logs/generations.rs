@@ -1,5 +1,5 @@
-//! The files of one log: `<log>`, then `<log>.1` (newest) and upwards. They may be renamed at any moment, so a file is
-//! recognised by its inode.
+//! The files of one log: `<log>`, then `<log>.1` (newest) and upwards. They may be renamed at any moment, so files
+//! are identified by inode.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -15,7 +15,7 @@ pub(super) struct Generation {
 }
 
 impl Generation {
-    /// `None` when there is no such file.
+    /// `None` if there is no such file.
     fn open(path: &Path) -> io::Result<Option<Self>> {
         match File::open(path) {
             Ok(file) => {
@@ -32,20 +32,20 @@ impl Generation {
     }
 }
 
-/// What comes after a file.
+/// The file after a given one.
 #[derive(Debug)]
 pub(super) enum Next {
-    /// Nothing yet: the file is the newest one, or the log was removed as a whole.
+    /// None yet: the file is the newest one, or the whole log was removed.
     Nothing,
     /// This one.
     File(Generation),
-    /// Nobody knows: the file does not belong to the log any more.
+    /// Unknown: the file does not belong to the log any more.
     Lost,
 }
 
-/// Makes room for a new file: the current one becomes `.1`, older ones move up as far as there is no free number, and
-/// those above `kept` go. A crash in the middle leaves a free number, which the next call uses.
-pub fn put_aside(path: &Path, kept: u32) -> io::Result<()> {
+/// Rotates a log: the current file becomes `.1`, older ones move up until there is a free number, and those above
+/// `kept` are deleted. A crash in the middle leaves a free number, which the next call uses.
+pub fn rotate(path: &Path, kept: u32) -> io::Result<()> {
     if inode_of(path).is_none() {
         return Ok(());
     }
@@ -65,7 +65,7 @@ pub(super) fn open_all(path: &Path) -> io::Result<Vec<Generation>> {
     let mut found: Vec<Generation> = Vec::new();
     for candidate in candidates(path) {
         if let Some(generation) = Generation::open(&candidate)? {
-            // Renamed since the last step.
+            // Skip a file that was renamed since the last step.
             if found.iter().all(|known| known.inode != generation.inode) {
                 found.push(generation);
             }
@@ -75,10 +75,10 @@ pub(super) fn open_all(path: &Path) -> io::Result<Vec<Generation>> {
     Ok(found)
 }
 
-/// What comes after the file with that inode.
+/// The file after the one with that inode.
 pub(super) fn after(path: &Path, inode: u64) -> io::Result<Next> {
     loop {
-        // Files only move to higher numbers, and so does this search: it cannot miss one that is there.
+        // Files only move to higher numbers, and so does this search: it cannot miss an existing one.
         let Some(place) = candidates(path).position(|candidate| inode_of(&candidate) == Some(inode)) else {
             let removed = candidates(path).next().is_none();
             return Ok(if removed { Next::Nothing } else { Next::Lost });
@@ -90,8 +90,8 @@ pub(super) fn after(path: &Path, inode: u64) -> io::Result<Next> {
             at -= 1;
             next = Generation::open(&aside(path, at))?;
         }
-        // Below a file that stays at its place, a file can only move up to a number that was free. If none of those
-        // has been taken meanwhile, nothing has moved past this search.
+        // Below a file that stays in place, a file can only move up to a number that was free. If none of those has
+        // been taken meanwhile, nothing has moved past this search.
         let empty_since = if next.is_some() { at + 1 } else { 0 };
         let unmoved = (empty_since..place).all(|n| inode_of(&aside(path, n)).is_none());
         if unmoved && inode_of(&aside(path, place)) == Some(inode) {
@@ -109,8 +109,8 @@ fn aside(path: &Path, n: u32) -> PathBuf {
     name.into()
 }
 
-/// The names of all files, newest first. At most one name in a row is missing: the one whose file is being renamed, or
-/// the current one before its writer has made it anew.
+/// The names of all files, newest first. At most one name in a row is missing: that of a file being renamed, or the
+/// current one before its writer has created it again.
 fn candidates(path: &Path) -> impl Iterator<Item = PathBuf> {
     let mut missing = 0;
     (0..).map(|n| aside(path, n)).take_while(move |candidate| {
@@ -158,13 +158,13 @@ mod tests {
         let log = dir.path().join("log");
         for n in 1..=4 {
             std::fs::write(&log, n.to_string()).unwrap();
-            put_aside(&log, 2).unwrap();
+            rotate(&log, 2).unwrap();
         }
         assert_eq!(names(dir.path()), owned(&[("log.1", "4"), ("log.2", "3")]));
-        put_aside(&log, 2).unwrap();
+        rotate(&log, 2).unwrap();
         assert_eq!(names(dir.path()).len(), 2, "without a current file nothing moves");
         std::fs::write(&log, "5").unwrap();
-        put_aside(&log, 1).unwrap();
+        rotate(&log, 1).unwrap();
         assert_eq!(names(dir.path()), owned(&[("log.1", "5")]));
     }
 
@@ -182,7 +182,7 @@ mod tests {
             panic!("there is one")
         };
         assert_eq!(next.inode, all[1].inode);
-        put_aside(&log, 4).unwrap();
+        rotate(&log, 4).unwrap();
         let expected = owned(&[("log.1", "5"), ("log.2", "4"), ("log.3", "2")]);
         assert_eq!(names(dir.path()), expected);
     }
@@ -195,11 +195,11 @@ mod tests {
         std::fs::write(&log, "old").unwrap();
         let old = open_all(&log).unwrap().remove(0);
         assert!(matches!(after(&log, old.inode).unwrap(), Next::Nothing));
-        put_aside(&log, 1).unwrap();
+        rotate(&log, 1).unwrap();
         assert!(matches!(after(&log, old.inode).unwrap(), Next::Nothing));
         std::fs::write(&log, "new").unwrap();
         assert!(matches!(after(&log, old.inode).unwrap(), Next::File(_)));
-        put_aside(&log, 1).unwrap();
+        rotate(&log, 1).unwrap();
         assert!(matches!(after(&log, old.inode).unwrap(), Next::Lost));
     }
 }
