@@ -5,7 +5,7 @@ use crate::model::fixtures::{container, network, service};
 use crate::model::{ContainerState, Txn};
 use crate::store::StoreError;
 
-/// An address that no other test of this machine uses.
+/// An address that no other test on this machine uses.
 fn address() -> Ipv4Addr {
     use std::sync::atomic::{AtomicU8, Ordering};
     static NEXT: AtomicU8 = AtomicU8::new(2);
@@ -65,7 +65,7 @@ async fn what_the_rows_publish_is_held_and_nothing_else() {
         .await;
     let is_held = |port| bench.listens(port).is_err();
     assert_eq!([8080, 8081, 8082].map(is_held), [true, false, true]);
-    // Its own ports are no obstacle to a container or its next start, whatever is asked first.
+    // A container's own ports do not conflict with its next start, whichever check runs first.
     bench.ports.check(&[forward(8080)]).unwrap();
     bench.ports.hold(&[forward(8080), forward(8083)]).unwrap();
     assert!(is_held(8083));
