@@ -1,14 +1,14 @@
 //! Wiring: builds every service from the configuration, recovers, serves, shuts down.
 //!
-//! Order of a start, and why:
-//! 1. What may fail without having touched the machine: root, directories, store, listeners on loopback.
-//!    An installation of the original is taken over there: it is not, when its port is in use.
-//! 2. The network and the rules. They stand before the first container can start.
-//! 3. Certificates (they carry the host's address), then the hook listener, which needs the bridges' addresses.
+//! Order of the start, and why:
+//! 1. Everything that may fail before the machine is changed: root, directories, store, listeners on loopback.
+//!    An installation of the original is migrated there: it must not run if its port is in use.
+//! 2. The network and the rules, which must exist before the first container starts.
+//! 3. Certificates (they contain the host's address), then the hook listener, which needs the bridges' addresses.
 //! 4. Everything is bound. Hooks and certificates are served: recovery makes the runtime call back.
 //! 5. Recovery, then the management API and the controllers.
 //!
-//! A shutdown goes the other way. Containers keep running; their monitors do not need the daemon.
+//! A shutdown is the reverse. Containers keep running; their monitors do not need the daemon.
 
 pub mod config;
 mod copies;
@@ -61,23 +61,23 @@ use crate::workload::import;
 use crate::workload::pod::{PodController, PodService};
 use crate::workload::replica_set::{ReplicaSets, SetController};
 
-/// How many containers restart policies start at the same time.
+/// Maximum number of concurrent restarts by restart policies.
 const RESTARTS_AT_ONCE: usize = 4;
-/// How a pod that does not get on waits: each time longer.
+/// Backoff of a pod that fails.
 const POD_BACKOFF: Backoff = Backoff {
     first: Duration::from_secs(1),
     most: Duration::from_secs(60),
 };
-/// How a replica set waits whose rows cannot be written.
+/// Backoff of a replica set whose rows cannot be written.
 const SET_BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(200),
     most: Duration::from_secs(5),
 };
-/// How many replica sets are worked on at once. Their work is one transaction.
+/// Maximum number of replica sets reconciled at once. Each is one transaction.
 const SET_WORKERS: usize = 2;
-/// How many pods are worked on at once: enough that a few that pull images do not hold up the others.
+/// Maximum number of pods reconciled at once: enough that a few that pull images do not block the others.
 const POD_WORKERS: usize = 8;
-/// How long operations in progress may take to finish at a shutdown. What is not finished then, recovery undoes.
+/// How long a shutdown waits for operations in progress. Recovery undoes those that do not finish.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(30);
 
 /// Why the daemon could not start.
@@ -119,7 +119,7 @@ pub enum DaemonError {
     Pods(#[from] crate::workload::pod::PodError),
 }
 
-/// Runs until SIGTERM or SIGINT; SIGHUP makes it [`Reload`]. Returns an error only when the daemon could not start.
+/// Runs until SIGTERM or SIGINT; SIGHUP triggers a [`Reload`]. Returns an error only if the daemon could not start.
 pub async fn run(config: Config, manager: ServiceManager) -> Result<(), DaemonError> {
     let mut signals = Signals::listen()?;
     let started = std::time::Instant::now();
@@ -159,11 +159,11 @@ struct Daemon {
     sets: ReplicaSets,
     applier: Applier,
     audit: AuditLog,
-    /// Ends whatever begins operations: the management API and the controllers.
+    /// Stops everything that starts operations: the management API and the controllers.
     management: (CancellationToken, TaskTracker),
-    /// Ends the controllers.
+    /// Stops the controllers.
     controllers: (CancellationToken, TaskTracker),
-    /// Ends everything that operations in progress still need: hooks, certificates, DNS, periodic work.
+    /// Stops everything that operations in progress still need: hooks, certificates, DNS, periodic work.
     support: (CancellationToken, TaskTracker),
     reload: Reload,
     config: Config,
@@ -173,10 +173,10 @@ impl Daemon {
     async fn start(mut config: Config, manager: &ServiceManager) -> Result<Self, DaemonError> {
         manager.starting("opening the state store").await;
         directories::prepare(&config)?;
-        copies::give_back(&config);
+        copies::restore(&config);
         let store = Store::open(&config.database())?;
         let events = Events::new(events::KEPT);
-        // From here on, so that recovery is among them.
+        // Subscribe now, so that the changes of recovery are included.
         let commits = store.subscribe();
         let management_socket = listen("the management API", config.management_address).await?;
         let ca_socket = listen("certificate requests", config.ca_address).await?;
@@ -257,7 +257,7 @@ impl Daemon {
         );
         tasks.spawn(serving.clone().serve(hook_sockets, hook_app.clone(), stop.clone()));
 
-        // Before containers are recovered: their states change then.
+        // Before containers are recovered, because that changes their states.
         tasks.spawn(firewall.clone().follow(store.clone(), stop.clone()));
         manager.starting("recovering images").await;
         images.recover().await?;
@@ -289,7 +289,7 @@ impl Daemon {
             activity.clone(),
         );
         let allowed_origins = config.allowed_origins.clone().into();
-        let of_daemon = config.clone();
+        let daemon_config = config.clone();
         let following = Following {
             config,
             store: store.clone(),
@@ -360,11 +360,11 @@ impl Daemon {
             controllers: controllers.tasks,
             support,
             reload,
-            config: of_daemon,
+            config: daemon_config,
         })
     }
 
-    /// First nobody new may ask for anything, then what was asked for is finished, then the rest.
+    /// First refuses new requests, then finishes those in progress, then stops the rest.
     async fn shut_down(self) {
         let Self {
             containers,
@@ -390,18 +390,18 @@ impl Daemon {
             end(support).await;
         };
         if tokio::time::timeout(SHUTDOWN_LIMIT, finish).await.is_err() {
-            tracing::warn!("some operations did not finish in time; the next start will undo or finish them");
+            tracing::warn!("some operations did not finish in time; the next start undoes or finishes them");
         }
         audit.flush().await;
-        // Last: what operations in progress change is part of it.
-        let noted = tokio::task::spawn_blocking(move || copies::note(&config)).await;
-        if let Err(error) = noted {
-            tracing::warn!(%error, "nothing was noted for copies of the state");
+        // Last, because operations in progress change the state.
+        let recorded = tokio::task::spawn_blocking(move || copies::record_metadata(&config)).await;
+        if let Err(error) = recorded {
+            tracing::warn!(%error, "cannot record metadata for copies of the state");
         }
     }
 }
 
-/// What keeps rows true.
+/// The reconcilers.
 struct Controllers {
     store: Store,
     tasks: (CancellationToken, TaskTracker),
@@ -415,7 +415,7 @@ impl Controllers {
         }
     }
 
-    /// `workers` keys are worked on at the same time; one that failed waits by `backoff`.
+    /// Reconciles up to `workers` keys at the same time; a failed key is retried after `backoff`.
     fn start<R: Reconcile>(&self, reconciler: R, backoff: Backoff, workers: usize) {
         let (stop, tasks) = &self.tasks;
         let queue = Arc::new(Queue::new(backoff));
@@ -424,7 +424,7 @@ impl Controllers {
     }
 }
 
-/// Routes without their description.
+/// Routes without their OpenAPI description.
 fn plain<S: Clone + Send + Sync + 'static>(routes: OpenApiRouter<S>, state: S) -> Router {
     routes.split_for_parts().0.with_state(state)
 }
