@@ -59,7 +59,7 @@ pub(super) fn record_metadata(config: &Config) {
                 );
                 break;
             }
-            let entries = match record::note(&config.root_dir.join(&tree), &mut allowance) {
+            let entries = match record::record_tree(&config.root_dir.join(&tree), &mut allowance) {
                 Ok(entries) => entries,
                 Err(error) => {
                     tracing::warn!(%error, "cannot record a tree: copy it with extended attributes and numeric owners");
@@ -87,7 +87,7 @@ pub(super) fn restore(config: &Config) {
     let is_copy = rustix::fs::getxattr(&directory, MARK, &mut [0; 8][..]).is_err();
     let restore_tree = |file: &Path| -> io::Result<()> {
         let notes: Notes = serde_json::from_slice(&fs_err::read(file)?)?;
-        record::give_back(&config.root_dir.join(&notes.tree), &notes.entries)
+        record::restore_tree(&config.root_dir.join(&notes.tree), &notes.entries)
     };
     let all = || -> io::Result<()> {
         tracing::warn!("the state was copied without extended attributes; restoring writable layers and volumes");

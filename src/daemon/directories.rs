@@ -18,8 +18,8 @@ use crate::daemon::config::Config;
 const ROOT_ONLY: u32 = 0o700;
 /// An administrator may give the directory to a group that reads logs.
 const LOGS: u32 = 0o750;
-/// Cannot be listed, but a container with shifted ids, which only `droplet` can create, must pass through it to its
-/// mounts. Everything in it is closed itself.
+/// Cannot be listed, but a container with shifted ids, which only `droplet` on its own can create, must pass through it to
+/// its mounts. Everything in it is closed itself.
 const PASSAGE: u32 = 0o711;
 /// Permissions that our directories never grant: write for the group, anything for others.
 const FORBIDDEN: u32 = 0o027;

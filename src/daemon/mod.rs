@@ -2,7 +2,7 @@
 //!
 //! Order of the start, and why:
 //! 1. Everything that may fail before the machine is changed: root, directories, store, listeners on loopback.
-//!    An installation of the original is migrated there: it must not run if its port is in use.
+//!    An installation of the original is migrated here, once its port is known to be free: it does not run.
 //! 2. The network and the rules, which must exist before the first container starts.
 //! 3. Certificates (they contain the host's address), then the hook listener, which needs the bridges' addresses.
 //! 4. Everything is bound. Hooks and certificates are served: recovery makes the runtime call back.

@@ -33,15 +33,15 @@ const KINDS: [(&str, &str); 17] = [
 /// Generic types (`application/json`) are treated as an image; the documents themselves decide later.
 pub(super) fn artifact_kind(config: &str, artifact: &str, layers: &[String]) -> Option<String> {
     let layer = layers.first().map_or("", String::as_str);
-    let said = match config {
+    let media_type = match config {
         EMPTY => [artifact, layer, config].into_iter().find(|text| !text.is_empty()),
         // Attestations and signatures have an image configuration, but layers that are not image layers.
         config if CONFIGURATIONS.contains(&config) => Some(layer).filter(|layer| describe(layer).is_some()),
         config if config.starts_with("application/vnd.") || describe(config).is_some() => Some(config),
         _ => Some(artifact).filter(|artifact| !artifact.is_empty() && !CONFIGURATIONS.contains(artifact)),
     }?;
-    let kind = describe(said).unwrap_or("an OCI artifact");
-    Some(format!("{kind} (media type {said})"))
+    let kind = describe(media_type).unwrap_or("an OCI artifact");
+    Some(format!("{kind} (media type {media_type})"))
 }
 
 /// Whether an index entry with that artifact type may lead to an image.

@@ -496,15 +496,15 @@ mod tests {
         let first = store.pin(vec![pinned, kept]);
         let second = store.pin(vec![pinned, pinned]);
         store.sweep(|| HashSet::from([needed])).unwrap();
-        let there = |digest| store.has_layer(digest).unwrap();
-        assert!(there(&needed) && there(&pinned) && !there(&unused));
+        let exists = |digest| store.has_layer(digest).unwrap();
+        assert!(exists(&needed) && exists(&pinned) && !exists(&unused));
         assert!(store.blobs.join(kept.hex()).exists() && !store.blobs.join(doomed.hex()).exists());
         drop(first);
         store.sweep(HashSet::new).unwrap();
-        assert!(!there(&needed) && there(&pinned) && !store.blobs.join(kept.hex()).exists());
+        assert!(!exists(&needed) && exists(&pinned) && !store.blobs.join(kept.hex()).exists());
         drop(second);
         store.sweep(HashSet::new).unwrap();
-        assert!(!there(&pinned));
+        assert!(!exists(&pinned));
         assert!(staging_is_empty(&store));
     }
 

@@ -109,7 +109,7 @@ impl Document {
         if raw.fs_layers.is_some() || raw.schema_version == Some(1) {
             return Err("the manifest has the withdrawn schema version 1; push the image again".into());
         }
-        let said = if raw.media_type.is_empty() {
+        let media_type = if raw.media_type.is_empty() {
             content_type
         } else {
             &raw.media_type
@@ -140,7 +140,7 @@ impl Document {
                     artifact_kind,
                 }))
             }
-            _ => Err(format!("{said:?} is not the manifest of an image")),
+            _ => Err(format!("{media_type:?} is not the manifest of an image")),
         }
     }
 }

@@ -398,13 +398,13 @@ fn needed(snapshot: &Snapshot) -> HashSet<Digest> {
 
 /// The layers that rows refer to.
 fn layers_of(snapshot: &Snapshot) -> HashSet<Digest> {
-    let of_images = snapshot
+    let image_layers = snapshot
         .images()
         .iter()
         .flat_map(|i| i.layers.iter().map(|l| &l.diff_id));
-    let of_containers = snapshot.containers().iter().flat_map(|c| &c.layers);
-    of_images
-        .chain(of_containers)
+    let container_layers = snapshot.containers().iter().flat_map(|c| &c.layers);
+    image_layers
+        .chain(container_layers)
         .filter_map(|id| id.parse().ok())
         .collect()
 }
@@ -413,13 +413,13 @@ fn layers_of(snapshot: &Snapshot) -> HashSet<Digest> {
 fn mend(layers: &LayerStore, needed: &HashSet<Digest>) -> std::io::Result<()> {
     let mut mended = 0;
     for layer in needed {
-        let whole = match layers.has_layer(layer) {
+        let outcome = match layers.has_layer(layer) {
             Ok(true) => continue,
             Ok(false) => layers.mend(layer),
             Err(error) => Err(error),
         };
         let lost = || ImageError::LayerLost(layer.to_string());
-        match whole {
+        match outcome {
             Ok(true) => mended += 1,
             Ok(false) => tracing::warn!(%layer, "{}", lost()),
             // One bad layer must not keep all other containers down.

@@ -147,7 +147,7 @@ impl Record {
 
 /// Records a tree that others may be changing. Entries that disappear meanwhile, and names longer than the kernel
 /// accepts, are omitted. Fails, without using up `allowance`, if it does not suffice.
-pub(crate) fn note(root: &Path, allowance: &mut Allowance) -> io::Result<Vec<Entry>> {
+pub(crate) fn record_tree(root: &Path, allowance: &mut Allowance) -> io::Result<Vec<Entry>> {
     let tree = Beneath::open(root)?;
     let mut seen = Seen::new(Allowance { ..*allowance });
     seen.walk(&tree)?;
@@ -157,7 +157,7 @@ pub(crate) fn note(root: &Path, allowance: &mut Allowance) -> io::Result<Vec<Ent
 
 /// Restores the lost metadata of a copy of such a tree, for entries that exist and still match. Continues after an
 /// error and returns the first one.
-pub(crate) fn give_back(root: &Path, entries: &[Entry]) -> io::Result<()> {
+pub(crate) fn restore_tree(root: &Path, entries: &[Entry]) -> io::Result<()> {
     let tree = match Beneath::open(root) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         tree => tree?,

@@ -113,8 +113,8 @@ impl Tmpfs {
     fn with<'a>(mut self, options: impl Iterator<Item = &'a str>) -> Result<Self, String> {
         for option in options {
             let (name, value) = option.split_once('=').unwrap_or((option, ""));
-            let wrong = || format!("{option:?} is not understood");
-            let number = || value.parse::<u32>().map_err(|_| wrong());
+            let invalid = || format!("{option:?} is not understood");
+            let number = || value.parse::<u32>().map_err(|_| invalid());
             match (name, value) {
                 ("rw", "") => self.read_only = false,
                 ("ro", "") => self.read_only = true,
@@ -125,14 +125,14 @@ impl Tmpfs {
                 ("nosuid" | "nodev" | "private" | "rprivate", "") => {}
                 ("suid" | "dev", "") => return Err(format!("{option} is not possible; it is always no{option}")),
                 ("size", size) if is_size(size) => self.size = Some(size.to_owned()),
-                ("nr_inodes", _) => self.inodes = Some(value.parse().map_err(|_| wrong())?),
+                ("nr_inodes", _) => self.inodes = Some(value.parse().map_err(|_| invalid())?),
                 ("uid", _) => self.uid = Some(number()?),
                 ("gid", _) => self.gid = Some(number()?),
                 ("mode", _) => {
                     let mode = u32::from_str_radix(value, 8).ok().filter(|mode| *mode <= MAX_MODE);
                     self.mode = Some(mode.ok_or_else(wrong)?);
                 }
-                _ => return Err(wrong()),
+                _ => return Err(invalid()),
             }
         }
         Ok(self)

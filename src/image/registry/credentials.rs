@@ -83,8 +83,8 @@ pub(super) async fn find(files: &[PathBuf], host: &str, path: &str) -> Result<Op
         }
         let entry = known.entry(host, path);
         let credential = entry.map(|(key, entry)| {
-            let wrong = |e| format!("the credentials file {} has an auth for {key} that {e}", file.display());
-            entry.credential().map_err(wrong)
+            let invalid = |e| format!("the credentials file {} has an auth for {key} that {e}", file.display());
+            entry.credential().map_err(invalid)
         });
         if let Some(credential) = credential.transpose()?.flatten() {
             let origin = file.display().to_string();
@@ -161,9 +161,9 @@ impl Known {
 
     /// The entry for the host, or for the longest matching prefix of the repository name on it.
     fn entry(&self, host: &str, path: &str) -> Option<(&str, &Entry)> {
-        let whole = format!("{host}/{path}");
+        let full_name = format!("{host}/{path}");
         let fits = |key: &str| {
-            whole
+            full_name
                 .strip_prefix(key)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
@@ -199,18 +199,18 @@ fn normal(key: &str) -> String {
 impl Entry {
     /// `None` for an entry that only records a login.
     fn credential(&self) -> Result<Option<Credential>, String> {
-        let given = |secret: &Option<Secret>| secret.clone().filter(|s| !s.0.is_empty());
-        if let Some(token) = given(&self.identitytoken) {
+        let non_empty = |secret: &Option<Secret>| secret.clone().filter(|s| !s.0.is_empty());
+        if let Some(token) = non_empty(&self.identitytoken) {
             return Ok(Some(Credential::Identity(token)));
         }
-        if let Some(token) = given(&self.registrytoken) {
+        if let Some(token) = non_empty(&self.registrytoken) {
             return Ok(Some(Credential::Bearer(token)));
         }
-        if let Some(auth) = given(&self.auth) {
-            let wrong = || "is not the base64 of user:password".to_owned();
-            let bytes = STANDARD.decode(auth.0.trim()).map_err(|_| wrong())?;
-            let text = String::from_utf8(bytes).map_err(|_| wrong())?;
-            let (user, password) = text.split_once(':').ok_or_else(wrong)?;
+        if let Some(auth) = non_empty(&self.auth) {
+            let invalid = || "is not the base64 of user:password".to_owned();
+            let bytes = STANDARD.decode(auth.0.trim()).map_err(|_| invalid())?;
+            let text = String::from_utf8(bytes).map_err(|_| invalid())?;
+            let (user, password) = text.split_once(':').ok_or_else(invalid)?;
             let password = Secret(password.trim_end_matches('\0').to_owned());
             let user = user.to_owned();
             return Ok(Some(Credential::Password { user, password }));

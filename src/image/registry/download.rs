@@ -157,13 +157,16 @@ impl Download<'_> {
             error => Interrupted::Final(error),
         })?;
         if response.status() == StatusCode::PARTIAL_CONTENT {
-            let said = response.headers().get(CONTENT_RANGE);
-            let said = said.and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+            let content_range = response.headers().get(CONTENT_RANGE);
+            let content_range = content_range
+                .and_then(|v| v.to_str().ok())
+                .unwrap_or_default()
+                .to_owned();
             // If a server sends a different range than requested, do not use ranges with it again.
-            if !said.starts_with(&format!("bytes {from}-")) {
+            if !content_range.starts_with(&format!("bytes {from}-")) {
                 self.ranges = false;
                 return Err(Interrupted::Broken(format!(
-                    "asked for bytes {from}-, it sent {said:?}"
+                    "asked for bytes {from}-, it sent {content_range:?}"
                 )));
             }
         }

@@ -141,19 +141,19 @@ impl Registries {
 }
 
 fn mirror(text: &str) -> Result<Endpoint, String> {
-    let wrong = || format!("the mirror {text:?} is not [http[s]://]host[:port][/prefix]");
+    let invalid = || format!("the mirror {text:?} is not [http[s]://]host[:port][/prefix]");
     let (tls, rest) = match text.split_once("://") {
         Some(("https", rest)) => (true, rest),
         Some(("http", rest)) => (false, rest),
-        Some(_) => return Err(wrong()),
+        Some(_) => return Err(invalid()),
         None => (true, text),
     };
     let (host, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     let prefix = prefix.trim_end_matches('/');
     // Refuse a mirror that a URL parser would rewrite.
-    let url = Url::parse(&format!("https://{rest}")).map_err(|_| wrong())?;
+    let url = Url::parse(&format!("https://{rest}")).map_err(|_| invalid())?;
     if !is_registry(host) || url.path().trim_matches('/') != prefix || url.query().or(url.fragment()).is_some() {
-        return Err(wrong());
+        return Err(invalid());
     }
     let prefix = if prefix.is_empty() {
         String::new()

@@ -98,10 +98,10 @@ impl Source {
             )));
         }
         let text = |name| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        let said = text(CONTENT_DIGEST);
-        if said.starts_with("sha256:") && said != digest.to_string() {
+        let header_digest = text(CONTENT_DIGEST);
+        if header_digest.starts_with("sha256:") && header_digest != digest.to_string() {
             return Err(self.bad(format!(
-                "{} calls its manifest {said}, but it has the digest {digest}",
+                "{} calls its manifest {header_digest}, but it has the digest {digest}",
                 self.endpoint.host
             )));
         }
@@ -258,8 +258,8 @@ impl Source {
             Ok(())
         };
         let limit = self.settings.patience.idle * DOCUMENT_PATIENCE;
-        let late = |_| Unread::Broken(format!("the answer did not end within {} s", limit.as_secs_f32()));
-        tokio::time::timeout(limit, all).await.map_err(late)??;
+        let timed_out = |_| Unread::Broken(format!("the answer did not end within {} s", limit.as_secs_f32()));
+        tokio::time::timeout(limit, all).await.map_err(timed_out)??;
         Ok(body)
     }
 
@@ -294,8 +294,8 @@ impl Source {
         // On a timeout, show what arrived until then.
         let _ = tokio::time::timeout(self.settings.patience.idle, all).await;
         let mut text = self.auth.scrub(&String::from_utf8_lossy(&body));
-        let whole = |end: &usize| text.is_char_boundary(*end);
-        let end = (0..=MAX_ERROR_SHOWN).rev().find(whole).unwrap_or(0);
+        let is_boundary = |end: &usize| text.is_char_boundary(*end);
+        let end = (0..=MAX_ERROR_SHOWN).rev().find(is_boundary).unwrap_or(0);
         text.truncate(end);
         one_line(&text)
     }

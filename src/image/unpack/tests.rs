@@ -88,39 +88,51 @@ fn everything_about_an_object_is_kept() {
         .file("implied/parents/file", "x");
     lab.unpack(tar).unwrap();
 
-    let see = |path: &str| fs::symlink_metadata(lab.root().join(path)).unwrap();
-    let of = |path: &str| (see(path).mode() & 0o7777, see(path).uid(), see(path).gid());
-    assert_eq!(of(""), (0o711, 0, 0));
-    assert_eq!(of("tmp"), (0o1777, 0, 0));
-    assert_eq!(of("var"), (0o2775, 1000, 1001));
-    assert_eq!(of("var/setuid"), (0o6755, 1000, 1001));
-    assert_eq!(of("var/plain"), (0o604, 1000, 1001));
-    assert_eq!(of("implied/parents"), (0o755, 0, 0));
-    assert_eq!(of("implied/parents/file"), (0o644, 0, 0));
+    let metadata = |path: &str| fs::symlink_metadata(lab.root().join(path)).unwrap();
+    let attributes = |path: &str| {
+        (
+            metadata(path).mode() & 0o7777,
+            metadata(path).uid(),
+            metadata(path).gid(),
+        )
+    };
+    assert_eq!(attributes(""), (0o711, 0, 0));
+    assert_eq!(attributes("tmp"), (0o1777, 0, 0));
+    assert_eq!(attributes("var"), (0o2775, 1000, 1001));
+    assert_eq!(attributes("var/setuid"), (0o6755, 1000, 1001));
+    assert_eq!(attributes("var/plain"), (0o604, 1000, 1001));
+    assert_eq!(attributes("implied/parents"), (0o755, 0, 0));
+    assert_eq!(attributes("implied/parents/file"), (0o644, 0, 0));
     assert_eq!(
-        (see("").mtime(), see("var").mtime(), see("tmp").mtime()),
+        (metadata("").mtime(), metadata("var").mtime(), metadata("tmp").mtime()),
         (1_000_000_000, 1_000_000_000, 1_000_000_000)
     );
     assert_eq!(
-        (see("var/plain").mtime(), see("var/plain").mtime_nsec()),
+        (metadata("var/plain").mtime(), metadata("var/plain").mtime_nsec()),
         (1_000_000_001, 250_000_000)
     );
-    assert_eq!((see("var/link").mtime(), see("var/link").uid()), (1_000_000_000, 1000));
+    assert_eq!(
+        (metadata("var/link").mtime(), metadata("var/link").uid()),
+        (1_000_000_000, 1000)
+    );
     assert_eq!(
         fs::read_link(lab.root().join("var/link")).unwrap(),
         PathBuf::from("/anywhere")
     );
     assert_eq!(
-        (see("var/linked").ino(), see("var/linked").nlink()),
-        (see("var/setuid").ino(), 2)
+        (metadata("var/linked").ino(), metadata("var/linked").nlink()),
+        (metadata("var/setuid").ino(), 2)
     );
-    assert!(see("var/fifo").file_type().is_fifo());
-    assert_eq!((of("var/fifo").0, see("var/fifo").mtime()), (0o622, 1_000_000_000));
+    assert!(metadata("var/fifo").file_type().is_fifo());
     assert_eq!(
-        (see("var/null").rdev(), of("var/null").0),
+        (attributes("var/fifo").0, metadata("var/fifo").mtime()),
+        (0o622, 1_000_000_000)
+    );
+    assert_eq!(
+        (metadata("var/null").rdev(), attributes("var/null").0),
         (rustix::fs::makedev(1, 3), 0o666)
     );
-    assert_eq!(see("var/disk").rdev(), rustix::fs::makedev(7, 300));
+    assert_eq!(metadata("var/disk").rdev(), rustix::fs::makedev(7, 300));
     let odd = lab.root().join("var").join(std::ffi::OsStr::from_bytes(b"\xff\xfe"));
     assert_eq!(fs::read(odd).unwrap(), b"not UTF-8");
 
@@ -423,8 +435,11 @@ fn files_that_aufs_kept_elsewhere_are_one_file() {
         .hard_link("bin/two", "./.wh..wh.plnk/12.34");
     lab.unpack(tar).unwrap();
     assert_eq!(names(&lab.root()), ["bin/", "bin/one", "bin/two"]);
-    let of = |path: &str| fs::metadata(lab.root().join(path)).unwrap();
-    assert_eq!((of("bin/one").ino(), of("bin/one").nlink()), (of("bin/two").ino(), 2));
+    let metadata = |path: &str| fs::metadata(lab.root().join(path)).unwrap();
+    assert_eq!(
+        (metadata("bin/one").ino(), metadata("bin/one").nlink()),
+        (metadata("bin/two").ino(), 2)
+    );
     assert_eq!(fs::read_to_string(lab.root().join("bin/two")).unwrap(), "content");
 }
 

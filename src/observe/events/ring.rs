@@ -228,7 +228,7 @@ mod tests {
     }
 
     /// The items that are available without waiting: ids of events, or the kind of item.
-    fn there(subscription: &mut Subscription) -> Vec<String> {
+    fn available(subscription: &mut Subscription) -> Vec<String> {
         std::iter::from_fn(|| subscription.take())
             .map(|item| match item {
                 Item::Event(event) => event.id.clone(),
@@ -241,31 +241,31 @@ mod tests {
     fn one_reads_on_where_one_left_off() {
         let events = events(4, 3);
         let mut all = events.subscribe(Some(999), Filter::default());
-        assert_eq!(there(&mut all), ["c0", "c1", "c2"]);
+        assert_eq!(available(&mut all), ["c0", "c1", "c2"]);
         assert_eq!(all.position(), 1002);
         let mut rest = events.subscribe(Some(1001), Filter::default());
-        assert_eq!(there(&mut rest), ["c2"]);
+        assert_eq!(available(&mut rest), ["c2"]);
         let mut new = events.subscribe(None, Filter::default());
-        assert!(there(&mut new).is_empty());
+        assert!(available(&mut new).is_empty());
         assert_eq!(new.position(), 1002);
         events.add(&made(3));
-        assert_eq!(there(&mut new), ["c3"]);
+        assert_eq!(available(&mut new), ["c3"]);
     }
 
     #[test]
     fn a_number_that_is_not_kept_is_a_reset() {
         // 1002 to 1005 are kept.
         assert_eq!(
-            there(&mut events(4, 6).subscribe(Some(1001), Filter::default())).len(),
+            available(&mut events(4, 6).subscribe(Some(1001), Filter::default())).len(),
             4
         );
         for unknown in [0, 998, 1000, 1006, u64::MAX] {
             let events = events(4, 6);
             let mut subscription = events.subscribe(Some(unknown), Filter::default());
-            assert_eq!(there(&mut subscription), ["Reset"], "{unknown}");
+            assert_eq!(available(&mut subscription), ["Reset"], "{unknown}");
             assert_eq!(subscription.position(), 1005);
             events.add(&made(9));
-            assert_eq!(there(&mut subscription), ["c9"]);
+            assert_eq!(available(&mut subscription), ["c9"]);
         }
     }
 
@@ -275,7 +275,7 @@ mod tests {
         let mut slow = events.subscribe(Some(999), Filter::default());
         assert!(matches!(slow.take(), Some(Item::Event(_))));
         (2..8).for_each(|n| events.add(&made(n)));
-        assert_eq!(there(&mut slow), ["Lagged(3)", "c4", "c5", "c6", "c7"]);
+        assert_eq!(available(&mut slow), ["Lagged(3)", "c4", "c5", "c6", "c7"]);
     }
 
     #[test]
@@ -284,8 +284,11 @@ mod tests {
         let mut one = events.subscribe(None, Filter::default());
         events.lose();
         events.add(&made(5));
-        assert_eq!(there(&mut one), ["Lagged(1)", "c5"]);
-        assert_eq!(there(&mut events.subscribe(Some(1001), Filter::default())), ["Reset"]);
+        assert_eq!(available(&mut one), ["Lagged(1)", "c5"]);
+        assert_eq!(
+            available(&mut events.subscribe(Some(1001), Filter::default())),
+            ["Reset"]
+        );
     }
 
     #[test]
@@ -302,20 +305,20 @@ mod tests {
                 new: Some(net),
             }],
         });
-        let of = |kinds: &[Kind], objects: &[&str]| {
+        let matching = |kinds: &[Kind], objects: &[&str]| {
             let filter = Filter {
                 kinds: kinds.to_vec(),
                 objects: objects.iter().map(|o| (*o).to_owned()).collect(),
             };
             let mut subscription = events.subscribe(Some(999), filter);
-            let found = there(&mut subscription);
+            let found = available(&mut subscription);
             assert_eq!(subscription.position(), 1003, "what is not wanted counts as seen");
             found
         };
-        assert_eq!(of(&[Kind::Network], &[]), ["raind1"]);
-        assert_eq!(of(&[Kind::Network, Kind::Container], &[]).len(), 4);
-        assert_eq!(of(&[], &["c1", "name2"]), ["c1", "c2"]);
-        assert_eq!(of(&[Kind::Container], &["raind1"]), [] as [&str; 0]);
+        assert_eq!(matching(&[Kind::Network], &[]), ["raind1"]);
+        assert_eq!(matching(&[Kind::Network, Kind::Container], &[]).len(), 4);
+        assert_eq!(matching(&[], &["c1", "name2"]), ["c1", "c2"]);
+        assert_eq!(matching(&[Kind::Container], &["raind1"]), [] as [&str; 0]);
     }
 
     #[tokio::test]

@@ -133,12 +133,12 @@ pub fn v1(texts: [&str; 12], ticks: u64) -> Usage {
         pids_max,
     ] = texts;
     let io = |text, kind| summed(text, |rest| rest.strip_prefix(kind));
-    let of_ticks = |n: u64| n.saturating_mul(1_000_000) / ticks.max(1);
+    let ticks_to_usec = |n: u64| n.saturating_mul(1_000_000) / ticks.max(1);
     let kills = keyed(oom, "oom_kill");
     Usage {
         cpu_usage_usec: number(usage).unwrap_or(0) / 1000,
-        cpu_user_usec: of_ticks(keyed(acct, "user")),
-        cpu_system_usec: of_ticks(keyed(acct, "system")),
+        cpu_user_usec: ticks_to_usec(keyed(acct, "user")),
+        cpu_system_usec: ticks_to_usec(keyed(acct, "system")),
         cpu_nr_periods: keyed(cpu_stat, "nr_periods"),
         cpu_nr_throttled: keyed(cpu_stat, "nr_throttled"),
         cpu_throttled_usec: keyed(cpu_stat, "throttled_time") / 1000,

@@ -144,8 +144,8 @@ impl Hierarchies {
             .v1
             .iter()
             .find(|(options, _)| options.iter().any(|o| o == controller))?;
-        let of_controller = |names: &str| names.split(',').any(|name| name == controller);
-        mount.directory(membership(memberships, of_controller)?, id)
+        let has_controller = |names: &str| names.split(',').any(|name| name == controller);
+        mount.directory(membership(memberships, has_controller)?, id)
     }
 
     fn v2_directory(&self, memberships: &str, id: &str) -> Option<PathBuf> {

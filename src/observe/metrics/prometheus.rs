@@ -272,16 +272,20 @@ mod tests {
         let stopped = container("01m85d6ag2dk", "gone").in_state(ContainerState::Stopped);
         let all = vec![running(), (Arc::new(stopped), running().1)];
         let samples = parse(&expose(&Activity::default(), all));
-        let of = |metric: &str| {
+        let value_of = |metric: &str| {
             let series =
                 format!("condenser_container_{metric}{{container_id=\"01m85d6ag2dj\",container_name=\"web\"}}");
             samples.get(&series).copied()
         };
-        assert_eq!(of("cpu_usage_seconds_total"), Some(1.5));
-        assert_eq!(of("memory_usage_bytes"), Some(4096.0));
-        assert_eq!(of("memory_limit_bytes"), Some(f64::from(1 << 30)));
-        assert_eq!(of("pids"), Some(3.0));
-        assert_eq!((of("cpu_limit_cores"), of("pids_limit")), (None, None), "no limit");
+        assert_eq!(value_of("cpu_usage_seconds_total"), Some(1.5));
+        assert_eq!(value_of("memory_usage_bytes"), Some(4096.0));
+        assert_eq!(value_of("memory_limit_bytes"), Some(f64::from(1 << 30)));
+        assert_eq!(value_of("pids"), Some(3.0));
+        assert_eq!(
+            (value_of("cpu_limit_cores"), value_of("pids_limit")),
+            (None, None),
+            "no limit"
+        );
         assert_eq!(samples["condenser_containers{state=\"running\"}"], 1.0);
         assert_eq!(samples["condenser_containers{state=\"stopped\"}"], 1.0);
         assert_eq!(samples["condenser_containers{state=\"created\"}"], 0.0);

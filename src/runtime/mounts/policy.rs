@@ -67,7 +67,7 @@ pub struct Policy {
     /// Allowed nevertheless, together with everything in them.
     #[serde(default)]
     allowed: Vec<PathBuf>,
-    /// Directories of the daemon: always refused. A parent of one must be allowed by its exact path.
+    /// Directories of the daemon: always refused. A directory that contains one is refused unless it is allowed.
     #[serde(default)]
     closed: Vec<PathBuf>,
     /// Directories of the daemon that this container may mount. A `*` matches any one name.

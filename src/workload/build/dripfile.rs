@@ -242,12 +242,12 @@ pub(super) fn within(path: &str) -> Option<String> {
 
 /// Resolves `path` against `directory`, both in an image: absolute, without `.` and `..`.
 pub(super) fn joined(directory: &str, path: &str) -> String {
-    let whole = match path.starts_with('/') {
+    let full = match path.starts_with('/') {
         true => path.to_owned(),
         false => format!("{directory}/{path}"),
     };
     let mut parts = Vec::new();
-    for part in whole.split('/') {
+    for part in full.split('/') {
         match part {
             "" | "." => {}
             ".." => drop(parts.pop()),
