@@ -2,7 +2,8 @@
 //!
 //! [`Settings`] is one layer in which every value is optional; the same struct is the command line (with its
 //! environment variables) and the TOML file, so a value can never exist in one and be missing from the other.
-//! [`Config`] is the validated sum of the layers. It is built once in `main` and passed down; nothing reads it globally.
+//! [`Config`] is the validated result of all layers. It is built once in `main` and passed down; nothing reads it
+//! globally.
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,10 +16,10 @@ use crate::image::{ImageRef, Registries, RegistryEntries};
 use crate::net::{DEFAULT_SUBNET, HOOK_PORT};
 use crate::observe::logs::LogLimits;
 
-/// Where the configuration file is looked for when `--config` is not given. It may be absent.
+/// Path of the configuration file if `--config` is not given. The file need not exist.
 pub const DEFAULT_FILE: &str = "/etc/raind/condenser.toml";
 
-/// One layer of configuration. `None` leaves the decision to the layer below.
+/// One layer of configuration. `None` defers to the layer below.
 #[derive(Debug, Default, Clone, Deserialize, clap::Args)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
@@ -60,13 +61,13 @@ pub struct Settings {
     /// Run container processes as the user that the image names [default: true]
     #[arg(long, env = "CONDENSER_RUN_AS_IMAGE_USER", value_name = "BOOL")]
     pub run_as_image_user: Option<bool>,
-    /// Refuse to create containers that AppArmor would not confine [default: false]
+    /// Refuse to create containers without AppArmor confinement [default: false]
     #[arg(long, env = "CONDENSER_REQUIRE_APPARMOR", value_name = "BOOL")]
     pub require_apparmor: Option<bool>,
-    /// Network that all container networks are cut from, at most a /24 [default: 10.166.0.0/16]
+    /// Network that all container networks are allocated from, at most a /24 [default: 10.166.0.0/16]
     #[arg(long, env = "CONDENSER_RUNTIME_SUBNET", value_name = "CIDR")]
     pub runtime_subnet: Option<Ipv4Net>,
-    /// Servers that DNS queries of containers are forwarded to [default: 8.8.8.8,1.1.1.1]
+    /// Servers to which DNS queries of containers are forwarded [default: 8.8.8.8,1.1.1.1]
     #[arg(
         long,
         env = "CONDENSER_DNS_UPSTREAMS",
@@ -74,14 +75,14 @@ pub struct Settings {
         value_delimiter = ','
     )]
     pub dns_upstreams: Option<Vec<String>>,
-    /// Address of the host that ports are published at when they name none [default: 0.0.0.0, all addresses]
+    /// Host address of published ports without one [default: 0.0.0.0, all addresses]
     #[arg(long, env = "CONDENSER_PUBLISH_ADDRESS", value_name = "IP")]
     pub publish_address: Option<Ipv4Addr>,
-    /// Leave bridge ports connected although their traffic cannot be filtered, so that containers of one network can
+    /// Leave bridge ports connected if their traffic cannot be filtered, so that containers of one network can
     /// reach each other; otherwise such ports are isolated [default: false]
     #[arg(long, env = "CONDENSER_ALLOW_UNFILTERED_BRIDGES", value_name = "BOOL")]
     pub allow_unfiltered_bridges: Option<bool>,
-    /// Registries (`host[:port]`) spoken to in plain HTTP [default: none]
+    /// Registries (`host[:port]`) reached over plain HTTP [default: none]
     #[arg(
         long,
         env = "CONDENSER_INSECURE_REGISTRIES",
@@ -97,42 +98,42 @@ pub struct Settings {
     /// /run/containers/0/auth.json]
     #[arg(long, env = "CONDENSER_REGISTRY_CREDENTIALS", value_name = "FILE")]
     pub registry_credentials: Option<PathBuf>,
-    /// Largest unpacked size of one image layer, in bytes [default: 64 GiB]
+    /// Maximum unpacked size of one image layer, in bytes [default: 64 GiB]
     #[arg(long, env = "CONDENSER_MAX_LAYER_BYTES", value_name = "BYTES")]
     pub max_layer_bytes: Option<u64>,
-    /// Largest number of entries of one image layer [default: 2000000]
+    /// Maximum number of entries of one image layer [default: 2000000]
     #[arg(long, env = "CONDENSER_MAX_LAYER_ENTRIES", value_name = "N")]
     pub max_layer_entries: Option<u64>,
-    /// Most bytes that one byte of a compressed image layer may unpack to, 0 for any number [default: 200]
+    /// Maximum number of bytes that one byte of a compressed layer may unpack to, 0 for no limit [default: 200]
     #[arg(long, env = "CONDENSER_MAX_LAYER_RATIO", value_name = "N")]
     pub max_layer_ratio: Option<u64>,
-    /// Unpacked size of an image layer from which max_layer_ratio counts, in bytes [default: 4 GiB]
+    /// Unpacked size of an image layer from which max_layer_ratio applies, in bytes [default: 4 GiB]
     #[arg(long, env = "CONDENSER_LAYER_RATIO_FROM", value_name = "BYTES")]
     pub layer_ratio_from: Option<u64>,
     /// Image of the containers that hold the namespaces of pods [default: built in, nothing is pulled]
     #[arg(long, env = "CONDENSER_INFRA_IMAGE", value_name = "IMAGE")]
     pub infra_image: Option<String>,
-    /// When pods whose containers say no imagePullPolicy ask the registry for an image with the tag latest, or without a
-    /// tag: Always, or IfNotPresent to work without the registry [default: Always]
+    /// Pull policy of containers without imagePullPolicy, for images with the tag latest or without a tag: Always, or
+    /// IfNotPresent to work without the registry [default: Always]
     #[arg(long, env = "CONDENSER_PULL_POLICY_LATEST", value_name = "POLICY")]
     pub pull_policy_latest: Option<PullLatest>,
-    /// Largest context of an image build, in bytes of the archive [default: 2 GiB]
+    /// Maximum context size of an image build, in bytes of the archive [default: 2 GiB]
     #[arg(long, env = "CONDENSER_MAX_CONTEXT_BYTES", value_name = "BYTES")]
     pub max_context_bytes: Option<u64>,
-    /// Largest number of entries of the context of an image build [default: 200000]
+    /// Maximum number of entries of the context of an image build [default: 200000]
     #[arg(long, env = "CONDENSER_MAX_CONTEXT_ENTRIES", value_name = "N")]
     pub max_context_entries: Option<u64>,
-    /// How long one RUN of an image build may take, in seconds [default: 600]
+    /// Time limit of one RUN of an image build, in seconds [default: 600]
     #[arg(long, env = "CONDENSER_BUILD_STEP_SECONDS", value_name = "N")]
     pub build_step_seconds: Option<u64>,
-    /// Size at which a log of a container is put aside and a new one begun, in bytes [default: 64 MiB]
+    /// Size at which a container log is rotated, in bytes [default: 64 MiB]
     #[arg(long, env = "CONDENSER_LOG_MAX_BYTES", value_name = "BYTES")]
     pub log_max_bytes: Option<u64>,
-    /// How many files of a container's log are kept beside the current one [default: 4]
+    /// Number of rotated files to keep per container log [default: 4]
     #[arg(long, env = "CONDENSER_LOG_MAX_FILES", value_name = "N")]
     pub log_max_files: Option<u32>,
-    /// Directories of the system (`/etc`, `/var`, `/home`, …) and sockets of root that containers may have mounted, with what
-    /// is in them, by their real paths [default: none]
+    /// System directories (`/etc`, `/var`, `/home`, …) with their content, and sockets of root, that containers may mount,
+    /// by their real paths [default: none]
     #[arg(
         long,
         env = "CONDENSER_ALLOWED_MOUNT_PREFIXES",
@@ -140,7 +141,7 @@ pub struct Settings {
         value_delimiter = ','
     )]
     pub allowed_mount_prefixes: Option<Vec<PathBuf>>,
-    /// Values of `Origin` that may attach to terminals besides the API's own address [default: none]
+    /// Values of `Origin` that may attach to terminals, in addition to the API's own address [default: none]
     #[arg(
         long,
         env = "CONDENSER_ALLOWED_ORIGINS",
@@ -161,14 +162,14 @@ pub enum LogFormat {
     Json,
 }
 
-/// When pods ask the registry for a tag that moves.
+/// When pods pull an image with a mutable tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
 pub enum PullLatest {
-    /// For every container that is made.
+    /// For every new container.
     #[default]
     #[value(name = "Always")]
     Always,
-    /// When the image is not there.
+    /// If the image is not present.
     #[value(name = "IfNotPresent")]
     IfNotPresent,
 }
@@ -209,7 +210,7 @@ pub struct Config {
     pub allowed_origins: Vec<String>,
 }
 
-/// Why a configuration was refused. The text names the value and the way out.
+/// Why a configuration is refused. The message quotes the value and tells how to fix it.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file named with `--config` cannot be read.
@@ -217,10 +218,10 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: std::io::Error,
     },
-    /// The file is not TOML of the known shape.
+    /// The file is not TOML, or has an invalid field.
     #[error("the configuration file {path} is wrong: {message}")]
     Parse {
         /// The file.
@@ -228,10 +229,10 @@ pub enum ConfigError {
         /// Position and reason.
         message: String,
     },
-    /// A value is outside what makes sense.
+    /// A value is invalid.
     #[error("{name}: {message}")]
     Invalid {
-        /// Name of the setting as in the file.
+        /// Name of the setting in the file.
         name: &'static str,
         /// What is wrong with it.
         message: String,
@@ -246,7 +247,7 @@ impl Settings {
             source,
         })?;
         toml::from_str(&text).map_err(|e: toml::de::Error| {
-            // The error's own text has several lines and draws the place.
+            // The error's own text has several lines and quotes the source.
             let line = e
                 .span()
                 .map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
@@ -299,8 +300,8 @@ impl Settings {
 }
 
 impl Config {
-    /// Flags and environment (`top`) over the file. `file` is what the user named; without it [`DEFAULT_FILE`] is read
-    /// if it exists.
+    /// Combines flags and environment (`top`) with the file. `file` is given by the user; otherwise [`DEFAULT_FILE`]
+    /// is read if it exists.
     pub fn load(top: Settings, file: Option<&Path>) -> Result<Self, ConfigError> {
         let below = match file {
             Some(path) => Settings::from_file(path)?,
@@ -390,8 +391,8 @@ impl Config {
         self.root_dir.join("cert")
     }
 
-    /// Takes what an operator chose for the original, where this configuration has its defaults. A subnet that holds no
-    /// network is not taken.
+    /// Adopts the settings of the original where this configuration has its defaults. Ignores a subnet without
+    /// networks.
     pub fn follow(&mut self, subnet: Option<Ipv4Net>, upstreams: &[SocketAddr]) {
         if let Some(subnet) = subnet.filter(|s| s.prefix_len() <= 24 && self.runtime_subnet == DEFAULT_SUBNET) {
             self.runtime_subnet = subnet;
@@ -417,7 +418,7 @@ impl Config {
 
 fn absolute(name: &'static str, value: Option<PathBuf>, default: &str) -> Result<PathBuf, ConfigError> {
     let path = value.unwrap_or_else(|| default.into());
-    // A `:` or `,` in a path cannot be told from a separator in overlay mount options.
+    // Overlay mount options use `:` and `,` as separators, also within a path.
     let text = path.to_string_lossy();
     if !path.is_absolute() || text.contains([':', ',', '\n']) {
         let message = format!(
@@ -429,7 +430,7 @@ fn absolute(name: &'static str, value: Option<PathBuf>, default: &str) -> Result
     Ok(path)
 }
 
-/// Clean absolute paths. Relative ones and those with `..` are refused rather than interpreted.
+/// Clean absolute paths. Relative paths and paths with `..` are refused.
 fn prefixes(paths: Vec<PathBuf>) -> Result<Vec<PathBuf>, ConfigError> {
     let is_plain = |path: &PathBuf| {
         let mut parts = path.components();
@@ -441,7 +442,7 @@ fn prefixes(paths: Vec<PathBuf>) -> Result<Vec<PathBuf>, ConfigError> {
             message: format!("{} is not an absolute path without '..'", path.display()),
         });
     }
-    // The components make slashes at the end and in pairs go away.
+    // Iterating over components removes trailing and double slashes.
     Ok(paths.iter().map(|path| path.components().collect()).collect())
 }
 
@@ -454,7 +455,7 @@ fn registries(entries: Option<RegistryEntries>, insecure: Option<Vec<String>>) -
     })
 }
 
-/// The one that is named, else those of the usual tools.
+/// The configured file, otherwise those of the usual tools.
 fn credential_files(named: Option<PathBuf>, docker: Option<OsString>) -> Result<Vec<PathBuf>, ConfigError> {
     if named.is_some() {
         return Ok(vec![absolute("registry_credentials", named, "")?]);
@@ -517,7 +518,7 @@ fn upstreams(value: Option<Vec<String>>) -> Result<Vec<SocketAddr>, ConfigError>
         .collect()
 }
 
-/// A program of that name in the directory of the running executable.
+/// A program with that name in the directory of the running executable.
 fn sibling(name: &str) -> Option<PathBuf> {
     let path = std::env::current_exe().ok()?.parent()?.join(name);
     path.is_file().then_some(path)

@@ -1,8 +1,9 @@
-//! So that a plain copy of the state, made while the daemon does not run, is worth as much as the state.
+//! Makes a plain copy of the state, taken while the daemon is stopped, as good as the state itself.
 //!
-//! When the daemon ends it notes what such a copy loses (`image::record`) of writable layers and volumes, and marks
-//! the notes with an extended attribute. When it starts and the mark is gone, this is a copy, and gets it back. Either way the
-//! notes go: they are true from an end to the next start. Layers of images have records of their own.
+//! At shutdown the daemon records the metadata of writable layers and volumes that such a copy loses
+//! (`image::record`), and marks the records with an extended attribute. If that mark is missing at the next start,
+//! the state is a copy, and its metadata is restored. In both cases the records are deleted: they are valid only from
+//! a shutdown to the next start. Image layers have their own records.
 
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -16,36 +17,36 @@ use crate::daemon::config::Config;
 use crate::image::record;
 use crate::image::record::{Allowance, Entry};
 
-/// A plain copy does not have it.
+/// Attribute that a plain copy does not preserve.
 const MARK: &str = "trusted.condenser.notes";
-/// A tree with more entries is not noted: nobody wants to wait for that at an end.
-const MOST: usize = 200_000;
-/// All notes together are not larger.
-const MOST_BYTES: usize = 128 << 20;
-/// Time for all trees together. With the time for operations in progress (`SHUTDOWN_LIMIT`) it stays below the
-/// `TimeoutStopSec` of the unit.
-const NOTING: Duration = Duration::from_secs(15);
+/// Maximum number of entries of a tree. Larger trees are skipped, because they would delay the shutdown.
+const MAX_ENTRIES: usize = 200_000;
+/// Maximum size of all records together.
+const MAX_BYTES: usize = 128 << 20;
+/// Time limit for all trees together. Together with the limit for operations in progress (`SHUTDOWN_LIMIT`) it stays
+/// below the `TimeoutStopSec` of the unit.
+const TIME_LIMIT: Duration = Duration::from_secs(15);
 
-/// What was noted of one tree.
+/// The record of one tree.
 #[derive(Debug, Serialize, Deserialize)]
 struct Notes {
-    /// Below the root directory.
+    /// Path relative to the root directory.
     tree: PathBuf,
     entries: Vec<Entry>,
 }
 
-/// Notes everything. What cannot be noted is logged.
-pub(super) fn note(config: &Config) {
+/// Records everything. Trees that cannot be recorded are logged.
+pub(super) fn record_metadata(config: &Config) {
     let mut allowance = Allowance {
-        entries: MOST,
-        bytes: MOST_BYTES,
-        until: Some(Instant::now() + NOTING),
+        entries: MAX_ENTRIES,
+        bytes: MAX_BYTES,
+        until: Some(Instant::now() + TIME_LIMIT),
     };
     let mut noted = || -> io::Result<()> {
         let directory = directory(config);
         forget(&directory)?;
         std::fs::DirBuilder::new().mode(0o700).create(&directory)?;
-        // First: notes that are cut off must not be taken for those of a copy.
+        // First, so that incomplete records are not mistaken for those of a copy.
         rustix::fs::setxattr(&directory, MARK, b"1", XattrFlags::empty())?;
         let trees = trees(config)?;
         let count = trees.len();
@@ -54,14 +55,14 @@ pub(super) fn note(config: &Config) {
                 let trees = count - n;
                 tracing::warn!(
                     trees,
-                    "no time was left: copy the rest with extended attributes and numeric owners only"
+                    "no time left to record these trees: copy them with extended attributes and numeric owners"
                 );
                 break;
             }
-            let entries = match record::note(&config.root_dir.join(&tree), &mut allowance) {
+            let entries = match record::record_tree(&config.root_dir.join(&tree), &mut allowance) {
                 Ok(entries) => entries,
                 Err(error) => {
-                    tracing::warn!(%error, "not noted: copy it with extended attributes and numeric owners only");
+                    tracing::warn!(%error, "cannot record a tree: copy it with extended attributes and numeric owners");
                     continue;
                 }
             };
@@ -73,34 +74,34 @@ pub(super) fn note(config: &Config) {
         Ok(())
     };
     if let Err(error) = noted() {
-        tracing::warn!(%error, "what a plain copy of the state loses is not noted");
+        tracing::warn!(%error, "cannot record the metadata that a plain copy of the state loses");
     }
 }
 
-/// Gives a copy back what it has lost, before anything of it is used.
-pub(super) fn give_back(config: &Config) {
+/// Restores the metadata of a copy, before anything in it is used.
+pub(super) fn restore(config: &Config) {
     let directory = directory(config);
     if !directory.exists() {
         return;
     }
     let is_copy = rustix::fs::getxattr(&directory, MARK, &mut [0; 8][..]).is_err();
-    let given = |file: &Path| -> io::Result<()> {
+    let restore_tree = |file: &Path| -> io::Result<()> {
         let notes: Notes = serde_json::from_slice(&fs_err::read(file)?)?;
-        record::give_back(&config.root_dir.join(&notes.tree), &notes.entries)
+        record::restore_tree(&config.root_dir.join(&notes.tree), &notes.entries)
     };
     let all = || -> io::Result<()> {
-        tracing::warn!("the state is a copy without extended attributes; writable layers and volumes get theirs back");
-        // A tree that cannot be mended is no reason to leave the others.
+        tracing::warn!("the state was copied without extended attributes; restoring writable layers and volumes");
+        // A tree that cannot be restored must not keep the others from it.
         let mut done = Ok(());
         for file in fs_err::read_dir(&directory)? {
-            done = done.and(given(&file?.path()));
+            done = done.and(restore_tree(&file?.path()));
         }
         done
     };
     let done = if is_copy { all() } else { Ok(()) };
-    // Whatever came of it: from now on the notes are no longer true.
+    // Whatever the outcome, the records are invalid from now on.
     if let Err(error) = forget(&directory).and(done) {
-        tracing::warn!(%error, "not everything that this copy of the state has lost could be given back");
+        tracing::warn!(%error, "cannot restore all metadata that this copy of the state has lost");
     }
 }
 
@@ -122,7 +123,7 @@ fn trees(config: &Config) -> io::Result<Vec<PathBuf>> {
         for entry in fs_err::read_dir(config.root_dir.join(directory))? {
             let entry = Path::new(directory).join(entry?.file_name());
             let tree = if rest.is_empty() { entry } else { entry.join(rest) };
-            // A copy of a link has nothing of what it leads to.
+            // A link's target is not part of the copy.
             let metadata = std::fs::symlink_metadata(config.root_dir.join(&tree));
             if metadata.is_ok_and(|metadata| metadata.is_dir()) {
                 trees.push(tree);

@@ -1,8 +1,9 @@
-//! What must be so before anything else: the user is root, and the directories are there and closed to others.
+//! Preconditions of a start: the user is root, and the directories exist and are closed to others.
 //!
-//! Root of a container is root of the host as far as files are concerned: a setuid program in a writable layer, or a
-//! secret in a `config.json`, is nobody else's business. One closed directory at the top protects everything below it,
-//! but a top directory may be one that the host shares with others (`log_dir = "/var/log"`). So those that are ours
+//! Root in a container is root for files on the host: setuid programs in a writable layer and secrets in a
+//! `config.json` must not be accessible to others. One closed directory at the top would protect everything below it,
+//! but a top directory may be shared with others (`log_dir = "/var/log"`). So the directories that are ours alone are
+//! closed, and so is each directory of the second level. Earlier versions left them open.
 //! alone are closed, and each of the second level too. Earlier versions left them open.
 
 use std::fs::Permissions;
@@ -13,16 +14,16 @@ use std::path::Path;
 use super::DaemonError;
 use crate::daemon::config::Config;
 
-/// Nobody but root.
+/// Only root.
 const ROOT_ONLY: u32 = 0o700;
 /// An administrator may give the directory to a group that reads logs.
 const LOGS: u32 = 0o750;
-/// Nothing can be listed, but a container with shifted ids, which `droplet` alone can make, has to pass through to what
-/// is mounted in it. What lies in it is closed itself.
+/// Cannot be listed, but a container with shifted ids, which only `droplet` on its own can create, must pass through it to
+/// its mounts. Everything in it is closed itself.
 const PASSAGE: u32 = 0o711;
-/// Rights that no directory of ours gives: to write for the group, anything for others.
-const OF_OTHERS: u32 = 0o027;
-/// Directories that belong to the host. One that is configured as ours is used, and left as it is.
+/// Permissions that our directories never grant: write for the group, anything for others.
+const FORBIDDEN: u32 = 0o027;
+/// Directories of the host. If one is configured as ours, it is used without changes.
 const SHARED: [&str; 19] = [
     "/",
     "/boot",
@@ -44,15 +45,15 @@ const SHARED: [&str; 19] = [
     "/var/run",
     "/var/tmp",
 ];
-/// Files of a container that tell its environment.
+/// Files of a container with its environment variables.
 const SECRET: [&str; 2] = ["config.json", "state.json"];
 
-/// Everything that can be refused without having touched more than directories.
+/// Checks everything that can fail before anything but directories is changed.
 pub(super) fn prepare(config: &Config) -> Result<(), DaemonError> {
     if !rustix::process::geteuid().is_root() {
         return Err(DaemonError::NotRoot);
     }
-    // Files say their mode themselves; whatever the daemon was started with must not take from it.
+    // Modes of files are explicit in the code; an inherited umask must not reduce them.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let directories = [
         (config.root_dir.clone(), ROOT_ONLY),
@@ -80,8 +81,8 @@ fn failed(path: &Path, source: io::Error) -> DaemonError {
     }
 }
 
-/// Makes a directory. From one that is there it takes what others may do in it; one that nobody could enter, as an earlier
-/// installation made them, gets its mode.
+/// Creates a directory. An existing one loses the permissions of others; one that nobody can enter, as an earlier
+/// installation created them, gets `mode`.
 fn make(path: &Path, mode: u32) -> io::Result<()> {
     let builder = |mode| {
         let mut builder = std::fs::DirBuilder::new();
@@ -94,14 +95,14 @@ fn make(path: &Path, mode: u32) -> io::Result<()> {
     builder(mode).create(path)?;
     let metadata = std::fs::metadata(path)?;
     let now = metadata.permissions().mode();
-    let (is_open, is_unusable) = (now & OF_OTHERS & !mode != 0, now & 0o100 == 0);
+    let (is_open, is_unusable) = (now & FORBIDDEN & !mode != 0, now & 0o100 == 0);
     if (is_open || is_unusable) && !SHARED.iter().any(|shared| path == Path::new(shared)) {
         std::fs::set_permissions(path, Permissions::from_mode(mode))?;
     }
     Ok(())
 }
 
-/// Closes the directories of containers that an earlier version made, and their secrets. A link is left alone.
+/// Closes the directories of containers that an earlier version created, and their secrets. Links are skipped.
 fn close_containers(root: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(root)? {
         let directory = entry?.path();

@@ -1,5 +1,5 @@
-//! What goes on beside the requests: listeners that come with an address, drift of the network, certificates that come of
-//! age or that the operator replaced.
+//! Background work of the daemon: listeners that follow the host's addresses, repair of the network, renewal and
+//! reload of certificates.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -21,12 +21,12 @@ use crate::net::bridges::{NetworkService, Uplink};
 use crate::observe::audit::AuditLog;
 use crate::store::Store;
 
-/// How often the kernel's links, addresses and rules are compared with what they should be.
+/// How often the kernel's links, addresses and rules are reconciled.
 pub(super) const RESYNC: Duration = Duration::from_secs(5);
-/// How often certificates are looked at.
+/// How often certificates are checked.
 const RENEWAL: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What the daemon follows while it runs: the host's address, drift of the network, certificates that come of age.
+/// Follows changes while the daemon runs: the host's addresses, drift of the network, expiring certificates.
 pub(super) struct Following {
     pub(super) config: Config,
     pub(super) store: Store,
@@ -40,7 +40,7 @@ impl Following {
         let mut uplink = self.networks.uplink();
         let mut resync = tokio::time::interval(RESYNC);
         let mut renewal = tokio::time::interval(RENEWAL);
-        // What the last repair failed with; told once.
+        // The error of the last repair; logged once.
         let mut trouble = None;
         let mut served: BTreeSet<IpAddr> = host_addresses(&self.store, uplink.borrow().as_ref())
             .into_iter()
@@ -51,7 +51,7 @@ impl Following {
                 _ = resync.tick() => {
                     let now = self.networks.repair().await.err().map(|error| error.to_string());
                     if let Some(error) = now.as_ref().filter(|_| now != trouble) {
-                        tracing::error!(error, "the network cannot be repaired");
+                        tracing::error!(error, "cannot repair the network");
                     }
                     trouble = now;
                 }
@@ -75,10 +75,10 @@ impl Following {
     }
 
     fn renew(&self, addresses: &[IpAddr]) {
-        // Reads and writes files, and may make keys.
+        // Reads and writes files, and may generate keys.
         let renewed = tokio::task::block_in_place(|| self.serving.pki.renew_due(addresses));
         if let Err(error) = renewed {
-            tracing::error!(%error, "certificates cannot be renewed");
+            tracing::error!(%error, "cannot renew certificates");
         }
     }
 
@@ -91,13 +91,13 @@ impl Following {
                         .serve(vec![socket], self.hook_app.clone(), stop.clone()),
                 );
             }
-            Err(error) => tracing::error!(%error, "hooks from this address will fail"),
+            Err(error) => tracing::error!(%error, "cannot listen for hooks; hooks from this address will fail"),
         }
     }
 }
 
-/// What SIGHUP asks for: certificates that the operator replaced are used from now on, log files that were moved away
-/// are made again. Connections stay. The configuration is not read again.
+/// Handles SIGHUP: loads certificates that the operator replaced, and creates log files again that were moved away.
+/// Connections stay open. The configuration is not read again.
 pub(super) struct Reload {
     pub(super) store: Store,
     pub(super) uplink: watch::Receiver<Option<Uplink>>,
@@ -109,13 +109,13 @@ impl Reload {
         self.serving.audit.reopen();
         let addresses = host_addresses(&self.store, self.uplink.borrow().as_ref());
         match tokio::task::block_in_place(|| self.serving.pki.reload(&addresses)) {
-            Ok(()) => tracing::info!("certificates and log files were opened anew"),
-            Err(error) => tracing::error!(%error, "the certificates stay as they were"),
+            Ok(()) => tracing::info!("certificates and log files reloaded"),
+            Err(error) => tracing::error!(%error, "cannot reload certificates; keeping the current ones"),
         }
     }
 }
 
-/// What a listener needs besides its routes.
+/// Everything that a listener needs besides its routes.
 #[derive(Clone)]
 pub(super) struct Serving {
     pub(super) pki: Arc<Pki>,
@@ -140,7 +140,8 @@ pub(super) fn host_addresses(store: &Store, uplink: Option<&Uplink>) -> Vec<IpAd
         .collect()
 }
 
-/// Where the hook listener is bound: what the configuration says, else loopback and every address containers use.
+/// The addresses of the hook listener: those of the configuration, otherwise loopback and every address that
+/// containers use.
 pub(super) fn hook_addresses(config: &Config, addresses: &[IpAddr]) -> Vec<SocketAddr> {
     if let Some(configured) = &config.hook_addresses {
         return configured.clone();

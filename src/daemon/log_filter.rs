@@ -1,20 +1,21 @@
-//! What goes into the daemon's own log.
+//! The filter of the daemon's own log.
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{Directive, LevelFilter, ParseError};
 
-/// Libraries that write a warning for each message they do not like: those who send messages would decide how much is
-/// logged. What comes of such a message is told by our own code.
-const TALKATIVE: [&str; 2] = ["netlink_proto", "rustls"];
+/// Libraries that log a warning for each message that they reject: whoever sends messages could flood the log. Our
+/// own code logs the consequences.
+const NOISY: [&str; 2] = ["netlink_proto", "rustls"];
 
-/// The filter of `log_level`. Libraries that a stranger could make talk log errors only, unless it names them.
+/// The filter of `log_level`. Libraries whose logging is controlled by remote parties only log errors, unless it
+/// names them.
 pub fn log_filter(log_level: &str) -> Result<EnvFilter, ParseError> {
     let mut filter = EnvFilter::try_new(log_level)?;
     if filter.max_level_hint() <= Some(LevelFilter::ERROR) {
-        // No warnings at all: it must not become more.
+        // Warnings are off already: do not raise the level.
         return Ok(filter);
     }
-    for name in TALKATIVE.into_iter().filter(|name| !log_level.contains(name)) {
+    for name in NOISY.into_iter().filter(|name| !log_level.contains(name)) {
         let only_errors: Directive = format!("{name}=error").parse()?;
         filter = filter.add_directive(only_errors);
     }
@@ -41,7 +42,7 @@ mod tests {
         }
     }
 
-    /// What of one event of each kind is logged.
+    /// The part that is logged of one event of each kind.
     fn logged(log_level: &str) -> Vec<String> {
         let buffer = Buffer::default();
         let written = buffer.clone();

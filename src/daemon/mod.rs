@@ -70,7 +70,7 @@ pub enum DaemonError {
     Pods(#[from] crate::workload::pod::PodError),
 }
 
-/// Runs until SIGTERM or SIGINT; SIGHUP makes it [`Reload`]. Returns an error only when the daemon could not start.
+/// Runs until SIGTERM or SIGINT; SIGHUP triggers a [`Reload`]. Returns an error only if the daemon could not start.
 pub async fn run(config: Config, manager: ServiceManager) -> Result<(), DaemonError> {
     let mut signals = Signals::listen()?;
     let started = std::time::Instant::now();
@@ -129,7 +129,7 @@ impl Daemon {
             self.support.end().await;
         };
         if tokio::time::timeout(SHUTDOWN_LIMIT, finish).await.is_err() {
-            tracing::warn!("some operations did not finish in time; the next start will undo or finish them");
+            tracing::warn!("some operations did not finish in time; the next start undoes or finishes them");
         }
         self.audit.flush().await;
         // Last: what operations in progress change is part of it.

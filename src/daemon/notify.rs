@@ -1,13 +1,13 @@
-//! What the daemon tells the service manager that started it: `sd_notify(3)`, one datagram per message.
+//! Messages to the service manager: `sd_notify(3)`, one datagram per message.
 //!
 //! ```text
 //! STATUS + EXTEND_TIMEOUT_USEC ... READY ── WATCHDOG, WATCHDOG ... ── STOPPING
 //!                                    └── RELOADING ── READY
 //! ```
 //!
-//! Without `NOTIFY_SOCKET` nothing is said. A manager that does not listen never stops the daemon: trouble is a line in
-//! the log. By hand and not through the crate `sd-notify`, which reads the environment at every message, blocks when the
-//! manager is slow, and knows no abstract sockets.
+//! Without `NOTIFY_SOCKET` nothing is sent. A manager that does not listen never stops the daemon: errors are only
+//! logged. Implemented here and not with the crate `sd-notify`, which reads the environment for every message, blocks
+//! if the manager is slow, and does not support abstract sockets.
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -20,24 +20,24 @@ use std::time::Duration;
 use tokio::net::UnixDatagram;
 use tokio_util::sync::CancellationToken;
 
-/// How long one stage of a start may take before the manager gives up. Each stage asks for it anew.
+/// Time limit of one stage of the start; each stage extends the manager's timeout by it.
 const STAGE_LIMIT: Duration = Duration::from_secs(120);
 /// How long a message may wait for a manager that does not read.
 const SEND_LIMIT: Duration = Duration::from_secs(1);
 
-/// What a service manager puts into the environment of the main process. All unset without one.
+/// Environment variables of a service manager. All unset without one.
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
     /// `NOTIFY_SOCKET`: a path, or a name in the abstract namespace after `@`.
     pub notify_socket: Option<OsString>,
-    /// `WATCHDOG_USEC`: signs of life are expected at least this often.
+    /// `WATCHDOG_USEC`: maximum interval between watchdog pings.
     pub watchdog_usec: Option<String>,
-    /// `WATCHDOG_PID`: whose signs of life.
+    /// `WATCHDOG_PID`: the process that must send the pings.
     pub watchdog_pid: Option<String>,
 }
 
 impl Environment {
-    /// That of this process.
+    /// The environment of this process.
     pub fn of_process() -> Self {
         Self {
             notify_socket: std::env::var_os("NOTIFY_SOCKET"),
@@ -56,7 +56,7 @@ impl Environment {
     }
 }
 
-/// The manager of this service, if there is one.
+/// The service manager of this process, if there is one.
 #[derive(Debug)]
 pub struct ServiceManager {
     socket: Option<UnixDatagram>,
@@ -64,11 +64,11 @@ pub struct ServiceManager {
 }
 
 impl ServiceManager {
-    /// Connects to the manager. Has to be called in a tokio runtime.
+    /// Connects to the manager. Must be called within a tokio runtime.
     pub fn connect(environment: &Environment) -> Self {
         let socket = environment.notify_socket.as_ref().and_then(|address| {
             connect(address.as_bytes())
-                .inspect_err(|error| tracing::warn!(%error, ?address, "the service manager cannot be told anything"))
+                .inspect_err(|error| tracing::warn!(%error, ?address, "cannot connect to the service manager"))
                 .ok()
         });
         Self {
@@ -77,32 +77,32 @@ impl ServiceManager {
         }
     }
 
-    /// A stage of the start begins.
+    /// Reports the beginning of a stage of the start.
     pub async fn starting(&self, stage: &str) {
         let limit = STAGE_LIMIT.as_micros();
         self.send(&format!("STATUS={stage}\nEXTEND_TIMEOUT_USEC={limit}\n"))
             .await;
     }
 
-    /// The API is served, for the first time or again.
+    /// Reports that the API is served, after a start or a reload.
     pub async fn ready(&self, status: &str) {
         self.send(&format!("READY=1\nSTATUS={status}\n")).await;
     }
 
-    /// What was asked for by SIGHUP begins; [`ServiceManager::ready`] ends it. Without the time that
-    /// `Type=notify-reload` wants: the unit is of `Type=notify`, which older managers know too.
+    /// Reports the beginning of a reload; [`ServiceManager::ready`] ends it. Without the timestamp that
+    /// `Type=notify-reload` requires: the unit uses `Type=notify`, which older managers support too.
     pub async fn reloading(&self) {
         self.send("RELOADING=1\nSTATUS=reloading\n").await;
     }
 
-    /// The end begins.
+    /// Reports the beginning of the shutdown.
     pub async fn stopping(&self, status: &str) {
         self.send(&format!("STOPPING=1\nSTATUS={status}\n")).await;
     }
 
-    /// Gives signs of life for as long as `alive` answers `Ok` in time; returns at once when none are expected.
+    /// Sends watchdog pings for as long as `alive` returns `Ok` in time; returns at once if the manager expects none.
     ///
-    /// Three looks fit into the manager's patience, so that one that came to nothing is not the end.
+    /// Checks three times per watchdog interval, so that one failed check is not fatal.
     pub async fn watch<F: Future<Output = Result<(), String>>>(&self, alive: impl Fn() -> F, stop: CancellationToken) {
         let Some(patience) = self.watchdog else { return };
         let mut looks = tokio::time::interval(patience / 3);
@@ -114,8 +114,8 @@ impl ServiceManager {
             }
             match tokio::time::timeout(patience / 3, alive()).await {
                 Ok(Ok(())) => self.send("WATCHDOG=1\n").await,
-                Ok(Err(error)) => tracing::error!(error, "no sign of life for the service manager"),
-                Err(_) => tracing::error!("no sign of life for the service manager: the daemon does not get on"),
+                Ok(Err(error)) => tracing::error!(error, "watchdog ping skipped: the store check failed"),
+                Err(_) => tracing::error!("watchdog ping skipped: the store check timed out"),
             }
         }
     }
@@ -125,8 +125,8 @@ impl ServiceManager {
         let sent = tokio::time::timeout(SEND_LIMIT, socket.send(message.as_bytes())).await;
         match sent {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::warn!(%error, message, "the service manager cannot be told"),
-            Err(_) => tracing::warn!(message, "the service manager does not listen"),
+            Ok(Err(error)) => tracing::warn!(%error, message, "cannot notify the service manager"),
+            Err(_) => tracing::warn!(message, "timed out notifying the service manager"),
         }
     }
 }

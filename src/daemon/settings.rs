@@ -1,4 +1,4 @@
-//! What each service is told of the configuration. Pure.
+//! Derives the settings of each service from the configuration. Pure.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -54,7 +54,7 @@ pub(super) fn firewall(config: &Config, ca: &BoundListener) -> FirewallSettings 
     }
 }
 
-/// TCP ports of the host that nobody else may publish.
+/// TCP ports of the host that may not be published.
 pub(super) fn reserved_ports(config: &Config) -> Vec<u16> {
     let ours = [
         config.management_address.port(),
@@ -99,7 +99,7 @@ pub(super) fn pod(config: &Config) -> PodSettings {
     }
 }
 
-/// Where an installation of the original would be.
+/// Paths of an installation of the original.
 pub(super) fn import_places(config: &Config) -> import::Places {
     import::Places {
         stores: config.root_dir.join("store"),

@@ -1,7 +1,7 @@
-//! Images that an earlier installation unpacked (`docs/spec/storage.md` 5.2), taken over where they are.
+//! Adopts images that an earlier installation unpacked (`docs/spec/storage.md` 5.2), in place.
 //!
-//! A bundle has one directory with all layers applied. It becomes the one layer of the image, under a digest that no
-//! registry can have: its content is what that installation made of the archives, so it must not be taken for a layer
+//! A bundle has one directory with all layers applied. It becomes the only layer of the image, under a digest that no
+//! registry can have: its content is that installation's view of the archives, so it must not be mistaken for a layer
 //! that a pull would unpack. The directory is never changed and never deleted.
 
 use std::io::{self, Read};
@@ -16,24 +16,25 @@ use super::manifest::{Document, ImageConfig, MAX_DOCUMENT};
 use super::{ImageError, ImageRef, ImageService, Platform, blocking, documents};
 use crate::model::{Image, ImageLayer};
 
-/// An image as the earlier installation kept it. Absolute paths.
+/// An image as the earlier installation stored it. Paths are absolute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bundle {
     /// Its name.
     pub image: ImageRef,
-    /// Directory of its manifests, if it has any: one that was built there has none.
+    /// Directory of its manifests, if there is one: an image that was built there has none.
     pub directory: PathBuf,
-    /// The image configuration, at least `config` of it.
+    /// The image configuration; at least its `config` member.
     pub config: PathBuf,
-    /// All layers, applied.
+    /// Root file system with all layers applied.
     pub rootfs: PathBuf,
     /// When it was pulled or built.
     pub created_at: Timestamp,
 }
 
 impl ImageService {
-    /// Puts what the rows of these images name into the store, durable, and returns the rows or why there is none. The
-    /// next sweep takes away what no committed row names, so no sweep may come before the commit.
+    /// Stores everything that the rows of these images refer to, durably, and returns the rows, or the reason why
+    /// there is none. The next sweep removes whatever no committed row refers to, so no sweep may run before the
+    /// commit.
     pub async fn adopt(&self, bundles: Vec<Bundle>) -> Result<Vec<Result<Image, ImageError>>, ImageError> {
         let store = self.0.layers.clone();
         blocking(move || {
@@ -94,13 +95,14 @@ fn adopt(store: &LayerStore, bundle: &Bundle) -> Result<Image, ImageError> {
     })
 }
 
-/// What the layer is called. Nothing that is pulled can get that name, for its content cannot be chosen.
+/// Name of the layer. A pulled layer can never get this name, because nobody can choose content with a given digest.
 fn layer_name(bundle: &Bundle, config: &Digest) -> Digest {
     let (path, at) = (bundle.rootfs.display(), bundle.created_at);
     Digest::of(format!("bundle of an earlier installation\n{path}\n{config}\n{at}\n").as_bytes())
 }
 
-/// The manifest of the platform and the size of its layers, if the bundle has one that names the configuration.
+/// The manifest for the platform and the size of its layers, if the bundle has a manifest that refers to the
+/// configuration.
 fn manifest(bundle: &Bundle, config: &Digest) -> io::Result<Option<(Vec<u8>, u64)>> {
     for name in ["manifest.selected.json", "manifest.json"] {
         let Some(body) = read(&bundle.directory.join(name))? else {
@@ -116,7 +118,7 @@ fn manifest(bundle: &Bundle, config: &Digest) -> io::Result<Option<(Vec<u8>, u64
     Ok(None)
 }
 
-/// A document; `None` when there is none.
+/// A document, or `None` if it does not exist.
 fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let file = match fs_err::File::open(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),

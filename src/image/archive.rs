@@ -1,11 +1,11 @@
-//! Reading of tar archives: ustar, GNU and PAX, one entry after the other. No file system here.
+//! Reads tar archives (ustar, GNU and PAX) one entry at a time. No file system access here.
 //!
 //! Headers are read with the `tar` crate. Its entry iterator is not used for layers: it holds PAX records and long
 //! names of any size in memory, and it splits PAX records at line breaks instead of by their length, which loses binary
 //! attributes such as file capabilities.
 //!
-//! What readers of archives disagree about is refused, or read as the tools do that most images are made and scanned
-//! with (Go's `archive/tar`): otherwise one archive could show each of them other files.
+//! Archives that readers interpret differently are refused, or read like the tools that make and scan most images
+//! (Go's `archive/tar`): otherwise each tool could see other files in the same archive.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -15,16 +15,16 @@ use tar::{EntryType, Header};
 use super::printable::printable;
 
 const BLOCK: u64 = 512;
-/// Largest sum of what stands before one entry (long names, PAX records, labels), in bytes with their headers.
+/// Maximum size of everything that precedes one entry (long names, PAX records, labels), in bytes, headers included.
 const MAX_EXTENSIONS: u64 = 1 << 20;
 const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";
 
-/// What an entry makes.
+/// The object that an entry creates.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum EntryKind {
     File,
     Directory,
-    /// Target as written.
+    /// Target, uninterpreted.
     Symlink(Vec<u8>),
     /// Name of another entry.
     HardLink(Vec<u8>),
@@ -54,7 +54,7 @@ pub(crate) struct Entry {
 /// An archive that is being read.
 pub(crate) struct Archive<R> {
     reader: R,
-    /// Data of the current entry that is still to be read.
+    /// Bytes of the current entry that have not been read yet.
     data: u64,
     padding: u64,
 }
@@ -68,7 +68,7 @@ impl<R: Read> Archive<R> {
         }
     }
 
-    /// The next entry; what was not read of the data of the one before is passed over. `None` at the end.
+    /// The next entry; the unread data of the previous one is skipped. `None` at the end.
     pub(crate) fn next(&mut self) -> io::Result<Option<Entry>> {
         let mut extensions = Extensions::default();
         loop {
@@ -89,15 +89,15 @@ impl<R: Read> Archive<R> {
             extensions.count(BLOCK.saturating_add(self.data))?;
             match kind {
                 EntryType::XHeader => extensions.read_pax(&self.read_extension()?)?,
-                EntryType::GNULongName => once(&mut extensions.long_name, self.read_name()?)?,
-                EntryType::GNULongLink => once(&mut extensions.long_link, self.read_name()?)?,
-                // Defaults for all entries (git writes its commit there), and the name of the volume: passed over.
+                EntryType::GNULongName => set_once(&mut extensions.long_name, self.read_name()?)?,
+                EntryType::GNULongLink => set_once(&mut extensions.long_link, self.read_name()?)?,
+                // Defaults for all entries (git stores its commit there) and the volume name are skipped.
                 _ => extensions.none_is_left()?,
             }
         }
     }
 
-    /// Passes over what is left of the current entry. Some writers leave out the padding of the last one.
+    /// Skips the rest of the current entry. Some writers omit the padding of the last one.
     fn skip_data(&mut self) -> io::Result<()> {
         io::copy(&mut self.by_ref(), &mut io::sink())?;
         let padding = std::mem::take(&mut self.padding);
@@ -130,7 +130,7 @@ impl<R: Read> Archive<R> {
         Ok(Some(header))
     }
 
-    /// The record that an extension is. Its size was counted.
+    /// The record of an extension entry. Its size has been counted.
     fn read_extension(&mut self) -> io::Result<Vec<u8>> {
         let mut record = vec![0; self.data as usize];
         self.reader.read_exact(&mut record)?;
@@ -162,18 +162,18 @@ impl<R: Read> Read for Archive<R> {
     }
 }
 
-/// What stands before an entry and belongs to it.
+/// Extensions that precede an entry and belong to it.
 #[derive(Default)]
 struct Extensions {
     long_name: Option<Vec<u8>>,
     long_link: Option<Vec<u8>>,
     pax: Option<BTreeMap<Vec<u8>, Vec<u8>>>,
-    /// Bytes of all that stood before the entry so far.
+    /// Total size of the extensions before the entry so far, in bytes.
     bytes: u64,
 }
 
 impl Extensions {
-    /// An error if something was announced for an entry, which must follow then.
+    /// Fails if extensions were read whose entry is missing.
     fn none_is_left(&self) -> io::Result<()> {
         match self.long_name.is_none() && self.long_link.is_none() && self.pax.is_none() {
             true => Ok(()),
@@ -189,10 +189,11 @@ impl Extensions {
         }
     }
 
-    /// Takes records `<length> <key>=<value>\n`, where the length counts the whole record.
+    /// Parses records `<length> <key>=<value>
+    /// `, where the length covers the whole record.
     fn read_pax(&mut self, mut records: &[u8]) -> io::Result<()> {
         let mut pax = BTreeMap::new();
-        // Some writers fill up with zeros.
+        // Some writers pad with zeros.
         while records.first().is_some_and(|b| *b != 0) {
             let record = (|| {
                 let space = records.iter().take(20).position(|b| *b == b' ')?;
@@ -206,7 +207,7 @@ impl Extensions {
             pax.insert(key.to_owned(), value.to_owned());
             records = rest;
         }
-        once(&mut self.pax, pax)
+        set_once(&mut self.pax, pax)
     }
 
     fn get(&self, key: &[u8]) -> Option<&[u8]> {
@@ -227,27 +228,27 @@ impl Extensions {
         self.pax.into_iter().flatten().filter_map(attribute).collect()
     }
 
-    /// A name from PAX or from a GNU record; readers differ on which of two counts.
+    /// A name from PAX or from a GNU record. Both together are an error: readers disagree about which one wins.
     fn name(&self, key: &[u8], gnu: Option<&[u8]>) -> io::Result<Option<Vec<u8>>> {
         match (self.get(key), gnu) {
-            (Some(_), Some(_)) => Err(twice()),
+            (Some(_), Some(_)) => Err(duplicate()),
             (name, gnu) => Ok(name.or(gnu).map(<[u8]>::to_owned)),
         }
     }
 }
 
-fn once<T>(place: &mut Option<T>, value: T) -> io::Result<()> {
+fn set_once<T>(place: &mut Option<T>, value: T) -> io::Result<()> {
     match place.replace(value) {
         None => Ok(()),
-        Some(_) => Err(twice()),
+        Some(_) => Err(duplicate()),
     }
 }
 
-fn twice() -> io::Error {
+fn duplicate() -> io::Error {
     bad("an entry is announced twice")
 }
 
-/// Whether it is no object itself but says something of others.
+/// Whether the entry creates no object but describes other entries.
 fn is_extension(kind: EntryType) -> bool {
     kind.is_pax_local_extensions()
         || kind.is_pax_global_extensions()
@@ -256,16 +257,16 @@ fn is_extension(kind: EntryType) -> bool {
         || kind.as_byte() == b'V'
 }
 
-/// Whether no data follows, whatever the size says. Some writers put the size of its target at a link.
+/// Whether no data follows, whatever the size field says. Some writers store the size of the target with a link.
 fn is_header_only(kind: EntryType) -> bool {
     use EntryType::{Block, Char, Directory, Fifo, Link, Symlink};
     matches!(kind, Link | Symlink | Char | Block | Directory | Fifo)
 }
 
-/// The size as the header has it.
+/// The size field of the header.
 fn size(header: &Header) -> io::Result<u64> {
     let field = &header.as_old().size;
-    // Of a binary number the crate reads the last eight bytes, whatever stands before them.
+    // The crate reads only the last eight bytes of a binary number, whatever the bytes before them say.
     let fits = field[0] & 0x80 == 0 || field[..4] == [0x80, 0, 0, 0];
     let size = number("size", field, || header.entry_size())?;
     match fits && i64::try_from(size).is_ok() {
@@ -328,14 +329,14 @@ fn kind(header: &Header, path: &[u8], link: Vec<u8>) -> io::Result<EntryKind> {
 /// Major and minor number of a device.
 fn device(header: &Header) -> io::Result<(u32, u32)> {
     let part = |at, read: io::Result<Option<u32>>| {
-        // Both have the same place in ustar and GNU headers; older headers have neither.
+        // Both fields have the same offset in ustar and GNU headers; older headers have neither.
         let field = &header.as_bytes()[at..at + 8];
         number("device number", field, || read.map(|n| n.unwrap_or(0).into())).map(|n| n as u32)
     };
     Ok((part(329, header.device_major())?, part(337, header.device_minor())?))
 }
 
-/// A number of a header; a blank field is zero. The crate's own errors quote the field, which may hold anything.
+/// A number of a header; a blank field is zero. The crate's own errors quote the field, which may contain anything.
 fn number(what: &str, field: &[u8], read: impl FnOnce() -> io::Result<u64>) -> io::Result<u64> {
     match field.iter().all(|b| matches!(b, 0 | b' ')) {
         true => Ok(0),
@@ -420,7 +421,7 @@ mod tests {
             ("SCHILY.xattr.security.capability", capability),
             ("SCHILY.xattr.user.empty", b""),
         ]);
-        // The size in the header is wrong on purpose: the one in the record counts.
+        // The size in the header is wrong on purpose: the one in the PAX record wins.
         let header = tar.header(EntryType::Regular, b"short", 0o644, b"", 0);
         tar.push(&header, b"abc");
         let entries = all(&tar.file("next", "x").build()).unwrap();
@@ -534,7 +535,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_archive_panics(mut bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 512..2048)) {
-            // A right checksum, so that more than the first check is reached.
+            // A valid checksum, so that the test gets past the first check.
             let mut header = Header::new_old();
             header.as_mut_bytes().copy_from_slice(&bytes[..512]);
             header.set_cksum();

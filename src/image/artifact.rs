@@ -1,14 +1,14 @@
-//! What registries keep beside images, by the media types of its manifest (OCI image specification 1.1, "Guidelines for
-//! Artifact Usage"). Pure.
+//! Recognizes artifacts that registries store beside images, by the media types of the manifest (OCI image
+//! specification 1.1, "Guidelines for Artifact Usage"). Pure.
 
 /// Media types of an image's configuration.
 const CONFIGURATIONS: [&str; 2] = [
     "application/vnd.oci.image.config.v1+json",
     "application/vnd.docker.container.image.v1+json",
 ];
-/// What stands in the place of a configuration where there is none.
+/// Media type of the placeholder for a missing configuration.
 const EMPTY: &str = "application/vnd.oci.empty.v1+json";
-/// Beginnings of media types, and what they are.
+/// Media type prefixes and the kind of artifact they stand for.
 const KINDS: [(&str, &str); 17] = [
     ("application/vnd.cncf.helm.", "a Helm chart"),
     ("application/vnd.in-toto", "an attestation"),
@@ -29,22 +29,22 @@ const KINDS: [(&str, &str); 17] = [
     ("application/vnd.devcontainers", "a feature of development containers"),
 ];
 
-/// What a manifest describes when it is no container image, with the media type that says so. Those that are missing are
-/// empty; types that say nothing (`application/json`) are an image's, which the documents themselves then show.
-pub(super) fn instead(config: &str, artifact: &str, layers: &[String]) -> Option<String> {
+/// Describes a manifest that is not a container image, with the media type that says so. Missing types are empty.
+/// Generic types (`application/json`) are treated as an image; the documents themselves decide later.
+pub(super) fn artifact_kind(config: &str, artifact: &str, layers: &[String]) -> Option<String> {
     let layer = layers.first().map_or("", String::as_str);
-    let said = match config {
+    let media_type = match config {
         EMPTY => [artifact, layer, config].into_iter().find(|text| !text.is_empty()),
-        // Attestations and signatures have a configuration like an image's, and layers that are none.
+        // Attestations and signatures have an image configuration, but layers that are not image layers.
         config if CONFIGURATIONS.contains(&config) => Some(layer).filter(|layer| describe(layer).is_some()),
         config if config.starts_with("application/vnd.") || describe(config).is_some() => Some(config),
         _ => Some(artifact).filter(|artifact| !artifact.is_empty() && !CONFIGURATIONS.contains(artifact)),
     }?;
-    let kind = describe(said).unwrap_or("an OCI artifact");
-    Some(format!("{kind} (media type {said})"))
+    let kind = describe(media_type).unwrap_or("an OCI artifact");
+    Some(format!("{kind} (media type {media_type})"))
 }
 
-/// Whether an entry of an index with that artifact type may lead to an image.
+/// Whether an index entry with that artifact type may lead to an image.
 pub(super) fn may_be_image(artifact: &str) -> bool {
     artifact.is_empty() || CONFIGURATIONS.contains(&artifact)
 }
@@ -80,6 +80,6 @@ mod tests {
         Some("an OCI artifact (media type application/vnd.example+type)"))]
     fn kinds(#[case] config: &str, #[case] artifact: &str, #[case] layers: &[&str], #[case] expected: Option<&str>) {
         let layers: Vec<String> = layers.iter().map(|layer| (*layer).to_owned()).collect();
-        assert_eq!(instead(config, artifact, &layers).as_deref(), expected);
+        assert_eq!(artifact_kind(config, artifact, &layers).as_deref(), expected);
     }
 }

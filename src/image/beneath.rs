@@ -1,8 +1,9 @@
-//! A directory tree in which containers exchange entries while it is read or written.
+//! Access to a directory tree whose entries containers replace while it is read or written.
 //!
-//! Every entry is opened with `openat2(RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS)` from the root of the
-//! tree, a link itself and not what it leads to, and everything after that goes through the descriptor. So nothing outside
-//! is read or changed, and what was looked at is what is changed, whatever stands at the name meanwhile.
+//! Every entry is opened with `openat2(RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS)` from the root
+//! of the tree (a link itself, never its target), and every later operation uses the descriptor. So nothing outside
+//! the tree is read or changed, and the object that is changed is the one that was checked, even if its name now
+//! leads elsewhere.
 //!
 //! All functions block.
 
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 
-/// The kernel's limit of the names, and of the value, of extended attributes of one object.
+/// The kernel's limit for the attribute names of one object, and for one attribute value.
 const MAX_ATTRIBUTE: usize = 64 << 10;
 
 /// The tree.
@@ -23,16 +24,16 @@ pub(super) struct Beneath {
     path: PathBuf,
 }
 
-/// What stood at a name when it was opened.
+/// The object that a name referred to when it was opened.
 pub(super) struct Object {
     file: File,
     pub(super) metadata: Metadata,
 }
 
 impl Beneath {
-    /// `path` itself must be a directory and no link. Nobody but root may be able to exchange what is above it.
+    /// `path` itself must be a directory and not a link. Only root may be able to replace its parents.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        // A slash at the end would follow a link.
+        // A trailing slash would follow a link.
         let path: PathBuf = path.components().collect();
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let root = rustix::fs::open(&path, flags, Mode::empty()).map_err(|e| named(e, &path))?;
@@ -43,8 +44,8 @@ impl Beneath {
         &self.path
     }
 
-    /// The object at a path below the root, which is empty. `None` if there is none: the path is not there, leads through
-    /// a link, or is longer than the kernel takes.
+    /// The object at a path relative to the root (empty: the root itself). `None` if there is none: the path does not
+    /// exist, leads through a link, or is longer than the kernel accepts.
     pub(super) fn object(&self, path: &Path) -> io::Result<Option<Object>> {
         let name = if path.as_os_str().is_empty() {
             Path::new(".")
@@ -87,10 +88,10 @@ impl Object {
 
     /// The entries of a directory.
     pub(super) fn children(&self) -> io::Result<std::fs::ReadDir> {
-        std::fs::read_dir(self.name())
+        std::fs::read_dir(self.proc_path())
     }
 
-    /// Where a link leads to.
+    /// Target of a link.
     pub(super) fn target(&self) -> io::Result<Vec<u8>> {
         Ok(rustix::fs::readlinkat(&self.file, "", Vec::new())?.into_bytes())
     }
@@ -106,14 +107,14 @@ impl Object {
         )?)
     }
 
-    /// Not for a link, which has no mode of its own.
+    /// Fails for a link, which has no mode of its own.
     pub(super) fn set_mode(&self, mode: u32) -> io::Result<()> {
-        Ok(rustix::fs::chmod(self.name(), Mode::from_raw_mode(mode))?)
+        Ok(rustix::fs::chmod(self.proc_path(), Mode::from_raw_mode(mode))?)
     }
 
     pub(super) fn attribute_names(&self) -> io::Result<Vec<String>> {
         let mut buffer = vec![0; MAX_ATTRIBUTE];
-        let length = match rustix::fs::listxattr(self.name(), &mut buffer[..]) {
+        let length = match rustix::fs::listxattr(self.proc_path(), &mut buffer[..]) {
             Err(Errno::OPNOTSUPP) => 0,
             length => length?,
         };
@@ -123,7 +124,7 @@ impl Object {
 
     pub(super) fn attribute(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
         let mut buffer = vec![0; MAX_ATTRIBUTE];
-        match rustix::fs::getxattr(self.name(), name, &mut buffer[..]) {
+        match rustix::fs::getxattr(self.proc_path(), name, &mut buffer[..]) {
             Ok(length) => Ok(Some(buffer[..length].to_vec())),
             Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
             Err(e) => Err(e.into()),
@@ -131,7 +132,12 @@ impl Object {
     }
 
     pub(super) fn set_attribute(&self, name: &str, value: &[u8]) -> io::Result<()> {
-        Ok(rustix::fs::setxattr(self.name(), name, value, XattrFlags::empty())?)
+        Ok(rustix::fs::setxattr(
+            self.proc_path(),
+            name,
+            value,
+            XattrFlags::empty(),
+        )?)
     }
 }
 

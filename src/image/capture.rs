@@ -1,10 +1,10 @@
-//! A directory written as the archive of a layer: the reverse of [`unpack`](super::unpack).
+//! Writes a directory as the archive of a layer: the reverse of [`unpack`](super::unpack).
 //!
-//! The directory is the upper one of an overlay that nothing has mounted any more. What overlayfs hides in it, the
-//! archive says in the words of the OCI image specification: `.wh.<name>` for a whiteout, `.wh..wh..opq` for an opaque
-//! directory. Names are in order, so that one tree always gives one archive.
+//! The directory is the upper directory of an overlay that is no longer mounted. Whiteouts and opaque directories of
+//! overlayfs are written in the form of the OCI image specification: `.wh.<name>` and `.wh..wh..opq`. Names are
+//! sorted, so the same tree always gives the same archive.
 //!
-//! Nothing is followed, and nothing may change the tree meanwhile.
+//! Links are never followed, and the tree must not change meanwhile.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -19,14 +19,14 @@ use tar::{EntryType, Header};
 
 use super::tree::{MAX_DEPTH, OPAQUE};
 
-/// Longest name that a header has room for.
+/// Longest name that fits into a header.
 const MAX_NAME: usize = 100;
 const BLOCK: usize = 512;
 const WHITEOUT: &str = ".wh.";
-/// What overlayfs notes at a file that is not wholly in this directory.
+/// Attributes of overlayfs on a file whose content is not completely in this directory.
 const ELSEWHERE: [&str; 2] = ["trusted.overlay.redirect", "trusted.overlay.metacopy"];
 
-/// Writes everything beneath `root`. Returns the number of entries, which is 0 for a directory that says nothing.
+/// Writes everything beneath `root`. Returns the number of entries: 0 for a directory without changes.
 pub(super) fn capture(root: &Path, out: impl Write) -> io::Result<u64> {
     let mut capture = Capture {
         out,
@@ -34,7 +34,7 @@ pub(super) fn capture(root: &Path, out: impl Write) -> io::Result<u64> {
         entries: 0,
     };
     let metadata = fs_err::symlink_metadata(root)?;
-    // A root as it was made says nothing about the image's.
+    // A root directory with the default owner and mode does not override the image's.
     if (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777) != (0, 0, 0o755) {
         capture.entry(b"./", &metadata, EntryType::Directory, b"", 0, &attributes(root)?)?;
     }
@@ -49,13 +49,13 @@ pub(super) fn capture(root: &Path, out: impl Write) -> io::Result<u64> {
 
 struct Capture<W> {
     out: W,
-    /// The first name of every file that has several.
+    /// The first name of every file with several hard links.
     links: HashMap<(u64, u64), Vec<u8>>,
     entries: u64,
 }
 
 impl<W: Write> Capture<W> {
-    /// `name`: of the directory, relative to the root.
+    /// `name` is the directory's path relative to the root.
     fn directory(&mut self, path: &Path, name: &mut PathBuf, depth: usize) -> io::Result<()> {
         if depth > MAX_DEPTH {
             return Err(refused(
@@ -127,7 +127,7 @@ impl<W: Write> Capture<W> {
         } else if kind.is_block_device() {
             self.entry(&bytes, &metadata, EntryType::Block, b"", 0, &[])
         } else {
-            // A socket: it means nothing without the process that listened.
+            // A socket is useless without the process that listened on it.
             Ok(())
         }
     }
@@ -142,7 +142,7 @@ impl<W: Write> Capture<W> {
         self.pad(size as usize)
     }
 
-    /// An empty file whose name is a word to whoever unpacks it.
+    /// A marker file (whiteout): an empty file whose name carries the meaning.
     fn mark(&mut self, directory: &[u8], name: impl AsRef<OsStr>) -> io::Result<()> {
         let path = Path::new(OsStr::from_bytes(directory)).join(Path::new(name.as_ref()));
         let header = header(path.as_os_str().as_bytes(), EntryType::Regular, b"", 0);
@@ -181,7 +181,7 @@ impl<W: Write> Capture<W> {
         self.put(header)
     }
 
-    /// Writes the records of the entry that follows, those of its long names included.
+    /// Writes the PAX records of the next entry, including those for its long names.
     fn long_names(&mut self, name: &[u8], link: &[u8], records: &mut Vec<u8>) -> io::Result<()> {
         for (key, text) in [("path", name), ("linkpath", link)] {
             if text.len() > MAX_NAME {
@@ -221,7 +221,8 @@ fn header(name: &[u8], kind: EntryType, link: &[u8], size: u64) -> Header {
     header
 }
 
-/// `<length> <key>=<value>\n`, where the length counts the whole record.
+/// `<length> <key>=<value>
+/// `, where the length covers the whole record.
 fn pax_record(key: &str, value: &[u8]) -> Vec<u8> {
     let rest = key.len() + value.len() + 3;
     let mut length = rest + 1;
@@ -234,17 +235,17 @@ fn pax_record(key: &str, value: &[u8]) -> Vec<u8> {
     record
 }
 
-/// The time as PAX writes it; `None` when the header has room for it.
+/// The time in PAX notation; `None` if it fits into the header.
 fn pax_time(seconds: i64, nanoseconds: i64) -> Option<String> {
     match (seconds, nanoseconds) {
         (0.., 0) => None,
-        // A quarter before -1 is stored as -2 and three quarters.
+        // -1.25 is stored as -2 seconds plus 750 million nanoseconds.
         (..0, 1..) => Some(format!("-{}.{:09}", -(seconds + 1), 1_000_000_000 - nanoseconds)),
         (seconds, nanoseconds) => Some(format!("{seconds}.{nanoseconds:09}")),
     }
 }
 
-/// The attributes that go with a file: its capabilities and what users note.
+/// The extended attributes that belong to a file: its capabilities and `user.*`.
 fn attributes(path: &Path) -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut kept = Vec::new();
     for name in attribute_names(path)? {
@@ -276,7 +277,7 @@ fn attribute_names(path: &Path) -> io::Result<Vec<String>> {
 }
 
 fn attribute(path: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
-    // The kernel's limit of one value.
+    // The kernel's limit for one value.
     let mut buffer = vec![0; 64 << 10];
     match rustix::fs::lgetxattr(path, name, &mut buffer[..]) {
         Ok(length) => Ok(Some(buffer[..length].to_vec())),
@@ -310,7 +311,7 @@ mod tests {
         archive
     }
 
-    /// Without what a copy cannot have: times of change.
+    /// Without the times of change, which a copy cannot have.
     fn seen(root: &Path) -> Vec<String> {
         let line = |line: String| {
             let (head, times) = line.split_once('(').unwrap();
@@ -350,7 +351,7 @@ mod tests {
         let archive = captured(&one);
         std::fs::create_dir(&two).unwrap();
         unpack(&archive[..], &two, 1000).unwrap();
-        // The unpacker marks what is hidden with no mode and of its own time.
+        // The unpacker creates whiteouts without a mode and with the current time.
         let without_marks = |lines: Vec<String>| -> Vec<String> {
             lines.into_iter().filter(|line| !line.starts_with("\"gone\"")).collect()
         };

@@ -1,7 +1,7 @@
-//! A directory of an image as a directory of the host: what a new volume begins with.
+//! Copies a directory of an image to the host: the initial content of a new volume.
 //!
-//! It is read through an overlay mount of the image, in which links mean what they mean in a container, and written by
-//! the unpacker of layers. So nothing in the image can lead the copy to a file of the host.
+//! The source is read through an overlay mount of the image, in which links resolve as they do in a container, and
+//! the layer unpacker writes the copy. So no image can make the copy read a file of the host.
 
 use std::io::{self, BufReader, BufWriter};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -17,27 +17,27 @@ use super::{ImageError, ImageService, blocking, stack, document_digests};
 use crate::base::cause::Cause;
 use crate::model::Image;
 
-/// What a directory of an image holds.
+/// Content of the copied directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Copied {
-    /// The image has no directory there.
+    /// The image has no such directory.
     Nothing,
-    /// It is empty: only its owner and mode were copied.
+    /// The directory is empty: only its owner and mode were copied.
     Empty,
-    /// It was copied with all that is in it.
+    /// The directory was copied with its content.
     Files,
 }
 
 impl ImageService {
     /// Copies the directory at an absolute path of an image, with owners, modes, times, links and attributes, to
-    /// `target`, an empty directory of the host. After a failure a part of it may be there. [`ImageError::NotFound`] if
-    /// the image was removed or replaced since it was looked up.
+    /// `target`, an empty directory of the host. After an error, part of the copy may exist. [`ImageError::NotFound`]
+    /// if the image was removed or replaced since it was looked up.
     pub async fn copy_directory(&self, image: &Image, path: &str, target: PathBuf) -> Result<Copied, ImageError> {
         let inner = self.0.clone();
         let diff_ids = image.diff_ids();
         let ids = stack::digests(&diff_ids).into_iter();
         let pins = inner.layers.pin(ids.chain(document_digests(image)).collect());
-        // Pinned first, looked at afterwards: what is there now stays.
+        // Pin first, then check: a layer that exists now cannot be swept afterwards.
         if self.get_by_id(&image.id).is_none_or(|row| row.layers != image.layers) {
             return Err(ImageError::NotFound(image.id.clone()));
         }
@@ -61,7 +61,7 @@ impl ImageService {
     }
 }
 
-/// The path without what says nothing, relative to the root of the image.
+/// The path without `.` and redundant slashes, relative to the root of the image.
 fn clean(path: &str) -> PathBuf {
     let mut cleaned = PathBuf::new();
     for component in Path::new(path).components() {
@@ -74,7 +74,7 @@ fn clean(path: &str) -> PathBuf {
     cleaned
 }
 
-/// `root` is where the image is mounted, `path` a clean one without a slash at its beginning.
+/// `root` is the mount point of the image, `path` a clean path without a leading slash.
 fn copy_within(root: &Path, path: &Path, target: &Path, max_entries: u64) -> Result<Copied, ImageError> {
     let tree = Tree::new(root).map_err(failed)?;
     let source: &OwnedFd = &*match tree.existing_directory(path.as_os_str().as_encoded_bytes()) {
@@ -82,7 +82,7 @@ fn copy_within(root: &Path, path: &Path, target: &Path, max_entries: u64) -> Res
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Copied::Nothing),
         Err(errno) => return Err(io::Error::from(errno).into()),
     };
-    // The descriptor cannot come to mean another directory, whatever its name does.
+    // The descriptor keeps referring to this directory, even if its name is reused.
     let source = PathBuf::from(format!("/proc/self/fd/{}/.", source.as_raw_fd()));
     let (reader, writer) = io::pipe()?;
     let (unpacked, captured) = std::thread::scope(|scope| {
@@ -93,7 +93,7 @@ fn copy_within(root: &Path, path: &Path, target: &Path, max_entries: u64) -> Res
             let drained = io::copy(&mut archive, &mut io::sink());
             drained.map(drop).map_err(|e| TreeError::System(e.to_string()))
         });
-        // With its reader gone the other thread comes to its end.
+        // Without its reader, the other thread ends.
         drop(archive);
         let captured = capturing.join();
         let captured = captured.unwrap_or_else(|_| Err(io::Error::other("the copy of a directory panicked")));
@@ -119,8 +119,8 @@ mod tests {
     use super::super::testing::{Tar, with_overlay};
     use super::*;
 
-    /// What a copy of the directory at `path` of an image of these layers, topmost first, gives: what it held, and the
-    /// names, owners and modes of all that is there.
+    /// Copies the directory at `path` of an image with these layers, topmost first. Returns its kind of content, and
+    /// the names, owners and modes of the result.
     fn copied(layers: Vec<Tar>, path: &str) -> (Copied, Vec<String>) {
         let scratch = tempfile::tempdir().unwrap();
         let unpack = |(n, tar): (usize, Tar)| {
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn no_link_of_the_image_leads_out_of_it() {
-        // Each would be a directory of this host.
+        // Each of these would be a directory of this host.
         let links = Tar::new()
             .symlink("abs", "/proc")
             .symlink("up", "../../../../../../../etc")
@@ -226,7 +226,7 @@ mod tests {
             let (outcome, lines) = copied(vec![links.clone(), base()], path);
             assert_eq!((outcome, lines.len()), (Copied::Nothing, 1), "{path}: {lines:?}");
         }
-        // In the image it is the image's own, in a container too.
+        // In the image it leads to the image's own directory, as in a container.
         let (outcome, lines) = copied(vec![links.clone(), base()], "up");
         assert_eq!((outcome, lines.len()), (Copied::Files, 2), "{lines:?}");
         assert_eq!(copied(vec![links, base()], "/var/run").0, Copied::Empty);

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Digest([u8; 32]);
 
-/// Why a text is not a digest.
+/// The text is not a digest.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is not a digest of the form sha256:<64 lower-case hex digits>")]
 pub(crate) struct NotADigest(String);
@@ -20,7 +20,7 @@ impl Digest {
         Self(Sha256::digest(data).into())
     }
 
-    /// The digest of all that went into `hasher`.
+    /// The digest of everything that was fed to `hasher`.
     pub(crate) fn finish(hasher: Sha256) -> Self {
         Self(hasher.finalize().into())
     }
@@ -32,8 +32,8 @@ impl Digest {
 
     /// The first 55 bits in lower-case Crockford base32: 11 characters.
     ///
-    /// Few enough for 127 paths in one mount option. Whoever can make two digests with the same beginning must gain
-    /// nothing by it: users of this compare the whole digest as well.
+    /// Short enough that 127 paths fit into one mount option. Two digests with the same prefix can be found, so users
+    /// of this must compare the whole digest as well.
     pub(crate) fn short(&self) -> String {
         const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
         let [a, b, c, d, e, f, g, h, ..] = self.0;
@@ -50,7 +50,7 @@ impl FromStr for Digest {
     fn from_str(text: &str) -> Result<Self, NotADigest> {
         let hex = text.strip_prefix("sha256:").unwrap_or_default();
         let mut bytes = [0; 32];
-        // `hex` takes upper case too, which would give one object two names.
+        // `hex` also accepts upper case, which would give one object two names.
         if hex.bytes().any(|b| b.is_ascii_uppercase()) || hex::decode_to_slice(hex, &mut bytes).is_err() {
             return Err(NotADigest(text.to_owned()));
         }

@@ -1,6 +1,6 @@
-//! Configuration and manifest of an image that is made here (OCI image specification). Pure.
+//! Configuration and manifest of an image that is built here (OCI image specification). Pure.
 //!
-//! What the base says and a build does not touch is kept: user, labels, ports, volumes.
+//! Settings of the base that a build does not change are kept: user, labels, ports, volumes.
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -11,20 +11,20 @@ use crate::model::{ImageLayer, ImageRunConfig};
 const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar";
-/// What registries hold when nobody says otherwise.
+/// Layer media type when the base does not specify one.
 const PULLED_LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
-/// One step of the history.
+/// One step of the build history.
 #[derive(Debug, Clone)]
 pub(super) struct Made {
     /// The lines of the build file.
     pub by: String,
-    /// Whether a layer came of it.
+    /// Whether the step created a layer.
     pub layer: bool,
     pub at: Timestamp,
 }
 
-/// What the documents of an image are made from.
+/// Input for the documents of an image.
 pub(super) struct Parts<'a> {
     /// Configuration of the base; `null` without one.
     pub base: &'a Value,
@@ -39,7 +39,7 @@ pub(super) struct Parts<'a> {
 /// The image configuration.
 pub(super) fn config(parts: &Parts<'_>) -> Value {
     let mut document = parts.base.as_object().cloned().unwrap_or_default();
-    // Those of the base describe a container that somebody once made, not this image.
+    // These members describe the container that the base was once committed from, not this image.
     for stale in ["id", "parent", "container", "container_config", "docker_version"] {
         document.remove(stale);
     }
@@ -63,7 +63,7 @@ pub(super) fn config(parts: &Parts<'_>) -> Value {
     Value::Object(document)
 }
 
-/// The manifest. `base` is the base's, for the media types of its layers; `null` without one.
+/// The manifest. `base` is the base image's manifest, which has the media types of its layers; `null` without a base.
 pub(super) fn manifest(base: &Value, config: &[u8], layers: &[ImageLayer]) -> Value {
     let said: Vec<&Value> = base["layers"]
         .as_array()
@@ -90,8 +90,9 @@ pub(super) fn manifest(base: &Value, config: &[u8], layers: &[ImageLayer]) -> Va
     })
 }
 
-/// The base's history and ours. As many of its entries must have a layer as there are layers, so one that does not fit
-/// (layers that a later one hides are not kept) gives way to one entry for each layer.
+/// The base's history followed by ours. The number of history entries with a layer must equal the number of layers.
+/// If the base's history does not match (layers hidden by a later one are dropped), it is replaced by one entry per
+/// layer.
 fn history(base: Option<Value>, parts: &Parts<'_>) -> Vec<Value> {
     let own = parts.made.iter().map(|made| {
         let mut entry = json!({ "created": made.at.to_string(), "created_by": made.by });

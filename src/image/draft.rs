@@ -1,14 +1,14 @@
-//! An image in the making: layers on top of a base, one after the other, and at the end documents and a row.
+//! An image under construction: layers are added on top of a base, then documents and a row are written.
 //!
 //! ```text
 //! draft(base) -> edit | add_layer | note, any number -> commit -> row
 //! ```
-//! Until the commit nothing can be seen of it. Its layers are pinned, so a sweep passes them by as long as the draft
-//! lives; when it is dropped, the next sweep takes those that nothing else needs. After a crash the sweep at the start
-//! does.
+//! Nothing is visible before the commit. The draft pins its layers, so a sweep keeps them while the draft exists;
+//! once it is dropped, the next sweep removes those that nothing else uses. After a crash, the sweep at the start
+//! removes them.
 //!
-//! A layer is the upper directory of an overlay, written as an archive and unpacked again: that is what gives it its
-//! name (the digest of the archive) and the form that a pulled layer would have.
+//! A layer is the upper directory of an overlay, written as an archive and unpacked again: that gives it its name
+//! (the digest of the archive) and the same form as a pulled layer.
 
 use std::io::{self, BufReader, BufWriter, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -33,20 +33,20 @@ use crate::base::cause::Cause;
 use crate::model::{Image, ImageLayer, ImageRunConfig};
 use crate::ops::task;
 
-/// Most layers of an image: as many as fit the mount options of its containers.
+/// Maximum number of layers of an image: as many as fit into the mount options of its containers.
 const MAX_LAYERS: usize = 127;
 
-/// A private directory that is deleted when this is dropped, and at the next start at the latest.
+/// A private directory that is deleted when this is dropped, or at the next start after a crash.
 pub struct Scratch(Staged);
 
 impl Scratch {
-    /// Where it is.
+    /// The path of the directory.
     pub fn path(&self) -> &Path {
         self.0.path()
     }
 }
 
-/// An image in the making.
+/// An image under construction.
 pub struct Draft {
     inner: Arc<Inner>,
     /// Configuration and manifest of the base; `null` without one.
@@ -64,7 +64,7 @@ impl ImageService {
         blocking(move || layers.stage()).await.map(Scratch)
     }
 
-    /// Begins an image, from nothing or on top of another one. [`ImageError::NotFound`] if that one was removed or
+    /// Starts an image, from scratch or on top of a base. [`ImageError::NotFound`] if the base was removed or
     /// replaced since it was looked up.
     pub async fn draft(&self, base: Option<&Image>) -> Result<Draft, ImageError> {
         let inner = self.0.clone();
@@ -80,7 +80,7 @@ impl ImageService {
         };
         let ids = stack::digests(&image.diff_ids()).into_iter();
         let pins = inner.layers.pin(ids.chain(document_digests(image)).collect());
-        // Pinned first, looked at afterwards: what is there now stays.
+        // Pin first, then check: a layer that exists now cannot be swept afterwards.
         let present = inner
             .store
             .snapshot()
@@ -112,7 +112,7 @@ impl Draft {
         self.layers.iter().map(|layer| layer.diff_id.clone()).collect()
     }
 
-    /// Notes a step without files in the history.
+    /// Adds a history entry for a step that changes no files.
     pub fn note(&mut self, by: String) {
         self.made.push(Made {
             by,
@@ -121,8 +121,8 @@ impl Draft {
         });
     }
 
-    /// Lets `work` change the files of the image, whose root it is given, and makes a layer of the changes. Links in
-    /// the image mean what they mean within that root; `work` must not follow them out of it.
+    /// Calls `work` with the root of the image so that it can change files, and makes a layer from the changes. Links
+    /// in the image resolve within that root; `work` must not follow them out of it.
     pub async fn edit<E: From<ImageError> + Send + 'static>(
         &mut self,
         by: String,
@@ -148,8 +148,8 @@ impl Draft {
         Ok(())
     }
 
-    /// Makes a layer of a directory that was the upper one of an overlay on the layers so far, and is mounted no more.
-    /// The directory stays as it is. One that says nothing makes no layer.
+    /// Makes a layer from the upper directory of an unmounted overlay on top of the layers so far. The directory is
+    /// not changed. A directory without changes makes no layer.
     pub async fn add_layer(&mut self, by: String, upper: PathBuf) -> Result<(), ImageError> {
         if self.layers.len() >= MAX_LAYERS {
             let message = format!("the image would have more than {MAX_LAYERS} layers; join some steps");
@@ -169,7 +169,8 @@ impl Draft {
         Ok(())
     }
 
-    /// Writes documents and row. An image that `target` meant before gives way; its layers go when nothing needs them.
+    /// Writes documents and row. If `target` names another image, it is replaced; its layers go once nothing uses
+    /// them.
     pub async fn commit(self, target: &ImageRef, run: ImageRunConfig) -> Result<Arc<Image>, ImageError> {
         let now = Timestamp::now();
         let config = documents::config(&Parts {
@@ -218,7 +219,7 @@ impl Draft {
     }
 }
 
-/// A stored document; `null` when it is not there or is no JSON.
+/// A stored document; `null` if it does not exist or is not JSON.
 fn document(store: &LayerStore, digest: &str) -> io::Result<Value> {
     let Ok(digest) = digest.parse() else {
         return Ok(Value::Null);
@@ -229,7 +230,7 @@ fn document(store: &LayerStore, digest: &str) -> io::Result<Value> {
         .unwrap_or_default())
 }
 
-/// Archives and unpacks `upper`. Holds a pin of what it returns.
+/// Archives and unpacks `upper`. Returns the layer together with a pin on it.
 fn pack(inner: &Inner, upper: &Path) -> Result<Option<(ImageLayer, Pins)>, ImageError> {
     let staged = inner.layers.stage()?;
     let (reader, writer) = io::pipe()?;
@@ -249,7 +250,7 @@ fn pack(inner: &Inner, upper: &Path) -> Result<Option<(ImageLayer, Pins)>, Image
         let Hashing {
             reader, hash, bytes, ..
         } = archive;
-        // With its reader gone the other thread comes to its end.
+        // Without its reader, the other thread ends.
         drop(reader);
         let captured = capturing
             .join()
@@ -259,7 +260,7 @@ fn pack(inner: &Inner, upper: &Path) -> Result<Option<(ImageLayer, Pins)>, Image
     let (diff_id, size) = match (unpacked, captured) {
         (Ok(_), Ok(0)) => return Ok(None),
         (Ok(found), Ok(_)) => found,
-        // The capture stopped because the unpacker had.
+        // The capture stopped because the unpacker had failed.
         (Err(TreeError::Refused(message)), Ok(_)) => return Err(ImageError::NoLayer(message)),
         (Err(TreeError::Refused(message)), Err(e)) if e.kind() == io::ErrorKind::BrokenPipe => {
             return Err(ImageError::NoLayer(message));
@@ -282,7 +283,7 @@ fn pack(inner: &Inner, upper: &Path) -> Result<Option<(ImageLayer, Pins)>, Image
     Ok(Some((layer, pins)))
 }
 
-/// Hashes, counts and limits what goes through.
+/// Hashes, counts and limits the bytes that are read through it.
 struct Hashing<R> {
     reader: R,
     hash: Sha256,
@@ -303,8 +304,8 @@ impl<R: Read> Read for Hashing<R> {
     }
 }
 
-/// Runs `work` on an overlay mount. The mount is in a mount namespace of a thread that ends with the work, so nothing
-/// of it can stay behind, not even after a crash.
+/// Runs `work` on an overlay mount. The mount exists in the mount namespace of a thread that ends with the work, so
+/// nothing of it can be left behind, not even by a crash.
 pub(super) fn in_overlay<T: Send>(
     lower: &[PathBuf],
     upper: &Path,
@@ -314,8 +315,8 @@ pub(super) fn in_overlay<T: Send>(
 ) -> io::Result<T> {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| -> io::Result<T> {
-            // SAFETY: leaves the mount namespace and the file system attributes of the process for those of this
-            // thread, which is not one of a pool and ends here; memory and descriptors are not affected.
+            // SAFETY: replaces the mount namespace and the file system attributes of this thread only, which is not a
+            // pool thread and ends here; memory and descriptors are not affected.
             unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }?;
             rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
             let open =
@@ -325,7 +326,7 @@ pub(super) fn in_overlay<T: Send>(
                 .map(|path| open(path))
                 .collect::<Result<Vec<OwnedFd>, _>>()?;
             let (upper, work_dir) = (open(upper)?, open(work_dir)?);
-            // Descriptors instead of paths: many layers must fit one page.
+            // Descriptors instead of paths: the options of many layers must fit into one page.
             let path = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
             let lower = layers.iter().map(path).collect::<Vec<_>>().join(":");
             let options = format!(

@@ -10,7 +10,7 @@ pub enum ImageError {
     /// The reference is empty or has no name.
     #[error("empty repository: name an image, as in alpine:3.20 or registry.example:5000/team/app:1.0")]
     EmptyRepository,
-    /// The reference is outside the grammar of `docs/spec/api.md` 4.5. Holds what was given.
+    /// The reference does not match the grammar of `docs/spec/api.md` 4.5. Holds the text.
     #[error("invalid image reference: {0}")]
     InvalidReference(String),
     /// The registry does not have the manifest. Holds the body of its answer.
@@ -19,15 +19,15 @@ pub enum ImageError {
     /// The image does not exist for the platform.
     #[error("no manifest for platform {os}/{architecture}")]
     NoPlatform {
-        /// Operating system asked for.
+        /// Requested operating system.
         os: String,
-        /// Architecture asked for.
+        /// Requested architecture.
         architecture: String,
     },
-    /// No such image here. Holds its canonical string.
+    /// The image is not present. Holds its canonical string.
     #[error("{0} not found")]
     NotFound(String),
-    /// A container stands on the image.
+    /// A container uses the image.
     #[error("image {image} is used by container {container}; delete the container first")]
     InUse {
         /// Canonical string of the image.
@@ -35,7 +35,7 @@ pub enum ImageError {
         /// Name of one such container.
         container: String,
     },
-    /// The registry cannot be reached, refuses, or answers what cannot be used.
+    /// The registry cannot be reached, refuses the request, or sends an unusable answer.
     #[error("registry {registry}: {message}")]
     Registry {
         /// `host[:port]` of the registry.
@@ -45,7 +45,7 @@ pub enum ImageError {
         /// What went wrong.
         message: String,
     },
-    /// Manifest or configuration are not those of an image that can be used here.
+    /// The manifest or the configuration is not one of an image that can be used here.
     #[error("bad image {image}: {message}")]
     BadImage {
         /// Canonical string of the image.
@@ -53,7 +53,7 @@ pub enum ImageError {
         /// What is wrong with it.
         message: String,
     },
-    /// The reference names something else that registries keep.
+    /// The reference names an artifact that is not an image.
     #[error("{image} is not a container image{what}")]
     NotAnImage {
         /// Canonical string of the image.
@@ -61,7 +61,7 @@ pub enum ImageError {
         /// ` but …` or `: …`.
         what: String,
     },
-    /// A layer is not what its digest, its size or the archive format promise, or it tries to leave its root.
+    /// A layer does not match its digest, its size or the archive format, or it tries to escape its root.
     #[error("bad layer {layer}: {message}")]
     BadLayer {
         /// Digest of the blob.
@@ -69,14 +69,14 @@ pub enum ImageError {
         /// What is wrong with it.
         message: String,
     },
-    /// A layer is gone, or was copied without its extended attributes and has no record to be made whole from. Holds its
-    /// diff id.
+    /// A layer is gone, or was copied without its extended attributes and has no record to restore them from. Holds
+    /// its diff id.
     #[error(
         "layer {0} is missing, or was copied without its extended attributes; pull or build the image again, then repeat \
          this"
     )]
     LayerLost(String),
-    /// What a build step left behind cannot be a layer.
+    /// The files that a build step left behind cannot become a layer.
     #[error("the files cannot be a layer: {0}")]
     NoLayer(String),
     /// The image has no such user or group.
@@ -84,15 +84,15 @@ pub enum ImageError {
     UnknownUser {
         /// `user` or `group`.
         kind: &'static str,
-        /// What was looked for.
+        /// The missing name.
         name: String,
-        /// Where it was looked for.
+        /// The file that was searched.
         file: &'static str,
     },
     /// The state store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The image store on disk failed. The text names the path.
+    /// The image store on disk failed. The text contains the path.
     #[error("image store: {0}")]
     Io(#[source] Cause),
     /// Work ended without a result: a defect.

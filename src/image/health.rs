@@ -6,12 +6,12 @@ use crate::model::{HealthCheck, Probe};
 
 /// Nanoseconds of a second.
 const SECOND: u64 = 1_000_000_000;
-/// What 0 stands for, in seconds and tries.
+/// Default for 0, in seconds and retries.
 const INTERVAL: u32 = 30;
 const TIMEOUT: u32 = 30;
 const RETRIES: u32 = 3;
 
-/// Reads it. `None` when there is none: it is absent, `NONE`, or not understood. `shell` is the image's `Shell`.
+/// Reads it. `None` if it is absent, `NONE`, or not understood. `shell` is the image's `Shell`.
 pub(super) fn read(check: &Value, shell: &Value) -> Option<HealthCheck> {
     let words = strings(&check["Test"])?;
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -46,7 +46,7 @@ fn strings(value: &Value) -> Option<Vec<String>> {
     words.collect()
 }
 
-/// Nanoseconds as seconds, rounded up; `None` for 0 and what is no time.
+/// Nanoseconds as seconds, rounded up; `None` for 0 and invalid values.
 fn seconds(value: &Value) -> Option<u32> {
     let nanoseconds = value.as_u64().filter(|nanoseconds| *nanoseconds > 0)?;
     Some(u32::try_from(nanoseconds.div_ceil(SECOND)).unwrap_or(u32::MAX))

@@ -6,16 +6,16 @@
 //!                              is not ours (`adopt`)
 //! <root>/records/<11>.json     what a plain copy of that layer would lose ([`Record`])
 //! <root>/blobs/sha256/<hex>    a document
-//! <root>/staging/<ulid>/       what is being made or deleted; nothing in it survives a start
+//! <root>/staging/<ulid>/       work in progress: being created or deleted; emptied at every start
 //! ```
-//! Something is complete if and only if it has its final name; it gets there by one rename. It is *durable* after the
-//! next [`LayerStore::sync`], which every row that names it must wait for. A power failure in between leaves a name
-//! that no row knows, and the sweep at the start removes it.
+//! An object is complete if and only if it has its final name, which one rename gives it. It is *durable* after the
+//! next [`LayerStore::sync`], which must precede the commit of any row that refers to it. A power failure in between
+//! leaves a name without a row, and the sweep at the start removes it.
 //!
-//! Nothing here decides what is needed: a [sweep](LayerStore::sweep) keeps what the caller lists and what is pinned.
-//! Whoever is about to use something pins it *before* looking whether it is there.
+//! This module does not decide what is needed: a [sweep](LayerStore::sweep) keeps what the caller lists and what is
+//! pinned. Pin an object *before* checking whether it exists.
 //!
-//! All functions block, except where they say `async`.
+//! All functions block unless they are `async`.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
@@ -43,7 +43,7 @@ pub(super) struct LayerStore {
 }
 
 impl LayerStore {
-    /// Makes the directories. Only root may enter them: layers hold setuid programs.
+    /// Creates the directories. Only root may enter them: layers contain setuid programs.
     pub(super) fn open(root: &Path) -> io::Result<Self> {
         let store = Self {
             layers: root.join("l"),
@@ -59,7 +59,7 @@ impl LayerStore {
         Ok(store)
     }
 
-    /// Where the layer is, or will be.
+    /// Path of the layer, whether or not it exists.
     pub(super) fn layer(&self, diff_id: &Digest) -> PathBuf {
         self.layers.join(diff_id.short())
     }
@@ -85,7 +85,7 @@ impl LayerStore {
         let mut value = [0; 128];
         match rustix::fs::getxattr(&path, DIFF_ID, &mut value[..]) {
             Ok(length) if value[..length] == *diff_id.to_string().as_bytes() => Ok(true),
-            // A link to what is not ours has none.
+            // A link to an adopted directory has no attribute.
             Err(Errno::NODATA) => Ok(path.is_symlink()),
             Ok(_) => {
                 let message = format!("{} is not the layer {diff_id} but holds its name", path.display());
@@ -96,13 +96,13 @@ impl LayerStore {
         }
     }
 
-    /// Whether the layer hides all that is below it.
+    /// Whether the layer hides everything below it.
     pub(super) fn hides_all(&self, diff_id: &Digest) -> io::Result<bool> {
         let root = fs_err::File::open(self.layer(diff_id))?;
         Ok(tree::is_opaque(root.as_fd()))
     }
 
-    /// An empty directory to unpack into. It goes away with the value.
+    /// An empty directory to unpack into. It is deleted when the value is dropped.
     pub(super) fn stage(&self) -> io::Result<Staged> {
         let path = self.staging.join(unique());
         fs_err::create_dir(&path)?;
@@ -113,15 +113,15 @@ impl LayerStore {
     /// Gives a filled directory its final name.
     pub(super) fn publish_layer(&self, staged: Staged, diff_id: &Digest) -> io::Result<()> {
         let directory = fs_err::File::open(&staged.0)?.into_parts().0.into();
-        // Before the mark, which says that all is done.
+        // Before the attribute, which says that the layer is complete.
         if let Err(error) = self.record(&staged.0, diff_id) {
-            tracing::warn!(%error, layer = %diff_id, "no record was made: a plain copy of this layer will be of no use");
+            tracing::warn!(%error, layer = %diff_id, "cannot record the layer; a plain copy of it will be unusable");
         }
         tree::set_attribute(&directory, DIFF_ID.as_bytes(), diff_id.to_string().as_bytes())
             .map_err(|e| named(e, &staged.0))?;
         let path = self.layer(diff_id);
         if path.exists() && !self.has_layer(diff_id)? {
-            // What is there is of no use. It goes with the value that has its place now.
+            // The existing layer is unusable. Exchange the two; dropping the value deletes the old one.
             let here = rustix::fs::CWD;
             return rustix::fs::renameat_with(here, &staged.0, here, &path, RenameFlags::EXCHANGE)
                 .map_err(|e| named(e, &path));
@@ -129,7 +129,7 @@ impl LayerStore {
         rename(&staged.0, &path)
     }
 
-    /// Notes what a plain copy of a layer would lose.
+    /// Records the metadata that a plain copy of a layer would lose.
     fn record(&self, directory: &Path, diff_id: &Digest) -> io::Result<()> {
         let record = Record::of(directory)?;
         let staged = Staged(self.staging.join(unique()));
@@ -141,8 +141,8 @@ impl LayerStore {
         self.records.join(format!("{}.json", diff_id.short()))
     }
 
-    /// Makes the layer whole again from its record, if it is there and has lost its mark. `false` if it is of no use, or
-    /// not there at all. Nobody may use the layer meanwhile.
+    /// Restores the layer from its record if it exists without its attribute. `false` if it is unusable or does not
+    /// exist. The layer must not be in use.
     pub(super) fn mend(&self, diff_id: &Digest) -> io::Result<bool> {
         let path = self.layer(diff_id);
         if self.has_layer(diff_id)? {
@@ -163,12 +163,12 @@ impl LayerStore {
         Ok(true)
     }
 
-    /// Makes the records of layers that an earlier version unpacked. What is swept meanwhile leaves one that the next
-    /// sweep takes.
+    /// Writes the records of layers that an earlier version unpacked. If a layer is swept meanwhile, its record
+    /// remains until the next sweep.
     pub(super) fn record_all(&self, diff_ids: &HashSet<Digest>) -> io::Result<()> {
         for diff_id in diff_ids {
             let path = self.layer(diff_id);
-            // One that cannot be read is lost, and has been reported.
+            // A layer that cannot be read is lost, which has been reported already.
             let is_there = self.has_layer(diff_id).unwrap_or(false);
             if is_there && !path.is_symlink() && !self.record_of(diff_id).exists() {
                 self.record(&path, diff_id)?;
@@ -177,7 +177,7 @@ impl LayerStore {
         Ok(())
     }
 
-    /// Makes a directory that stays somebody else's a layer. Removing the layer removes only the link.
+    /// Adopts a directory that we do not own as a layer. Removing the layer removes only the link.
     pub(super) fn adopt_layer(&self, directory: &Path, name: &Digest) -> io::Result<()> {
         let staged = Staged(self.staging.join(unique()));
         fs_err::os::unix::fs::symlink(directory, &staged.0)?;
@@ -191,7 +191,7 @@ impl LayerStore {
         rename(&staged.0, &self.blobs.join(digest.hex()))
     }
 
-    /// A stored document, if it is there.
+    /// A stored document, if it exists.
     pub(super) fn read_blob(&self, digest: &Digest) -> io::Result<Option<Vec<u8>>> {
         match fs_err::read(self.blobs.join(digest.hex())) {
             Ok(body) => Ok(Some(body)),
@@ -200,13 +200,13 @@ impl LayerStore {
         }
     }
 
-    /// Makes everything durable that has a final name now, with one `syncfs`. It waits for what others wrote to the
-    /// same file system as well; one `fsync` per file would be many times slower.
+    /// Makes everything that has its final name durable, with one `syncfs`. That also waits for other writers to the
+    /// same file system; one `fsync` per file would be many times slower.
     pub(super) fn sync(&self) -> io::Result<()> {
         rustix::fs::syncfs(fs_err::File::open(&self.layers)?).map_err(|e| named(e, &self.layers))
     }
 
-    /// Keeps sweeps away from these, there or not yet there, as long as the value lives.
+    /// Protects these digests from sweeps, whether or not they exist yet, for as long as the value lives.
     pub(super) fn pin(self: &Arc<Self>, digests: Vec<Digest>) -> Pins {
         let mut pins = lock(&self.pins);
         for digest in &digests {
@@ -219,8 +219,8 @@ impl LayerStore {
         }
     }
 
-    /// Waits until nobody else makes the layer.
-    pub(super) async fn turn(&self, diff_id: &Digest) -> tokio::sync::OwnedMutexGuard<()> {
+    /// Waits until nobody else is creating the layer.
+    pub(super) async fn lock_layer(&self, diff_id: &Digest) -> tokio::sync::OwnedMutexGuard<()> {
         let turn = {
             let mut turns = lock(&self.turns);
             turns.retain(|_, turn| turn.strong_count() > 0);
@@ -231,11 +231,11 @@ impl LayerStore {
         turn.lock_owned().await
     }
 
-    /// Removes every layer and document that is neither pinned nor in `needed`, which is asked after the pins are read
-    /// and before one can be added. Errors are logged: what stays is found by the next sweep.
+    /// Removes every layer and document that is neither pinned nor in `needed`, which is called after the pins are
+    /// read and before one can be added. Errors are logged: the next sweep tries again.
     pub(super) fn sweep(&self, needed: impl FnOnce() -> HashSet<Digest>) -> io::Result<()> {
         let doomed = {
-            // While this is held nobody can pin, so nobody relies on what is about to go.
+            // While this lock is held nobody can pin, so nobody relies on an object that is about to be removed.
             let pins = lock(&self.pins);
             let mut keep = needed();
             keep.extend(pins.keys());
@@ -251,7 +251,7 @@ impl LayerStore {
         Ok(())
     }
 
-    /// Removes what an earlier run left half-made or half-deleted. Nothing may be in the making.
+    /// Removes what an earlier run left half-created or half-deleted. Nothing may be under construction.
     pub(super) fn clear_staging(&self) -> io::Result<()> {
         for entry in fs_err::read_dir(&self.staging)? {
             drop(Staged(entry?.path()));
@@ -259,7 +259,7 @@ impl LayerStore {
         Ok(())
     }
 
-    /// Takes the final names away from everything in `directory` that is not in `keep`.
+    /// Renames everything in `directory` that is not in `keep` into the staging area.
     fn retire(&self, directory: &Path, keep: &HashSet<String>) -> io::Result<Vec<Staged>> {
         let mut retired = Vec::new();
         for entry in fs_err::read_dir(directory)? {
@@ -275,7 +275,7 @@ impl LayerStore {
         Ok(retired)
     }
 
-    /// Bytes on disk of layers and documents: blocks, each inode once.
+    /// Disk usage of layers and documents in bytes: allocated blocks, each inode once.
     pub(super) fn usage(&self, layers: &HashSet<Digest>, blobs: &HashSet<Digest>) -> io::Result<u64> {
         let mut seen = HashSet::new();
         let layers = layers.iter().map(|d| fs_err::canonicalize(self.layer(d)));
@@ -298,7 +298,7 @@ impl LayerStore {
     }
 }
 
-/// A directory or file in the staging area. Deleted when dropped, unless it was renamed away.
+/// A directory or file in the staging area. Deleted when dropped, unless it was renamed.
 pub(super) struct Staged(PathBuf);
 
 impl Staged {
@@ -323,7 +323,7 @@ impl Drop for Staged {
     }
 }
 
-/// Holds off sweeps.
+/// Protects digests from sweeps.
 pub(super) struct Pins {
     store: Arc<LayerStore>,
     digests: Vec<Digest>,
@@ -343,7 +343,7 @@ impl Drop for Pins {
     }
 }
 
-/// What these locks guard is right between any two lines, so a panic elsewhere does not spoil it.
+/// The data behind these locks is consistent at any time, so ignore poisoning by a panic.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -357,7 +357,7 @@ fn private_directory(path: &Path) -> io::Result<()> {
     fs_err::set_permissions(path, PermissionsExt::from_mode(0o700))
 }
 
-/// Renames to a name that must be free, except for the same content.
+/// Renames to a name that must be free or have the same content.
 fn rename(from: &Path, to: &Path) -> io::Result<()> {
     let here = rustix::fs::CWD;
     match rustix::fs::renameat_with(here, from, here, to, RenameFlags::NOREPLACE) {
@@ -407,7 +407,7 @@ mod tests {
         assert!(!store.has_layer(&digest).unwrap());
         assert_eq!(add(&store, "a"), digest);
         assert!(store.has_layer(&digest).unwrap());
-        // Made twice, the second copy goes.
+        // Created twice: the second copy is dropped.
         add(&store, "a");
         assert!(staging_is_empty(&store));
         assert_eq!(std::fs::read_to_string(store.layer(&digest).join("file")).unwrap(), "a");
@@ -455,14 +455,14 @@ mod tests {
         unmark();
         assert!(!store.has_layer(&digest).unwrap());
         assert!(store.mend(&digest).unwrap() && store.has_layer(&digest).unwrap());
-        // What is no copy of it is of no use, and gives its place to the layer.
+        // A damaged copy is unusable and is replaced by the layer.
         unmark();
         std::fs::write(store.layer(&digest).join("file"), "something else").unwrap();
         assert!(!store.mend(&digest).unwrap() && !store.has_layer(&digest).unwrap());
         add(&store, "a");
         assert!(store.has_layer(&digest).unwrap() && staging_is_empty(&store));
         assert_eq!(std::fs::read_to_string(store.layer(&digest).join("file")).unwrap(), "a");
-        // Of an earlier version, without a record.
+        // As from an earlier version, without a record.
         std::fs::remove_file(store.record_of(&digest)).unwrap();
         unmark();
         assert!(!store.mend(&digest).unwrap());
@@ -499,15 +499,15 @@ mod tests {
         let first = store.pin(vec![pinned, kept]);
         let second = store.pin(vec![pinned, pinned]);
         store.sweep(|| HashSet::from([needed])).unwrap();
-        let there = |digest| store.has_layer(digest).unwrap();
-        assert!(there(&needed) && there(&pinned) && !there(&unused));
+        let exists = |digest| store.has_layer(digest).unwrap();
+        assert!(exists(&needed) && exists(&pinned) && !exists(&unused));
         assert!(store.blobs.join(kept.hex()).exists() && !store.blobs.join(doomed.hex()).exists());
         drop(first);
         store.sweep(HashSet::new).unwrap();
-        assert!(!there(&needed) && there(&pinned) && !store.blobs.join(kept.hex()).exists());
+        assert!(!exists(&needed) && exists(&pinned) && !store.blobs.join(kept.hex()).exists());
         drop(second);
         store.sweep(HashSet::new).unwrap();
-        assert!(!there(&pinned));
+        assert!(!exists(&pinned));
         assert!(staging_is_empty(&store));
     }
 
@@ -551,9 +551,9 @@ mod tests {
     async fn one_at_a_time_makes_a_layer() {
         let (_root, store) = store();
         let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
-        let turn = store.turn(&a).await;
-        let _other = store.turn(&b).await;
-        let mut second = Box::pin(store.turn(&a));
+        let turn = store.lock_layer(&a).await;
+        let _other = store.lock_layer(&b).await;
+        let mut second = Box::pin(store.lock_layer(&a));
         assert!(futures_util::poll!(&mut second).is_pending());
         drop(turn);
         let _second = second.await;

@@ -1,8 +1,8 @@
 //! Manifests, indexes and image configurations as registries really send them (OCI image specification 1.1 and Docker
 //! schema 2). Pure.
 //!
-//! Lenient where the world is: media types are missing or mixed, lists are `null`. Strict where leniency would let one
-//! document mean two things: what has the shape of both a manifest and an index is refused.
+//! Lenient where registries are: media types are missing or mixed, lists are `null`. Strict where leniency would
+//! allow two readings of one document: one with the shape of both a manifest and an index is refused.
 
 use serde::{Deserialize, Deserializer};
 
@@ -13,7 +13,7 @@ use super::platform::Platform;
 use super::{artifact, health};
 use crate::model::ImageRunConfig;
 
-/// What may be answered for a manifest.
+/// Media types that we accept for a manifest.
 pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json";
@@ -26,9 +26,9 @@ pub(super) const MAX_DOCUMENT: u64 = 4 << 20;
 pub(super) enum Document {
     /// One image for several platforms.
     Index(Vec<IndexEntry>),
-    /// One image, or an artifact in its form.
+    /// One image, or an artifact in the form of an image manifest.
     Manifest(Manifest),
-    /// An artifact in a form of its own: its media type.
+    /// An artifact in a form of its own. Holds its media type.
     Artifact(String),
 }
 
@@ -39,11 +39,12 @@ pub(super) struct Manifest {
     pub config: Descriptor,
     /// The layers, bottom first.
     pub layers: Vec<Descriptor>,
-    /// What it describes when that is no container image.
-    pub instead: Option<String>,
+    /// Kind of artifact, if it is not a container image.
+    pub artifact_kind: Option<String>,
 }
 
-/// A blob as a manifest describes it. `urls` is left out on purpose: a manifest must not make us fetch from elsewhere.
+/// A blob as a manifest describes it. `urls` is left out on purpose: a manifest must not make us fetch from another
+/// host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Descriptor {
     pub digest: Digest,
@@ -51,7 +52,8 @@ pub(super) struct Descriptor {
 }
 
 impl Document {
-    /// Reads a document. `content_type` is the registry's header; the body's own `mediaType` and shape count more.
+    /// Parses a document. `content_type` is the registry's header; the body's own `mediaType` and shape take
+    /// precedence.
     pub(super) fn parse(body: &[u8], content_type: &str) -> Result<Self, String> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -71,7 +73,7 @@ impl Document {
         if raw.fs_layers.is_some() || raw.schema_version == Some(1) {
             return Err("the manifest has the withdrawn schema version 1; push the image again".into());
         }
-        let said = if raw.media_type.is_empty() {
+        let media_type = if raw.media_type.is_empty() {
             content_type
         } else {
             &raw.media_type
@@ -93,16 +95,16 @@ impl Document {
             (None, Some(config)) if !said_index => {
                 let layers = raw.layers.unwrap_or_default();
                 let types: Vec<String> = layers.iter().map(|layer| layer.media_type.clone()).collect();
-                let instead = artifact::instead(&config.media_type, &raw.artifact_type, &types);
+                let artifact_kind = artifact::artifact_kind(&config.media_type, &raw.artifact_type, &types);
                 let layers = layers.into_iter().map(Descriptor::try_from).collect::<Result<_, _>>()?;
                 let config = config.try_into()?;
                 Ok(Self::Manifest(Manifest {
                     config,
                     layers,
-                    instead,
+                    artifact_kind,
                 }))
             }
-            _ => Err(format!("{said:?} is not the manifest of an image")),
+            _ => Err(format!("{media_type:?} is not the manifest of an image")),
         }
     }
 }
@@ -128,7 +130,7 @@ impl TryFrom<RawDescriptor> for Descriptor {
     }
 }
 
-/// What is used of an image configuration.
+/// The parts of an image configuration that we use.
 #[derive(Debug)]
 pub(super) struct ImageConfig {
     pub os: String,
@@ -151,12 +153,12 @@ impl ImageConfig {
         Ok(config)
     }
 
-    /// Whether a configuration says nothing at all, as that of an artifact that has none.
+    /// Whether a configuration is empty, as that of an artifact without one.
     pub(super) fn is_empty(body: &[u8]) -> bool {
         matches!(serde_json::from_slice(body), Ok(serde_json::Value::Object(members)) if members.is_empty())
     }
 
-    /// Reads a configuration whatever it says of layers.
+    /// Parses a configuration without checking the number of layers.
     pub(super) fn parse_alone(body: &[u8]) -> Result<Self, String> {
         let raw: RawConfig = serde_json::from_slice(body).map_err(|e| format!("the configuration is wrong: {e}"))?;
         let diff_ids = raw
@@ -221,14 +223,14 @@ struct RawRun {
     user: String,
     #[serde(default, deserialize_with = "or_default")]
     stop_signal: String,
-    // What a builder wrote there must not make the image useless.
+    // Invalid values from a builder must not make the image unusable.
     #[serde(default)]
     healthcheck: serde_json::Value,
     #[serde(default)]
     shell: serde_json::Value,
 }
 
-/// A list of words; old images have one string in its place.
+/// A list of words; old images have a single string instead.
 #[derive(Default)]
 struct Words(Vec<String>);
 

@@ -1,8 +1,9 @@
-//! Images: pulling them from registries and keeping their layers, content addressed and shared.
+//! Images: pulls them from registries and stores their layers, content-addressed and shared.
 //!
-//! An image is a row ([`Image`](crate::model::Image)) plus unpacked layers and two documents on disk. The row is the
-//! truth: an image is present when its row is committed, and the row is committed only when all it names is on disk,
-//! durable. What no row (image or container) names and no running pull has pinned is garbage and is swept.
+//! An image is a row ([`Image`](crate::model::Image)) plus unpacked layers and two documents on disk. The row
+//! decides: an image is present once its row is committed, and the row is committed only when everything that it
+//! refers to is durable on disk. Objects that no row (image or container) refers to and no running pull has pinned
+//! are garbage and are swept.
 //!
 //! ```text
 //!           pull                     remove (no container uses it)
@@ -16,8 +17,8 @@
 //! depend on what is below; [`view`] and [`user`] look into them. [`draft`]
 //! (with [`capture`] and [`documents`]) makes an image here; [`copy`] gives a part of one away. [`adopt`] takes over what an earlier installation unpacked.
 //!
-//! What this module never does: run anything, mount anything that others can see, decide who may pull, keep compressed blobs, or believe a byte
-//! of a registry that a digest does not vouch for.
+//! This module never runs anything, mounts anything that others can see, decides who may pull, keeps compressed
+//! blobs, or trusts a byte from a registry that no digest covers.
 
 mod adopt;
 pub(crate) mod archive;
@@ -81,27 +82,27 @@ pub use self::reference::ImageRef;
 pub use self::registry::{Patience, Registries, RegistryEntries, RegistryEntry, RegistrySettings};
 pub use self::user::User;
 
-/// How many blobs are downloaded and unpacked at once, at most. One more than there are processors: now and then each
-/// of them waits for the network or the disk.
+/// Maximum number of concurrent downloads. One more than there are processors, because each of them sometimes waits
+/// for the network or the disk.
 const MAX_DOWNLOADS: usize = 3;
-/// Largest `/etc/passwd` or `/etc/group` of an image that is read, in bytes.
+/// Maximum size of an image's `/etc/passwd` or `/etc/group`, in bytes.
 const MAX_ACCOUNTS: u64 = 1 << 20;
 
-/// What the image service needs to know.
+/// Settings of the image service.
 #[derive(Debug, Clone)]
 pub struct ImageSettings {
-    /// Directory of the image store. Its own directories are made in it; others (`layers/` of an earlier installation)
-    /// are left alone.
+    /// Directory of the image store. The service creates its own directories in it and leaves others alone (`layers/`
+    /// of an earlier installation).
     pub root: PathBuf,
-    /// How registries are reached.
+    /// Registry settings.
     pub registry: RegistrySettings,
-    /// Largest uncompressed archive of one layer, in bytes.
+    /// Maximum size of the uncompressed archive of one layer, in bytes.
     pub max_layer_bytes: u64,
-    /// Largest number of entries of one layer.
+    /// Maximum number of entries of one layer.
     pub max_layer_entries: u64,
-    /// Largest number of bytes that one byte of a compressed layer may unpack to; 0 for any number.
+    /// Maximum number of bytes that one byte of a compressed layer may unpack to; 0 for no limit.
     pub max_layer_ratio: u64,
-    /// Unpacked size of a layer from which that ratio counts, in bytes.
+    /// Unpacked size from which that ratio applies, in bytes.
     pub layer_ratio_from: u64,
 }
 
@@ -120,7 +121,7 @@ struct Inner {
     flights: Mutex<HashMap<(ImageRef, Platform), Flight>>,
 }
 
-/// A pull that is running, for all who wait for it.
+/// A running pull, shared by everybody who waits for it.
 #[derive(Clone)]
 struct Flight {
     done: Shared<BoxFuture<'static, Result<Arc<Image>, ImageError>>>,
@@ -128,7 +129,7 @@ struct Flight {
 }
 
 impl ImageService {
-    /// Makes the directories of the store. Must be followed by [`ImageService::recover`] before anything else.
+    /// Creates the directories of the store. Call [`ImageService::recover`] before anything else.
     pub fn new(settings: ImageSettings, store: Store, activity: Activity) -> Result<Self, ImageError> {
         let layers = Arc::new(LayerStore::open(&settings.root)?);
         let archive = pause::archive()?;
@@ -145,8 +146,8 @@ impl ImageService {
         })))
     }
 
-    /// Removes what an earlier run left behind: half-made and half-deleted things, and layers that no row names. To be
-    /// called once, before anything else.
+    /// Removes what an earlier run left behind: half-created and half-deleted objects, and layers that no row refers
+    /// to. Call once, before anything else.
     pub async fn recover(&self) -> Result<(), ImageError> {
         let (layers, stacks) = (self.0.layers.clone(), stacks_of(&self.0.store.snapshot()));
         blocking(move || {
@@ -157,20 +158,20 @@ impl ImageService {
             let laid_out = links.into_iter().map(|link| link.chain_id);
             needed.extend(laid_out.filter(|id| layers.layer(id).exists()));
             mend(&layers, &needed)?;
-            // Not waited for: it looks at every file of layers that an earlier version has unpacked.
+            // In the background: it reads every file of layers that an earlier version unpacked.
             std::thread::spawn(move || {
                 if let Err(error) = layers.record_all(&needed) {
-                    tracing::warn!(%error, "records of layers are missing; the next start tries again");
+                    tracing::warn!(%error, "cannot write the records of layers; the next start tries again");
                 }
             });
             Ok(())
         })
         .await?;
-        self.read_again().await?;
+        self.backfill_run_config().await?;
         self.0.sweep().await
     }
 
-    /// Refuses to go on with layers that are not there as they were unpacked.
+    /// Fails if layers are missing or no longer as they were unpacked.
     pub async fn check_layers(&self, diff_ids: &[String]) -> Result<(), ImageError> {
         let layers = self.0.layers.clone();
         let wanted = stack::stack(diff_ids);
@@ -190,11 +191,11 @@ impl ImageService {
         }
     }
 
-    /// Takes into the rows what earlier versions did not read of a configuration: stop signal and health check.
-    async fn read_again(&self) -> Result<(), ImageError> {
+    /// Adds fields to the rows that earlier versions did not read from a configuration: stop signal and health check.
+    async fn backfill_run_config(&self) -> Result<(), ImageError> {
         let layers = self.0.layers.clone();
-        let says_nothing = |image: &Image| image.config.stop_signal.is_empty() && image.config.health_check.is_none();
-        let rows: Vec<_> = self.list().into_iter().filter(|image| says_nothing(image)).collect();
+        let has_defaults = |image: &Image| image.config.stop_signal.is_empty() && image.config.health_check.is_none();
+        let rows: Vec<_> = self.list().into_iter().filter(|image| has_defaults(image)).collect();
         let found = blocking(move || {
             let read = |image: &Arc<Image>| {
                 let body = layers.read_blob(&image.config_digest.parse().ok()?).ok()??;
@@ -222,18 +223,18 @@ impl ImageService {
         changed.await
     }
 
-    /// The built-in image of infra containers. It has no row, and its layer is always there.
+    /// The built-in image of infra containers. It has no row, and its layer always exists.
     pub fn pause(&self) -> Arc<Image> {
         self.0.pause.clone()
     }
 
-    /// Pulls an image. Always asks the registry; whoever asks for the same while it runs shares the result. It goes on
-    /// when its callers lose interest.
+    /// Pulls an image. Always asks the registry; concurrent calls for the same image share one pull. The pull
+    /// continues even if its callers are dropped.
     pub async fn pull(&self, image: &ImageRef, platform: &Platform) -> Result<Arc<Image>, ImageError> {
         self.flight(image, platform).done.await
     }
 
-    /// The image, pulled if it is not present, or a layer of it is lost.
+    /// The image, which is pulled first if it is not present or has lost a layer.
     pub async fn ensure(&self, image: &ImageRef, platform: &Platform) -> Result<Arc<Image>, ImageError> {
         let present = match self.get(image) {
             Err(ImageError::NotFound(_)) => return self.pull(image, platform).await,
@@ -248,7 +249,7 @@ impl ImageService {
         }
     }
 
-    /// How far the running pull of an image is, if there is one.
+    /// Progress of the running pull of an image, if there is one.
     pub fn progress(&self, image: &ImageRef, platform: &Platform) -> Option<watch::Receiver<Progress>> {
         let flights = self.0.flights.lock().unwrap_or_else(PoisonError::into_inner);
         flights
@@ -273,8 +274,8 @@ impl ImageService {
         images
     }
 
-    /// Bytes that the image takes on disk, shared layers included: blocks, each inode once (`docs/spec/storage.md`
-    /// D-44).
+    /// Disk usage of the image in bytes, shared layers included: allocated blocks, each inode once
+    /// (`docs/spec/storage.md` D-44).
     pub async fn disk_usage(&self, image: &ImageRef) -> Result<u64, ImageError> {
         let row = self.get(image)?;
         let blobs: HashSet<Digest> = document_digests(&row).collect();
@@ -291,21 +292,21 @@ impl ImageService {
         .await
     }
 
-    /// Removes an image that no container uses, and what of its layers nothing else needs.
+    /// Removes an image that no container uses, and those of its layers that nothing else uses.
     pub async fn remove(&self, image: &ImageRef) -> Result<(), ImageError> {
         let image = image.clone();
         self.0.store.transact(move |t| remove_row(t, &image)).await?;
         self.0.sweep().await
     }
 
-    /// Removes layers that nothing needs any more. To be called after containers are gone: theirs may have been the
-    /// last use of layers that a newer pull has replaced.
+    /// Removes layers that nothing uses any more. Call this after removing containers: theirs may have been the last
+    /// use of layers that a newer pull has replaced.
     pub async fn sweep(&self) -> Result<(), ImageError> {
         self.0.sweep().await
     }
 
-    /// Directories for the `lowerdir` option of overlayfs, topmost first. Short: 127 of them fit its 4096 bytes with
-    /// `/etc/raind/image` as the root.
+    /// Directories for the `lowerdir` option of overlayfs, topmost first. The paths are short: with the root
+    /// `/etc/raind/image`, 127 of them fit into the 4096 bytes of mount options.
     pub fn lower_dirs(&self, diff_ids_bottom_first: &[String]) -> Vec<PathBuf> {
         let layers = &self.0.layers;
         let stack = stack::stack(diff_ids_bottom_first);
@@ -335,7 +336,7 @@ impl ImageService {
         )
     }
 
-    /// Joins the running pull or starts one.
+    /// Joins the running pull or starts a new one.
     fn flight(&self, image: &ImageRef, platform: &Platform) -> Flight {
         let key = (image.clone(), platform.clone());
         let mut flights = self.0.flights.lock().unwrap_or_else(PoisonError::into_inner);
@@ -343,7 +344,8 @@ impl ImageService {
             return flight.clone();
         }
         let (progress, receiver) = watch::channel(Progress::default());
-        // A task of its own: a client that hangs up must not stop what others wait for, nor cut a commit in two.
+        // A separate task: a client that disconnects must not abort a pull that others wait for, nor interrupt a
+        // commit.
         let task = tokio::spawn({
             let (inner, key) = (self.0.clone(), key.clone());
             async move {
@@ -370,14 +372,14 @@ impl ImageService {
     }
 }
 
-/// Whether `image` is still what its row says. A transaction that makes a container stand on the image's layers checks
-/// this: between [`ImageService::ensure`] and the transaction the image may have been removed or replaced, and its
-/// layers be gone.
+/// Whether the row of `image` is unchanged. Check this in every transaction that stores a container on the image's
+/// layers: between [`ImageService::ensure`] and the transaction the image may have been removed or replaced, and its
+/// layers swept.
 pub fn still_present(t: &Txn, image: &Image) -> bool {
     pause::is_builtin(image) || t.get::<Image>(&image.id).is_some_and(|row| row.layers == image.layers)
 }
 
-/// Ends a flight, even by a panic: the next to ask starts a new one.
+/// Ends the shared pull, even after a panic: the next caller starts a new one.
 struct Landing<'a>(&'a Inner, &'a (ImageRef, Platform));
 
 impl Drop for Landing<'_> {
@@ -402,7 +404,7 @@ impl Inner {
     }
 }
 
-/// Everything that rows name.
+/// Every digest that rows refer to.
 fn needed(snapshot: &Snapshot) -> HashSet<Digest> {
     let stacks = stacks_of(snapshot);
     let mut needed: HashSet<Digest> = stacks.iter().flat_map(|diff_ids| stack::digests(diff_ids)).collect();
@@ -417,34 +419,34 @@ fn stacks_of(snapshot: &Snapshot) -> HashSet<Vec<String>> {
     of_images.chain(of_containers).collect()
 }
 
-/// Makes layers whole that a plain copy of the state has brought, and says what could not be.
+/// Restores layers that were copied without extended attributes, and logs the ones that cannot be restored.
 fn mend(layers: &LayerStore, needed: &HashSet<Digest>) -> std::io::Result<()> {
     let mut mended = 0;
     for layer in needed {
-        let whole = match layers.has_layer(layer) {
+        let outcome = match layers.has_layer(layer) {
             Ok(true) => continue,
             Ok(false) => layers.mend(layer),
             Err(error) => Err(error),
         };
         let lost = || ImageError::LayerLost(layer.to_string());
-        match whole {
+        match outcome {
             Ok(true) => mended += 1,
             Ok(false) => tracing::warn!(%layer, "{}", lost()),
-            // One bad layer is no reason for all other containers to be down.
+            // One bad layer must not keep all other containers down.
             Err(error) => tracing::warn!(%layer, %error, "{}", lost()),
         }
     }
     if mended > 0 {
         tracing::warn!(
             mended,
-            "the state was copied without extended attributes; layers are whole again from their records"
+            "the state was copied without extended attributes; the layers were restored from their records"
         );
         layers.sync()?;
     }
     Ok(())
 }
 
-/// Puts the layer of the built-in image into the store, if it is not there.
+/// Adds the layer of the built-in image to the store unless it exists.
 fn unpack_pause(layers: &LayerStore) -> std::io::Result<()> {
     let archive = pause::archive()?;
     let diff_id = Digest::of(&archive);
@@ -476,7 +478,7 @@ fn remove_row(t: &mut Txn, image: &ImageRef) -> Result<(), ImageError> {
     removed.map(drop).ok_or_else(|| ImageError::NotFound(image.canonical()))
 }
 
-/// Runs file work where it may block.
+/// Runs file operations on a blocking thread.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, ImageError> {

@@ -1,9 +1,9 @@
-//! The built-in image of infra containers: one layer with one program, which does nothing until it is told to end.
+//! The built-in image of infra containers: one layer with one program, which sleeps until it is told to stop.
 //!
-//! The program is an ELF file of a few hundred bytes, put together by the assembler in the daemon's own read-only data:
-//! nothing to download, no second binary, no libc (`docs/decisions/0008-a-pause-program-in-assembler.md`). As the first
-//! process of its container it has the kernel reap its children (SIGCHLD ignored) and waits for SIGTERM or SIGINT,
-//! which it keeps blocked: the kernel does not deliver a signal to an init that has no handler, but queues a blocked one.
+//! The program is an ELF file of a few hundred bytes that the assembler builds inside the daemon's own read-only
+//! data: no download, no second binary, no libc (`docs/decisions/0008-a-pause-program-in-assembler.md`). As init of
+//! its container it ignores SIGCHLD, so that the kernel reaps its children, and waits for SIGTERM or SIGINT, which it
+//! keeps blocked: the kernel discards a signal that an init has no handler for, but it queues a blocked one.
 
 use std::arch::global_asm;
 use std::io;
@@ -15,7 +15,7 @@ use super::digest::Digest;
 use super::platform::Platform;
 use crate::model::{Image, ImageLayer, ImageRunConfig};
 
-/// How infra containers show it (`docs/spec/api.md` 8).
+/// The name that infra containers show for it (`docs/spec/api.md` 8).
 const REPOSITORY: &str = "registry.k8s.io/pause";
 const REFERENCE: &str = "3.9";
 /// Name of the program in the image.
@@ -39,7 +39,7 @@ global_asm!(
     "xor edx, edx",
     "mov r10d, 8",
     "syscall",
-    // rt_sigtimedwait(ends, 0, 0, 8), again when something else interrupts it
+    // rt_sigtimedwait(ends, 0, 0, 8), repeated when interrupted
     "2:",
     "mov eax, 128",
     "lea rdi, [rip + condenser_pause_ends]",
@@ -71,7 +71,7 @@ global_asm!(
     "mov x3, #8",
     "mov x8, #135",
     "svc #0",
-    // rt_sigtimedwait(ends, 0, 0, 8), again when something else interrupts it
+    // rt_sigtimedwait(ends, 0, 0, 8), repeated when interrupted
     "2:",
     "adr x0, condenser_pause_ends",
     "mov x1, #0",
@@ -88,7 +88,7 @@ global_asm!(
 
 global_asm!(
     ".balign 8",
-    // struct sigaction of the kernel: SIG_IGN, and zeros for flags, restorer and mask.
+    // The kernel's struct sigaction: SIG_IGN, and zeros for flags, restorer and mask.
     "condenser_pause_ignore:",
     ".quad 1, 0, 0, 0",
     // SIGINT (2) and SIGTERM (15).
@@ -105,11 +105,11 @@ unsafe extern "C" {
 
 /// The executable file.
 fn program() -> &'static [u8] {
-    // SAFETY: the labels of the file above.
+    // SAFETY: the labels delimit the file above.
     unsafe { crate::base::elf::bytes(&raw const condenser_pause_start, &raw const condenser_pause_end) }
 }
 
-/// The layer's archive. The same bytes every time, so that its digest names it.
+/// The layer's archive. The bytes are always the same, so the digest is a stable name.
 pub(super) fn archive() -> io::Result<Vec<u8>> {
     let mut header = Header::new_gnu();
     header.set_entry_type(EntryType::Regular);
@@ -123,7 +123,7 @@ pub(super) fn archive() -> io::Result<Vec<u8>> {
     builder.into_inner()
 }
 
-/// What a row would be. The image has none: it is in no list, and nobody can remove it.
+/// The image row. It is not stored: the image is in no list and cannot be removed.
 pub(super) fn image(diff_id: Digest, size: usize) -> Image {
     let platform = Platform::host();
     Image {
@@ -148,7 +148,7 @@ pub(super) fn image(diff_id: Digest, size: usize) -> Image {
     }
 }
 
-/// Whether it is the built-in image: no other one is without a manifest.
+/// Whether it is the built-in image, the only one without a manifest.
 pub(super) fn is_builtin(image: &Image) -> bool {
     image.manifest_digest.is_empty()
 }
@@ -164,7 +164,7 @@ mod tests {
 
     use super::*;
 
-    /// It ignores SIGCHLD and sleeps: it has come to its wait.
+    /// It ignores SIGCHLD and sleeps, so it has reached its wait.
     fn wait_until_asleep(pid: u32) {
         let end = Instant::now() + Duration::from_secs(5);
         let ignores_children = |status: &str| {
@@ -187,7 +187,7 @@ mod tests {
         let path = dir.path().join(PROGRAM);
         std::fs::write(&path, program()).unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
-        // The first process of a pid namespace, as in a container.
+        // As the first process of a pid namespace, like in a container.
         for signal in [Signal::SIGTERM, Signal::SIGINT] {
             let mut unshare = Command::new("unshare")
                 .args(["-p", "-f", "--kill-child"])
@@ -205,7 +205,7 @@ mod tests {
                 std::thread::yield_now();
             };
             wait_until_asleep(pid);
-            // What has no meaning for it does not end it.
+            // A signal that it does not handle must not end it.
             kill(Pid::from_raw(pid as i32), Signal::SIGHUP).unwrap();
             wait_until_asleep(pid);
             kill(Pid::from_raw(pid as i32), signal).unwrap();

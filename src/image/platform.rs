@@ -1,22 +1,22 @@
-//! Platforms: which of the manifests of an index fits. Pure.
+//! Platforms: selects the matching manifest of an index. Pure.
 
 use std::fmt;
 
 use super::index_entry::IndexEntry;
 
-/// What an image runs on, in the naming of Go that the OCI image specification uses.
+/// The platform of an image, in Go's naming, which the OCI image specification uses.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Platform {
-    /// Operating system, as `linux`.
+    /// Operating system, such as `linux`.
     pub os: String,
-    /// Architecture, as `amd64`.
+    /// Architecture, such as `amd64`.
     pub architecture: String,
-    /// Variant of the architecture, as `v7`; empty for "any that runs here".
+    /// Variant of the architecture, such as `v7`; empty for any that runs here.
     pub variant: String,
 }
 
 impl Platform {
-    /// What this program was built for.
+    /// The platform that this program was built for.
     pub fn host() -> Self {
         let (architecture, variant) = match std::env::consts::ARCH {
             "x86_64" => ("amd64", ""),
@@ -33,8 +33,8 @@ impl Platform {
         }
     }
 
-    /// What a client asked for; `""` means the host's. `arch` may carry a variant: `arm/v7`. Nothing is checked: an
-    /// unknown platform simply has no image.
+    /// The platform that a client requested; `""` is the host's. `arch` may include a variant: `arm/v7`. Nothing is
+    /// checked: an unknown platform simply has no image.
     pub fn parse(os: &str, arch: &str) -> Self {
         let mut platform = Self::host();
         if !os.is_empty() {
@@ -48,17 +48,17 @@ impl Platform {
         platform
     }
 
-    /// Whether an image of that platform can be meant by this one. An image that says nothing fits.
+    /// Whether an image with that platform is acceptable. An image without a platform is.
     pub(super) fn accepts(&self, os: &str, architecture: &str) -> bool {
         (os.is_empty() || os == self.os) && (architecture.is_empty() || architecture == self.architecture)
     }
 
-    /// How well an entry fits; higher is better, `None` not at all.
+    /// How well an entry matches: higher is better, `None` is no match.
     fn rank(&self, entry: &IndexEntry) -> Option<u32> {
         if !entry.may_be_image() {
             return None;
         }
-        // An entry without a platform may be anything. It is tried last, and its configuration decides.
+        // An entry without a platform may be for any. It is tried last, and its configuration decides.
         let Some(platform) = &entry.platform else {
             return Some(0);
         };
@@ -68,7 +68,7 @@ impl Platform {
         let offered = level(&self.architecture, platform.variant.as_deref().unwrap_or_default());
         match level(&self.architecture, &self.variant) {
             wanted if offered == wanted => Some(1000),
-            // The newest of the older variants: v7 runs code for v6, not the other way round.
+            // The newest of the older variants: v7 runs v6 code, but not vice versa.
             wanted if offered < wanted => Some(1 + offered),
             _ if self.variant.is_empty() => Some(1),
             _ => None,
@@ -86,7 +86,7 @@ impl fmt::Display for Platform {
     }
 }
 
-/// A variant as a number. No variant means the base of the architecture: v8 for arm64, v7 for arm, v1 for amd64.
+/// A variant as a number. No variant is the baseline of the architecture: v8 for arm64, v7 for arm, v1 for amd64.
 fn level(architecture: &str, variant: &str) -> u32 {
     let number = variant.strip_prefix('v').unwrap_or(variant);
     number.parse().ok().filter(|n| *n < 100).unwrap_or(match architecture {
@@ -97,8 +97,8 @@ fn level(architecture: &str, variant: &str) -> u32 {
     })
 }
 
-/// The entry of an index that fits best; the first among equals. Where no entry of the platform is, all that do not say
-/// theirs, in order: what they lead to decides.
+/// The best matching index entry; the first among equals. If no entry matches the platform, all entries without a
+/// platform, in order: their configurations decide.
 pub(super) fn choose<'a>(wanted: &Platform, entries: &'a [IndexEntry]) -> Vec<&'a IndexEntry> {
     let ranked: Vec<(u32, &IndexEntry)> = entries
         .iter()

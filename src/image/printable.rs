@@ -1,19 +1,19 @@
-//! Names that strangers chose, as text for messages and logs.
+//! Makes untrusted names safe for messages and logs.
 
-/// Most bytes of a name that are shown.
+/// Maximum number of bytes of a name that are shown.
 const SHOWN: usize = 200;
 
-/// The name on one line: what a terminal or a log would take for more than a letter is escaped, as are bytes that are
-/// not UTF-8. Of a long name only the beginning is shown.
+/// The name on one line. Characters that are special to a terminal or a log are escaped, as are bytes that are not
+/// UTF-8. Long names are truncated.
 pub(crate) fn printable(name: &[u8]) -> String {
     let mut text = String::new();
     for chunk in name[..name.len().min(SHOWN)].utf8_chunks() {
         for letter in chunk.valid().chars() {
             match letter {
-                // Quotes stand around names in messages.
+                // Messages put names in quotes.
                 '"' => text.push_str("\\\""),
                 '\'' => text.push('\''),
-                // Also escapes the marks that turn the direction of writing.
+                // Also escapes bidirectional control characters.
                 letter => text.extend(letter.escape_debug()),
             }
         }
@@ -45,7 +45,7 @@ mod tests {
         );
         assert_eq!(printable(b"\xff\\x\"\xc3"), "\\xff\\\\x\\\"\\xc3");
         assert_eq!(printable(&[b'n'; 1 << 20]), "n".repeat(200) + "...");
-        // A letter that the cut goes through.
+        // The truncation splits a character.
         assert_eq!(
             printable("\u{65e5}".repeat(100).as_bytes()).matches('\u{65e5}').count(),
             66

@@ -3,8 +3,8 @@
 //! ```text
 //! manifest (index -> manifest) -> configuration -> pin -> layers, several at once -> documents -> sync -> row
 //! ```
-//! Each layer is one pass: network -> sha256 -> decompress -> sha256 -> staging directory -> rename. Until the row is
-//! committed nothing that was there before changes; when a pull fails, what it brought is swept away.
+//! Each layer is one pass: network -> sha256 -> decompress -> sha256 -> staging directory -> rename. Nothing that
+//! existed before changes until the row is committed; if a pull fails, its layers are swept.
 
 use std::collections::HashSet;
 use std::io::ErrorKind;
@@ -28,22 +28,22 @@ use super::{ImageError, ImageRef, Inner, Platform, blocking, chain, stack};
 use crate::base::cause::Cause;
 use crate::model::{Image, ImageLayer};
 
-/// How many pieces of a blob wait between network and unpacking.
+/// How many chunks of a blob are buffered between network and unpacking.
 const PIECES: usize = 64;
-/// How many indexes lead to an image one after the other, and how many manifests are looked at for it, at most.
+/// Maximum nesting of indexes, and maximum number of manifests tried for one image.
 const MAX_DEPTH: usize = 4;
 const MAX_MANIFESTS: usize = 32;
 
-/// How far a pull is.
+/// Progress of a pull.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Progress {
-    /// Compressed bytes to download, once the manifest is known.
+    /// Compressed bytes to download, known once the manifest is.
     pub total_bytes: u64,
-    /// Of those, how many are here.
+    /// Bytes received so far.
     pub received_bytes: u64,
     /// Layers to unpack.
     pub total_layers: usize,
-    /// Of those, how many are ready.
+    /// Layers unpacked so far.
     pub ready_layers: usize,
 }
 
@@ -54,7 +54,7 @@ struct PullPlan {
     config_body: Vec<u8>,
     config: ImageConfig,
     layers: Vec<ImageLayer>,
-    /// Each distinct layer once, the largest first, so that none of them starts last.
+    /// Each distinct layer once, the largest first, so that no large one starts last.
     work: Vec<(Digest, Descriptor)>,
 }
 
@@ -70,9 +70,9 @@ pub(super) async fn pull(
     let mut needed = vec![plan.manifest.digest, plan.config_descriptor.digest];
     needed.extend(plan.work.iter().map(|(diff_id, _)| *diff_id));
     let pins = inner.layers.pin(needed);
-    let result = bring(inner, &session, image, plan, progress).await;
+    let result = fetch_missing(inner, &session, image, plan, progress).await;
     drop(pins);
-    // What a failed pull brought, or what only the replaced row needed.
+    // Layers that a failed pull left behind, or that only the replaced row used.
     inner
         .sweep()
         .await
@@ -80,21 +80,20 @@ pub(super) async fn pull(
     result
 }
 
-/// A manifest and the configuration that it names.
+/// A manifest and its configuration.
 struct Found {
     manifest: Fetched,
     config_body: Vec<u8>,
     config: ImageConfig,
 }
 
-/// Follows indexes to the image for the platform. Entries that do not say what they are for are tried one after the
-/// other.
+/// Follows indexes to the image for the platform. Entries without a platform are tried one after the other.
 async fn find(session: &Session, image: &ImageRef, platform: &Platform) -> Result<Found, ImageError> {
     let bad = |message| ImageError::BadImage {
         image: image.canonical(),
         message,
     };
-    // The next one last.
+    // A stack: the next one is at the end.
     let mut ahead = vec![(image.reference().to_owned(), 0)];
     let (mut tried, mut refusal) = (0, None);
     while let Some((reference, depth)) = ahead.pop() {
@@ -112,7 +111,7 @@ async fn find(session: &Session, image: &ImageRef, platform: &Platform) -> Resul
                 continue;
             }
             Document::Artifact(kind) => Some(format!(" but an OCI artifact (media type {kind})")),
-            Document::Manifest(manifest) => manifest.instead.as_ref().map(|kind| format!(" but {kind}")),
+            Document::Manifest(manifest) => manifest.artifact_kind.as_ref().map(|kind| format!(" but {kind}")),
         };
         let refused = match refused {
             None => match configuration(session, image, platform, &fetched).await? {
@@ -135,7 +134,7 @@ async fn find(session: &Session, image: &ImageRef, platform: &Platform) -> Resul
     Err(refusal.unwrap_or_else(|| no_platform(platform)))
 }
 
-/// The configuration of a manifest; the inner error when it is for another platform or there is none.
+/// The configuration of a manifest. The inner error means that it is for another platform or missing.
 async fn configuration(
     session: &Session,
     image: &ImageRef,
@@ -199,8 +198,8 @@ async fn plan(session: &Session, image: &ImageRef, platform: &Platform) -> Resul
     })
 }
 
-/// Brings everything that is missing and commits the row.
-async fn bring(
+/// Downloads everything that is missing and commits the row.
+async fn fetch_missing(
     inner: &Arc<Inner>,
     session: &Session,
     image: &ImageRef,
@@ -209,11 +208,11 @@ async fn bring(
 ) -> Result<Arc<Image>, ImageError> {
     progress.send_modify(|p| {
         p.total_layers = plan.work.len();
-        // Sizes are what the manifest says.
+        // The sizes are those in the manifest.
         let sizes = plan.work.iter().map(|(_, layer)| layer.size);
         p.total_bytes = sizes.fold(0, u64::saturating_add);
     });
-    bring_layers(inner, session, &plan.work, progress).await?;
+    fetch_layers(inner, session, &plan.work, progress).await?;
     let size_bytes = plan
         .layers
         .iter()
@@ -262,9 +261,9 @@ async fn bring(
     committed
 }
 
-/// Brings the missing layers. After the first failure the others stop too; only when all have ended, and their staging
-/// directories with them, does this return.
-async fn bring_layers(
+/// Downloads the missing layers. After the first failure the others stop too. Returns only when all have ended and
+/// their staging directories are gone.
+async fn fetch_layers(
     inner: &Arc<Inner>,
     session: &Session,
     work: &[(Digest, Descriptor)],
@@ -273,10 +272,10 @@ async fn bring_layers(
     let stop = CancellationToken::new();
     let mut running: FuturesUnordered<_> = work
         .iter()
-        .map(|(diff_id, layer)| bring_layer(inner, session, diff_id, layer, &stop, progress))
+        .map(|(diff_id, layer)| fetch_layer(inner, session, diff_id, layer, &stop, progress))
         .collect();
     let mut outcome = Ok(());
-    // Writing back what is ready while the rest is unpacked leaves little for the sync at the end to wait for.
+    // Start writeback of finished layers while the rest is unpacked, so that the final sync has little to wait for.
     let mut syncs = Vec::new();
     while let Some(result) = running.next().await {
         if outcome.is_ok() && result.is_err() {
@@ -288,7 +287,7 @@ async fn bring_layers(
             syncs.push(tokio::spawn(blocking(move || layers.sync())));
         }
     }
-    // Their errors count: the kernel tells a failed write once.
+    // Their errors matter: the kernel reports a failed write only once.
     for sync in syncs {
         let synced = sync.await.map_err(|e| ImageError::Io(e.into()));
         outcome = outcome.and(synced.flatten());
@@ -296,7 +295,7 @@ async fn bring_layers(
     outcome
 }
 
-async fn bring_layer(
+async fn fetch_layer(
     inner: &Arc<Inner>,
     session: &Session,
     diff_id: &Digest,
@@ -305,7 +304,7 @@ async fn bring_layer(
     progress: &watch::Sender<Progress>,
 ) -> Result<(), ImageError> {
     let _turn = tokio::select! {
-        turn = inner.layers.turn(diff_id) => turn,
+        turn = inner.layers.lock_layer(diff_id) => turn,
         () = stop.cancelled() => return Err(given_up()),
     };
     let (layers, wanted) = (inner.layers.clone(), *diff_id);
@@ -335,7 +334,7 @@ fn given_up() -> ImageError {
     ImageError::GivenUp
 }
 
-/// A missing layer on its way into the store.
+/// The download of one missing layer into the store.
 struct Transfer<'a> {
     inner: &'a Arc<Inner>,
     layer: &'a Descriptor,
@@ -345,12 +344,12 @@ struct Transfer<'a> {
 }
 
 impl Transfer<'_> {
-    /// From the first mirror that has it as it should be, else from the registry. Each begins at the beginning: what
-    /// another has sent may be wrong.
+    /// Downloads from the first mirror that has the valid layer, otherwise from the registry. Each source starts from
+    /// the beginning: the data of another one may be wrong.
     async fn run(&self, session: &Session) -> Result<(), ImageError> {
         for mirror in session.mirrors() {
             match self.try_source(mirror).await {
-                Err(error @ (ImageError::Registry { .. } | ImageError::BadLayer { .. })) => mirror.pass_over(&error),
+                Err(error @ (ImageError::Registry { .. } | ImageError::BadLayer { .. })) => mirror.log_skipped(&error),
                 done => return done,
             }
         }
@@ -384,7 +383,7 @@ impl Transfer<'_> {
     }
 }
 
-/// Unpacks a layer that comes through a channel and, if it is what it should be, gives it its name.
+/// Unpacks a layer from a channel and publishes it if its digests match.
 fn unpack_layer(inner: &Inner, blob: BlobReader, expected: Digests) -> Result<(), ImageError> {
     let bad = |message: String| ImageError::BadLayer {
         layer: expected.blob.to_string(),

@@ -1,10 +1,10 @@
-//! What a plain copy of an unpacked layer loses, noted beside it, so that a copy becomes the layer again.
+//! Records of the metadata that a plain copy of an unpacked layer loses, so that the copy can be restored.
 //!
-//! `tar` and `cp -a` without further options drop extended attributes (file capabilities, what overlayfs notes in
-//! directories, the layer's own mark), and `tar` gives files to users by their *names* on the machine where it unpacks.
-//! The record of a layer holds both, for entries that have attributes or an owner other than root, and a digest over
-//! names, kinds, modes, owners, sizes, times and link targets of all entries, by which a copy is judged. It does not vouch
-//! for the bytes in files: who can change those without a trace in size and time is root.
+//! `tar` and `cp -a` without further options drop extended attributes (file capabilities, overlayfs attributes of
+//! directories, the layer's own diff id), and `tar` maps owners by user *name* on the machine where it unpacks. The
+//! record of a layer holds both, for entries that have attributes or an owner other than root. It also holds a digest
+//! over names, kinds, modes, owners, sizes, times and link targets of all entries, which tells whether a copy is
+//! complete. The digest does not cover file contents: whoever can change those without changing size or time is root.
 //!
 //! All functions block.
 
@@ -30,9 +30,10 @@ use super::digest::Digest;
 const NOT_OURS: [&str; 4] = ["security.selinux", "security.ima", "security.evm", super::tree::DIFF_ID];
 /// Gives whoever runs a file capabilities.
 const CAPABILITY: &str = "security.capability";
-/// Set-user-ID and set-group-ID.
+/// The set-user-ID and set-group-ID bits.
 const SET_ID: u32 = 0o6000;
-/// Bytes of an entry beside its path and attributes, and of an attribute beside name and value; rounded up.
+/// Overhead in bytes, rounded up: of an entry besides its path and attributes, and of an attribute besides name and
+/// value.
 const FRAME: usize = 100;
 
 /// The record of one layer.
@@ -40,33 +41,34 @@ const FRAME: usize = 100;
 pub(super) struct Record {
     /// Digest over the description of every entry.
     tree: String,
-    /// What a plain copy loses.
+    /// The metadata that a plain copy loses.
     entries: Vec<Entry>,
 }
 
-/// What a plain copy loses of one entry.
+/// The metadata that a plain copy loses of one entry.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Entry {
-    /// Below the layer's root, which is empty; what is not plain ASCII is `%` and two hexadecimal digits.
+    /// Path relative to the layer's root (empty: the root itself); bytes other than plain ASCII are `%` and two hex
+    /// digits.
     path: String,
     uid: u32,
     gid: u32,
-    /// With the kind of the entry, as in `st_mode`. Earlier versions left the kind out.
+    /// Mode including the file type, as in `st_mode`. Earlier versions omitted the type.
     mode: u32,
-    /// Name and value in base64.
+    /// Names and values, base64-encoded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     attributes: Vec<(String, String)>,
-    /// Size, and time of the last change in whole seconds, of a file that gives privileges to whoever runs it.
+    /// Size and modification time in whole seconds of a file that grants privileges when executed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     content: Option<(u64, i64)>,
 }
 
-/// How much may be noted.
+/// Limits of a record.
 #[derive(Debug)]
 pub(crate) struct Allowance {
-    /// Most entries of one tree.
+    /// Maximum number of entries of one tree.
     pub(crate) entries: usize,
-    /// About how many bytes all notes together may still have.
+    /// Approximate number of bytes left for all records together.
     pub(crate) bytes: usize,
     /// When to give up.
     pub(crate) until: Option<Instant>,
@@ -79,7 +81,7 @@ impl Allowance {
         until: None,
     };
 
-    /// Whether there is no time left.
+    /// Whether the deadline has passed.
     pub(crate) fn is_over(&self) -> bool {
         self.until.is_some_and(|until| Instant::now() >= until)
     }
@@ -106,7 +108,7 @@ impl Allowance {
 }
 
 impl Record {
-    /// Looks at every entry of an unpacked layer, which nobody changes.
+    /// Records every entry of an unpacked layer that nobody changes.
     pub(super) fn of(root: &Path) -> io::Result<Self> {
         let tree = Beneath::open(root)?;
         let mut seen = Seen::new(Allowance::UNLIMITED);
@@ -122,7 +124,8 @@ impl Record {
         })
     }
 
-    /// Gives a copy what it has lost. `false` if it is not a copy of the recorded layer; then it is of no use.
+    /// Restores the lost metadata of a copy. `false` if it is not a copy of the recorded layer and therefore
+    /// unusable.
     pub(super) fn restore(&self, root: &Path) -> io::Result<bool> {
         let tree = Beneath::open(root)?;
         for entry in &self.entries {
@@ -137,9 +140,9 @@ impl Record {
     }
 }
 
-/// Notes the same of a tree that others may be changing. What goes away meanwhile, and names longer than the kernel takes,
-/// are left out. An error, and nothing spent, if `allowance` does not suffice.
-pub(crate) fn note(root: &Path, allowance: &mut Allowance) -> io::Result<Vec<Entry>> {
+/// Records a tree that others may be changing. Entries that disappear meanwhile, and names longer than the kernel
+/// accepts, are omitted. Fails, without using up `allowance`, if it does not suffice.
+pub(crate) fn record_tree(root: &Path, allowance: &mut Allowance) -> io::Result<Vec<Entry>> {
     let tree = Beneath::open(root)?;
     let mut seen = Seen::new(Allowance { ..*allowance });
     seen.walk(&tree)?;
@@ -147,9 +150,9 @@ pub(crate) fn note(root: &Path, allowance: &mut Allowance) -> io::Result<Vec<Ent
     Ok(seen.entries)
 }
 
-/// Gives a copy of such a tree what it has lost, as far as the entries are there and still what was noted. Goes on after an
-/// error, and returns the first one.
-pub(crate) fn give_back(root: &Path, entries: &[Entry]) -> io::Result<()> {
+/// Restores the lost metadata of a copy of such a tree, for entries that exist and still match. Continues after an
+/// error and returns the first one.
+pub(crate) fn restore_tree(root: &Path, entries: &[Entry]) -> io::Result<()> {
     let tree = match Beneath::open(root) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         tree => tree?,
@@ -164,18 +167,18 @@ pub(crate) fn give_back(root: &Path, entries: &[Entry]) -> io::Result<()> {
     }
     if others > 0 {
         let root = root.display();
-        tracing::warn!(%root, entries = others, "something else stands where these were; it stays as it is");
+        tracing::warn!(%root, entries = others, "these entries were replaced by others and are left alone");
     }
     done
 }
 
-/// What became of an entry.
+/// The outcome for one entry.
 #[derive(Debug, PartialEq, Eq)]
 enum Restored {
     Yes,
-    /// It is not there.
+    /// The entry does not exist.
     Gone,
-    /// Something else is in its place.
+    /// Another object has taken its place.
     Other,
 }
 
@@ -190,19 +193,19 @@ impl Entry {
         if !self.is_of(&object) {
             return Ok(Restored::Other);
         }
-        self.give_to(&object).map_err(|error| {
+        self.restore_attributes(&object).map_err(|error| {
             let path = tree.path().join(path);
             io::Error::new(error.kind(), format!("{}: {error}", path.display()))
         })?;
         Ok(Restored::Yes)
     }
 
-    fn give_to(&self, object: &Object) -> io::Result<()> {
+    fn restore_attributes(&self, object: &Object) -> io::Result<()> {
         let metadata = &object.metadata;
         if (metadata.uid(), metadata.gid()) != (self.uid, self.gid) {
             object.set_owner(self.uid, self.gid)?;
         }
-        // A change of owner takes setuid away, and capabilities.
+        // A change of owner clears setuid bits and capabilities.
         if !metadata.is_symlink() {
             object.set_mode(self.mode & 0o7777)?;
         }
@@ -213,7 +216,7 @@ impl Entry {
         Ok(())
     }
 
-    /// Whether this was noted of the object, as far as a copy shows it.
+    /// Whether this entry describes the object, as far as a copy preserves it.
     fn is_of(&self, object: &Object) -> bool {
         let metadata = &object.metadata;
         let noted = FileType::from_raw_mode(self.mode);
@@ -223,7 +226,7 @@ impl Entry {
                 .is_none_or(|content| content == (metadata.size(), metadata.mtime()))
     }
 
-    /// Earlier versions noted less.
+    /// Earlier versions recorded less.
     fn agrees_with(&self, other: &Self) -> bool {
         let all = |entry: &Self| (entry.uid, entry.gid, entry.mode & 0o7777);
         self.path == other.path && all(self) == all(other) && self.attributes == other.attributes
@@ -245,7 +248,7 @@ impl Seen {
         }
     }
 
-    /// Takes note of every entry, directories first, in an order that does not change. Whether some went away meanwhile.
+    /// Records every entry, directories first, in a stable order. Returns whether some disappeared meanwhile.
     fn walk(&mut self, tree: &Beneath) -> io::Result<bool> {
         let mut pending: Vec<(Rc<Path>, OsString)> = vec![(Path::new("").into(), OsString::new())];
         let (mut found, mut lost) = (1, false);
@@ -280,17 +283,17 @@ impl Seen {
         Ok(lost)
     }
 
-    /// Takes note of one entry.
+    /// Records one entry.
     fn entry(&mut self, path: &Path, object: &Object) -> io::Result<()> {
         let metadata = &object.metadata;
         let kind = metadata.file_type();
         let path = escape(path.as_os_str().as_bytes());
         let (mode, uid, gid) = (metadata.mode(), metadata.uid(), metadata.gid());
-        // Writing to a string has no way to fail.
+        // Writing to a string cannot fail.
         let mut said = path.clone();
         let _ = write!(said, " {mode:o} {uid} {gid}");
         if kind.is_file() {
-            // Tar keeps whole seconds.
+            // Tar stores whole seconds.
             let _ = write!(said, " {} {}", metadata.size(), metadata.mtime());
         } else if kind.is_symlink() {
             let _ = write!(said, " {}", escape(&object.target()?));
@@ -317,7 +320,7 @@ impl Seen {
 
     fn attributes(&mut self, object: &Object) -> io::Result<Vec<(String, String)>> {
         let mut names = object.attribute_names()?;
-        // What else overlayfs notes in upper directories speaks of the file system that they are on.
+        // Other overlayfs attributes of upper directories refer to the file system that they are on.
         let is_overlays = |name: &str| name.starts_with("trusted.overlay.") && name != super::tree::OPAQUE;
         names.retain(|name| !NOT_OURS.contains(&&**name) && !is_overlays(name));
         names.sort();
@@ -345,7 +348,7 @@ fn escape(bytes: &[u8]) -> String {
     text
 }
 
-/// `None` for what [`escape`] has not written, and for a path that would leave the layer.
+/// `None` for text that [`escape`] does not produce, and for a path that would leave the layer.
 fn unescape(text: &str) -> Option<PathBuf> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -376,7 +379,7 @@ mod tests {
 
     use super::*;
 
-    /// A layer with everything that gets lost.
+    /// A layer with all the metadata that a copy loses.
     fn layer(root: &Path) {
         std::fs::create_dir_all(root.join("srv/opaque")).unwrap();
         std::fs::create_dir(root.join("bin")).unwrap();
@@ -418,7 +421,7 @@ mod tests {
             dir.path().display()
         ));
         assert_ne!(Record::of(&two).unwrap(), record, "nothing was lost");
-        // As on a machine where that name has another number.
+        // As on a machine where that name has another uid.
         std::os::unix::fs::chown(two.join("srv/of app\u{e4}"), Some(7), None).unwrap();
         let text = serde_json::to_string(&record).unwrap();
         let record: Record = serde_json::from_str(&text).unwrap();

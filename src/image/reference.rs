@@ -6,11 +6,11 @@ use std::fmt;
 use super::ImageError;
 use super::digest::Digest;
 
-/// The registry that a reference without one means.
+/// The default registry.
 pub(super) const HUB: &str = "registry-1.docker.io";
-/// Other names of it.
+/// Its aliases.
 const HUB_ALIASES: [&str; 3] = ["docker.io", "index.docker.io", HUB];
-/// Longest repository that registries take.
+/// Longest repository name that registries accept.
 const MAX_REPOSITORY: usize = 255;
 /// Longest tag.
 const MAX_TAG: usize = 128;
@@ -21,14 +21,14 @@ pub struct ImageRef {
     registry: String,
     /// Path within the registry.
     path: String,
-    /// As stored and shown.
+    /// The repository as stored and displayed.
     repository: String,
     /// Tag or digest.
     reference: String,
 }
 
 impl ImageRef {
-    /// Reads a reference. A digest wins over a tag that stands beside it.
+    /// Parses a reference. If it has both a tag and a digest, the digest wins.
     pub fn parse(given: &str) -> Result<Self, ImageError> {
         let invalid = || ImageError::InvalidReference(given.to_owned());
         let (rest, digest) = match given.split_once('@') {
@@ -63,7 +63,7 @@ impl ImageRef {
         })
     }
 
-    /// The repository as stored and shown. Always contains a `/`.
+    /// The repository as stored and displayed. Always contains a `/`.
     pub fn repository(&self) -> &str {
         &self.repository
     }
@@ -78,7 +78,7 @@ impl ImageRef {
         self.to_string()
     }
 
-    /// `host[:port]` to ask.
+    /// `host[:port]` of the registry.
     pub(super) fn registry(&self) -> &str {
         &self.registry
     }
@@ -95,7 +95,7 @@ impl fmt::Display for ImageRef {
     }
 }
 
-/// The one name of a registry that has several.
+/// The canonical name of a registry with several names.
 pub(super) fn registry_name(host: &str) -> &str {
     if HUB_ALIASES.contains(&host) { HUB } else { host }
 }

@@ -1,9 +1,9 @@
-//! A layer on its way from the network to the archive reader: hashed as it comes, decompressed, hashed again, capped.
+//! The path of a layer from the network to the archive reader: hashed, decompressed, hashed again, and limited.
 //!
 //! ```text
 //! channel of chunks -> BlobReader (sha256 of the blob) -> gzip | zstd | nothing -> LayerReader (sha256, limits)
 //! ```
-//! This is the only place where something is decompressed, so no input can grow past the limits.
+//! Decompression happens only here, so no input can exceed the limits.
 
 use std::io::{self, BufRead, Read};
 
@@ -13,18 +13,18 @@ use tokio::sync::mpsc;
 
 use super::digest::Digest;
 
-/// Largest window of a zstd frame, as a power of two: what `zstd --ultra --long` writes and every decoder takes. It is
-/// the memory that one layer may ask for.
+/// Maximum window of a zstd frame, as a power of two: what `zstd --ultra --long` writes and every decoder accepts. It
+/// limits the memory that one layer can use.
 const MAX_ZSTD_WINDOW: u32 = 27;
 
-/// How much may come out of a layer.
+/// Limits for the uncompressed size of a layer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LayerLimits {
     /// Bytes of the uncompressed archive.
     pub bytes: u64,
-    /// Bytes that one byte of the blob may become; 0 for any number.
+    /// Maximum number of bytes that one byte of the blob may unpack to; 0 for no limit.
     pub ratio: u64,
-    /// Size of the uncompressed archive from which `ratio` counts.
+    /// Size of the uncompressed archive from which `ratio` applies, in bytes.
     pub ratio_from: u64,
 }
 
@@ -48,12 +48,12 @@ impl LayerLimits {
     }
 }
 
-/// The blob, from a channel. For blocking threads only.
+/// Reads the blob from a channel. For blocking threads only.
 pub(super) struct BlobReader {
     chunks: mpsc::Receiver<Bytes>,
     current: Bytes,
     hash: Sha256,
-    /// Bytes that came so far.
+    /// Bytes received so far.
     received: u64,
 }
 
@@ -74,7 +74,7 @@ impl BlobReader {
         Some(chunk)
     }
 
-    /// The first bytes, which stay to be read. Fewer than `n` only if there are no more.
+    /// The first bytes, without consuming them. Fewer than `n` only at the end.
     fn peek(&mut self, n: usize) -> &[u8] {
         while self.current.len() < n {
             let Some(next) = self.receive() else { break };
@@ -83,7 +83,7 @@ impl BlobReader {
         &self.current[..n.min(self.current.len())]
     }
 
-    /// Takes what is left and tells the digest of it all.
+    /// Reads the rest and returns the digest of the whole blob.
     fn finish(mut self) -> Digest {
         while self.receive().is_some() {}
         Digest::finish(self.hash)
@@ -120,11 +120,11 @@ enum Decoder {
 }
 
 impl Decoder {
-    /// Media types are often wrong, the first bytes never are.
+    /// Checks the magic bytes, because media types are often wrong.
     fn new(mut blob: BlobReader) -> io::Result<Self> {
         Ok(match blob.peek(4) {
             [0x1f, 0x8b, ..] => Self::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(blob))),
-            // A zstd frame, or a skippable one before it.
+            // A zstd frame, or a skippable frame before it.
             [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => {
                 let mut decoder = zstd::Decoder::with_buffer(blob)?;
                 decoder.window_log_max(MAX_ZSTD_WINDOW)?;
@@ -165,17 +165,17 @@ impl Read for Decoder {
 pub(super) struct LayerReader {
     decoder: Decoder,
     hash: Sha256,
-    /// Bytes that came out so far.
+    /// Bytes decompressed so far.
     unpacked: u64,
     limits: LayerLimits,
 }
 
-/// The digests of a layer that was read to its end.
+/// The digests of a layer, computed while reading it to the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Digests {
-    /// Of the blob, compressed or not.
+    /// Digest of the blob, compressed or not.
     pub blob: Digest,
-    /// Of the uncompressed archive.
+    /// Digest of the uncompressed archive.
     pub diff_id: Digest,
 }
 
@@ -190,7 +190,7 @@ impl LayerReader {
         })
     }
 
-    /// Reads what stands after the archive's end (padding belongs to the digests) and tells the digests.
+    /// Reads what follows the end of the archive (the digests cover the padding) and returns the digests.
     pub(super) fn finish(mut self) -> io::Result<Digests> {
         io::copy(&mut self, &mut io::sink())?;
         Ok(Digests {

@@ -16,7 +16,7 @@ impl Tar {
     }
 }
 
-/// Shows `check` a real overlay mount of the layers, topmost first, in a mount namespace of its own.
+/// Calls `check` on a real overlay mount of the layers, topmost first, in a mount namespace of its own.
 pub(super) fn with_overlay(lower_dirs: &[PathBuf], check: impl FnOnce(&Path) + Send) {
     let scratch = tempfile::tempdir().unwrap();
     let place = |name: &str| {
@@ -54,7 +54,7 @@ pub(super) fn with_overlay(lower_dirs: &[PathBuf], check: impl FnOnce(&Path) + S
     });
 }
 
-/// All paths beneath `root` with what can be seen of them, except access times.
+/// All paths beneath `root` with their visible metadata, except access times.
 pub(crate) fn listing(root: &Path) -> Vec<String> {
     use std::os::unix::fs::MetadataExt;
     let mut lines = Vec::new();

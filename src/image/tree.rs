@@ -1,11 +1,11 @@
-//! A directory tree that is filled by an archive nobody trusts.
+//! A directory tree that is filled from an untrusted archive.
 //!
-//! Every directory is opened beneath the root with `openat2(RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)`: symbolic links,
-//! absolute ones and `..` included, mean what they would mean inside a container. Within an open directory, names are
-//! single components and the last link is never followed. So whatever the names say, nothing outside is touched.
+//! Every directory is opened beneath the root with `openat2(RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)`: symbolic
+//! links, including absolute ones, and `..` resolve as they would inside a container. Within an open directory, names
+//! are single components and the last link is never followed. So no name can reach anything outside the root.
 //!
-//! Handles of directories are cached, because an archive names the same parent many times in a row. The cache is
-//! dropped whenever a directory or a link goes away, since both can change what a path means.
+//! Directory handles are cached, because an archive names the same parent many times in a row. The cache is dropped
+//! whenever a directory or a link is removed, because both can change what a path resolves to.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -28,17 +28,17 @@ pub(crate) const IMPLIED: &str = "trusted.condenser.implied";
 pub(super) const DIFF_ID: &str = "trusted.condenser.diff_id";
 /// Deepest nesting of directories, and most components of a name. Keeps walks over the tree, ours and others', bounded.
 pub(crate) const MAX_DEPTH: usize = 256;
-/// Most handles held for one tree; several trees are filled at once.
+/// Maximum number of cached handles per tree; several trees are filled at once.
 const MAX_CACHED: usize = 64;
-/// As in the kernel.
+/// The kernel's limit.
 const MAX_LINKS: u32 = 40;
-/// Most components that one name may come to with the links in it. More than any name has that is no trick.
+/// Maximum number of components that one name may expand to through links. No legitimate name needs more.
 const MAX_STEPS: u32 = 4096;
 
-/// Why an entry cannot be placed.
+/// Why an entry cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TreeError {
-    /// The archive asks for what cannot be.
+    /// The archive is invalid or malicious.
     #[error("{0}")]
     Refused(String),
     /// The file system failed.
@@ -46,7 +46,7 @@ pub(crate) enum TreeError {
     System(String),
 }
 
-/// What stands at a name.
+/// The existing object at a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Existing {
     Directory,
@@ -70,10 +70,10 @@ impl Existing {
 /// The tree.
 pub(crate) struct Tree {
     root: Rc<OwnedFd>,
-    /// Where the root is, without links. For the check of depths only.
+    /// Path of the root, without links. Only used to check the nesting.
     root_path: PathBuf,
     cache: HashMap<Vec<u8>, Rc<OwnedFd>>,
-    /// How many directories were made that no entry described.
+    /// Number of directories that were created without an entry of their own.
     pub implied: u64,
     /// Whether those are marked.
     pub marks_implied: bool,
@@ -93,8 +93,8 @@ impl Tree {
         })
     }
 
-    /// The directory at a clean path (no `.`, no `..`, no slash at either end), made with its parents if it is not
-    /// there. The empty path is the root.
+    /// The directory at a clean path (no `.`, no `..`, no slash at either end), created with its parents if it does
+    /// not exist. The empty path is the root.
     pub(crate) fn directory(&mut self, path: &[u8]) -> Result<Rc<OwnedFd>, TreeError> {
         if path.is_empty() {
             return Ok(self.root.clone());
@@ -115,7 +115,7 @@ impl Tree {
         Ok(fd)
     }
 
-    /// The directory at a clean path, if it is there.
+    /// The directory at a clean path, if it exists.
     pub(crate) fn existing_directory(&self, path: &[u8]) -> Result<Rc<OwnedFd>, Errno> {
         match path {
             [] => Ok(self.root.clone()),
@@ -127,7 +127,7 @@ impl Tree {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         loop {
-            // EAGAIN: something was renamed on this machine while a `..` was resolved.
+            // EAGAIN: a rename elsewhere on this machine raced with the resolution of a `..`.
             match rustix::fs::openat2(&*self.root, path, flags, Mode::empty(), resolve) {
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 result => return result,
@@ -135,14 +135,14 @@ impl Tree {
         }
     }
 
-    /// Walks `path` as the kernel does with `RESOLVE_IN_ROOT` and makes what is missing on the way: a directory in the
-    /// place of nothing, of a whiteout, or where a link leads to nowhere. Step by step instead of by recursion, because
+    /// Walks `path` as the kernel does with `RESOLVE_IN_ROOT` and creates missing directories on the way: where
+    /// nothing exists, in place of a whiteout, or where a link dangles. Iterative rather than recursive, because
     /// links may lead through any number of names.
     fn make(&mut self, path: &[u8]) -> Result<Rc<OwnedFd>, TreeError> {
         let fail = |e| error(e, path);
         let (mut links, mut steps) = (0, 0);
         let mut here = self.root.clone();
-        // The real place of `here`, and the components that are ahead, the next one last.
+        // The real path of `here`, and the components still to walk, the next one last.
         let mut trail: Vec<Vec<u8>> = Vec::new();
         let mut ahead: Vec<Vec<u8>> = components(path).map(<[u8]>::to_owned).rev().collect();
         while let Some(name) = ahead.pop() {
@@ -194,8 +194,8 @@ impl Tree {
         Ok(here)
     }
 
-    /// Makes a directory with mode 0700, or keeps the one that is there; anything else gives way. In the place of a
-    /// whiteout the new one hides lower layers.
+    /// Creates a directory with mode 0700 or keeps an existing one; any other object is replaced. A directory that
+    /// replaces a whiteout is opaque.
     pub(crate) fn make_directory(&mut self, parent: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
         let made = rustix::fs::mkdirat(parent, name, Mode::RWXU);
         if made != Err(Errno::EXIST) {
@@ -213,7 +213,7 @@ impl Tree {
         }
     }
 
-    /// Runs `make`; if the name is taken, removes what is there and runs it again.
+    /// Runs `make`; if the name is taken, removes the object there and runs it again.
     pub(crate) fn replace<T>(
         &mut self,
         parent: &OwnedFd,
@@ -229,13 +229,13 @@ impl Tree {
         }
     }
 
-    /// Removes what stands at a name of the root, with all beneath it.
+    /// Removes the object at a name of the root, recursively.
     pub(crate) fn discard(&mut self, name: &[u8]) -> Result<(), TreeError> {
         let root = self.root.clone();
         self.remove(&root, name).map_err(|e| error(e, name))
     }
 
-    /// Removes what stands at a name, with all beneath it.
+    /// Removes the object at a name, recursively.
     fn remove(&mut self, parent: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
         let existing = look(parent, name)?;
         if matches!(existing, Some(Existing::Directory | Existing::Symlink)) {
@@ -253,7 +253,7 @@ impl Tree {
         }
     }
 
-    /// Links can make the real place of a directory much deeper than its name.
+    /// Links can make the real path of a directory much deeper than its name.
     fn check_depth(&self, fd: &OwnedFd, path: &[u8]) -> Result<(), TreeError> {
         let real = real_path(fd).map_err(|e| error(e, path))?;
         let beneath = real.strip_prefix(&self.root_path);
@@ -280,18 +280,18 @@ fn too_deep(path: &[u8]) -> TreeError {
     ))
 }
 
-/// Names and `..`, without what says nothing.
+/// Names and `..`, without `.` and empty components.
 fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     path.split(|b| *b == b'/').filter(|part| !matches!(*part, b"" | b"."))
 }
 
-/// Where an open directory is.
+/// Path of an open directory.
 fn real_path(directory: &OwnedFd) -> Result<PathBuf, Errno> {
     let path = rustix::fs::readlink(format!("/proc/self/fd/{}", directory.as_raw_fd()), Vec::new())?;
     Ok(std::ffi::OsString::from_vec(path.into_bytes()).into())
 }
 
-/// What stands at a name of a directory.
+/// The object at a name of a directory.
 pub(crate) fn look(parent: &OwnedFd, name: &[u8]) -> Result<Option<Existing>, Errno> {
     match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(Existing::of(&stat))),
@@ -300,21 +300,21 @@ pub(crate) fn look(parent: &OwnedFd, name: &[u8]) -> Result<Option<Existing>, Er
     }
 }
 
-/// A readable handle of a directory by its name, which is not followed.
+/// A readable handle of a directory by its name; a link is not followed.
 pub(crate) fn open_directory(parent: impl AsFd, name: &[u8]) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(parent, name, flags, Mode::empty())
 }
 
-/// Makes a directory hide what lower layers have there.
+/// Makes a directory opaque: it hides the same directory of lower layers.
 pub(crate) fn set_opaque(directory: &OwnedFd) -> Result<(), Errno> {
     set_attribute(directory, OPAQUE.as_bytes(), b"y")
 }
 
-/// Sets an extended attribute. `TOOBIG` if the attributes of the object are more than the file system takes.
+/// Sets an extended attribute. `TOOBIG` if the file system has no room for the attributes of the object.
 pub(crate) fn set_attribute(fd: &OwnedFd, name: &[u8], value: &[u8]) -> Result<(), Errno> {
     match rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()) {
-        // Some file systems say of that what they say when they are full.
+        // Some file systems report this with the error for a full disk.
         Err(Errno::NOSPC) => {
             let file_system = rustix::fs::fstatvfs(fd)?;
             let full = file_system.f_bavail == 0 || file_system.f_favail == 0;
@@ -324,21 +324,21 @@ pub(crate) fn set_attribute(fd: &OwnedFd, name: &[u8], value: &[u8]) -> Result<(
     }
 }
 
-/// Whether a directory hides what lower layers have there.
+/// Whether a directory is opaque.
 pub(crate) fn is_opaque(directory: BorrowedFd<'_>) -> bool {
     let mut value = [0; 1];
     rustix::fs::fgetxattr(directory, OPAQUE, &mut value[..]).is_ok() && value == *b"y"
 }
 
-/// Sets the mode of something that is not a link.
+/// Sets the mode of an object that is not a link.
 pub(crate) fn set_mode(parent: &OwnedFd, name: &[u8], mode: u32) -> Result<(), Errno> {
     rustix::fs::chmodat(parent, name, Mode::from_raw_mode(mode), AtFlags::empty())
 }
 
-/// Tells whose fault an error is.
+/// Separates errors of the archive from errors of the file system.
 pub(crate) fn error(errno: Errno, path: &[u8]) -> TreeError {
     let reason = io::Error::from(errno).to_string();
-    // Without the number that the system has for it.
+    // Without the error number.
     let reason = reason.split(" (os error").next().unwrap_or_default();
     let message = format!("{}: {reason}", printable(path));
     match errno {

@@ -1,13 +1,13 @@
-//! Unpacking one layer into a directory of its own, as a lower directory of overlayfs.
+//! Unpacks one layer into its own directory, as a lower directory of overlayfs.
 //!
-//! Owners, exact modes (setuid, setgid, sticky), times, file capabilities, `user.*` attributes, devices and hard links
-//! are kept. Whiteouts (OCI image specification, layers) become overlayfs whiteouts. They act on lower layers only:
-//! what the same layer brings stays, in whatever order the archive has it.
+//! Owners, exact modes (setuid, setgid, sticky), times, file capabilities, `user.*` attributes, devices and hard
+//! links are kept. Whiteouts (OCI image specification, layers) become overlayfs whiteouts. They apply to lower layers
+//! only: entries of the same layer stay, regardless of their order in the archive.
 //!
 //! A directory that entries name only as a parent gets root's ownership, mode 0755 and a mark ([`tree::IMPLIED`]): what
 //! it is in an image, the layers below decide ([`super::chain`]).
 //!
-//! What this never does: follow a link out of the root, or a last link at all ([`Tree`]).
+//! This module never follows a link out of the root, nor the last link of any path ([`Tree`]).
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -25,18 +25,18 @@ use super::tree::{Existing, MAX_DEPTH, Tree, TreeError, open_directory, split};
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE_MARKER: &[u8] = b".wh..wh..opq";
-/// Other names with this prefix are AUFS's own and mean nothing here.
+/// Other names with this prefix are internal to AUFS and are ignored.
 const AUFS_PREFIX: &[u8] = b".wh..wh.";
-/// Where AUFS has files with several names. Layers of its time name such a file by a hard link to here, so its files are
-/// kept until the end. No entry can make, change or look into anything of this name otherwise.
+/// AUFS keeps files with several names here. Old layers refer to such a file by a hard link to this directory, so its
+/// files are kept until the end. No other entry can create, change or reach anything with this name.
 const AUFS_LINKS: &[u8] = b".wh..wh.plnk";
 const BUFFER: usize = 128 << 10;
 /// Longest name of an entry: the kernel's `PATH_MAX` without its final zero.
 const MAX_PATH: usize = 4095;
-/// How many bytes of directory names are remembered for their times.
+/// Maximum total size of the directory names that are remembered to set their times, in bytes.
 const MAX_REMEMBERED: usize = 32 << 20;
 
-/// Unpacks the archive into the empty directory `root`. At most `max_entries` objects are made.
+/// Unpacks the archive into the empty directory `root`. Creates at most `max_entries` objects.
 pub(super) fn unpack(archive: impl Read, root: &Path, max_entries: u64) -> Result<(), TreeError> {
     let mut tree = Tree::new(root)?;
     tree.marks_implied = true;
@@ -72,9 +72,9 @@ struct Unpacker<R> {
     tree: Tree,
     archive: Archive<R>,
     buffer: Vec<u8>,
-    /// Times of directories. Set at the end: what is put into a directory changes its time.
+    /// Times of directories. Set at the end, because adding an entry to a directory changes its time.
     directories: HashMap<Vec<u8>, Timestamps>,
-    /// Names of devices that could not be made.
+    /// Names of devices that could not be created.
     left_out: HashSet<Vec<u8>>,
     /// Bytes of the names in `directories`.
     remembered: usize,
@@ -136,7 +136,7 @@ impl<R: Read> Unpacker<R> {
         }
     }
 
-    /// Links to what is left out are left out too.
+    /// Hard links to a skipped device are skipped too.
     fn note_left_out(&mut self, made: bool, path: Vec<u8>) {
         if !made && self.remembered < MAX_REMEMBERED {
             self.remembered += path.len();
@@ -144,7 +144,7 @@ impl<R: Read> Unpacker<R> {
         }
     }
 
-    /// Hides a name of lower layers. What this layer has under the name stays; a directory shows only what is its own.
+    /// Hides a name of lower layers. Entries of this layer with that name stay; a directory becomes opaque.
     fn hide(&mut self, parent_path: &[u8], hidden: &[u8], path: &[u8]) -> Result<(), TreeError> {
         if matches!(hidden, b"" | b"." | b"..") {
             return Err(refused(path, "a whiteout of nothing"));
@@ -167,7 +167,7 @@ impl<R: Read> Unpacker<R> {
             .map_err(|e| tree::error(e, path))
     }
 
-    /// Gives a directory the attributes of its entry.
+    /// Applies the attributes of an entry to a directory.
     fn describe(&mut self, entry: &Entry, parent: &OwnedFd, name: &[u8], path: Vec<u8>) -> Result<(), TreeError> {
         let directory = open_directory(parent, name).map_err(|e| tree::error(e, &path))?;
         set_attributes(entry, &directory).map_err(|e| tree::error(e, &path))?;
@@ -237,7 +237,7 @@ impl<R: Read> Unpacker<R> {
                     &format!("hard link to the directory {}", printable(target)),
                 ));
             }
-            // It stands for the absence of what it hides.
+            // A whiteout stands for a missing file.
             Existing::Whiteout => return Err(missing()),
             Existing::Symlink | Existing::Other => {}
         }
@@ -248,7 +248,7 @@ impl<R: Read> Unpacker<R> {
         self.tree.replace(parent, name, link).map_err(|e| tree::error(e, path))
     }
 
-    /// Whether it could be made.
+    /// Returns whether the node could be created.
     fn node(
         &mut self,
         entry: &Entry,
@@ -263,7 +263,7 @@ impl<R: Read> Unpacker<R> {
             Err(Errno::PERM) => {
                 tracing::warn!(
                     name = printable(name),
-                    "a device of a layer is left out: not permitted here"
+                    "skipping a device of a layer: not permitted here"
                 );
                 return Ok(false);
             }
@@ -281,7 +281,7 @@ impl<R: Read> Unpacker<R> {
         for (path, times) in self.directories.drain() {
             let (parent, name) = split(&path);
             let name = if path.is_empty() { b"." } else { name };
-            // A later entry may have replaced the directory, or a parent of it.
+            // A later entry may have replaced the directory or a parent of it.
             let Ok(parent) = self.tree.existing_directory(parent) else {
                 continue;
             };
@@ -294,14 +294,15 @@ impl<R: Read> Unpacker<R> {
     }
 }
 
-/// Owner, mode and extended attributes of a file or directory, in the order in which one does not undo the other: a
-/// change of the owner clears setuid bits and capabilities.
+/// Sets owner, mode and extended attributes of a file or directory. The order matters: a change of owner clears
+/// setuid bits and capabilities.
 fn set_attributes(entry: &Entry, fd: &OwnedFd) -> Result<(), Errno> {
     let (uid, gid) = owner(entry)?;
     rustix::fs::fchown(fd, Some(uid), Some(gid))?;
     rustix::fs::fchmod(fd, Mode::from_raw_mode(entry.mode))?;
     for (name, value) in &entry.xattrs {
-        // Of the rest, `trusted.overlay.*` would speak to overlayfs in our name, and labels belong to this host.
+        // Other attributes are dropped: `trusted.overlay.*` would control overlayfs, and security labels belong to
+        // this host.
         let kept = name == b"security.capability" || name.starts_with(b"user.") && !name.starts_with(b"user.overlay.");
         if !kept {
             continue;
@@ -321,7 +322,7 @@ fn set_attributes(entry: &Entry, fd: &OwnedFd) -> Result<(), Errno> {
 }
 
 fn owner(entry: &Entry) -> Result<(Uid, Gid), Errno> {
-    // The highest number means "no change" to the kernel.
+    // The kernel takes the highest number as "no change".
     let id = |id: u64| u32::try_from(id).ok().filter(|id| *id != u32::MAX).ok_or(Errno::INVAL);
     Ok((Uid::from_raw(id(entry.uid)?), Gid::from_raw(id(entry.gid)?)))
 }
@@ -338,7 +339,8 @@ fn times(entry: &Entry) -> Timestamps {
     }
 }
 
-/// The path of an entry relative to the root: no leading slash, no `.`, no `..`. One that climbs out is refused.
+/// The path of an entry relative to the root: no leading slash, no `.`, no `..`. A path that leaves the root is
+/// refused.
 fn clean(path: &[u8]) -> Result<Vec<u8>, TreeError> {
     let mut parts: Vec<&[u8]> = Vec::new();
     for part in path.split(|b| *b == b'/') {

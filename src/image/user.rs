@@ -14,16 +14,16 @@ pub struct User {
     pub additional_gids: Vec<u32>,
 }
 
-/// Finds out who `user` is. `""` is root with group root.
+/// Resolves `user`. `""` is root with group root.
 ///
-/// A number that no file knows is taken as it is, with group 0. Without a group, the user's own and those that name it
-/// as a member are taken; with one, that one alone.
+/// A number without an entry is used as it is, with group 0. Without a group, the result has the user's primary group
+/// and the groups that list the user as a member; with a group, only that one.
 pub(super) fn resolve(user: &str, passwd: &str, group: &str) -> Result<User, ImageError> {
     if user.is_empty() {
         return Ok(User::default());
     }
     let (name, wanted_group) = user.split_once(':').map_or((user, ""), |(name, group)| (name, group));
-    // A number is never a name: who asks for 1000 must not get the account that somebody has called so.
+    // A number is never looked up as a name: a request for 1000 must not get an account that is named "1000".
     let number = id(name);
     let account = accounts(passwd).find(|a| match number {
         Some(number) => a.uid == number,
@@ -66,7 +66,7 @@ struct Account<'a> {
     gid: u32,
 }
 
-/// `name:password:uid:gid:…`; what does not read so is passed over.
+/// `name:password:uid:gid:…`; malformed lines are skipped.
 fn accounts(passwd: &str) -> impl Iterator<Item = Account<'_>> {
     passwd.lines().filter_map(|line| {
         let mut fields = line.split(':');
@@ -98,7 +98,7 @@ fn groups(group: &str) -> impl Iterator<Item = Group<'_>> {
     })
 }
 
-/// A user or group number. Those with the highest bit mean "nobody" or "no change" to one program or another.
+/// A user or group id. Some programs take ids with the highest bit set as "nobody" or "no change".
 fn id(text: &str) -> Option<u32> {
     text.trim().parse().ok().filter(|id| *id <= i32::MAX as u32)
 }

@@ -1,7 +1,7 @@
-//! Reading a file of an image without mounting it: the view that overlayfs would give of its layers, for one path.
+//! Reads a file of an image without mounting it: resolves one path as overlayfs would.
 //!
-//! Paths are walked component by component over all layers at once. A directory is the list of the layers' directories
-//! that merge there; nothing is opened through a link, and a link's target is walked from the image's own root. So no
+//! Paths are walked component by component over all layers at once. A directory is the list of the layer directories
+//! that merge there. No link is followed by the kernel: a link's target is walked from the image's own root. So no
 //! layer can lead the walk to a file of the host.
 
 use std::collections::VecDeque;
@@ -44,7 +44,7 @@ pub(super) struct View {
 }
 
 impl View {
-    /// `layers`: directories, topmost first.
+    /// `layers` are directories, topmost first.
     pub(super) fn open(layers: &[PathBuf]) -> io::Result<Self> {
         let mut root = Vec::with_capacity(layers.len());
         for layer in layers {
@@ -146,7 +146,7 @@ pub(super) fn find(here: &[OwnedFd], name: &[u8]) -> Result<Option<Found>, Errno
                 return Ok(Some(Found::Link(target.into_bytes())));
             }
             Some(Existing::Other) if merged.is_empty() => {
-                // A fifo or device must not block or act.
+                // Opening a fifo or device must not block or have side effects.
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
                 return match rustix::fs::openat(layer, name, flags, Mode::empty()) {
                     Ok(fd) => Ok(Some(Found::File(fd))),
@@ -231,7 +231,7 @@ mod tests {
         ];
         with_overlay(&layers, |merged| {
             for path in paths {
-                // The mount's own links are those of the host, so absolute ones are compared by hand below.
+                // Absolute links of the mount would resolve on the host, so they are compared by hand below.
                 let absolute = path.starts_with("var/run") || path == "etc/absolute";
                 let expected = std::fs::read(merged.join(path.trim_start_matches('/'))).ok();
                 if !absolute {

@@ -1,7 +1,7 @@
-//! A log file of lines that others read, with rotation by size (`docs/spec/observability.md` 1).
+//! A log file of lines for external readers, rotated by size (`docs/spec/observability.md` 1).
 //!
-//! `<file>`, then `<file>.1` (newest) to `<file>.5` (oldest). A line is never split over two files, and never glued to
-//! the half line that a crash or a full disk left. Blocks for file access.
+//! `<file>`, then `<file>.1` (newest) to `<file>.5` (oldest). A line never spans two files, and is never appended to
+//! an incomplete line that a crash or a full disk left. Blocks on file access.
 
 use std::fs::{OpenOptions, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 use crate::observe::logs::rotate;
 
-/// Size at which a file is put aside, in bytes.
+/// Size at which a file is rotated, in bytes.
 pub const LIMIT: u64 = 50 * 1024 * 1024;
-/// How many files are kept beside the current one.
+/// Number of rotated files to keep.
 pub const KEPT: u32 = 5;
 
 const FILE_MODE: u32 = 0o640;
@@ -25,12 +25,12 @@ pub struct RotatingFile {
     limit: u64,
     file: std::fs::File,
     size: u64,
-    /// The file ends within a line.
+    /// Whether the file ends with an incomplete line.
     torn: bool,
 }
 
 impl RotatingFile {
-    /// Opens the file for appending; it and its directory are made when they do not exist.
+    /// Opens the file for appending; creates it and its directory if necessary.
     pub fn open(path: &Path) -> io::Result<Self> {
         Self::with_limit(path, LIMIT)
     }
@@ -46,24 +46,24 @@ impl RotatingFile {
         })
     }
 
-    /// Appends one line, which ends with a line feed, and hands it to the kernel.
+    /// Appends one line, which must end with a line feed, and hands it to the kernel.
     pub fn write_line(&mut self, line: &[u8]) -> io::Result<()> {
         let result = self.try_write(line);
         result.map_err(|e| named(&self.path, &e))
     }
 
-    /// Waits until what was written is on disk.
+    /// Waits until everything written is on disk.
     pub fn sync(&mut self) -> io::Result<()> {
         self.file.sync_data().map_err(|e| named(&self.path, &e))
     }
 
-    /// Opens the file anew, for an operator who has moved it away, or after an error.
+    /// Opens the file again, after an operator has moved it away or after an error.
     pub fn reopen(&mut self) -> io::Result<()> {
         (self.file, self.size, self.torn) = open(&self.path).map_err(|e| named(&self.path, &e))?;
         Ok(())
     }
 
-    /// [`RotatingFile::reopen`] if somebody moved the file away or removed it.
+    /// [`RotatingFile::reopen`] if the file was moved away or removed.
     pub fn follow_name(&mut self) -> io::Result<()> {
         let here = self.file.metadata().map_err(|e| named(&self.path, &e))?;
         match std::fs::symlink_metadata(&self.path) {
@@ -81,7 +81,7 @@ impl RotatingFile {
             self.size += 1;
             self.torn = false;
         }
-        // Unless all of it is written, it is not known how much was.
+        // Until the write succeeds, it is unknown how much of the line was written.
         self.torn = true;
         self.file.write_all(line)?;
         self.size += line.len() as u64;
@@ -96,7 +96,7 @@ impl RotatingFile {
     }
 }
 
-/// The file, its size, and whether it ends within a line.
+/// The file, its size, and whether it ends with an incomplete line.
 fn open(path: &Path) -> io::Result<(std::fs::File, u64, bool)> {
     if let Some(directory) = path.parent() {
         std::fs::DirBuilder::new()

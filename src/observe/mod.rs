@@ -1,5 +1,4 @@
-//! What is told of all that happens: one audit record per request, events for clients that watch, the logs of containers,
-//! figures.
+//! Observability: one audit record per request, events for clients that watch, container logs, metrics.
 
 pub mod audit;
 pub mod events;

@@ -1,9 +1,9 @@
-//! The AppArmor profile of containers (`docs/spec/security.md` 7), written and loaded where the kernel has AppArmor
-//! switched on.
+//! The AppArmor profile of containers (`docs/spec/security.md` 7), written and loaded if the kernel has AppArmor
+//! enabled.
 //!
-//! The kernel is asked every time before something is going to be confined: others may unload the profile
-//! (`aa-remove-unknown`, a package of theirs). Then it is loaded again. What ran meanwhile stays without it until it is
-//! started anew.
+//! The profile is checked before every container start, because other programs may unload it (`aa-remove-unknown`, or
+//! a package that runs it). Then it is loaded again. Containers that were started meanwhile stay unconfined until
+//! they are restarted.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -16,7 +16,7 @@ use crate::runtime::defaults::APPARMOR_PROFILE;
 /// The profile's text.
 const PROFILE: &str = include_str!("../../assets/apparmor/raind-default");
 const PARSER_LIMIT: Duration = Duration::from_secs(3);
-/// How long a profile that could not be loaded is not tried again.
+/// How long to wait before loading the profile again after a failure.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Whether containers are confined by AppArmor.
@@ -24,20 +24,20 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub enum Confinement {
     /// The profile is loaded.
     Confined,
-    /// It is not, for this reason.
+    /// The profile is not loaded; the reason.
     Unconfined(String),
 }
 
-/// The profile, and what is known of it.
+/// The profile and its load state.
 #[derive(Debug)]
 pub struct AppArmor {
     kernel: Kernel,
-    /// Where the profile is written to.
+    /// Directory of the profile file.
     directory: PathBuf,
     known: Mutex<Known>,
 }
 
-/// Where the kernel says what it has, and who loads a profile into it.
+/// The kernel's AppArmor files, and the parser that loads a profile.
 #[derive(Debug)]
 struct Kernel {
     enabled: PathBuf,
@@ -47,9 +47,9 @@ struct Kernel {
 
 #[derive(Debug, Default)]
 struct Known {
-    /// This very text has been loaded by this process, or was found loaded.
+    /// This exact profile was loaded by this process, or was found loaded.
     is_ours: bool,
-    /// The latest try that failed.
+    /// The latest failure to load it.
     refused: Option<(Instant, String)>,
 }
 
@@ -89,13 +89,13 @@ impl Kernel {
         }
         match self.has_profile() {
             true => Ok(()),
-            false => Err("the profile does not appear among the loaded ones".into()),
+            false => Err("the kernel does not list the profile after loading it".into()),
         }
     }
 }
 
 impl AppArmor {
-    /// The profile is going to be in `root_dir`. Nothing is loaded yet.
+    /// `root_dir` is where the profile file will be written. Nothing is loaded yet.
     pub fn new(root_dir: &Path) -> Self {
         Self {
             kernel: Kernel::of_this_machine(),
@@ -104,7 +104,7 @@ impl AppArmor {
         }
     }
 
-    /// Has the profile loaded if it is not, and says whether it is. Never fails: the reason is part of the answer.
+    /// Loads the profile if necessary and returns whether it is loaded. Never fails: the result includes the reason.
     pub async fn confine(&self) -> Confinement {
         if !self.kernel.is_enabled() {
             return Confinement::Unconfined("AppArmor is not enabled in this kernel".into());
@@ -121,8 +121,8 @@ impl AppArmor {
                 if known.is_ours {
                     tracing::warn!(
                         profile = APPARMOR_PROFILE,
-                        "somebody unloaded the AppArmor profile; it is loaded again, and containers that ran meanwhile \
-                         are without it until they are restarted"
+                        "the AppArmor profile was unloaded and has been loaded again; containers that were started \
+                         meanwhile stay unconfined until they are restarted"
                     );
                 }
                 *known = Known {
@@ -132,18 +132,14 @@ impl AppArmor {
                 Confinement::Confined
             }
             Err(reason) => {
-                tracing::warn!(
-                    profile = APPARMOR_PROFILE,
-                    reason,
-                    "the AppArmor profile cannot be loaded"
-                );
+                tracing::warn!(profile = APPARMOR_PROFILE, reason, "cannot load the AppArmor profile");
                 known.refused = Some((Instant::now(), reason.clone()));
                 Confinement::Unconfined(reason)
             }
         }
     }
 
-    /// A profile whose text differs from the file of the last start is loaded although one of its name is there.
+    /// If the text differs from the file of the last start, load the profile even if one with its name is loaded.
     async fn install(&self) -> Result<(), String> {
         let file = self.directory.join(APPARMOR_PROFILE);
         let unchanged = std::fs::read_to_string(&file).is_ok_and(|text| text == PROFILE);
@@ -166,7 +162,7 @@ mod tests {
 
     use super::*;
 
-    /// A machine of files, and a parser that adds to its list what it is given.
+    /// A fake machine made of files, and a parser that adds its argument to the list of profiles.
     struct Machine {
         dir: tempfile::TempDir,
         apparmor: AppArmor,
@@ -196,7 +192,7 @@ mod tests {
             machine
         }
 
-        /// Replaced as a whole: a file that is open for writing cannot be executed.
+        /// Replaces the file: one that is open for writing cannot be executed.
         fn parser(&self, body: &str) {
             let (new, path) = (self.dir.path().join("parser.new"), self.dir.path().join("parser"));
             std::fs::write(&new, format!("#!/bin/sh\n{body}\n")).unwrap();

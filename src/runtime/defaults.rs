@@ -1,5 +1,4 @@
-//! What a container gets when nobody says otherwise (`docs/spec/runtime.md` 5.1, 5.3, 9.3): the values that every
-//! writer of a config.json puts into it.
+//! Default settings of containers (`docs/spec/runtime.md` 5.1, 5.3, 9.3), used by every writer of a config.json.
 
 /// Capabilities: bounding, permitted and effective.
 pub const CAPABILITIES: [&str; 14] = [
@@ -19,10 +18,10 @@ pub const CAPABILITIES: [&str; 14] = [
     "CAP_AUDIT_WRITE",
 ];
 
-/// System calls that fail with `EPERM`. The original knows these names (and four more) and aborts on any other, so a
-/// config.json names no more; our runtime adds its own. Of the original's list these are allowed here, as in the default
-/// profile of Docker: tracing and reading other processes, which the kernel checks like signals (since 4.8 a tracer
-/// cannot get around the filter), and naming files by handle, which gives nothing without the call that opens them.
+/// System calls that fail with `EPERM`. The original supports these names (and four more) and aborts on any other, so
+/// a config.json contains no others; our runtime adds its own. Of the original's list, we allow these, like Docker's
+/// default profile: tracing and reading other processes, which the kernel checks like signals (since 4.8 a tracer
+/// cannot bypass the filter), and naming files by handle, which is useless without the call that opens them.
 pub const DENIED_SYSCALLS: [&str; 15] = [
     "bpf",
     "perf_event_open",
@@ -41,13 +40,13 @@ pub const DENIED_SYSCALLS: [&str; 15] = [
     "setns",
 ];
 
-/// Of them, what a capability allows after all: the kernel asks for it again. Call and capability.
+/// Exceptions: system calls that are allowed with a capability, which the kernel checks again. Call and capability.
 pub const ALLOWED_BY_CAPABILITY: [(&str, &str); 2] =
     [("kcmp", "CAP_SYS_PTRACE"), ("open_by_handle_at", "CAP_DAC_READ_SEARCH")];
 
-/// Annotation that has the runtime put a small init before the program; its value is `true`.
+/// Annotation that makes the runtime start the program under a small init; its value is `true`.
 pub const ANNOTATION_INIT: &str = "io.raind.init";
-/// Annotation that has the runtime refuse to start what it cannot confine by AppArmor; its value is `true`.
+/// Annotation that makes the runtime refuse to start a container without AppArmor confinement; its value is `true`.
 pub const ANNOTATION_CONFINED: &str = "io.raind.apparmor.required";
 
 /// Bytes.
@@ -60,14 +59,14 @@ pub const CPU_PERIOD: u64 = 100_000;
 pub const PIDS_LIMIT: i64 = 512;
 /// Bytes of `/dev/shm`.
 pub const SHM_SIZE: u64 = 64 << 20;
-/// Most open files of a process. More makes programs that go through all possible descriptors slow.
+/// Maximum number of open files of a process. A higher limit slows down programs that iterate over all descriptors.
 pub const OPEN_FILES: u64 = 1 << 20;
-/// Ids in a user namespace where nobody says otherwise, as the original has it.
+/// Number of ids in a user namespace by default, as in the original.
 pub const ID_COUNT: u32 = 65_535;
 /// Name of the AppArmor profile.
 pub const APPARMOR_PROFILE: &str = "raind-default";
 
-/// Variables that every process has: name, and value when it is missing or blank. `TERM` only with a terminal.
+/// Variables of every process: name, and value if it is missing or blank. `TERM` only with a terminal.
 pub const ENVIRONMENT: [(&str, &str); 3] = [
     ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
     ("TERM", "xterm-256color"),
@@ -91,9 +90,9 @@ pub const MASKED_PATHS: [&str; 11] = [
 /// Read-only in the container.
 pub const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// All ids of a user namespace whose map (`/proc/<pid>/uid_map`, `user_namespaces(7)`) is that, as first id and number.
-/// A container gets them unchanged, so that files of any owner in an image belong to somebody. Without a map that can be
-/// read these are the first [`ID_COUNT`].
+/// All ids of a user namespace with that map (`/proc/<pid>/uid_map`, `user_namespaces(7)`), as ranges of first id and
+/// count. A container gets them unchanged, so that every file of an image has a valid owner. If the map cannot be
+/// read, the first [`ID_COUNT`] ids.
 pub fn ids_of(map: &str) -> Vec<(u32, u32)> {
     let line = |line: &str| {
         let mut fields = line.split_ascii_whitespace().map(str::parse::<u32>);
@@ -116,8 +115,8 @@ pub fn seccomp_architecture() -> &'static str {
     }
 }
 
-/// An environment from entries of which later ones win, at the place of the first of that name; what is missing or blank
-/// of [`ENVIRONMENT`] is filled in, last. Entries without `=` or name are dropped.
+/// Merges environment entries: a later entry replaces an earlier one with the same name, in its position. Missing or
+/// blank variables of [`ENVIRONMENT`] are appended. Entries without `=` or name are dropped.
 pub fn environment<'a>(entries: impl IntoIterator<Item = &'a str>, terminal: bool) -> Vec<String> {
     let mut variables: Vec<(&str, &str)> = Vec::new();
     let mut set = |name, value, only_if_blank: bool| match variables.iter_mut().find(|(n, _)| *n == name) {

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-/// The environment variable that replaces [`DEFAULT_ROOT`] for runtime and hook agent (`docs/spec/runtime.md` 2.3).
+/// The environment variable that overrides [`DEFAULT_ROOT`] for runtime and hook agent (`docs/spec/runtime.md` 2.3).
 pub const ROOT_ENV: &str = "RAIND_ROOT_DIR";
-/// Where container directories are.
+/// Default directory of the container directories.
 pub const DEFAULT_ROOT: &str = "/etc/raind/container";
-/// Where the runtime keeps its own volatile data, one directory per container.
+/// Directory of the runtime's own volatile data, with one directory per container.
 pub const RUNTIME_RUN_DIR: &str = "/run/raind/droplet";
 
 /// The directory of one container.
@@ -34,7 +34,7 @@ impl ContainerDir {
         self.0.join("state.json")
     }
 
-    /// Mount point of the overlay. On the host it stays empty: the mount is in the monitor's mount namespace.
+    /// Mount point of the overlay. Empty on the host: the mount exists in the monitor's mount namespace.
     pub fn merged(&self) -> PathBuf {
         self.0.join("merged")
     }
@@ -49,7 +49,7 @@ impl ContainerDir {
         self.0.join("work")
     }
 
-    /// `hosts`, `hostname` and `resolv.conf` as the container sees them.
+    /// `hosts`, `hostname` and `resolv.conf` of the container.
     pub fn etc(&self) -> PathBuf {
         self.0.join("etc")
     }
@@ -64,12 +64,12 @@ impl ContainerDir {
         self.0.join("logs")
     }
 
-    /// Output of the container: `console.log` of a pseudo-terminal, else `init.log`.
+    /// Output of the container: `console.log` with a terminal, otherwise `init.log`.
     pub fn log(&self, tty: bool) -> PathBuf {
         self.logs().join(if tty { "console.log" } else { "init.log" })
     }
 
-    /// Output of processes of `exec` without a terminal.
+    /// Output of `exec` processes without a terminal.
     pub fn exec_log(&self) -> PathBuf {
         self.logs().join("exec.log")
     }

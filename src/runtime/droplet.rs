@@ -1,4 +1,4 @@
-//! The Droplet driver: one short-lived process per verb, started with an argument vector and a time-out.
+//! The Droplet driver: one short-lived process per verb, started with an argument vector and a timeout.
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -12,11 +12,11 @@ use super::exec::ExecOutcome;
 use super::state::RuntimeState;
 use super::{Runtime, RuntimeError, StopRequest, refusal};
 
-/// How much of a failing runtime's output goes into the error, in bytes.
+/// Maximum number of bytes of a failing runtime's output in the error.
 const MAX_OUTPUT: usize = 4096;
-/// How long a stop may take beyond the grace period: until KILL has worked, and the hooks have run.
+/// Time that a stop may take beyond the grace period: for KILL to take effect and for the hooks.
 const STOP_MARGIN: Duration = Duration::from_secs(57);
-/// How long an exec may take until its program runs, and from its end to the answer.
+/// Time that an exec may take beyond its limit: to start the program, and to answer after it exits.
 const EXEC_MARGIN: Duration = Duration::from_secs(30);
 
 /// Starts `droplet` (`docs/spec/runtime.md` 1, 4).
@@ -45,15 +45,15 @@ impl Droplet {
         command
     }
 
-    /// `word` names the verb in error texts, which clients and scripts know.
+    /// `word` is the verb in error messages, which clients and scripts rely on.
     async fn run(&self, word: &'static str, limit: Duration, args: &[&str]) -> Result<Output, RuntimeError> {
         let mut command = self.command(args);
-        // Dropping the future of `output` on a time-out kills the child; its monitor lives on.
+        // Dropping the future of `output` on a timeout kills the child; its monitor lives on.
         command.kill_on_drop(true);
         self.finish(word, Some(limit), command).await
     }
 
-    /// Runs a command that answers with exit status 0.
+    /// Runs a command that is successful with exit status 0.
     async fn finish(
         &self,
         word: &'static str,
@@ -97,11 +97,11 @@ fn failed(word: &'static str, output: &Output) -> RuntimeError {
     }
     let text = text[start..].trim();
     if output.status.code().is_some_and(refusal::is_refusal) {
-        // The last line is the reason; before it there may be what an undo had to say.
+        // The last line is the reason; messages of a rollback may precede it.
         let message = text.lines().last().unwrap_or_default().to_owned();
         return RuntimeError::Refused { message };
     }
-    // `ExitStatus` prints "exit status: 1"; the contract's form has no colon.
+    // `ExitStatus` prints "exit status: 1"; the contract's format has no colon.
     let status = output
         .status
         .code()
@@ -136,7 +136,7 @@ impl Runtime for Droplet {
         Box::pin(async move {
             let seconds = request.grace.as_secs().to_string();
             let chosen = ["kill", "--grace", &seconds, id, &request.signal];
-            // The original knows no other way to stop.
+            // The original supports no other way to stop.
             let args = if *request == StopRequest::default() {
                 &["kill", id][..]
             } else {
@@ -171,7 +171,7 @@ impl Runtime for Droplet {
         args.extend(limit_text.as_deref());
         args.push(id);
         args.extend(argv.iter().map(String::as_str));
-        // Not killed on a drop: it sees that nobody reads its answer any more, kills the process first, then ends.
+        // Not killed on drop: it notices that its output is closed, kills the process and then exits.
         let command = self.command(&args);
         Box::pin(async move {
             let output = self

@@ -1,5 +1,5 @@
-//! What `droplet exec --wait` answers on its standard output: one line of JSON that says how the process ended and how
-//! long its output is, then the output itself, byte for byte.
+//! The answer of `droplet exec --wait` on its standard output: one line of JSON with the exit status and the length
+//! of the output, followed by the raw output.
 //!
 //! ```text
 //! {"exit_code":3,"timed_out":false,"truncated":false,"stdout":6,"stderr":4}
@@ -9,26 +9,26 @@
 
 use serde::{Deserialize, Serialize};
 
-/// At most that much of each stream is kept, in bytes: the end of it.
+/// Maximum number of bytes kept of each stream: the end of it.
 pub const MAX_STREAM: usize = 1024 * 1024;
 
-/// How an exec ended that was waited for.
+/// Outcome of an exec with `--wait`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ExecOutcome {
-    /// Exit status, or 128 + signal number. 126 or 127 when the program could not be executed or does not exist; then
-    /// `stderr` says why.
+    /// Exit status, or 128 + signal number. 126 or 127 if the program cannot be executed or does not exist; then
+    /// `stderr` has the reason.
     pub exit_code: i32,
-    /// What it wrote to its standard output; at most the last [`MAX_STREAM`] bytes.
+    /// Standard output of the process; at most the last [`MAX_STREAM`] bytes.
     pub stdout: Vec<u8>,
-    /// The same of its standard error.
+    /// Standard error of the process, likewise.
     pub stderr: Vec<u8>,
-    /// Whether it wrote more than that to one of them.
+    /// Whether one of the streams was longer.
     pub truncated: bool,
-    /// Whether it was killed because its time was over.
+    /// Whether it was killed because the time limit expired.
     pub timed_out: bool,
 }
 
-/// The first line.
+/// The first line of the answer.
 #[derive(Debug, Serialize, Deserialize)]
 struct Head {
     exit_code: i32,
@@ -38,7 +38,7 @@ struct Head {
     stderr: usize,
 }
 
-/// Bytes that are not an answer.
+/// An invalid answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AnswerError {
     /// The first line is missing or not understood.
@@ -47,9 +47,9 @@ pub enum AnswerError {
     /// The output is not as long as the first line says.
     #[error("unreadable answer: {got} bytes of output instead of {announced}")]
     Length {
-        /// What came.
+        /// Length of the output.
         got: usize,
-        /// What should have come.
+        /// Length according to the first line.
         announced: usize,
     },
 }
@@ -71,7 +71,7 @@ impl ExecOutcome {
         Ok(answer)
     }
 
-    /// The inverse of [`ExecOutcome::render`].
+    /// Parses an answer: the inverse of [`ExecOutcome::render`].
     pub fn parse(answer: &[u8]) -> Result<Self, AnswerError> {
         let end = answer.iter().position(|&byte| byte == b'\n').unwrap_or(answer.len());
         let (line, rest) = answer.split_at(end);

@@ -1,4 +1,4 @@
-//! What a hook of the runtime reports to the daemon (`docs/spec/api.md` 16, `docs/spec/runtime.md` 6.3).
+//! The reports of runtime hooks to the daemon (`docs/spec/api.md` 16, `docs/spec/runtime.md` 6.3).
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,18 +13,18 @@ pub const EVENT_HEADER: &str = "x-hook-event";
 pub enum HookEvent {
     /// `create` has begun.
     CreateRuntime,
-    /// The container is set up and waits for its start.
+    /// The container is set up and waits for `start`.
     CreateContainer,
     /// The process was released.
     Poststart,
-    /// The process ended (not an OCI hook).
+    /// The process exited (not an OCI hook).
     StopContainer,
-    /// The runtime's part of a removal is done.
+    /// The runtime has finished deleting the container.
     Poststop,
 }
 
 impl HookEvent {
-    /// The word used in the `X-Hook-Event` header.
+    /// The value of the `X-Hook-Event` header.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::CreateRuntime => "createRuntime",
@@ -59,7 +59,7 @@ impl FromStr for HookEvent {
     }
 }
 
-/// The body of a report, as far as the daemon reads it. Unknown members are allowed: a runtime may say more.
+/// The body of a report, as far as the daemon reads it. Unknown fields are ignored.
 ///
 /// `status` and `pid` are not trusted: the new state follows from the event, the pid from `state.json`
 /// (`docs/spec/runtime.md` 6.6).
@@ -80,7 +80,7 @@ pub struct HookState {
     /// Reason of the exit.
     #[serde(default)]
     pub reason: String,
-    /// Free text of the exit.
+    /// Message of the exit.
     #[serde(default)]
     pub message: String,
 }

@@ -1,4 +1,4 @@
-//! The low-level runtime: what the daemon and `bin/droplet` share, and the driver that starts it.
+//! The low-level runtime: the types shared by the daemon and `bin/droplet`, and the driver that runs it.
 //!
 //! The contract between the two is a command line and files (`docs/spec/runtime.md`). The types here are those files;
 //! neither side may depend on anything else of the other.
@@ -25,23 +25,23 @@ use futures_util::future::BoxFuture;
 use self::exec::ExecOutcome;
 use self::state::RuntimeState;
 
-/// A low-level runtime as the daemon sees it. Every call ends within its time-out.
+/// A low-level runtime as the daemon uses it. Every call ends within its timeout.
 ///
-/// While `create`, `start`, `stop` and `delete` run, the runtime calls the daemon back through hooks, so nothing that a
-/// hook needs may be held meanwhile.
+/// While `create`, `start`, `stop` and `delete` run, the runtime calls the daemon back through hooks, so do not hold
+/// anything that a hook needs.
 pub trait Runtime: Send + Sync + 'static {
-    /// Sets the container of that bundle up; its process waits.
+    /// Sets up the container of that bundle; its process waits.
     fn create<'a>(&'a self, id: &'a str, tty: bool) -> BoxFuture<'a, Result<(), RuntimeError>>;
-    /// Releases the process; fails when it could not be executed.
+    /// Releases the process; fails if the program cannot be executed.
     fn start<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), RuntimeError>>;
-    /// Ends the process: the signal, KILL after the grace period. Its exit is recorded when this returns.
+    /// Stops the process: sends the signal, and KILL after the grace period. The exit is recorded when this returns.
     fn stop<'a>(&'a self, id: &'a str, request: &'a StopRequest) -> BoxFuture<'a, Result<(), RuntimeError>>;
-    /// Forgets a container that does not run. A waiting process is killed.
+    /// Deletes a container that does not run. Kills a process that waits for `start`.
     fn delete<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), RuntimeError>>;
-    /// Starts one more process in a running container; returns when it was executed.
+    /// Starts an additional process in a running container; returns once the program is executed.
     fn exec<'a>(&'a self, id: &'a str, tty: bool, argv: &'a [String]) -> BoxFuture<'a, Result<(), RuntimeError>>;
-    /// Runs one more process in a running container to its end, which is the caller's, `limit`'s or the container's at the
-    /// latest: dropping the future kills the process and what it started. A program that cannot be executed is an outcome
+    /// Runs an additional process in a running container until it exits, `limit` expires or the container ends.
+    /// Dropping the future kills the process and its children. If the program cannot be executed, that is an outcome
     /// (126, 127), not an error.
     fn exec_wait<'a>(
         &'a self,
@@ -49,16 +49,16 @@ pub trait Runtime: Send + Sync + 'static {
         argv: &'a [String],
         limit: Option<Duration>,
     ) -> BoxFuture<'a, Result<ExecOutcome, RuntimeError>>;
-    /// What the runtime knows; `None` when it does not know the container.
+    /// The runtime's state of the container; `None` if it does not know the container.
     fn state<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<RuntimeState>, RuntimeError>>;
 }
 
-/// How a container is asked to end.
+/// How to stop a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StopRequest {
-    /// Name of the signal, with `SIG`.
+    /// Name of the signal, including `SIG`.
     pub signal: String,
-    /// From that signal to KILL; counted in whole seconds.
+    /// Time from that signal to KILL; rounded to whole seconds.
     pub grace: Duration,
 }
 
@@ -72,7 +72,7 @@ impl Default for StopRequest {
     }
 }
 
-/// Why a runtime call failed. `word` is the verb as clients know it.
+/// Why a runtime call failed. `word` is the verb in error messages.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
     /// The program could not be started.
@@ -80,7 +80,7 @@ pub enum RuntimeError {
     Spawn {
         /// The program.
         program: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: std::io::Error,
     },
     /// The program reported a failure.
@@ -91,10 +91,10 @@ pub enum RuntimeError {
         /// Its output and exit status.
         detail: String,
     },
-    /// The program refused: what was asked for cannot be, and nothing broke.
+    /// The program refused an invalid request.
     #[error("{message}")]
     Refused {
-        /// In its words.
+        /// Its message.
         message: String,
     },
     /// The program did not end in time and was killed.
@@ -102,7 +102,7 @@ pub enum RuntimeError {
     TimedOut {
         /// The verb.
         word: &'static str,
-        /// The limit.
+        /// The time limit.
         seconds: u64,
     },
 }

@@ -1,9 +1,9 @@
 //! Bind mounts as users write them: `source:destination[:options]` (`docs/spec/runtime.md` 5.4, 16.5).
 //!
-//! The daemon checks them when a container is created, the runtime again when it sets one up, both with this code and
-//! the same [`Policy`]. [`parse`] and [`Mount::from_config`] look at the text alone; [`Mount::open_source`] looks at the
-//! host, and what it has judged is what gets mounted: a descriptor. Whatever the options say, a bind mount is nosuid,
-//! nodev, private and recursive; `ro` and `noexec` can be chosen.
+//! The daemon validates them when a container is created, the runtime again when it sets one up, both with this code
+//! and the same [`Policy`]. [`parse`] and [`Mount::from_config`] check the text only; [`Mount::open_source`] checks
+//! the host and returns a descriptor, so that the object that was checked is the one that gets mounted. A bind mount
+//! is always nosuid, nodev, private and recursive; `ro` and `noexec` are optional.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
@@ -14,9 +14,9 @@ pub use policy::Policy;
 
 mod policy;
 
-/// Annotation of config.json that holds the [`Policy`] as JSON text. Without it the runtime has a rule of its own.
+/// Annotation of config.json with the [`Policy`] as JSON text. Without it the runtime uses its own policy.
 pub const POLICY_ANNOTATION: &str = "io.raind.mounts.policy";
-/// Places in the container that nothing may be bound to. `/` itself is refused too.
+/// Destinations in the container where nothing may be mounted. `/` itself is refused too.
 const DENIED_DESTINATIONS: [&str; 4] = ["/proc", "/sys", "/dev", "/boot"];
 const OPTIONS: [&str; 10] = [
     "bind", "rbind", "ro", "rw", "private", "rprivate", "nosuid", "nodev", "noexec", "exec",
@@ -28,15 +28,15 @@ pub enum MountError {
     /// Not `source:destination[:options]`.
     #[error("invalid mount format: write source:destination[:options], as in /srv/data:/data:ro")]
     Format,
-    /// The source is not one that a container may have; why not.
+    /// Containers may not have this source; the reason.
     #[error("invalid mount source: {path}: {why}")]
     Source {
-        /// As it was written.
+        /// The path as written.
         path: String,
-        /// What it is, or what it leads to.
+        /// Why the path, or its target, is refused.
         why: String,
     },
-    /// The destination is relative or on the list of denied destinations.
+    /// The destination is relative or denied.
     #[error("invalid mount destination: {0}")]
     Destination(String),
     /// An option that does not exist, or a type other than a bind mount.
@@ -45,7 +45,7 @@ pub enum MountError {
     /// The last component of the source is a symbolic link.
     #[error("source:{0} is symlink")]
     Symlink(String),
-    /// The source cannot be looked at.
+    /// The source cannot be accessed.
     #[error("stat {path}: {reason}")]
     Stat {
         /// The source.
@@ -55,20 +55,20 @@ pub enum MountError {
     },
 }
 
-/// A bind mount whose text is acceptable.
+/// A bind mount whose text is valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
-    /// Absolute path on the host, without `.`, `..` and doubled slashes.
+    /// Absolute path on the host, without `.`, `..` and double slashes.
     pub source: PathBuf,
     /// Absolute path in the container, likewise.
     pub destination: PathBuf,
     /// Whether the container may not write to it.
     pub read_only: bool,
-    /// Whether no program in it can be executed.
+    /// Whether programs in it cannot be executed.
     pub no_exec: bool,
 }
 
-/// A source on this host that may be bound. The descriptor (`O_PATH`) cannot come to mean anything else.
+/// A valid source on this host. The descriptor (`O_PATH`) cannot come to refer to another object.
 #[derive(Debug)]
 pub struct Source {
     /// The file or directory.
@@ -92,7 +92,7 @@ pub fn parse(spec: &str) -> Result<Mount, MountError> {
 }
 
 impl Mount {
-    /// The same from an entry of `mounts` in config.json. `kind` is its `type`.
+    /// Parses an entry of `mounts` in config.json. `kind` is its `type`.
     pub fn from_config(source: &str, destination: &str, kind: &str, options: &[String]) -> Result<Self, MountError> {
         if !matches!(kind, "" | "bind") {
             return Err(MountError::Options(format!("{kind} {}", options.join(","))));
@@ -100,8 +100,8 @@ impl Mount {
         new(source, destination, options.iter().map(String::as_str))
     }
 
-    /// `type` and `options` of an entry in config.json. Without `ro` and `noexec` they are exactly what the original
-    /// accepts.
+    /// `type` and `options` of an entry in config.json. Without `ro` and `noexec` they are exactly those that the
+    /// original accepts.
     pub fn to_config(&self, directory: bool) -> (&'static str, Vec<&'static str>) {
         let (kind, mut options) = match directory {
             true => ("", vec!["bind"]),
@@ -112,7 +112,7 @@ impl Mount {
         (kind, options)
     }
 
-    /// The same mount where its destination really is once the image's symbolic links are followed.
+    /// The same mount at the real path of its destination, after resolving the image's symbolic links.
     pub fn with_destination(self, destination: PathBuf) -> Result<Self, MountError> {
         match destination_denied(&destination) {
             true => Err(MountError::Destination(self.destination.display().to_string())),
@@ -120,7 +120,7 @@ impl Mount {
         }
     }
 
-    /// Judges the source by its name.
+    /// Checks the path of the source against the policy.
     pub fn check_source(&self, policy: &Policy) -> Result<(), MountError> {
         policy.judge(&self.source).map_err(|why| MountError::Source {
             path: self.source.display().to_string(),
@@ -128,7 +128,7 @@ impl Mount {
         })
     }
 
-    /// Opens the source and judges what it really is: parents may be symbolic links that lead to a denied place.
+    /// Opens the source and checks its real path: parents may be symbolic links to a denied directory.
     pub fn open_source(&self, policy: &Policy) -> Result<Source, MountError> {
         let text = || self.source.display().to_string();
         let refused = |why| MountError::Source { path: text(), why };
@@ -195,8 +195,8 @@ fn destination_denied(path: &Path) -> bool {
     path == Path::new("/") || DENIED_DESTINATIONS.iter().any(|denied| path.starts_with(denied))
 }
 
-/// An absolute path without `.` and `..` (which the root is its own parent of). `None` for a relative one, or one that
-/// no file can have.
+/// An absolute path without `.` and `..` (`..` of the root is the root). `None` for a relative path, or one that no
+/// file can have.
 pub(super) fn clean(path: &str) -> Option<PathBuf> {
     if path.contains('\0') {
         return None;

@@ -1,4 +1,4 @@
-//! Identity and liveness of processes. A pid alone means nothing: it is reused, also after a reboot.
+//! Identity and liveness of processes. A pid alone is not an identity: it is reused, also after a reboot.
 
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
@@ -9,7 +9,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
 use crate::model::ProcessId;
 
 impl ProcessId {
-    /// The identity of the process that has this pid now; `None` when there is none or it is a zombie.
+    /// The identity of the process that has this pid now; `None` if there is none or it is a zombie.
     pub fn of(pid: i32) -> Option<Self> {
         let (state, start_time) = stat(pid).ok()??;
         (!is_dead(state)).then(|| Self {
@@ -19,7 +19,7 @@ impl ProcessId {
         })
     }
 
-    /// Whether this very process still runs. A zombie does not. Unknown parts of the identity are not compared.
+    /// Whether this exact process still runs. A zombie does not. Unknown parts of the identity are not compared.
     pub fn is_alive(&self) -> bool {
         let boot = boot_id();
         if !self.boot_id.is_empty() && !boot.is_empty() && self.boot_id != boot {
@@ -29,13 +29,13 @@ impl ProcessId {
             Ok(found) => found.is_some_and(|(state, start_time)| {
                 !is_dead(state) && (self.start_time == 0 || self.start_time == start_time)
             }),
-            // Who has no descriptor left to look at it must not call it dead.
+            // If we are out of file descriptors, do not report the process as dead.
             Err(_) => Pid::from_raw(self.pid).is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH)),
         }
     }
 
-    /// The process that reaps this one when it ends: for a container, its monitor. A zombie still has one. `None` when
-    /// this process is gone, or when its parent is gone and init has adopted it.
+    /// The process that reaps this one when it exits: for a container, its monitor. A zombie still has a parent.
+    /// `None` if this process is gone, or if its parent is gone and init has adopted it.
     pub fn parent(&self) -> Option<Self> {
         let text = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
         let (_, start_time) = parse_stat(&text)?;
@@ -44,17 +44,17 @@ impl ProcessId {
         Self::of(parent).filter(|parent| is_same && parent.pid > 1)
     }
 
-    /// A descriptor of this very process. It becomes readable when the process ends. `None` when it is gone, or when this
-    /// process may open no more: [`ProcessId::is_alive`] tells.
+    /// A descriptor of this exact process. It becomes readable when the process exits. `None` if the process is gone,
+    /// or if we are out of file descriptors: [`ProcessId::is_alive`] tells which.
     pub fn pidfd(&self) -> Option<OwnedFd> {
         let fd = pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::empty()).ok()?;
-        // Checked after opening: from here on the descriptor cannot come to mean another process.
+        // Checked after opening: from now on the descriptor cannot refer to another process.
         self.is_alive().then_some(fd)
     }
 }
 
-/// State letter and start time (field 22, clock ticks since boot) of `/proc/<pid>/stat`.
-/// `None` when there is no such process.
+/// State letter and start time (field 22, clock ticks since boot) of `/proc/<pid>/stat`. `None` if there is no such
+/// process.
 fn stat(pid: i32) -> std::io::Result<Option<(char, u64)>> {
     if pid <= 0 {
         return Ok(None);
@@ -67,7 +67,7 @@ fn stat(pid: i32) -> std::io::Result<Option<(char, u64)>> {
 }
 
 fn parse_stat(text: &str) -> Option<(char, u64)> {
-    // The command in field 2 may itself contain blanks and parentheses; the fields continue after the last one.
+    // The command in field 2 may contain blanks and parentheses; the other fields follow the last one.
     let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
     let start_time = fields.nth(18)?.parse().ok()?;
@@ -78,8 +78,7 @@ fn is_dead(state: char) -> bool {
     matches!(state, 'Z' | 'X' | 'x')
 }
 
-/// `/proc/sys/kernel/random/boot_id`: differs after every boot.
-/// Empty when it cannot be read.
+/// `/proc/sys/kernel/random/boot_id`: different after every boot. Empty if it cannot be read.
 pub fn boot_id() -> String {
     static KNOWN: OnceLock<String> = OnceLock::new();
     if let Some(known) = KNOWN.get() {

@@ -1,12 +1,12 @@
-//! The small init that is put before a container's program on request (`init: true`).
+//! The small init that runs a container's program on request (`init: true`).
 //!
-//! As the first process of the container it waits for signals, all of which it keeps blocked. SIGCHLD has it reap every
-//! child that has ended: those that lost their parents come to it. Any other signal goes on to the program, whose pid is
-//! its argument. When the program has ended it ends with the same status, 128 + n after signal n; the kernel then ends
-//! what is left in the container.
+//! As the first process of the container it waits for signals, all of which it keeps blocked. On SIGCHLD it reaps
+//! every child that has exited, including adopted orphans. It forwards any other signal to the program, whose pid is
+//! its argument. When the program exits, it exits with the same status (128 + n after signal n), and the kernel then
+//! kills the remaining processes of the container.
 //!
-//! It has no heap, no libc and no file open, and takes one page. The runtime starts it with all signals blocked, so that
-//! none is lost before its first instruction.
+//! It has no heap, no libc and no open file, and occupies one page. The runtime starts it with all signals blocked,
+//! so that none is lost before its first instruction.
 
 use std::arch::global_asm;
 
@@ -27,7 +27,7 @@ global_asm!(
     "jmp 2b",
     "3:",
     "sub rsp, 16",
-    // rt_sigtimedwait(all, 0, 0, 8), again when it is interrupted
+    // rt_sigtimedwait(all, 0, 0, 8), repeated when interrupted
     "4:",
     "mov eax, 128",
     "lea rdi, [rip + condenser_reaper_all]",
@@ -45,7 +45,7 @@ global_asm!(
     "mov eax, 62",
     "syscall",
     "jmp 4b",
-    // wait4(-1, status, WNOHANG, 0), until nobody is left to reap
+    // wait4(-1, status, WNOHANG, 0), until there is no child left to reap
     "5:",
     "mov eax, 61",
     "mov rdi, -1",
@@ -57,7 +57,7 @@ global_asm!(
     "jle 4b",
     "cmp eax, ebx",
     "jne 5b",
-    // exit_group(128 + signal), or of the status
+    // exit_group(128 + signal), or the exit status
     "mov edi, [rsp]",
     "mov eax, edi",
     "and eax, 127",
@@ -87,7 +87,7 @@ global_asm!(
     "b 2b",
     "3:",
     "sub sp, sp, #16",
-    // rt_sigtimedwait(all, 0, 0, 8), again when it is interrupted
+    // rt_sigtimedwait(all, 0, 0, 8), repeated when interrupted
     "4:",
     "adr x0, condenser_reaper_all",
     "mov x1, #0",
@@ -104,7 +104,7 @@ global_asm!(
     "mov x8, #129",
     "svc #0",
     "b 4b",
-    // wait4(-1, status, WNOHANG, 0), until nobody is left to reap
+    // wait4(-1, status, WNOHANG, 0), until there is no child left to reap
     "5:",
     "mov x0, #-1",
     "mov x1, sp",
@@ -116,7 +116,7 @@ global_asm!(
     "b.le 4b",
     "cmp w0, w19",
     "b.ne 5b",
-    // exit_group(128 + signal), or of the status
+    // exit_group(128 + signal), or the exit status
     "ldr w0, [sp]",
     "ands w1, w0, #127",
     "b.eq 6f",
@@ -145,6 +145,6 @@ unsafe extern "C" {
 
 /// The executable file.
 pub fn program() -> &'static [u8] {
-    // SAFETY: the labels of the file above.
+    // SAFETY: the labels delimit the file above.
     unsafe { crate::base::elf::bytes(&raw const condenser_reaper_start, &raw const condenser_reaper_end) }
 }

@@ -1,17 +1,18 @@
-//! How a verb of the runtime ends that failed: its exit status says who is to blame, its last line of standard error why.
+//! Exit statuses of the runtime's verbs on failure: the status tells whose fault it is, the last line of standard
+//! error is the reason.
 //!
-//! The statuses are those of `docker run` and of shells. The original Droplet knows only [`FAILED`].
+//! The statuses are those of `docker run` and of shells. The original Droplet only uses [`FAILED`].
 
-/// Something broke.
+/// An internal failure.
 pub const FAILED: i32 = 1;
-/// What was asked for cannot be: a mount that does not fit its place, a working directory that cannot be entered.
+/// The request is invalid: a mount that does not fit its destination, a working directory that cannot be entered.
 pub const REFUSED: i32 = 125;
-/// The program is there and cannot be executed.
+/// The program exists but cannot be executed.
 pub const NOT_EXECUTABLE: i32 = 126;
-/// There is no such program.
+/// The program does not exist.
 pub const NOT_FOUND: i32 = 127;
 
-/// Whether whoever asked is to blame.
+/// Whether the status means that the request is at fault.
 pub fn is_refusal(status: i32) -> bool {
     matches!(status, REFUSED | NOT_EXECUTABLE | NOT_FOUND)
 }

@@ -1,4 +1,4 @@
-//! Signals as people write them: a name with or without `SIG` in any case, a number, `RTMIN+n`, `RTMAX-n`.
+//! Parses signals: a name with or without `SIG` in any case, a number, `RTMIN+n`, `RTMAX-n`.
 
 use std::ffi::c_int;
 
@@ -36,10 +36,10 @@ const NAMES: [(&str, c_int); 31] = [
     ("PWR", libc::SIGPWR),
     ("SYS", libc::SIGSYS),
 ];
-/// Other names of some of them.
+/// Aliases.
 const ALIASES: [(&str, c_int); 3] = [("CLD", libc::SIGCHLD), ("IOT", libc::SIGABRT), ("POLL", libc::SIGIO)];
-/// First and last real-time signal as programs count them: the C library keeps two of the kernel's for itself, and this
-/// is what systemd and others mean by `RTMIN+3`.
+/// First and last real-time signal for programs: the C library reserves two of the kernel's. systemd and others count
+/// `RTMIN+3` the same way.
 const RT_MIN: c_int = 34;
 const RT_MAX: c_int = 64;
 
@@ -60,7 +60,7 @@ pub fn parse(text: &str) -> Option<c_int> {
     known.find(|(known, _)| *known == name).map(|(_, number)| *number)
 }
 
-/// The name of a signal without `SIG`, by which [`parse`] knows it; its number where it has none.
+/// The name of a signal without `SIG`, as [`parse`] accepts it; its number if it has no name.
 pub fn name(number: c_int) -> String {
     let known = NAMES.iter().find(|(_, known)| *known == number);
     match (known, number) {
@@ -72,7 +72,7 @@ pub fn name(number: c_int) -> String {
     }
 }
 
-/// What follows `RTMIN` or `RTMAX`: nothing, or a sign and a number that stays between the two.
+/// Parses the rest after `RTMIN` or `RTMAX`: nothing, or a sign and a number that stays between the two.
 fn offset(text: &str, sign: char) -> Option<c_int> {
     if text.is_empty() {
         return Some(0);

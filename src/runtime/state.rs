@@ -1,4 +1,4 @@
-//! `state.json` of the runtime (`docs/spec/runtime.md` 3.1) and what it says of an exit.
+//! The runtime's `state.json` (`docs/spec/runtime.md` 3.1) and the exit recorded in it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,21 +7,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Exit, ProcessId};
 
-/// Status of a container as the runtime sees it. The words are those of the OCI runtime specification.
+/// Status of a container according to the runtime, with the names of the OCI runtime specification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// `create` is at work.
+    /// `create` is running.
     Creating,
-    /// Set up; init waits for `start`.
+    /// The container is set up; init waits for `start`.
     Created,
     /// Init was released.
     Running,
-    /// Init ended.
+    /// Init has exited.
     Stopped,
 }
 
-/// The file, also the payload of hooks. Keys beyond the original's are ignored by it.
+/// The file; also the payload of hooks. The original runtime ignores keys that it does not know.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RuntimeState {
@@ -29,12 +29,12 @@ pub struct RuntimeState {
     pub oci_version: String,
     /// Container id.
     pub id: String,
-    /// Where the container is.
+    /// Status of the container.
     pub status: Status,
-    /// Init in the host's pid namespace; 0 in `creating` and `stopped`.
+    /// Pid of init in the host's pid namespace; 0 in `creating` and `stopped`.
     #[serde(default)]
     pub pid: i32,
-    /// The monitor, for a container with a terminal; else 0.
+    /// Pid of the monitor of a container with a terminal; otherwise 0.
     #[serde(default)]
     pub shim_pid: i32,
     /// `root.path` of the configuration.
@@ -43,7 +43,7 @@ pub struct RuntimeState {
     /// The container's directory.
     #[serde(default)]
     pub bundle: String,
-    /// Exit status or 128 + signal number; -1 when nobody knows. Absent before the first end.
+    /// Exit status or 128 + signal number; -1 if unknown. Absent before the first exit.
     #[serde(default, rename = "exit_code", skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
     /// `Completed`, `OOMKilled` or `Error`.
@@ -55,13 +55,13 @@ pub struct RuntimeState {
     /// When the run ended, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<String>,
-    /// What its cgroup had counted at the end of the run, before it was removed.
+    /// Out-of-memory counters of the cgroup at the end of the run, read before it was removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_events: Option<MemoryEvents>,
-    /// Field 22 of `/proc/<pid>/stat` of init.
+    /// Start time of init: field 22 of `/proc/<pid>/stat`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid_start_time: Option<u64>,
-    /// The boot in which `pid` means something.
+    /// Id of the boot in which `pid` is valid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_id: Option<String>,
     /// All annotations of the configuration.
@@ -69,13 +69,13 @@ pub struct RuntimeState {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// How often a cgroup ran out of memory (`memory.events` of version 2; version 1 counts only the kills).
+/// How often a cgroup ran out of memory (`memory.events` of cgroup v2; v1 counts only the kills).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MemoryEvents {
-    /// Times that memory was short.
+    /// Number of times that memory ran out.
     pub oom: u64,
-    /// Processes that were killed for it.
+    /// Number of processes killed for it.
     pub oom_kill: u64,
 }
 
@@ -83,11 +83,11 @@ pub struct MemoryEvents {
 pub const REASON_COMPLETED: &str = "Completed";
 /// Reason of any other exit.
 pub const REASON_ERROR: &str = "Error";
-/// Reason of an exit by the kernel's out-of-memory killer.
+/// Reason of an exit caused by the kernel's out-of-memory killer.
 pub const REASON_OOM: &str = "OOMKilled";
 
 impl RuntimeState {
-    /// Reads the file. `Ok(None)` when there is none.
+    /// Reads the file. `Ok(None)` if it does not exist.
     pub fn read(path: &Path) -> std::io::Result<Option<Self>> {
         match fs_err::read(path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
@@ -98,7 +98,7 @@ impl RuntimeState {
         }
     }
 
-    /// Identity of init; `None` when the file says that there is none.
+    /// Identity of init; `None` if there is none.
     pub fn process(&self) -> Option<ProcessId> {
         (self.pid > 0).then(|| ProcessId {
             pid: self.pid,
@@ -107,7 +107,7 @@ impl RuntimeState {
         })
     }
 
-    /// How the run ended, if the runtime recorded it.
+    /// The exit of the run, if the runtime recorded it.
     pub fn exit(&self) -> Option<Exit> {
         self.exit_code.map(|code| Exit {
             code,

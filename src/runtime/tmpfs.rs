@@ -1,9 +1,9 @@
-//! File systems in memory as users write them, `destination[:options]` (`docker run --tmpfs`), and as config.json has
-//! them: a mount of type `tmpfs` (OCI runtime specification, mounts).
+//! tmpfs mounts as users write them, `destination[:options]` (`docker run --tmpfs`), and as config.json stores them:
+//! mounts of type `tmpfs` (OCI runtime specification, mounts).
 //!
-//! The daemon checks them when a container is created, the runtime again when it sets one up, both with this code. All
-//! are nosuid and nodev. Those of users are noexec unless they say `exec`, and begin with what the image has at their
-//! place unless they say `notmpcopyup`, as those of podman do.
+//! The daemon validates them when a container is created, the runtime again when it sets one up, both with this code.
+//! All are nosuid and nodev. Those of users are noexec without `exec`, and start with a copy of the image's content
+//! at the destination without `notmpcopyup`, as in podman.
 
 use std::path::{Path, PathBuf};
 
@@ -11,40 +11,41 @@ use super::mounts::clean;
 
 /// `type` in config.json.
 pub const KIND: &str = "tmpfs";
-/// What is writable in a container whose root file system is read-only, unless it says otherwise.
+/// Writable directories of a container with a read-only root file system, by default.
 const SCRATCH: [&str; 3] = ["/run", "/tmp", "/var/tmp"];
-/// Where nothing may be mounted; `/` neither.
+/// Destinations where nothing may be mounted; `/` neither.
 const DENIED: [&str; 3] = ["/proc", "/sys", "/dev"];
 /// The exception.
 const SHM: &str = "/dev/shm";
 /// Largest mode: permissions, setuid, setgid and sticky bits.
 const MAX_MODE: u32 = 0o7777;
 
-/// Why one is refused. The text is part of the API.
+/// Why a tmpfs is refused. The text is part of the API.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("invalid tmpfs {0:?}: {1}")]
 pub struct TmpfsError(String, String);
 
-/// A file system in memory. What is `None` is as the image has it at that place, else as the kernel chooses.
+/// A tmpfs mount. Fields that are `None` follow the image's directory at the destination, otherwise the kernel's
+/// default.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tmpfs {
-    /// Absolute path in the container, without `.`, `..` and doubled slashes.
+    /// Absolute path in the container, without `.`, `..` and double slashes.
     pub destination: PathBuf,
-    /// Most bytes, as the kernel reads it: a number with `k`, `m`, `g` or `%`. Half of the memory when not set.
+    /// Maximum size in the kernel's notation: a number with `k`, `m`, `g` or `%`. Half of the memory if not set.
     pub size: Option<String>,
-    /// Most files.
+    /// Maximum number of inodes.
     pub inodes: Option<u64>,
-    /// Mode of its root.
+    /// Mode of its root directory.
     pub mode: Option<u32>,
-    /// Owner of its root, an id inside the container.
+    /// Owner of its root directory, a uid inside the container.
     pub uid: Option<u32>,
-    /// Group of its root, likewise.
+    /// Group of its root directory, likewise.
     pub gid: Option<u32>,
     /// Whether the container may not write to it.
     pub read_only: bool,
     /// Whether programs in it can be executed.
     pub exec: bool,
-    /// Whether it begins with what the image has at its place.
+    /// Whether it starts with a copy of the image's content at the destination.
     pub copy_up: bool,
 }
 
@@ -62,7 +63,7 @@ pub fn parse(text: &str) -> Result<Tmpfs, TmpfsError> {
         .map_err(|problem| TmpfsError(text.to_owned(), problem))
 }
 
-/// Those of a container with a read-only root file system, but for the places at which it has `others`.
+/// The default tmpfs mounts of a container with a read-only root file system, except where `others` are mounted.
 pub fn scratch(others: &[&Path]) -> Vec<Tmpfs> {
     let free = SCRATCH.into_iter().map(Path::new).filter(|path| !others.contains(path));
     free.map(|path| Tmpfs {
@@ -74,7 +75,7 @@ pub fn scratch(others: &[&Path]) -> Vec<Tmpfs> {
 }
 
 impl Tmpfs {
-    /// The same from an entry of `mounts` in config.json.
+    /// Parses an entry of `mounts` in config.json.
     pub fn from_config(destination: &str, options: &[String]) -> Result<Self, TmpfsError> {
         let refused = |problem| TmpfsError(destination.to_owned(), problem);
         let tmpfs = Self {
@@ -98,7 +99,7 @@ impl Tmpfs {
         options
     }
 
-    /// The same where its destination really is once the image's symbolic links are followed.
+    /// The same mount at the real path of its destination, after resolving the image's symbolic links.
     pub fn with_destination(self, destination: PathBuf) -> Result<Self, TmpfsError> {
         match denied(&destination) {
             true => Err(TmpfsError(
@@ -112,8 +113,8 @@ impl Tmpfs {
     fn with<'a>(mut self, options: impl Iterator<Item = &'a str>) -> Result<Self, String> {
         for option in options {
             let (name, value) = option.split_once('=').unwrap_or((option, ""));
-            let wrong = || format!("{option:?} is not understood");
-            let number = || value.parse::<u32>().map_err(|_| wrong());
+            let invalid = || format!("{option:?} is not understood");
+            let number = || value.parse::<u32>().map_err(|_| invalid());
             match (name, value) {
                 ("rw", "") => self.read_only = false,
                 ("ro", "") => self.read_only = true,
@@ -124,21 +125,21 @@ impl Tmpfs {
                 ("nosuid" | "nodev" | "private" | "rprivate", "") => {}
                 ("suid" | "dev", "") => return Err(format!("{option} is not possible; it is always no{option}")),
                 ("size", size) if is_size(size) => self.size = Some(size.to_owned()),
-                ("nr_inodes", _) => self.inodes = Some(value.parse().map_err(|_| wrong())?),
+                ("nr_inodes", _) => self.inodes = Some(value.parse().map_err(|_| invalid())?),
                 ("uid", _) => self.uid = Some(number()?),
                 ("gid", _) => self.gid = Some(number()?),
                 ("mode", _) => {
                     let mode = u32::from_str_radix(value, 8).ok().filter(|mode| *mode <= MAX_MODE);
                     self.mode = Some(mode.ok_or_else(wrong)?);
                 }
-                _ => return Err(wrong()),
+                _ => return Err(invalid()),
             }
         }
         Ok(self)
     }
 }
 
-/// A number of bytes as the kernel reads it.
+/// Whether the text is a size in the kernel's notation.
 fn is_size(text: &str) -> bool {
     let digits = text.trim_end_matches(['k', 'm', 'g', 'K', 'M', 'G', '%']);
     text.len() - digits.len() <= 1 && (1..=15).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit())

@@ -101,7 +101,9 @@ fn a_plain_tar_of_the_state_starts_on_another_machine() {
     assert_eq!(lab.machine().run(&["sh", "-c", other]), "2\n");
     lab.daemon().start();
     assert!(
-        lab.daemon().log().contains("whole again from their records"),
+        lab.daemon()
+            .log()
+            .contains("the layers were restored from their records"),
         "{}",
         lab.daemon().log()
     );

@@ -89,5 +89,5 @@ fn a_mirror_is_asked_first_and_is_not_needed() {
     lab.daemon().start();
     lab.hub();
     pull("mirrored:1");
-    assert!(lab.daemon().log().contains("mirror is passed over"));
+    assert!(lab.daemon().log().contains("skipping the mirror"));
 }

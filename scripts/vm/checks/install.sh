@@ -38,6 +38,6 @@ guest_install_again() {
     check "install.sh again: the daemon is not restarted" "$pid" "$(main_pid)"
     systemctl reload condenser
     check "reload" 0 $?
-    within 30 eval "journalctl -u condenser -o cat --no-pager | grep -q 'were opened anew'"
-    check "reload is in the log" 1 "$(journalctl -u condenser -o cat --no-pager | grep -c 'were opened anew')"
+    within 30 eval "journalctl -u condenser -o cat --no-pager | grep -q 'log files reloaded'"
+    check "reload is in the log" 1 "$(journalctl -u condenser -o cat --no-pager | grep -c 'log files reloaded')"
 }

@@ -1,4 +1,4 @@
-//! Trees that containers change between the note, the copy and the restore.
+//! Trees that containers change between record, copy and restore.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,7 @@ fn plenty() -> Allowance {
 }
 
 fn noted(root: &Path) -> Vec<Entry> {
-    note(root, &mut plenty()).unwrap()
+    record_tree(root, &mut plenty()).unwrap()
 }
 
 fn program(path: &Path, owner: u32, mode: u32) {
@@ -36,7 +36,7 @@ fn state(path: &Path) -> (u32, u32, usize) {
     (metadata.mode(), metadata.uid(), attributes)
 }
 
-/// A tree, and a directory beside it that has the names of `a` in the tree.
+/// A tree, and beside it a directory with the same names as `a` in the tree.
 fn tree() -> (tempfile::TempDir, PathBuf, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let (tree, outside) = (dir.path().join("tree"), dir.path().join("outside"));
@@ -64,7 +64,7 @@ fn a_link_in_the_place_of_a_directory_is_not_followed() {
         chown(tree.join("kept/bash"), Some(77), Some(77)).unwrap();
         let before = ["", "bash", "deeper", "deeper/bash"].map(|name| state(&outside.join(name)));
 
-        give_back(&tree, &entries).unwrap();
+        restore_tree(&tree, &entries).unwrap();
         assert!(!record.restore(&tree).unwrap());
         let after = ["", "bash", "deeper", "deeper/bash"].map(|name| state(&outside.join(name)));
         assert_eq!(after, before);
@@ -92,7 +92,7 @@ fn what_is_something_else_now_stays_as_it_is() {
         let _ = std::fs::remove_file(&file).or_else(|_| std::fs::remove_dir(&file));
         make();
         let before = (state(&file), state(&outside.join("bash")));
-        give_back(&tree, &entries).unwrap();
+        restore_tree(&tree, &entries).unwrap();
         assert_eq!((state(&file), state(&outside.join("bash"))), before, "{what}");
     }
 }
@@ -123,7 +123,7 @@ fn a_tree_deeper_than_names_are_long_is_noted_as_far_as_they_go() {
     chown(&deep, Some(1001), None).unwrap();
     let entries = noted(&tree);
     chown(&deep, Some(77), None).unwrap();
-    give_back(&tree, &entries).unwrap();
+    restore_tree(&tree, &entries).unwrap();
     assert_eq!((state(&deep).1, state(&tree.join("a/bash")).1), (1001, 1001));
 }
 
@@ -141,7 +141,7 @@ fn a_directory_that_becomes_a_link_while_it_is_read_is_not_left() {
             }
         });
         let secret = |entry: &Entry| entry.path.ends_with("secret");
-        let wrong = (0..2000).find_map(|_| match note(&tree, &mut plenty()) {
+        let wrong = (0..2000).find_map(|_| match record_tree(&tree, &mut plenty()) {
             Ok(entries) => entries.into_iter().find(secret).map(|entry| format!("{entry:?}")),
             Err(error) => Some(error.to_string()),
         });
@@ -158,7 +158,7 @@ fn notes_have_bounds() {
     }
     let refused = |mut allowance: Allowance, why: &str| {
         let bytes = allowance.bytes;
-        let error = note(&tree, &mut allowance).unwrap_err().to_string();
+        let error = record_tree(&tree, &mut allowance).unwrap_err().to_string();
         assert!(error.contains(why), "{error}");
         assert_eq!(allowance.bytes, bytes);
     };
@@ -176,7 +176,7 @@ fn notes_have_bounds() {
         bytes: 10_000,
         ..plenty()
     };
-    assert_eq!(note(&tree, &mut allowance).unwrap().len(), 3);
+    assert_eq!(record_tree(&tree, &mut allowance).unwrap().len(), 3);
     assert!((8_000..9_700).contains(&allowance.bytes), "{}", allowance.bytes);
 }
 
@@ -187,8 +187,8 @@ fn a_tree_that_is_a_link_itself_is_no_tree() {
     let link = dir.path().join("link");
     symlink("tree", &link).unwrap();
     for path in [link.clone(), link.join("")] {
-        note(&path, &mut plenty()).unwrap_err();
-        give_back(&path, &entries).unwrap_err();
+        record_tree(&path, &mut plenty()).unwrap_err();
+        restore_tree(&path, &entries).unwrap_err();
     }
-    give_back(&dir.path().join("missing"), &entries).unwrap();
+    restore_tree(&dir.path().join("missing"), &entries).unwrap();
 }

@@ -12,7 +12,7 @@ use crate::image::reference::HUB;
 /// What stands in place of a secret.
 const HIDDEN: &str = "(hidden)";
 
-/// What was shown to a source so far.
+/// Authentication state of a source.
 #[derive(Default)]
 pub(super) struct Auth {
     /// Value of `Authorization`. Locked while a new one is made: whoever comes then waits for it.
@@ -29,7 +29,7 @@ impl Auth {
         self.current.lock().await.clone()
     }
 
-    /// `text` without secrets.
+    /// `text` with all secrets removed.
     pub(super) fn scrub(&self, text: &str) -> String {
         let secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
         secrets
@@ -46,11 +46,11 @@ impl Auth {
                 secrets.push(form.to_owned());
             }
         }
-        // A password within a longer secret must not spoil its recognition.
+        // Longest first: a short secret may be part of a longer one.
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
     }
 
-    /// The way out when we are refused.
+    /// Tells the user how to resolve a refusal.
     pub(super) fn hint(&self, host: &str) -> String {
         match (self.origin.get(), self.found.get()) {
             (Some(origin), _) => format!(" (with the credentials of {origin})"),
@@ -63,7 +63,7 @@ impl Auth {
     }
 }
 
-/// Text as in a form or a query.
+/// Text encoded as in a form or a query.
 fn encoded(text: &str) -> String {
     let url = Url::parse_with_params("http://localhost/", [("", text)]);
     url.ok()

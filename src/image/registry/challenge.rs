@@ -1,12 +1,12 @@
-//! What a registry asks for when it answers 401, and what its token service replies (the distribution specification's
-//! token authentication, RFC 7617 for Basic). Pure.
+//! The challenge in a registry's 401, and the reply of its token service (the distribution specification's token
+//! authentication, RFC 7617 for Basic). Pure.
 
 use http_auth::parser::ChallengeParser;
 use reqwest::Url;
 use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
 use serde::Deserialize;
 
-/// How to introduce oneself.
+/// How to authenticate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Challenge {
     /// With a token of a token service.
@@ -19,12 +19,12 @@ pub(super) enum Challenge {
     Basic,
 }
 
-/// Chooses among all challenges of an answer: the first bearer challenge that can be used, else Basic. `default_scope`
-/// is asked for when the challenge names none. The error says what the registry wants instead.
+/// Selects one of the challenges of an answer: the first usable Bearer challenge, otherwise Basic. `default_scope`
+/// applies if the challenge has none. The error lists the schemes that the registry offers instead.
 pub(super) fn challenge(headers: &HeaderMap, default_scope: &str) -> Result<Challenge, String> {
     let mut others = Vec::new();
     for value in headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|v| v.to_str().ok()) {
-        // What follows something unreadable (`Negotiate <token68>`) is lost; what stands before it counts.
+        // Challenges after an unparsable one (`Negotiate <token68>`) are lost; those before it are used.
         for challenge in ChallengeParser::new(value).map_while(Result::ok) {
             let param = |name: &str| {
                 let found = challenge.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
@@ -61,7 +61,7 @@ pub(super) fn token_of(reply: &[u8]) -> Result<String, String> {
         token: Option<String>,
         access_token: Option<String>,
     }
-    // The parser's own words quote what stands there.
+    // The parser's own messages quote the text.
     let reply: Reply = serde_json::from_slice(reply).map_err(|e| {
         format!(
             "the token reply is not understood (line {}, column {})",

@@ -1,10 +1,9 @@
-//! HTTP clients: whom they trust, where redirects may lead, through which proxy they go.
+//! HTTP clients: trusted CAs, redirects, proxies.
 //!
-//! Trust is the system's CA store (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured) and the CA files of the host: those
-//! of the configuration and `/etc/docker/certs.d/<host>/*.crt`. These files are read for every pull; hosts with the same
-//! further CAs share one client and its connections. The system's store is read again after a certificate
-//! was refused. Proxies are those of the environment (`HTTPS_PROXY`,
-//! `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`).
+//! Trusted are the system's CA store (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured) and the CA files of the host:
+//! those of the configuration and `/etc/docker/certs.d/<host>/*.crt`. These files are read for every pull; hosts with
+//! the same additional CAs share one client and its connections. The system's store is read again after a certificate
+//! was rejected. Proxies come from the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`).
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -21,18 +20,19 @@ const MAX_REDIRECTS: usize = 5;
 /// Largest CA file, in bytes.
 const MAX_CA_FILE: u64 = 4 << 20;
 
-/// Two clients that trust the same.
+/// Two clients with the same trusted CAs.
 #[derive(Clone)]
 pub(super) struct Pair {
-    /// Blobs often live elsewhere. `reqwest` drops `Authorization` when the host changes.
+    /// Follows redirects: blobs are often stored on another host. `reqwest` drops `Authorization` when the host
+    /// changes.
     pub follows: Client,
-    /// For requests with secrets in their body: those must not go where somebody points.
+    /// Follows no redirects: for requests with secrets in their body.
     pub stays: Client,
-    /// Digest of the further CAs.
+    /// Digest of the additional CAs.
     key: Digest,
 }
 
-/// All clients, by what they trust.
+/// All clients, by their trusted CAs.
 pub(super) struct Clients {
     patience: Patience,
     /// `/etc/docker/certs.d`.
@@ -49,7 +49,7 @@ impl Clients {
         }
     }
 
-    /// The clients for `host`, which trust `ca` besides. Blocks. The error names the file.
+    /// The clients for `host`, which also trust `ca`. Blocks. The error contains the file name.
     pub(super) fn get(&self, host: &str, ca: &[PathBuf]) -> Result<Pair, String> {
         let mut extra = Vec::<CertificateDer<'static>>::new();
         for path in ca.iter().chain(&own_files(&self.certs_dir.join(host))) {
@@ -64,7 +64,7 @@ impl Clients {
         Ok(made().entry(key).or_insert(pair).clone())
     }
 
-    /// The next [`Clients::get`] reads the system's store again.
+    /// Makes the next [`Clients::get`] read the system's store again.
     pub(super) fn forget(&self, pair: &Pair) {
         self.made
             .lock()
@@ -110,7 +110,7 @@ fn roots(extra: Vec<CertificateDer<'static>>) -> rustls::RootCertStore {
     roots
 }
 
-/// The `*.crt` in the directory, which may be missing.
+/// The `*.crt` files in the directory, which may not exist.
 fn own_files(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let paths = entries.map(|entry| entry.path());

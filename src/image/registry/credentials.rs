@@ -1,11 +1,11 @@
-//! Credentials: docker's `config.json` and the `auth.json` of containers(5), read anew whenever a pull needs them, so
-//! that a `docker login` in between counts.
+//! Credentials from docker's `config.json` and the `auth.json` of containers(5). They are read for every pull, so
+//! that a `docker login` takes effect at once.
 //!
 //! ```text
-//! for each file: credHelpers[host] or credsStore -> the helper program; else auths[the longest key that fits]
+//! for each file: credHelpers[host] or credsStore -> the helper program; else auths[the longest matching key]
 //! ```
-//! What is secret is a [`Secret`]: it cannot be printed. Errors name the file and the place in it, never what stands
-//! there.
+//! Secrets are a [`Secret`], which cannot be printed. Errors contain the file name and the position, never the
+//! content.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,21 +21,21 @@ use super::credential::{Credential, Secret};
 use super::helper;
 use crate::image::reference::{HUB, registry_name};
 
-/// Largest file that is read, in bytes.
+/// Maximum size of a file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
-/// Docker Hub's key in files, and its name for helper programs.
+/// Docker Hub's key in files and for helper programs.
 const HUB_KEY: &str = "https://index.docker.io/v1/";
 
 /// A credential and where it stands.
 #[derive(Debug, Clone)]
 pub(super) struct Found {
     pub credential: Credential,
-    /// The file or the helper program.
+    /// Name of the file or of the helper program.
     pub origin: String,
 }
 
-/// The credential for `path` at `host`, from the first file that has one. The error says what is wrong with a file or
-/// a helper program.
+/// The credential for `path` at `host`, from the first file that has one. The error describes what is wrong with a
+/// file or a helper program.
 pub(super) async fn find(files: &[PathBuf], host: &str, path: &str) -> Result<Option<Found>, String> {
     for file in files {
         let reading = file.clone();
@@ -53,8 +53,8 @@ pub(super) async fn find(files: &[PathBuf], host: &str, path: &str) -> Result<Op
         }
         let entry = known.entry(host, path);
         let credential = entry.map(|(key, entry)| {
-            let wrong = |e| format!("the credentials file {} has an auth for {key} that {e}", file.display());
-            entry.credential().map_err(wrong)
+            let invalid = |e| format!("the credentials file {} has an auth for {key} that {e}", file.display());
+            entry.credential().map_err(invalid)
         });
         if let Some(credential) = credential.transpose()?.flatten() {
             let origin = file.display().to_string();
@@ -72,7 +72,7 @@ fn read(path: &Path) -> Result<Option<String>, String> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(failed(&e)),
     };
-    // Opening a fifo would wait for its writer.
+    // Opening a fifo would wait for a writer.
     if !metadata.is_file() {
         return Err(failed(&"it is not a file"));
     }
@@ -90,7 +90,7 @@ fn read(path: &Path) -> Result<Option<String>, String> {
     Ok(Some(text))
 }
 
-/// A file as far as we use it.
+/// The members of a file that we use.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Known {
@@ -111,7 +111,7 @@ struct Entry {
 
 impl Known {
     fn parse(text: &str) -> Result<Self, String> {
-        // The parser's own words quote what stands there.
+        // The parser's own messages quote the text.
         serde_json::from_str(text).map_err(|e| {
             let kind = if e.is_data() {
                 "has a value of the wrong kind"
@@ -122,18 +122,18 @@ impl Known {
         })
     }
 
-    /// Which helper program knows the host's credentials.
+    /// The helper program for the host, if one is configured.
     fn helper(&self, host: &str) -> Option<&str> {
         let own = self.cred_helpers.iter().find(|(key, _)| normal(key) == host);
         let name = own.map(|(_, name)| name).or(self.creds_store.as_ref());
         name.map(String::as_str).filter(|name| !name.is_empty())
     }
 
-    /// The entry of the host, or of the longest beginning of the repository's name at it.
+    /// The entry for the host, or for the longest matching prefix of the repository name on it.
     fn entry(&self, host: &str, path: &str) -> Option<(&str, &Entry)> {
-        let whole = format!("{host}/{path}");
+        let full_name = format!("{host}/{path}");
         let fits = |key: &str| {
-            whole
+            full_name
                 .strip_prefix(key)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
@@ -147,7 +147,7 @@ impl Known {
     }
 }
 
-/// `https://host/v1/` and `host` are one; Docker Hub has many names.
+/// Normalizes a key: `https://host/v1/` and `host` are the same; Docker Hub has several names.
 fn normal(key: &str) -> String {
     let key = key
         .split_once("://")
@@ -167,20 +167,20 @@ fn normal(key: &str) -> String {
 }
 
 impl Entry {
-    /// `None` for an entry that only says that somebody logged in.
+    /// `None` for an entry that only records a login.
     fn credential(&self) -> Result<Option<Credential>, String> {
-        let given = |secret: &Option<Secret>| secret.clone().filter(|s| !s.0.is_empty());
-        if let Some(token) = given(&self.identitytoken) {
+        let non_empty = |secret: &Option<Secret>| secret.clone().filter(|s| !s.0.is_empty());
+        if let Some(token) = non_empty(&self.identitytoken) {
             return Ok(Some(Credential::Identity(token)));
         }
-        if let Some(token) = given(&self.registrytoken) {
+        if let Some(token) = non_empty(&self.registrytoken) {
             return Ok(Some(Credential::Bearer(token)));
         }
-        if let Some(auth) = given(&self.auth) {
-            let wrong = || "is not the base64 of user:password".to_owned();
-            let bytes = STANDARD.decode(auth.0.trim()).map_err(|_| wrong())?;
-            let text = String::from_utf8(bytes).map_err(|_| wrong())?;
-            let (user, password) = text.split_once(':').ok_or_else(wrong)?;
+        if let Some(auth) = non_empty(&self.auth) {
+            let invalid = || "is not the base64 of user:password".to_owned();
+            let bytes = STANDARD.decode(auth.0.trim()).map_err(|_| invalid())?;
+            let text = String::from_utf8(bytes).map_err(|_| invalid())?;
+            let (user, password) = text.split_once(':').ok_or_else(invalid)?;
             let password = Secret(password.trim_end_matches('\0').to_owned());
             let user = user.to_owned();
             return Ok(Some(Credential::Password { user, password }));

@@ -1,7 +1,7 @@
-//! The download of one blob into a channel, resumed where it broke off.
+//! Downloads one blob into a channel and resumes after interruptions.
 //!
-//! The receiver hashes what it gets, so a resumed download is verified as a whole like any other. Backpressure is the
-//! channel: nothing is held in memory but what the receiver has not taken yet.
+//! The receiver hashes the data, so a resumed download is verified as a whole like any other. The channel provides
+//! backpressure: only data that the receiver has not taken yet is held in memory.
 
 use std::time::{Duration, Instant};
 
@@ -14,32 +14,32 @@ use super::source::{Source, chain};
 use crate::image::ImageError;
 use crate::image::manifest::Descriptor;
 
-/// Fewest bytes per second. Whoever sends less keeps one of the few places for downloads without getting on.
+/// Minimum rate in bytes per second. A slower sender would occupy one of the few download slots without progress.
 const SLOWEST: f64 = 1024.0;
-/// Over how many times the longest silence that is looked at: all pauses that a registry may ask for fit in.
+/// The rate is measured over this multiple of the idle limit, which exceeds all pauses that a registry may ask for.
 const SLOW_PATIENCE: u32 = 10;
 
-/// Why one try ended before the blob did.
+/// Why one attempt ended before the blob did.
 enum Interrupted {
-    /// The connection or the server. Can be resumed.
+    /// The connection or the server failed. The download can be resumed.
     Broken(String),
-    /// Nothing will make this right.
+    /// Retrying cannot help.
     Final(ImageError),
 }
 
-/// A blob on its way.
+/// A download in progress.
 struct Download<'a> {
     source: &'a Source,
     blob: &'a Descriptor,
-    /// How much of it is here.
+    /// Bytes received so far.
     offset: u64,
-    /// Whether the server can be asked for the rest only.
+    /// Whether the server supports range requests.
     ranges: bool,
     sink: mpsc::Sender<Bytes>,
     pace: Pace,
 }
 
-/// What came since when. The time that the receiver took does not count.
+/// Bytes received since a point in time. Excludes the time that the receiver needed.
 struct Pace {
     since: Instant,
     bytes: u64,
@@ -53,7 +53,7 @@ impl Pace {
         }
     }
 
-    /// Whether too little came during `patience`; looked at once in that time.
+    /// Whether less than the minimum arrived during `patience`; checked once per period.
     fn is_slow(&mut self, length: u64, patience: Duration) -> bool {
         self.bytes += length;
         let (time, bytes) = (self.since.elapsed(), self.bytes);
@@ -66,8 +66,8 @@ impl Pace {
 }
 
 impl Source {
-    /// Sends the blob's bytes to `sink`, in order, each once. Returns early with `Ok` when the receiver is gone: then
-    /// the receiver knows why. `received` is called with the length of each piece.
+    /// Sends the blob's bytes to `sink`, in order, each exactly once. Returns `Ok` early if the receiver is gone: the
+    /// receiver knows the reason. `received` is called with the length of each chunk.
     pub(in crate::image) async fn download(
         &self,
         blob: &Descriptor,
@@ -91,7 +91,7 @@ impl Source {
                 Err(Interrupted::Broken(reason)) => reason,
             };
             failures = if download.offset > before { 1 } else { failures + 1 };
-            // A mirror too may break off once after a good start.
+            // Allow a mirror one interruption after a good start too.
             if failures >= self.attempts.max(2) {
                 self.set_down();
                 return Err(self.failed(format!("blob {}: {reason}", blob.digest)));
@@ -105,7 +105,7 @@ impl Source {
 impl Download<'_> {
     async fn part(&mut self, received: &impl Fn(u64)) -> Result<(), Interrupted> {
         let mut response = self.open().await?;
-        // A server without ranges begins again; what is here already is passed over.
+        // A server without range support starts from the beginning; skip the data that we already have.
         let mut skip = match response.status() {
             StatusCode::PARTIAL_CONTENT => 0,
             _ => self.offset,
@@ -151,19 +151,22 @@ impl Download<'_> {
     async fn open(&mut self) -> Result<Response, Interrupted> {
         let from = if self.ranges { self.offset } else { 0 };
         let opened = self.source.blob(&self.blob.digest, from).await;
-        // A registry that restarts refuses connections for a moment: after a good start that is no reason to give up.
+        // A restarting registry refuses connections for a moment: after a good start, try again.
         let response = opened.map_err(|error| match error {
             ImageError::Registry { message, .. } if self.offset > 0 => Interrupted::Broken(message),
             error => Interrupted::Final(error),
         })?;
         if response.status() == StatusCode::PARTIAL_CONTENT {
-            let said = response.headers().get(CONTENT_RANGE);
-            let said = said.and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
-            // A server that sends another part than it was asked for is not asked for parts again.
-            if !said.starts_with(&format!("bytes {from}-")) {
+            let content_range = response.headers().get(CONTENT_RANGE);
+            let content_range = content_range
+                .and_then(|v| v.to_str().ok())
+                .unwrap_or_default()
+                .to_owned();
+            // If a server sends a different range than requested, do not use ranges with it again.
+            if !content_range.starts_with(&format!("bytes {from}-")) {
                 self.ranges = false;
                 return Err(Interrupted::Broken(format!(
-                    "asked for bytes {from}-, it sent {said:?}"
+                    "asked for bytes {from}-, it sent {content_range:?}"
                 )));
             }
         }

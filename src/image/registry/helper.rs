@@ -11,16 +11,16 @@ use tokio::process::{Child, Command};
 
 use super::credential::{Credential, Secret};
 
-/// How long a helper program may take.
+/// Time limit of a helper program.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Longest answer, in bytes.
+/// Maximum size of the answer, in bytes.
 const MAX_ANSWER: u64 = 64 << 10;
-/// The user name by which helpers say that the secret is a refresh token.
+/// User name by which helpers indicate that the secret is a refresh token.
 const TOKEN_USER: &str = "<token>";
-/// What helpers print, by convention, when they do not know the server.
+/// Message that helpers print, by convention, for an unknown server.
 const NOT_FOUND: &str = "credentials not found in native keychain";
 
-/// What the helper knows about `server`. Errors name the program and how it ended, never what it printed.
+/// The helper's credential for `server`. Errors contain the program and its exit status, never its output.
 pub(super) async fn ask(name: &str, server: &str) -> Result<Option<Credential>, String> {
     let plain = name
         .bytes()
@@ -39,7 +39,7 @@ async fn ask_program(program: &str, server: &str, limit: Duration) -> Result<Opt
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
-        // A group of its own: what it starts in turn is ended with it.
+        // A process group of its own, so that the helper's children are killed with it.
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
@@ -47,7 +47,7 @@ async fn ask_program(program: &str, server: &str, limit: Duration) -> Result<Opt
     let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
     let talked = tokio::time::timeout(limit, talk(&mut child, server)).await;
     if let (Err(_), Some(group)) = (&talked, group) {
-        // It was not waited for yet, so the group is still its own.
+        // The leader has not been reaped yet, so the group id is still valid.
         let _ = killpg(group, Signal::SIGKILL);
     }
     let (status, answer) = talked
@@ -72,7 +72,7 @@ async fn ask_program(program: &str, server: &str, limit: Duration) -> Result<Opt
 
 async fn talk(child: &mut Child, server: &str) -> std::io::Result<(std::process::ExitStatus, Vec<u8>)> {
     if let Some(mut stdin) = child.stdin.take() {
-        // A helper that does not read is no error yet.
+        // A helper that does not read its input is not an error.
         let _ = stdin.write_all(format!("{server}\n").as_bytes()).await;
     }
     let mut answer = Vec::new();
@@ -99,7 +99,7 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let program = scratch.path().join("helper");
         let text = format!("#!/bin/sh\n[ \"$1\" = get ] || exit 9\nread server\n{script}\n");
-        // Written under another name by another process: a fork of a parallel test cannot hold it open for writing.
+        // Installed by another process: a fork of a parallel test cannot hold the file open for writing.
         let made = std::process::Command::new("install")
             .args(["-m", "755", "/dev/stdin"])
             .arg(&program)

@@ -1,20 +1,20 @@
-//! The client of registries (OCI distribution specification 1.1, pull part): mirrors, credentials, own CAs, proxies,
-//! bounded retries and time-outs.
+//! The registry client (OCI distribution specification 1.1, pull part): mirrors, credentials, custom CAs, proxies,
+//! bounded retries and timeouts.
 //!
-//! It stands on `reqwest`, not on `oci-client`: that one reads manifests and token replies of any size into memory,
-//! does not retry, keeps a token past a 401, matches challenge parameters by case and hides the status and body that
-//! our error texts promise; what would be left of it is URL building.
+//! It is built on `reqwest`, not on `oci-client`, which reads manifests and token replies of any size into memory,
+//! does not retry, keeps using a token after a 401, matches challenge parameters case-sensitively and hides the
+//! status and body that our error texts include; what would be left of it is URL building.
 //!
 //! ```text
 //! Registry (one) -> Session (one per pull) -> Source (each mirror in order, at the end the registry) -> HTTP
 //! ```
-//! A session knows nothing of earlier ones: credentials, tokens and CA files are read anew for each pull. Only
-//! connections are kept. [`settings`] says how registries are reached, [`client`] whom we trust, [`credentials`] (with
-//! [`helper`]) who we are, [`challenge`] and [`auth`] how that is shown, [`download`] brings a blob.
+//! A session shares only connections with earlier ones: credentials, tokens and CA files are read again for each
+//! pull. [`settings`] is the configuration, [`client`] decides which CAs to trust, [`credentials`] (with [`helper`])
+//! finds credentials, [`challenge`] and [`auth`] authenticate, [`download`] fetches a blob.
 //!
-//! What this module never does: speak plain HTTP to whom the configuration does not name for it, send a credential to a
-//! host that it is not meant for, show one in a log line or an error, or take from a mirror what the digest does not
-//! vouch for (a tag's digest excepted: that is what a mirror is believed).
+//! This module never uses plain HTTP for a host that the configuration does not list for it, sends a credential to
+//! any other host, prints a secret in a log line or an error, or accepts data from a mirror that the digest does not
+//! cover. The exception is the digest of a tag, for which a mirror is trusted.
 
 mod auth;
 mod challenge;
@@ -37,26 +37,26 @@ use super::digest::Digest;
 use super::manifest::{Descriptor, Document};
 use super::{ImageError, ImageRef};
 
-/// What the client of registries needs to know.
+/// Settings of the registry client.
 #[derive(Debug, Clone, Default)]
 pub struct RegistrySettings {
     /// Mirrors, CA files, plain HTTP.
     pub registries: Registries,
-    /// Files with credentials; the first that has one for a registry counts. They may be missing.
+    /// Credential files; the first one with an entry for a registry wins. They need not exist.
     pub credential_files: Vec<PathBuf>,
-    /// Directory with a directory of CA files per registry, as docker's `certs.d`. It may be missing.
+    /// Directory with one directory of CA files per registry, like docker's `certs.d`. It need not exist.
     pub certs_dir: PathBuf,
-    /// How long is waited.
+    /// Timeouts and pauses.
     pub patience: Patience,
 }
 
-/// Client of all registries.
+/// Client for all registries.
 pub(super) struct Registry {
     settings: Arc<RegistrySettings>,
     clients: Arc<Clients>,
 }
 
-/// A manifest as it was fetched.
+/// A fetched manifest.
 pub(super) struct Fetched {
     pub digest: Digest,
     pub body: Vec<u8>,
@@ -71,7 +71,7 @@ impl Registry {
         }
     }
 
-    /// Begins a pull of `image`. Nothing is sent yet.
+    /// Starts a pull of `image`. Sends nothing yet.
     pub(super) fn session(&self, image: &ImageRef) -> Session {
         let (mirrors, itself) = self.settings.registries.endpoints(image.registry());
         let source = |endpoint, attempts| Source::new(&self.settings, &self.clients, image, endpoint, attempts);
@@ -89,7 +89,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// The mirrors that can still be asked.
+    /// The mirrors that are still usable.
     pub(super) fn mirrors(&self) -> impl Iterator<Item = &Source> {
         self.mirrors.iter().filter(|mirror| !mirror.is_down())
     }
@@ -104,7 +104,7 @@ impl Session {
         for mirror in self.mirrors() {
             match mirror.manifest(reference).await {
                 Ok(fetched) => return Ok(fetched),
-                Err(error) => mirror.pass_over(&error),
+                Err(error) => mirror.log_skipped(&error),
             }
         }
         self.itself.manifest(reference).await
@@ -115,7 +115,7 @@ impl Session {
         for mirror in self.mirrors() {
             match mirror.small_blob(blob).await {
                 Ok(body) => return Ok(body),
-                Err(error) => mirror.pass_over(&error),
+                Err(error) => mirror.log_skipped(&error),
             }
         }
         self.itself.small_blob(blob).await

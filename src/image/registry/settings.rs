@@ -1,4 +1,4 @@
-//! How registries are reached, as the operator wrote it: mirrors, CA files, plain HTTP. Pure.
+//! Registry settings of the operator: mirrors, CA files, plain HTTP. Pure.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,22 +16,22 @@ use crate::image::reference::{is_registry, registry_name};
 pub struct RegistryEntry {
     /// `host[:port]` as references name it; `docker.io` is Docker Hub.
     pub host: String,
-    /// Asked before the registry, in this order: `[http[s]://]host[:port][/prefix]`, without a scheme over TLS.
+    /// Mirrors, asked before the registry, in this order: `[http[s]://]host[:port][/prefix]`; TLS without a scheme.
     #[serde(default)]
     pub mirrors: Vec<String>,
-    /// PEM file with CA certificates that are trusted besides the system's, for the registry and its mirrors.
+    /// PEM file with CA certificates that are trusted in addition to the system's, for the registry and its mirrors.
     pub ca: Option<PathBuf>,
-    /// The registry itself is spoken to in plain HTTP.
+    /// Whether to use plain HTTP for the registry itself.
     #[serde(default)]
     pub insecure: bool,
 }
 
-/// All `[[registry]]` of one layer of configuration.
+/// All `[[registry]]` tables of one configuration layer.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(transparent)]
 pub struct RegistryEntries(pub Vec<RegistryEntry>);
 
-/// As on the command line: inline tables of TOML, separated by commas.
+/// The command line form: inline TOML tables, separated by commas.
 impl FromStr for RegistryEntries {
     type Err = String;
 
@@ -45,14 +45,14 @@ impl FromStr for RegistryEntries {
     }
 }
 
-/// How long is waited for a registry. The defaults are for the world, others for tests.
+/// Timeouts for registries. The defaults suit the Internet; tests use others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
-    /// For name resolution, TCP and TLS together.
+    /// Limit for name resolution, TCP and TLS together.
     pub connect: Duration,
-    /// Longest silence within an answer. There is no limit on a whole layer: a large one on a slow line is fine.
+    /// Longest silence within an answer. There is no limit for a whole layer: a large one on a slow line is fine.
     pub idle: Duration,
-    /// Pause before the second attempt of a request; it grows threefold with each.
+    /// Pause before the second attempt of a request; it triples with each further one.
     pub pause: Duration,
 }
 
@@ -66,7 +66,7 @@ impl Default for Patience {
     }
 }
 
-/// The validated settings of all registries. A registry that is not named is reached over TLS at its own host.
+/// The validated settings of all registries. A registry without settings is reached over TLS at its own host.
 #[derive(Debug, Clone, Default)]
 pub struct Registries(BTreeMap<String, Entry>);
 
@@ -77,20 +77,20 @@ struct Entry {
     insecure: bool,
 }
 
-/// One place to ask: a registry or a mirror of it.
+/// One endpoint: a registry or a mirror of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RegistryEndpoint {
     /// `host[:port]`.
     pub host: String,
     pub tls: bool,
-    /// What stands before the repository's name, with a `/` at its end; else empty.
+    /// Prefix of the repository name, with a trailing `/`, or empty.
     pub prefix: String,
-    /// PEM files with further CA certificates.
+    /// PEM files with additional CA certificates.
     pub ca: Vec<PathBuf>,
 }
 
 impl Registries {
-    /// Checks what was configured. `insecure` are registries in plain HTTP. The error names the value.
+    /// Validates the configuration. `insecure` lists registries in plain HTTP. The error quotes the value.
     pub fn new(entries: RegistryEntries, insecure: &[String]) -> Result<Self, String> {
         let mut all = BTreeMap::<String, Entry>::new();
         for RegistryEntry {
@@ -145,15 +145,15 @@ fn mirror(text: &str) -> Result<RegistryEndpoint, String> {
     let (tls, rest) = match text.split_once("://") {
         Some(("https", rest)) => (true, rest),
         Some(("http", rest)) => (false, rest),
-        Some(_) => return Err(wrong()),
+        Some(_) => return Err(invalid()),
         None => (true, text),
     };
     let (host, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     let prefix = prefix.trim_end_matches('/');
-    // What a URL would read in another way than it stands there is no mirror.
-    let url = Url::parse(&format!("https://{rest}")).map_err(|_| wrong())?;
+    // Refuse a mirror that a URL parser would rewrite.
+    let url = Url::parse(&format!("https://{rest}")).map_err(|_| invalid())?;
     if !is_registry(host) || url.path().trim_matches('/') != prefix || url.query().or(url.fragment()).is_some() {
-        return Err(wrong());
+        return Err(invalid());
     }
     let prefix = if prefix.is_empty() {
         String::new()

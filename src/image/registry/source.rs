@@ -1,4 +1,4 @@
-//! One place to get an image from: a registry or a mirror of it, for one pull.
+//! One source of an image: a registry or a mirror of it, for one pull.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,14 +18,14 @@ use crate::image::digest::Digest;
 use crate::image::manifest::{Descriptor, Document, MAX_DOCUMENT};
 use crate::image::{ImageError, ImageRef, RegistryTrouble, manifest};
 
-/// How often a registry is sent one request when the trouble looks temporary. A mirror gets it once.
+/// Number of attempts per request when the failure looks temporary. A mirror gets one.
 pub(super) const ATTEMPTS: u32 = 4;
-/// Longest pause that a registry may ask for with `Retry-After`; asked for a longer one, we give up.
+/// Longest pause accepted from `Retry-After`; beyond that, give up.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
-/// How much of an error answer is read, so that no secret is cut in two before it is recognised, and how much is shown.
+/// How much of an error answer is read, so that no secret is cut in two before it is redacted, and how much is shown.
 const MAX_ERROR_READ: u64 = 64 << 10;
 const MAX_ERROR_SHOWN: usize = 4 << 10;
-/// A document must be here within so many times the longest silence: many small pieces are no progress.
+/// Time limit of a document, as a multiple of the idle limit: many small chunks are not progress.
 const DOCUMENT_PATIENCE: u32 = 4;
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
@@ -40,11 +40,11 @@ pub(in crate::image) struct Source {
     image: ImageRef,
     clients: Arc<Clients>,
     pair: OnceCell<Pair>,
-    /// Nothing came from it when something should have: it is not asked again in this pull, if there is another.
+    /// Set after it failed to answer: do not ask it again in this pull if there is another source.
     down: AtomicBool,
 }
 
-/// Why a body did not come.
+/// Why a body could not be read.
 enum Unread {
     Broken(String),
     TooLong(String),
@@ -79,12 +79,12 @@ impl Source {
         self.down.store(true, Ordering::Relaxed);
     }
 
-    /// Says why another source is asked instead of this mirror.
-    pub(in crate::image) fn pass_over(&self, error: &ImageError) {
-        tracing::warn!(mirror = self.endpoint.host, image = %self.image, %error, "mirror is passed over");
+    /// Logs why another source is used instead of this mirror.
+    pub(in crate::image) fn log_skipped(&self, error: &ImageError) {
+        tracing::warn!(mirror = self.endpoint.host, image = %self.image, %error, "skipping the mirror");
     }
 
-    /// Fetches a manifest by tag or digest, and checks it against every digest that was named for it.
+    /// Fetches a manifest by tag or digest, and verifies it against every digest given for it.
     pub(super) async fn manifest(&self, reference: &str) -> Result<Fetched, ImageError> {
         let accept = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(manifest::ACCEPT))]);
         let (headers, body) = self
@@ -98,10 +98,10 @@ impl Source {
             )));
         }
         let text = |name| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        let said = text(CONTENT_DIGEST);
-        if said.starts_with("sha256:") && said != digest.to_string() {
+        let header_digest = text(CONTENT_DIGEST);
+        if header_digest.starts_with("sha256:") && header_digest != digest.to_string() {
             return Err(self.bad(format!(
-                "{} calls its manifest {said}, but it has the digest {digest}",
+                "{} calls its manifest {header_digest}, but it has the digest {digest}",
                 self.endpoint.host
             )));
         }
@@ -109,7 +109,7 @@ impl Source {
         Ok(Fetched { digest, body, document })
     }
 
-    /// Fetches a small blob whole, and checks size and digest.
+    /// Fetches a small blob whole and verifies its size and digest.
     pub(super) async fn small_blob(&self, blob: &Descriptor) -> Result<Vec<u8>, ImageError> {
         let wanted = &blob.digest;
         if blob.size > MAX_DOCUMENT {
@@ -148,7 +148,7 @@ impl Source {
         }
     }
 
-    /// A document of bounded size with the headers that came with it; fetched again when the connection breaks.
+    /// A document of limited size with its response headers; fetched again when the connection breaks.
     async fn document(&self, tail: &str, headers: HeaderMap, what: &str) -> Result<(HeaderMap, Vec<u8>), ImageError> {
         let mut attempt = 1;
         loop {
@@ -170,7 +170,7 @@ impl Source {
         }
     }
 
-    /// A GET that says who we are once the source has asked for it. A 401 to that makes us do it anew, once.
+    /// A GET that authenticates once the source has asked for it. A 401 to that renews the authentication, once.
     async fn get(&self, tail: &str, headers: HeaderMap) -> Result<Response, ImageError> {
         let scheme = if self.endpoint.tls { "https" } else { "http" };
         let url = format!("{scheme}://{}/v2/{}/{tail}", self.endpoint.host, self.path);
@@ -184,12 +184,12 @@ impl Source {
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
-        let fresh = self.introduce(shown, response.headers()).await?;
+        let fresh = self.authenticate(shown, response.headers()).await?;
         self.send(tail, with(&Some(fresh))).await
     }
 
-    /// Sends a request, again after a pause when the trouble looks temporary: 429, 5xx, a broken connection. A host
-    /// that cannot be connected to is not tried again; its user should know soon.
+    /// Sends a request and repeats it after a pause when the failure looks temporary: 429, 5xx, a broken connection.
+    /// If the host cannot be connected to, it is not tried again, so that the user gets the error soon.
     pub(super) async fn send(&self, what: &str, request: Option<RequestBuilder>) -> Result<Response, ImageError> {
         let mut attempt = 1;
         loop {
@@ -217,7 +217,7 @@ impl Source {
                     self.backoff(attempt)
                 }
             };
-            tracing::debug!(registry = self.endpoint.host, attempt, ?pause, "request is repeated");
+            tracing::debug!(registry = self.endpoint.host, attempt, ?pause, "retrying the request");
             tokio::time::sleep(pause).await;
             attempt += 1;
         }
@@ -236,7 +236,7 @@ impl Source {
         self.pair.get_or_try_init(make).await
     }
 
-    /// Pause after so many attempts: with the default patience 0.2, 0.6, 1.8 s.
+    /// Pause after that many attempts: 0.2, 0.6, 1.8 s with the default settings.
     pub(super) fn backoff(&self, attempt: u32) -> Duration {
         self.settings.patience.pause * 3_u32.pow(attempt.saturating_sub(1).min(3))
     }
@@ -259,12 +259,12 @@ impl Source {
             Ok(())
         };
         let limit = self.settings.patience.idle * DOCUMENT_PATIENCE;
-        let late = |_| Unread::Broken(format!("the answer did not end within {} s", limit.as_secs_f32()));
-        tokio::time::timeout(limit, all).await.map_err(late)??;
+        let timed_out = |_| Unread::Broken(format!("the answer did not end within {} s", limit.as_secs_f32()));
+        tokio::time::timeout(limit, all).await.map_err(timed_out)??;
         Ok(body)
     }
 
-    /// The error that an answer with another status than hoped for is.
+    /// The error for an answer with an unexpected status.
     pub(super) async fn refusal(&self, what: &str, response: Response) -> ImageError {
         let (status, wait) = (response.status(), retry_after(response.headers(), Timestamp::now()));
         let body = self.error_body(response).await;
@@ -299,16 +299,16 @@ impl Source {
                 }
             }
         };
-        // What came until then is shown.
+        // On a timeout, show what arrived until then.
         let _ = tokio::time::timeout(self.settings.patience.idle, all).await;
         let mut text = self.auth.scrub(&String::from_utf8_lossy(&body));
-        let whole = |end: &usize| text.is_char_boundary(*end);
-        let end = (0..=MAX_ERROR_SHOWN).rev().find(whole).unwrap_or(0);
+        let is_boundary = |end: &usize| text.is_char_boundary(*end);
+        let end = (0..=MAX_ERROR_SHOWN).rev().find(is_boundary).unwrap_or(0);
         text.truncate(end);
         one_line(&text)
     }
 
-    /// The files that credentials are looked for in.
+    /// The credential files.
     pub(super) fn credential_files(&self) -> &[PathBuf] {
         &self.settings.credential_files
     }
@@ -345,8 +345,8 @@ impl Source {
     }
 }
 
-/// Text of a stranger with what a terminal or a log would take for more than a letter escaped. Many bodies end in a line
-/// break, which clients know and which nothing can follow.
+/// Untrusted text with the characters escaped that are special to a terminal or a log. A final line break is kept:
+/// many bodies end in one, clients expect it, and nothing can follow it.
 fn one_line(text: &str) -> String {
     let (text, end) = text.strip_suffix('\n').map_or((text, ""), |text| (text, "\n"));
     let mut line = String::new();
@@ -359,7 +359,7 @@ fn one_line(text: &str) -> String {
     line + end
 }
 
-/// Whether the host's certificate was refused.
+/// Whether the host's certificate was rejected.
 fn untrusted(error: &(dyn std::error::Error + 'static)) -> bool {
     says(error, &|error| matches!(error, rustls::Error::InvalidCertificate(_)))
 }
@@ -379,7 +379,7 @@ fn says(error: &(dyn std::error::Error + 'static), way: &dyn Fn(&rustls::Error) 
     if error.downcast_ref().is_some_and(way) {
         return true;
     }
-    // What is within an I/O error is not among its sources.
+    // The error inside an I/O error is not among its sources.
     let within = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
     within.is_some_and(|error| says(error, way)) || error.source().is_some_and(|error| says(error, way))
 }
@@ -388,7 +388,7 @@ fn temporary(status: StatusCode) -> bool {
     matches!(status.as_u16(), 429 | 500 | 502 | 503 | 504)
 }
 
-/// How long the answer asks to wait (RFC 9110, 10.2.3: seconds or a date).
+/// The requested delay of an answer (RFC 9110, 10.2.3: seconds or a date).
 fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {
@@ -398,7 +398,7 @@ fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     Some(Duration::try_from(then.duration_since(now)).unwrap_or_default())
 }
 
-/// An error with its causes. Without the URL, which may carry the signature of a redirect.
+/// An error with its causes. Without the URL, which may contain the signature of a redirect.
 pub(super) fn chain(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut text = error.to_string();

@@ -1,4 +1,4 @@
-//! Builds archives, good ones and bad ones. Tests outside of the library compile this file too.
+//! Builds valid and invalid archives. Tests outside of the library compile this file too.
 
 #![allow(
     dead_code,
@@ -9,7 +9,7 @@
 
 use tar::{EntryType, Header};
 
-/// Builds archives entry by entry, good ones and bad ones.
+/// Builds an archive entry by entry.
 #[derive(Default, Clone)]
 pub struct Tar {
     bytes: Vec<u8>,
@@ -25,13 +25,13 @@ impl Tar {
         Self::default()
     }
 
-    /// Owner of the entries that follow.
+    /// Owner of the following entries.
     pub fn owner(mut self, uid: u64, gid: u64) -> Self {
         (self.uid, self.gid) = (uid, gid);
         self
     }
 
-    /// Time of the entries that follow.
+    /// Time of the following entries.
     pub fn mtime(mut self, mtime: u64) -> Self {
         self.mtime = mtime;
         self
@@ -72,7 +72,7 @@ impl Tar {
         self
     }
 
-    /// An entry of any type. Names longer than the header has room for go into GNU records.
+    /// An entry of any type. Names that do not fit into the header go into GNU records.
     pub fn entry(mut self, kind: EntryType, path: &[u8], mode: u32, link: &[u8], data: &[u8]) -> Self {
         for (kind, name) in [(EntryType::GNULongName, path), (EntryType::GNULongLink, link)] {
             if name.len() > 100 {
@@ -112,7 +112,7 @@ impl Tar {
         self.bytes.resize(self.bytes.len().next_multiple_of(512), 0);
     }
 
-    /// The archive without an end mark.
+    /// The archive without an end marker.
     pub fn open_end(self) -> Vec<u8> {
         self.bytes
     }

@@ -1,4 +1,4 @@
-//! What is in a directory. Tests outside of the library compile this file too.
+//! Lists a directory. Tests outside of the library compile this file too.
 
 #![allow(clippy::unwrap_used, reason = "for tests")]
 

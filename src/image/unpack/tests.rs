@@ -10,7 +10,7 @@ use tar::EntryType;
 use super::*;
 use crate::image::testing::{Tar, listing, names, with_overlay};
 
-/// A place with a root to unpack into and, beside it, a host that must not change.
+/// A root to unpack into and, beside it, a host directory that must not change.
 struct Lab {
     scratch: tempfile::TempDir,
     before: Vec<String>,
@@ -35,7 +35,7 @@ impl Lab {
         self.scratch.path().join("root")
     }
 
-    /// Where a path of the host is if it is taken to begin at the root.
+    /// Path of a host file when resolved from the root.
     fn inside(&self, path: &str) -> PathBuf {
         self.root().join(self.host().strip_prefix("/").unwrap()).join(path)
     }
@@ -56,7 +56,7 @@ fn refusal(result: Result<(), TreeError>) -> String {
 
 #[test]
 fn everything_about_an_object_is_kept() {
-    // No mask of the process may show in what is unpacked.
+    // The umask must not affect the unpacked files.
     rustix::process::umask(Mode::from_raw_mode(0o077));
     let lab = Lab::new();
     let capability = b"\x01\x00\x00\x02\x0a\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00";
@@ -88,39 +88,51 @@ fn everything_about_an_object_is_kept() {
         .file("implied/parents/file", "x");
     lab.unpack(tar).unwrap();
 
-    let see = |path: &str| fs::symlink_metadata(lab.root().join(path)).unwrap();
-    let of = |path: &str| (see(path).mode() & 0o7777, see(path).uid(), see(path).gid());
-    assert_eq!(of(""), (0o711, 0, 0));
-    assert_eq!(of("tmp"), (0o1777, 0, 0));
-    assert_eq!(of("var"), (0o2775, 1000, 1001));
-    assert_eq!(of("var/setuid"), (0o6755, 1000, 1001));
-    assert_eq!(of("var/plain"), (0o604, 1000, 1001));
-    assert_eq!(of("implied/parents"), (0o755, 0, 0));
-    assert_eq!(of("implied/parents/file"), (0o644, 0, 0));
+    let metadata = |path: &str| fs::symlink_metadata(lab.root().join(path)).unwrap();
+    let attributes = |path: &str| {
+        (
+            metadata(path).mode() & 0o7777,
+            metadata(path).uid(),
+            metadata(path).gid(),
+        )
+    };
+    assert_eq!(attributes(""), (0o711, 0, 0));
+    assert_eq!(attributes("tmp"), (0o1777, 0, 0));
+    assert_eq!(attributes("var"), (0o2775, 1000, 1001));
+    assert_eq!(attributes("var/setuid"), (0o6755, 1000, 1001));
+    assert_eq!(attributes("var/plain"), (0o604, 1000, 1001));
+    assert_eq!(attributes("implied/parents"), (0o755, 0, 0));
+    assert_eq!(attributes("implied/parents/file"), (0o644, 0, 0));
     assert_eq!(
-        (see("").mtime(), see("var").mtime(), see("tmp").mtime()),
+        (metadata("").mtime(), metadata("var").mtime(), metadata("tmp").mtime()),
         (1_000_000_000, 1_000_000_000, 1_000_000_000)
     );
     assert_eq!(
-        (see("var/plain").mtime(), see("var/plain").mtime_nsec()),
+        (metadata("var/plain").mtime(), metadata("var/plain").mtime_nsec()),
         (1_000_000_001, 250_000_000)
     );
-    assert_eq!((see("var/link").mtime(), see("var/link").uid()), (1_000_000_000, 1000));
+    assert_eq!(
+        (metadata("var/link").mtime(), metadata("var/link").uid()),
+        (1_000_000_000, 1000)
+    );
     assert_eq!(
         fs::read_link(lab.root().join("var/link")).unwrap(),
         PathBuf::from("/anywhere")
     );
     assert_eq!(
-        (see("var/linked").ino(), see("var/linked").nlink()),
-        (see("var/setuid").ino(), 2)
+        (metadata("var/linked").ino(), metadata("var/linked").nlink()),
+        (metadata("var/setuid").ino(), 2)
     );
-    assert!(see("var/fifo").file_type().is_fifo());
-    assert_eq!((of("var/fifo").0, see("var/fifo").mtime()), (0o622, 1_000_000_000));
+    assert!(metadata("var/fifo").file_type().is_fifo());
     assert_eq!(
-        (see("var/null").rdev(), of("var/null").0),
+        (attributes("var/fifo").0, metadata("var/fifo").mtime()),
+        (0o622, 1_000_000_000)
+    );
+    assert_eq!(
+        (metadata("var/null").rdev(), attributes("var/null").0),
         (rustix::fs::makedev(1, 3), 0o666)
     );
-    assert_eq!(see("var/disk").rdev(), rustix::fs::makedev(7, 300));
+    assert_eq!(metadata("var/disk").rdev(), rustix::fs::makedev(7, 300));
     let odd = lab.root().join("var").join(std::ffi::OsStr::from_bytes(b"\xff\xfe"));
     assert_eq!(fs::read(odd).unwrap(), b"not UTF-8");
 
@@ -300,7 +312,7 @@ fn a_full_disk_is_not_the_archives_fault() {
     assert!(matches!(tree::error(Errno::NAMETOOLONG, b"a"), TreeError::Refused(_)));
 }
 
-/// Lower and upper layer, and what a container sees.
+/// Lower and upper layer, and the merged view of a container.
 #[rstest::rstest]
 #[case::file(Tar::new().file("a", "").file("b", ""), Tar::new().file(".wh.a", ""), &["b"])]
 #[case::directory(Tar::new().file("d/a", "").file("b", ""), Tar::new().file(".wh.d", ""), &["b"])]
@@ -335,7 +347,7 @@ fn whiteouts_act_on_lower_layers_only(#[case] lower: Tar, #[case] upper: Tar, #[
     });
 }
 
-/// Few names and many links, so that entries meet.
+/// Few names and many links, so that entries collide.
 const NAMES: &[&[u8]] = &[
     b"a",
     b"b",
@@ -369,7 +381,7 @@ const TARGETS: &[&str] = &[
     "",
 ];
 
-/// What one entry of an archive is made of.
+/// Parameters of one archive entry.
 fn entry() -> impl Strategy<Value = (u8, &'static [u8], &'static str, u32)> {
     (0..8_u8, select(NAMES), select(TARGETS), 0..0o10000_u32)
 }
@@ -423,8 +435,11 @@ fn files_that_aufs_kept_elsewhere_are_one_file() {
         .hard_link("bin/two", "./.wh..wh.plnk/12.34");
     lab.unpack(tar).unwrap();
     assert_eq!(names(&lab.root()), ["bin/", "bin/one", "bin/two"]);
-    let of = |path: &str| fs::metadata(lab.root().join(path)).unwrap();
-    assert_eq!((of("bin/one").ino(), of("bin/one").nlink()), (of("bin/two").ino(), 2));
+    let metadata = |path: &str| fs::metadata(lab.root().join(path)).unwrap();
+    assert_eq!(
+        (metadata("bin/one").ino(), metadata("bin/one").nlink()),
+        (metadata("bin/two").ino(), 2)
+    );
     assert_eq!(fs::read_to_string(lab.root().join("bin/two")).unwrap(), "content");
 }
 
@@ -436,7 +451,7 @@ fn links_to_a_device_that_is_left_out_are_left_out() {
         .hard_link("dev/other", "dev/zero")
         .hard_link("dev/third", "dev/other")
         .file("kept", "");
-    // Capabilities are those of a thread.
+    // Capabilities are per thread.
     let unpacked = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             let mut sets = rustix::thread::capabilities(None).unwrap();

@@ -1,4 +1,4 @@
-//! Making a bridge what it should be, whatever is there (`docs/spec/network.md` 4, N-06).
+//! Creates and repairs bridges (`docs/spec/network.md` 4, N-06).
 
 use std::net::Ipv4Addr;
 
@@ -6,10 +6,10 @@ use super::netlink::{Link, Netlink, Seen};
 use super::{DNS_ADDRESS, DNS_LINK, NetworkError, ipam};
 use crate::model::Network;
 
-/// Marks an interface as made by us.
+/// Alias of interfaces that we created.
 const ALIAS: &str = "condenser";
 
-/// A bridge as it should be: of type bridge, with this address, up.
+/// The desired state of a bridge: of type bridge, with this address, up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Bridge {
     pub name: String,
@@ -27,7 +27,7 @@ impl Bridge {
         }
     }
 
-    /// The link that carries the address of the DNS forwarder.
+    /// The link with the address of the DNS forwarder.
     pub fn of_dns() -> Self {
         Self {
             name: DNS_LINK.into(),
@@ -36,8 +36,8 @@ impl Bridge {
         }
     }
 
-    /// Makes it or repairs it, and says what there was to do: nothing, as a rule. A bridge made here is gone again when a
-    /// later step fails; one that was there stays.
+    /// Creates or repairs the bridge and returns the changes, usually none. A bridge created here is deleted if a
+    /// later step fails; an existing one is kept.
     pub async fn ensure(&self, netlink: &Netlink, seen: &Seen) -> Result<Vec<String>, NetworkError> {
         match seen.link(&self.name) {
             Some(link) if !link.is_bridge => Err(NetworkError::Foreign(self.name.clone())),
@@ -48,7 +48,7 @@ impl Bridge {
                 if configured.is_err()
                     && let Err(undo) = netlink.delete(&link).await
                 {
-                    tracing::warn!(network = %self.name, error = %undo, "a half-made bridge is left");
+                    tracing::warn!(network = %self.name, error = %undo, "cannot delete an incomplete bridge");
                 }
                 configured.map(|done| [vec!["made".to_owned()], done].concat())
             }
@@ -75,15 +75,15 @@ impl Bridge {
         Ok(done)
     }
 
-    /// Fixed and locally administered. Left to itself a bridge takes the lowest address of its ports, which changes as
-    /// containers come and go and leaves the others with a stale neighbour entry for their gateway.
+    /// Fixed and locally administered. By default a bridge uses the lowest address of its ports, which changes as
+    /// containers come and go and leaves stale neighbour entries for the gateway in the others.
     fn hardware_address(&self) -> [u8; 6] {
         let [a, b, c, d] = self.address.octets();
         [0x02, 0x52, a, b, c, d]
     }
 }
 
-/// Whether an interface is a bridge that we made or took over.
+/// Whether an interface is a bridge that we created or adopted.
 pub(super) fn is_ours(link: &Link) -> bool {
     link.is_bridge && link.alias.as_deref() == Some(ALIAS)
 }

@@ -1,5 +1,5 @@
-//! Address planning: which address a container gets, which block a network gets. Pure; the caller reserves the result
-//! in the same transaction (`docs/spec/network.md` 6).
+//! Allocates addresses of containers and blocks of networks. Pure; the caller reserves the result in the same
+//! transaction (`docs/spec/network.md` 6).
 
 use std::net::Ipv4Addr;
 
@@ -8,14 +8,14 @@ use ipnet::Ipv4Net;
 use super::DNS_ADDRESS;
 use crate::model::{Claim, Network, Snapshot};
 
-/// Prefix length of every network and of the address a container sees.
+/// Prefix length of every network and of the container's address.
 pub const NETWORK_PREFIX: u8 = 24;
 
-/// Host part of the address of every bridge.
+/// Host part of every bridge's address.
 const GATEWAY_HOST: u8 = 254;
 
-/// The lowest address of the network that nothing holds: not the network address, not the broadcast address, not the
-/// gateway, not another container's. `None` when the network is full. One pass over the subnet.
+/// The lowest unused address of the network, excluding the network address, the broadcast address and the gateway.
+/// `None` if the network is full. One pass over the subnet.
 pub fn lowest_free(snapshot: &Snapshot, network: &Network) -> Option<Ipv4Addr> {
     network
         .subnet
@@ -24,7 +24,7 @@ pub fn lowest_free(snapshot: &Snapshot, network: &Network) -> Option<Ipv4Addr> {
 }
 
 /// The lowest /24 of the runtime subnet that overlaps no network, no `reserved` block and not the block of the DNS
-/// forwarder's address. `None` when there is none left.
+/// forwarder's address. `None` if there is none left.
 pub fn next_subnet(snapshot: &Snapshot, runtime: Ipv4Net, reserved: &[Ipv4Net]) -> Option<Ipv4Net> {
     let dns = Ipv4Net::from(DNS_ADDRESS);
     runtime.subnets(NETWORK_PREFIX).ok()?.find(|block| {
@@ -33,13 +33,13 @@ pub fn next_subnet(snapshot: &Snapshot, runtime: Ipv4Net, reserved: &[Ipv4Net]) 
     })
 }
 
-/// The address of the bridge of a block: host part `.254`.
+/// The address of the bridge in a block: host part `.254`.
 pub fn gateway(subnet: Ipv4Net) -> Ipv4Addr {
     let [a, b, c, _] = subnet.network().octets();
     Ipv4Addr::new(a, b, c, GATEWAY_HOST)
 }
 
-/// Whether two blocks share an address. Of two that do, one contains the other.
+/// Whether two blocks overlap, in which case one contains the other.
 fn overlap(a: Ipv4Net, b: Ipv4Net) -> bool {
     a.contains(&b) || b.contains(&a)
 }

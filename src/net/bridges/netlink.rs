@@ -1,7 +1,7 @@
-//! The few questions and orders that we have for the kernel's routing tables, as plain types over `rtnetlink`.
+//! The netlink requests that we need, as plain types over `rtnetlink`.
 //!
-//! A netlink socket belongs to the network namespace of the thread that opened it, so [`Netlink::connect`] decides which
-//! one all of this is about.
+//! A netlink socket belongs to the network namespace of the thread that opened it, so [`Netlink::connect`] determines
+//! the namespace of all requests.
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};
@@ -21,7 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::NetworkError;
 use crate::base::cause::Cause;
 
-/// The kernel answers at once; only a lost message makes a request wait for ever.
+/// The kernel answers at once; only a lost message would make a request wait forever.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An interface.
@@ -34,16 +34,16 @@ pub(super) struct Link {
     pub is_up: bool,
     /// Index of the bridge that it is a port of.
     pub controller: Option<u32>,
-    /// Free text of the administrator, or our mark.
+    /// Interface alias: free text of the administrator, or our mark.
     pub alias: Option<String>,
-    /// How it is a port of a bridge, when it is one.
+    /// Its flags as a bridge port, if it is one.
     pub port: Port,
 }
 
-/// Flags of a port of a bridge.
+/// Flags of a bridge port.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Port {
-    /// Frames may leave through the port they came in by.
+    /// Frames may leave through the port on which they arrived.
     pub hairpin: bool,
     /// No frames from or to other isolated ports.
     pub isolated: bool,
@@ -57,7 +57,7 @@ pub(super) struct Address {
     pub prefix: u8,
 }
 
-/// All interfaces and their addresses at one moment.
+/// A snapshot of all interfaces and their addresses.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Seen {
     pub links: Vec<Link>,
@@ -65,7 +65,7 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// The interface of that name.
+    /// The interface with that name.
     pub fn link(&self, name: &str) -> Option<&Link> {
         self.links.iter().find(|link| link.name == name)
     }
@@ -81,7 +81,7 @@ pub(super) struct Route {
 
 /// A connection to the kernel.
 pub(super) struct Netlink {
-    /// Taken for each request: of two lists asked for at once on one socket the kernel refuses the second.
+    /// Locked during each request: the kernel refuses two concurrent dumps on one socket.
     handle: Mutex<Handle>,
     _connection: AbortOnDropHandle<()>,
 }
@@ -104,7 +104,7 @@ impl Netlink {
         Ok(all.into_iter().filter_map(link).collect())
     }
 
-    /// The interface of that name.
+    /// The interface with that name.
     pub async fn link(&self, name: &str) -> Result<Option<Link>, NetworkError> {
         let one = |h: &Handle| {
             let found = h.link().get().match_name(name).execute().try_collect::<Vec<_>>();
@@ -120,7 +120,7 @@ impl Netlink {
             .find_map(link))
     }
 
-    /// All IPv4 addresses, for each interface in the order of their assignment.
+    /// All IPv4 addresses, per interface in the order of assignment.
     pub async fn addresses(&self) -> Result<Vec<Address>, NetworkError> {
         let all = self
             .request("list addresses", |h| {
@@ -149,21 +149,21 @@ impl Netlink {
         Ok(all.into_iter().filter_map(route).collect())
     }
 
-    /// Makes a bridge, down and without address.
+    /// Creates a bridge, down and without an address.
     pub async fn add_bridge(&self, name: &str, hardware_address: [u8; 6]) -> Result<(), NetworkError> {
         let message = LinkBridge::new(name).down().address(hardware_address.to_vec()).build();
         self.request(&format!("make the bridge {name}"), |h| h.link().add(message).execute())
             .await
     }
 
-    /// Sets an interface up and marks it.
+    /// Sets an interface up and sets its alias.
     pub async fn set_up(&self, link: &Link, alias: &str) -> Result<(), NetworkError> {
         let message = LinkUnspec::new_with_index(link.index).up().alias(alias).build();
         self.request(&format!("set {} up", link.name), |h| h.link().change(message).execute())
             .await
     }
 
-    /// Gives an interface an address.
+    /// Adds an address to an interface.
     pub async fn add_address(&self, link: &Link, address: Ipv4Addr, prefix: u8) -> Result<(), NetworkError> {
         let action = format!("give {} the address {address}/{prefix}", link.name);
         self.request(&action, |h| {
@@ -179,7 +179,7 @@ impl Netlink {
         self.request(&action, |h| h.link().change(message).execute()).await
     }
 
-    /// Sets the flags of a port of a bridge.
+    /// Sets the flags of a bridge port.
     pub async fn set_port(&self, link: &Link, port: Port) -> Result<(), NetworkError> {
         let message = LinkBridgePort::new(link.index)
             .hairpin(port.hairpin)
@@ -202,7 +202,7 @@ impl Netlink {
         let handle = self.handle.lock().await;
         match tokio::time::timeout(TIMEOUT, request(&handle)).await {
             Ok(Ok(value)) => Ok(value),
-            // The kernel's own word, without the wrapping of the library.
+            // The kernel's own error, without the library's wrapper.
             Ok(Err(rtnetlink::Error::NetlinkError(message))) => Err(failed(action, message.to_io())),
             Ok(Err(error)) => Err(failed(action, error)),
             Err(_) => Err(failed(
@@ -263,7 +263,7 @@ fn describe(link: &mut Link, info: &LinkInfo) {
 }
 
 fn address(message: AddressMessage) -> Option<Address> {
-    // On a point-to-point link `Address` is the other end and `Local` our own.
+    // On a point-to-point link, `Address` is the peer's address and `Local` is ours.
     let own = message.attributes.iter().find_map(|a| match a {
         AddressAttribute::Local(IpAddr::V4(ip)) => Some(*ip),
         _ => None,

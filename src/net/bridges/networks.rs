@@ -1,4 +1,4 @@
-//! The service: start, repair, and what other modules ask of networks.
+//! The service: start, repair, and the operations for other modules.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError};
@@ -17,7 +17,7 @@ use crate::model::names::is_network_name;
 use crate::model::{Container, ContainerState, Network, Snapshot, by_creation};
 use crate::store::Store;
 
-/// Prefix of the host's end of every container's veth pair.
+/// Prefix of the host end of every container's veth pair.
 const VETH_PREFIX: &str = "rd_";
 
 /// The networks of this host. Clones share it.
@@ -31,19 +31,20 @@ struct Inner {
     sysctl: Sysctl,
     uplink: Arc<UplinkWatch>,
     filtering: watch::Sender<BridgeFiltering>,
-    /// Held by what makes or removes bridges, so that a repair does not bring back what is being deleted.
+    /// Locked while bridges are created or deleted, so that a repair does not recreate a bridge that is being
+    /// deleted.
     changing: Mutex<()>,
-    /// What could not be repaired the last time: the network and why.
+    /// The networks that the last repair failed for, and the reasons.
     troubles: std::sync::Mutex<BTreeMap<String, String>>,
     _follower: AbortOnDropHandle<()>,
 }
 
 impl NetworkService {
-    /// Sets the kernel parameters, stores the default network if there is no network, makes every bridge what it should
-    /// be and begins to follow the uplink, which may be absent (`docs/spec/network.md` 3, N-02, N-03).
+    /// Sets the kernel parameters, stores the default network if there is no network, creates or repairs every bridge
+    /// and starts following the uplink, which may be absent (`docs/spec/network.md` 3, N-02, N-03).
     ///
-    /// Fails when the host cannot forward packets or the default network or the DNS link cannot be made. Another
-    /// network that cannot be made is logged and tried again by [`NetworkService::repair`].
+    /// Fails if the host cannot forward packets, or the default network or the DNS link cannot be created. Errors of
+    /// other networks are logged, and [`NetworkService::repair`] tries again.
     pub async fn start(settings: NetworkSettings, store: Store) -> Result<Self, NetworkError> {
         let netlink = Arc::new(Netlink::connect()?);
         let uplink = Arc::new(UplinkWatch::new(netlink.clone()).await?);
@@ -62,7 +63,7 @@ impl NetworkService {
             service.reserve(DEFAULT_NETWORK).await?;
         }
         let mut made = Vec::new();
-        service.put_right(&mut made).await?;
+        service.reconcile(&mut made).await?;
         tracing::info!(?made, "networks are in place");
         Ok(service)
     }
@@ -77,24 +78,24 @@ impl NetworkService {
         self.0.filtering.borrow().clone()
     }
 
-    /// Verifies kernel parameters, bridges, addresses, up state and attached ports and puts right what differs; removes
-    /// bridges of ours that no network has any more. One log line for each thing that others had changed, none when
-    /// nothing was. Does what it can; the first error of the host's forwarding, the default network or the DNS link is
-    /// returned, others are logged when they first occur.
+    /// Reconciles kernel parameters, bridges, addresses, up state and attached ports; deletes bridges of ours without
+    /// a network. Logs one line per change that others had made, none if there was none. Continues after errors:
+    /// returns the first error of forwarding, the default network or the DNS link, and logs others when they first
+    /// occur.
     pub async fn repair(&self) -> Result<(), NetworkError> {
-        let mut mended = Vec::new();
-        let result = self.put_right(&mut mended).await;
-        for what in mended {
-            tracing::warn!(what, "the network was changed by others and is put right");
+        let mut changes = Vec::new();
+        let result = self.reconcile(&mut changes).await;
+        for what in changes {
+            tracing::warn!(what, "reverted an external change of the network");
         }
         result
     }
 
-    async fn put_right(&self, mended: &mut Vec<String>) -> Result<(), NetworkError> {
+    async fn reconcile(&self, changes: &mut Vec<String>) -> Result<(), NetworkError> {
         let _changing = self.0.changing.lock().await;
-        let mut result = self.0.sysctl.enable_forwarding().await.map(|done| mended.extend(done));
+        let mut result = self.0.sysctl.enable_forwarding().await.map(|done| changes.extend(done));
         let (filtering, written) = self.0.sysctl.filter_bridged_traffic().await;
-        mended.extend(written);
+        changes.extend(written);
         self.note_filtering(filtering);
         let mut seen = self.0.netlink.look().await?;
         let mut troubles = BTreeMap::new();
@@ -103,7 +104,7 @@ impl NetworkService {
             Ok(done) if done.is_empty() => Ok(()),
             Ok(done) => {
                 is_changed = true;
-                mended.push(format!("{name}: {}", done.join(", ")));
+                changes.push(format!("{name}: {}", done.join(", ")));
                 Ok(())
             }
             Err(error) => Err(error),
@@ -117,41 +118,41 @@ impl NetworkService {
                 Ok(()) => {}
             }
         }
-        self.tell(troubles);
+        self.log_troubles(troubles);
         if is_changed {
             seen = self.0.netlink.look().await?;
         }
         for outcome in [
             self.remove_strays(&seen).await,
-            self.mend_ports(&seen, mended).await,
+            self.reattach_ports(&seen, changes).await,
             self.0.uplink.look().await,
         ] {
             if let Err(error) = outcome {
-                tracing::warn!(%error, "networks are repaired only in part");
+                tracing::warn!(%error, "networks were repaired only partially");
             }
         }
         result
     }
 
-    /// Logs what was in order before, and what is again.
-    fn tell(&self, troubles: BTreeMap<String, String>) {
+    /// Logs networks that are newly broken, and those that are repaired.
+    fn log_troubles(&self, troubles: BTreeMap<String, String>) {
         let mut known = self.0.troubles.lock().unwrap_or_else(PoisonError::into_inner);
         for (network, error) in troubles
             .iter()
             .filter(|(network, error)| known.get(*network) != Some(error))
         {
-            tracing::error!(network, error, "a network is out of order");
+            tracing::error!(network, error, "cannot repair a network");
         }
         for network in known.keys().filter(|network| !troubles.contains_key(*network)) {
-            tracing::info!(network, "a network is in order again");
+            tracing::info!(network, "network repaired");
         }
         *known = troubles;
     }
 
-    /// Reserves the lowest free block and makes the bridge. The caller has the firewall follow.
+    /// Reserves the lowest free block and creates the bridge. The caller updates the firewall.
     ///
     /// Errors: [`NetworkError::BadName`], [`NetworkError::Exists`] (a network or any interface of the host),
-    /// [`NetworkError::NoSubnet`]; nothing is left of a failed attempt.
+    /// [`NetworkError::NoSubnet`]; a failed attempt leaves nothing behind.
     pub async fn create(&self, name: &str) -> Result<Arc<Network>, NetworkError> {
         if !is_network_name(name) {
             return Err(NetworkError::BadName(name.to_owned()));
@@ -166,7 +167,7 @@ impl NetworkService {
             let name = name.to_owned();
             let undo: Result<_, NetworkError> = self.0.store.transact(move |t| Ok(t.remove::<Network>(&name))).await;
             if let Err(undo) = undo {
-                tracing::error!(network = %network.name, error = %undo, "a network without bridge is left");
+                tracing::error!(network = %network.name, error = %undo, "cannot roll back a network without a bridge");
             }
             return Err(error);
         }
@@ -174,8 +175,8 @@ impl NetworkService {
         Ok(network)
     }
 
-    /// Removes a network that no container is in, then its bridge. A bridge that is gone already is no obstacle; one
-    /// that cannot be deleted now is deleted by a later repair. The caller has the firewall follow.
+    /// Removes a network without containers, then its bridge. A missing bridge is not an error; one that cannot be
+    /// deleted now is deleted by a later repair. The caller updates the firewall.
     ///
     /// Errors: [`NetworkError::Default`], [`NetworkError::NotFound`], [`NetworkError::InUse`].
     pub async fn delete(&self, name: &str) -> Result<(), NetworkError> {
@@ -197,14 +198,14 @@ impl NetworkService {
             })
             .await?;
         if let Err(error) = self.delete_bridge(name).await {
-            tracing::warn!(network = name, %error, "the bridge of a deleted network is left for now");
+            tracing::warn!(network = name, %error, "cannot delete the bridge of a deleted network; retrying later");
         }
         tracing::info!(network = name, "network deleted");
         Ok(())
     }
 
-    /// Prepares the host's end of a container's veth pair once the low-level runtime has attached it: hairpin mode, so
-    /// that the container can reach itself through a published port (N-15), and isolation where traffic between ports
+    /// Prepares the host end of a container's veth pair after the low-level runtime has attached it: hairpin mode, so
+    /// that the container can reach itself through a published port (N-15), and isolation if traffic between ports
     /// cannot be filtered (N-02).
     pub async fn container_attached(&self, veth: &str) -> Result<(), NetworkError> {
         match self.veth(veth).await? {
@@ -213,19 +214,19 @@ impl NetworkService {
         }
     }
 
-    /// Deletes the host's end of a veth pair that a container left behind, if it exists.
+    /// Deletes the host end of a veth pair that a container left behind, if it exists.
     pub async fn remove_stray_link(&self, veth: &str) -> Result<(), NetworkError> {
         let Some(link) = self.veth(veth).await? else {
             return Ok(());
         };
         match self.0.netlink.delete(&link).await {
-            // It goes by itself when the other end's namespace goes.
+            // The kernel deletes it together with the other end's namespace.
             Err(_) if self.veth(veth).await?.is_none() => Ok(()),
             result => result,
         }
     }
 
-    /// Names of all host ends of veth pairs of containers, also of containers that nobody knows any more.
+    /// Names of the host ends of all containers' veth pairs, including those of unknown containers.
     pub async fn links(&self) -> Result<Vec<String>, NetworkError> {
         let all = self.0.netlink.links().await?;
         Ok(all
@@ -264,8 +265,8 @@ impl NetworkService {
             .await
     }
 
-    /// Blocks that the host already routes elsewhere (N-09). A route wider than the runtime subnet is no conflict: the
-    /// bridge's own route is more specific, and such wide routes (10.0.0.0/8 into a company) are common.
+    /// Blocks that the host already routes elsewhere (N-09). A route wider than the runtime subnet is not a conflict:
+    /// the bridge's own route is more specific, and such wide routes (10.0.0.0/8 into a company network) are common.
     async fn conflicting_routes(&self) -> Result<Vec<Ipv4Net>, NetworkError> {
         let snapshot = self.0.store.snapshot();
         let links = self.0.netlink.links().await?;
@@ -285,7 +286,7 @@ impl NetworkService {
             .collect())
     }
 
-    /// Says what there was to do.
+    /// Returns the changes.
     async fn ensure(&self, network: &Network, seen: &Seen) -> Result<Vec<String>, NetworkError> {
         let mut done = Bridge::of(network).ensure(&self.0.netlink, seen).await?;
         done.extend(self.0.sysctl.prepare_bridge(&network.name).await?);
@@ -310,13 +311,13 @@ impl NetworkService {
         Ok(())
     }
 
-    /// A bridge that was deleted and made again has lost its ports; they are still there and are attached again. The
-    /// port of a container that is being made is not finished, and no business of ours.
-    async fn mend_ports(&self, seen: &Seen, mended: &mut Vec<String>) -> Result<(), NetworkError> {
+    /// Attaches ports again that a bridge lost when it was deleted and created again. Skips containers that are being
+    /// created: their ports are not ready yet.
+    async fn reattach_ports(&self, seen: &Seen, changes: &mut Vec<String>) -> Result<(), NetworkError> {
         let ports: HashMap<&str, &Link> = seen.links.iter().map(|link| (&*link.name, link)).collect();
         let snapshot = self.0.store.snapshot();
-        let is_made = |c: &&Arc<Container>| c.state != ContainerState::Creating;
-        for container in snapshot.containers().iter().filter(is_made) {
+        let is_created = |c: &&Arc<Container>| c.state != ContainerState::Creating;
+        for container in snapshot.containers().iter().filter(is_created) {
             let Some(attachment) = &container.attachment else {
                 continue;
             };
@@ -331,7 +332,7 @@ impl NetworkService {
                 self.0.netlink.set_controller(veth, bridge).await?;
             }
             self.0.netlink.set_port(veth, self.wanted_port()).await?;
-            mended.push(format!("{}: port of {}", veth.name, bridge.name));
+            changes.push(format!("{}: port of {}", veth.name, bridge.name));
         }
         Ok(())
     }
@@ -361,7 +362,7 @@ impl NetworkService {
     }
 }
 
-/// All networks in the order of their creation, which is the order of listing and of rules.
+/// All networks in the order of creation, which is the order of listings and rules.
 pub(crate) fn in_order(snapshot: &Snapshot) -> Vec<Arc<Network>> {
     by_creation(snapshot.networks().iter().cloned())
 }

@@ -1,6 +1,6 @@
-//! Kernel parameters that container networking stands on. Each is read first, written only when it differs, and read
-//! back. What was written is told, by name: while the daemon runs it is somebody else's change that was undone.
-//! `/proc/sys/net` shows the network namespace of the process that opens it.
+//! Kernel parameters that container networking requires. Each is read first, written only if it differs, and read
+//! back. The names of written parameters are returned: while the daemon runs, each is somebody else's change that was
+//! undone. `/proc/sys/net` shows the network namespace of the process that opens it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,10 +10,10 @@ use tokio::process::Command;
 use super::{BridgeFiltering, NetworkError};
 use crate::base::cause::Cause;
 
-/// How long `modprobe` may take.
+/// Timeout of `modprobe`.
 const MODPROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The tree of kernel parameters.
+/// The sysctl tree.
 #[derive(Debug, Clone)]
 pub(super) struct Sysctl {
     root: PathBuf,
@@ -27,14 +27,14 @@ impl Sysctl {
         }
     }
 
-    /// Lets the host route between its interfaces (`docs/spec/network.md` N-02).
+    /// Enables IP forwarding (`docs/spec/network.md` N-02).
     pub async fn enable_forwarding(&self) -> Result<Vec<String>, NetworkError> {
         self.switch_on("net/ipv4/ip_forward").await
     }
 
-    /// What each of our bridges needs. `route_localnet` lets a reply find its way back to a client on 127.0.0.1 (N-15).
-    /// IPv6 is off on the bridge, so that a container cannot make itself the host's router by advertising one; kernels
-    /// without IPv6 have no such parameter.
+    /// Sets the parameters of one of our bridges. `route_localnet` allows replies to a client on 127.0.0.1 (N-15).
+    /// IPv6 is disabled on the bridge, so that a container cannot make itself the host's router by router
+    /// advertisements; kernels without IPv6 do not have that parameter.
     pub async fn prepare_bridge(&self, bridge: &str) -> Result<Vec<String>, NetworkError> {
         let mut written = self
             .switch_on(&format!("net/ipv4/conf/{bridge}/route_localnet"))
@@ -46,14 +46,14 @@ impl Sysctl {
         Ok(written)
     }
 
-    /// Makes bridged frames pass the packet filter, loading `br_netfilter` when it is not there (N-02).
+    /// Makes bridged frames pass the packet filter; loads `br_netfilter` if necessary (N-02).
     pub async fn filter_bridged_traffic(&self) -> (BridgeFiltering, Vec<String>) {
         let directory = self.root.join("net/bridge");
         let mut loading = None;
         if !directory.exists() {
             loading = load_module("br_netfilter").await.err();
         }
-        // A kernel may have it built in, where modprobe fails: the parameter decides and not modprobe's word.
+        // modprobe fails if the module is built in: check for the parameter, not for modprobe's exit status.
         if !directory.exists() {
             let detail = loading.map(|e| format!(" ({e})")).unwrap_or_default();
             let reason = format!(
@@ -72,7 +72,7 @@ impl Sysctl {
         (BridgeFiltering::Enabled, written)
     }
 
-    /// The name, if it had to be written.
+    /// The name, if it was written.
     async fn switch_on(&self, name: &str) -> Result<Vec<String>, NetworkError> {
         let path = self.root.join(name);
         let failed = |source| NetworkError::Sysctl {
@@ -88,7 +88,7 @@ impl Sysctl {
     }
 }
 
-/// Whether it had to be written.
+/// Whether it was written.
 fn write_one(path: &Path) -> std::io::Result<bool> {
     if read(path)? == "1" {
         return Ok(false);

@@ -1,4 +1,4 @@
-//! Which interface leads out of this host, now and when that changes (`docs/spec/network.md` 2, N-03, N-28).
+//! Tracks the interface of the default route (`docs/spec/network.md` 2, N-03, N-28).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,19 +11,19 @@ use tokio_util::task::AbortOnDropHandle;
 use super::netlink::{Address, Link, Netlink, Route};
 use super::{NetworkError, Uplink};
 
-/// Changes come in bursts; one look after the burst is enough.
+/// Changes come in bursts; check once after each burst.
 const SETTLE: Duration = Duration::from_millis(50);
-/// A notification can be lost when the socket's buffer overflows, so there is a look now and then anyhow.
+/// Notifications are lost when the socket's buffer overflows, so check periodically too.
 const RELOOK: Duration = Duration::from_secs(15);
 
-/// The uplink as of the last look.
+/// The uplink as of the last check.
 pub(super) struct UplinkWatch {
     netlink: Arc<Netlink>,
     current: watch::Sender<Option<Uplink>>,
 }
 
 impl UplinkWatch {
-    /// Takes a first look.
+    /// Checks for the first time.
     pub async fn new(netlink: Arc<Netlink>) -> Result<Self, NetworkError> {
         let watch = Self {
             netlink,
@@ -41,7 +41,7 @@ impl UplinkWatch {
         self.current.subscribe()
     }
 
-    /// Looks again and publishes a change.
+    /// Checks again and publishes a change.
     pub async fn look(&self) -> Result<(), NetworkError> {
         let routes = self.netlink.routes().await?;
         let found = choose(&routes, &self.netlink.links().await?, &self.netlink.addresses().await?);
@@ -58,7 +58,7 @@ impl UplinkWatch {
 
     /// Follows the kernel's notifications until the handle is dropped.
     pub fn follow(self: &Arc<Self>) -> Result<AbortOnDropHandle<()>, NetworkError> {
-        // Link: the kernel removes IPv4 routes of an interface that goes down without a word about the routes.
+        // Link events too: the kernel removes the IPv4 routes of an interface that goes down without route events.
         let groups = [
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
@@ -73,24 +73,24 @@ impl UplinkWatch {
             let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
             loop {
                 if let Ok(None) = tokio::time::timeout(RELOOK, events.next()).await {
-                    // Only if the socket broke. The periodic look remains.
+                    // The stream ends only if the socket fails. The periodic check remains.
                     tokio::time::sleep(RELOOK).await;
                 }
                 tokio::time::sleep(SETTLE).await;
                 while events.try_recv().is_ok() {}
                 if let Err(error) = watch.look().await {
-                    tracing::warn!(%error, "cannot look for the uplink");
+                    tracing::warn!(%error, "cannot look up the uplink");
                 }
             }
         })))
     }
 }
 
-/// The device of the best IPv4 default route, with its first address. A device without an IPv4 address, or with a name
-/// that the packet filter would not take literally, does not count.
+/// The device of the best IPv4 default route, with its first address. Skips a device without an IPv4 address, or with
+/// a name that the packet filter would not take literally.
 fn choose(routes: &[Route], links: &[Link], addresses: &[Address]) -> Option<Uplink> {
     let mut defaults: Vec<_> = routes.iter().filter(|r| r.destination.prefix_len() == 0).collect();
-    // Stable: of equal metrics the first in the kernel's order wins.
+    // A stable sort: among equal metrics the first in the kernel's order wins.
     defaults.sort_by_key(|r| r.metric);
     defaults.into_iter().find_map(|route| {
         let link = links.iter().find(|l| l.index == route.link && is_literal(&l.name))?;

@@ -1,12 +1,12 @@
-//! What a forwarder has to understand of DNS messages; the rest passes through byte for byte. Pure.
+//! The parts of DNS messages that a forwarder must understand; the rest passes through unchanged. Pure.
 
 use hickory_proto::op::{Edns, Header, Message, MessageType, Query, ResponseCode};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 
-/// Largest answer sent by UDP, whatever the client says it takes: fits a packet on every path (O-22).
+/// Maximum size of an answer over UDP, whatever the client accepts: fits into a packet on every path (O-22).
 const MAX_UDP: u16 = 1232;
 
-/// Offsets of the two bytes of flags in the header (RFC 1035, 4.1.1), and the flags that are set here.
+/// Offsets of the two flag bytes in the header (RFC 1035, 4.1.1), and the flags that are set here.
 const FLAGS_HIGH: usize = 2;
 const FLAGS_LOW: usize = 3;
 const TRUNCATED: u8 = 0x02;
@@ -18,19 +18,19 @@ pub(super) struct Request {
     message: Message,
 }
 
-/// What is to be done with something that a client sent.
+/// How to handle a message from a client.
 #[derive(Debug)]
 pub(super) enum Received {
-    /// Ask an upstream.
+    /// Forward it to an upstream.
     Query(Request),
-    /// Answer so, at once.
+    /// Send this answer at once.
     Refused(Vec<u8>),
-    /// No query; to answer it would be to take part in an attack.
+    /// Not a query. Answering it would make us part of an amplification attack.
     Noise,
 }
 
 impl Received {
-    /// Reads what a client sent.
+    /// Parses a message from a client.
     pub fn parse(bytes: &[u8]) -> Self {
         let Ok(header) = Header::read(&mut BinDecoder::new(bytes)) else {
             return Self::Noise;
@@ -55,8 +55,8 @@ impl Request {
         self.message.queries.first()
     }
 
-    /// Whether `answer` answers this query, asked under `id`: same id, a response, and the same question, which an error
-    /// may leave out (O-12).
+    /// Whether `answer` answers this query, which was sent with `id`: same id, a response, and the same question,
+    /// which an error may omit (O-12).
     pub fn is_answered_by(&self, id: u16, answer: &[u8]) -> bool {
         let mut decoder = BinDecoder::new(answer);
         let Ok(header) = Header::read(&mut decoder) else {
@@ -72,7 +72,7 @@ impl Request {
         }
     }
 
-    /// The upstream's answer as the client gets it by UDP: cut down when it does not fit what the client takes.
+    /// The answer for a client over UDP: truncated if it does not fit the size that the client accepts.
     pub fn answer_by_udp(&self, answer: Vec<u8>) -> Vec<u8> {
         let limit = usize::from(self.message.max_payload().min(MAX_UDP));
         if answer.len() <= limit {
@@ -82,7 +82,7 @@ impl Request {
         }
     }
 
-    /// The upstream's answer as the client gets it: its own id, and recursion available.
+    /// The answer for a client over TCP: with the client's id and the recursion available flag.
     pub fn answer_by_tcp(&self, mut answer: Vec<u8>) -> Vec<u8> {
         set_id(&mut answer, self.message.metadata.id);
         if let Some(flags) = answer.get_mut(FLAGS_LOW) {
@@ -91,7 +91,7 @@ impl Request {
         answer
     }
 
-    /// The answer when no upstream has one.
+    /// The answer if no upstream has one.
     pub fn failure(&self) -> Vec<u8> {
         encode(self.reply(ResponseCode::ServFail)).unwrap_or_default()
     }
@@ -119,19 +119,19 @@ impl Request {
     }
 }
 
-/// Whether the answer says that it is incomplete.
+/// Whether the answer has the truncated flag.
 pub(super) fn is_truncated(answer: &[u8]) -> bool {
     Header::read(&mut BinDecoder::new(answer)).is_ok_and(|h| h.truncation)
 }
 
-/// Marks an answer as incomplete.
+/// Sets the truncated flag.
 pub(super) fn set_truncated(answer: &mut [u8]) {
     if let Some(flags) = answer.get_mut(FLAGS_HIGH) {
         *flags |= TRUNCATED;
     }
 }
 
-/// Puts another id on a message.
+/// Replaces the id of a message.
 pub(super) fn set_id(message: &mut [u8], id: u16) {
     if let Some(place) = message.first_chunk_mut() {
         *place = id.to_be_bytes();

@@ -1,10 +1,11 @@
 //! DNS for containers: a forwarder over UDP and TCP (`docs/spec/observability.md` 3).
 //!
-//! The packet filter redirects what containers send to port 53 of any address to here, so the client seen is the
-//! container. A query goes to one of the configured servers and the answer back, unchanged but for the id and the flag
-//! that recursion is available. Only clients inside the runtime subnet are answered (`docs/spec/network.md` N-31).
+//! The packet filter redirects packets of containers to port 53 of any address to this forwarder, so the client
+//! address is the container's. A query is forwarded to one of the configured servers; the answer is returned
+//! unchanged except for the id and the recursion available flag. Only clients inside the runtime subnet are answered
+//! (`docs/spec/network.md` N-31).
 //!
-//! What this module never does: resolve by itself, answer from names it knows, keep answers.
+//! This module never resolves names itself, never answers from local data, and never caches.
 
 mod message;
 mod upstream;
@@ -24,36 +25,36 @@ use upstream::{Upstreams, read_message, write_message};
 
 use crate::base::sockets;
 
-/// How many queries may be under way. UDP queries over that are dropped, as on a full link; clients ask again.
+/// Maximum number of queries in flight. Further UDP queries are dropped, as on a congested link; clients retry.
 const MAX_QUERIES: usize = 1024;
-/// How many TCP clients may be connected; further ones wait.
+/// Maximum number of TCP clients; further ones wait.
 const MAX_CONNECTIONS: usize = 256;
-/// How long a TCP client may be silent.
+/// Idle timeout of a TCP client.
 const IDLE: Duration = Duration::from_secs(10);
-/// Pause after a failed accept or receive, so that a lack of memory or descriptors does not become a busy loop.
+/// Pause after a failed accept or receive, so that a lack of memory or descriptors does not cause a busy loop.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Largest query by UDP; a longer one is no sound query.
+/// Maximum size of a query over UDP; a longer one is not a valid query.
 const MAX_QUERY: usize = 4096;
 
-/// Why the forwarder cannot begin.
+/// Why the forwarder cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum DnsError {
-    /// The address cannot be listened on.
+    /// Cannot listen on the address.
     #[error("cannot listen for DNS on {transport} {address}: {source}")]
     Bind {
         /// `udp` or `tcp`.
         transport: &'static str,
         /// The address.
         address: SocketAddr,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
-    /// There is nobody to forward to.
+    /// There is no server to forward to.
     #[error("no DNS server to forward to is configured; name at least one in dns_upstreams")]
     NoUpstream,
 }
 
-/// A forwarder that listens and does not serve yet.
+/// A bound forwarder that does not serve yet.
 #[derive(Debug)]
 pub struct Forwarder {
     udp: Arc<UdpSocket>,
@@ -69,7 +70,7 @@ struct Shared {
 }
 
 impl Forwarder {
-    /// Listens on `address`, UDP and TCP, for clients inside `allowed`. Nothing is answered before [`Forwarder::run`].
+    /// Binds `address` over UDP and TCP, for clients inside `allowed`. Nothing is answered before [`Forwarder::run`].
     pub async fn bind(address: SocketAddr, upstreams: Vec<SocketAddr>, allowed: Ipv4Net) -> Result<Self, DnsError> {
         if upstreams.is_empty() {
             return Err(DnsError::NoUpstream);
@@ -84,7 +85,7 @@ impl Forwarder {
         let tcp = sockets::when_free(|| TcpListener::bind(address))
             .await
             .map_err(failed("tcp"))?;
-        // The same port for both, also where the caller leaves the choice to the system.
+        // The same port for both, even if the system chooses it.
         let chosen = tcp.local_addr().map_err(failed("tcp"))?;
         let udp = sockets::when_free(|| UdpSocket::bind(chosen))
             .await
@@ -100,12 +101,12 @@ impl Forwarder {
         })
     }
 
-    /// The address listened on.
+    /// The bound address.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.tcp.local_addr()
     }
 
-    /// Serves until cancelled. Queries that are under way then are given up.
+    /// Serves until cancelled. Queries in flight are then dropped.
     pub async fn run(self, cancel: CancellationToken) {
         let tasks = TaskTracker::new();
         let serve = async {
@@ -141,7 +142,7 @@ impl Forwarder {
                 if let Some(Some(answer)) = cancel.run_until_cancelled(work).await
                     && let Err(error) = socket.send_to(&answer, client).await
                 {
-                    tracing::debug!(%client, %error, "a DNS answer could not be sent");
+                    tracing::debug!(%client, %error, "cannot send a DNS answer");
                 }
             });
         }
@@ -150,14 +151,14 @@ impl Forwarder {
     async fn serve_tcp(&self, tasks: &TaskTracker, cancel: &CancellationToken) {
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
-            // Never closed, so this never fails; and if it did, nothing would be left to serve.
+            // The semaphore is never closed, so this never fails.
             let Ok(permit) = connections.clone().acquire_owned().await else {
                 return;
             };
             let (stream, client) = match self.tcp.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a DNS client");
+                    tracing::warn!(%error, "cannot accept a DNS connection");
                     tokio::time::sleep(PAUSE).await;
                     continue;
                 }
@@ -169,7 +170,7 @@ impl Forwarder {
             tasks.spawn(async move {
                 let _permit = permit;
                 if let Some(Err(error)) = cancel.run_until_cancelled(serve_stream(stream, &shared)).await {
-                    tracing::debug!(%client, %error, "a DNS client over TCP is gone");
+                    tracing::debug!(%client, %error, "a DNS connection was closed");
                 }
             });
         }
@@ -197,7 +198,7 @@ impl Shared {
         }
     }
 
-    /// The answer to what a client sent; `None` when it deserves none.
+    /// The answer to a message from a client; `None` if it gets none.
     async fn answer(&self, received: &[u8], fit: impl FnOnce(&Request, Vec<u8>) -> Vec<u8>) -> Option<Vec<u8>> {
         match Received::parse(received) {
             Received::Noise => None,

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 
-/// A server that gives `records` addresses, by UDP cut off when `cuts`. Counts what it is asked.
+/// A server that answers with `records` addresses; over UDP it truncates the answer if `cuts`. Counts its queries.
 #[derive(Clone)]
 struct Server {
     address: SocketAddr,
@@ -47,7 +47,7 @@ impl Server {
         server
     }
 
-    /// How often by UDP and by TCP.
+    /// Number of queries over UDP and over TCP.
     fn asked(&self) -> [usize; 2] {
         [0, 1].map(|n| self.asked[n].load(Ordering::SeqCst))
     }
@@ -101,7 +101,7 @@ async fn ask_tcp(stream: &mut TcpStream, query: &[u8]) -> Message {
     Message::from_vec(&read_message(stream).await.unwrap().unwrap()).unwrap()
 }
 
-/// Nobody listens there, and the system says so at once.
+/// Nobody listens there, so the system refuses at once.
 const CLOSED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 
 #[tokio::test]
@@ -128,7 +128,7 @@ async fn a_cut_answer_is_asked_for_by_tcp() {
     let reply = ask_udp(address, &query(8)).await;
     assert!(
         reply.metadata.truncation && reply.answers.is_empty(),
-        "too long for this client by UDP"
+        "too long for this client over UDP"
     );
 }
 

@@ -1,4 +1,4 @@
-//! Asking the servers that queries are forwarded to.
+//! Queries the upstream servers.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -11,16 +11,16 @@ use tokio::time::timeout;
 
 use super::message::{Request, is_truncated, set_id, set_truncated};
 
-/// How long one server may take (O-23).
+/// Timeout of one server (O-23).
 const ATTEMPT: Duration = Duration::from_millis(1500);
-/// How long a query may take over all attempts.
+/// Timeout of a query over all attempts.
 const TOTAL: Duration = Duration::from_secs(4);
-/// How many servers are tried, or how often the only one.
+/// Number of servers tried, or number of attempts if there is only one.
 const ATTEMPTS: usize = 2;
-/// Largest answer by UDP that is taken from a server; a longer one is asked for again by TCP.
+/// Maximum size of an answer over UDP from a server; a longer one is requested again over TCP.
 const MAX_UDP: usize = 4096;
 
-/// The servers, and which of them answered last.
+/// The servers, and the index of the one that answered last.
 #[derive(Debug)]
 pub(super) struct Upstreams {
     servers: Vec<SocketAddr>,
@@ -35,8 +35,8 @@ impl Upstreams {
         }
     }
 
-    /// The answer of the preferred server, or else of the next one, which is preferred from then on. By UDP first; an
-    /// answer that is cut off is asked for again by TCP, and taken as it is when that fails.
+    /// The answer of the preferred server, otherwise of the next one, which becomes the preferred one. Over UDP first; a
+    /// truncated answer is requested again over TCP, and returned as it is if that fails.
     pub async fn ask(&self, request: &Request, query: &[u8]) -> io::Result<Vec<u8>> {
         timeout(TOTAL, self.ask_in_turn(request, query))
             .await
@@ -66,7 +66,7 @@ impl Upstreams {
     }
 }
 
-/// A fresh socket and a fresh id for each query: whoever wants to forge the answer has to guess both.
+/// A new socket and a new random id for each query: to forge an answer, an attacker has to guess both.
 async fn by_udp(server: SocketAddr, request: &Request, query: &[u8]) -> io::Result<Vec<u8>> {
     let any: SocketAddr = match server {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
@@ -83,7 +83,7 @@ async fn by_udp(server: SocketAddr, request: &Request, query: &[u8]) -> io::Resu
             if request.is_answered_by(id, &buffer[..length]) {
                 buffer.truncate(length);
                 if length == MAX_UDP {
-                    // The rest may be lost.
+                    // The answer may be cut off.
                     set_truncated(&mut buffer);
                 }
                 return Ok(buffer);
@@ -119,7 +119,7 @@ fn with_fresh_id(query: &[u8]) -> (u16, Vec<u8>) {
     (id, query)
 }
 
-/// One message with its length before it (RFC 1035, 4.2.2); `None` at the end of the stream.
+/// Reads one message with its length prefix (RFC 1035, 4.2.2); `None` at the end of the stream.
 pub(super) async fn read_message(stream: &mut TcpStream) -> io::Result<Option<Vec<u8>>> {
     let length = match stream.read_u16().await {
         Ok(length) => length,
@@ -131,7 +131,7 @@ pub(super) async fn read_message(stream: &mut TcpStream) -> io::Result<Option<Ve
     Ok(Some(message))
 }
 
-/// One message with its length before it, in one write.
+/// Writes one message with its length prefix, in one write.
 pub(super) async fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
     let length = u16::try_from(message.len()).map_err(|_| io::ErrorKind::InvalidData)?;
     let mut framed = Vec::with_capacity(message.len() + 2);

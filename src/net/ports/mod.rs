@@ -1,14 +1,14 @@
-//! Ports of the host that are published, held by a socket each, so that nobody takes what somebody else has
-//! ([decision 12](../../docs/decisions/0012-who-holds-a-published-port.md)).
+//! Published ports of the host, each reserved by a socket, so that nobody takes a port that is in use ([decision
+//! 12](../../docs/decisions/0012-who-holds-a-published-port.md)).
 //!
-//! Packets to a published port are translated before they could reach a socket, so the kernel would let a program of the
-//! host and a container have the same port, and the container would win. Therefore each port is bound before it is
-//! published, which fails when anybody has it, and stays bound as long as it is. What is held follows from the rows
-//! ([`HostPorts::keep`]): the ports of containers that run, and those of services. A daemon that starts again holds them
-//! again.
+//! Packets to a published port are translated before they reach a socket, so the kernel would let a host program and
+//! a container use the same port, and the container would win. Therefore each port is bound before it is published,
+//! which fails if it is in use, and stays bound for as long as it is published. The rows determine which ports are
+//! held ([`HostPorts::keep`]): those of running containers and those of services. After a restart the daemon binds
+//! them again.
 //!
-//! What this module never does: accept a connection (see [`socket`]), write a rule, or reserve a port among our own
-//! records (the store does).
+//! This module never accepts a connection (see [`socket`]), writes a rule, or reserves a port among our own records
+//! (the store does).
 
 mod owner;
 mod socket;
@@ -23,7 +23,7 @@ use crate::model::{Change, Forward, Kind, Protocol, Service, Snapshot};
 use crate::ops::controller::{Outcome, Reconcile};
 use crate::store::Store;
 
-/// How many ports the kernel is asked for until one is free among our own records.
+/// Maximum number of ports requested from the kernel until one is free among our own records.
 const TRIES: usize = 64;
 
 /// A port of the host at one of its addresses, or at all of them (0.0.0.0).
@@ -41,17 +41,17 @@ impl std::fmt::Display for HostPort {
     }
 }
 
-/// Why a port of the host cannot be had.
+/// Why a port of the host is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
-    /// A program of the host has it.
+    /// A host program uses the port.
     #[error("port {port}/{protocol} is already used by {holder}")]
     Taken {
         /// Its number.
         port: u16,
         /// Transport protocol.
         protocol: Protocol,
-        /// The program, as far as it is known.
+        /// The program, as far as known.
         holder: String,
     },
     /// No interface of the host has the address.
@@ -60,12 +60,12 @@ pub enum PortError {
     /// No port is free.
     #[error("no {0} port of the host is free")]
     NoneFree(Protocol),
-    /// The kernel refuses for another reason, as when there are no descriptors left.
+    /// The kernel refuses for another reason, such as a lack of descriptors.
     #[error("cannot hold port {port}: {source}")]
     Kernel {
         /// The port.
         port: HostPort,
-        /// What it said.
+        /// Error of the system.
         source: io::Error,
     },
 }
@@ -83,12 +83,12 @@ struct Inner {
 #[derive(Default)]
 struct Held {
     sockets: HashMap<HostPort, OwnedFd>,
-    /// What should be held and is not, and who has it; told once.
+    /// Ports that should be held but cannot be, and the reason; logged once.
     missing: BTreeMap<HostPort, String>,
 }
 
 impl HostPorts {
-    /// Holds nothing yet. `default` is the address of ports that name none.
+    /// Holds no port yet. `default` is the address of ports without one.
     pub fn new(store: Store, default: Ipv4Addr) -> Self {
         Self(Arc::new(Inner {
             store,
@@ -97,17 +97,17 @@ impl HostPorts {
         }))
     }
 
-    /// Asks the kernel whether these ports could be had now. One that we hold ourselves is a matter of the rows.
+    /// Checks whether these ports are available now. For a port that we hold, the rows decide.
     pub fn check(&self, forwards: &[Forward]) -> Result<(), PortError> {
         let held = self.held();
         let wanted = forwards.iter().filter(|forward| forward.host_port != 0);
         wanted.map(|forward| self.port_of(forward)).try_for_each(|port| {
-            // Gone again at once; two looks at a time would see each other.
-            held.take(port).map(drop)
+            // Released at once; two concurrent checks would see each other's socket.
+            held.bind(port).map(drop)
         })
     }
 
-    /// Holds all of these ports or none. Those that no row publishes are let go of by the next [`HostPorts::keep`].
+    /// Holds all of these ports or none. The next [`HostPorts::keep`] releases those that no row publishes.
     pub fn hold(&self, forwards: &[Forward]) -> Result<(), PortError> {
         let ports: Vec<_> = forwards.iter().map(|forward| self.port_of(forward)).collect();
         self.hold_all(&ports)
@@ -126,12 +126,12 @@ impl HostPorts {
         if ports.is_empty() {
             return Ok(());
         }
-        // What a container gave up a moment ago must not be in the way of the next one.
+        // Release ports that a container has just given up, so that they do not conflict with the next one.
         self.keep();
         let mut held = self.held();
         let mut new = Vec::new();
         for port in ports {
-            if let Some(socket) = held.take(*port)? {
+            if let Some(socket) = held.bind(*port)? {
                 new.push((*port, socket));
             }
         }
@@ -139,7 +139,8 @@ impl HostPorts {
         Ok(())
     }
 
-    /// Gives a number to each of `wanted` that has none: that of the same port in `before`, else one that is free.
+    /// Assigns a number to each port of `wanted` without one: that of the same port in `before`, otherwise a free
+    /// one.
     pub fn assign(
         &self,
         snapshot: &Snapshot,
@@ -147,7 +148,7 @@ impl HostPorts {
         before: &[Forward],
     ) -> Result<Vec<Forward>, PortError> {
         let mut known: Vec<&Forward> = before.iter().filter(|known| !wanted.contains(known)).collect();
-        // Until the end, so that the kernel names each once.
+        // Kept until the end, so that the kernel does not choose the same port twice.
         let mut taken = Vec::new();
         for forward in wanted.iter_mut().filter(|forward| forward.host_port == 0) {
             if let Some(at) = known.iter().position(|known| forward.allows(known)) {
@@ -175,24 +176,24 @@ impl HostPorts {
         Err(PortError::NoneFree(forward.protocol))
     }
 
-    /// Holds what the rows say, and nothing else. What cannot be held is told when it is first seen, and again when it can.
+    /// Reconciles the held ports with the rows. A port that cannot be held is logged once, and again once it is held.
     pub fn keep(&self) {
         let mut held = self.held();
-        // Looked at under the lock: nobody who comes later has an older view.
+        // Read under the lock, so that no later caller works on an older snapshot.
         let wanted = self.wanted(&self.0.store.snapshot());
         held.sockets.retain(|port, _| wanted.contains_key(port));
         for (port, owner) in &wanted {
             if held.sockets.contains_key(port) {
                 continue;
             }
-            match held.take(*port) {
+            match held.bind(*port) {
                 Ok(socket) => {
                     held.sockets.extend(socket.map(|socket| (*port, socket)));
                     if held.missing.remove(port).is_some() {
-                        tracing::info!(%port, owner, "a published port is held again");
+                        tracing::info!(%port, owner, "published port reserved again");
                     }
                 }
-                Err(error) => held.tell(*port, owner, &error),
+                Err(error) => held.log_missing(*port, owner, &error),
             }
         }
         let gone: BTreeSet<_> = held
@@ -204,7 +205,7 @@ impl HostPorts {
         held.missing.retain(|port, _| !gone.contains(port));
     }
 
-    /// Every port that is published, and whose it is.
+    /// Every published port and its owner.
     fn wanted(&self, snapshot: &Snapshot) -> BTreeMap<HostPort, String> {
         let containers = snapshot.containers().iter().filter(|row| row.is_published());
         let published = containers.flat_map(|row| {
@@ -213,12 +214,12 @@ impl HostPorts {
                 .iter()
                 .map(move |forward| (self.port_of(forward), owner.clone()))
         });
-        let of_service = |service: &Arc<Service>| {
+        let service_ports = |service: &Arc<Service>| {
             let owner = format!("service {}/{}", service.namespace, service.name);
             let port = |p: &crate::model::ServicePort| (self.service_port(p.port, p.protocol), owner.clone());
             service.ports.iter().map(port).collect::<Vec<_>>()
         };
-        let services = snapshot.services().iter().flat_map(of_service);
+        let services = snapshot.services().iter().flat_map(service_ports);
         published.chain(services).collect()
     }
 
@@ -243,8 +244,8 @@ impl HostPorts {
 }
 
 impl Held {
-    /// Takes a port. `None` when it is held by us, at this address or at others that include it: then the rows decide.
-    fn take(&self, port: HostPort) -> Result<Option<OwnedFd>, PortError> {
+    /// Binds a port. `None` if we hold it, at this address or at an overlapping one: then the rows decide.
+    fn bind(&self, port: HostPort) -> Result<Option<OwnedFd>, PortError> {
         if self.sockets.contains_key(&port) {
             return Ok(None);
         }
@@ -257,21 +258,21 @@ impl Held {
 
     fn overlaps(&self, port: HostPort) -> bool {
         let is_same = |other: &&HostPort| (other.at.port(), other.protocol) == (port.at.port(), port.protocol);
-        let is_any = |port: &HostPort| port.at.ip().is_unspecified();
+        let is_unspecified_port = |port: &HostPort| port.at.ip().is_unspecified();
         self.sockets
             .keys()
             .filter(is_same)
-            .any(|other| is_any(other) || is_any(&port) || other.at == port.at)
+            .any(|other| is_unspecified_port(other) || is_unspecified_port(&port) || other.at == port.at)
     }
 
-    fn tell(&mut self, port: HostPort, owner: &str, error: &PortError) {
+    fn log_missing(&mut self, port: HostPort, owner: &str, error: &PortError) {
         let reason = error.to_string();
         if self.missing.get(&port) == Some(&reason) {
             return;
         }
         tracing::warn!(
             %port, owner, reason,
-            "a published port cannot be held; its owner goes on with it, and whoever else has it may not be reached"
+            "cannot reserve a published port; it stays published, and the program that uses it may be unreachable"
         );
         self.missing.insert(port, reason);
     }
@@ -289,7 +290,7 @@ fn refusal(port: HostPort, source: io::Error) -> PortError {
     }
 }
 
-/// Keeps what is held up with the rows, also of what ends by itself.
+/// Keeps the held ports in step with the rows, also when a container exits.
 impl Reconcile for HostPorts {
     type Key = &'static str;
 

@@ -1,12 +1,12 @@
-//! Which program has a port, for the message to whoever wanted it. Best effort: a program may hide in a network namespace
-//! of its own path, or end meanwhile.
+//! Finds the program that uses a port, for the error message. Best effort: a program may hide in a network namespace
+//! of its own, or exit meanwhile.
 
 use std::path::Path;
 
 use super::HostPort;
 use crate::model::Protocol;
 
-/// `sshd (pid 812)`; `another program of this host` when it is not found.
+/// `sshd (pid 812)`; `another program of this host` if it is not found.
 pub(super) fn of(port: HostPort) -> String {
     let found = sockets(port).iter().find_map(|inode| program_with(inode));
     match found {
@@ -16,8 +16,8 @@ pub(super) fn of(port: HostPort) -> String {
     }
 }
 
-/// Inodes of the sockets that have the port, as `/proc/net/{tcp,udp}{,6}` (proc_pid_net(5)) lists them: field 1 is the
-/// own address in hexadecimal, 3 the state, 9 the inode.
+/// Inodes of the sockets with that port, from `/proc/net/{tcp,udp}{,6}` (proc_pid_net(5)): field 1 is the local
+/// address in hexadecimal, 3 the state, 9 the inode.
 fn sockets(port: HostPort) -> Vec<String> {
     let (files, state) = match port.protocol {
         Protocol::Tcp => (["/proc/net/tcp", "/proc/net/tcp6"], Some("0A")),
@@ -26,7 +26,7 @@ fn sockets(port: HostPort) -> Vec<String> {
     let own = format!(":{:04X}", port.at.port());
     let address = format!("{:08X}", u32::from_ne_bytes(port.at.ip().octets()));
     let is_any = |host: &str| host.bytes().all(|digit| digit == b'0');
-    let meant = |host: &str| is_any(&address) || is_any(host) || host.ends_with(&address);
+    let matches = |host: &str| is_any(&address) || is_any(host) || host.ends_with(&address);
     let mut found = Vec::new();
     for text in files.iter().filter_map(|file| std::fs::read_to_string(file).ok()) {
         found.extend(text.lines().filter_map(|line| {
@@ -35,7 +35,7 @@ fn sockets(port: HostPort) -> Vec<String> {
                 return None;
             };
             let host = address.strip_suffix(&own)?;
-            let is_meant = meant(host) && state.is_none_or(|state| state == now);
+            let is_meant = matches(host) && state.is_none_or(|state| state == now);
             is_meant.then(|| format!("socket:[{inode}]"))
         }));
     }

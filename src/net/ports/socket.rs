@@ -1,9 +1,9 @@
-//! A socket that has a port and serves nobody.
+//! A socket that reserves a port without serving it.
 //!
-//! It is bound to the address, which conflicts with every other socket there, and then to an interface that no packet
-//! comes in by ([`DNS_LINK`], a bridge without ports). So it keeps the port from others and is listed as its holder, but
-//! the kernel never chooses it: whenever the rules that translate the port are not there, a client is refused at once, as
-//! if nobody listened, and nothing has to accept and close connections. Should that interface be deleted, it stays so.
+//! It is bound to the address, where it conflicts with every other socket, and then to an interface that never
+//! receives packets ([`DNS_LINK`], a bridge without ports). So it reserves the port and is listed as its owner, but
+//! the kernel never delivers to it: if the translation rules are missing, clients are refused at once, as if nobody
+//! listened, and we do not have to accept and close connections. This remains so if the interface is deleted.
 //!
 //! The order matters: bound to an interface first, it would not conflict with a socket that is bound to another one.
 
@@ -20,12 +20,13 @@ use super::HostPort;
 use crate::model::Protocol;
 use crate::net::bridges::DNS_LINK;
 
-/// Takes a port. [`io::ErrorKind::AddrInUse`] when anybody has it, at this address or at all, also by IPv6.
+/// Binds a port. [`io::ErrorKind::AddrInUse`] if another socket has it, at this address or at all of them, IPv6
+/// included.
 pub(super) fn hold(port: HostPort) -> io::Result<OwnedFd> {
     let socket = bound(port, port.protocol == Protocol::Tcp)?;
     match setsockopt(&socket, sockopt::BindToDevice, &OsString::from(DNS_LINK)) {
-        // Somebody has just deleted it. The port is held all the same, it is only not listed; without the option a
-        // socket that does not listen is in everybody's way.
+        // The interface has just been deleted. The port is reserved nevertheless, it is only not listed; without the
+        // option a socket that does not listen conflicts with every other.
         Err(Errno::ENODEV) => {
             drop(socket);
             return bound(port, false);
@@ -38,7 +39,7 @@ pub(super) fn hold(port: HostPort) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Takes a port that nobody has, of the kernel's choice, for as long as the socket is there.
+/// Reserves a free port that the kernel chooses, for as long as the socket exists.
 pub(super) fn any(port: HostPort) -> io::Result<(u16, OwnedFd)> {
     let unnumbered = HostPort {
         at: SocketAddrV4::new(*port.at.ip(), 0),
@@ -49,7 +50,7 @@ pub(super) fn any(port: HostPort) -> io::Result<(u16, OwnedFd)> {
     Ok((address.port(), socket))
 }
 
-/// With `reuse` connections that have ended are not in the way. For UDP it would mean to share the port.
+/// With `reuse`, connections in TIME_WAIT do not conflict. For UDP it would allow sharing the port.
 fn bound(port: HostPort, reuse: bool) -> io::Result<OwnedFd> {
     let kind = match port.protocol {
         Protocol::Tcp => SocketType::STREAM,

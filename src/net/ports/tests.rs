@@ -5,7 +5,7 @@ use crate::model::fixtures::{container, network, service};
 use crate::model::{ContainerState, Txn};
 use crate::store::StoreError;
 
-/// An address that no other test of this machine uses.
+/// An address that no other test on this machine uses.
 fn address() -> Ipv4Addr {
     use std::sync::atomic::{AtomicU8, Ordering};
     static NEXT: AtomicU8 = AtomicU8::new(2);
@@ -65,7 +65,7 @@ async fn what_the_rows_publish_is_held_and_nothing_else() {
         .await;
     let is_held = |port| bench.listens(port).is_err();
     assert_eq!([8080, 8081, 8082].map(is_held), [true, false, true]);
-    // Its own ports are no obstacle to a container or its next start, whatever is asked first.
+    // A container's own ports do not conflict with its next start, whichever check runs first.
     bench.ports.check(&[forward(8080)]).unwrap();
     bench.ports.hold(&[forward(8080), forward(8083)]).unwrap();
     assert!(is_held(8083));
@@ -87,8 +87,8 @@ async fn all_ports_are_got_or_none_and_the_holder_is_named() {
         bench.ports.check(&[forward(8080), forward(8081)]),
         bench.ports.hold(&[forward(8080), forward(8081)]),
     ] {
-        let said = refused.unwrap_err().to_string();
-        assert_eq!(said, "port 8081/tcp is already used by condenser itself");
+        let message = refused.unwrap_err().to_string();
+        assert_eq!(message, "port 8081/tcp is already used by condenser itself");
     }
     bench.listens(8080).unwrap();
     drop(holder);
@@ -98,8 +98,8 @@ async fn all_ports_are_got_or_none_and_the_holder_is_named() {
         host_address: Some([192, 0, 2, 99].into()),
         ..forward(8080)
     };
-    let said = bench.ports.check(&[elsewhere]).unwrap_err().to_string();
-    assert_eq!(said, "192.0.2.99 is not an address of this host");
+    let message = bench.ports.check(&[elsewhere]).unwrap_err().to_string();
+    assert_eq!(message, "192.0.2.99 is not an address of this host");
 }
 
 #[tokio::test]
@@ -111,8 +111,8 @@ async fn one_number_has_two_protocols() {
     };
     let holder = UdpSocket::bind((bench.address, 8080)).unwrap();
     bench.ports.hold(&[forward(8080)]).unwrap();
-    let said = bench.ports.check(std::slice::from_ref(&udp)).unwrap_err().to_string();
-    assert!(said.starts_with("port 8080/udp is already used by "), "{said}");
+    let message = bench.ports.check(std::slice::from_ref(&udp)).unwrap_err().to_string();
+    assert!(message.starts_with("port 8080/udp is already used by "), "{message}");
     drop(holder);
     bench.ports.hold(&[udp]).unwrap();
     UdpSocket::bind((bench.address, 8080)).unwrap_err();
@@ -144,10 +144,10 @@ async fn a_port_without_a_number_gets_one_and_keeps_it() {
     let mut wanted = wanted;
     wanted.iter_mut().for_each(|f| f.container_port = 80);
     let snapshot = bench.store.snapshot();
-    let given = bench.ports.assign(&snapshot, wanted.clone(), &[]).unwrap();
-    assert!(given[0].host_port > 0 && given[0].host_port != given[1].host_port);
-    assert_eq!(given[2], wanted[2]);
-    let again = bench.ports.assign(&snapshot, wanted, &given).unwrap();
+    let assigned = bench.ports.assign(&snapshot, wanted.clone(), &[]).unwrap();
+    assert!(assigned[0].host_port > 0 && assigned[0].host_port != assigned[1].host_port);
+    assert_eq!(assigned[2], wanted[2]);
+    let again = bench.ports.assign(&snapshot, wanted, &assigned).unwrap();
     let numbers = |all: &[Forward]| all.iter().map(|f| f.host_port).collect::<BTreeSet<_>>();
-    assert_eq!(numbers(&again), numbers(&given));
+    assert_eq!(numbers(&again), numbers(&assigned));
 }

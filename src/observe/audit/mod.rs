@@ -1,8 +1,8 @@
-//! The audit log: who asked for what, and how it ended (`docs/spec/api.md` 21).
+//! The audit log: requests, who made them and their outcome (`docs/spec/api.md` 21).
 //!
-//! Owns `raind_audit.jsonl`, rotated like the other logs. A record is handed over and forgotten: one thread writes, so
-//! that no request waits for the disk. A line that cannot be written goes to the daemon's own log instead, with the
-//! error; nothing is dropped in silence. [`AuditLog::flush`] at the end of the daemon waits for what is on its way.
+//! Owns `raind_audit.jsonl`, rotated like the other logs. Records are queued and written by one thread, so that no
+//! request waits for the disk. If a line cannot be written, it goes to the daemon's own log together with the error;
+//! nothing is lost silently. [`AuditLog::flush`] at shutdown waits for the queue.
 
 mod record;
 
@@ -25,7 +25,7 @@ pub struct AuditLog(Arc<Shared>);
 struct Shared {
     writer: mpsc::Sender<Message>,
     node: String,
-    /// First part of the ids given to requests that bring none: host and a random word of this run.
+    /// First part of generated correlation ids: host name and a random word for this run.
     run: String,
     requests: AtomicU32,
 }
@@ -57,7 +57,7 @@ impl AuditLog {
         })))
     }
 
-    /// Records. Does not block.
+    /// Queues a record. Does not block.
     pub fn record(&self, record: Record) {
         if let Err(mpsc::SendError(Message::Record(record))) = self.0.writer.send(Message::Record(Box::new(record))) {
             tracing::error!(?record, "audit record lost: the writer has ended");
@@ -72,18 +72,18 @@ impl AuditLog {
         }
     }
 
-    /// Opens the file anew, for an operator who has moved it away.
+    /// Opens the file again after an operator has moved it away.
     pub fn reopen(&self) {
         let _ = self.0.writer.send(Message::Reopen);
     }
 
-    /// A correlation id for a request that brought none: `<host>/<random>-<6-digit counter>`.
+    /// A correlation id for a request without one: `<host>/<random>-<6-digit counter>`.
     pub fn next_correlation_id(&self) -> String {
         let n = self.0.requests.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         format!("{}-{n:06}", self.0.run)
     }
 
-    /// Who records.
+    /// The description of this process in records.
     pub fn runtime(&self) -> RuntimeInfo {
         RuntimeInfo {
             component: "condenser",
@@ -92,7 +92,7 @@ impl AuditLog {
     }
 }
 
-/// The life of the writer thread. It ends with the last handle.
+/// The loop of the writer thread. It ends when the last handle is dropped.
 fn write_all(mut file: RotatingFile, queue: &mpsc::Receiver<Message>) {
     for message in queue {
         match message {
@@ -118,7 +118,7 @@ fn write_one(file: &mut RotatingFile, record: &Record) {
         Err(error) => return tracing::error!(%error, ?record, "cannot write an audit record"),
     };
     line.push(b'\n');
-    // A second try after opening the file anew: it may be on a disk that was remounted, or its directory was removed.
+    // Open the file again and retry once: it may be on a disk that was remounted, or its directory was removed.
     let written = file.write_line(&line).or_else(|_| {
         file.reopen()?;
         file.write_line(&line)

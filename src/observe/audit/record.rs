@@ -1,9 +1,9 @@
-//! One line of the audit log (`docs/spec/api.md` 21). Field names, misspelt ones included, are what log shippers read.
+//! One line of the audit log (`docs/spec/api.md` 21). Log shippers rely on the field names, misspelt ones included.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// How much an action matters.
+/// Severity of an action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
@@ -15,12 +15,12 @@ pub enum Severity {
     Medium,
     /// Deleting, running commands, signing certificates.
     High,
-    /// Changing what may talk to what.
+    /// Changing which parties may communicate.
     Critical,
 }
 
 impl Severity {
-    /// One step up; there is nothing above critical.
+    /// The next higher severity; critical is the highest.
     pub fn raised(self) -> Self {
         match self {
             Self::Information => Self::Low,
@@ -44,7 +44,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The outcome that an HTTP status stands for.
+    /// The outcome for an HTTP status.
     pub fn of(code: u16) -> Self {
         match code {
             101 | 200..=399 => Self::Allow,
@@ -61,24 +61,24 @@ pub struct Record {
     pub generated_ts: String,
     /// Random UUID.
     pub event_id: String,
-    /// Of the client, or made.
+    /// Correlation id, sent by the client or generated.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub correlation_id: String,
-    /// Of the action, raised when the result is not `allow`.
+    /// Severity of the action, raised if the result is not `allow`.
     pub severity: Severity,
-    /// Who.
+    /// Who made the request.
     pub actor: Actor,
-    /// What.
+    /// The action.
     pub action: String,
-    /// To which object.
+    /// The object of the action.
     pub target: Target,
-    /// How it was asked.
+    /// The request line.
     pub request: RequestInfo,
-    /// How it ended.
+    /// The outcome.
     pub result: ResultInfo,
-    /// Who recorded it.
+    /// The process that recorded it.
     pub runtime: RuntimeInfo,
-    /// What has no member in `target`.
+    /// Details without a field in `target`.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub extra: Map<String, Value>,
 }
@@ -92,12 +92,12 @@ pub struct Actor {
     /// SHA-256 of the client certificate, hex (sic).
     #[serde(rename = "certt_fingerprint", skip_serializing_if = "String::is_empty")]
     pub certificate_fingerprint: String,
-    /// Address without port.
+    /// Address without the port.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub peer_ip: String,
 }
 
-/// The object of a request, as far as it is known. Environment variables are never recorded.
+/// The object of a request, as far as known. Environment variables are never recorded.
 #[derive(Debug, Clone, Default, Serialize)]
 #[allow(missing_docs, reason = "the names say it, and the contract lists them")]
 pub struct Target {
@@ -147,25 +147,25 @@ pub struct RequestInfo {
     pub host: String,
 }
 
-/// The answer.
+/// The result of a request.
 #[derive(Debug, Clone, Serialize)]
 pub struct ResultInfo {
-    /// What the code stands for.
+    /// The outcome for the code.
     pub status: Outcome,
-    /// HTTP status; 0 when it never came to HTTP.
+    /// HTTP status; 0 if the connection failed before HTTP.
     pub code: u16,
-    /// The sentence of a failure.
+    /// Error message.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
-    /// Length of the body.
+    /// Length of the response body.
     #[serde(skip_serializing_if = "is_zero")]
     pub bytes: i64,
-    /// From the request to the end of the answer, in milliseconds (sic).
+    /// Duration from the request to the end of the response, in milliseconds (sic).
     #[serde(rename = "latence_ms", skip_serializing_if = "is_zero")]
     pub latency_ms: i64,
 }
 
-/// Who recorded a request.
+/// The process that recorded a request.
 #[derive(Debug, Clone, Serialize)]
 pub struct RuntimeInfo {
     /// Always `condenser`.

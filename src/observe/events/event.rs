@@ -1,10 +1,10 @@
-//! From commits of the store to events. Pure.
+//! Derives events from commits of the store. Pure.
 
 use jiff::Timestamp;
 
 use crate::model::{Change, Commit, Exit, Health, Kind, Object, PolicySettings};
 
-/// A change that clients can see.
+/// A change that is visible to clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// When it was committed.
@@ -13,38 +13,38 @@ pub struct Event {
     pub kind: Kind,
     /// Id of the object.
     pub id: String,
-    /// Its name, as it is now or was last.
+    /// Its current or last name.
     pub name: String,
     /// What happened to it.
     pub action: Action,
-    /// What could be seen of it before; `None` when it is new.
+    /// Its visible state before; `None` if it is new.
     pub old: Option<Observed>,
-    /// What can be seen of it now; `None` when it was removed.
+    /// Its visible state now; `None` if it was removed.
     pub new: Option<Observed>,
 }
 
-/// What happened to an object.
+/// The kind of change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// It was made.
+    /// The object was created.
     Created,
-    /// Something of it changed.
+    /// The object changed.
     Changed,
-    /// It is gone.
+    /// The object was removed.
     Removed,
 }
 
-/// What a client can see of an object, as far as changes of it are told.
+/// The state of an object that clients can see changes of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observed {
     name: String,
     /// State of its life cycle; `None` for kinds without one.
     pub state: Option<String>,
-    /// How its last run ended; `None` for kinds that do not run, before the first end and while it runs again.
+    /// Exit of its last run; `None` for kinds that do not run, before the first exit, and while it runs again.
     pub exit: Option<Exit>,
-    /// What the health check of a container says; `None` without one and for other kinds.
+    /// Health of a container; `None` without a health check and for other kinds.
     pub health: Option<Health>,
-    /// What else makes a difference.
+    /// All other visible content.
     content: Option<String>,
 }
 

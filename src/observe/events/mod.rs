@@ -1,20 +1,20 @@
-//! What happened to objects, as told to clients that watch.
+//! Events: changes of objects, for clients that watch.
 //!
-//! A commit of the store becomes one [`Event`] per object of which a client can see a change; what only the daemon
-//! needs to know (operations in progress, certificates due) makes none. Events are numbered and kept in memory, as many
-//! as fit; a [`Subscription`] is a number, the next one to read, so a client that reads slowly costs nothing. It is told
-//! when it is too late:
+//! A commit of the store becomes one [`Event`] per object with a visible change; internal changes (operations in
+//! progress, certificates due) cause none. Events are numbered, and a limited number is kept in memory. A
+//! [`Subscription`] is only the number of the next event to read, so a slow client costs nothing. It is told if it is
+//! too slow:
 //!
 //! ```text
 //! subscribe(since) ── still kept ──> events after `since` ─┬─> … each new one
-//!        └─ not kept, or of another time ──> Reset ────────┤
+//!        └─ not kept, or of another run ───> Reset ────────┤
 //!                                                          └─ too slow ──> Lagged ──> the oldest kept …
 //! ```
 //!
-//! After `Reset` and `Lagged` a client has to look at the lists again. Numbers begin with the time at which the daemon
-//! started, in microseconds, so those of different runs do not overlap.
+//! After `Reset` and `Lagged` a client has to list the objects again. Numbers begin with the start time of the daemon
+//! in microseconds, so those of different runs do not overlap.
 //!
-//! What this module never does: store events, or decide who may see them.
+//! This module never stores events and never decides who may see them.
 
 mod event;
 mod ring;

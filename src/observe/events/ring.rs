@@ -1,4 +1,4 @@
-//! The last events, numbered, and those who read them.
+//! The most recent events, numbered, and their subscribers.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,17 +12,17 @@ use tokio_util::sync::CancellationToken;
 use super::event::{Event, events_of};
 use crate::model::{Commit, Kind};
 
-/// How many events are kept.
+/// Number of events that are kept.
 pub const KEPT: usize = 4096;
 
-/// The last events. Clones share them.
+/// The most recent events. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Events(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     ring: Mutex<Ring>,
-    /// Wakes those who have read everything.
+    /// Wakes subscribers that have read everything.
     more: Notify,
 }
 
@@ -30,11 +30,11 @@ struct Shared {
 struct Ring {
     events: VecDeque<Arc<Event>>,
     capacity: usize,
-    /// Number of the first event that is kept, or of the next one to come.
+    /// Number of the first event that is kept, or of the next one if there is none.
     first: u64,
 }
 
-/// Which events a client wants. Without words every event matches.
+/// The events that a client wants. An empty list matches every event.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Any of these kinds.
@@ -43,30 +43,30 @@ pub struct Filter {
     pub objects: Vec<String>,
 }
 
-/// What a client is told.
+/// An item of a subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Item {
-    /// Something happened.
+    /// An object changed.
     Event(Arc<Event>),
-    /// What happened between the number that the client knows and the next item is not known any more.
+    /// The events between the client's number and the next item are no longer available.
     Reset,
-    /// The client was too slow; so many events or more, wanted or not, are missing here.
+    /// The client was too slow: at least that many events are missing here, wanted or not.
     Lagged(u64),
 }
 
-/// A client's place among the events.
+/// A client's position in the events.
 #[derive(Debug)]
 pub struct Subscription {
     shared: Arc<Shared>,
     filter: Filter,
-    /// Number of the last event that was looked at.
+    /// Number of the last event that was examined.
     seen: u64,
-    /// The first item, if there is one to begin with.
+    /// Whether to begin with a reset.
     reset: bool,
 }
 
 impl Events {
-    /// No events yet; the newest `capacity` will be kept.
+    /// Empty; keeps the newest `capacity` events.
     pub fn new(capacity: usize) -> Self {
         let started = u64::try_from(Timestamp::now().as_microsecond()).unwrap_or(1).max(1);
         Self::beginning_at(started, capacity)
@@ -84,7 +84,7 @@ impl Events {
         }))
     }
 
-    /// Takes events from the commits of the store until `stop`.
+    /// Turns commits of the store into events until `stop`.
     pub async fn run(self, mut commits: broadcast::Receiver<Arc<Commit>>, stop: CancellationToken) {
         loop {
             let received = tokio::select! {
@@ -94,10 +94,7 @@ impl Events {
             match received {
                 Ok(commit) => self.add(&commit),
                 Err(RecvError::Lagged(missed)) => {
-                    tracing::warn!(
-                        missed,
-                        "events are missing: the store changed faster than they were taken"
-                    );
+                    tracing::warn!(missed, "events were lost: the store changed faster than they were read");
                     self.lose();
                 }
                 Err(RecvError::Closed) => return,
@@ -125,7 +122,7 @@ impl Events {
         self.0.more.notify_waiters();
     }
 
-    /// Leaves a gap that everybody notices.
+    /// Leaves a gap in the numbers, which every subscriber notices.
     fn lose(&self) {
         let mut ring = self.0.ring();
         ring.first = ring.next() + 1;
@@ -142,7 +139,7 @@ impl Shared {
 }
 
 impl Ring {
-    /// Number of the next event to come.
+    /// Number of the next event.
     fn next(&self) -> u64 {
         self.first + self.events.len() as u64
     }
@@ -164,16 +161,16 @@ impl Filter {
 }
 
 impl Subscription {
-    /// Number of the last event that the client has seen or does not want. Subscribing with it again misses nothing.
+    /// Number of the last event that the client has seen or filtered out. Resubscribing with it misses nothing.
     pub fn position(&self) -> u64 {
         self.seen
     }
 
-    /// Waits for the next item. May be dropped and called again.
+    /// Waits for the next item. Cancel safe.
     pub async fn next(&mut self) -> Item {
         loop {
             let shared = self.shared.clone();
-            // Before looking, so that what comes in between is noticed.
+            // Before reading, so that an event in between is noticed.
             let more = shared.more.notified();
             if let Some(item) = self.take() {
                 return item;
@@ -230,8 +227,8 @@ mod tests {
         events
     }
 
-    /// What is there without waiting: ids of events, or what else is told.
-    fn there(subscription: &mut Subscription) -> Vec<String> {
+    /// The items that are available without waiting: ids of events, or the kind of item.
+    fn available(subscription: &mut Subscription) -> Vec<String> {
         std::iter::from_fn(|| subscription.take())
             .map(|item| match item {
                 Item::Event(event) => event.id.clone(),
@@ -244,31 +241,31 @@ mod tests {
     fn one_reads_on_where_one_left_off() {
         let events = events(4, 3);
         let mut all = events.subscribe(Some(999), Filter::default());
-        assert_eq!(there(&mut all), ["c0", "c1", "c2"]);
+        assert_eq!(available(&mut all), ["c0", "c1", "c2"]);
         assert_eq!(all.position(), 1002);
         let mut rest = events.subscribe(Some(1001), Filter::default());
-        assert_eq!(there(&mut rest), ["c2"]);
+        assert_eq!(available(&mut rest), ["c2"]);
         let mut new = events.subscribe(None, Filter::default());
-        assert!(there(&mut new).is_empty());
+        assert!(available(&mut new).is_empty());
         assert_eq!(new.position(), 1002);
         events.add(&made(3));
-        assert_eq!(there(&mut new), ["c3"]);
+        assert_eq!(available(&mut new), ["c3"]);
     }
 
     #[test]
     fn a_number_that_is_not_kept_is_a_reset() {
         // 1002 to 1005 are kept.
         assert_eq!(
-            there(&mut events(4, 6).subscribe(Some(1001), Filter::default())).len(),
+            available(&mut events(4, 6).subscribe(Some(1001), Filter::default())).len(),
             4
         );
         for unknown in [0, 998, 1000, 1006, u64::MAX] {
             let events = events(4, 6);
             let mut subscription = events.subscribe(Some(unknown), Filter::default());
-            assert_eq!(there(&mut subscription), ["Reset"], "{unknown}");
+            assert_eq!(available(&mut subscription), ["Reset"], "{unknown}");
             assert_eq!(subscription.position(), 1005);
             events.add(&made(9));
-            assert_eq!(there(&mut subscription), ["c9"]);
+            assert_eq!(available(&mut subscription), ["c9"]);
         }
     }
 
@@ -278,7 +275,7 @@ mod tests {
         let mut slow = events.subscribe(Some(999), Filter::default());
         assert!(matches!(slow.take(), Some(Item::Event(_))));
         (2..8).for_each(|n| events.add(&made(n)));
-        assert_eq!(there(&mut slow), ["Lagged(3)", "c4", "c5", "c6", "c7"]);
+        assert_eq!(available(&mut slow), ["Lagged(3)", "c4", "c5", "c6", "c7"]);
     }
 
     #[test]
@@ -287,8 +284,11 @@ mod tests {
         let mut one = events.subscribe(None, Filter::default());
         events.lose();
         events.add(&made(5));
-        assert_eq!(there(&mut one), ["Lagged(1)", "c5"]);
-        assert_eq!(there(&mut events.subscribe(Some(1001), Filter::default())), ["Reset"]);
+        assert_eq!(available(&mut one), ["Lagged(1)", "c5"]);
+        assert_eq!(
+            available(&mut events.subscribe(Some(1001), Filter::default())),
+            ["Reset"]
+        );
     }
 
     #[test]
@@ -305,20 +305,20 @@ mod tests {
                 new: Some(net),
             }],
         });
-        let of = |kinds: &[Kind], objects: &[&str]| {
+        let matching = |kinds: &[Kind], objects: &[&str]| {
             let filter = Filter {
                 kinds: kinds.to_vec(),
                 objects: objects.iter().map(|o| (*o).to_owned()).collect(),
             };
             let mut subscription = events.subscribe(Some(999), filter);
-            let found = there(&mut subscription);
+            let found = available(&mut subscription);
             assert_eq!(subscription.position(), 1003, "what is not wanted counts as seen");
             found
         };
-        assert_eq!(of(&[Kind::Network], &[]), ["raind1"]);
-        assert_eq!(of(&[Kind::Network, Kind::Container], &[]).len(), 4);
-        assert_eq!(of(&[], &["c1", "name2"]), ["c1", "c2"]);
-        assert_eq!(of(&[Kind::Container], &["raind1"]), [] as [&str; 0]);
+        assert_eq!(matching(&[Kind::Network], &[]), ["raind1"]);
+        assert_eq!(matching(&[Kind::Network, Kind::Container], &[]).len(), 4);
+        assert_eq!(matching(&[], &["c1", "name2"]), ["c1", "c2"]);
+        assert_eq!(matching(&[Kind::Container], &["raind1"]), [] as [&str; 0]);
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! Keeps logs within a size, by renaming: the writer notices and goes on in a new file.
+//! Rotates logs by renaming: the writer notices and continues in a new file.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -12,7 +12,7 @@ use super::times;
 pub struct LogLimits {
     /// Size, its times included, at which a file is put aside, in bytes.
     pub max_bytes: u64,
-    /// How many files are kept beside the current one; at least 1.
+    /// Number of rotated files to keep; at least 1.
     pub max_files: u32,
 }
 
@@ -36,10 +36,10 @@ pub fn bound(directory: &Path, limits: &LogLimits) -> io::Result<u64> {
         }
         match rotate(&path, limits.max_files) {
             Ok(()) => {
-                tracing::debug!(log = %path.display(), size, "log put aside");
+                tracing::debug!(log = %path.display(), size, "log rotated");
                 renamed = true;
             }
-            Err(error) => tracing::warn!(log = %path.display(), %error, "a log cannot be put aside and grows further"),
+            Err(error) => tracing::warn!(log = %path.display(), %error, "cannot rotate a log, which keeps growing"),
         }
     }
     if renamed {

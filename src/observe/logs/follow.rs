@@ -1,4 +1,4 @@
-//! A log as an asynchronous stream of pieces.
+//! A log as an asynchronous stream of chunks.
 
 use std::io;
 use std::time::Duration;
@@ -13,19 +13,19 @@ use super::reader::LogReader;
 use super::watch::Watcher;
 use crate::ops::task::blocking;
 
-/// Of a log that is written to all the time, this long is collected before it is read again.
+/// How long to collect output of a busy log before reading it again.
 const COLLECT: Duration = Duration::from_millis(5);
 
-/// What following needs.
+/// Inputs for following a log.
 pub struct Follow {
-    /// Tells when there is more.
+    /// Notifies about changes.
     pub watcher: Watcher,
     /// Completes when the writer has written everything.
     pub ended: BoxFuture<'static, ()>,
 }
 
-/// The pieces of a log. With `follow` it waits for more, and ends when everything was read after `ended`; the reader has
-/// to be one that follows. Nothing is read ahead of the one who takes the pieces.
+/// The chunks of a log. With `follow` it waits for more, and ends when everything was read after `ended`; the reader
+/// must be a following one. Nothing is read ahead of the consumer.
 pub fn stream(reader: LogReader, follow: Option<Follow>) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
     let state = Streaming {
         reader,
@@ -40,7 +40,7 @@ struct Streaming {
     reader: LogReader,
     follow: Option<Follow>,
     ended: bool,
-    /// When it last had to wait.
+    /// When it last waited.
     woken: Instant,
 }
 
@@ -63,7 +63,7 @@ impl Streaming {
                 (Some(follow), Some(armed)) if !self.ended => {
                     tokio::select! {
                         () = armed.changed() => {}
-                        // One more look: what was written last is there now.
+                        // Read once more: the writer's last output is there now.
                         () = &mut follow.ended => self.ended = true,
                     }
                 }
@@ -96,7 +96,7 @@ mod tests {
         follow: true,
     };
 
-    /// What a follower of `log` gets; `end` tells it that the writer has ended.
+    /// The output of a follower of `log`; `end` tells it that the writer has ended.
     fn follow(
         watcher: &Watcher,
         log: &Path,
@@ -114,7 +114,7 @@ mod tests {
         watcher
     }
 
-    /// Appends as the runtime does: a file that was renamed is left at the end of a line.
+    /// Appends like the runtime: leaves a renamed file at the end of a line.
     struct Writer {
         log: PathBuf,
         file: std::fs::File,
@@ -188,13 +188,13 @@ mod tests {
         assert_eq!(all.concat(), b"text\n");
     }
 
-    /// The rest of a line of 400 bytes.
+    /// Padding of a line to 400 bytes.
     const FILL: &str = match std::str::from_utf8(&[b'.'; 390]) {
         Ok(fill) => fill,
         Err(_) => unreachable!(),
     };
 
-    /// The lines `0`, `1`, … in pieces that do not end with a line, about 100 MB of them.
+    /// Writes the lines `0`, `1`, … in chunks that do not end at a line, about 100 MB in total.
     fn write_numbers(log: &Path) -> usize {
         let mut writer = Writer::new(log);
         let (mut text, mut lines) = (Vec::new(), 0);
@@ -212,7 +212,7 @@ mod tests {
         lines
     }
 
-    /// Fails unless the lines are `0`, `1`, …; returns how many there are.
+    /// Fails unless the lines are `0`, `1`, …; returns their number.
     async fn count(pieces: impl Stream<Item = io::Result<Bytes>>) -> usize {
         let mut pieces = std::pin::pin!(pieces);
         let (mut begun, mut next) = (Vec::new(), 0);
@@ -261,9 +261,9 @@ mod tests {
         }
         assert!(
             log.with_extension("log.10").exists(),
-            "the log was put aside again and again"
+            "the log was rotated again and again"
         );
-        // One that stopped reading has kept nobody from anything, and still finds all of it.
+        // A stalled reader has blocked nobody, and still finds everything.
         let first = stalled.next().await.unwrap();
         assert_eq!(count(futures_util::stream::iter([first]).chain(stalled)).await, lines);
     }

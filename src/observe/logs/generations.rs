@@ -1,5 +1,5 @@
-//! The files of one log: `<log>`, then `<log>.1` (newest) and upwards. They may be renamed at any moment, so a file is
-//! recognised by its inode.
+//! The files of one log: `<log>`, then `<log>.1` (newest) and upwards. They may be renamed at any moment, so files
+//! are identified by inode.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -15,7 +15,7 @@ pub(super) struct Generation {
 }
 
 impl Generation {
-    /// `None` when there is no such file.
+    /// `None` if there is no such file.
     fn open(path: &Path) -> io::Result<Option<Self>> {
         match File::open(path) {
             Ok(file) => {
@@ -32,14 +32,14 @@ impl Generation {
     }
 }
 
-/// What comes after a file.
+/// The file after a given one.
 #[derive(Debug)]
 pub(super) enum Next {
-    /// Nothing yet: the file is the newest one, or the log was removed as a whole.
+    /// None yet: the file is the newest one, or the whole log was removed.
     Nothing,
     /// This one.
     File(Generation),
-    /// Nobody knows: the file does not belong to the log any more.
+    /// Unknown: the file does not belong to the log any more.
     Lost,
 }
 
@@ -65,7 +65,7 @@ pub(super) fn open_all(path: &Path) -> io::Result<Vec<Generation>> {
     let mut found: Vec<Generation> = Vec::new();
     for candidate in candidates(path) {
         if let Some(generation) = Generation::open(&candidate)? {
-            // Renamed since the last step.
+            // Skip a file that was renamed since the last step.
             if found.iter().all(|known| known.inode != generation.inode) {
                 found.push(generation);
             }
@@ -75,10 +75,10 @@ pub(super) fn open_all(path: &Path) -> io::Result<Vec<Generation>> {
     Ok(found)
 }
 
-/// What comes after the file with that inode.
+/// The file after the one with that inode.
 pub(super) fn after(path: &Path, inode: u64) -> io::Result<Next> {
     loop {
-        // Files only move to higher numbers, and so does this search: it cannot miss one that is there.
+        // Files only move to higher numbers, and so does this search: it cannot miss an existing one.
         let Some(place) = candidates(path).position(|candidate| inode_of(&candidate) == Some(inode)) else {
             let removed = candidates(path).next().is_none();
             return Ok(if removed { Next::Nothing } else { Next::Lost });
@@ -90,8 +90,8 @@ pub(super) fn after(path: &Path, inode: u64) -> io::Result<Next> {
             at -= 1;
             next = Generation::open(&aside(path, at))?;
         }
-        // Below a file that stays at its place, a file can only move up to a number that was free. If none of those
-        // has been taken meanwhile, nothing has moved past this search.
+        // Below a file that stays in place, a file can only move up to a number that was free. If none of those has
+        // been taken meanwhile, nothing has moved past this search.
         let empty_since = if next.is_some() { at + 1 } else { 0 };
         let unmoved = (empty_since..place).all(|n| inode_of(&aside(path, n)).is_none());
         if unmoved && inode_of(&aside(path, place)) == Some(inode) {
@@ -109,8 +109,8 @@ fn aside(path: &Path, n: u32) -> PathBuf {
     name.into()
 }
 
-/// The names of all files, newest first. At most one name in a row is missing: the one whose file is being renamed, or
-/// the current one before its writer has made it anew.
+/// The names of all files, newest first. At most one name in a row is missing: that of a file being renamed, or the
+/// current one before its writer has created it again.
 fn candidates(path: &Path) -> impl Iterator<Item = PathBuf> {
     let mut missing = 0;
     (0..).map(|n| aside(path, n)).take_while(move |candidate| {

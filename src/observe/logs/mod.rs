@@ -1,22 +1,22 @@
-//! Logs that are written elsewhere: reading them, following them, keeping them within a size.
+//! Logs that others write: reading, following and rotating them.
 //!
 //! ```text
 //! logs/init.log       the current file: appended to, never truncated
-//! logs/init.log.1     put aside when it had grown too long, .2 before it, …   (generations)
-//! logs/times/4711     when the file with inode 4711 grew                      (times)
+//! logs/init.log.1     rotated when it had grown too long, .2 before it, …   (generations)
+//! logs/times/4711     when the file with inode 4711 grew                    (times)
 //! ```
 //!
-//! A log goes through its files in that order, oldest first; no line is spread over two of them. A writer that finds
-//! its file renamed ends the line it is in, then goes on in a new file under the old name; so the next file begins
-//! where a file ends for good. With several writers (`exec.log`) one of them may end its line a little later, which
-//! whoever reads the files sees and who follows may not.
+//! A log consists of its files in that order, oldest first; no line spans two of them. When a writer finds its file
+//! renamed, it ends the current line and continues in a new file under the old name; so the next file begins where a
+//! file has ended for good. With several writers (`exec.log`) one of them may end its line a little later; readers
+//! see that line, followers may miss it.
 //!
-//! A [`LogReader`] is a place in a log. It reads what is there, blocking only for the disk, and never waits; a
-//! [`stream`] of it waits for more with a [`Watcher`]. Neither keeps more than one piece in memory, and neither can
-//! hold the writer up: who reads slowly reads older files, and who is slower than files are deleted is told by an
-//! error, because a log with a hole in it looks like a log without.
+//! A [`LogReader`] is a position in a log. It reads what is available, blocks only on the disk, and never waits; a
+//! [`stream`] of it waits for more with a [`Watcher`]. Neither keeps more than one chunk in memory, and neither can
+//! block the writer: a slow reader reads older files, and a reader that is slower than the deletion of files gets an
+//! error, because a gap in a log would go unnoticed.
 //!
-//! What this module never does: write logs (that is the runtime), or know what a container is.
+//! This module never writes logs (the runtime does) and knows nothing about containers.
 
 mod bound;
 mod follow;

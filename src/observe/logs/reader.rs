@@ -1,4 +1,4 @@
-//! A place in a log that moves forward.
+//! A position in a log that moves forward.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,22 +11,22 @@ use super::select::Selection;
 use super::stamp::Stamps;
 use super::times::Times;
 
-/// Most bytes of a log that are read at once, and when each line gets its time, which may multiply them.
+/// Maximum number of bytes read at once, which timestamps may multiply.
 const PIECE: u64 = 256 << 10;
 const STAMPED_PIECE: u64 = 32 << 10;
 
-/// What is read of a log.
+/// The part of a log to read, and its form.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct View {
-    /// Where it begins.
+    /// Where to begin.
     pub selection: Selection,
-    /// Whether every line begins with the time it was written at: RFC 3339 with milliseconds, UTC, then a blank.
+    /// Whether every line begins with its time: RFC 3339 with milliseconds, UTC, then a blank.
     pub timestamps: bool,
-    /// Whether it goes on with what is written later.
+    /// Whether to continue with what is written later.
     pub follow: bool,
 }
 
-/// Reads a log from a place on, over all its files. All methods block for the disk.
+/// Reads a log from a position on, across all its files. All methods block on the disk.
 #[derive(Debug)]
 pub struct LogReader {
     log: PathBuf,
@@ -80,7 +80,7 @@ impl LogReader {
         self.log.parent().unwrap_or(&self.log)
     }
 
-    /// The next piece; empty when there is nothing more, or for one that follows, not yet.
+    /// The next chunk; empty at the end, or, for a following reader, if there is nothing yet.
     pub fn read(&mut self) -> io::Result<Vec<u8>> {
         loop {
             let Some(place) = &mut self.place else {
@@ -97,7 +97,7 @@ impl LogReader {
             match after(&self.log, place.generation.inode)? {
                 Next::Nothing => return Ok(Vec::new()),
                 Next::File(next) => {
-                    // The writer has gone on, so what is in the file now is all that will ever be.
+                    // The writer has moved to the next file, so this one is complete.
                     let rest = place.read(&self.end)?;
                     if !rest.is_empty() {
                         return Ok(rest);
@@ -109,7 +109,7 @@ impl LogReader {
         }
     }
 
-    /// All that is left, of a reader that does not follow.
+    /// Everything that is left, for a reader that does not follow.
     pub fn read_to_end(&mut self) -> io::Result<Vec<u8>> {
         let mut all = Vec::new();
         loop {
@@ -165,7 +165,7 @@ impl FilePosition {
             size = size.min(*offset);
         }
         if size < self.offset {
-            // Somebody has emptied the file; writers append, so its text begins anew.
+            // The file was truncated; writers append, so its text starts over.
             self.offset = 0;
         }
         let most = if self.stamps.is_some() { STAMPED_PIECE } else { PIECE };
@@ -235,7 +235,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
         let mut reader = LogReader::open(&log, &FOLLOW).unwrap();
-        // The writer may be so many lines, each in a file of its own, ahead.
+        // The writer may be this many lines ahead, each in a file of its own.
         let (ahead, done) = mpsc::sync_channel(10);
         let path = log.clone();
         let writer = std::thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! Where in a log reading begins.
+//! Finds the position where reading a log begins.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -14,26 +14,26 @@ use super::times::Times;
 const WINDOW: u64 = 4 << 20;
 const BLOCK: usize = 64 << 10;
 
-/// Which part of a log. The default is all of it.
+/// The part of a log to read. The default is all of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// Only so many lines from the end, as far as they are within the last 4 MiB.
+    /// Only that many lines from the end, within the last 4 MiB.
     pub lines: Option<usize>,
-    /// Only lines written at this time or later. Files whose times are not known are taken as a whole when they were
-    /// written to since.
+    /// Only lines written at this time or later. A file without times is included as a whole if it was modified
+    /// since.
     pub since: Option<Timestamp>,
 }
 
-/// The files of a log from a place on. The place is the beginning of a line.
+/// The files of a log from a position on. The position is the beginning of a line.
 pub(super) struct Begin {
-    /// Oldest first; reading begins in the first one. Empty when there is no log.
+    /// Oldest first; reading begins in the first one. Empty if there is no log.
     pub files: Vec<Generation>,
     pub offset: u64,
     /// Size of the last file.
     pub size: u64,
 }
 
-/// Finds the place.
+/// Finds the position.
 pub(super) fn begin(log: &Path, selection: &Selection) -> io::Result<Begin> {
     let mut files = open_all(log)?;
     let sizes: Vec<u64> = files.iter().map(Generation::size).collect::<io::Result<_>>()?;
@@ -67,7 +67,7 @@ fn written_since(log: &Path, files: &[Generation], sizes: &[u64], since: Timesta
     Ok(end_of(sizes))
 }
 
-/// The first beginning of a line at `offset` or behind it.
+/// The first beginning of a line at or after `offset`.
 fn line_start(generation: &Generation, offset: u64, size: u64) -> io::Result<u64> {
     let mut at = offset.saturating_sub(1);
     if offset == 0 {
@@ -87,16 +87,16 @@ fn line_start(generation: &Generation, offset: u64, size: u64) -> io::Result<u64
     Ok(size)
 }
 
-/// File and offset of the last `lines` lines. A last line without line break counts.
+/// File and offset of the last `lines` lines. A last line without a line feed counts.
 fn last_lines(files: &[Generation], sizes: &[u64], lines: usize) -> io::Result<(usize, u64)> {
     let mut earliest = end_of(sizes);
     if lines == 0 {
         return Ok(earliest);
     }
-    // The break behind the last line does not begin a line.
+    // The line feed of the last line does not begin a line.
     let last = sizes.iter().rposition(|size| *size > 0).map(|n| (n, sizes[n]));
     let mut found = 0;
-    // One byte more than the window: it tells whether the window begins at a line border.
+    // One byte more than the window, to tell whether the window begins at a line.
     let mut left = WINDOW + 1;
     let mut block = vec![0; BLOCK];
     for n in (0..files.len()).rev() {
@@ -119,7 +119,7 @@ fn last_lines(files: &[Generation], sizes: &[u64], lines: usize) -> io::Result<(
             left -= length;
         }
     }
-    // Where the window cuts a line, that line is left out.
+    // A line that the window cuts is omitted.
     Ok(if left > 0 { (0, 0) } else { earliest })
 }
 
@@ -136,7 +136,7 @@ mod tests {
 
     use super::*;
 
-    /// The text from the place on.
+    /// The text from the position on.
     fn rest(log: &Path, selection: &Selection) -> String {
         let Begin { files, offset, .. } = begin(log, selection).unwrap();
         let text: String = files

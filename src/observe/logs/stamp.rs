@@ -1,4 +1,4 @@
-//! Puts the time in front of each line of a log.
+//! Prefixes each line of a log with its time.
 
 use std::io;
 
@@ -6,16 +6,16 @@ use jiff::Timestamp;
 
 use super::times::Times;
 
-/// What stands in front of a line whose time is not known: "never", as everywhere (`docs/spec/api.md` 4.4).
+/// Prefix of a line whose time is unknown: "never", as everywhere (`docs/spec/api.md` 4.4).
 const UNKNOWN: &str = "0001-01-01T00:00:00.000Z";
 
-/// The stamping of one file of a log.
+/// Adds timestamps to one file of a log.
 #[derive(Debug)]
 pub(super) struct Stamps {
     times: Option<Times>,
-    /// The next byte begins a line.
+    /// Whether the next byte begins a line.
     pub at_line_start: bool,
-    /// The time of the last line, and how it is written: the next one often has the same.
+    /// The time of the last line and its text: consecutive lines often share it.
     last: (Option<Timestamp>, String),
 }
 
@@ -28,7 +28,7 @@ impl Stamps {
         }
     }
 
-    /// The piece at that offset with `<time> ` in front of the lines that begin in it.
+    /// The chunk at that offset with `<time> ` before each line that begins in it.
     pub fn apply(&mut self, offset: u64, piece: &[u8]) -> io::Result<Vec<u8>> {
         if let Some(times) = &mut self.times {
             times.refresh()?;
@@ -56,7 +56,7 @@ impl Stamps {
     }
 }
 
-/// UTC with milliseconds, always of the same width, so that lines sort by it.
+/// UTC with milliseconds, in a fixed width, so that lines sort by it.
 fn text(time: Timestamp) -> String {
     format!("{time:.3}")
 }

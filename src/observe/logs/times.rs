@@ -1,10 +1,10 @@
-//! When which part of a log was written.
+//! The times at which a log was written.
 //!
-//! Logs are raw bytes, so the writer keeps the times beside them: `times/<inode of the log file>`, entries of 16 bytes,
-//! each the size of the log before a write and the time of that write. The entry is written before the text it is
-//! about, so no text is older than the last entry in front of it; of writes within one millisecond only the first has
-//! one. By inode because log files are renamed and this file then needs no change. It is made empty together with its
-//! log, so that a number that the file system gives out again means nothing.
+//! Logs are raw bytes, so the writer stores the times beside them: `times/<inode of the log file>` has entries of 16
+//! bytes, each the size of the log before a write and the time of that write. The entry is written before its text,
+//! so no text is older than the last entry before it; of writes within one millisecond only the first has an entry.
+//! The file is named by inode because log files are renamed. It is created empty together with its log, so that a
+//! reused inode number causes no confusion.
 //!
 //! Without the file (a log of another runtime, a restored backup) times are unknown, and nothing else is lost.
 
@@ -51,7 +51,7 @@ impl Entry {
     }
 }
 
-/// The writing side, for the one who writes the log.
+/// The writing side, for the writer of the log.
 #[derive(Debug)]
 pub struct TimesWriter {
     file: fs_err::File,
@@ -60,7 +60,7 @@ pub struct TimesWriter {
 }
 
 impl TimesWriter {
-    /// For the log file of this path and metadata, which has just been opened.
+    /// For the log file with this path and metadata, which has just been opened.
     pub fn open(log: &Path, metadata: &std::fs::Metadata) -> io::Result<Self> {
         let path = path_for(log, metadata.ino());
         if let Some(directory) = path.parent()
@@ -78,13 +78,13 @@ impl TimesWriter {
         Ok(Self { file, last: i64::MIN })
     }
 
-    /// To be called before something is appended to the log; `size` tells how long it is now.
+    /// Call this before appending to the log; `size` returns its current size.
     pub fn note(&mut self, size: impl FnOnce() -> io::Result<u64>) -> io::Result<()> {
         self.note_at(Timestamp::now().as_microsecond(), size)
     }
 
     fn note_at(&mut self, time: i64, size: impl FnOnce() -> io::Result<u64>) -> io::Result<()> {
-        // A clock that was set back must not silence it.
+        // Record times even after the clock was set back.
         if time.abs_diff(self.last) < RESOLUTION_MICROS as u64 {
             return Ok(());
         }
@@ -99,17 +99,17 @@ impl TimesWriter {
 #[derive(Debug)]
 pub(super) struct Times {
     file: fs_err::File,
-    /// How many entries there are.
+    /// Number of entries.
     len: u64,
-    /// The entries from `first` on, as far as they were read.
+    /// The entries from `first` on that have been read.
     block: Vec<Entry>,
     first: u64,
-    /// The entry that the last answer came from.
+    /// The entry of the last answer.
     at: u64,
 }
 
 impl Times {
-    /// `None` when the times of this file of the log are not known.
+    /// `None` if the times of this log file are unknown.
     pub fn open(log: &Path, inode: u64) -> Option<Self> {
         let file = fs_err::File::open(path_for(log, inode)).ok()?;
         let mut times = Self {
@@ -123,13 +123,13 @@ impl Times {
         Some(times)
     }
 
-    /// Takes notice of entries that were added.
+    /// Updates the number of entries.
     pub fn refresh(&mut self) -> io::Result<()> {
         self.len = self.file.metadata()?.len() / ENTRY as u64;
         Ok(())
     }
 
-    /// When what stands at `offset` was written. Cheap for offsets that grow.
+    /// When the text at `offset` was written. Cheap for increasing offsets.
     pub fn at(&mut self, offset: u64) -> io::Result<Option<Timestamp>> {
         let known = self.entry(self.at)?.is_some_and(|entry| entry.offset <= offset);
         if !known {
@@ -142,14 +142,14 @@ impl Times {
         Ok(entry.and_then(|entry| Timestamp::from_microsecond(entry.time).ok()))
     }
 
-    /// Up to where the log was written before `time`; `None` when all of it was.
+    /// The offset up to which the log was written before `time`; `None` if that is all of it.
     pub fn offset_at(&mut self, time: Timestamp) -> io::Result<Option<u64>> {
         let time = time.as_microsecond();
         let index = self.partition(|entry| entry.time < time)?;
         Ok(self.entry(index)?.map(|entry| entry.offset))
     }
 
-    /// Number of the first entry for which `before` does not hold.
+    /// Index of the first entry for which `before` does not hold.
     fn partition(&mut self, before: impl Fn(&Entry) -> bool) -> io::Result<u64> {
         let (mut low, mut high) = (0, self.len);
         while low < high {
@@ -182,14 +182,15 @@ impl Times {
     }
 }
 
-/// Size of the entries for a log file, in bytes.
+/// Size of the times file of a log file, in bytes.
 pub(super) fn size_for(log: &Path, inode: u64) -> u64 {
     std::fs::metadata(path_for(log, inode)).map_or(0, |metadata| metadata.len())
 }
 
-/// Removes the times of files that are not there any more from a directory of logs.
+/// Removes the times files whose log files are gone from a directory of logs.
 pub(super) fn forget_removed(logs: &Path) -> io::Result<()> {
-    // In this order: a log is made before its times, so whatever is seen here has its log, unless that was removed.
+    // In this order: a log is created before its times, so every times file seen here has its log, unless that was
+    // removed.
     let times: Vec<_> = match fs_err::read_dir(logs.join(DIRECTORY)) {
         Ok(entries) => entries.collect::<Result<_, _>>()?,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -1,7 +1,7 @@
-//! Tells when files in a directory are written to, without looking at them again and again.
+//! Notifies when files in a directory are written to, without polling.
 //!
-//! One inotify instance serves everybody, because a host has few of them. A watch fires once: whoever is woken looks,
-//! and arms it anew before the next look. So a log that is written to all the time costs only as often as it is read.
+//! One inotify instance serves all watches, because a host has few of them. A watch fires once: the woken reader arms
+//! it again before it reads. So a busy log costs only as much as it is read.
 
 use std::collections::HashMap;
 use std::io;
@@ -18,32 +18,32 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-/// How long a change may go unnoticed where the kernel takes no more watches.
+/// How long a change may go unnoticed if the kernel accepts no more watches.
 const WITHOUT_WATCH: Duration = Duration::from_millis(250);
-/// Space for the events of one read.
+/// Buffer for the events of one read.
 const BUFFER: usize = 16 << 10;
 
-/// Watches directories, as long as [`Watcher::run`] does. Clones share everything.
+/// Watches directories while [`Watcher::run`] runs. Clones share everything.
 #[derive(Debug, Clone)]
 pub struct Watcher(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// `None` when the host has no inotify instance left.
+    /// `None` if the host has no inotify instance left.
     inotify: Option<AsyncFd<OwnedFd>>,
-    /// Who waits for which watch.
+    /// The tasks that wait for each watch.
     waiting: Mutex<HashMap<i32, Vec<oneshot::Sender<()>>>>,
 }
 
-/// A watch that will fire once.
+/// An armed watch, which fires once.
 #[derive(Debug)]
 pub struct Armed(Option<oneshot::Receiver<()>>);
 
 impl Armed {
-    /// Returns when a file was written to, or the directory removed, since the watch was armed.
+    /// Returns when a file was written to, or the directory was removed, since the watch was armed.
     pub async fn changed(self) {
         match self.0 {
-            // The sender is not used but dropped.
+            // The sender is never used, only dropped.
             Some(fired) => drop(fired.await),
             None => tokio::time::sleep(WITHOUT_WATCH).await,
         }
@@ -51,7 +51,7 @@ impl Armed {
 }
 
 impl Watcher {
-    /// Needs an async runtime.
+    /// Must be called within an async runtime.
     pub fn open() -> Self {
         let inotify = new_inotify().inspect_err(|error| {
             tracing::warn!(%error, "no inotify instance (fs.inotify.max_user_instances): logs are polled instead");
@@ -62,13 +62,13 @@ impl Watcher {
         }))
     }
 
-    /// From now on the directory is watched. To be called before one looks, so that nothing happens in between.
+    /// Starts watching the directory. Call this before reading, so that no change in between is missed.
     pub fn arm(&self, directory: &Path) -> Armed {
         let Some(inotify) = &self.0.inotify else {
             return Armed(None);
         };
         let flags = WatchFlags::MODIFY | WatchFlags::DELETE_SELF | WatchFlags::ONLYDIR | WatchFlags::ONESHOT;
-        // Under the lock: a watch that fires at once finds who waits for it.
+        // Under the lock: a watch that fires at once must find its waiter.
         let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         match inotify::add_watch(inotify, directory, flags) {
             Ok(watch) => {
@@ -79,18 +79,18 @@ impl Watcher {
                 Armed(Some(receiver))
             }
             Err(error) => {
-                tracing::debug!(directory = %directory.display(), %error, "cannot watch a directory, polling it");
+                tracing::debug!(directory = %directory.display(), %error, "cannot watch a directory; polling it");
                 Armed(None)
             }
         }
     }
 
-    /// Wakes those whose watch fires, until `stop`.
+    /// Wakes the waiters of watches that fire, until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let Some(inotify) = &self.0.inotify else { return };
         tokio::select! {
             () = stop.cancelled() => {}
-            error = self.dispatch(inotify) => tracing::error!(%error, "logs are not watched any more"),
+            error = self.dispatch(inotify) => tracing::error!(%error, "cannot watch logs any more"),
         }
     }
 
@@ -107,7 +107,7 @@ impl Watcher {
         }
     }
 
-    /// Takes all events there are.
+    /// Handles all pending events.
     fn wake(&self, inotify: &AsyncFd<OwnedFd>) -> io::Result<()> {
         let mut buffer = [MaybeUninit::uninit(); BUFFER];
         let mut events = inotify::Reader::new(inotify, &mut buffer);

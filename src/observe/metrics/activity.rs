@@ -1,6 +1,6 @@
-//! Counts what the daemon does: operations, how long they take and how many fail, and bytes from registries.
+//! Counts the daemon's operations, their durations and failures, and the bytes received from registries.
 //!
-//! An operation reports itself with one line, [`Activity::observe`] around its future. A new kind is a new [`Verb`].
+//! [`Activity::observe`] around the future of an operation counts it. A new kind of operation is a new [`Verb`].
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-/// The figures. Clones share them.
+/// The metrics. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Activity(Arc<Figures>);
 
@@ -23,7 +23,7 @@ struct Figures {
     pulled: Counter,
 }
 
-/// What is done, by the name that it has in the audit log too.
+/// The kind of operation, with its name in the audit log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is the operation of its name")]
 pub enum Verb {
@@ -48,7 +48,7 @@ struct Ended {
     outcome: &'static str,
 }
 
-/// Upper bounds of the durations, in seconds: from a stop to the pull of a large image.
+/// Upper bounds of the duration buckets, in seconds: from a stop to the pull of a large image.
 const BUCKETS: [f64; 14] = [
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
 ];
@@ -80,7 +80,7 @@ impl Verb {
 }
 
 impl Default for Activity {
-    /// Nothing done yet. Every operation is there from the start, so that its first failure is an increase.
+    /// All counters at zero. Every operation exists from the start, so that its first failure is an increase.
     fn default() -> Self {
         let operations = Family::<Ended, Counter>::default();
         let durations =
@@ -119,7 +119,7 @@ impl Default for Activity {
 }
 
 impl Activity {
-    /// Runs an operation and counts it. One that is dropped before its end is not counted.
+    /// Runs an operation and counts it. If it is dropped before its end, it is not counted.
     pub async fn observe<T, E>(&self, verb: Verb, operation: impl Future<Output = Result<T, E>>) -> Result<T, E> {
         let begun = Instant::now();
         let result = operation.await;

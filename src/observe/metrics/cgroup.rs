@@ -1,39 +1,39 @@
-//! What the kernel's cgroup files say, version 2 and version 1, brought into one form. Pure: text in, [`Usage`] out.
+//! Parses the kernel's cgroup files, v2 and v1, into one form. Pure: text in, [`Usage`] out.
 //!
-//! A file or a key that is not there (a controller that is off, an older kernel) counts as zero, or as no limit: the
-//! empty text stands for a missing file. Formats: `Documentation/admin-guide/cgroup-v2.rst` and `cgroup-v1/`.
+//! A missing file or key (a disabled controller, an older kernel) counts as zero or as no limit; a missing file is
+//! passed as the empty text. Formats: `Documentation/admin-guide/cgroup-v2.rst` and `cgroup-v1/`.
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// What a container has used since its start, uses now, and may use. The names are those of the metrics log and of the
-/// statistics of the API.
+/// Resource usage of a container since its start, current usage, and limits. The names are those of the metrics log
+/// and of the statistics of the API.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 pub struct Usage {
-    /// Processor time, in microseconds.
+    /// CPU time, in microseconds.
     pub cpu_usage_usec: u64,
-    /// Of it, in user mode.
+    /// CPU time in user mode, in microseconds.
     pub cpu_user_usec: u64,
-    /// Of it, in the kernel.
+    /// CPU time in the kernel, in microseconds.
     pub cpu_system_usec: u64,
-    /// Periods in which it wanted to run, while it has a quota.
+    /// Number of CPU periods in which the container was runnable, while it has a quota.
     pub cpu_nr_periods: u64,
-    /// Of those, how many its quota did not suffice for.
+    /// Number of periods in which it was throttled.
     pub cpu_nr_throttled: u64,
-    /// How long it waited for the next period, in microseconds.
+    /// Total time throttled, in microseconds.
     pub cpu_throttled_usec: u64,
-    /// Processor time that it may use per period, in microseconds; 0 without a limit.
+    /// CPU time that it may use per period, in microseconds; 0 without a limit.
     pub cpu_quota_usec: u64,
     /// Length of a period, in microseconds.
     pub cpu_period_usec: u64,
-    /// Whether it has no quota.
+    /// Whether it has no CPU quota.
     pub cpu_unlimited: bool,
-    /// Recent processor time in percent of what it may use: its quota, else all processors of the host. 0 when there is
-    /// nothing to compare with yet.
+    /// Recent CPU usage in percent of its limit: its quota, otherwise all CPUs of the host. 0 until there are two
+    /// samples.
     pub cpu_percent: f64,
-    /// Memory that it uses, page cache included, in bytes.
+    /// Memory in use, page cache included, in bytes.
     pub memory_current_bytes: u64,
-    /// Memory that it may use, in bytes; `null` without a limit.
+    /// Memory limit in bytes; `null` without a limit.
     pub memory_max_bytes: Option<u64>,
     /// Whether its memory is limited.
     pub memory_limited: bool,
@@ -47,19 +47,19 @@ pub struct Usage {
     pub io_read_ops: u64,
     /// Writes to block devices.
     pub io_write_ops: u64,
-    /// How often it ran out of memory. Version 1 counts only the kills.
+    /// How often it ran out of memory. cgroup v1 counts only the kills.
     pub memory_oom: u64,
-    /// How many of its processes were killed for lack of memory.
+    /// Number of its processes killed by the out-of-memory killer.
     pub memory_oom_kill: u64,
-    /// Processes and threads. Not part of the log's and the API's contract.
+    /// Processes and threads. Not part of the contract of the log and the API.
     #[serde(skip)]
     pub pids_current: u64,
-    /// How many it may have.
+    /// Limit of processes and threads.
     #[serde(skip)]
     pub pids_max: Option<u64>,
 }
 
-/// The files of version 2, all in one directory.
+/// The files of cgroup v2, all in one directory.
 pub const V2_FILES: [&str; 8] = [
     "cpu.stat",
     "cpu.max",
@@ -71,7 +71,7 @@ pub const V2_FILES: [&str; 8] = [
     "pids.max",
 ];
 
-/// The files of version 1, each with the controller whose hierarchy has it.
+/// The files of cgroup v1, each with the controller whose hierarchy contains it.
 pub const V1_FILES: [(&str, &str); 12] = [
     ("cpuacct", "cpuacct.usage"),
     ("cpuacct", "cpuacct.stat"),
@@ -87,10 +87,10 @@ pub const V1_FILES: [(&str, &str); 12] = [
     ("pids", "pids.max"),
 ];
 
-/// In version 1 no limit is the largest number of bytes in whole pages, of up to 64 KiB.
+/// With cgroup v1 no limit is the largest number of bytes in whole pages, of up to 64 KiB.
 const V1_NO_LIMIT: u64 = i64::MAX as u64 & !0xffff;
 
-/// Reads the content of [`V2_FILES`], in their order.
+/// Parses the content of [`V2_FILES`], in their order.
 pub fn v2(texts: [&str; 8]) -> Usage {
     let [cpu_stat, cpu_max, current, max, events, io, pids, pids_max] = texts;
     let (quota, period) = cpu_max.split_once(' ').unwrap_or_default();
@@ -116,7 +116,7 @@ pub fn v2(texts: [&str; 8]) -> Usage {
     .limited(number(quota), number(period), number(max))
 }
 
-/// Reads the content of [`V1_FILES`], in their order. `ticks` is the kernel's `USER_HZ`, per second.
+/// Parses the content of [`V1_FILES`], in their order. `ticks` is the kernel's `USER_HZ`, per second.
 pub fn v1(texts: [&str; 12], ticks: u64) -> Usage {
     let [
         usage,
@@ -133,12 +133,12 @@ pub fn v1(texts: [&str; 12], ticks: u64) -> Usage {
         pids_max,
     ] = texts;
     let io = |text, kind| summed(text, |rest| rest.strip_prefix(kind));
-    let of_ticks = |n: u64| n.saturating_mul(1_000_000) / ticks.max(1);
+    let ticks_to_usec = |n: u64| n.saturating_mul(1_000_000) / ticks.max(1);
     let kills = keyed(oom, "oom_kill");
     Usage {
         cpu_usage_usec: number(usage).unwrap_or(0) / 1000,
-        cpu_user_usec: of_ticks(keyed(acct, "user")),
-        cpu_system_usec: of_ticks(keyed(acct, "system")),
+        cpu_user_usec: ticks_to_usec(keyed(acct, "user")),
+        cpu_system_usec: ticks_to_usec(keyed(acct, "system")),
         cpu_nr_periods: keyed(cpu_stat, "nr_periods"),
         cpu_nr_throttled: keyed(cpu_stat, "nr_throttled"),
         cpu_throttled_usec: keyed(cpu_stat, "throttled_time") / 1000,
@@ -153,7 +153,7 @@ pub fn v1(texts: [&str; 12], ticks: u64) -> Usage {
         pids_max: number(pids_max),
         ..Usage::default()
     }
-    // A quota of -1, which is no number here, is no quota.
+    // A quota of -1, which does not parse as a number here, means no quota.
     .limited(
         number(quota),
         number(period),
@@ -175,7 +175,7 @@ impl Usage {
         self
     }
 
-    /// How many processors it may keep busy, on a host with so many.
+    /// CPU limit in cores, on a host with that many.
     pub fn cores(&self, host: u32) -> f64 {
         if self.cpu_quota_usec > 0 && self.cpu_period_usec > 0 {
             self.cpu_quota_usec as f64 / self.cpu_period_usec as f64
@@ -184,7 +184,7 @@ impl Usage {
         }
     }
 
-    /// The same of a container that does not run any more: what counts up stays, what goes up and down is zero.
+    /// Usage of a stopped container: counters are kept, current values are zero.
     pub fn at_rest(self) -> Self {
         Self {
             cpu_percent: 0.0,
@@ -209,8 +209,8 @@ fn keyed(text: &str, key: &str) -> u64 {
         .unwrap_or(0)
 }
 
-/// The sum over all devices of what `value` finds in the rest of a line `8:0 rest`. The line with the total of version 1
-/// begins with no device.
+/// Sums `value` of the rest of the line over all devices (`8:0 rest`). The total line of cgroup v1 starts with no
+/// device, so it is skipped.
 fn summed<'a>(text: &'a str, value: impl Fn(&'a str) -> Option<&'a str>) -> u64 {
     text.lines()
         .filter_map(|line| line.split_once(' '))
@@ -327,7 +327,7 @@ mod tests {
         (texts[1], texts[3], texts[7]) = ("max 100000\n", "max\n", "max\n");
         let v2 = v2(texts);
         let mut texts = v1_files();
-        // As an unlimited group of this kernel says.
+        // The value of an unlimited group on this kernel.
         (texts[3], texts[6], texts[11]) = ("-1\n", "9223372036854771712\n", "max\n");
         let v1 = v1(texts, 100);
         for usage in [v1, v2] {
@@ -340,7 +340,7 @@ mod tests {
 
     #[test]
     fn controllers_that_are_off_count_as_zero() {
-        // What a version 2 group without controllers has.
+        // The files of a v2 group without controllers.
         let mut texts = [""; 8];
         texts[0] = "usage_usec 7\nuser_usec 5\nsystem_usec 2\n";
         let expected = Usage {

@@ -1,8 +1,8 @@
-//! Where a container's cgroup is, and reading it.
+//! Finds a container's cgroup and reads it.
 //!
-//! The directories are found through the container's process, `/proc/<pid>/cgroup`, and the mounts of this process, so
-//! that it does not matter how the hierarchies are mounted nor in which cgroup namespace the daemon is. The files are
-//! kept open: reading one again costs a tenth of opening it. [`Hierarchies::find`] and [`Group::read`] block.
+//! The directories are derived from `/proc/<pid>/cgroup` of the container's process and from the mounts of this
+//! process, so this works however the hierarchies are mounted and in any cgroup namespace. The files are kept open:
+//! reading one again costs a tenth of opening it. [`Hierarchies::find`] and [`Group::read`] block.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -14,13 +14,13 @@ use nix::unistd::{SysconfVar, sysconf};
 use super::cgroup;
 use super::cgroup::{Usage, V1_FILES, V2_FILES};
 
-/// Enough for most of the files; a longer one is read again with more.
+/// Large enough for most of the files; a longer file is read again with a larger buffer.
 const BUFFER: usize = 4 << 10;
 
 /// Why a container cannot be measured.
 #[derive(Debug, thiserror::Error)]
 pub enum GroupError {
-    /// Its process is gone, or was never in a cgroup of its own.
+    /// The process is gone, or was never in a cgroup of its own.
     #[error("process {pid} is in no cgroup named {id}")]
     NoGroup {
         /// Process id.
@@ -28,20 +28,20 @@ pub enum GroupError {
         /// Container id.
         id: String,
     },
-    /// The cgroup was removed: the container has ended.
+    /// The cgroup was removed: the container has stopped.
     #[error("the cgroup {} is gone", .0.display())]
     Gone(PathBuf),
-    /// The kernel does not let us read.
+    /// A cgroup file cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
 }
 
-/// The cgroup file systems that this process sees.
+/// The cgroup file systems visible to this process.
 #[derive(Debug, Default)]
 pub struct Hierarchies {
     v2: Option<Mount>,
@@ -50,7 +50,7 @@ pub struct Hierarchies {
 
 #[derive(Debug, Clone, PartialEq)]
 struct Mount {
-    /// Which cgroup is visible at the mount point.
+    /// The cgroup that is visible at the mount point.
     root: String,
     point: PathBuf,
 }
@@ -62,7 +62,7 @@ pub struct Group {
     files: Files,
 }
 
-/// In the order of [`V1_FILES`] and [`V2_FILES`]. `None`: the kernel has no such file.
+/// In the order of [`V1_FILES`] and [`V2_FILES`]. `None` if the kernel has no such file.
 #[derive(Debug)]
 enum Files {
     V1([Option<GroupFile>; V1_FILES.len()]),
@@ -72,12 +72,12 @@ enum Files {
 #[derive(Debug)]
 struct GroupFile {
     path: PathBuf,
-    /// `None` when descriptors are scarce.
+    /// `None` if descriptors are scarce.
     open: Option<File>,
 }
 
 impl Hierarchies {
-    /// Those that are mounted now.
+    /// The currently mounted ones.
     pub fn mounted() -> Result<Self, GroupError> {
         let path = "/proc/self/mountinfo";
         let mounts = std::fs::read_to_string(path).map_err(|source| GroupError::Read {
@@ -113,7 +113,7 @@ impl Hierarchies {
         found
     }
 
-    /// The cgroup of the container, which this process of it is in. With `keep_open` its files stay open.
+    /// The cgroup of the container that the process belongs to. With `keep_open` its files stay open.
     pub fn find(&self, pid: i32, id: &str, keep_open: bool) -> Result<Group, GroupError> {
         let no_group = || GroupError::NoGroup { pid, id: id.to_owned() };
         let memberships = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).map_err(|_| no_group())?;
@@ -133,7 +133,7 @@ impl Hierarchies {
         }
     }
 
-    /// Whether the controllers are those of version 1, alone or beside a version 2 without any (hybrid).
+    /// Whether the controllers are v1 controllers, with or without a v2 hierarchy that has none (hybrid).
     fn uses_v1(&self) -> bool {
         let measured = |name: &String| V1_FILES.iter().any(|(controller, _)| controller == name);
         self.v1.iter().any(|(options, _)| options.iter().any(measured))
@@ -144,8 +144,8 @@ impl Hierarchies {
             .v1
             .iter()
             .find(|(options, _)| options.iter().any(|o| o == controller))?;
-        let of_controller = |names: &str| names.split(',').any(|name| name == controller);
-        mount.directory(membership(memberships, of_controller)?, id)
+        let has_controller = |names: &str| names.split(',').any(|name| name == controller);
+        mount.directory(membership(memberships, has_controller)?, id)
     }
 
     fn v2_directory(&self, memberships: &str, id: &str) -> Option<PathBuf> {
@@ -163,12 +163,12 @@ fn membership(text: &str, wanted: impl Fn(&str) -> bool) -> Option<&str> {
 }
 
 impl Mount {
-    /// Where the container's cgroup is visible, given the path of a process in it. `None` when the process is in no
-    /// cgroup of that name: it must not be measured by somebody else's.
+    /// The directory of the container's cgroup, given the path of a process in it. `None` if the process is in no
+    /// cgroup of that name: never measure a container by another one's cgroup.
     fn directory(&self, path: &str, id: &str) -> Option<PathBuf> {
         let below = Path::new(path).strip_prefix(&self.root).ok()?;
         let components: Vec<_> = below.components().collect();
-        // A process may have made groups of its own below.
+        // A process may have created groups of its own below.
         let end = components.iter().position(|c| *c == Component::Normal(id.as_ref()))?;
         Some(self.point.join(components[..=end].iter().collect::<PathBuf>()))
     }
@@ -196,15 +196,15 @@ fn open_all<const N: usize>(
 }
 
 impl Group {
-    /// How many descriptors a group takes at most.
+    /// Maximum number of descriptors of a group.
     pub const FILES: usize = V1_FILES.len();
 
-    /// Its directory; in version 1 that of the memory controller, if there is one.
+    /// Its directory; with cgroup v1, that of the memory controller, if there is one.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What the files say now. A rate needs two readings; none is computed here.
+    /// Reads the files. A rate needs two readings and is not computed here.
     pub fn read(&self) -> Result<Usage, GroupError> {
         match &self.files {
             Files::V1(files) => {
@@ -228,7 +228,7 @@ impl Group {
     }
 
     fn failed(&self, path: &Path, source: io::Error) -> GroupError {
-        // An open file of a cgroup that was removed says ENODEV.
+        // Reading an open file of a removed cgroup fails with ENODEV.
         if source.kind() == ErrorKind::NotFound || source.raw_os_error() == Some(libc::ENODEV) {
             return GroupError::Gone(self.path.clone());
         }
@@ -251,7 +251,7 @@ impl GroupFile {
         };
         let mut bytes = vec![0; BUFFER];
         loop {
-            // At offset 0 the kernel writes the file anew.
+            // Reading at offset 0 makes the kernel regenerate the file.
             let length = file.read_at(&mut bytes, 0)?;
             if length < bytes.len() {
                 bytes.truncate(length);
@@ -262,13 +262,13 @@ impl GroupFile {
     }
 }
 
-/// `USER_HZ`, the unit of processor times in version 1.
+/// `USER_HZ`, the unit of CPU times in cgroup v1.
 fn ticks_per_second() -> u64 {
     let ticks = sysconf(SysconfVar::CLK_TCK).ok().flatten();
     ticks.and_then(|n| u64::try_from(n).ok()).unwrap_or(100)
 }
 
-/// Processors of the host that are online.
+/// Number of online CPUs of the host.
 pub fn processors() -> u32 {
     let online = sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten();
     online.and_then(|n| u32::try_from(n).ok()).unwrap_or(1)
@@ -290,7 +290,7 @@ mod tests {
             let directory = found.v1_directory(controller, V1_MEMBERSHIPS, ID).unwrap();
             assert_eq!(directory, Path::new(&format!("/sys/fs/cgroup/{controller}/raind/{ID}")));
         }
-        // The recorded process is in the root of this one.
+        // The recorded process is in the root of this hierarchy.
         assert_eq!(found.v1_directory("freezer", V1_MEMBERSHIPS, ID), None);
     }
 
@@ -356,7 +356,7 @@ mod tests {
         }
     }
 
-    /// A process that keeps busy in a group of its own, in every hierarchy of this machine.
+    /// A busy process in a group of its own, in every hierarchy of this machine.
     struct Busy {
         child: std::process::Child,
         directories: Vec<PathBuf>,
@@ -371,7 +371,7 @@ mod tests {
             let directories: Vec<_> = parents.map(|parent| parent.join(ID)).collect();
             for directory in &directories {
                 std::fs::create_dir_all(directory).unwrap();
-                // A cpuset that is empty takes nobody in.
+                // An empty cpuset accepts no process.
                 let _ = std::fs::write(directory.join("cgroup.procs"), child.id().to_string());
             }
             Self { child, directories }

@@ -18,7 +18,7 @@ pub const FILE: &str = "raind_metrics.jsonl";
 /// The log.
 pub struct MetricsLog {
     path: PathBuf,
-    /// `None` after an error: opened anew when there is something to write.
+    /// `None` after an error: opened again before the next write.
     file: Option<RotatingFile>,
 }
 
@@ -37,26 +37,26 @@ struct Record<'a> {
 }
 
 impl MetricsLog {
-    /// Opens `<log_dir>/raind_metrics.jsonl`. When that is not possible now, it is tried again later.
+    /// Opens `<log_dir>/raind_metrics.jsonl`. If that fails, it is tried again later.
     pub fn open(log_dir: &Path) -> Self {
         let path = log_dir.join(FILE);
         let opened = RotatingFile::open(&path);
-        let file = opened.inspect_err(|error| tracing::warn!(%error, "metrics are not logged yet"));
+        let file = opened.inspect_err(|error| tracing::warn!(%error, "cannot open the metrics log; retrying"));
         Self { file: file.ok(), path }
     }
 
-    /// Appends a line per sample. After an error the rest is lost, which the daemon's own log says; the next call begins
-    /// with a new file, for the old one may have been on a disk that was remounted. A file that logrotate moved away is
-    /// made again.
+    /// Appends one line per sample. After an error the remaining lines are lost, which the daemon's own log reports;
+    /// the next call opens the file again, because the old one may have been on a disk that was remounted. A file
+    /// that logrotate moved away is created again.
     pub fn write(&mut self, samples: &[(Arc<Container>, Sample)]) {
-        // What cannot be followed is noticed by the first line.
+        // If the file cannot be followed, the first write fails and reports it.
         if self.file.as_mut().is_some_and(|file| file.follow_name().is_err()) {
             self.file = None;
         }
         for (n, (container, sample)) in samples.iter().enumerate() {
             if let Err(error) = self.write_one(container, sample) {
                 self.file = None;
-                tracing::warn!(%error, lost = samples.len() - n, "metrics are not logged");
+                tracing::warn!(%error, lost = samples.len() - n, "cannot write the metrics log");
                 return;
             }
         }

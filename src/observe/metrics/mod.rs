@@ -1,12 +1,12 @@
-//! Figures: what containers use ([`sampler`]) and what the daemon does ([`activity`]).
+//! Metrics: the resource usage of containers ([`sampler`]) and the daemon's own operations ([`activity`]).
 //!
 //! ```text
-//! cgroup files -> cgroup (text -> figures) <- group (finds and opens them) <- sampler -> log (raind_metrics.jsonl)
+//! cgroup files -> cgroup (text -> metrics) <- group (finds and opens them) <- sampler -> log (raind_metrics.jsonl)
 //!                                                                                |
 //!                                  activity (operations, pulls) -> prometheus <--+--> statistics of the API
 //! ```
-//! Every figure is read at the moment somebody asks; only rates need a memory, of two readings. What this module never
-//! does: change a container, or let a container's figures decide anything.
+//! Every metric is read on request; only rates need state, namely two readings. This module never changes a container
+//! and never bases a decision on its metrics.
 
 mod activity;
 mod cgroup;

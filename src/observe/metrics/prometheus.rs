@@ -1,7 +1,7 @@
-//! The figures in the Prometheus text exposition format, version 0.0.4, which every scraper and `promtool` read.
+//! The metrics in the Prometheus text exposition format, version 0.0.4, which every scraper and `promtool` can read.
 //!
-//! Names follow Prometheus' conventions: base units (seconds, bytes), counters end with `_total`. A container has its
-//! figures while it runs; how many containers there are in which state is always there.
+//! Names follow Prometheus' conventions: base units (seconds, bytes), counters end with `_total`. A container has
+//! metrics only while it runs; the number of containers per state is always present.
 
 use std::collections::HashSet;
 use std::fmt::Write;
@@ -20,36 +20,36 @@ use super::cgroup::Usage;
 use super::sample::Sample;
 use crate::model::{Container, ContainerState};
 
-/// Media type of what [`expose`] returns.
+/// Media type of the result of [`expose`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 const PREFIX: &str = "condenser";
 
-/// All figures, given fresh samples of all containers.
+/// All metrics, given fresh samples of all containers.
 pub fn expose(activity: &Activity, containers: Vec<(Arc<Container>, Sample)>) -> String {
     let mut of_containers = Registry::with_prefix(PREFIX);
     of_containers.register_collector(Box::new(Containers(containers)));
     let mut text = String::new();
     for registry in [activity.registry(), &of_containers] {
         if let Err(error) = encode_registry(&mut text, registry) {
-            // Writing into a string does not fail; a value that cannot be encoded would be a defect of ours.
-            tracing::error!(%error, "some figures cannot be shown");
+            // Writing to a string does not fail; a value that cannot be encoded would be a bug.
+            tracing::error!(%error, "cannot encode some metrics");
         }
     }
     classic(&text)
 }
 
-/// A figure of a running container.
-struct Figure {
+/// A metric of a running container.
+struct ContainerMetric {
     name: &'static str,
     help: &'static str,
     kind: MetricType,
-    /// `None`: this container has none, as a limit.
+    /// `None` if this container has no value, for example without a limit.
     value: fn(&Usage) -> Option<f64>,
 }
 
-const fn counter(name: &'static str, help: &'static str, value: fn(&Usage) -> Option<f64>) -> Figure {
-    Figure {
+const fn counter(name: &'static str, help: &'static str, value: fn(&Usage) -> Option<f64>) -> ContainerMetric {
+    ContainerMetric {
         name,
         help,
         kind: MetricType::Counter,
@@ -57,8 +57,8 @@ const fn counter(name: &'static str, help: &'static str, value: fn(&Usage) -> Op
     }
 }
 
-const fn gauge(name: &'static str, help: &'static str, value: fn(&Usage) -> Option<f64>) -> Figure {
-    Figure {
+const fn gauge(name: &'static str, help: &'static str, value: fn(&Usage) -> Option<f64>) -> ContainerMetric {
+    ContainerMetric {
         name,
         help,
         kind: MetricType::Gauge,
@@ -66,7 +66,7 @@ const fn gauge(name: &'static str, help: &'static str, value: fn(&Usage) -> Opti
     }
 }
 
-const FIGURES: [Figure; 17] = [
+const CONTAINER_METRICS: [ContainerMetric; 17] = [
     counter("container_cpu_usage_seconds", "Processor time.", |u| {
         seconds(u.cpu_usage_usec)
     }),
@@ -152,36 +152,36 @@ impl Collector for Containers {
             let labels = [("state", state.to_string())];
             ConstGauge::new(number).encode(family.encode_family(&labels)?)?;
         }
-        for figure in &FIGURES {
-            self.encode_figure(figure, &mut encoder)?;
+        for metric in &CONTAINER_METRICS {
+            self.encode_metric(metric, &mut encoder)?;
         }
         Ok(())
     }
 }
 
 impl Containers {
-    fn encode_figure(&self, figure: &Figure, encoder: &mut DescriptorEncoder) -> std::fmt::Result {
-        let mut family = encoder.encode_descriptor(figure.name, figure.help, None, figure.kind)?;
+    fn encode_metric(&self, metric: &ContainerMetric, encoder: &mut DescriptorEncoder) -> std::fmt::Result {
+        let mut family = encoder.encode_descriptor(metric.name, metric.help, None, metric.kind)?;
         for (container, sample) in &self.0 {
             if container.state != ContainerState::Running || sample.taken_at.is_none() {
                 continue;
             }
-            let Some(value) = (figure.value)(&sample.usage) else {
+            let Some(value) = (metric.value)(&sample.usage) else {
                 continue;
             };
             let labels = [("container_id", &container.id), ("container_name", &container.name)];
-            let metric = family.encode_family(&labels)?;
-            match figure.kind {
-                MetricType::Counter => ConstCounter::new(value).encode(metric)?,
-                _ => ConstGauge::new(value).encode(metric)?,
+            let series = family.encode_family(&labels)?;
+            match metric.kind {
+                MetricType::Counter => ConstCounter::new(value).encode(series)?,
+                _ => ConstGauge::new(value).encode(series)?,
             }
         }
         Ok(())
     }
 }
 
-/// The library writes OpenMetrics, in which a counter is described under its name without the `_total` of its samples.
-/// In the older format it has one name.
+/// Converts from OpenMetrics, the library's output format, which describes a counter under its name without the
+/// `_total` of its samples. The older format uses one name for both.
 fn classic(openmetrics: &str) -> String {
     let counter_name = |line: &'_ str| {
         line.strip_prefix("# TYPE ")?
@@ -191,7 +191,7 @@ fn classic(openmetrics: &str) -> String {
     let counters: HashSet<String> = openmetrics.lines().filter_map(counter_name).collect();
     let mut text = String::with_capacity(openmetrics.len() + 1024);
     for line in openmetrics.lines() {
-        // Writing into a string does not fail.
+        // Writing to a string does not fail.
         let _ = match line.splitn(4, ' ').collect::<Vec<_>>()[..] {
             ["#", word, name, rest] if counters.contains(name) => writeln!(text, "# {word} {name}_total {rest}"),
             _ => writeln!(text, "{line}"),
@@ -208,7 +208,7 @@ mod tests {
     use crate::model::fixtures::container;
     use crate::observe::metrics::Verb;
 
-    /// A strict reader of the format: every sample belongs to a family that was described once, just before it.
+    /// A strict parser: every sample must belong to a family that was described once, directly before it.
     fn parse(text: &str) -> BTreeMap<String, f64> {
         assert!(text.ends_with('\n'));
         let mut samples = BTreeMap::new();
@@ -268,20 +268,24 @@ mod tests {
     }
 
     #[test]
-    fn a_running_container_has_its_figures_and_others_only_count() {
+    fn a_running_container_has_its_metrics_and_others_only_count() {
         let stopped = container("01m85d6ag2dk", "gone").in_state(ContainerState::Stopped);
         let all = vec![running(), (Arc::new(stopped), running().1)];
         let samples = parse(&expose(&Activity::default(), all));
-        let of = |figure: &str| {
+        let value_of = |metric: &str| {
             let series =
-                format!("condenser_container_{figure}{{container_id=\"01m85d6ag2dj\",container_name=\"web\"}}");
+                format!("condenser_container_{metric}{{container_id=\"01m85d6ag2dj\",container_name=\"web\"}}");
             samples.get(&series).copied()
         };
-        assert_eq!(of("cpu_usage_seconds_total"), Some(1.5));
-        assert_eq!(of("memory_usage_bytes"), Some(4096.0));
-        assert_eq!(of("memory_limit_bytes"), Some(f64::from(1 << 30)));
-        assert_eq!(of("pids"), Some(3.0));
-        assert_eq!((of("cpu_limit_cores"), of("pids_limit")), (None, None), "no limit");
+        assert_eq!(value_of("cpu_usage_seconds_total"), Some(1.5));
+        assert_eq!(value_of("memory_usage_bytes"), Some(4096.0));
+        assert_eq!(value_of("memory_limit_bytes"), Some(f64::from(1 << 30)));
+        assert_eq!(value_of("pids"), Some(3.0));
+        assert_eq!(
+            (value_of("cpu_limit_cores"), value_of("pids_limit")),
+            (None, None),
+            "no limit"
+        );
         assert_eq!(samples["condenser_containers{state=\"running\"}"], 1.0);
         assert_eq!(samples["condenser_containers{state=\"stopped\"}"], 1.0);
         assert_eq!(samples["condenser_containers{state=\"created\"}"], 0.0);

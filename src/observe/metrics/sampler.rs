@@ -1,14 +1,14 @@
-//! Measures containers: every ten seconds all that run, and at once whenever somebody asks.
+//! Measures containers: every ten seconds all that run, and on request.
 //!
-//! Owns what is remembered of each container: while it runs, its open cgroup and its processor time at the last two
-//! ticks, which rates are computed from; as long as it exists, its latest sample. One that does not run shows that
-//! sample, at rest. A new run begins anew. Nothing is ever read back from the log.
+//! Keeps state per container: while it runs, its open cgroup and its CPU time at the last two ticks, from which rates
+//! are computed; for as long as it exists, its latest sample. A stopped container reports that sample with the
+//! current values at zero. A new run starts from scratch. Nothing is ever read back from the log.
 //!
-//! The cgroup ends with the container. How often it ran out of memory is read from what the runtime recorded at the end,
-//! so that it is known also of a container that was never measured, and after a restart of this process.
+//! The cgroup disappears with the run. The out-of-memory counters are then read from the runtime's state, so they are
+//! known even for a container that was never measured, and after a restart of this process.
 //!
-//! A group that is kept open takes up to [`Group::FILES`] descriptors. Half of what this process may open is spent on
-//! that; the groups of further containers are opened for every reading, which is slower.
+//! A group that is kept open takes up to [`Group::FILES`] descriptors. Half of this process's limit is used for that;
+//! the groups of further containers are opened for every reading, which is slower.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -31,7 +31,7 @@ use crate::store::Store;
 
 /// How often running containers are measured for the log (`docs/spec/observability.md` 4).
 const INTERVAL: Duration = Duration::from_secs(10);
-/// Shortest time over which a rate means something: the kernel accounts running processes once per timer tick.
+/// Shortest period for a meaningful rate: the kernel accounts running processes once per timer tick.
 const SHORTEST: Duration = Duration::from_secs(1);
 
 /// The service. Clones share one memory.
@@ -43,11 +43,11 @@ struct Memory {
     containers: PathBuf,
     hierarchies: Hierarchies,
     processors: u32,
-    /// How many groups may stay open.
+    /// Maximum number of groups kept open.
     open_groups: usize,
     runs: HashMap<String, Run>,
     latest: HashMap<String, Sample>,
-    /// Of containers that have ended: when, and what their cgroup had counted.
+    /// Out-of-memory counters of stopped containers, with the time of the end of the run.
     ended: HashMap<String, (Option<Timestamp>, MemoryEvents)>,
 }
 
@@ -58,7 +58,7 @@ struct Run {
     ticks: Ticks,
 }
 
-/// Processor time at the last two ticks, the later one first. The first reading of a run counts as a tick.
+/// CPU time at the last two ticks, the later one first. The first reading of a run counts as a tick.
 #[derive(Default)]
 struct Ticks([Option<Tick>; 2]);
 
@@ -69,10 +69,10 @@ struct Tick {
 }
 
 impl Sampler {
-    /// Looks at how this machine's cgroups are mounted. Blocks for a moment. `containers` is the directory of the container
+    /// Reads this machine's cgroup mounts. Blocks for a moment. `containers` is the directory of the container
     /// directories.
     pub fn new(containers: PathBuf) -> Result<Self, GroupError> {
-        // No limit at all is as good as more than anybody needs.
+        // Without a limit, use a number that is large enough for anybody.
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20);
         let memory = Memory {
             containers,
@@ -86,13 +86,13 @@ impl Sampler {
         Ok(Self(Arc::new(Mutex::new(memory))))
     }
 
-    /// What a container uses now. One that does not run is at rest.
+    /// Current usage of a container. Zero for a stopped one, except for counters.
     pub async fn measure(&self, container: Arc<Container>) -> Sample {
         self.ask(Sample::default(), move |memory| memory.sample(&container))
             .await
     }
 
-    /// What each of these containers uses now, in their order.
+    /// Current usage of these containers, in the same order.
     pub async fn measure_all(&self, containers: Vec<Arc<Container>>) -> Vec<(Arc<Container>, Sample)> {
         let (nothing, list) = (vec![Sample::default(); containers.len()], containers.clone());
         let samples = self.ask(nothing, move |memory| list.iter().map(|c| memory.sample(c)).collect());
@@ -109,7 +109,7 @@ impl Sampler {
         })
     }
 
-    /// Measures and logs every ten seconds, until told to stop. A log that cannot be written stops nothing.
+    /// Measures and logs every ten seconds until stopped. If the log cannot be written, measuring continues.
     pub async fn run(self, store: Store, log: MetricsLog, stop: CancellationToken) {
         let log = Arc::new(Mutex::new(log));
         let mut interval = tokio::time::interval(INTERVAL);
@@ -131,14 +131,14 @@ impl Sampler {
         }
     }
 
-    /// Held while files of the kernel are read, which takes microseconds, and never while anything is written.
+    /// Locked while cgroup files are read, which takes microseconds, and never while writing.
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Memory {
-    /// One round over all containers that there are: samples of those that run.
+    /// One round over all containers: samples of the running ones.
     fn tick(&mut self, all: &[Arc<Container>]) -> Vec<(Arc<Container>, Sample)> {
         let ids: HashSet<&str> = all.iter().map(|c| c.id.as_str()).collect();
         self.runs.retain(|id, _| ids.contains(id.as_str()));
@@ -164,7 +164,7 @@ impl Memory {
         sample
     }
 
-    /// What the runtime recorded at the end of a container, read once an end.
+    /// The out-of-memory counters that the runtime recorded for the last run, read once per run.
     fn events_of(&mut self, container: &Container) -> MemoryEvents {
         let id = &container.id;
         if let Some((at, events)) = self.ended.get(id)
@@ -174,10 +174,10 @@ impl Memory {
         }
         let path = ContainerDir::new(&self.containers, id).state();
         let state = RuntimeState::read(&path).unwrap_or_else(|error| {
-            tracing::warn!(container.id = %id, %error, "what the container had used at its end cannot be read");
+            tracing::warn!(container.id = %id, %error, "cannot read the out-of-memory counters of a stopped container");
             None
         });
-        // A monitor may still be writing it down.
+        // A monitor may still be writing it.
         let Some(state) = state.filter(|state| state.status == Status::Stopped) else {
             return MemoryEvents::default();
         };
@@ -186,7 +186,7 @@ impl Memory {
         events
     }
 
-    /// Measures a container. `None` when it does not run, or has ended a moment ago.
+    /// Measures a container. `None` if it does not run or has just stopped.
     fn read(&mut self, container: &Container, is_tick: bool) -> Option<Sample> {
         let id = container.id.as_str();
         let process = container
@@ -246,8 +246,8 @@ impl Run {
 }
 
 impl Ticks {
-    /// How many processors were busy since the latest tick that is long enough ago; 0 without one, and when the counter
-    /// went backwards.
+    /// Number of CPUs in use since the latest tick that is old enough; 0 without one, and if the counter went
+    /// backwards.
     fn cores_used(&mut self, now: Tick, is_tick: bool) -> f64 {
         let old_enough = |tick: &&Tick| now.at.duration_since(tick.at) >= SHORTEST;
         let base = self.0.iter().flatten().find(old_enough).copied();
@@ -318,7 +318,7 @@ mod tests {
         let row = Arc::new(container("01m85d6ag2dj", "web").in_state(ContainerState::Stopped));
         assert_eq!(sampler.measure(row.clone()).await, Sample::default());
         let mut running = container("01m85d6ag2dk", "other").in_state(ContainerState::Running);
-        // Of no cgroup of that name.
+        // A process in no cgroup of that name.
         running.process = ProcessId::of(std::process::id() as i32);
         let all = sampler.measure_all(vec![row.clone(), Arc::new(running)]).await;
         assert_eq!(

@@ -1,11 +1,11 @@
-//! Which directories and files of the host containers may have (decision 11).
+//! Decides which directories and files of the host containers may mount (decision 11).
 
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// Of these, and of what is in them, a daemon with its default configuration gives containers nothing: who can write
-/// there can become root, and who can read there learns what root knows.
+/// With the default configuration containers cannot mount these, nor anything in them: write access there gives root
+/// privileges, and read access reveals root's secrets.
 const SYSTEM: [&str; 26] = [
     "/bin",
     "/boot",
@@ -34,7 +34,7 @@ const SYSTEM: [&str; 26] = [
     "/usr/share/polkit-1",
     "/var",
 ];
-/// What the runtime refuses by itself, when no daemon tells it what to allow (`docs/spec/runtime.md` 5.4).
+/// Paths that the runtime refuses on its own, when no daemon provides a policy (`docs/spec/runtime.md` 5.4).
 const OF_RUNTIME: [&str; 11] = [
     "/proc",
     "/sys",
@@ -48,7 +48,7 @@ const OF_RUNTIME: [&str; 11] = [
     "/usr/local/bin",
     "/etc/raind",
 ];
-/// Of what is denied the things that containers may have: volumes of pods and of bottles.
+/// Exceptions within denied directories: volumes of pods and of bottles.
 const VOLUMES: [&str; 2] = ["/etc/raind/pod/*/volumes/*", "/etc/raind/volumes/*/*"];
 
 const OURS: &str = "it belongs to Condenser, or holds what does";
@@ -58,28 +58,28 @@ const SYSTEMS: &str = "it is, is in, or holds a directory of the system; name it
 pub(super) const ROOTS_SOCKET: &str = "it is a socket of root; name it in allowed_mount_prefixes of the configuration to \
                                        let containers have it";
 
-/// What may be a source of bind mounts. Written into config.json by the daemon, so that the runtime, which looks last,
-/// judges by the same rule. Paths are absolute and clean.
+/// The allowed sources of bind mounts. The daemon writes the policy into config.json, so that the runtime, which
+/// checks last, applies the same policy. Paths are absolute and clean.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
-    /// Refused with what is in them, and with the directories that they are in.
+    /// Refused, together with everything in them and with their parent directories.
     denied: Vec<PathBuf>,
-    /// Allowed all the same, with what is in them.
+    /// Allowed nevertheless, together with everything in them.
     #[serde(default)]
     allowed: Vec<PathBuf>,
-    /// Directories of the daemon: refused whatever is allowed. A directory that holds one has to be allowed by its name.
+    /// Directories of the daemon: always refused. A directory that contains one is refused unless it is allowed.
     #[serde(default)]
     closed: Vec<PathBuf>,
-    /// Of the daemon's directories, those that this container may have. A `*` stands for any one name.
+    /// Directories of the daemon that this container may mount. A `*` matches any one name.
     #[serde(default)]
     volumes: Vec<PathBuf>,
 }
 
 impl Policy {
-    /// The rule of a daemon: `allowed` as configured, `closed` its own directories.
+    /// The policy of a daemon: `allowed` is configured, `closed` are the daemon's own directories.
     pub fn of_daemon(allowed: &[PathBuf], closed: &[PathBuf]) -> Self {
         let mut closed = closed.to_vec();
-        // The same directories by the names that they really have.
+        // The real paths of the same directories.
         closed.extend(closed.clone().iter().filter_map(|path| path.canonicalize().ok()));
         Self {
             denied: SYSTEM.map(PathBuf::from).to_vec(),
@@ -89,7 +89,7 @@ impl Policy {
         }
     }
 
-    /// The rule of a runtime that nobody tells one.
+    /// The policy of a runtime without a daemon.
     pub fn of_runtime() -> Self {
         Self {
             denied: OF_RUNTIME.map(PathBuf::from).to_vec(),
@@ -99,20 +99,20 @@ impl Policy {
         }
     }
 
-    /// The same for a container that has volumes in that directory.
+    /// The same policy for a container with volumes in that directory.
     pub fn with_volumes(mut self, directory: &Path) -> Self {
         self.volumes.push(directory.join("*"));
         self
     }
 
-    /// The same with these sources. They were accepted when the container was created: that a newer version or a changed
-    /// configuration would not accept them now is no reason not to start it again. Where they lead to is still judged.
+    /// The same policy with these sources allowed. They were accepted when the container was created, so a newer
+    /// version or a changed configuration must not keep it from starting again. Their targets are still checked.
     pub fn with_accepted(mut self, sources: impl IntoIterator<Item = PathBuf>) -> Self {
         self.allowed.extend(sources);
         self
     }
 
-    /// Whether containers may have that path; if not, why.
+    /// Whether containers may mount that path; if not, the reason.
     pub fn judge(&self, path: &Path) -> Result<(), String> {
         if self.volumes.iter().any(|pattern| is_in(path, pattern)) {
             return Ok(());
@@ -133,14 +133,14 @@ impl Policy {
         }
     }
 
-    /// Whether the configuration speaks of that path, or it is a volume.
+    /// Whether the configuration allows that path by name, or it is a volume.
     pub(super) fn names(&self, path: &Path) -> bool {
         let mut volumes = self.volumes.iter();
         self.allowed.iter().any(|allowed| path.starts_with(allowed)) || volumes.any(|pattern| is_in(path, pattern))
     }
 }
 
-/// Whether `path` matches the pattern or is below something that does.
+/// Whether `path` matches the pattern or is below a path that does.
 fn is_in(path: &Path, pattern: &Path) -> bool {
     let any = Component::Normal("*".as_ref());
     let mut names = path.components();

@@ -111,7 +111,7 @@ fn a_source_is_judged_by_what_it_resolves_to() {
     assert_eq!(refused(path("none")), format!("stat {none}: no such file or directory"));
     let ours = Policy::of_daemon(&[], &[path("data")]);
     assert!(open(path("data/sub"), &ours).is_err() && open(path("file"), &ours).is_ok());
-    // An accepted source that leads elsewhere now.
+    // An accepted source that now leads to another directory.
     std::fs::create_dir(path("there")).unwrap();
     std::os::unix::fs::symlink(path("data"), path("way")).unwrap();
     let accepted = ours.with_accepted([path("way/sub"), path("there")]);

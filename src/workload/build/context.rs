@@ -1,8 +1,8 @@
-//! The build context: an archive that nobody trusts, as a directory of its own.
+//! The build context: an untrusted archive, unpacked into a directory of its own.
 //!
-//! Directories, regular files, hard links to them and symbolic links are taken, with their modes and times, owned by
-//! root. Everything else is passed over. All paths are resolved beneath the directory, links included
-//! ([`Tree`](crate::image::tree::Tree)), when it is filled and when it is read.
+//! Directories, regular files, hard links to them and symbolic links are unpacked, with their modes and times, owned
+//! by root. All other entries are skipped. All paths, including links, are resolved beneath the directory
+//! ([`Tree`](crate::image::tree::Tree)), both while unpacking and while reading.
 
 use std::fs::File;
 use std::io::{self, BufRead, Read};
@@ -23,19 +23,19 @@ use crate::image::tree::{Tree, TreeError, split};
 /// Longest name of an entry: the kernel's `PATH_MAX` without its final zero.
 const MAX_PATH: usize = 4095;
 
-/// How much is taken.
+/// Limits of a context.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ContextLimits {
     /// Bytes of the archive.
     pub bytes: u64,
-    /// Entries, passed over or not.
+    /// Maximum number of entries, including skipped ones.
     pub entries: u64,
 }
 
-/// Why a context is not taken.
+/// Why a context is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ContextError {
-    /// Not an archive, a name that leaves it, or what cannot be.
+    /// Not an archive, a name that leaves the context, or an invalid entry.
     #[error("{0}")]
     Invalid(#[source] Cause),
     /// Over a limit.
@@ -150,14 +150,14 @@ fn place(tree: &mut Tree, entry: &Entry, path: &[u8]) -> Result<(), ContextError
     Ok(())
 }
 
-/// A new, empty file in the place of whatever is there.
+/// A new, empty file that replaces any existing object.
 pub(super) fn new_file(tree: &mut Tree, parent: &OwnedFd, name: &[u8]) -> Result<File, Errno> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let open = || rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR);
     tree.replace(parent, name, open).map(File::from)
 }
 
-/// Mode and times of a file that was written.
+/// Sets mode and times of a written file.
 pub(super) fn finish_file(file: &File, mode: u32, times: Timestamps) -> Result<(), Errno> {
     rustix::fs::fchmod(file, Mode::from_raw_mode(mode & 0o7777))?;
     rustix::fs::futimens(file, &times)
@@ -174,12 +174,12 @@ fn times(entry: &Entry) -> Timestamps {
     }
 }
 
-/// Opens what a path of the context means. Links, absolute ones too, are resolved within it.
+/// Opens a path of the context. Links, including absolute ones, are resolved within it.
 pub(super) fn open(root: &Path, path: &str) -> Result<OwnedFd, Errno> {
     let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(root, directory, Mode::empty())?;
     let path = if path.is_empty() { "." } else { path };
-    // Only files, directories and links are in a context: reading cannot wait for anybody.
+    // A context contains only files, directories and links, so reading cannot block.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     loop {
@@ -190,7 +190,7 @@ pub(super) fn open(root: &Path, path: &str) -> Result<OwnedFd, Errno> {
     }
 }
 
-/// A path without `.` and `..`. `None` when it is absolute or climbs out.
+/// A path without `.` and `..`. `None` if it is absolute or leaves the context.
 pub(super) fn clean(path: &[u8]) -> Option<Vec<u8>> {
     let mut parts: Vec<&[u8]> = Vec::new();
     for part in path.split(|b| *b == b'/') {
@@ -203,7 +203,7 @@ pub(super) fn clean(path: &[u8]) -> Option<Vec<u8>> {
     (!path.starts_with(b"/")).then(|| parts.join(&b'/'))
 }
 
-/// Gives an error instead of more than `limit` bytes.
+/// Fails after more than `limit` bytes.
 struct Capped<R> {
     reader: R,
     left: u64,
@@ -221,7 +221,7 @@ impl<R: Read> Read for Capped<R> {
     }
 }
 
-/// What comes through a channel, for blocking threads.
+/// Reads from a channel, for blocking threads.
 pub(super) struct ChannelReader {
     pieces: mpsc::Receiver<io::Result<Bytes>>,
     current: Bytes,
@@ -321,7 +321,7 @@ mod tests {
         );
     }
 
-    /// Unpacks what `tar` makes of the path of a directory of the host, which must not change.
+    /// Unpacks the archive that `tar` builds for the path of a host directory, which must not change.
     fn attack(tar: impl FnOnce(&str) -> Tar) -> (tempfile::TempDir, Result<(), ContextError>) {
         let scratch = tempfile::tempdir().unwrap();
         let host = scratch.path().join("host");

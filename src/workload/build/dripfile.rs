@@ -1,19 +1,19 @@
-//! The build file: text to instructions (`docs/spec/api.md` 7.4). Pure; the texts of the errors are the contract's.
+//! Parses the build file (`docs/spec/api.md` 7.4). Pure; the error messages are part of the contract.
 //!
-//! One instruction per line. Blank lines and lines that begin with `#` are skipped, also within a continued one; `\` at
-//! the end of a line joins it with the next by a space. `FROM` comes first and once.
+//! One instruction per line. Blank lines and lines that begin with `#` are skipped, also within a continued one; `\`
+//! at the end of a line joins it with the next by a space. `FROM` comes first and once.
 
 use super::context::clean;
 
-/// Longest build file that is read, in bytes.
+/// Maximum size of a build file, in bytes.
 pub(super) const MAX_BYTES: u64 = 1 << 20;
 
 /// A build file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Dripfile {
-    /// What it stands on, as written.
+    /// The base image, as written.
     pub base: String,
-    /// What follows `FROM`, in order.
+    /// The instructions after `FROM`, in order.
     pub steps: Vec<Step>,
 }
 
@@ -26,18 +26,18 @@ pub(super) struct Step {
     pub text: String,
 }
 
-/// What a line asks for.
+/// An instruction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Instruction {
-    /// A directory, relative to the one before it.
+    /// A directory, relative to the previous one.
     Workdir(String),
     /// Variables.
     Env(Vec<(String, String)>),
-    /// `COPY` and `ADD`, which mean the same.
+    /// `COPY` and `ADD`, which are equivalent.
     Copy {
         /// Path in the context: no leading slash, no `.`, no `..`; empty for the context itself.
         source: String,
-        /// Path in the image as written.
+        /// Path in the image, as written.
         destination: String,
     },
     /// The argument vector of a command that changes the image.
@@ -48,22 +48,22 @@ pub(super) enum Instruction {
     Entrypoint(Vec<String>),
 }
 
-/// What is wrong with a build file.
+/// Why a build file is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DripfileError {
-    /// Bytes that are no text.
+    /// The file is not text.
     #[error("the build file is not UTF-8 text without NUL")]
     NotText,
-    /// A word that is no instruction.
+    /// An unknown instruction.
     #[error("unsupported instruction: {0}")]
     Unsupported(String),
     /// A second `FROM`.
     #[error("multi-stage build is not supported")]
     MultiStage,
-    /// No `FROM`, or something before it.
+    /// No `FROM`, or an instruction before it.
     #[error("missing FROM instruction")]
     NoFrom,
-    /// `FROM` alone.
+    /// `FROM` without arguments.
     #[error("FROM requires an image")]
     EmptyFrom,
     /// `COPY` with fewer than two words.
@@ -75,30 +75,30 @@ pub enum DripfileError {
     /// A source that is absolute or outside the context.
     #[error("invalid path: {0}")]
     InvalidPath(String),
-    /// `WORKDIR` alone.
+    /// `WORKDIR` without arguments.
     #[error("WORKDIR requires path")]
     Workdir,
-    /// `ENV` alone, or words without `=` among such with.
+    /// `ENV` without arguments, or words without `=` among words with it.
     #[error("ENV requires key=value")]
     EnvEquals,
     /// A name without a value.
     #[error("ENV requires key value")]
     EnvPair,
-    /// A quotation without an end.
+    /// A quote that is not closed.
     #[error("ENV has a quote that does not end: {0}")]
     OpenQuote(String),
-    /// `RUN` alone.
+    /// `RUN` without arguments.
     #[error("RUN requires command")]
     Run,
-    /// A command of no words.
+    /// A command without words.
     #[error("command is empty")]
     EmptyCommand,
-    /// What begins with `[` and is no JSON list of strings.
+    /// Text that begins with `[` but is not a JSON list of strings.
     #[error("invalid exec form: {0}")]
     ExecForm(String),
 }
 
-/// Reads a build file.
+/// Parses a build file.
 pub(super) fn parse(text: &[u8]) -> Result<Dripfile, DripfileError> {
     let text = std::str::from_utf8(text).map_err(|_| DripfileError::NotText)?;
     if text.contains('\0') {
@@ -186,7 +186,7 @@ fn command(rest: &str) -> Result<Vec<String>, DripfileError> {
     };
     match words.first().is_none_or(String::is_empty) {
         true => Err(DripfileError::EmptyCommand),
-        // JSON can write what no argument can hold.
+        // JSON can contain NUL, which no argument can.
         false if words.iter().any(|word| word.contains('\0')) => Err(DripfileError::NotText),
         false => Ok(words),
     }
@@ -210,7 +210,7 @@ fn env(rest: &str) -> Result<Vec<(String, String)>, DripfileError> {
     pairs.collect::<Option<_>>().ok_or(DripfileError::EnvPair)
 }
 
-/// Words between blanks; `'…'` and `"…"` keep blanks, `\` keeps the next character except within `'…'`.
+/// Words separated by blanks; `'…'` and `"…"` keep blanks, `\` keeps the next character except within `'…'`.
 fn words(text: &str) -> Result<Vec<String>, DripfileError> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
@@ -235,19 +235,19 @@ fn words(text: &str) -> Result<Vec<String>, DripfileError> {
     }
 }
 
-/// A path of the context without `.` and `..`. `None` when it is absolute or climbs out.
+/// A path of the context without `.` and `..`. `None` if it is absolute or leaves the context.
 pub(super) fn within(path: &str) -> Option<String> {
     clean(path.as_bytes()).and_then(|path| String::from_utf8(path).ok())
 }
 
-/// `path` seen from `directory`, both in an image: absolute, without `.` and `..`.
+/// Resolves `path` against `directory`, both in an image: absolute, without `.` and `..`.
 pub(super) fn joined(directory: &str, path: &str) -> String {
-    let whole = match path.starts_with('/') {
+    let full = match path.starts_with('/') {
         true => path.to_owned(),
         false => format!("{directory}/{path}"),
     };
     let mut parts = Vec::new();
-    for part in whole.split('/') {
+    for part in full.split('/') {
         match part {
             "" | "." => {}
             ".." => drop(parts.pop()),

@@ -1,4 +1,4 @@
-//! Why a build failed. The texts are the contract's (`docs/spec/api.md` 7.4); the API adds its prefix.
+//! Why a build failed. The messages are part of the contract (`docs/spec/api.md` 7.4); the API adds its prefix.
 
 use super::context::ContextError;
 use super::dripfile::DripfileError;
@@ -9,13 +9,13 @@ use crate::model::Exit;
 use crate::ops::task::Unfinished;
 use crate::workload::container::ContainerError;
 
-/// Why there is no new image. Nothing of a failed build stays.
+/// Why a build failed. A failed build leaves nothing behind.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// The new image has no name.
     #[error("missing tag query: name the new image, as in ?tag=team/app:1.0")]
     NoTag,
-    /// The context is not taken.
+    /// The context is refused.
     #[error("invalid build context: {0}")]
     Context(#[from] ContextError),
     /// The build file is asked for outside of the context.
@@ -24,42 +24,42 @@ pub enum BuildError {
     /// The context has no such build file.
     #[error("{0}: no such build file in the build context; name it with the query dripfile")]
     NoDripfile(String),
-    /// The build file is longer than one is read.
+    /// The build file is too large.
     #[error("{path}: the build file is longer than {limit} bytes")]
     #[allow(missing_docs)]
     LongDripfile { path: String, limit: u64 },
-    /// The build file is wrong.
+    /// The build file is invalid.
     #[error(transparent)]
     Dripfile(#[from] DripfileError),
-    /// A name that says what is in the image cannot be chosen for a new one.
+    /// The name of a new image cannot be a digest, which depends on the content.
     #[error("invalid image reference: {0}; a built image needs a tag, not a digest")]
     DigestTag(String),
-    /// What is to be copied is not there.
+    /// The source of a copy does not exist.
     #[error("{0}: no such file or directory in the build context")]
     NoSource(String),
-    /// A path of the image cannot be what a step wants.
+    /// A path of the image does not suit the step.
     #[error("{0}")]
     Files(String),
-    /// `RUN` in an image without a single file.
+    /// `RUN` in an image without any files.
     #[error("RUN requires files in the image; copy some first")]
     NothingToRun,
     /// A command failed.
     #[error("RUN command failed: {}\n--- build log tail ---\n{output}", described(exit))]
     #[allow(missing_docs)]
     Run { exit: Exit, output: String },
-    /// A command took too long.
+    /// A command exceeded the time limit.
     #[error("RUN command failed: it took longer than {0} s (build_step_seconds)")]
     RunTime(u64),
-    /// The client has gone, or the daemon is stopping.
+    /// The client has disconnected, or the daemon is stopping.
     #[error("the build was cancelled")]
     Cancelled,
-    /// The base image, or the making of a layer.
+    /// An error of the base image or of a layer.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// The container of a `RUN`.
+    /// An error of the container of a `RUN`.
     #[error(transparent)]
     Container(#[from] ContainerError),
-    /// Files of the daemon.
+    /// An error of the daemon's files.
     #[error("{0}")]
     Io(#[source] Cause),
     /// The build file cannot be read.

@@ -1,7 +1,7 @@
-//! The steps of a build that change files without running anything: `COPY`, `ADD`, `WORKDIR`.
+//! Build steps that change files without running anything: `COPY`, `ADD`, `WORKDIR`.
 //!
-//! Paths of the image are resolved within its root, paths of the context within the context; whatever links either of
-//! them has, no file of the host is read or written. Copies belong to root and keep mode and time.
+//! Paths of the image are resolved within its root, paths of the context within the context; no link in either can
+//! lead to a file of the host. Copies are owned by root and keep mode and times.
 
 use std::fs::File;
 use std::io;
@@ -17,18 +17,18 @@ use super::{BuildError, context};
 use crate::image::tree;
 use crate::image::tree::{Tree, TreeError, open_directory, split};
 
-/// One such step. Paths of the image are absolute and clean.
+/// A file step. Paths of the image are absolute and clean.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum FileStep {
-    /// Makes a directory with its parents.
+    /// Creates a directory and its parents.
     Directory(String),
-    /// Copies a file, or what is in a directory.
+    /// Copies a file, or the content of a directory.
     Copy {
         /// Path in the context, clean.
         source: String,
         /// Path in the image.
         destination: String,
-        /// Whether the destination was written as a directory.
+        /// Whether the destination is written as a directory.
         into: bool,
     },
 }
@@ -97,7 +97,7 @@ fn copy_directory(tree: &mut Tree, source: OwnedFd, destination: &[u8]) -> Resul
                 tree.replace(&parent, name, link).map_err(fail)?;
             }
             FileType::RegularFile => copy_file(tree, open_file(source.as_fd(), name).map_err(fail)?, &parent, name)?,
-            // Nothing else is in a context.
+            // A context contains nothing else.
             _ => {}
         }
     }
@@ -128,7 +128,7 @@ fn failed(error: &io::Error, path: &[u8]) -> TreeError {
     tree::error(Errno::from_io_error(error).unwrap_or(Errno::IO), path)
 }
 
-/// As [`Tree`] wants it.
+/// The path in the form that [`Tree`] expects.
 fn relative(path: &str) -> &[u8] {
     path.trim_start_matches('/').as_bytes()
 }

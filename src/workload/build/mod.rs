@@ -1,16 +1,16 @@
-//! Image builds: a build file and a context in, an image out (`docs/spec/api.md` 7.4).
+//! Builds images from a build file and a context (`docs/spec/api.md` 7.4).
 //!
 //! ```text
 //! receive context -> read build file -> base image -> steps in order -> commit
 //! ```
-//! `COPY`, `ADD` and `WORKDIR` lines that follow each other make one layer, every `RUN` makes one; a `RUN` sees what
-//! the lines before it made. Nothing is cached between builds.
+//! Consecutive `COPY`, `ADD` and `WORKDIR` lines make one layer, every `RUN` makes one; a `RUN` sees the result of
+//! the lines before it. Nothing is cached between builds.
 //!
-//! A build is a task of its own. When its caller goes away it is cancelled, which it notices between two steps, during
-//! a pull and during a `RUN`. Until the commit the image store shows nothing of it; its context and its layers go when
-//! it ends, and after a crash with the next start, as do its containers.
+//! A build runs in its own task. If its caller goes away it is cancelled, which takes effect between two steps,
+//! during a pull and during a `RUN`. Nothing is visible in the image store before the commit; the context, layers and
+//! containers of a build are removed when it ends, and after a crash at the next start.
 //!
-//! What this module never does: follow a link of the context or of an image to a file of the host, or run a command
+//! This module never follows a link of the context or of an image to a file of the host, and never runs a command
 //! outside of a container.
 
 mod context;
@@ -44,34 +44,34 @@ use self::files::FileStep;
 
 pub use self::error::BuildError;
 
-/// `FROM` of an image that stands on nothing.
+/// `FROM` of an image without a base.
 const SCRATCH: &str = "scratch";
-/// How often a base image that vanishes between pull and use is asked for again.
+/// Number of attempts if a base image disappears between pull and use.
 const ENSURE_TRIES: usize = 3;
-/// How many pieces of a context wait between network and unpacking.
+/// How many chunks of a context are buffered between network and unpacking.
 const PIECES: usize = 16;
-/// How long a client may be silent within a context.
+/// Idle timeout of a client that sends a context.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// What builds may take.
+/// Limits of builds.
 #[derive(Debug, Clone)]
 pub struct BuildSettings {
-    /// Largest context, in bytes of the archive.
+    /// Maximum size of a context, in bytes of the archive.
     pub max_context_bytes: u64,
-    /// Largest number of entries of a context.
+    /// Maximum number of entries of a context.
     pub max_context_entries: u64,
-    /// How long one `RUN` may take.
+    /// Timeout of one `RUN`.
     pub step_time: Duration,
 }
 
-/// What is to be built.
+/// A build request.
 #[derive(Debug, Clone)]
 pub struct BuildRequest {
     /// Name of the new image.
     pub tag: String,
     /// Path of the build file in the context.
     pub dripfile: String,
-    /// Network of `RUN` commands; empty for the default one.
+    /// Network of `RUN` commands; empty for the default network.
     pub network: String,
 }
 
@@ -88,7 +88,7 @@ pub struct BuildService {
 type Upload = BoxStream<'static, io::Result<Bytes>>;
 
 impl BuildService {
-    /// A service over those below it.
+    /// A service on top of these services.
     pub fn new(
         settings: BuildSettings,
         images: ImageService,
@@ -103,9 +103,9 @@ impl BuildService {
         }
     }
 
-    /// Builds an image and gives it the name `tag`; an image that had it gives way. `upload` is the context, an
-    /// uncompressed tar. Returns the new image's canonical string. Ends early when `stop` is cancelled or this is
-    /// dropped.
+    /// Builds an image and names it `tag`, replacing an image with that name. `upload` is the context, an
+    /// uncompressed tar. Returns the canonical string of the new image. Ends early if `stop` is cancelled or this
+    /// future is dropped.
     pub async fn build(
         &self,
         request: BuildRequest,
@@ -122,9 +122,9 @@ impl BuildService {
                 Ok(image) => tracing::info!(image = %image.id, digest = image.manifest_digest, "image built"),
                 Err(error) => tracing::warn!(image = %request.tag, %error, "build failed"),
             }
-            // What a failed build made, or what only the replaced image needed.
+            // Layers of a failed build, or those that only the replaced image used.
             if let Err(error) = service.images.sweep().await {
-                tracing::warn!(%error, "unused layers stay for now");
+                tracing::warn!(%error, "cannot sweep unused layers; retrying later");
             }
             if built.is_err() {
                 discard(upload, service.settings.max_context_bytes).await;
@@ -172,7 +172,7 @@ impl BuildService {
         Ok(draft.commit(&target, run).await?)
     }
 
-    /// Takes the context in as it comes.
+    /// Receives the context and unpacks it.
     async fn receive(&self, upload: &mut Upload) -> Result<Scratch, BuildError> {
         let scratch = self.images.scratch().await?;
         let limits = ContextLimits {
@@ -189,11 +189,11 @@ impl BuildService {
                 Ok(Some(piece)) => piece,
                 Err(_) => Err(io::Error::new(
                     io::ErrorKind::TimedOut,
-                    format!("nothing came for {} s", IDLE.as_secs()),
+                    format!("no data for {} s", IDLE.as_secs()),
                 )),
             };
             let broken = piece.is_err();
-            // The unpacker has gone when it has seen the end of the archive or does not want the rest.
+            // The unpacker has ended: it has seen the end of the archive, or refuses the rest.
             if sender.send(piece).await.is_err() || broken {
                 break;
             }
@@ -203,7 +203,7 @@ impl BuildService {
         Ok(unpacked?)
     }
 
-    /// The image to build on, and what it runs.
+    /// The base image as a draft, and its run configuration.
     async fn begin(&self, file: &Dripfile) -> Result<(Draft, ImageRunConfig), BuildError> {
         if file.base == SCRATCH {
             return Ok((self.images.draft(None).await?, ImageRunConfig::default()));
@@ -215,7 +215,7 @@ impl BuildService {
             let base = self.images.ensure(&reference, &Platform::host()).await?;
             match self.images.draft(Some(&base)).await {
                 Ok(draft) => return Ok((draft, base.config.clone())),
-                // Removed or replaced in this moment.
+                // It was removed or replaced just now.
                 Err(ImageError::NotFound(_)) if tries > 0 => {}
                 Err(error) => return Err(error.into()),
             }
@@ -295,8 +295,8 @@ impl BuildService {
             cancelled: cancelled.clone(),
         };
         let draft = progress.draft.clone();
-        let harvest = move |upper: PathBuf| async move { draft.lock().await.add_layer(text, upper).await };
-        match self.containers.run_build_step(step, harvest).await? {
+        let save_layer = move |upper: PathBuf| async move { draft.lock().await.add_layer(text, upper).await };
+        match self.containers.run_build_step(step, save_layer).await? {
             StepEnd::Done(()) => Ok(()),
             StepEnd::Failed { exit, output } => Err(BuildError::Run { exit, output }),
             StepEnd::TimedOut => Err(BuildError::RunTime(self.settings.step_time.as_secs())),
@@ -305,19 +305,19 @@ impl BuildService {
     }
 }
 
-/// A build between two steps.
+/// The state of a build between two steps.
 struct Progress {
     /// Shared with the operation that runs a command.
     draft: Arc<Mutex<Draft>>,
-    /// What the image runs, so far.
+    /// The run configuration so far.
     run: ImageRunConfig,
-    /// Changes of files that no layer has yet, with their lines.
+    /// File changes that are not in a layer yet, with their lines.
     pending: Vec<(FileStep, String)>,
     context: Arc<Scratch>,
 }
 
 impl Progress {
-    /// Makes one layer of the changes that are pending.
+    /// Makes one layer of the pending changes.
     async fn write_files(&mut self) -> Result<(), BuildError> {
         if self.pending.is_empty() {
             return Ok(());
@@ -329,7 +329,7 @@ impl Progress {
     }
 }
 
-/// Sets a variable in `KEY=VALUE` entries, in the place of an earlier one.
+/// Sets a variable in `KEY=VALUE` entries, replacing an earlier one in its position.
 fn set(env: &mut Vec<String>, key: &str, value: &str) {
     let entry = format!("{key}={value}");
     match env
@@ -366,7 +366,8 @@ fn read_dripfile(context: &Path, path: &str) -> Result<Dripfile, BuildError> {
     Ok(dripfile::parse(&text)?)
 }
 
-/// Reads what a client still sends, at most `left` bytes: most look for the answer only when they have sent everything.
+/// Reads the rest of a client's upload, at most `left` bytes: most clients read the answer only after they have sent
+/// everything.
 async fn discard(mut upload: Upload, mut left: u64) {
     while let Ok(Some(Ok(piece))) = tokio::time::timeout(IDLE, upload.next()).await {
         match left.checked_sub(piece.len() as u64) {
@@ -377,12 +378,12 @@ async fn discard(mut upload: Upload, mut left: u64) {
 }
 
 impl BuildError {
-    /// Whether the client has sent more than is taken.
+    /// Whether the context is too large.
     pub fn is_too_large(&self) -> bool {
         matches!(self, Self::Context(ContextError::TooLarge(_)))
     }
 
-    /// Whether a context was not taken through no fault of the client.
+    /// Whether the failure is not the client's fault.
     pub fn is_internal(&self) -> bool {
         matches!(self, Self::Context(ContextError::System(_)))
     }
