@@ -153,7 +153,7 @@ impl Daemon {
 
     /// Leaves what a plain copy of the state would lose beside it.
     async fn note_for_copies(self) {
-        let noted = tokio::task::spawn_blocking(move || copies::note(&self.config)).await;
+        let noted = tokio::task::spawn_blocking(move || copies::record_metadata(&self.config)).await;
         if let Err(error) = noted {
             tracing::warn!(%error, "nothing was noted for copies of the state");
         }

@@ -141,7 +141,7 @@ async fn open_state(
     config: &mut Config,
 ) -> Result<(Foundation, EarlySockets, broadcast::Receiver<Arc<Commit>>), DaemonError> {
     directories::prepare(config)?;
-    copies::give_back(config);
+    copies::restore(config);
     let store = Store::open(&config.database())?;
     // From here on, so that recovery is among them.
     let commits = store.subscribe();

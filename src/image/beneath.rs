@@ -82,7 +82,7 @@ impl Object {
     }
 
     /// What the descriptor was opened for cannot be used for more; this name leads to the same object, a link included.
-    fn name(&self) -> String {
+    fn proc_path(&self) -> String {
         format!("/proc/self/fd/{}", self.file.as_raw_fd())
     }
 

@@ -13,7 +13,7 @@ use super::capture::capture;
 use super::draft::in_overlay;
 use super::tree::{Tree, TreeError};
 use super::unpack::unpack;
-use super::{ImageError, ImageService, blocking, stack, document_digests};
+use super::{ImageError, ImageService, blocking, document_digests, stack};
 use crate::base::cause::Cause;
 use crate::model::Image;
 

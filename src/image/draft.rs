@@ -28,7 +28,7 @@ use super::documents::{Made, Parts};
 use super::layers::{LayerStore, Pins, Staged};
 use super::tree::TreeError;
 use super::unpack::unpack;
-use super::{ImageError, ImageRef, ImageService, Inner, Platform, blocking, stack, document_digests, documents};
+use super::{ImageError, ImageRef, ImageService, Inner, Platform, blocking, document_digests, documents, stack};
 use crate::base::cause::Cause;
 use crate::model::{Image, ImageLayer, ImageRunConfig};
 use crate::ops::task;

@@ -27,9 +27,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
-use super::stack::Link;
 use super::digest::Digest;
 use super::record::Record;
+use super::stack::Link;
 use super::tree::{self, DIFF_ID};
 
 /// The store.

@@ -78,11 +78,11 @@ impl Document {
         } else {
             &raw.media_type
         };
-        let said_index = said.contains("image.index") || said.contains("manifest.list");
-        let said_manifest = said.contains("image.manifest.") || said.contains("distribution.manifest.v2");
-        if said.contains("artifact.manifest") {
+        let said_index = media_type.contains("image.index") || media_type.contains("manifest.list");
+        let said_manifest = media_type.contains("image.manifest.") || media_type.contains("distribution.manifest.v2");
+        if media_type.contains("artifact.manifest") {
             return Ok(Self::Artifact(if raw.artifact_type.is_empty() {
-                said.to_owned()
+                media_type.to_owned()
             } else {
                 raw.artifact_type
             }));

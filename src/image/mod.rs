@@ -65,11 +65,11 @@ use crate::observe::metrics::{Activity, Verb};
 use crate::ops::task;
 use crate::store::Store;
 
-use self::stack::Link;
 use self::digest::Digest;
 use self::layers::LayerStore;
 use self::manifest::ImageConfig;
 use self::registry::Registry;
+use self::stack::Link;
 use self::view::View;
 
 pub use self::adopt::Bundle;

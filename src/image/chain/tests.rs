@@ -3,8 +3,8 @@ use std::sync::Arc;
 
 use super::*;
 use crate::image::digest::Digest;
-use crate::image::stack::{digests, stack};
 use crate::image::record::Record;
+use crate::image::stack::{digests, stack};
 use crate::image::testing::{Tar, names, with_overlay};
 use crate::image::unpack::unpack;
 

@@ -23,7 +23,7 @@ const MAX_TOKEN_REPLY: u64 = 64 << 10;
 impl Source {
     /// The value of `Authorization` that answers the challenge of a 401. `refused` is what was shown then; if somebody
     /// else has renewed it meanwhile, theirs is good.
-    pub(super) async fn introduce(
+    pub(super) async fn authenticate(
         &self,
         refused: Option<HeaderValue>,
         headers: &HeaderMap,

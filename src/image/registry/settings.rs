@@ -141,7 +141,7 @@ impl Registries {
 }
 
 fn mirror(text: &str) -> Result<RegistryEndpoint, String> {
-    let wrong = || format!("the mirror {text:?} is not [http[s]://]host[:port][/prefix]");
+    let invalid = || format!("the mirror {text:?} is not [http[s]://]host[:port][/prefix]");
     let (tls, rest) = match text.split_once("://") {
         Some(("https", rest)) => (true, rest),
         Some(("http", rest)) => (false, rest),
