@@ -1,6 +1,10 @@
 //! The real hook agent against real listeners (`docs/spec/runtime.md` 7).
 
-#![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a test may panic, its helpers too"
+)]
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

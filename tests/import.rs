@@ -1,5 +1,6 @@
 //! The takeover of an installation of the original, as far as it needs no machine: interrupted, repeated, refused.
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "a failed expectation is a failed test"

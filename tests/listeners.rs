@@ -1,6 +1,10 @@
 //! The listeners as clients meet them: real sockets, real TLS, curl as the client (`docs/spec/api.md` 2).
 
-#![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a test may panic, its helpers too"
+)]
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

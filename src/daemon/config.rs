@@ -241,6 +241,7 @@ pub enum ConfigError {
 
 impl Settings {
     /// Reads a layer from a TOML file.
+    #[expect(clippy::disallowed_methods, reason = "the error names the file already")]
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
             path: path.to_owned(),

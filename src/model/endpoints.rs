@@ -62,7 +62,7 @@ pub fn all_endpoints(snapshot: &Snapshot) -> Vec<(Arc<Service>, Vec<Endpoint>)> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::fixtures::{container, pod, service};
+    use crate::model::fixtures::{container, pod, service, tcp_check};
     use crate::model::{ContainerState, PodGoal, Txn};
 
     /// A pod that runs, with the label `app: <name>`.
@@ -136,15 +136,7 @@ mod tests {
         let probed = |readiness| {
             addresses(update("01aaaaaaaaaaaaaa-1", move |c: &mut Container| {
                 c.readiness = readiness;
-                c.options.readiness_check = Some(crate::model::HealthCheck {
-                    probe: crate::model::Probe::Tcp(80),
-                    interval: 1,
-                    timeout: 1,
-                    retries: 1,
-                    successes: 1,
-                    start_period: 0,
-                    start_interval: None,
-                });
+                c.options.readiness_check = Some(tcp_check());
             }))
         };
         assert_eq!(probed(None), ["10.166.0.10"]);

@@ -229,7 +229,7 @@ fn problem(pod: &Pod, state: PodState, members: &[Arc<Container>]) -> Option<Pod
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::fixtures::{container, pod};
+    use crate::model::fixtures::{container, pod, tcp_check};
 
     fn seen(pod: &Pod, containers: Vec<Container>) -> (String, usize, usize, bool) {
         let snapshot = Snapshot::build(|t| {
@@ -264,15 +264,7 @@ mod tests {
             ("degraded".into(), 1, 0, false)
         );
         let mut unready = web(Running);
-        unready.options.readiness_check = Some(crate::model::HealthCheck {
-            probe: crate::model::Probe::Tcp(80),
-            interval: 1,
-            timeout: 1,
-            retries: 1,
-            successes: 1,
-            start_period: 0,
-            start_interval: None,
-        });
+        unready.options.readiness_check = Some(tcp_check());
         assert_eq!(seen(&shop, vec![infra(), unready]), ("running".into(), 1, 1, false));
         shop.goal = PodGoal::Stopped;
         assert_eq!(seen(&shop, vec![infra(), web(Running)]).0, "stopped");
@@ -360,15 +352,7 @@ mod tests {
         let crashed = with(&|c| c.retries.in_a_row = 1);
         assert_eq!((crashed.steady_from(), crashed.available_from(0)), (at(110), at(110)));
         let probed = with(&|c| {
-            c.options.readiness_check = Some(crate::model::HealthCheck {
-                probe: crate::model::Probe::Tcp(80),
-                interval: 1,
-                timeout: 1,
-                retries: 1,
-                successes: 1,
-                start_period: 0,
-                start_interval: None,
-            });
+            c.options.readiness_check = Some(tcp_check());
             c.ready_at = at(150);
         });
         assert_eq!((probed.available_from(0), probed.available_from(5)), (at(150), at(155)));

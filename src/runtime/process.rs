@@ -84,7 +84,7 @@ pub fn boot_id() -> String {
     if let Some(known) = KNOWN.get() {
         return known.clone();
     }
-    let read = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    let read = fs_err::read_to_string("/proc/sys/kernel/random/boot_id");
     read.map_or_else(
         |_| String::new(),
         |text| KNOWN.get_or_init(|| text.trim().to_owned()).clone(),

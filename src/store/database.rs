@@ -38,6 +38,7 @@ pub(super) struct Database(Connection);
 
 impl Database {
     /// Opens or makes the database, checks it, brings its schema up to date and reads everything.
+    #[expect(clippy::disallowed_methods, reason = "the error names the file already")]
     pub(super) fn open(path: &Path) -> Result<(Self, Snapshot), StoreError> {
         if let Some(dir) = path.parent() {
             std::fs::DirBuilder::new()

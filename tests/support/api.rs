@@ -363,8 +363,13 @@ impl Session {
 
 /// One request over plain HTTP.
 pub fn plain(machine: &Machine, place: Place, address: &str, call: Call) -> Result<Reply, String> {
+    plain_over(connect(machine, place, address)?, address, call)
+}
+
+/// One request over a connection to `address`.
+pub fn plain_over(stream: TcpStream, address: &str, call: Call) -> Result<Reply, String> {
+    stream.set_nonblocking(true).map_err(|e| e.to_string())?;
     let runtime = runtime();
-    let stream = connect(machine, place, address)?;
     let sender = runtime.block_on(async {
         let stream = tokio::net::TcpStream::from_std(stream).map_err(|e| e.to_string())?;
         open(TokioIo::new(stream)).await

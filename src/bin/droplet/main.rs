@@ -16,6 +16,14 @@
 //! - [`config`]: the content of `config.json`
 //! - [`wait`]: waits for descriptors
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        clippy::disallowed_types,
+        reason = "tests lay out files and run tools"
+    )
+)]
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod cli;

@@ -65,6 +65,7 @@ pub(super) async fn find(files: &[PathBuf], host: &str, path: &str) -> Result<Op
 }
 
 /// The content of a file, if it exists.
+#[expect(clippy::disallowed_methods, reason = "the error names the file already")]
 fn read(path: &Path) -> Result<Option<String>, String> {
     let failed = |e: &dyn fmt::Display| format!("the credentials file {} cannot be read: {e}", path.display());
     let metadata = match std::fs::metadata(path) {

@@ -42,6 +42,19 @@ pub(crate) fn container(id: &str, name: &str) -> Container {
     }
 }
 
+/// A check of a TCP port that is of one mind after one try.
+pub(crate) fn tcp_check() -> HealthCheck {
+    HealthCheck {
+        probe: Probe::Tcp(80),
+        interval: 1,
+        timeout: 1,
+        retries: 1,
+        successes: 1,
+        start_period: 0,
+        start_interval: None,
+    }
+}
+
 impl Container {
     pub(crate) fn forward(mut self, port: u16) -> Self {
         self.forwards.push(Forward {

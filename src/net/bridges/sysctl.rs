@@ -100,10 +100,12 @@ fn write_one(path: &Path) -> std::io::Result<bool> {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the error names the file already")]
 fn read(path: &Path) -> std::io::Result<String> {
     Ok(std::fs::read_to_string(path)?.trim().to_owned())
 }
 
+#[expect(clippy::disallowed_methods, reason = "ended when it takes too long")]
 async fn load_module(name: &str) -> Result<(), String> {
     let run = Command::new("modprobe").arg(name).kill_on_drop(true).output();
     match tokio::time::timeout(MODPROBE_TIMEOUT, run).await {

@@ -87,6 +87,10 @@ impl Tool {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that starts the packet filter's tools"
+)]
 async fn run(program: &Path, arguments: &[&str], input: Option<&str>) -> Result<Output, FirewallError> {
     let failed = |e: std::io::Error| FirewallError::Run {
         program: name(program),

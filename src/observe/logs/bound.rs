@@ -26,7 +26,7 @@ pub fn bound(directory: &Path, limits: &LogLimits) -> io::Result<u64> {
         if path.extension().is_none_or(|extension| extension != "log") {
             continue;
         }
-        let Ok(metadata) = std::fs::metadata(&path) else {
+        let Ok(metadata) = fs_err::metadata(&path) else {
             continue;
         };
         let size = metadata.len() + times::size_for(&path, metadata.ino());

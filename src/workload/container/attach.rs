@@ -75,7 +75,7 @@ impl Clients {
     fn enter(self: Arc<Self>, directory: PathBuf, name: &'static str) -> Option<Terminal> {
         let link = directory.join(name);
         // Each exec has a socket of its own behind the link.
-        let socket = std::fs::read_link(&link).map_or(link, |target| directory.join(target));
+        let socket = fs_err::read_link(&link).map_or(link, |target| directory.join(target));
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(socket.clone()).or_default();
         if *count == MAX_CLIENTS {

@@ -58,7 +58,7 @@ impl ContainerService {
             write_etc(&dir, &container, &hosts, gateway)?;
             cgroup::create(&container.id)?;
             let ids = ["/proc/self/uid_map", "/proc/self/gid_map"]
-                .map(|map| defaults::ids_of(&std::fs::read_to_string(map).unwrap_or_default()));
+                .map(|map| defaults::ids_of(&fs_err::read_to_string(map).unwrap_or_default()));
             let gateway_or_none = gateway.unwrap_or(Ipv4Addr::UNSPECIFIED);
             let context = SpecContext {
                 dir: &dir,
@@ -193,6 +193,7 @@ fn write_etc(
 }
 
 /// Gives a file that a container has mounted another text: it has to stay the same file.
+#[expect(clippy::disallowed_methods, reason = "the error names the file already")]
 pub(super) fn overwrite(path: &Path, text: &str) -> Result<(), ContainerError> {
     let write = || {
         let mut file = std::fs::OpenOptions::new().write(true).open(path)?;
@@ -203,6 +204,7 @@ pub(super) fn overwrite(path: &Path, text: &str) -> Result<(), ContainerError> {
 }
 
 /// Replaces a file as a whole: after a crash there is the old text or the new one, never half of it.
+#[expect(clippy::disallowed_methods, reason = "the error names the file already")]
 fn replace(path: &Path, mode: u32, text: &str) -> Result<(), ContainerError> {
     let staged = path.with_extension("new");
     let write = || {

@@ -306,6 +306,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::model::fixtures::tcp_check;
 
     fn strings(words: &[&str]) -> Vec<String> {
         words.iter().map(|w| w.to_string()).collect()
@@ -373,15 +374,7 @@ mod tests {
 
     #[test]
     fn the_image_says_what_the_request_does_not() {
-        let check = |retries| HealthCheck {
-            probe: Probe::Tcp(80),
-            interval: 1,
-            timeout: 1,
-            retries,
-            successes: 1,
-            start_period: 0,
-            start_interval: None,
-        };
+        let check = |retries| HealthCheck { retries, ..tcp_check() };
         let image = ImageRunConfig {
             stop_signal: "quit".into(),
             health_check: Some(check(7)),

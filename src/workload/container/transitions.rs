@@ -121,7 +121,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::model::fixtures::container;
+    use crate::model::fixtures::{container, tcp_check};
     use ContainerState::{Created, Creating, Running, Stopped};
     use HookEvent::{CreateContainer, CreateRuntime, Poststart, Poststop, StopContainer};
 
@@ -211,15 +211,7 @@ mod tests {
     #[test]
     fn health_is_known_only_of_what_runs() {
         let mut c = container("a", "web").in_state(Created);
-        c.options.health_check = Some(crate::model::HealthCheck {
-            probe: crate::model::Probe::Tcp(80),
-            interval: 1,
-            timeout: 1,
-            retries: 1,
-            successes: 1,
-            start_period: 0,
-            start_interval: None,
-        });
+        c.options.health_check = Some(tcp_check());
         running(&mut c, process(), Timestamp::now());
         assert_eq!((c.health, c.readiness), (Some(Health::Starting), None));
         stopped(&mut c, exit(0), Timestamp::now());

@@ -87,25 +87,25 @@ fn look_at(id: &str, recorded: i32, places: &Places) -> Looks {
             || state.as_ref().is_some_and(|s| s.pid == pid) && is_older_than(process, &dir.state())
     };
     let process = ProcessId::of(pid).filter(is_its);
-    let namespace = |p: &ProcessId| std::fs::metadata(format!("/proc/{}/ns/net", p.pid)).ok();
+    let namespace = |p: &ProcessId| fs_err::metadata(format!("/proc/{}/ns/net", p.pid)).ok();
     Looks {
         directory: dir.path().is_dir(),
         network: process.as_ref().and_then(namespace).map(|m| (m.dev(), m.ino())),
         process,
-        bundle: std::fs::read(dir.config())
+        bundle: fs_err::read(dir.config())
             .ok()
             .and_then(|text| serde_json::from_slice(&text).ok()),
     }
 }
 
 fn is_member(procs: &Path, pid: i32) -> bool {
-    let text = std::fs::read_to_string(procs).unwrap_or_default();
+    let text = fs_err::read_to_string(procs).unwrap_or_default();
     text.lines().any(|line| line.trim().parse() == Ok(pid))
 }
 
 /// Whether a process was there when a file was written last.
 fn is_older_than(process: &ProcessId, file: &Path) -> bool {
-    let written = std::fs::metadata(file).and_then(|m| m.modified());
+    let written = fs_err::metadata(file).and_then(|m| m.modified());
     let (Ok(written), Some(started)) = (written, started_at(process)) else {
         return false;
     };
@@ -113,7 +113,7 @@ fn is_older_than(process: &ProcessId, file: &Path) -> bool {
 }
 
 fn started_at(process: &ProcessId) -> Option<SystemTime> {
-    let stat = std::fs::read_to_string("/proc/stat").ok()?;
+    let stat = fs_err::read_to_string("/proc/stat").ok()?;
     let boot: u64 = stat
         .lines()
         .find_map(|line| line.strip_prefix("btime "))?

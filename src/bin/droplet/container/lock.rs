@@ -53,7 +53,7 @@ impl Lock {
             rustix::io::retry_on_intr(|| flock(&file, operation))?;
             // `remove` unlinks the file while it holds the lock. A process that waited for that lock must start over.
             let held = file.metadata()?;
-            let current = std::fs::metadata(path).is_ok_and(|now| now.ino() == held.ino() && now.dev() == held.dev());
+            let current = fs_err::metadata(path).is_ok_and(|now| now.ino() == held.ino() && now.dev() == held.dev());
             if current {
                 let path = path.to_owned();
                 return Ok(Some(Self { file, path }));

@@ -119,7 +119,7 @@ impl Container {
     /// Reads the configuration of the current run: the copy, or the original file if the copy is gone (after a reboot).
     pub fn config(&self) -> Result<Config, ConfigError> {
         let copy = self.config_copy();
-        match std::fs::read(&copy) {
+        match fs_err::read(&copy) {
             Ok(text) => Config::parse(&text, &copy),
             Err(_) => {
                 let path = self.dir.config();

@@ -85,7 +85,7 @@ impl LogFile {
     }
 
     fn was_rotated(&self) -> bool {
-        match std::fs::metadata(&self.path) {
+        match fs_err::metadata(&self.path) {
             Ok(now) => identity(&now) != self.identity,
             Err(e) => e.kind() == io::ErrorKind::NotFound,
         }

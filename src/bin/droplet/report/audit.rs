@@ -178,7 +178,7 @@ impl Record {
         self.config_path = Some(container.dir.config());
         self.state_path = Some(container.dir.state());
         self.oci = Some(Oci {
-            config_sha256: std::fs::read(container.dir.config()).map_or_else(|_| String::new(), |text| sha256(&text)),
+            config_sha256: fs_err::read(container.dir.config()).map_or_else(|_| String::new(), |text| sha256(&text)),
             process_arg0: String::new(),
         });
         self

@@ -154,7 +154,7 @@ impl Cgroup {
                 .map(|mount| self.directory_in(mount).join("memory.oom_control"))
                 .find(|file| file.exists()),
         };
-        Some(memory_events(&std::fs::read_to_string(file?).ok()?))
+        Some(memory_events(&fs_err::read_to_string(file?).ok()?))
     }
 
     /// Kills all processes at once. Returns `false` if the kernel does not support it (v1, old kernels).
@@ -177,7 +177,7 @@ impl Cgroup {
     pub fn processes(&self) -> Vec<Pid> {
         let mut all = Vec::new();
         for directory in self.directories() {
-            let processes = std::fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+            let processes = fs_err::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
             all.extend(processes.lines().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)));
         }
         all

@@ -114,7 +114,7 @@ fn check_network_owner(config: &Config, joined: &Joined) -> Result<(), Namespace
 
 /// Returns whether this process is in a user namespace other than the initial one (the original's pod members, 14.4).
 pub fn in_user_namespace() -> bool {
-    std::fs::metadata("/proc/self/ns/user").is_ok_and(|namespace| !is_initial(&namespace))
+    fs_err::metadata("/proc/self/ns/user").is_ok_and(|namespace| !is_initial(&namespace))
 }
 
 fn is_initial(namespace: &std::fs::Metadata) -> bool {

@@ -78,7 +78,7 @@ impl Socket {
         if let Some(alias) = &self.alias {
             let alias = self.directory.join(alias);
             let _lock = self.lock_aliases()?;
-            if std::fs::read_link(&alias).is_ok_and(|target| target.as_os_str() == self.name.as_str()) {
+            if fs_err::read_link(&alias).is_ok_and(|target| target.as_os_str() == self.name.as_str()) {
                 remove_if_exists(&alias)?;
             }
         }

@@ -94,7 +94,7 @@ fn require_immutable(file: OwnedFd) -> std::io::Result<OwnedFd> {
 
 /// Opens this binary through an overlay of its directory.
 fn overlay() -> std::io::Result<OwnedFd> {
-    let exe = std::fs::read_link(SELF)?;
+    let exe = fs_err::read_link(SELF)?;
     let (Some(directory), Some(name)) = (exe.parent(), exe.file_name()) else {
         return Err(std::io::Error::other(format!("{} has no directory", exe.display())));
     };
@@ -151,7 +151,7 @@ fn executable_memory(name: &CStr) -> rustix::io::Result<OwnedFd> {
 /// Copies this binary to a sealed memfd.
 fn sealed_copy() -> std::io::Result<OwnedFd> {
     let memory = executable_memory(c"droplet")?;
-    let exe = std::fs::File::open(SELF)?;
+    let exe = fs_err::File::open(SELF)?;
     let size = exe.metadata()?.len();
     let mut copied = 0;
     while copied < size {

@@ -2,9 +2,10 @@
 //! mounted overlay, before the root becomes read-only and before the container runs. The image itself does not change.
 
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 
+use fs_err::os::unix::fs::OpenOptionsExt;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 
 use super::error::{RootfsError, system_error};
@@ -45,7 +46,7 @@ fn make_file(on_host: &Path) -> io::Result<()> {
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true).mode(0o755);
     builder.create(on_host.parent().unwrap_or(on_host))?;
-    let mut options = std::fs::OpenOptions::new();
+    let mut options = fs_err::OpenOptions::new();
     options.write(true).create_new(true).mode(0o644).open(on_host).map(drop)
 }
 

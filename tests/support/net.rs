@@ -4,16 +4,8 @@
 //!   outside (192.0.2.1, 198.51.100.1) ---- eth0 192.0.2.2 | host: the test itself | raind0 ---- containers
 //! ```
 //!
-//! The host is the test's own process: [`isolated`] runs the test function again in a child process with private network
-//! and mount namespaces. Outside and containers are network namespaces inside it. When the child ends, killed or not,
-//! the kernel removes all of it.
-
-#![allow(
-    dead_code,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "each test program uses a part of it, and a failed expectation in it is a failed test"
-)]
+//! The host is the test's own process: [`isolated`] runs the test function again within a lab (`scripts/lab.sh`). Containers
+//! are network namespaces inside it.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
@@ -27,11 +19,11 @@ use condenser::net::enforcement::Firewall;
 use condenser::net::firewall::FirewallSettings;
 use condenser::store::*;
 
-const INSIDE: &str = "CONDENSER_NETLAB";
-/// A test that takes longer hangs.
-const LIMIT: Duration = Duration::from_secs(120);
-/// How long something may take that should happen.
-pub const SOON: Duration = Duration::from_secs(10);
+use super::machine::within;
+pub use super::{SOON, wait_for, when};
+
+/// Set to the directory of the test's own programs.
+const PROGRAMS: &str = "CONDENSER_TEST_PROGRAMS";
 /// How long is waited for something that should not happen.
 const NEVER: Duration = Duration::from_millis(400);
 
@@ -50,16 +42,15 @@ pub fn outside() -> Place {
     Place::In("outside".into())
 }
 
-/// Runs `test` as the host of a laboratory. `name` is the path of the calling test function in its crate.
-pub fn isolated(name: &str, test: impl FnOnce(&Lab)) {
-    isolated_with(name, &[], test);
+/// Runs `test` as the host of a laboratory.
+pub fn isolated(test: impl FnOnce(&Lab)) {
+    isolated_with(&[], test);
 }
 
 /// The same with `programs` before all others on the PATH: name and shell script, in which `$REAL` is the real program.
-pub fn isolated_with(name: &str, programs: &[(&str, &str)], test: impl FnOnce(&Lab)) {
-    if std::env::var_os(INSIDE).is_some() {
-        watch_parent();
-        return test(&Lab::new());
+pub fn isolated_with(programs: &[(&str, &str)], test: impl FnOnce(&Lab)) {
+    if std::env::var_os(PROGRAMS).is_some() {
+        return within(&[], || test(&Lab::new()));
     }
     let dir = tempfile::tempdir().unwrap();
     for (program, script) in programs {
@@ -71,34 +62,10 @@ pub fn isolated_with(name: &str, programs: &[(&str, &str)], test: impl FnOnce(&L
         std::fs::write(&path, text).unwrap();
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     }
-    let path = format!(
-        "{}:{}:/usr/sbin:/sbin",
-        dir.path().display(),
-        std::env::var("PATH").unwrap()
-    );
-    let status = Command::new("unshare")
-        .args(["--net", "--mount", "--propagation", "private", "--"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture", "--test-threads=1"])
-        .env(INSIDE, dir.path())
-        .env("PATH", path)
-        .stdin(Stdio::null())
-        .status()
-        .unwrap();
-    assert!(status.success(), "{name} failed in its laboratory, see above");
-}
-
-/// Ends this process when it takes too long or its parent is gone, so that a killed test leaves nothing.
-fn watch_parent() {
-    let parent = nix::unistd::getppid();
-    std::thread::spawn(move || {
-        let begun = Instant::now();
-        while nix::unistd::getppid() == parent && begun.elapsed() < LIMIT {
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        eprintln!("the laboratory is given up");
-        std::process::exit(99);
-    });
+    let others = std::env::var("PATH").unwrap();
+    let path = format!("{}:{others}:/usr/sbin:/sbin", dir.path().display());
+    let environment = [("PATH", path.as_ref()), (PROGRAMS, dir.path().as_os_str())];
+    within(&environment, || test(&Lab::new()));
 }
 
 pub struct Lab {
@@ -109,19 +76,7 @@ pub struct Lab {
 
 impl Lab {
     fn new() -> Self {
-        // Names of network namespaces and the lock of iptables are in /run.
-        run("mount -t tmpfs tmpfs /run");
-        run("mount -t sysfs sysfs /sys");
-        run("ip link set lo up");
-        run("ip netns add outside");
-        run("ip link add eth0 type veth peer name eth0 netns outside");
-        run("ip addr add 192.0.2.2/24 dev eth0");
-        run("ip link set eth0 up");
-        run("ip -n outside link set lo up");
-        run("ip -n outside addr add 192.0.2.1/24 dev eth0");
         run("ip -n outside addr add 198.51.100.1/32 dev lo");
-        run("ip -n outside link set eth0 up");
-        run("ip route add default via 192.0.2.1");
         for name in [
             "ipv4/ip_forward",
             "bridge/bridge-nf-call-iptables",
@@ -269,7 +224,7 @@ impl Lab {
 
     /// What the programs given to [`isolated_with`] wrote to `$LOG`, one line per run.
     pub fn runs(&self) -> Vec<String> {
-        let log = PathBuf::from(std::env::var_os(INSIDE).unwrap()).join("log");
+        let log = PathBuf::from(std::env::var_os(PROGRAMS).unwrap()).join("log");
         std::fs::read_to_string(log)
             .unwrap_or_default()
             .lines()
@@ -401,16 +356,6 @@ pub fn feed(line: &str, input: &str) {
         .unwrap();
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     assert!(child.wait().unwrap().success(), "{line}");
-}
-
-/// Waits until `condition` holds.
-#[track_caller]
-pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !condition() {
-        assert!(begun.elapsed() < SOON, "{what}: not within {SOON:?}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// Runs `work` in a thread that is in `place`: a socket belongs to the network of the thread that opened it.

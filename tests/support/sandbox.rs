@@ -1,16 +1,16 @@
-//! A place where the real `droplet` can do anything: every test runs once more in a process of its own, in private
-//! mount, network and pid namespaces, with a bridge, a private `/run` and an image made from busybox. When that
-//! process ends, however it does, everything started in it ends too.
+//! A place where the real `droplet` can do anything: every test runs within a lab, with a bridge and an image made from
+//! busybox.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-const INSIDE: &str = "DROPLET_SANDBOX";
+use super::machine::within;
+use super::{SOON, wait_for, when};
+
 const CAPABILITIES: [&str; 14] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
@@ -51,57 +51,12 @@ const DENIED: [&str; 19] = [
 
 /// Runs a test in a sandbox.
 pub fn sandbox(test: impl FnOnce(&Sandbox)) {
-    match std::env::var(INSIDE).as_deref() {
-        Ok("test") => test(&Sandbox::new()),
-        Ok(_) => reap_until_end(this_test("test")),
-        Err(_) => {
-            let mut unshare = Command::new("unshare");
-            unshare
-                .args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
-                .args(["--propagation", "private"])
-                .arg(std::env::current_exe().unwrap())
-                .args(arguments())
-                .env(INSIDE, "init")
-                .stdout(Stdio::null());
-            assert!(
-                unshare.status().unwrap().success(),
-                "the test failed in its sandbox, see above"
-            );
-        }
-    }
-}
-
-/// The arguments by which the harness runs this test and no other.
-fn arguments() -> [String; 4] {
-    let thread = std::thread::current();
-    let name = thread.name().expect("the harness names its threads");
-    [name, "--exact", "--nocapture", "--test-threads=1"].map(str::to_owned)
-}
-
-fn this_test(role: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(arguments()).env(INSIDE, role);
-    command
-}
-
-/// The first process of a pid namespace has to reap what nobody else does.
-fn reap_until_end(mut command: Command) {
-    let test = command.spawn().unwrap().id() as i32;
-    loop {
-        let mut status = 0;
-        // SAFETY: the status is a local variable.
-        let pid = unsafe { libc::waitpid(-1, &mut status, 0) };
-        if pid == test {
-            assert_eq!(status, 0, "the test failed, see above");
-            return;
-        }
-    }
+    within(&[], || test(&Sandbox::new()));
 }
 
 /// The sandbox of one test.
 pub struct Sandbox {
     dir: tempfile::TempDir,
-    /// Differs in every run: cgroups are not private.
     pub id: String,
 }
 
@@ -109,8 +64,6 @@ impl Sandbox {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         for command in [
-            "mount -t tmpfs tmpfs /run",
-            "ip link set lo up",
             "ip link add raind0 type bridge",
             "ip addr add 10.166.0.254/24 dev raind0",
             "ip link set raind0 up",
@@ -332,8 +285,8 @@ impl Sandbox {
     pub fn ended(&self, id: &str) -> Value {
         let recorded = || fs::read(self.bundle(id).join("state.json")).ok();
         let state = || recorded().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
-        wait_for("the end to be recorded", || {
-            state().filter(|state| state.get("exit_code").is_some())
+        wait_for("the end to be recorded", SOON, || {
+            when(state().unwrap_or_default(), |state| state.get("exit_code").is_some())
         })
     }
 
@@ -348,8 +301,9 @@ impl Sandbox {
     pub fn kill_monitor(&self, id: &str) {
         let monitor = self.monitor(id);
         signal(monitor, libc::SIGKILL);
-        let gone = || !processes().iter().any(|(pid, _)| *pid == monitor);
-        wait_for("the monitor's death", || gone().then_some(()));
+        wait_for("the monitor's death", SOON, || {
+            when(processes(), |all| !all.iter().any(|(pid, _)| *pid == monitor))
+        });
     }
 
     /// A log of a container.
@@ -359,13 +313,13 @@ impl Sandbox {
 
     /// Waits until a log contains a text; the log.
     pub fn log_with(&self, name: &str, text: &str) -> String {
-        wait_for(text, || Some(self.log(name)).filter(|log| log.contains(text)))
+        wait_for(text, SOON, || when(self.log(name), |log| log.contains(text)))
     }
 
     /// Waits until nothing is left of a container but the directory that the daemon made: no processes, interfaces,
     /// mounts, cgroups, volatile files.
     pub fn gone(&self, id: &str) {
-        wait_for("everything to be gone", || self.traces(id).is_empty().then_some(()));
+        wait_for("everything to be gone", SOON, || when(self.traces(id), Vec::is_empty));
     }
 
     /// What is left of a container.
@@ -405,40 +359,6 @@ impl Sandbox {
     }
 }
 
-/// Cgroups are the machine's: what a test did not delete would stay.
-impl Drop for Sandbox {
-    fn drop(&mut self) {
-        let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
-        for cgroups in hierarchies.filter_map(|hierarchy| fs::read_dir(hierarchy.path().join("raind")).ok()) {
-            for cgroup in cgroups.flatten().map(|cgroup| cgroup.path()) {
-                // Ids that a test derives from its own differ at the end.
-                if cgroup
-                    .file_name()
-                    .is_some_and(|name| name.to_string_lossy().starts_with(&self.id[..10]))
-                {
-                    remove_cgroup(&cgroup);
-                }
-            }
-        }
-    }
-}
-
-fn remove_cgroup(path: &Path) {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while fs::remove_dir(path).is_err() && path.exists() && Instant::now() < deadline {
-        for pid in fs::read_to_string(path.join("cgroup.procs"))
-            .unwrap_or_default()
-            .lines()
-        {
-            if let Some(pid) = pid.parse().ok().filter(|pid| *pid > 0) {
-                // SAFETY: no memory is involved.
-                unsafe { libc::kill(pid, libc::SIGKILL) };
-            }
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
 /// Whether the sandbox has a network interface of this name.
 pub fn interface_exists(name: &str) -> bool {
     let name = std::ffi::CString::new(name).unwrap();
@@ -460,18 +380,6 @@ pub fn processes() -> Vec<(i32, String)> {
         (pid, String::from_utf8_lossy(&text).replace('\0', " "))
     };
     pids.filter(alive).map(command).collect()
-}
-
-/// Waits for a condition; panics after a generous time.
-pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    loop {
-        if let Some(value) = condition() {
-            return value;
-        }
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// Sends a signal.

@@ -1,11 +1,7 @@
-//! What the image tests share: images made in memory, a real registry, a registry that misbehaves, an image store.
-#![allow(dead_code, reason = "each test program uses its part")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+//! What the image tests share: images made in memory, a registry that misbehaves, an image store.
 
-pub mod authority;
 pub mod content;
 pub mod peer;
-pub mod registry;
 
 use std::path::{Path, PathBuf};
 
@@ -106,13 +102,4 @@ pub fn service_with(root: &Path, store: &Store, registry: RegistrySettings) -> I
         layer_ratio_from: 8 << 20,
     };
     ImageService::new(settings, store.clone(), Activity::default()).unwrap()
-}
-
-/// Waits until `condition` holds; after ten seconds it panics with `what`.
-pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-    while !condition() {
-        assert!(std::time::Instant::now() < deadline, "not in time: {what}");
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
 }
