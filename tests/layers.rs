@@ -5,6 +5,8 @@
 //!
 //! What it cannot see: methods. A file that calls one which another file has in an `impl` block draws no arrow.
 
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 

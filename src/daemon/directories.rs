@@ -93,11 +93,11 @@ fn make(path: &Path, mode: u32) -> io::Result<()> {
         builder(0o755).create(parent)?;
     }
     builder(mode).create(path)?;
-    let metadata = std::fs::metadata(path)?;
+    let metadata = fs_err::metadata(path)?;
     let now = metadata.permissions().mode();
     let (is_open, is_unusable) = (now & FORBIDDEN & !mode != 0, now & 0o100 == 0);
     if (is_open || is_unusable) && !SHARED.iter().any(|shared| path == Path::new(shared)) {
-        std::fs::set_permissions(path, Permissions::from_mode(mode))?;
+        fs_err::set_permissions(path, Permissions::from_mode(mode))?;
     }
     Ok(())
 }

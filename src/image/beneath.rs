@@ -87,8 +87,8 @@ impl Object {
     }
 
     /// The entries of a directory.
-    pub(super) fn children(&self) -> io::Result<std::fs::ReadDir> {
-        std::fs::read_dir(self.proc_path())
+    pub(super) fn children(&self) -> io::Result<fs_err::ReadDir> {
+        fs_err::read_dir(self.proc_path())
     }
 
     /// Target of a link.

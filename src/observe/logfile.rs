@@ -97,6 +97,7 @@ impl RotatingFile {
 }
 
 /// The file, its size, and whether it ends with an incomplete line.
+#[expect(clippy::disallowed_methods, reason = "the error names the file already")]
 fn open(path: &Path) -> io::Result<(std::fs::File, u64, bool)> {
     if let Some(directory) = path.parent() {
         std::fs::DirBuilder::new()

@@ -129,6 +129,7 @@ impl Mount {
     }
 
     /// Opens the source and checks its real path: parents may be symbolic links to a denied directory.
+    #[expect(clippy::disallowed_methods, reason = "the error names the file already")]
     pub fn open_source(&self, policy: &Policy) -> Result<Source, MountError> {
         let text = || self.source.display().to_string();
         let refused = |why| MountError::Source { path: text(), why };

@@ -211,7 +211,10 @@ impl Source {
                         if untrusted(&error) {
                             self.clients.forget(self.pair().await?);
                         }
-                        let hint = plain_http(&error).then(|| self.plain_http_hint()).unwrap_or_default();
+                        let hint = match plain_http(&error) {
+                            true => self.plain_http_hint(),
+                            false => String::new(),
+                        };
                         return Err(self.failed(format!("{what}: {}{hint}", chain(error))));
                     }
                     self.backoff(attempt)

@@ -89,6 +89,7 @@ impl Sysctl {
 }
 
 /// Whether it was written.
+#[expect(clippy::disallowed_methods, reason = "the error names the file already")]
 fn write_one(path: &Path) -> std::io::Result<bool> {
     if read(path)? == "1" {
         return Ok(false);
