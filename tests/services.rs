@@ -212,7 +212,7 @@ fn connections_are_spread_over_ready_pods_and_follow_them_at_once() {
                 wait_for("the end of an endpoint", || {
                     let rules = rules();
                     lab.store.snapshot().containers().get(gone).is_some_and(|c| {
-                        let address = c.attachment.as_ref().unwrap().address.to_string();
+                        let address = c.status.attachment.as_ref().unwrap().address.to_string();
                         !rules.contains(&format!("{address}:80")) && !rules.contains(&format!("-d {address}/32"))
                     })
                 });

@@ -399,7 +399,7 @@ fn layers_of(snapshot: &Snapshot) -> HashSet<Digest> {
         .images()
         .iter()
         .flat_map(|i| i.layers.iter().map(|l| &l.diff_id));
-    let of_containers = snapshot.containers().iter().flat_map(|c| &c.layers);
+    let of_containers = snapshot.containers().iter().flat_map(|c| &c.spec.image.layers);
     of_images
         .chain(of_containers)
         .filter_map(|id| id.parse().ok())
@@ -454,7 +454,7 @@ fn document_digests(image: &Image) -> impl Iterator<Item = Digest> {
 
 fn remove_row(t: &mut Txn, image: &ImageRef) -> Result<(), ImageError> {
     let (repository, reference) = (image.repository(), image.reference());
-    let uses = |c: &&Arc<Container>| c.image_repository == repository && c.image_reference == reference;
+    let uses = |c: &&Arc<Container>| c.spec.image.repository == repository && c.spec.image.reference == reference;
     if let Some(container) = t.snapshot().containers().iter().find(uses) {
         return Err(ImageError::InUse {
             image: image.canonical(),

@@ -35,6 +35,7 @@ mod logs;
 mod manager;
 mod manifests;
 mod metrics;
+mod migration;
 mod mistakes;
 mod mounts;
 mod networks;

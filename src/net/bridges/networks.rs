@@ -186,7 +186,8 @@ impl NetworkService {
         self.0
             .store
             .transact(move |t| {
-                let is_attached = |c: &Arc<Container>| c.attachment.as_ref().is_some_and(|a| a.network == target);
+                let is_attached =
+                    |c: &Arc<Container>| c.status.attachment.as_ref().is_some_and(|a| a.network == target);
                 if t.snapshot().containers().iter().any(is_attached) {
                     return Err(NetworkError::InUse(target));
                 }
@@ -314,9 +315,9 @@ impl NetworkService {
     async fn mend_ports(&self, seen: &Seen, mended: &mut Vec<String>) -> Result<(), NetworkError> {
         let ports: HashMap<&str, &Link> = seen.links.iter().map(|link| (&*link.name, link)).collect();
         let snapshot = self.0.store.snapshot();
-        let is_made = |c: &&Arc<Container>| c.state != ContainerState::Creating;
+        let is_made = |c: &&Arc<Container>| c.status.state != ContainerState::Creating;
         for container in snapshot.containers().iter().filter(is_made) {
-            let Some(attachment) = &container.attachment else {
+            let Some(attachment) = &container.status.attachment else {
                 continue;
             };
             let (Some(veth), Some(bridge)) = (ports.get(&*container.veth()), ports.get(&*attachment.network)) else {

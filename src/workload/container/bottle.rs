@@ -4,9 +4,9 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::pod::place_of;
-use super::{ContainerError, ContainerService, CreateRequest, PodPart, bundle};
+use super::{ContainerError, ContainerService, CreateRequest, PodPart, PodRole, bundle};
 use crate::image::{Copied, ImageRef};
-use crate::model::{Bottle, Container, PullPolicy, Snapshot, Txn};
+use crate::model::{Bottle, Container, PullPolicy, Role, Snapshot, Txn};
 
 /// What a container is in a bottle. The caller holds the bottle's lock.
 #[derive(Debug, Clone)]
@@ -41,6 +41,23 @@ impl Part {
         }
     }
 
+    /// What the row says of it.
+    pub fn role(&self) -> Role {
+        match self {
+            Self::Alone => Role::Alone,
+            Self::Pod(PodPart { pod_id, role, .. }) => {
+                let pod = pod_id.clone();
+                match role {
+                    PodRole::Infra => Role::Infra { pod },
+                    PodRole::Member { .. } | PodRole::Added { .. } => Role::Member { pod },
+                }
+            }
+            Self::Bottle(part) => Role::Service {
+                bottle: part.bottle_id.clone(),
+            },
+        }
+    }
+
     pub fn pod_id(&self) -> Option<&str> {
         self.pod().map(|part| &*part.pod_id)
     }
@@ -63,7 +80,7 @@ pub(super) fn enter(t: &mut Txn, part: &BottlePart, id: &str) -> Result<(), Cont
 /// Lines of `/etc/hosts` for the services of the container's bottle, itself included, that have an address.
 pub(super) fn hosts_of_services(snapshot: &Snapshot, container: &Container) -> String {
     let mut lines = String::new();
-    let bottle = container.bottle_id.as_ref().and_then(|id| snapshot.bottles().get(id));
+    let bottle = container.role.bottle().and_then(|id| snapshot.bottles().get(id));
     for (service, id) in bottle.iter().flat_map(|bottle| &bottle.containers) {
         let member = snapshot.containers().get(id);
         if let Some((member, place)) = member.and_then(|member| Some((member, place_of(snapshot, member)?))) {
@@ -123,7 +140,7 @@ mod tests {
     fn services_with_an_address_are_in_hosts() {
         let member = |id: &str, name: &str| {
             let mut member = container(id, name);
-            member.bottle_id = Some("b1".into());
+            member.role = Role::Service { bottle: "b1".into() };
             member
         };
         let snapshot = Snapshot::build(|t| {

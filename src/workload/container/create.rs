@@ -11,8 +11,8 @@ use super::request::{effective_command, environment};
 use super::{ContainerError, ContainerService, CreateRequest, PodRole, bundle, options, transitions};
 use crate::image::{ImageRef, still_present};
 use crate::model::{
-    Attachment, Claim, Container, ContainerOptions, ContainerState, Forward, Holder, Image, ImageRunConfig, Kind,
-    Network, Operation, Pod, PodGoal, ProcessSpec, PullPolicy, Retries, Txn, container_names,
+    Attachment, Claim, Container, ContainerImage, ContainerOptions, ContainerSpec, Forward, Holder, Image,
+    ImageRunConfig, Kind, Network, Pod, PodGoal, ProcessSpec, PullPolicy, Txn, container_names,
 };
 use crate::net::bridges::ipam;
 use crate::observe::metrics::Verb;
@@ -269,24 +269,24 @@ impl ContainerService {
         self.0.services.firewall.apply().await?;
         let (id, runtime) = (container.id.clone(), &self.0.services.runtime);
         runtime
-            .create(&id, container.tty)
+            .create(&id, container.spec.tty)
             .await
             .map_err(|source| ContainerError::Runtime {
                 step: "create container failed",
                 source,
             })?;
-        if let (Some(host), Some(pod)) = (&host, &container.pod_id)
+        if let (Some(host), Some(pod)) = (&host, container.role.pod())
             && !host.is_alive()
         {
             self.delete_in_runtime(&id).await?;
-            return Err(ContainerError::NoInfra(pod.clone()));
+            return Err(ContainerError::NoInfra(pod.to_owned()));
         }
         let process = self.runtime_process(&id).await;
         self.update(&id, move |c| {
             transitions::created(c, process, Timestamp::now());
-            c.joined = host;
-            c.certificate_due = false;
-            c.operation = None;
+            c.journal.joined = host;
+            c.journal.certificate_due = false;
+            c.journal.operation = None;
             Ok(())
         })
         .await?;
@@ -313,50 +313,32 @@ fn new_row(
     id: String,
     wish: Wish,
     image: &Image,
-    spec: ProcessSpec,
+    process: ProcessSpec,
     attachment: Option<Attachment>,
 ) -> Container {
-    let now = Timestamp::now();
     let name = if wish.name.is_empty() {
         container_names::fresh_name(t.snapshot())
     } else {
         wish.name
     };
-    Container {
-        id,
-        name,
-        pod_id: wish.part.pod_id().map(str::to_owned),
-        bottle_id: wish.part.bottle_id().map(str::to_owned),
-        spiffe_id: None,
-        state: ContainerState::Creating,
-        operation: Some(Operation::Create),
-        process: None,
-        exit: None,
-        image_repository: image.repository.clone(),
-        image_reference: image.reference.clone(),
-        layers: image.layers.iter().map(|l| l.diff_id.clone()).collect(),
-        spec,
-        mounts: wish.request.mounts,
+    let spec = ContainerSpec {
+        image: ContainerImage {
+            repository: image.repository.clone(),
+            reference: image.reference.clone(),
+            layers: image.layers.iter().map(|l| l.diff_id.clone()).collect(),
+        },
+        process,
         tty: wish.request.tty,
         options: wish.options,
-        // A member that a client made waits for its client, also in a running pod.
-        stopped_by_user: wish
-            .part
-            .pod()
-            .is_some_and(|part| matches!(part.role, PodRole::Added { .. })),
-        restarts: 0,
-        retries: Retries::default(),
-        health: None,
-        readiness: None,
-        ready_at: None,
-        joined: None,
-        starting: false,
-        attachment,
+        mounts: wish.request.mounts,
         forwards: wish.forwards,
-        certificate_due: true,
-        creating_at: Some(now),
-        created_at: Some(now),
-        started_at: None,
-        stopped_at: None,
-    }
+    };
+    let mut row = Container::new(id, name, wish.part.role(), spec).being_created(Timestamp::now());
+    row.status.attachment = attachment;
+    // A member that a client made waits for its client, also in a running pod.
+    row.journal.stopped_by_user = wish
+        .part
+        .pod()
+        .is_some_and(|part| matches!(part.role, PodRole::Added { .. }));
+    row
 }

@@ -228,7 +228,7 @@ impl ContainerService {
 /// All containers by creation time, then id.
 pub fn list(snapshot: &Snapshot) -> Vec<Arc<Container>> {
     let mut all: Vec<_> = snapshot.containers().iter().cloned().collect();
-    all.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+    all.sort_by(|a, b| (a.status.created_at, &a.id).cmp(&(b.status.created_at, &b.id)));
     all
 }
 
@@ -258,10 +258,10 @@ fn refuse_managed(
     phrase: &'static str,
     word: &'static str,
 ) -> Result<(), ContainerError> {
-    match &container.bottle_id {
+    match container.role.bottle() {
         None => Ok(()),
         Some(bottle) => {
-            let (container, bottle) = (parameter.to_owned(), bottle.clone());
+            let (container, bottle) = (parameter.to_owned(), bottle.to_owned());
             Err(ContainerError::ManagedByBottle {
                 phrase,
                 container,
@@ -323,7 +323,7 @@ mod tests {
     fn a_bottle_keeps_its_containers_to_itself() {
         let mut c = container("a", "blog-db");
         refuse_managed(&c, "a", "operation", "start").unwrap();
-        c.bottle_id = Some("b1".into());
+        c.role = crate::model::Role::Service { bottle: "b1".into() };
         assert_eq!(
             refuse_managed(&c, "blog-db", "delete operation", "rm")
                 .unwrap_err()
