@@ -32,11 +32,17 @@ fn read(directory: &Path, path: &str) -> String {
 /// A container row that stands on `image`.
 fn container(image: &Image, id: &str) -> Container {
     serde_json::from_value(json!({
-        "id": id, "name": format!("name-of-{id}"), "state": "stopped",
-        "image_repository": image.repository, "image_reference": image.reference,
-        "layers": image.layers.iter().map(|l| &l.diff_id).collect::<Vec<_>>(),
-        "spec": {"args": ["sh"], "env": [], "cwd": "/", "uid": 0, "gid": 0, "additional_gids": []},
-        "mounts": [], "tty": false, "forwards": [], "certificate_due": false,
+        "id": id, "name": format!("name-of-{id}"), "role": "alone",
+        "spec": {
+            "image": {
+                "repository": image.repository, "reference": image.reference,
+                "layers": image.layers.iter().map(|l| &l.diff_id).collect::<Vec<_>>(),
+            },
+            "process": {"args": ["sh"], "env": [], "cwd": "/", "uid": 0, "gid": 0, "additional_gids": []},
+            "mounts": [], "tty": false, "forwards": [],
+        },
+        "status": {"state": "stopped"},
+        "journal": {"certificate_due": false},
     }))
     .unwrap()
 }

@@ -72,18 +72,18 @@ fn pod(lab: &Lab, n: u8, owner: Option<&str>) -> Guest {
     let row = format!("infra000000{n}");
     let guest = lab.container(&row, "raind0", &[]);
     let infra = Container::clone(lab.store.snapshot().containers().get(&row).unwrap());
-    let member = Container {
+    let mut member = Container {
         id: format!("member00000{n}"),
         name: format!("member-{n}"),
-        pod_id: Some(id.clone()),
-        attachment: None,
+        role: Role::Member { pod: id.clone() },
         ..infra.clone()
     };
+    member.status.attachment = None;
     put(
         lab,
         Container {
             name: format!("condenser-pod-infra-{id}"),
-            pod_id: Some(id),
+            role: Role::Infra { pod: id },
             ..infra
         },
     );

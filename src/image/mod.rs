@@ -467,7 +467,7 @@ fn document_digests(image: &Image) -> impl Iterator<Item = Digest> {
 
 fn remove_row(t: &mut Txn, image: &ImageRef) -> Result<(), ImageError> {
     let (repository, reference) = (image.repository(), image.reference());
-    let uses = |c: &&Arc<Container>| c.image_repository == repository && c.image_reference == reference;
+    let uses = |c: &&Arc<Container>| c.spec.image.repository == repository && c.spec.image.reference == reference;
     if let Some(container) = t.snapshot().containers().iter().find(uses) {
         return Err(ImageError::InUse {
             image: image.canonical(),

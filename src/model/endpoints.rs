@@ -33,7 +33,7 @@ pub fn endpoints(service: &Service, pods: &[(Arc<Pod>, PodStatus)]) -> Vec<Endpo
         .iter()
         .filter(|(pod, status)| status.ready && pod.namespace == service.namespace && has_labels(pod))
         .filter_map(|(pod, status)| {
-            let attachment = status.infra.as_ref()?.attachment.as_ref()?;
+            let attachment = status.infra.as_ref()?.status.attachment.as_ref()?;
             Some(Endpoint {
                 address: attachment.address,
                 network: attachment.network.clone(),
@@ -75,9 +75,12 @@ mod tests {
             crate::model::member_name(id, "web"),
         ];
         for (n, name) in names.iter().enumerate() {
-            let mut part = container(&format!("{id}-{n}"), name).in_state(ContainerState::Running);
-            part.pod_id = Some(id.into());
-            t.put(if n == 0 { part.address(address) } else { part }).unwrap();
+            let part = container(&format!("{id}-{n}"), name).in_state(ContainerState::Running);
+            let part = match n {
+                0 => part.infra_of(id).address(address),
+                _ => part.member_of(id),
+            };
+            t.put(part).unwrap();
         }
     }
 
@@ -126,7 +129,8 @@ mod tests {
     #[test]
     fn only_ready_pods_are() {
         use crate::model::{Container, Health};
-        let stop = |id: &'static str| addresses(update(id, |c: &mut Container| c.state = ContainerState::Stopped));
+        let stop =
+            |id: &'static str| addresses(update(id, |c: &mut Container| c.status.state = ContainerState::Stopped));
         assert_eq!(stop("01aaaaaaaaaaaaaa-0"), ["10.166.0.10"], "infra has ended");
         assert_eq!(stop("01aaaaaaaaaaaaaa-1"), ["10.166.0.10"], "a member has ended");
         for goal in [PodGoal::Stopped, PodGoal::Removed, PodGoal::Created] {

@@ -126,8 +126,8 @@ impl Record for Container {
         if self.id != self.name {
             claims.push(Claim::ContainerName(self.id.clone()));
         }
-        claims.extend(self.attachment.iter().map(|a| Claim::Address(a.address)));
-        claims.extend(self.forwards.iter().map(Forward::claim));
+        claims.extend(self.status.attachment.iter().map(|a| Claim::Address(a.address)));
+        claims.extend(self.spec.forwards.iter().map(Forward::claim));
         claims
     }
 }
@@ -449,7 +449,7 @@ impl Snapshot {
 
     /// A holder of a port as a person knows it, as in `service default/shop`; the infra container of a pod is the pod.
     pub fn describe(&self, holder: &Holder) -> String {
-        let pod_of = |container: &Container| self.pods.get(container.pod_id.as_ref()?);
+        let pod_of = |container: &Container| self.pods.get(container.role.pod()?);
         match holder.kind {
             Kind::Container => match self.containers.get(&holder.id) {
                 Some(container) => match pod_of(container) {
@@ -660,7 +660,7 @@ mod tests {
     fn a_port_has_a_holder_at_each_address_or_one_at_all() {
         let at = |address: Option<&str>| {
             let mut c = container("x", "x").forward(80);
-            c.forwards[0].host_address = address.map(|a| a.parse().unwrap());
+            c.spec.forwards[0].host_address = address.map(|a| a.parse().unwrap());
             c
         };
         let (one, two, all) = (Some("127.0.0.1"), Some("192.0.2.2"), Some("0.0.0.0"));
@@ -729,7 +729,7 @@ mod tests {
     fn an_update_frees_what_it_gives_up() {
         let mut t = txn();
         t.put(container("a", "web").forward(80)).unwrap();
-        t.update::<Container>("a", |c| c.forwards.clear()).unwrap();
+        t.update::<Container>("a", |c| c.spec.forwards.clear()).unwrap();
         t.put(container("b", "x").forward(80)).unwrap();
         t.remove::<Container>("b").unwrap();
         t.put(container("c", "x").forward(80)).unwrap();

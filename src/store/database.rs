@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, params};
+use rusqlite::{Connection, ErrorCode, Transaction, params};
 
 use super::error::StoreError;
 use super::holder;
@@ -17,22 +17,27 @@ use crate::model::{Kind, Snapshot, Write};
 pub const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 
 /// Each entry takes the database from the version of its index to the next one. Entries are never edited once released.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[Step] = &[Step::Tables("
     CREATE TABLE containers (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
     CREATE TABLE images     (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
     CREATE TABLE networks   (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
-", "
+"), Step::Tables("
     CREATE TABLE pods        (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
     CREATE TABLE replicasets (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
     CREATE TABLE services    (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
-", "
+"), Step::Tables("
     CREATE TABLE policies       (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
     CREATE TABLE policysettings (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
-", "
+"), Step::Tables("
     CREATE TABLE bottles (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
-", "
+"), Step::Tables("
     CREATE TABLE imports (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
-"];
+"), Step::Documents(documents::sort_containers)];
+
+enum Step {
+    Tables(&'static str),
+    Documents(fn(&Transaction<'_>) -> rusqlite::Result<()>),
+}
 
 pub(super) struct Database(Connection);
 
@@ -151,7 +156,11 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     }
     let txn = connection.transaction().map_err(fail)?;
     for step in &MIGRATIONS[version as usize..] {
-        txn.execute_batch(step).map_err(fail)?;
+        match step {
+            Step::Tables(sql) => txn.execute_batch(sql),
+            Step::Documents(rewrite) => rewrite(&txn),
+        }
+        .map_err(fail)?;
     }
     txn.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(fail)?;
     txn.commit().map_err(fail)

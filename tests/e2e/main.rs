@@ -38,6 +38,7 @@ mod manager;
 mod manifests;
 mod many;
 mod metrics;
+mod migration;
 mod mistakes;
 mod mounts;
 mod networks;

@@ -138,15 +138,13 @@ impl Lab {
         self.block_on(self.store.transact(move |t| {
             let network = t.get::<Network>(&network).unwrap();
             let address = ipam::lowest_free(t.snapshot(), &network).unwrap();
-            t.put(Container {
-                attachment: Some(Attachment {
-                    network: network.name.clone(),
-                    address,
-                }),
-                forwards,
-                ..bare_container(&id)
-            })
-            .unwrap();
+            let mut row = bare_container(&id);
+            row.status.attachment = Some(Attachment {
+                network: network.name.clone(),
+                address,
+            });
+            row.spec.forwards = forwards;
+            t.put(row).unwrap();
             Ok::<_, StoreError>(address)
         }))
         .unwrap()
@@ -159,13 +157,11 @@ impl Lab {
         self.change(move |t| {
             t.update::<Container>(&id, |infra| {
                 infra.name = format!("condenser-pod-infra-{id}");
-                infra.pod_id = Some(id.clone());
-                infra.state = ContainerState::Running;
+                infra.role = Role::Infra { pod: id.clone() };
             })
             .unwrap();
             let member = Container {
-                pod_id: Some(id.clone()),
-                state: ContainerState::Running,
+                role: Role::Member { pod: id.clone() },
                 ..bare_container(&format!("{id}-member"))
             };
             t.put(member).unwrap();
@@ -183,7 +179,9 @@ impl Lab {
             } else {
                 ContainerState::Stopped
             };
-            t.update::<Container>(&member, |c| c.state = state).unwrap().unwrap();
+            t.update::<Container>(&member, |c| c.status.state = state)
+                .unwrap()
+                .unwrap();
         });
     }
 
@@ -216,7 +214,7 @@ impl Lab {
     pub fn unpublish(&self, id: &str) {
         let row = id.to_owned();
         self.block_on(self.store.transact(move |t| {
-            t.update::<Container>(&row, |c| c.forwards.clear()).unwrap();
+            t.update::<Container>(&row, |c| c.spec.forwards.clear()).unwrap();
             Ok::<_, StoreError>(())
         }))
         .unwrap();
@@ -269,39 +267,21 @@ pub fn forward(host_port: u16, container_port: u16, protocol: Protocol) -> Forwa
 }
 
 fn bare_container(id: &str) -> Container {
-    Container {
-        id: id.into(),
-        name: format!("name-{id}"),
-        pod_id: None,
-        bottle_id: None,
-        spiffe_id: None,
-        state: ContainerState::Running,
-        operation: None,
-        process: None,
-        exit: None,
-        image_repository: "library/none".into(),
-        image_reference: "latest".into(),
-        layers: Vec::new(),
-        spec: ProcessSpec::default(),
-        mounts: Vec::new(),
+    let spec = ContainerSpec {
+        image: ContainerImage {
+            repository: "library/none".into(),
+            reference: "latest".into(),
+            layers: Vec::new(),
+        },
+        process: ProcessSpec::default(),
         tty: false,
         options: ContainerOptions::default(),
-        stopped_by_user: false,
-        restarts: 0,
-        retries: Retries::default(),
-        health: None,
-        readiness: None,
-        ready_at: None,
-        joined: None,
-        starting: false,
-        attachment: None,
+        mounts: Vec::new(),
         forwards: Vec::new(),
-        certificate_due: false,
-        creating_at: None,
-        created_at: None,
-        started_at: None,
-        stopped_at: None,
-    }
+    };
+    let mut row = Container::new(id.into(), format!("name-{id}"), Role::Alone, spec);
+    row.status.state = ContainerState::Running;
+    row
 }
 
 fn bare_pod(id: &str, app: &str) -> Pod {

@@ -367,13 +367,13 @@ pub async fn act(
 
 /// A container with times in UTC. It has no pod.
 fn in_utc(container: &Container) -> ContainerView {
-    let address = container.attachment.as_ref().map(|place| place.address);
+    let address = container.status.attachment.as_ref().map(|place| place.address);
     let utc = |time: Option<Timestamp>| time.map_or_else(|| rfc3339(None), |time| time.to_string());
     ContainerView::new(container, address).with_times([
-        utc(container.creating_at),
-        utc(container.created_at),
-        utc(container.started_at),
-        utc(container.stopped_at),
+        utc(container.status.creating_at),
+        utc(container.status.created_at),
+        utc(container.status.started_at),
+        utc(container.status.stopped_at),
     ])
 }
 

@@ -216,8 +216,8 @@ mod tests {
     fn ended() -> Commit {
         let running = container("a", "web").in_state(ContainerState::Running);
         let mut stopped = running.clone();
-        stopped.state = ContainerState::Stopped;
-        stopped.exit = Some(Exit {
+        stopped.status.state = ContainerState::Stopped;
+        stopped.status.exit = Some(Exit {
             code: 137,
             reason: "Error".into(),
             message: String::new(),

@@ -39,7 +39,7 @@ pub async fn list(State(m): State<Management>) -> Success<SuccessBody<Vec<Networ
         snapshot
             .containers()
             .iter()
-            .filter(|c| c.attachment.as_ref().is_some_and(|a| a.network == n.name))
+            .filter(|c| c.status.attachment.as_ref().is_some_and(|a| a.network == n.name))
             .count()
     };
     let views = networks.into_iter().map(|n| NetworkView {

@@ -77,7 +77,7 @@ impl PodView {
         let pid = status
             .infra
             .as_ref()
-            .and_then(|infra| infra.process.as_ref())
+            .and_then(|infra| infra.status.process.as_ref())
             .map(|p| p.pid);
         let namespace = |file: &str| pid.map_or_else(String::new, |pid| format!("/proc/{pid}/ns/{file}"));
         Self {

@@ -188,7 +188,8 @@ impl NetworkService {
         self.0
             .store
             .transact(move |t| {
-                let is_attached = |c: &Arc<Container>| c.attachment.as_ref().is_some_and(|a| a.network == target);
+                let is_attached =
+                    |c: &Arc<Container>| c.status.attachment.as_ref().is_some_and(|a| a.network == target);
                 if t.snapshot().containers().iter().any(is_attached) {
                     return Err(NetworkError::InUse(target));
                 }

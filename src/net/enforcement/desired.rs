@@ -24,7 +24,7 @@ pub fn desired(snapshot: &Snapshot, uplink: Option<&Uplink>, settings: &Firewall
         .containers()
         .iter()
         .filter(|c| c.is_published())
-        .filter_map(|c| Some((c.attachment.as_ref()?, &c.forwards)))
+        .filter_map(|c| Some((c.status.attachment.as_ref()?, &c.spec.forwards)))
         .flat_map(|(attachment, forwards)| {
             forwards.iter().map(|f| PublishedPort {
                 bridge: attachment.network.clone(),
@@ -103,7 +103,7 @@ mod tests {
             let snapshot = Snapshot::build(|t| {
                 t.put(network("raind0", "10.166.0.0/24")).unwrap();
                 let mut c = container("a", "web").address("10.166.0.1").forward(80).in_state(state);
-                (c.operation, c.starting) = (operation, starting);
+                (c.journal.operation, c.journal.starting) = (operation, starting);
                 t.put(c).unwrap();
                 // A member of a pod: no address of its own.
                 t.put(container("b", "member").forward(81).in_state(ContainerState::Running))

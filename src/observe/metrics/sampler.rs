@@ -155,7 +155,7 @@ impl Memory {
         }
         let latest = self.latest.get(&container.id).cloned().map(Sample::at_rest);
         let mut sample = latest.unwrap_or_default();
-        if container.state == ContainerState::Stopped {
+        if container.status.state == ContainerState::Stopped {
             let events = self.events_of(container);
             let usage = &mut sample.usage;
             usage.memory_oom = usage.memory_oom.max(events.oom);
@@ -168,7 +168,7 @@ impl Memory {
     fn events_of(&mut self, container: &Container) -> MemoryEvents {
         let id = &container.id;
         if let Some((at, events)) = self.ended.get(id)
-            && *at == container.stopped_at
+            && *at == container.status.stopped_at
         {
             return *events;
         }
@@ -182,7 +182,7 @@ impl Memory {
             return MemoryEvents::default();
         };
         let events = state.memory_events.unwrap_or_default();
-        self.ended.insert(id.clone(), (container.stopped_at, events));
+        self.ended.insert(id.clone(), (container.status.stopped_at, events));
         events
     }
 
@@ -190,9 +190,10 @@ impl Memory {
     fn read(&mut self, container: &Container, is_tick: bool) -> Option<Sample> {
         let id = container.id.as_str();
         let process = container
+            .status
             .process
             .as_ref()
-            .filter(|_| container.state == ContainerState::Running);
+            .filter(|_| container.status.state == ContainerState::Running);
         let Some(process) = process else {
             self.runs.remove(id);
             return None;
@@ -306,7 +307,7 @@ mod tests {
         for kills in [1, 2] {
             recorded(kills);
             let mut row = container(id, "web").in_state(ContainerState::Stopped);
-            row.stopped_at = Some(Timestamp::UNIX_EPOCH + Duration::from_secs(kills));
+            row.status.stopped_at = Some(Timestamp::UNIX_EPOCH + Duration::from_secs(kills));
             let usage = sampler.measure(Arc::new(row)).await.usage;
             assert_eq!((usage.memory_oom, usage.memory_oom_kill), (kills + 1, kills));
         }

@@ -137,7 +137,7 @@ pub fn container<'a>(snapshot: &'a Snapshot, bottle: &Bottle, service: &str) -> 
 pub fn status(snapshot: &Snapshot, bottle: &Bottle) -> String {
     let mut states = bottle.containers.keys().map(|service| {
         let container = container(snapshot, bottle, service);
-        container.map(|container| container.state)
+        container.map(|container| container.status.state)
     });
     match states.next() {
         None => "unknown".to_owned(),

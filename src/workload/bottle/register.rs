@@ -166,7 +166,15 @@ impl BottleService {
     async fn make_container(&self, bottle: &Bottle, name: &str, options: OptionsRequest) -> Result<(), BottleError> {
         let snapshot = self.snapshot();
         let now = snapshot.bottles().get(&bottle.id).map_or(bottle, AsRef::as_ref);
-        let address = |name: &'_ String| Some(plan::container(&snapshot, now, name)?.attachment.as_ref()?.address);
+        let address = |name: &'_ String| {
+            Some(
+                plan::container(&snapshot, now, name)?
+                    .status
+                    .attachment
+                    .as_ref()?
+                    .address,
+            )
+        };
         let addresses: BTreeMap<&str, Ipv4Addr> = now
             .containers
             .keys()

@@ -42,13 +42,16 @@ impl ContainerService {
     /// The terminal of a container that was created with one, and has not ended.
     pub async fn terminal(&self, parameter: &str) -> Result<Terminal, ContainerError> {
         let container = self.find(parameter)?;
-        if !container.tty {
+        if !container.spec.tty {
             return Err(ContainerError::NoTerminal(parameter.to_owned()));
         }
-        if !matches!(container.state, ContainerState::Created | ContainerState::Running) {
+        if !matches!(
+            container.status.state,
+            ContainerState::Created | ContainerState::Running
+        ) {
             return Err(ContainerError::WrongState {
                 operation: "attach",
-                state: container.state,
+                state: container.status.state,
             });
         }
         self.client_of(&container.id, TTY).await
@@ -57,7 +60,7 @@ impl ContainerService {
     /// The terminal of the latest exec that has one.
     pub async fn exec_terminal(&self, parameter: &str) -> Result<Terminal, ContainerError> {
         let container = self.find(parameter)?;
-        if container.state != ContainerState::Running {
+        if container.status.state != ContainerState::Running {
             return Err(ContainerError::NotRunning(container.id.clone()));
         }
         self.client_of(&container.id, EXEC_TTY).await

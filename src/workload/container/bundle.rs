@@ -38,11 +38,15 @@ impl ContainerService {
         let default = snapshot.networks().get(&self.0.settings.default_network).cloned();
         let uplink = self.0.services.networks.uplink().borrow().clone();
         let (container, settings) = (container.clone(), self.0.settings.clone());
-        self.0.services.images.check_layers(&container.layers).await?;
-        let lower_dirs = self.0.services.images.lower_dirs(&container.layers);
+        self.0
+            .services
+            .images
+            .check_layers(&container.spec.image.layers)
+            .await?;
+        let lower_dirs = self.0.services.images.lower_dirs(&container.spec.image.layers);
         let policy = self
-            .mount_policy(container.pod_id.as_deref(), container.bottle_id.as_deref())
-            .with_accepted(sources(&container.mounts));
+            .mount_policy(container.role.pod(), container.role.bottle())
+            .with_accepted(sources(&container.spec.mounts));
         let services = hosts_of_services(&snapshot, &container);
         let host = host.map(|host| host.pid);
         let dir = self.dir(&container.id);
@@ -63,7 +67,7 @@ impl ContainerService {
             let context = SpecContext {
                 dir: &dir,
                 lower_dirs: &lower_dirs,
-                mounts: mounts(&container.mounts, &policy)?,
+                mounts: mounts(&container.spec.mounts, &policy)?,
                 policy: &policy,
                 host,
                 gateway: gateway_or_none,

@@ -275,24 +275,24 @@ impl ContainerService {
         self.0.services.firewall.apply().await?;
         let (id, runtime) = (container.id.clone(), &self.0.services.runtime);
         runtime
-            .create(&id, container.tty)
+            .create(&id, container.spec.tty)
             .await
             .map_err(|source| ContainerError::Runtime {
                 step: "create container failed",
                 source,
             })?;
-        if let (Some(host), Some(pod)) = (&host, &container.pod_id)
+        if let (Some(host), Some(pod)) = (&host, container.role.pod())
             && !host.is_alive()
         {
             self.delete_in_runtime(&id).await?;
-            return Err(ContainerError::NoInfra(pod.clone()));
+            return Err(ContainerError::NoInfra(pod.to_owned()));
         }
         let process = self.runtime_process(&id).await;
         self.update(&id, move |c| {
             transitions::created(c, process, Timestamp::now());
-            c.joined = host;
-            c.certificate_due = false;
-            c.operation = None;
+            c.journal.joined = host;
+            c.journal.certificate_due = false;
+            c.journal.operation = None;
             Ok(())
         })
         .await?;
@@ -319,7 +319,7 @@ fn new_row(
     id: String,
     checked: CheckedRequest,
     image: &Image,
-    spec: ProcessSpec,
+    process: ProcessSpec,
     attachment: Option<Attachment>,
 ) -> Container {
     let now = Timestamp::now();

@@ -38,7 +38,7 @@ impl ContainerService {
         let id = &container.id;
         // The journal first: from here on a crash leads to the end of this, whatever it was the undo of.
         self.update(id, |c| {
-            c.operation = Some(Operation::Delete);
+            c.journal.operation = Some(Operation::Delete);
             Ok(())
         })
         .await?;
@@ -94,7 +94,7 @@ impl ContainerService {
                 Ok::<_, ContainerError>(())
             })
             .await?;
-        self.sweep_layers(&container.layers).await;
+        self.sweep_layers(&container.spec.image.layers).await;
         Ok(())
     }
 
@@ -115,7 +115,7 @@ impl ContainerService {
     pub(super) async fn forget_in_runtime(&self, id: &str, step: &'static str) -> Result<(), ContainerError> {
         let recorded = self.runtime_state(id).await.filter(|s| s.status == Status::Running);
         let lives = recorded.and_then(|s| s.process()).is_some_and(|p| p.is_alive());
-        let row = self.snapshot().containers().get(id).map(|row| row.state);
+        let row = self.snapshot().containers().get(id).map(|row| row.status.state);
         if lives || row == Some(ContainerState::Running) {
             let stopped = self.0.services.runtime.stop(id, &StopRequest::default()).await;
             stopped.map_err(|source| ContainerError::Runtime { step, source })?;

@@ -39,7 +39,7 @@ impl ContainerService {
 
     /// Path of the log of a container that was found already.
     pub fn log_of(&self, container: &Container) -> PathBuf {
-        self.dir(&container.id).log(container.tty)
+        self.dir(&container.id).log(container.spec.tty)
     }
 
     /// The log in pieces, which are read as they are taken. No log yet is an empty one.
@@ -49,7 +49,7 @@ impl ContainerService {
         request: LogRequest,
     ) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + use<>, ContainerError> {
         let container = self.find(parameter)?;
-        let path = self.dir(&container.id).log(container.tty);
+        let path = self.dir(&container.id).log(container.spec.tty);
         let view = request.view()?;
         let follow = view.follow.then(|| Follow {
             watcher: self.0.services.watcher.clone(),
@@ -65,7 +65,7 @@ impl ContainerService {
         let runs = || {
             let snapshot = self.snapshot();
             let container = snapshot.containers().get(&id);
-            container.is_some_and(|container| container.state != ContainerState::Stopped)
+            container.is_some_and(|container| container.status.state != ContainerState::Stopped)
         };
         while runs() {
             loop {
@@ -103,7 +103,7 @@ fn ends(change: &Change, id: &str) -> bool {
         return false;
     }
     match &change.new {
-        Some(Object::Container(container)) => container.state == ContainerState::Stopped,
+        Some(Object::Container(container)) => container.status.state == ContainerState::Stopped,
         _ => true,
     }
 }

@@ -256,10 +256,10 @@ fn refuse_managed(
     phrase: &'static str,
     word: &'static str,
 ) -> Result<(), ContainerError> {
-    match &container.bottle_id {
+    match container.role.bottle() {
         None => Ok(()),
         Some(bottle) => {
-            let (container, bottle) = (parameter.to_owned(), bottle.clone());
+            let (container, bottle) = (parameter.to_owned(), bottle.to_owned());
             Err(ContainerError::ManagedByBottle {
                 phrase,
                 container,
@@ -321,7 +321,7 @@ mod tests {
     fn a_bottle_keeps_its_containers_to_itself() {
         let mut c = container("a", "blog-db");
         refuse_managed(&c, "a", "operation", "start").unwrap();
-        c.bottle_id = Some("b1".into());
+        c.role = crate::model::Role::Service { bottle: "b1".into() };
         assert_eq!(
             refuse_managed(&c, "blog-db", "delete operation", "rm")
                 .unwrap_err()

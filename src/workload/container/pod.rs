@@ -38,13 +38,13 @@ impl ContainerService {
             .0
             .services
             .ports
-            .assign(&self.snapshot(), forwards, &row.forwards)?;
+            .assign(&self.snapshot(), forwards, &row.spec.forwards)?;
         self.check_ports(&forwards)?;
         if row.is_published() {
             self.0.services.ports.hold(&forwards)?;
         }
         let published = self.update(id, move |c| {
-            c.forwards = forwards;
+            c.spec.forwards = forwards;
             Ok(())
         });
         // Also when it failed: what was taken for it is let go of.
@@ -71,7 +71,7 @@ impl ContainerService {
             let _lock = service.0.locks.lock(&id).await;
             let ended = service.end_locked(&id).await;
             let container = service.row(&id)?;
-            if container.state == ContainerState::Running {
+            if container.status.state == ContainerState::Running {
                 return ended;
             }
             service.dismantle(&container).await
@@ -80,10 +80,10 @@ impl ContainerService {
     }
 
     async fn end_locked(&self, id: &str) -> Result<(), ContainerError> {
-        match self.row(id)?.state {
+        match self.row(id)?.status.state {
             ContainerState::Running => {
                 self.update(id, |c| {
-                    c.stopped_by_user = true;
+                    c.journal.stopped_by_user = true;
                     Ok(())
                 })
                 .await?;
@@ -111,12 +111,12 @@ impl ContainerService {
     /// The infra process that a member is about to join; `None` for other containers. An infra container that is being
     /// taken apart is none.
     pub(super) fn host_of(&self, container: &Container) -> Result<Option<ProcessId>, ContainerError> {
-        let Some(pod) = container.pod_id.as_ref().filter(|_| is_member(container)) else {
+        let Role::Member { pod } = &container.role else {
             return Ok(None);
         };
         let snapshot = self.snapshot();
-        let infra = infra_of(&snapshot, pod).filter(|infra| infra.operation != Some(Operation::Delete));
-        let process = infra.and_then(|infra| infra.process.clone());
+        let infra = infra_of(&snapshot, pod).filter(|infra| infra.journal.operation != Some(Operation::Delete));
+        let process = infra.and_then(|infra| infra.status.process.clone());
         process
             .filter(ProcessId::is_alive)
             .map(Some)

@@ -66,7 +66,7 @@ struct Bounded {
 impl Bounded {
     /// Only what runs writes.
     fn add(&mut self, container: &Container, logs: impl FnOnce() -> PathBuf) {
-        if container.process.is_some() && self.ids.insert(container.id.clone()) {
+        if container.status.process.is_some() && self.ids.insert(container.id.clone()) {
             let (watcher, limits, id, logs) = (self.watcher.clone(), self.limits, container.id.clone(), logs());
             self.tasks.spawn(async move {
                 keep_within(logs, watcher, limits).await;

@@ -147,7 +147,7 @@ pub(super) fn complete_states(root: &Path, containers: &[Container]) -> io::Resu
 }
 
 fn completed(mut state: RuntimeState, container: &Container) -> RuntimeState {
-    match (&container.process, container.state) {
+    match (&container.status.process, container.status.state) {
         (Some(process), _) => {
             state.pid = process.pid;
             state.pid_start_time = Some(process.start_time);
@@ -228,21 +228,22 @@ mod tests {
         let path = places.containers.join("01m85d6ag2dj/state.json");
         std::fs::write(&path, state(77)).unwrap();
         let mut row = container("01m85d6ag2dj", "web").in_state(ContainerState::Running);
-        row.process = Some(ProcessId {
+        row.status.process = Some(ProcessId {
             pid: 77,
             start_time: 5,
             boot_id: "b".into(),
         });
         complete_states(&places.containers, &[row.clone(), container("nowhere", "x")]).unwrap();
         let read = || RuntimeState::read(&path).unwrap().unwrap();
-        assert_eq!(read().process(), row.process);
+        assert_eq!(read().process(), row.status.process);
         assert_eq!(read().annotations["a"], "b");
         let inode = || std::fs::metadata(&path).unwrap().ino();
         let before = inode();
         complete_states(&places.containers, &[row.clone()]).unwrap();
         assert_eq!(inode(), before);
-        let dead = row.in_state(ContainerState::Stopped);
-        complete_states(&places.containers, &[Container { process: None, ..dead }]).unwrap();
+        let mut dead = row.in_state(ContainerState::Stopped);
+        dead.status.process = None;
+        complete_states(&places.containers, &[dead]).unwrap();
         assert_eq!(
             (read().status, read().pid, read().process()),
             (Status::Stopped, 0, None)

@@ -146,8 +146,8 @@ impl PodService {
         let row = id.clone();
         let counted = self.0.store.transact(move |t| {
             let again = |c: &mut Container| {
-                if c.state == ContainerState::Stopped {
-                    c.restarts = rebuilds(c);
+                if c.status.state == ContainerState::Stopped {
+                    c.status.restarts = rebuilds(c);
                 }
             };
             // Nothing that the change touches can be claimed by others.

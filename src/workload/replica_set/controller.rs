@@ -2,7 +2,7 @@
 
 use super::ReplicaSets;
 use super::replica_sets::is_orphan_of;
-use crate::model::{Change, Object, Pod, Snapshot};
+use crate::model::{Change, Container, Object, Pod, Snapshot};
 use crate::ops::controller::{Outcome, Reconcile};
 
 /// Keeps sets true. Keys are ids of sets.
@@ -23,9 +23,7 @@ impl Reconcile for SetController {
         let set_of = |object: &Object| match object {
             Object::ReplicaSet(set) => vec![set.id.clone()],
             Object::Pod(pod) => interested(now, pod),
-            Object::Container(container) => pod_of(&container.pod_id)
-                .map(|pod| interested(now, &pod))
-                .unwrap_or_default(),
+            Object::Container(container) => pod_of(container).map(|pod| interested(now, &pod)).unwrap_or_default(),
             _ => Vec::new(),
         };
         [&change.old, &change.new]

@@ -142,7 +142,7 @@ impl ContainerService {
         let Some(row) = self.snapshot().containers().get(id).cloned() else {
             return Ok(());
         };
-        let done = match row.operation {
+        let done = match row.journal.operation {
             _ if row.is_build() => {
                 tracing::warn!(container.id = %id, "removing what is left of the container of a build");
                 self.remove_build(id).await
@@ -172,12 +172,12 @@ impl ContainerService {
     async fn undo_restart(&self, id: &str) -> Result<(), ContainerError> {
         self.forget_in_runtime(id, "undo of a restart failed").await?;
         self.update(id, |c| {
-            c.state = ContainerState::Stopped;
-            c.starting = false;
-            c.operation = None;
-            c.process = None;
-            c.certificate_due = false;
-            c.exit.get_or_insert_with(transitions::unseen_exit);
+            c.status.state = ContainerState::Stopped;
+            c.journal.starting = false;
+            c.journal.operation = None;
+            c.status.process = None;
+            c.journal.certificate_due = false;
+            c.status.exit.get_or_insert_with(transitions::unseen_exit);
             Ok(())
         })
         .await
@@ -186,10 +186,10 @@ impl ContainerService {
 
 /// Whether no operation was at work on it. The container of a build is always part of one.
 fn is_idle(row: &Container) -> bool {
-    row.operation.is_none() && !row.is_build()
+    row.journal.operation.is_none() && !row.is_build()
 }
 
 /// Whether it is alive, and nobody has written down that it was started.
 fn may_run(row: &Container) -> bool {
-    row.state == ContainerState::Created && row.process.as_ref().is_some_and(ProcessId::is_alive)
+    row.status.state == ContainerState::Created && row.status.process.as_ref().is_some_and(ProcessId::is_alive)
 }
