@@ -44,7 +44,7 @@ fn shop(ports: &[(u16, u16, Protocol)]) -> NewService {
 }
 
 fn registry(lab: &Lab) -> ServiceRegistry {
-    let ports = HostPorts::new(lab.store.clone(), ANY);
+    let ports = HostPorts::new(lab.store.clone(), Default::default(), ANY);
     ServiceRegistry::new(lab.store.clone(), ports, [7755])
 }
 
@@ -58,7 +58,11 @@ fn pod(lab: &Lab, id: &str) -> Guest {
 }
 
 fn follow(lab: &Lab, firewall: &Firewall) {
-    lab.spawn(firewall.clone().follow(lab.store.clone(), CancellationToken::new()));
+    lab.spawn(
+        firewall
+            .clone()
+            .follow(lab.store.clone(), Default::default(), CancellationToken::new()),
+    );
 }
 
 /// Whether there is any rule of services.

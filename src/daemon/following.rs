@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -16,9 +17,11 @@ use crate::api::listener;
 use crate::api::listener::BoundListener;
 use crate::base::pki::Pki;
 use crate::daemon::config::Config;
+use crate::model::Kind;
 use crate::net::HOOK_PORT;
-use crate::net::bridges::{NetworkService, Uplink};
+use crate::net::bridges::{DEFAULT_NETWORK, NetworkService, Uplink};
 use crate::observe::audit::AuditLog;
+use crate::ops::conditions::{ConditionType, Conditions, Failure};
 use crate::store::Store;
 
 /// How often the kernel's links, addresses and rules are reconciled.
@@ -31,6 +34,7 @@ pub(super) struct Following {
     pub(super) config: Config,
     pub(super) store: Store,
     pub(super) networks: NetworkService,
+    pub(super) conditions: Conditions,
     pub(super) serving: Serving,
     pub(super) hook_app: Router,
 }
@@ -49,10 +53,11 @@ impl Following {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = resync.tick() => {
-                    let now = self.networks.repair().await.err().map(|error| error.to_string());
-                    if let Some(error) = now.as_ref().filter(|_| now != trouble) {
-                        tracing::error!(error, "cannot repair the network");
+                    let now = self.networks.repair().await.err().map(|error| Failure::new(error.reason(), &error));
+                    if let Some(failure) = now.as_ref().filter(|_| now != trouble) {
+                        tracing::error!(error = failure.message, "cannot repair the network");
                     }
+                    self.note(now.as_ref());
                     trouble = now;
                 }
                 _ = renewal.tick() => self.renew(&host_addresses(&self.store, uplink.borrow().as_ref())),
@@ -70,6 +75,20 @@ impl Following {
                         }
                     }
                 }
+            }
+        }
+    }
+
+    /// What clients can read of each network. What all networks need is the default network's.
+    fn note(&self, trouble: Option<&Failure>) {
+        let troubles = self.networks.troubles();
+        let next = Timestamp::now().checked_add(RESYNC).ok();
+        for network in self.store.snapshot().networks().iter() {
+            let subject = (Kind::Network, &network.name[..]);
+            let of_all = trouble.filter(|_| network.name == DEFAULT_NETWORK);
+            match of_all.or_else(|| troubles.get(&network.name)) {
+                Some(failure) => self.conditions.fail(subject, ConditionType::Reconciled, failure, next),
+                None => self.conditions.succeed(subject, ConditionType::Reconciled),
             }
         }
     }

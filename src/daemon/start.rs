@@ -29,6 +29,7 @@ use crate::observe::events;
 use crate::observe::events::Events;
 use crate::observe::logs::Watcher;
 use crate::observe::metrics::{Activity, MetricsLog, Sampler};
+use crate::ops::conditions::Conditions;
 use crate::ops::controller;
 use crate::ops::controller::{Backoff, Queue, Reconcile};
 use crate::ops::task::Operations;
@@ -40,9 +41,9 @@ use crate::workload::balancer::ServiceRegistry;
 use crate::workload::bottle::{BottleParts, BottleService};
 use crate::workload::build::BuildService;
 use crate::workload::container::{ContainerService, DELAYS, Prober, Restarter, SWEEPS, Services, Sweeper};
-use crate::workload::import;
 use crate::workload::pod::{PodController, PodService};
 use crate::workload::replica_set::{ReplicaSets, SetController};
+use crate::workload::{conditions, import};
 
 /// How many containers restart policies start at the same time.
 const RESTARTS_AT_ONCE: usize = 4;
@@ -68,6 +69,7 @@ struct Foundation {
     audit: AuditLog,
     activity: Activity,
     sampler: Sampler,
+    conditions: Conditions,
 }
 
 /// Sockets that need no network of ours.
@@ -107,13 +109,15 @@ impl Daemon {
         let hook_app = serve_runtime(&support, &serving, &containers, sockets.ca, hook_sockets);
         // Before containers are recovered: their states change then.
         let (firewall, store) = (network.firewall.clone(), foundation.store.clone());
-        support.spawn(|stop| firewall.follow(store, stop));
+        let (conditions, events) = (foundation.conditions.clone(), foundation.events.clone());
+        support.spawn(|stop| firewall.follow(store.clone(), conditions.clone(), stop));
+        support.spawn(|stop| conditions::tell(store, conditions, events, stop));
         let workloads = recover(&config, &foundation, &network, containers, manager).await?;
         keep_up(&support, &config, &foundation, &workloads, &network, &serving, hook_app);
 
         let (management, sets, applier) =
             serve_management(&config, &foundation, &network, &workloads, &serving, sockets.management);
-        let controllers = start_controllers(foundation.store.clone(), network.ports, &workloads, &sets);
+        let controllers = start_controllers(&foundation, network.ports, &workloads, &sets);
         let reload = Reload {
             store: foundation.store,
             uplink: network.networks.uplink(),
@@ -162,6 +166,7 @@ async fn open_state(
         audit,
         activity,
         sampler: Sampler::new(config.container_root())?,
+        conditions: Conditions::default(),
     };
     Ok((foundation, sockets, commits))
 }
@@ -181,7 +186,7 @@ async fn prepare_network(
     let rules = settings::firewall(config, ca_socket);
     let network = Networking {
         firewall: Firewall::start(store.clone(), networks.uplink(), rules).await?,
-        ports: HostPorts::new(store.clone(), config.publish_address),
+        ports: HostPorts::new(store.clone(), foundation.conditions.clone(), config.publish_address),
         networks,
     };
     let dns_address = SocketAddr::from((DNS_ADDRESS, DNS_PORT));
@@ -227,6 +232,7 @@ async fn make_containers(
         runtime: Arc::new(Droplet::new(config.droplet.clone(), config.container_root())),
         activity: foundation.activity.clone(),
         watcher: watcher.clone(),
+        conditions: foundation.conditions.clone(),
     };
     (
         ContainerService::new(settings::container(config, apparmor), services),
@@ -278,6 +284,7 @@ async fn recover(
         containers: containers.clone(),
         networks: Networks::new(network.networks.clone(), network.firewall.clone()),
         policies: policies.clone(),
+        conditions: foundation.conditions.clone(),
         volume_root: config.volume_root(),
     });
     bottles.recover().await;
@@ -309,6 +316,7 @@ fn keep_up(
         config: config.clone(),
         store: foundation.store.clone(),
         networks: network.networks.clone(),
+        conditions: foundation.conditions.clone(),
         serving: serving.clone(),
         hook_app,
     };
@@ -356,6 +364,7 @@ fn serve_management(
         sampler: foundation.sampler.clone(),
         activity,
         events: foundation.events.clone(),
+        conditions: foundation.conditions.clone(),
         sessions: Sessions {
             stop: running.stop.clone(),
             tasks: running.tasks.clone(),
@@ -370,9 +379,10 @@ fn serve_management(
 }
 
 /// What keeps rows true.
-fn start_controllers(store: Store, ports: HostPorts, workloads: &Workloads, sets: &ReplicaSets) -> Running {
+fn start_controllers(foundation: &Foundation, ports: HostPorts, workloads: &Workloads, sets: &ReplicaSets) -> Running {
     let controllers = Controllers {
-        store,
+        store: foundation.store.clone(),
+        conditions: foundation.conditions.clone(),
         running: Running::default(),
     };
     let containers = &workloads.containers;
@@ -387,6 +397,7 @@ fn start_controllers(store: Store, ports: HostPorts, workloads: &Workloads, sets
 
 struct Controllers {
     store: Store,
+    conditions: Conditions,
     running: Running,
 }
 
@@ -394,9 +405,9 @@ impl Controllers {
     /// `workers` keys are worked on at the same time; one that failed waits by `backoff`.
     fn start<R: Reconcile>(&self, reconciler: R, backoff: Backoff, workers: usize) {
         let queue = Arc::new(Queue::new(backoff));
-        let store = self.store.clone();
+        let (store, conditions) = (self.store.clone(), self.conditions.clone());
         self.running
-            .spawn(|stop| controller::run(reconciler.into(), queue, workers, store, stop));
+            .spawn(|stop| controller::run(reconciler.into(), queue, workers, store, conditions, stop));
     }
 }
 

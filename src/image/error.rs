@@ -141,6 +141,32 @@ impl From<Unfinished> for ImageError {
     }
 }
 
+impl ImageError {
+    /// Why something cannot be made of an image, in the words of the kubelet.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::EmptyRepository | Self::InvalidReference(_) => "InvalidImageName",
+            // Only a policy that never pulls ends so.
+            Self::NotFound(_) => "ErrImageNeverPull",
+            Self::ManifestNotFound(_)
+            | Self::NoPlatform { .. }
+            | Self::Registry { .. }
+            | Self::BadImage { .. }
+            | Self::NotAnImage { .. }
+            | Self::BadLayer { .. } => "ErrImagePull",
+            Self::InUse { .. }
+            | Self::LayerLost(_)
+            | Self::NoLayer(_)
+            | Self::UnknownUser { .. }
+            | Self::Unfinished { .. }
+            | Self::Taken(_)
+            | Self::GivenUp
+            | Self::Store(_)
+            | Self::Io(_) => "CreateContainerError",
+        }
+    }
+}
+
 impl From<std::io::Error> for ImageError {
     fn from(error: std::io::Error) -> Self {
         Self::Io(error.into())

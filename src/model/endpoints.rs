@@ -19,19 +19,12 @@ pub struct Endpoint {
 /// The endpoints of a service among `pods`, by address: those of its namespace that have all labels of its selector,
 /// are ready and have an address (`docs/spec/network.md` 11.2, N-22). An empty selector matches none.
 pub fn endpoints(service: &Service, pods: &[(Arc<Pod>, PodStatus)]) -> Vec<Endpoint> {
-    let has_labels = |pod: &Pod| {
-        let labels = &pod.template.labels;
-        service
-            .selector
-            .iter()
-            .all(|(key, value)| labels.get(key) == Some(value))
-    };
     if service.selector.is_empty() {
         return Vec::new();
     }
     let mut endpoints: Vec<_> = pods
         .iter()
-        .filter(|(pod, status)| status.ready && pod.namespace == service.namespace && has_labels(pod))
+        .filter(|(pod, status)| status.ready && selects(service, pod))
         .filter_map(|(pod, status)| {
             let attachment = status.infra.as_ref()?.status.attachment.as_ref()?;
             Some(Endpoint {
@@ -43,6 +36,13 @@ pub fn endpoints(service: &Service, pods: &[(Arc<Pod>, PodStatus)]) -> Vec<Endpo
         .collect();
     endpoints.sort();
     endpoints
+}
+
+/// Whether a pod is of the namespace of a service and has all labels of its selector.
+pub fn selects(service: &Service, pod: &Pod) -> bool {
+    let labels = &pod.template.labels;
+    let has = |(key, value): (&String, &String)| labels.get(key) == Some(value);
+    pod.namespace == service.namespace && !service.selector.is_empty() && service.selector.iter().all(has)
 }
 
 /// All services by creation time, then id, each with its endpoints.

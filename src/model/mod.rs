@@ -16,7 +16,7 @@ mod snapshot;
 
 pub use created::by_creation;
 pub use directory::{Directory, End, Unresolved};
-pub use endpoints::{Endpoint, all_endpoints, endpoints};
+pub use endpoints::{Endpoint, all_endpoints, endpoints, selects};
 pub use names::INFRA_PREFIX;
 pub use pod_status::{PodState, PodStatus, member_name, pod_status, pod_statuses};
 #[cfg(test)]

@@ -10,8 +10,7 @@ use jiff::Timestamp;
 
 use crate::model::retries::steady_from;
 use crate::model::{
-    Container, ContainerState, Health, Pod, PodContainer, PodGoal, PodProblem, RestartPolicy, Snapshot,
-    by_creation,
+    Container, ContainerState, Health, Pod, PodContainer, PodGoal, PodProblem, RestartPolicy, Snapshot, by_creation,
 };
 
 /// What clients see of a pod's life (`docs/spec/api.md` 8).

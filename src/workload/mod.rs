@@ -4,6 +4,7 @@ pub mod apply;
 pub mod balancer;
 pub mod bottle;
 pub mod build;
+pub mod conditions;
 pub mod container;
 pub mod import;
 pub mod manifest;

@@ -74,8 +74,13 @@ fn detail(api: &Api, bottle: &str) -> Value {
     api.ok(get(&format!("/v1/bottle/{bottle}")))["bottle"].clone()
 }
 
+/// The list without conditions, which have times.
 fn list(api: &Api) -> Vec<Value> {
-    api.ok(get("/v1/bottle"))["bottles"].as_array().unwrap().clone()
+    let mut bottles = api.ok(get("/v1/bottle"))["bottles"].as_array().unwrap().clone();
+    for bottle in &mut bottles {
+        bottle.as_object_mut().unwrap().remove("conditions");
+    }
+    bottles
 }
 
 /// What one container gets from a service, `<name>:<port>/<path>`, over HTTP; `denied` when it does not get there. Names

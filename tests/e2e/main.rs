@@ -15,6 +15,7 @@ mod backup;
 mod bottles;
 mod builds;
 mod closed;
+mod conditions;
 mod crash;
 mod docs;
 mod events;

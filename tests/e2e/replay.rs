@@ -13,7 +13,16 @@ use tar::EntryType;
 use crate::support::{Identity, ImageSpec, Lab, Layer, Reply, delete, get, send, status_of};
 
 /// Fields that the original does not have: of containers (`docs/spec/api.md` 5.2), and of services.
-const NEW_FIELDS: [&str; 6] = ["exitCode", "reason", "message", "endpoints", "available", "updated"];
+const NEW_FIELDS: [&str; 8] = [
+    "exitCode",
+    "reason",
+    "message",
+    "endpoints",
+    "available",
+    "updated",
+    "conditions",
+    "Conditions",
+];
 /// Fields whose value is the same in every run.
 const FIXED_FIELDS: [&str; 21] = [
     "id",

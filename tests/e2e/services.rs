@@ -202,14 +202,17 @@ fn services_are_shown_and_found_by_id_and_name() {
     assert_eq!(detail, api.ok(get("/v1/services/web?namespace=prod")));
     let mut expected = json!({ "serviceId": id, "name": "web", "namespace": "prod", "selector": { "app": "web" },
         "ports": ports, "affinitySeconds": 10_800, "endpoints": [] });
-    expected["createdAt"] = detail["createdAt"].clone();
+    for field in ["createdAt", "conditions"] {
+        expected[field] = detail[field].clone();
+    }
     assert_eq!(detail, expected);
     let list = api.ok(get("/v1/services"));
     let listed = list[0]["createdAt"].as_str().unwrap();
     assert!(!listed.contains('.'), "{listed}");
     assert_eq!(
         list,
-        json!([{ "serviceId": id, "name": "web", "namespace": "prod", "ports": ports, "createdAt": listed }])
+        json!([{ "serviceId": id, "name": "web", "namespace": "prod", "ports": ports, "createdAt": listed,
+            "conditions": detail["conditions"] }])
     );
     api.call(get("/v1/services/web"))
         .refused(404, "get failed: serviceId=web not found");

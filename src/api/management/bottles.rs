@@ -9,13 +9,16 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::Management;
+use super::conditions::{ConditionView, views};
 use super::containers::ContainerView;
 use crate::api::extract::{BODY_LIMIT, read_body};
 use crate::api::time::rfc3339;
 use crate::api::{ApiError, AuditEntry, Code, Failure, PathParams, QueryParams, Success, SuccessBody, success};
-use crate::model::{Bottle, BottleService, Condition, Container, Policy, Snapshot};
+use crate::model::{Bottle, BottleService, Condition, Container, Kind, Policy, Snapshot};
+use crate::ops::conditions::Conditions;
 use crate::workload::bottle;
 use crate::workload::bottle::{BottleError, Registered};
+use crate::workload::conditions::of_container;
 
 /// A bottle that was registered.
 #[derive(Debug, Serialize, ToSchema)]
@@ -64,6 +67,9 @@ pub struct BottleEntry {
     service_count: usize,
     /// The state that all its containers are in; `abnormal` when they differ or one is gone, `unknown` without any.
     status: String,
+    /// What came of its last start.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    conditions: Vec<ConditionView>,
 }
 
 /// A bottle in detail.
@@ -101,6 +107,9 @@ pub struct BottleView {
     network_auto: bool,
     /// When it was registered.
     created_at: String,
+    /// What came of its last start.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    conditions: Vec<ConditionView>,
 }
 
 /// A service as it was written.
@@ -194,20 +203,21 @@ impl From<Registered> for RegisteredView {
 }
 
 impl BottleEntry {
-    fn new(snapshot: &Snapshot, bottle: &Bottle) -> Self {
+    fn new(snapshot: &Snapshot, bottle: &Bottle, known: &Conditions) -> Self {
         Self {
             bottle_id: bottle.id.clone(),
             bottle_name: bottle.name.clone(),
             service_count: bottle.services.len(),
             status: bottle::status(snapshot, bottle),
+            conditions: views(known.of(Kind::Bottle, &bottle.id)),
         }
     }
 }
 
 impl BottleView {
-    fn new(snapshot: &Snapshot, bottle: &Bottle) -> Self {
+    fn new(snapshot: &Snapshot, bottle: &Bottle, known: &Conditions) -> Self {
         let container = |service: &String| match bottle::container(snapshot, bottle, service) {
-            Some(container) => in_utc(container),
+            Some(container) => in_utc(container).with_conditions(views(of_container(container, known))),
             None => ContainerView::missing(&bottle.services[service].image),
         };
         let services = bottle.services.iter();
@@ -229,6 +239,7 @@ impl BottleView {
             network: bottle.network.clone(),
             network_auto: bottle.network.is_some(),
             created_at: rfc3339(Some(bottle.created_at)),
+            conditions: views(known.of(Kind::Bottle, &bottle.id)),
         }
     }
 }
@@ -284,7 +295,9 @@ fn about(m: &Management, entry: &AuditEntry, parameter: &str) {
     responses((status = 200, body = SuccessBody<BottleList>)))]
 pub async fn list(State(m): State<Management>) -> Success<SuccessBody<BottleList>> {
     let (bottles, snapshot) = (m.bottles.list(), m.store.snapshot());
-    let bottles = bottles.iter().map(|bottle| BottleEntry::new(&snapshot, bottle));
+    let bottles = bottles
+        .iter()
+        .map(|bottle| BottleEntry::new(&snapshot, bottle, &m.conditions));
     success(
         "bottle list",
         BottleList {
@@ -330,7 +343,7 @@ pub async fn get(
         .bottles
         .find(&id)
         .map_err(|_| ApiError::new(Code::BottleNotFound, "bottle not found"))?;
-    let bottle = BottleView::new(&m.store.snapshot(), &bottle);
+    let bottle = BottleView::new(&m.store.snapshot(), &bottle, &m.conditions);
     Ok(success("bottle detail", BottleDetail { bottle }))
 }
 
@@ -389,7 +402,7 @@ mod tests {
         let mut blog = bottle("01kh3w0000ab", "blog", &["db", "web"]);
         blog.services.get_mut("db").unwrap().image = "mysql:8".into();
         blog.containers.insert("db".into(), "01kh3w0001cd".into());
-        let view = serde_json::to_value(BottleView::new(&Snapshot::default(), &blog)).unwrap();
+        let view = serde_json::to_value(BottleView::new(&Snapshot::default(), &blog, &Conditions::default())).unwrap();
         let never = "0001-01-01T00:00:00Z";
         let missing = json!({
             "containerId": "", "name": "", "state": "missing", "pid": 0,

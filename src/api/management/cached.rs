@@ -9,7 +9,6 @@ use serde::Serialize;
 
 use crate::api::envelope;
 use crate::api::envelope::Success;
-use crate::model::Snapshot;
 
 /// The answer of one route. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -17,14 +16,17 @@ pub struct CachedResponse(Arc<Mutex<Option<Written>>>);
 
 #[derive(Debug, Clone)]
 struct Written {
-    revision: u64,
+    revision: Revision,
     answer: (StatusCode, Bytes),
 }
 
+/// Of the snapshot and of the conditions beside it.
+type Revision = (u64, u64);
+
 impl CachedResponse {
-    /// The answer for this snapshot; it may depend on nothing else.
-    pub(super) fn get<B: Serialize>(&self, snapshot: &Snapshot, answer: impl FnOnce() -> Success<B>) -> Response {
-        let revision = snapshot.revision();
+    /// The answer for this snapshot and these conditions, of which `revision` is that before they are read; it may depend
+    /// on nothing else.
+    pub(super) fn get<B: Serialize>(&self, revision: Revision, answer: impl FnOnce() -> Success<B>) -> Response {
         let kept = self.lock().clone().filter(|kept| kept.revision == revision);
         let answer = kept.map_or_else(|| answer().write(), |kept| kept.answer);
         let kept = answer.clone();
@@ -52,12 +54,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("state.db")).unwrap();
         let kept = CachedResponse::default();
-        let ask = async |n: u32| parts(kept.get(&store.snapshot(), || success("read", n))).await;
-        let first = ask(1).await;
+        let ask = async |n: u32, conditions: u64| {
+            parts(kept.get((store.snapshot().revision(), conditions), || success("read", n))).await
+        };
+        let first = ask(1, 0).await;
         assert_eq!(first.2, "{\"status\":\"success\",\"message\":\"read\",\"data\":1}\n");
-        assert_eq!(ask(2).await, first);
+        assert_eq!(ask(2, 0).await, first);
         let change = |t: &mut Txn| Ok::<_, PolicyError>(t.put(PolicySettings::default())?);
         store.transact(change).await.unwrap();
-        assert!(ask(3).await.2.contains("3"));
+        assert!(ask(3, 0).await.2.contains("3"));
+        assert!(ask(4, 1).await.2.contains("4"));
     }
 }

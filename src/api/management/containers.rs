@@ -11,12 +11,14 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use super::Management;
+use super::conditions::{ConditionView, views};
 use crate::api::time::rfc3339;
 use crate::api::{
     ApiError, AuditEntry, Code, Failure, OptionalJson, PathParams, StrictJson, Success, SuccessBody, success,
 };
 use crate::image::ImageRef;
 use crate::model::{Container, Health, Protocol};
+use crate::workload::conditions::of_container;
 use crate::workload::container;
 use crate::workload::container::{CreateRequest, HealthCheckRequest, OptionsRequest, RestartRequest};
 use crate::workload::pod::PodError;
@@ -73,6 +75,9 @@ pub struct ContainerView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     health: Option<Health>,
+    /// What is, or is not, as it should be with it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    conditions: Vec<ConditionView>,
 }
 
 fn is_zero(n: &u32) -> bool {
@@ -130,7 +135,12 @@ impl ContainerView {
             labels: c.spec.options.labels.clone(),
             restart_count: c.status.restarts,
             health: c.status.health,
+            conditions: Vec::new(),
         }
+    }
+
+    pub(super) fn with_conditions(self, conditions: Vec<ConditionView>) -> Self {
+        Self { conditions, ..self }
     }
 }
 
@@ -172,6 +182,7 @@ impl ContainerView {
             labels: BTreeMap::new(),
             restart_count: 0,
             health: None,
+            conditions: Vec::new(),
         }
     }
 }
@@ -419,8 +430,8 @@ fn of(parameter: &str) -> impl Fn(crate::workload::container::ContainerError) ->
 #[utoipa::path(get, path = "/v1/containers", tag = "containers",
     responses((status = 200, body = SuccessBody<Vec<ContainerView>>)))]
 pub async fn list(State(m): State<Management>) -> Response {
-    let snapshot = m.store.snapshot();
-    m.cached.containers.get(&snapshot, || {
+    let (conditions, snapshot) = (m.conditions.revision(), m.store.snapshot());
+    m.cached.containers.get((snapshot.revision(), conditions), || {
         let containers = container::list(&snapshot);
         let own = |c: &Container| c.status.attachment.as_ref().map(|a| a.address);
         // Of all containers of a pod only infra has an address.
@@ -429,7 +440,11 @@ pub async fn list(State(m): State<Management>) -> Response {
             .filter_map(|c| Some((c.role.pod()?, own(c)?)))
             .collect();
         let address = |c: &Container| own(c).or_else(|| of_pods.get(c.role.pod()?).copied());
-        let views: Vec<_> = containers.iter().map(|c| ContainerView::new(c, address(c))).collect();
+        let view = |c: &Container| {
+            let conditions = views(of_container(c, &m.conditions));
+            ContainerView::new(c, address(c)).with_conditions(conditions)
+        };
+        let views: Vec<_> = containers.iter().map(|c| view(c)).collect();
         success("retrieve container list success", views)
     })
 }
@@ -448,7 +463,8 @@ pub async fn get(
     let container = m.containers.find(&id)?;
     Ok(success(
         "retrieve container info success",
-        ContainerView::new(&container, m.containers.address(&container)),
+        ContainerView::new(&container, m.containers.address(&container))
+            .with_conditions(views(of_container(&container, &m.conditions))),
     ))
 }
 

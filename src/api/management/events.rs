@@ -29,6 +29,7 @@ use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
 use super::Management;
+use super::conditions::ConditionView;
 use crate::api::time::rfc3339;
 use crate::api::{ApiError, Code, Failure, QueryParams};
 use crate::model::{Health, Kind};
@@ -62,7 +63,7 @@ pub struct EventView {
     /// `container`, `image`, `network`, `pod`, `replicaset`, `service`, `policy`, `policysettings` or `bottle`.
     #[schema(value_type = String)]
     kind: Kind,
-    /// `created`, `changed` or `removed`.
+    /// `created`, `changed`, `removed`, or `condition` when something begins or ceases to be wrong with it.
     action: &'static str,
     /// Id of the object.
     id: String,
@@ -87,6 +88,9 @@ pub struct EventView {
     /// More about the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<String>,
+    /// What is or was wrong; with `condition` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    condition: Option<ConditionView>,
 }
 
 impl EventView {
@@ -106,6 +110,7 @@ impl EventView {
                 Action::Created => "created",
                 Action::Changed => "changed",
                 Action::Removed => "removed",
+                Action::Condition => "condition",
             },
             id: event.id.clone(),
             name: event.name.clone(),
@@ -115,6 +120,7 @@ impl EventView {
             exit_code,
             reason,
             message,
+            condition: event.condition.clone().map(Into::into),
         }
     }
 }

@@ -7,6 +7,7 @@ mod attach;
 mod bottles;
 mod build;
 mod cached;
+mod conditions;
 mod containers;
 mod events;
 mod exec;
@@ -34,6 +35,7 @@ use crate::net::enforcement::Networks;
 use crate::net::policy::PolicyService;
 use crate::observe::events::Events;
 use crate::observe::metrics::{Activity, Sampler};
+use crate::ops::conditions::Conditions;
 use crate::store::Store;
 use crate::workload::apply::Applier;
 use crate::workload::balancer::ServiceRegistry;
@@ -63,6 +65,7 @@ pub struct Management {
     pub sampler: Sampler,
     pub activity: Activity,
     pub events: Events,
+    pub conditions: Conditions,
     pub sessions: Sessions,
     pub cached: Cached,
     /// Values of `Origin` that may open a WebSocket besides the API's own.
@@ -130,5 +133,6 @@ pub fn routes() -> OpenApiRouter<Management> {
         .route("/v1/policies/revert", policies::no_chain_or_policy())
         .routes(routes!(policies::set_mode))
         .routes(routes!(policies::explain))
+        .routes(routes!(conditions::rules))
         .routes(routes!(metrics::scrape))
 }

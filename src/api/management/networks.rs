@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Management;
+use super::conditions::{ConditionView, views};
 use crate::api::{ApiError, AuditEntry, Done, Failure, PathParams, StrictJson, Success, SuccessBody, done, success};
-use crate::model::{Network, by_creation};
+use crate::model::{Kind, Network, by_creation};
 
 /// A network in the list. The field names are capitalised on the wire.
 #[derive(Debug, Serialize, ToSchema)]
@@ -18,6 +19,9 @@ pub struct NetworkView {
     address: String,
     /// How many containers have an address in it.
     num_containers: usize,
+    /// Whether bridge, address and ports are what they should be.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    conditions: Vec<ConditionView>,
 }
 
 /// A network by its name.
@@ -46,6 +50,7 @@ pub async fn list(State(m): State<Management>) -> Success<SuccessBody<Vec<Networ
         interface: n.name.clone(),
         address: format!("{}/{}", n.gateway, n.subnet.prefix_len()),
         num_containers: inside(&n),
+        conditions: views(m.conditions.of(Kind::Network, &n.name)),
     });
     success("network list", views.collect())
 }

@@ -10,11 +10,13 @@ use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
 use super::Management;
+use super::conditions::{ConditionView, views};
 use crate::api::time::rfc3339;
 use crate::api::{
     ApiError, AuditEntry, Code, Failure, PathParams, QueryParams, StrictJson, Success, SuccessBody, success,
 };
 use crate::model::{Pod, PodContainer, PodGoal, PodSpec, PodStatus, PodTemplate, RestartPolicy};
+use crate::workload::conditions::of_pod;
 use crate::workload::container::pull_policy_of;
 use crate::workload::pod::{NewPod, PodError};
 
@@ -70,10 +72,13 @@ pub struct PodView {
     started_at: String,
     /// Last stop.
     stopped_at: String,
+    /// What is, or is not, as it should be with it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    conditions: Vec<ConditionView>,
 }
 
 impl PodView {
-    fn new(pod: &Pod, status: &PodStatus) -> Self {
+    fn new(pod: &Pod, status: &PodStatus, conditions: Vec<ConditionView>) -> Self {
         let pid = status
             .infra
             .as_ref()
@@ -99,6 +104,7 @@ impl PodView {
             created_at: rfc3339(Some(pod.created_at)),
             started_at: rfc3339(pod.started_at),
             stopped_at: rfc3339(pod.stopped_at),
+            conditions,
         }
     }
 }
@@ -253,10 +259,13 @@ fn of<'a>(parameter: &'a str, prefix: &'a str) -> impl Fn(PodError) -> ApiError 
 /// All pods by creation time
 #[utoipa::path(get, path = "/v1/pods", tag = "pods", responses((status = 200, body = SuccessBody<Vec<PodView>>)))]
 pub async fn list(State(m): State<Management>) -> Response {
-    let snapshot = m.store.snapshot();
-    m.cached.pods.get(&snapshot, || {
+    let (conditions, snapshot) = (m.conditions.revision(), m.store.snapshot());
+    m.cached.pods.get((snapshot.revision(), conditions), || {
         let pods = crate::model::pod_statuses(&snapshot);
-        let views: Vec<_> = pods.iter().map(|(pod, status)| PodView::new(pod, status)).collect();
+        let view = |(pod, status): &(Arc<Pod>, PodStatus)| {
+            PodView::new(pod, status, views(of_pod(pod, status, &m.conditions)))
+        };
+        let views: Vec<_> = pods.iter().map(view).collect();
         success("retrieve pod list success", views)
     })
 }
@@ -274,7 +283,8 @@ pub async fn get(
     let prefixed = |error: PodError| ApiError::from(error).prefixed("retrieve pod failed: ");
     let pod = find(&m, &entry, &id, &scope).map_err(prefixed)?;
     let status = crate::model::pod_status(&m.store.snapshot(), &pod);
-    Ok(success("retrieve pod success", PodView::new(&pod, &status)))
+    let conditions = views(of_pod(&pod, &status, &m.conditions));
+    Ok(success("retrieve pod success", PodView::new(&pod, &status, conditions)))
 }
 
 /// Create a pod; no container is made before its start

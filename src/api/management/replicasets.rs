@@ -10,12 +10,14 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use super::Management;
+use super::conditions::{ConditionView, views};
 use super::pods::Scope;
 use crate::api::time::rfc3339;
 use crate::api::{
     ApiError, AuditEntry, Code, Failure, PathParams, QueryParams, StrictJson, Success, SuccessBody, success,
 };
 use crate::model::{PodContainer, PodSpec, ReplicaSet, VolumeMount, VolumeSource};
+use crate::workload::conditions::of_set;
 use crate::workload::replica_set::{MAX_REPLICAS, SetError, SetStatus};
 
 /// A replica set.
@@ -57,6 +59,9 @@ pub struct ReplicaSetView {
     template: Option<TemplateView>,
     /// When it was made, in whole seconds.
     created_at: String,
+    /// What is, or is not, as it should be with it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    conditions: Vec<ConditionView>,
 }
 
 /// What the pods of a set are made from.
@@ -135,7 +140,12 @@ impl ReplicaSetView {
             selector: set.selector.clone(),
             template: None,
             created_at: rfc3339(Timestamp::from_second(set.created_at.as_second()).ok()),
+            conditions: Vec::new(),
         }
+    }
+
+    fn with_conditions(self, conditions: Vec<ConditionView>) -> Self {
+        Self { conditions, ..self }
     }
 
     fn summary(set: &ReplicaSet, status: SetStatus) -> Self {
@@ -233,9 +243,10 @@ fn find(m: &Management, entry: &AuditEntry, parameter: &str, scope: &Scope) -> R
     responses((status = 200, body = SuccessBody<Vec<ReplicaSetView>>)))]
 pub async fn list(State(m): State<Management>) -> Success<SuccessBody<Vec<ReplicaSetView>>> {
     let sets = m.sets.list();
-    let views = sets
-        .into_iter()
-        .map(|(set, status)| ReplicaSetView::summary(&set, status));
+    let views = sets.into_iter().map(|(set, status)| {
+        let conditions = views(of_set(&set, &status, &m.conditions));
+        ReplicaSetView::summary(&set, status).with_conditions(conditions)
+    });
     success("replicaset list", views.collect())
 }
 
@@ -250,10 +261,10 @@ pub async fn get(
     QueryParams(scope): QueryParams<Scope>,
 ) -> Result<Success<SuccessBody<ReplicaSetView>>, ApiError> {
     let set = find(&m, &entry, &id, &scope).map_err(|e| ApiError::from(e).prefixed("get failed: "))?;
-    Ok(success(
-        "replicaset detail",
-        ReplicaSetView::detail(&set, m.sets.status(&set)),
-    ))
+    let status = m.sets.status(&set);
+    let conditions = views(of_set(&set, &status, &m.conditions));
+    let view = ReplicaSetView::detail(&set, status).with_conditions(conditions);
+    Ok(success("replicaset detail", view))
 }
 
 /// Change the number of pods; they follow

@@ -11,6 +11,7 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use super::Management;
+use super::conditions::{ConditionView, views};
 use super::pods::Scope;
 use crate::api::error::Coded;
 use crate::api::extract::{BODY_LIMIT, read_body};
@@ -18,6 +19,7 @@ use crate::api::time::rfc3339;
 use crate::api::{ApiError, AuditEntry, Code, Failure, PathParams, QueryParams, Success, SuccessBody, success};
 use crate::model::{Endpoint, Service, ServicePort, endpoints, pod_statuses};
 use crate::workload::balancer::ServiceError;
+use crate::workload::conditions::of_service;
 use crate::workload::manifest;
 use crate::workload::manifest::{ManifestError, Problem, Warning};
 
@@ -35,6 +37,9 @@ pub struct ServiceSummary {
     ports: Vec<PortView>,
     /// When it was made, in whole seconds.
     created_at: String,
+    /// What is, or is not, as it should be with it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    conditions: Vec<ConditionView>,
 }
 
 /// A service with the pods behind it.
@@ -58,6 +63,9 @@ pub struct ServiceView {
     created_at: String,
     /// Where its clients are sent at the moment: the ready pods, by address, once for each target port.
     endpoints: Vec<EndpointView>,
+    /// What is, or is not, as it should be with it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    conditions: Vec<ConditionView>,
 }
 
 /// A port of a service.
@@ -141,12 +149,13 @@ impl From<&Service> for ServiceSummary {
             namespace: service.namespace.clone(),
             ports: service.ports.iter().map(Into::into).collect(),
             created_at: rfc3339(seconds.ok()),
+            conditions: Vec::new(),
         }
     }
 }
 
 impl ServiceView {
-    fn new(service: &Service, endpoints: &[Endpoint]) -> Self {
+    fn new(service: &Service, endpoints: &[Endpoint], conditions: Vec<ConditionView>) -> Self {
         Self {
             service_id: service.id.clone(),
             name: service.name.clone(),
@@ -156,6 +165,7 @@ impl ServiceView {
             affinity_seconds: service.affinity_seconds,
             created_at: rfc3339(Some(service.created_at)),
             endpoints: endpoint_views(service, endpoints),
+            conditions,
         }
     }
 }
@@ -192,8 +202,16 @@ fn tell(entry: &AuditEntry, service: &Service) {
 #[utoipa::path(get, path = "/v1/services", tag = "services",
     responses((status = 200, body = SuccessBody<Vec<ServiceSummary>>)))]
 pub async fn list(State(m): State<Management>) -> Success<SuccessBody<Vec<ServiceSummary>>> {
-    let services = m.services.list();
-    success("service list", services.iter().map(|s| (&**s).into()).collect())
+    let (services, pods) = (m.services.list(), pod_statuses(&m.store.snapshot()));
+    let summary = |service: &Arc<Service>| {
+        let found = endpoints(service, &pods);
+        let conditions = views(of_service(service, &found, &pods, &m.conditions));
+        ServiceSummary {
+            conditions,
+            ..(&**service).into()
+        }
+    };
+    success("service list", services.iter().map(summary).collect())
 }
 
 /// One service, with the pods that its clients are sent to
@@ -208,8 +226,11 @@ pub async fn get(
 ) -> Result<Success<SuccessBody<ServiceView>>, ApiError> {
     let prefixed = |error: ServiceError| ApiError::from(error).prefixed("get failed: ");
     let service = find(&m, &entry, &id, &scope).map_err(prefixed)?;
-    let endpoints = endpoints(&service, &pod_statuses(&m.store.snapshot()));
-    Ok(success("service detail", ServiceView::new(&service, &endpoints)))
+    let pods = pod_statuses(&m.store.snapshot());
+    let endpoints = endpoints(&service, &pods);
+    let conditions = views(of_service(&service, &endpoints, &pods, &m.conditions));
+    let view = ServiceView::new(&service, &endpoints, conditions);
+    Ok(success("service detail", view))
 }
 
 /// Create a service from the first document of a manifest, YAML or JSON
@@ -297,7 +318,7 @@ mod tests {
         service.created_at = "2026-02-07T05:06:14.976263167Z".parse().unwrap();
         let whole: Timestamp = ServiceSummary::from(&service).created_at.parse().unwrap();
         assert_eq!(whole, "2026-02-07T05:06:14Z".parse().unwrap());
-        let view = ServiceView::new(&service, &[]);
+        let view = ServiceView::new(&service, &[], Vec::new());
         assert_eq!(view.created_at.parse::<Timestamp>().unwrap(), service.created_at);
     }
 }

@@ -108,6 +108,12 @@ pub struct ContainerStatus {
     /// How its readiness check goes. `None` without one, and while it does not run.
     #[serde(default)]
     pub readiness: Option<Health>,
+    /// What its health check says while it does not succeed, and what it said last when that ended the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_failure: Option<CheckFailure>,
+    /// The same of its readiness check.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness_failure: Option<CheckFailure>,
     /// Since when its readiness check succeeds.
     #[serde(default)]
     pub ready_at: Option<Timestamp>,
@@ -355,6 +361,15 @@ pub enum Health {
     Healthy,
     /// Too many tries in a row failed.
     Unhealthy,
+}
+
+/// What a check says that does not succeed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckFailure {
+    /// Why the last try failed, and the end of what it put out or was answered.
+    pub output: String,
+    /// Since when tries fail.
+    pub since: Timestamp,
 }
 
 /// An address in a network.

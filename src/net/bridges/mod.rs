@@ -121,3 +121,17 @@ pub enum NetworkError {
     #[error(transparent)]
     Store(#[from] StoreError),
 }
+
+impl NetworkError {
+    /// The same in one word that stays the same.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Sysctl { .. } => "KernelParameterRefused",
+            Self::Kernel { .. } | Self::NoLink(_) => "LinkFailed",
+            Self::Foreign(_) | Self::Exists(_) => "InterfaceTaken",
+            Self::NoSubnet(_) => "NoSubnetLeft",
+            Self::BadName(_) | Self::NotFound(_) | Self::InUse(_) | Self::Default(_) => "NetworkRefused",
+            Self::Taken(_) | Self::Store(_) => "StoreFailed",
+        }
+    }
+}

@@ -15,6 +15,7 @@ use super::uplink::UplinkWatch;
 use super::{BridgeFiltering, DEFAULT_NETWORK, DNS_LINK, NetworkError, NetworkSettings, Uplink, ipam};
 use crate::model::names::is_network_name;
 use crate::model::{Container, ContainerState, Network, Snapshot, by_creation};
+use crate::ops::conditions::Failure;
 use crate::store::Store;
 
 /// Prefix of the host end of every container's veth pair.
@@ -35,7 +36,7 @@ struct Inner {
     /// deleted.
     changing: Mutex<()>,
     /// The networks that the last repair failed for, and the reasons.
-    troubles: std::sync::Mutex<BTreeMap<String, String>>,
+    troubles: std::sync::Mutex<BTreeMap<String, Failure>>,
     _follower: AbortOnDropHandle<()>,
 }
 
@@ -114,7 +115,7 @@ impl NetworkService {
         for network in in_order(&self.0.store.snapshot()) {
             match note(&network.name, self.ensure(&network, &seen).await) {
                 Err(error) if network.name == DEFAULT_NETWORK => result = result.and(Err(error)),
-                Err(error) => drop(troubles.insert(network.name.clone(), error.to_string())),
+                Err(error) => drop(troubles.insert(network.name.clone(), Failure::new(error.reason(), &error))),
                 Ok(()) => {}
             }
         }
@@ -134,14 +135,20 @@ impl NetworkService {
         result
     }
 
+    /// The networks that the last repair could not put right, and why; the default network and what all need are what
+    /// [`NetworkService::repair`] returns.
+    pub fn troubles(&self) -> BTreeMap<String, Failure> {
+        self.0.troubles.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Logs networks that are newly broken, and those that are repaired.
-    fn log_troubles(&self, troubles: BTreeMap<String, String>) {
+    fn log_troubles(&self, troubles: BTreeMap<String, Failure>) {
         let mut known = self.0.troubles.lock().unwrap_or_else(PoisonError::into_inner);
         for (network, error) in troubles
             .iter()
             .filter(|(network, error)| known.get(*network) != Some(error))
         {
-            tracing::error!(network, error, "cannot repair a network");
+            tracing::error!(network, error = error.message, "cannot repair a network");
         }
         for network in known.keys().filter(|network| !troubles.contains_key(*network)) {
             tracing::info!(network, "network repaired");

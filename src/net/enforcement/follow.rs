@@ -11,8 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::Firewall;
 use crate::model::{Change, Kind, Snapshot};
-use crate::ops::controller;
+use crate::ops::conditions::{Conditions, Failure};
 use crate::ops::controller::{Backoff, Outcome, Queue, Reconcile};
+use crate::ops::{conditions, controller};
 use crate::store::Store;
 
 const BACKOFF: Backoff = Backoff {
@@ -26,9 +27,9 @@ const RULES: &str = "packet filter rules";
 impl Firewall {
     /// Applies the rules after each change in the store that may concern them, and every [`controller::RESYNC`], until
     /// `stop`. What fails is logged and tried again.
-    pub async fn follow(self, store: Store, stop: CancellationToken) {
+    pub async fn follow(self, store: Store, conditions: Conditions, stop: CancellationToken) {
         let queue = Arc::new(Queue::new(BACKOFF));
-        controller::run(Arc::new(self), queue, 1, store, stop).await;
+        controller::run(Arc::new(self), queue, 1, store, conditions, stop).await;
     }
 }
 
@@ -46,12 +47,17 @@ impl Reconcile for Firewall {
         vec![RULES]
     }
 
+    fn subject(&self, _: &Self::Key) -> Option<(Kind, String)> {
+        let (kind, id) = conditions::RULES;
+        Some((kind, id.to_owned()))
+    }
+
     async fn reconcile(&self, _: &Self::Key) -> Outcome {
         match self.apply().await {
             Ok(()) => Outcome::Done,
             Err(error) => {
                 tracing::error!(%error, "the packet filter is out of date");
-                Outcome::Failed
+                Outcome::Failed(Failure::new(error.reason(), &error))
             }
         }
     }

@@ -137,3 +137,16 @@ pub enum FirewallError {
     #[error("the firewall has ended")]
     Stopped,
 }
+
+impl FirewallError {
+    /// The same in one word that stays the same.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Missing(_) | Self::Run { .. } => "ToolMissing",
+            Self::Timeout { .. } => "ToolTimeout",
+            Self::Refused { .. } => "RulesRefused",
+            Self::Unverified(_) => "RulesNotKept",
+            Self::Stopped => "FirewallStopped",
+        }
+    }
+}

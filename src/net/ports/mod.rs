@@ -19,8 +19,11 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use jiff::Timestamp;
+
 use crate::model::{Change, Forward, Kind, Protocol, Service, Snapshot};
-use crate::ops::controller::{Outcome, Reconcile};
+use crate::ops::conditions::{ConditionType, Conditions, Failure};
+use crate::ops::controller::{Outcome, RESYNC, Reconcile};
 use crate::store::Store;
 
 /// Maximum number of ports requested from the kernel until one is free among our own records.
@@ -70,12 +73,25 @@ pub enum PortError {
     },
 }
 
+impl PortError {
+    /// The same in one word that stays the same.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Taken { .. } => "PortTaken",
+            Self::NoAddress(_) => "NoSuchAddress",
+            Self::NoneFree(_) => "NoPortLeft",
+            Self::Kernel { .. } => "PortRefused",
+        }
+    }
+}
+
 /// The ports that this daemon holds. Clones share them.
 #[derive(Clone)]
 pub struct HostPorts(Arc<Inner>);
 
 struct Inner {
     store: Store,
+    conditions: Conditions,
     default: Ipv4Addr,
     held: Mutex<Held>,
 }
@@ -85,13 +101,35 @@ struct Held {
     sockets: HashMap<HostPort, OwnedFd>,
     /// Ports that should be held but cannot be, and the reason; logged once.
     missing: BTreeMap<HostPort, String>,
+    /// Whose ports these are.
+    deprived: BTreeSet<Owner>,
+}
+
+/// Whose a published port is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Owner {
+    kind: Kind,
+    id: String,
+    name: String,
+}
+
+impl std::fmt::Display for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let word = match self.kind {
+            Kind::Service => "service",
+            _ => "container",
+        };
+        write!(f, "{word} {}", self.name)
+    }
 }
 
 impl HostPorts {
-    /// Holds no port yet. `default` is the address of ports without one.
-    pub fn new(store: Store, default: Ipv4Addr) -> Self {
+    /// Holds no port yet. `default` is the address of ports without one. A port that cannot be held is a condition of its
+    /// owner.
+    pub fn new(store: Store, conditions: Conditions, default: Ipv4Addr) -> Self {
         Self(Arc::new(Inner {
             store,
+            conditions,
             default,
             held: Mutex::default(),
         }))
@@ -182,6 +220,7 @@ impl HostPorts {
         // Read under the lock, so that no later caller works on an older snapshot.
         let wanted = self.wanted(&self.0.store.snapshot());
         held.sockets.retain(|port, _| wanted.contains_key(port));
+        let mut refused: BTreeMap<&Owner, Vec<PortError>> = BTreeMap::new();
         for (port, owner) in &wanted {
             if held.sockets.contains_key(port) {
                 continue;
@@ -190,12 +229,16 @@ impl HostPorts {
                 Ok(socket) => {
                     held.sockets.extend(socket.map(|socket| (*port, socket)));
                     if held.missing.remove(port).is_some() {
-                        tracing::info!(%port, owner, "published port reserved again");
+                        tracing::info!(%port, %owner, "published port reserved again");
                     }
                 }
-                Err(error) => held.log_missing(*port, owner, &error),
+                Err(error) => {
+                    held.log_missing(*port, owner, &error);
+                    refused.entry(owner).or_default().push(error);
+                }
             }
         }
+        held.note(&self.0.conditions, &refused);
         let gone: BTreeSet<_> = held
             .missing
             .keys()
@@ -206,17 +249,22 @@ impl HostPorts {
     }
 
     /// Every published port and its owner.
-    fn wanted(&self, snapshot: &Snapshot) -> BTreeMap<HostPort, String> {
+    fn wanted(&self, snapshot: &Snapshot) -> BTreeMap<HostPort, Owner> {
         let containers = snapshot.containers().iter().filter(|row| row.is_published());
         let published = containers.flat_map(|row| {
-            let owner = format!("container {}", row.name);
+            let (kind, id, name) = (Kind::Container, row.id.clone(), row.name.clone());
+            let owner = Owner { kind, id, name };
             row.spec
                 .forwards
                 .iter()
                 .map(move |forward| (self.port_of(forward), owner.clone()))
         });
         let service_ports = |service: &Arc<Service>| {
-            let owner = format!("service {}/{}", service.namespace, service.name);
+            let owner = Owner {
+                kind: Kind::Service,
+                id: service.id.clone(),
+                name: format!("{}/{}", service.namespace, service.name),
+            };
             let port = |p: &crate::model::ServicePort| (self.service_port(p.port, p.protocol), owner.clone());
             service.ports.iter().map(port).collect::<Vec<_>>()
         };
@@ -266,13 +314,27 @@ impl Held {
             .any(|other| is_unspecified_port(other) || is_unspecified_port(&port) || other.at == port.at)
     }
 
-    fn log_missing(&mut self, port: HostPort, owner: &str, error: &PortError) {
+    /// Records the conditions of the owners.
+    fn note(&mut self, conditions: &Conditions, refused: &BTreeMap<&Owner, Vec<PortError>>) {
+        let next = Timestamp::now().checked_add(RESYNC).ok();
+        for (owner, errors) in refused {
+            let words: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            let failure = Failure::new(errors[0].reason(), &words.join("; "));
+            conditions.fail((owner.kind, &owner.id), ConditionType::Published, &failure, next);
+        }
+        for owner in self.deprived.iter().filter(|owner| !refused.contains_key(owner)) {
+            conditions.clear((owner.kind, &owner.id), ConditionType::Published);
+        }
+        self.deprived = refused.keys().copied().cloned().collect();
+    }
+
+    fn log_missing(&mut self, port: HostPort, owner: &Owner, error: &PortError) {
         let reason = error.to_string();
         if self.missing.get(&port) == Some(&reason) {
             return;
         }
         tracing::warn!(
-            %port, owner, reason,
+            %port, %owner, reason,
             "cannot reserve a published port; it stays published, and the program that uses it may be unreachable"
         );
         self.missing.insert(port, reason);
@@ -304,6 +366,11 @@ impl Reconcile for HostPorts {
 
     fn all(&self, _: &Snapshot) -> Vec<Self::Key> {
         vec!["host ports"]
+    }
+
+    /// What cannot be held is told of each owner.
+    fn subject(&self, _: &Self::Key) -> Option<(Kind, String)> {
+        None
     }
 
     async fn reconcile(&self, _: &Self::Key) -> Outcome {

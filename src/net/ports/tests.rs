@@ -17,6 +17,7 @@ struct Bench {
     _dir: tempfile::TempDir,
     store: Store,
     ports: HostPorts,
+    conditions: Conditions,
     address: Ipv4Addr,
 }
 
@@ -24,11 +25,12 @@ impl Bench {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("s.db")).unwrap();
-        let address = address();
+        let (address, conditions) = (address(), Conditions::default());
         Self {
-            ports: HostPorts::new(store.clone(), address),
+            ports: HostPorts::new(store.clone(), conditions.clone(), address),
             _dir: dir,
             store,
+            conditions,
             address,
         }
     }
@@ -131,8 +133,14 @@ async fn what_is_missing_is_held_as_soon_as_it_is_free() {
         })
         .await;
     assert_eq!(bench.ports.held().missing.len(), 1);
+    let told = bench.conditions.of(Kind::Container, "a").remove(0);
+    assert_eq!(
+        (&told.reason[..], &told.message[..]),
+        ("PortTaken", "port 8080/tcp is already used by condenser itself")
+    );
     drop(holder);
     bench.ports.keep();
+    assert_eq!(bench.conditions.of(Kind::Container, "a"), []);
     assert!(bench.ports.held().missing.is_empty());
     bench.listens(8080).unwrap_err();
 }

@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 
 use crate::model::{Change, Commit, Exit, Health, Kind, Object, PolicySettings};
+use crate::ops::conditions;
+use crate::ops::conditions::Condition;
 
 /// A change that is visible to clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +23,24 @@ pub struct Event {
     pub old: Option<Observed>,
     /// Its visible state now; `None` if it was removed.
     pub new: Option<Observed>,
+    /// What began or ceased to be wrong with it; only with [`Action::Condition`].
+    pub condition: Option<Condition>,
+}
+
+impl Event {
+    /// Something began or ceased to be wrong with an object.
+    pub fn of_condition(observed: conditions::Observed) -> Self {
+        Self {
+            at: Timestamp::now(),
+            kind: observed.kind,
+            id: observed.id,
+            name: observed.name,
+            action: Action::Condition,
+            old: None,
+            new: None,
+            condition: Some(observed.condition),
+        }
+    }
 }
 
 /// The kind of change.
@@ -32,6 +52,8 @@ pub enum Action {
     Changed,
     /// The object was removed.
     Removed,
+    /// Something began or ceased to be wrong with it.
+    Condition,
 }
 
 /// The state of an object that clients can see changes of.
@@ -120,6 +142,7 @@ fn event_of(change: &Change, at: Timestamp) -> Option<Event> {
         action,
         old,
         new,
+        condition: None,
     })
 }
 

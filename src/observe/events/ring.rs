@@ -4,9 +4,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use tokio::sync::Notify;
-use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 
 use super::event::{Event, events_of};
@@ -116,8 +115,13 @@ impl Events {
     }
 
     fn add(&self, commit: &Commit) {
+        self.add_all(events_of(commit));
+    }
+
+    /// Tells events that are no commits.
+    pub fn add_all(&self, events: impl IntoIterator<Item = Event>) {
         let mut ring = self.0.ring();
-        events_of(commit).for_each(|event| ring.push(event));
+        events.into_iter().for_each(|event| ring.push(event));
         drop(ring);
         self.0.more.notify_waiters();
     }

@@ -18,17 +18,20 @@ use prometheus_client::registry::Registry;
 use super::activity::Activity;
 use super::cgroup::Usage;
 use super::sample::Sample;
-use crate::model::{Container, ContainerState};
+use crate::model::{Container, ContainerState, Kind};
+use crate::ops::conditions;
+use crate::ops::conditions::{ConditionType, Observed, Status};
 
 /// Media type of the result of [`expose`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 const PREFIX: &str = "condenser";
 
-/// All metrics, given fresh samples of all containers.
-pub fn expose(activity: &Activity, containers: Vec<(Arc<Container>, Sample)>) -> String {
+/// All metrics, given fresh samples of all containers and all conditions.
+pub fn expose(activity: &Activity, containers: Vec<(Arc<Container>, Sample)>, observed: Vec<Observed>) -> String {
     let mut of_containers = Registry::with_prefix(PREFIX);
     of_containers.register_collector(Box::new(Containers(containers)));
+    of_containers.register_collector(Box::new(Failing(observed)));
     let mut text = String::new();
     for registry in [activity.registry(), &of_containers] {
         if let Err(error) = encode_registry(&mut text, registry) {
@@ -159,6 +162,43 @@ impl Collector for Containers {
     }
 }
 
+/// How much is wrong.
+#[derive(Debug)]
+struct Failing(Vec<Observed>);
+
+impl Failing {
+    /// The conditions that there can be. Each is a series from the start, so that a rule can compare.
+    const SERIES: [(Kind, &str, &[ConditionType]); 7] = {
+        use ConditionType::{Published, Ready, Reconciled, Started};
+        [
+            (Kind::Container, "container", &[Ready, Started, Reconciled, Published]),
+            (Kind::Pod, "pod", &[Ready, Reconciled]),
+            (Kind::ReplicaSet, "replicaset", &[Ready, Reconciled]),
+            (Kind::Service, "service", &[Ready, Published]),
+            (Kind::Bottle, "bottle", &[Started]),
+            (Kind::Network, "network", &[Reconciled]),
+            (conditions::RULES.0, "rules", &[Reconciled]),
+        ]
+    };
+}
+
+impl Collector for Failing {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> std::fmt::Result {
+        let help = "Conditions that do not hold, by the kind of their object and by type.";
+        let mut family = encoder.encode_descriptor("conditions_failing", help, None, MetricType::Gauge)?;
+        for (kind, word, types) in Self::SERIES {
+            for of in types {
+                let is_counted =
+                    |o: &&Observed| (o.kind, o.condition.kind, o.condition.status) == (kind, *of, Status::False);
+                let number = self.0.iter().filter(is_counted).count();
+                let labels = [("kind", word.to_owned()), ("type", of.to_string())];
+                ConstGauge::new(number).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Containers {
     fn encode_metric(&self, metric: &ContainerMetric, encoder: &mut DescriptorEncoder) -> std::fmt::Result {
         let mut family = encoder.encode_descriptor(metric.name, metric.help, None, metric.kind)?;
@@ -271,7 +311,7 @@ mod tests {
     fn a_running_container_has_its_metrics_and_others_only_count() {
         let stopped = container("01m85d6ag2dk", "gone").in_state(ContainerState::Stopped);
         let all = vec![running(), (Arc::new(stopped), running().1)];
-        let samples = parse(&expose(&Activity::default(), all));
+        let samples = parse(&expose(&Activity::default(), all, Vec::new()));
         let value_of = |metric: &str| {
             let series =
                 format!("condenser_container_{metric}{{container_id=\"01m85d6ag2dj\",container_name=\"web\"}}");
@@ -292,6 +332,31 @@ mod tests {
         assert!(!samples.keys().any(|series| series.contains("gone")));
     }
 
+    #[test]
+    fn what_is_wrong_is_counted() {
+        use crate::ops::conditions::Condition;
+        let observed = |kind, status| Observed {
+            kind,
+            id: "x".into(),
+            name: "x".into(),
+            condition: Condition::new(ConditionType::Ready, status, "x", "", jiff::Timestamp::UNIX_EPOCH),
+        };
+        let all = vec![
+            observed(Kind::Pod, Status::False),
+            observed(Kind::Pod, Status::False),
+            observed(Kind::Pod, Status::True),
+            observed(Kind::Service, Status::Unknown),
+        ];
+        let samples = parse(&expose(&Activity::default(), Vec::new(), all));
+        let of =
+            |kind: &str, of: &str| samples[&format!("condenser_conditions_failing{{kind=\"{kind}\",type=\"{of}\"}}")];
+        assert_eq!(
+            (of("pod", "Ready"), of("pod", "Reconciled"), of("service", "Ready")),
+            (2.0, 0.0, 0.0)
+        );
+        assert_eq!(of("rules", "Reconciled"), 0.0);
+    }
+
     #[tokio::test]
     async fn operations_are_counted_by_how_they_end() {
         let activity = Activity::default();
@@ -303,7 +368,7 @@ mod tests {
         }
         activity.pulled(1000);
         activity.pulled(24);
-        let samples = parse(&expose(&activity, Vec::new()));
+        let samples = parse(&expose(&activity, Vec::new(), Vec::new()));
         let ended = |operation: &str, outcome: &str| {
             samples[&format!("condenser_operations_total{{operation=\"{operation}\",outcome=\"{outcome}\"}}")]
         };

@@ -12,6 +12,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::ops::conditions::Failure;
+
 /// How the delay after failures grows.
 #[derive(Debug, Clone, Copy)]
 pub struct Backoff {
@@ -45,14 +47,14 @@ struct State<K> {
 }
 
 /// What became of a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// Nothing is left to do until it is added again.
     Done,
     /// Look again after that time, which is not a failure.
     Again(Duration),
-    /// It did not work; try again by the rules of the back-off.
-    Failed,
+    /// It did not work, for this reason; try again by the rules of the back-off.
+    Failed(Failure),
 }
 
 impl<K: Clone + Ord + Hash> Queue<K> {
@@ -103,28 +105,34 @@ impl<K: Clone + Ord + Hash> Queue<K> {
         }
     }
 
-    /// Gives a key back.
-    pub fn finish(&self, key: K, outcome: Outcome) {
+    /// Gives a key back. Returns how long one that failed waits for its next try.
+    pub fn finish(&self, key: K, outcome: &Outcome) -> Option<Duration> {
         let backoff = self.backoff;
-        self.locked(|state| {
+        let wait = self.locked(|state| {
             state.working.remove(&key);
             match outcome {
-                Outcome::Done => drop(state.failures.remove(&key)),
+                Outcome::Done => {
+                    state.failures.remove(&key);
+                    None
+                }
                 Outcome::Again(delay) => {
                     state.failures.remove(&key);
-                    state.schedule(key, Instant::now() + delay);
+                    state.schedule(key, Instant::now() + *delay);
+                    None
                 }
-                Outcome::Failed => {
+                Outcome::Failed(_) => {
                     let failures = state.failures.entry(key.clone()).or_default();
                     *failures += 1;
                     let delay = backoff.delay(*failures);
                     // What was added meanwhile must not shorten the delay.
                     state.unschedule(&key);
                     state.schedule(key, Instant::now() + delay);
+                    Some(delay)
                 }
             }
         });
         self.changed.notify_waiters();
+        wait
     }
 
     fn locked<T>(&self, change: impl FnOnce(&mut State<K>) -> T) -> T {
@@ -200,9 +208,9 @@ mod tests {
         assert!(nothing_is_due(&queue));
         queue.add("a");
         assert!(nothing_is_due(&queue), "its worker has not finished");
-        queue.finish("a", Outcome::Done);
+        queue.finish("a", &Outcome::Done);
         assert_eq!(queue.next().await, "a", "what was added meanwhile comes again");
-        queue.finish("a", Outcome::Done);
+        queue.finish("a", &Outcome::Done);
         assert!(nothing_is_due(&queue));
     }
 
@@ -210,18 +218,20 @@ mod tests {
     async fn failures_wait_longer_each_time() {
         let queue = Queue::new(BACKOFF);
         queue.add("a");
-        let mut waited = Vec::new();
+        let failed = Outcome::Failed(Failure::new("Failed", &"it did not work"));
+        let (mut waited, mut told) = (Vec::new(), Vec::new());
         for _ in 0..4 {
             let begun = Instant::now();
             assert_eq!(queue.next().await, "a");
             waited.push(begun.elapsed().as_secs());
             queue.add("a");
-            queue.finish("a", Outcome::Failed);
+            told.push(queue.finish("a", &failed).map(|wait| wait.as_secs()));
             queue.add("a");
         }
         assert_eq!(waited, [0, 1, 2, 4], "adding it again does not shorten the wait");
+        assert_eq!(told, [1, 2, 4, 5].map(Some));
         assert_eq!(queue.next().await, "a");
-        queue.finish("a", Outcome::Done);
+        queue.finish("a", &Outcome::Done);
         queue.add("a");
         let begun = Instant::now();
         queue.next().await;
@@ -238,7 +248,7 @@ mod tests {
         tokio::task::yield_now().await;
         queue.add("a");
         assert_eq!(waiting.await.unwrap(), "a");
-        queue.finish("a", Outcome::Again(Duration::from_secs(3)));
+        queue.finish("a", &Outcome::Again(Duration::from_secs(3)));
         let begun = Instant::now();
         assert_eq!(queue.next().await, "a");
         assert_eq!(begun.elapsed().as_secs(), 3);

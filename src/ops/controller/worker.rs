@@ -5,12 +5,14 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Outcome, Queue};
-use crate::model::{Change, Snapshot};
+use crate::model::{Change, Kind, Snapshot};
+use crate::ops::conditions::{ConditionType, Conditions};
 use crate::store::Store;
 
 /// How often everything is looked at, for what no event told of (`docs/spec/observability.md`: 5 s).
@@ -27,6 +29,10 @@ pub trait Reconcile: Send + Sync + 'static {
     /// All keys.
     fn all(&self, now: &Snapshot) -> Vec<Self::Key>;
 
+    /// The object that a key stands for, whose condition says what came of the last try; `None` for what clients do not
+    /// see.
+    fn subject(&self, key: &Self::Key) -> Option<(Kind, String)>;
+
     /// Compares what is with what should be, and acts. Errors are logged here, and are an [`Outcome::Failed`].
     fn reconcile(&self, key: &Self::Key) -> impl Future<Output = Outcome> + Send;
 }
@@ -37,21 +43,39 @@ pub async fn run<R: Reconcile>(
     queue: Arc<Queue<R::Key>>,
     workers: usize,
     store: Store,
+    conditions: Conditions,
     stop: CancellationToken,
 ) {
     let tasks = TaskTracker::new();
     for _ in 0..workers {
         let (controller, queue, stop) = (controller.clone(), queue.clone(), stop.clone());
+        let conditions = conditions.clone();
         tasks.spawn(async move {
             while let Some(key) = stop.run_until_cancelled(queue.next()).await {
                 let outcome = controller.reconcile(&key).await;
-                queue.finish(key, outcome);
+                let subject = controller.subject(&key);
+                let wait = queue.finish(key, &outcome);
+                if let Some((kind, id)) = subject {
+                    note(&conditions, (kind, &id), outcome, wait);
+                }
             }
         });
     }
     feed(&*controller, &queue, &store, &stop).await;
     tasks.close();
     tasks.wait().await;
+}
+
+/// What clients are told of a try. One that others were in the way of, or that only waits, says nothing new.
+fn note(conditions: &Conditions, subject: (Kind, &str), outcome: Outcome, wait: Option<Duration>) {
+    match outcome {
+        Outcome::Done => conditions.succeed(subject, ConditionType::Reconciled),
+        Outcome::Again(_) => {}
+        Outcome::Failed(failure) => {
+            let next = wait.and_then(|wait| Timestamp::now().checked_add(wait).ok());
+            conditions.fail(subject, ConditionType::Reconciled, &failure, next);
+        }
+    }
 }
 
 async fn feed<R: Reconcile>(controller: &R, queue: &Queue<R::Key>, store: &Store, stop: &CancellationToken) {

@@ -128,7 +128,7 @@ mod tests {
         let store = Store::open(&dir.path().join("s.db")).unwrap();
         // An address of its own, which no other test of this machine uses.
         let [.., a, b] = std::process::id().to_be_bytes();
-        let ports = HostPorts::new(store.clone(), Ipv4Addr::new(127, a, b, 1));
+        let ports = HostPorts::new(store.clone(), Default::default(), Ipv4Addr::new(127, a, b, 1));
         (dir, ServiceRegistry::new(store, ports, [7755]))
     }
 

@@ -11,6 +11,7 @@ use super::volumes::Volumes;
 use crate::model::{Bottle, BottleOperation, Claim, Kind, Snapshot, by_creation};
 use crate::net::enforcement::Networks;
 use crate::net::policy::PolicyService;
+use crate::ops::conditions::{ConditionType, Conditions, Failure};
 use crate::ops::lock::KeyedLocks;
 use crate::ops::task::Operations;
 use crate::store::Store;
@@ -24,6 +25,7 @@ pub struct BottleParts {
     pub containers: ContainerService,
     pub networks: Networks,
     pub policies: PolicyService,
+    pub conditions: Conditions,
     /// Directory of the volumes of all bottles.
     pub volume_root: PathBuf,
 }
@@ -69,7 +71,9 @@ impl BottleService {
                 return Err(BottleError::Unfinished(bottle.name.clone()));
             }
             let stop = service.begin_waiting(&bottle.id);
-            service.start_in_order(&bottle, &stop).await?;
+            let started = service.start_in_order(&bottle, &stop).await;
+            service.note_start(&bottle.id, &started);
+            started?;
             tracing::info!(bottle.id = %bottle.id, bottle.name = %bottle.name, "bottle started");
             Ok(())
         })
@@ -93,6 +97,8 @@ impl BottleService {
                     }
                 }
             }
+            let subject = (Kind::Bottle, &bottle.id[..]);
+            service.0.parts.conditions.clear(subject, ConditionType::Started);
             tracing::info!(bottle.id = %bottle.id, bottle.name = %bottle.name, ok = result.is_ok(), "bottle stopped");
             result
         })
@@ -150,6 +156,18 @@ impl BottleService {
         operation: impl Future<Output = Result<T, BottleError>> + Send + 'static,
     ) -> Result<T, BottleError> {
         self.0.operations.run(operation).await
+    }
+
+    /// What clients can read of the last start.
+    fn note_start(&self, id: &str, started: &Result<(), BottleError>) {
+        let (conditions, subject) = (&self.0.parts.conditions, (Kind::Bottle, id));
+        match started {
+            Ok(()) => conditions.succeed(subject, ConditionType::Started),
+            Err(error) => {
+                let failure = Failure::new(error.reason(), error);
+                conditions.fail(subject, ConditionType::Started, &failure, None);
+            }
+        }
     }
 
     /// Ends the wait of a start. The last one counts: starts of a bottle come one after the other.

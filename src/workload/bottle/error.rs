@@ -91,3 +91,16 @@ impl From<Unfinished> for BottleError {
         Self::Panicked
     }
 }
+
+impl BottleError {
+    /// Why a bottle does not run, in one word that stays the same.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Service { source, .. } | Self::Create(source) => source.reason(),
+            Self::NotHealthy { .. } => "DependencyUnhealthy",
+            Self::Unfinished(_) => "BeingRemoved",
+            Self::Store(_) => "StoreFailed",
+            _ => "StartFailed",
+        }
+    }
+}

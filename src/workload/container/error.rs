@@ -177,6 +177,32 @@ impl From<PortError> for ContainerError {
 }
 
 impl ContainerError {
+    /// Why a container is not there or does not run, in one word that stays the same: the kubelet's where it has one.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Image(error) => error.reason(),
+            Self::ImageGone(_) => "ErrImagePull",
+            Self::Runtime { step, .. } if step.starts_with("start") => "RunContainerError",
+            Self::NoInfra(_) => "FailedCreatePodSandBox",
+            Self::PortTaken { .. } => "PortTaken",
+            Self::Port(error) => error.reason(),
+            Self::SubnetFull(_) => "NoAddressLeft",
+            Self::Network(error) => error.reason(),
+            Self::Firewall(error) => error.reason(),
+            Self::NoCommand
+            | Self::RunsAsRoot { .. }
+            | Self::InvalidMount(_)
+            | Self::InvalidOption(_)
+            | Self::PortFormat(_)
+            | Self::InvalidPort(_)
+            | Self::NetworkNotFound(_) => "CreateContainerConfigError",
+            Self::Unconfined(_) => "Unconfined",
+            Self::Cleanup { .. } => "CleanupFailed",
+            Self::Store(_) => "StoreFailed",
+            _ => "CreateContainerError",
+        }
+    }
+
     /// A claim that another record holds, in the words of the contract.
     pub(super) fn taken(taken: Taken, snapshot: &crate::model::Snapshot) -> Self {
         use crate::model::Claim;

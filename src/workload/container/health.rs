@@ -19,8 +19,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::task::JoinSet;
 
+use self::probe::ProbeError;
 use super::{ContainerError, ContainerService};
-use crate::model::{Change, Container, ContainerState, Health, HealthCheck, Kind, ProcessId, Snapshot};
+use crate::model::{Change, CheckFailure, Container, ContainerState, Health, HealthCheck, Kind, ProcessId, Snapshot};
 use crate::observe::metrics::Verb;
 use crate::ops::controller::{Outcome, Reconcile};
 
@@ -55,6 +56,11 @@ impl Reconcile for Prober {
 
     fn all(&self, now: &Snapshot) -> Vec<String> {
         now.containers().iter().map(|c| c.id.clone()).collect()
+    }
+
+    /// What checks say is in the row.
+    fn subject(&self, _: &String) -> Option<(Kind, String)> {
+        None
     }
 
     async fn reconcile(&self, id: &String) -> Outcome {
@@ -107,10 +113,24 @@ impl Aspect {
         }
     }
 
-    fn of_mut(self, c: &mut Container) -> &mut Option<Health> {
+    fn failure(self, c: &Container) -> Option<&CheckFailure> {
         match self {
-            Self::Health => &mut c.status.health,
-            Self::Readiness => &mut c.status.readiness,
+            Self::Health => c.status.health_failure.as_ref(),
+            Self::Readiness => c.status.readiness_failure.as_ref(),
+        }
+    }
+
+    /// Writes down what the answers come to; says since when it is so.
+    fn note(self, c: &mut Container, health: Health, output: Option<String>, now: Timestamp) {
+        let since = self.failure(c).map_or(now, |known| known.since);
+        let (of, failure) = match self {
+            Self::Health => (&mut c.status.health, &mut c.status.health_failure),
+            Self::Readiness => (&mut c.status.readiness, &mut c.status.readiness_failure),
+        };
+        *failure = output.map(|output| CheckFailure { output, since });
+        let is_new = of.replace(health) != Some(health);
+        if self == Self::Readiness && is_new {
+            c.status.ready_at = (health == Health::Healthy).then_some(now);
         }
     }
 }
@@ -188,10 +208,17 @@ impl ContainerService {
             if now.status.process.as_ref() != Some(&process) {
                 return;
             }
-            if aspect.of(now) != Some(tally.health) {
-                let reason = answer.err().unwrap_or_default();
+            // One failure of a container that is healthy is none yet.
+            let failed = answer.err().filter(|_| tally.health != Health::Healthy);
+            let is_new = aspect.of(now) != Some(tally.health);
+            if is_new {
+                let reason = failed.as_ref().map(ToString::to_string).unwrap_or_default();
                 tracing::info!(container.id = %id, ?aspect, health = ?tally.health, reason, "a check has a new result");
-                self.record_health(id, process.clone(), aspect, tally.health).await;
+            }
+            let output = failed.map(ProbeError::into_output);
+            if is_new || aspect.failure(now).map(|known| &known.output) != output.as_ref() {
+                self.record_health(id, process.clone(), aspect, tally.health, output)
+                    .await;
             }
             if aspect == Aspect::Health && tally.health == Health::Unhealthy && row.spec.options.end_unhealthy {
                 self.end_unhealthy(id, process.clone()).await;
@@ -200,13 +227,17 @@ impl ContainerService {
         }
     }
 
-    async fn record_health(&self, id: &str, process: ProcessId, aspect: Aspect, health: Health) {
+    async fn record_health(
+        &self,
+        id: &str,
+        process: ProcessId,
+        aspect: Aspect,
+        health: Health,
+        output: Option<String>,
+    ) {
         let recorded = self.update(id, move |c| {
             if c.status.state == ContainerState::Running && c.status.process == Some(process) {
-                *aspect.of_mut(c) = Some(health);
-                if aspect == Aspect::Readiness {
-                    c.status.ready_at = (health == Health::Healthy).then(Timestamp::now);
-                }
+                aspect.note(c, health, output, Timestamp::now());
             }
             Ok(())
         });

@@ -55,6 +55,7 @@ use crate::net::enforcement::Firewall;
 use crate::net::ports::HostPorts;
 use crate::observe::logs::{LogLimits, Watcher};
 use crate::observe::metrics::{Activity, Verb};
+use crate::ops::conditions::Conditions;
 use crate::ops::lock::KeyedLocks;
 use crate::ops::task;
 use crate::ops::task::Operations;
@@ -77,12 +78,14 @@ pub use ports::{Published, are_published, parse_ports};
 pub use pull::pull_policy_of;
 pub use recover::{SWEEPS, Sweeper};
 pub use request::CreateRequest;
-pub use restart::{DELAYS, Restarter};
+pub use restart::{DELAYS, Restarter, next_start};
 pub use spec::HookSettings;
 pub(crate) use transitions::unseen_exit;
 
 /// Clients of one terminal at a time, a limit of the runtime (`docs/spec/runtime.md` 12.6).
 pub const MAX_CLIENTS: usize = 16;
+/// Why a run ended that took more memory than it may have.
+pub const OOM_KILLED: &str = "OOMKilled";
 /// Shortest id prefix that a client may use for an id.
 const MIN_PREFIX: usize = 4;
 
@@ -129,6 +132,7 @@ pub struct Services {
     pub runtime: Arc<dyn Runtime>,
     pub activity: Activity,
     pub watcher: Watcher,
+    pub conditions: Conditions,
 }
 
 /// All operations on containers. Clones share one service.

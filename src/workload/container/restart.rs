@@ -22,6 +22,7 @@ use super::{ContainerError, ContainerService};
 use crate::model::retries::in_a_row;
 use crate::model::{Change, Container, ContainerState, Kind, PodGoal, RestartPolicy, Snapshot};
 use crate::observe::metrics::Verb;
+use crate::ops::conditions::Failure;
 use crate::ops::controller::{Backoff, Outcome, Reconcile};
 
 /// How long the container stays ended before it is started again.
@@ -31,11 +32,19 @@ pub const DELAYS: Backoff = Backoff {
 };
 /// When the policy of a container starts it again; `None` when it does not.
 pub(super) fn due(c: &Container, snapshot: &Snapshot, now: Timestamp) -> Option<Timestamp> {
+    due_by(policy(c, snapshot)?, c, now)
+}
+
+/// The same as far as the row alone tells, for showing.
+pub fn next_start(c: &Container) -> Option<Timestamp> {
+    due_by(c.spec.options.restart, c, Timestamp::MAX)
+}
+
+fn due_by(policy: RestartPolicy, c: &Container, now: Timestamp) -> Option<Timestamp> {
     let started_at = c.status.started_at?;
     if c.journal.operation.is_some() || c.journal.stopped_by_user || c.is_infra() {
         return None;
     }
-    let policy = policy(c, snapshot)?;
     let in_a_row = in_a_row(c, started_at);
     let wanted = match (c.status.state, policy) {
         (_, RestartPolicy::No) => false,
@@ -95,6 +104,11 @@ impl Reconcile for Restarter {
         now.containers().iter().map(|c| c.id.clone()).collect()
     }
 
+    /// What came of a start is told where it is tried, whoever wanted it.
+    fn subject(&self, _: &String) -> Option<(Kind, String)> {
+        None
+    }
+
     async fn reconcile(&self, id: &String) -> Outcome {
         let Some(wait) = self.0.wait_for_restart(id) else {
             return Outcome::Done;
@@ -102,13 +116,17 @@ impl Reconcile for Restarter {
         if !wait.is_zero() {
             return Outcome::Again(wait);
         }
-        if let Err(error) = self.0.restart(id).await {
+        let tried = self.0.restart(id).await;
+        if let Err(error) = &tried {
             tracing::warn!(container.id = %id, %error, "the restart policy could not start a container");
         }
         // A failed try is in the row, and with it when the next one is due.
         match self.0.wait_for_restart(id) {
-            Some(wait) if wait.is_zero() => Outcome::Failed,
-            Some(wait) => Outcome::Again(wait),
+            Some(wait) if !wait.is_zero() => Outcome::Again(wait),
+            Some(_) => match tried {
+                Err(error) => Outcome::Failed(Failure::new(error.reason(), &error)),
+                Ok(()) => Outcome::Again(DELAYS.first),
+            },
             None => Outcome::Done,
         }
     }

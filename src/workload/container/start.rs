@@ -5,8 +5,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::{ContainerError, ContainerService, refuse_managed, transitions};
-use crate::model::{Container, ContainerState, Operation, Retries, retries};
+use crate::model::{Container, ContainerState, Kind, Operation, Retries, retries};
 use crate::observe::metrics::Verb;
+use crate::ops::conditions::{ConditionType, Failure};
 
 /// Who wants a container to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,8 +61,24 @@ impl ContainerService {
         .await
     }
 
-    /// What a start does, under the container's lock.
+    /// What a start does, under the container's lock; clients can read why it failed.
     pub(super) async fn bring_up(&self, container: &Container, starter: Starter) -> Result<(), ContainerError> {
+        let done = self.try_to_bring_up(container, starter).await;
+        let (conditions, subject) = (&self.0.services.conditions, (Kind::Container, &container.id[..]));
+        match &done {
+            Ok(()) => conditions.clear(subject, ConditionType::Started),
+            Err(error) => {
+                let (snapshot, now) = (self.snapshot(), Timestamp::now());
+                let row = snapshot.containers().get(&container.id);
+                let next = row.and_then(|row| super::restart::due(row, &snapshot, now));
+                let failure = Failure::new(error.reason(), error);
+                conditions.fail(subject, ConditionType::Started, &failure, next);
+            }
+        }
+        done
+    }
+
+    async fn try_to_bring_up(&self, container: &Container, starter: Starter) -> Result<(), ContainerError> {
         if let Err(taken) = self.hold_ports(container) {
             if starter == Starter::Policy {
                 // It was a try, and the next one comes later.
@@ -143,13 +160,29 @@ impl ContainerService {
         Err(error)
     }
 
+    /// Of a member whose program could not be executed: the restart policy of its pod tries again, as the kubelet does, and
+    /// what was never started is nobody's there.
+    async fn count_as_run(&self, id: &str) {
+        let counted = self.update(id, |c| {
+            if c.role.pod().is_some() && c.status.state == ContainerState::Stopped {
+                c.status.started_at = c.status.started_at.or(c.status.stopped_at);
+            }
+            Ok(())
+        });
+        if let Err(error) = counted.await {
+            tracing::error!(container.id = %id, %error, "a start that failed is not tried again");
+        }
+    }
+
     pub(super) async fn release(&self, id: &str) -> Result<(), ContainerError> {
         // The profile is applied when the program is executed, which may be long after the create.
         self.confinement().await?;
         let started = self.0.services.runtime.start(id).await;
         if let Err(source) = started {
             // A program that cannot be executed ends the container with 126 or 127; the runtime has recorded that.
-            self.settle_exit(id).await;
+            if self.settle_exit(id).await {
+                self.count_as_run(id).await;
+            }
             return Err(ContainerError::Runtime {
                 step: "start container failed",
                 source,

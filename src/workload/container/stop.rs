@@ -6,8 +6,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{ContainerError, ContainerService, refuse_managed, restart, transitions};
-use crate::model::{Container, ContainerOptions};
+use crate::model::{Container, ContainerOptions, Kind};
 use crate::observe::metrics::Verb;
+use crate::ops::conditions::ConditionType;
 use crate::runtime::StopRequest;
 
 /// How long a stop waits until the end of a container is recorded that ended by itself: longer than a dead monitor is
@@ -45,6 +46,9 @@ impl ContainerService {
                     Ok(awaits_restart)
                 })
                 .await?;
+            // Nobody tries any more.
+            let conditions = &service.0.services.conditions;
+            conditions.clear((Kind::Container, &id), ConditionType::Started);
             if awaits_restart {
                 tracing::info!(container.id = %id, "the restart of a container was called off");
                 return Ok(id);

@@ -69,7 +69,7 @@ pub fn running(c: &mut Container, process: Option<ProcessId>, now: Timestamp) {
     c.status.started_at = Some(now);
     c.status.health = c.spec.options.health_check.as_ref().map(|_| Health::Starting);
     c.status.readiness = c.spec.options.readiness_check.as_ref().map(|_| Health::Starting);
-    c.status.ready_at = None;
+    (c.status.health_failure, c.status.readiness_failure, c.status.ready_at) = (None, None, None);
 }
 
 /// The process ended. A second report of the same end replaces what was guessed, never what was known.

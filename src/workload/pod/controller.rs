@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::PodService;
 use super::plan::Want;
-use crate::model::{Change, Object, Pod, Snapshot};
+use crate::model::{Change, Kind, Object, Pod, Snapshot};
+use crate::ops::conditions::Failure;
 use crate::ops::controller::{Outcome, Reconcile};
 
 /// When a pod that was in operation is looked at again.
@@ -43,6 +44,10 @@ impl Reconcile for PodController {
             .collect()
     }
 
+    fn subject(&self, id: &String) -> Option<(Kind, String)> {
+        Some((Kind::Pod, id.clone()))
+    }
+
     async fn reconcile(&self, id: &String) -> Outcome {
         // Whoever is at work on the pod brings it to its goal.
         let Some(_lock) = self.0.try_lock(id) else {
@@ -53,7 +58,7 @@ impl Reconcile for PodController {
             Ok(Some(delay)) => Outcome::Again(delay),
             Err(error) => {
                 tracing::warn!(pod.id = %id, %error, "a pod is not as it should be; it will be tried again");
-                Outcome::Failed
+                Outcome::Failed(Failure::new(error.reason(), &error))
             }
         }
     }

@@ -1,6 +1,5 @@
 //! What can go wrong with a pod. The texts are the contract's (`docs/spec/api.md` 8); the API adds its prefix.
 
-use crate::image::ImageError;
 use crate::model::PodProblem;
 use crate::ops::task::Unfinished;
 use crate::store::StoreError;
@@ -74,35 +73,25 @@ impl From<Unfinished> for PodError {
 }
 
 impl PodError {
-    /// What clients are told of a pod that could not be brought to its goal, in the words of the kubelet where it has
-    /// some; nothing where it is only a matter of time.
-    pub(super) fn problem(&self) -> Option<PodProblem> {
-        let reason = match self {
-            Self::NotFound(_) | Self::BeingRemoved(_) | Self::Unsettled(_) => return None,
-            Self::Container(ContainerError::Image(error)) => image_reason(error),
-            Self::Container(ContainerError::ImageGone(_)) => "ErrImagePull",
-            Self::Container(ContainerError::Runtime { step, .. }) if step.starts_with("start") => "RunContainerError",
-            Self::Container(ContainerError::NoInfra(_)) => "FailedCreatePodSandBox",
+    /// Why a pod could not be brought to its goal, in one word that stays the same: the kubelet's where it has one.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NotFound(_) | Self::BeingRemoved(_) | Self::Unsettled(_) => "Unsettled",
+            Self::Container(error) => error.reason(),
             Self::Volumes(_) => "FailedMount",
+            Self::Store(_) => "StoreFailed",
             _ => "CreateContainerError",
-        };
-        Some(PodProblem {
-            reason: reason.to_owned(),
-            message: self.to_string(),
-        })
+        }
     }
-}
 
-fn image_reason(error: &ImageError) -> &'static str {
-    match error {
-        ImageError::EmptyRepository | ImageError::InvalidReference(_) => "InvalidImageName",
-        // Only a policy that never pulls ends so.
-        ImageError::NotFound(_) => "ErrImageNeverPull",
-        ImageError::ManifestNotFound(_)
-        | ImageError::NoPlatform { .. }
-        | ImageError::Registry { .. }
-        | ImageError::BadImage { .. }
-        | ImageError::BadLayer { .. } => "ErrImagePull",
-        _ => "CreateContainerError",
+    /// What clients are told of a pod that could not be brought to its goal; nothing where it is only a matter of time.
+    pub(super) fn problem(&self) -> Option<PodProblem> {
+        match self {
+            Self::NotFound(_) | Self::BeingRemoved(_) | Self::Unsettled(_) => None,
+            _ => Some(PodProblem {
+                reason: self.reason().to_owned(),
+                message: self.to_string(),
+            }),
+        }
     }
 }

@@ -2,7 +2,8 @@
 
 use super::ReplicaSets;
 use super::replica_sets::is_orphan_of;
-use crate::model::{Change, Container, Object, Pod, Snapshot};
+use crate::model::{Change, Container, Kind, Object, Pod, Snapshot};
+use crate::ops::conditions::Failure;
 use crate::ops::controller::{Outcome, Reconcile};
 
 /// Keeps sets true. Keys are ids of sets.
@@ -37,13 +38,17 @@ impl Reconcile for SetController {
         now.replicasets().iter().map(|set| set.id.clone()).collect()
     }
 
+    fn subject(&self, id: &String) -> Option<(Kind, String)> {
+        Some((Kind::ReplicaSet, id.clone()))
+    }
+
     async fn reconcile(&self, id: &String) -> Outcome {
         match self.0.reconcile(id).await {
             Ok(None) => Outcome::Done,
             Ok(Some(delay)) => Outcome::Again(delay),
             Err(error) => {
                 tracing::warn!(replicaset.id = %id, %error, "a replica set is not as it should be; it will be tried again");
-                Outcome::Failed
+                Outcome::Failed(Failure::new(error.reason(), &error))
             }
         }
     }

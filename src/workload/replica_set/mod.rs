@@ -5,4 +5,4 @@ mod plan;
 mod replica_sets;
 
 pub use controller::SetController;
-pub use replica_sets::{AppliedSet, MAX_REPLICAS, NewSet, ReplicaSets, SetError, SetStatus};
+pub use replica_sets::{AppliedSet, MAX_REPLICAS, NewSet, ReplicaSets, SetError, SetStatus, set_statuses};

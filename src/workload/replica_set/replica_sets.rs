@@ -60,6 +60,17 @@ impl From<Unfinished> for SetError {
     }
 }
 
+impl SetError {
+    /// The same in one word that stays the same.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Pod(error) => error.reason(),
+            Self::Store(_) => "StoreFailed",
+            Self::NotFound(_) | Self::BeingRemoved(_) | Self::Panicked => "FailedCreate",
+        }
+    }
+}
+
 /// What a set is to be.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewSet {
@@ -129,20 +140,8 @@ impl ReplicaSets {
 
     /// All sets by creation time, then id.
     pub fn list(&self) -> Vec<(Arc<ReplicaSet>, SetStatus)> {
-        let (snapshot, now) = (self.store.snapshot(), Timestamp::now());
-        let mut by_set: BTreeMap<String, SetStatus> = BTreeMap::new();
-        for (pod, status) in pod_statuses(&snapshot) {
-            let set = pod.owner.as_ref().and_then(|owner| snapshot.replicasets().get(owner));
-            if let Some(set) = set {
-                by_set.entry(set.id.clone()).or_default().count(set, &pod, &status, now);
-            }
-        }
-        let sets = by_creation(snapshot.replicasets().iter().cloned());
-        let with_status = |set: Arc<ReplicaSet>| {
-            let status = by_set.remove(&set.id).unwrap_or_default();
-            (set, status)
-        };
-        sets.into_iter().map(with_status).collect()
+        let snapshot = self.store.snapshot();
+        set_statuses(&snapshot, &pod_statuses(&snapshot), Timestamp::now())
     }
 
     /// How a set is doing.
@@ -255,6 +254,28 @@ impl ReplicaSets {
         }
         Ok(next_look(&self.store.snapshot(), id, Timestamp::now()))
     }
+}
+
+/// All sets of a snapshot with its pods, by creation time, then id.
+pub fn set_statuses(
+    snapshot: &Snapshot,
+    pods: &[(Arc<Pod>, PodStatus)],
+    now: Timestamp,
+) -> Vec<(Arc<ReplicaSet>, SetStatus)> {
+    let mut by_set: BTreeMap<&str, SetStatus> = BTreeMap::new();
+    for (pod, status) in pods {
+        let set = pod.owner.as_ref().and_then(|owner| snapshot.replicasets().get(owner));
+        if let Some(set) = set {
+            by_set.entry(&set.id).or_default().count(set, pod, status, now);
+        }
+    }
+    let mut sets: Vec<_> = snapshot.replicasets().iter().cloned().collect();
+    sets.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+    let with_status = |set: Arc<ReplicaSet>| {
+        let status = by_set.remove(&set.id[..]).unwrap_or_default();
+        (set, status)
+    };
+    sets.into_iter().map(with_status).collect()
 }
 
 /// What a set needs.

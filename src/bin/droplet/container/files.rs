@@ -22,7 +22,7 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> std::io::Result<()> {
         fs_err::rename(&temporary, path)
     };
     write_and_rename().inspect_err(|_| {
-        let _ = std::fs::remove_file(&temporary);
+        let _ = fs_err::remove_file(&temporary);
     })
 }
 

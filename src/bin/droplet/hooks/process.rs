@@ -42,6 +42,7 @@ pub fn run(
     wait(spawn(command, init)?, limit)
 }
 
+#[expect(clippy::disallowed_methods, reason = "the one place that starts hooks")]
 fn command(hook: &Hook, has_argv0: bool, state: &str, init: Option<&OwnedFd>) -> std::io::Result<Command> {
     let mut command = Command::new(&hook.path);
     match hook.args.split_first() {

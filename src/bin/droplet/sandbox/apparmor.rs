@@ -20,7 +20,7 @@ pub struct ProfileNotLoaded(String);
 
 /// Returns the profile to apply, if any.
 pub fn profile(config: &Config) -> Result<Option<String>, ProfileNotLoaded> {
-    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let read = |path| fs_err::read_to_string(path).unwrap_or_default();
     applicable(config, &read(ENABLED), &read(LOADED))
 }
 

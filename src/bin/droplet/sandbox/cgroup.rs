@@ -160,7 +160,7 @@ impl Cgroup {
     /// Kills all processes at once. Returns `false` if the kernel does not support it (v1, old kernels).
     pub fn kill_at_once(&self) -> bool {
         self.layout == Layout::Unified
-            && std::fs::write(self.directory_in(Path::new(ROOT)).join("cgroup.kill"), "1").is_ok()
+            && fs_err::write(self.directory_in(Path::new(ROOT)).join("cgroup.kill"), "1").is_ok()
     }
 
     /// Kills all processes, one by one where the kernel cannot kill them at once.

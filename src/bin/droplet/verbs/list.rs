@@ -33,7 +33,7 @@ pub fn run(paths: &RuntimePaths, arguments: &[String]) -> Result<(), Failure> {
 
 /// Returns the states of all containers, sorted by id. Skips directories without a readable state.json.
 fn readable_states(paths: &RuntimePaths) -> Vec<RuntimeState> {
-    let entries = std::fs::read_dir(&paths.root).into_iter().flatten().flatten();
+    let entries = fs_err::read_dir(&paths.root).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries
         .filter_map(|entry| entry.file_name().into_string().ok())
         .collect();

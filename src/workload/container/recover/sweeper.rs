@@ -8,7 +8,8 @@ use std::fmt::{self, Display};
 use std::time::Duration;
 
 use super::{is_idle, may_run};
-use crate::model::{Change, Container, Operation, Snapshot};
+use crate::model::{Change, Container, Kind, Operation, Snapshot};
+use crate::ops::conditions::Failure;
 use crate::ops::controller::{Backoff, Outcome, Reconcile};
 use crate::workload::container::ContainerService;
 
@@ -54,12 +55,22 @@ impl Reconcile for Sweeper {
             .collect()
     }
 
+    fn subject(&self, litter: &Litter) -> Option<(Kind, String)> {
+        match litter {
+            Litter::Row(id) => Some((Kind::Container, id.clone())),
+            Litter::Leftovers => None,
+        }
+    }
+
     async fn reconcile(&self, litter: &Litter) -> Outcome {
-        let is_clean = match litter {
-            Litter::Row(id) => self.0.unwind(id).await.is_ok(),
-            Litter::Leftovers => self.0.remove_leftovers().await,
-        };
-        if is_clean { Outcome::Done } else { Outcome::Failed }
+        match litter {
+            Litter::Row(id) => match self.0.unwind(id).await {
+                Ok(()) => Outcome::Done,
+                Err(error) => Outcome::Failed(Failure::new(error.reason(), &error)),
+            },
+            Litter::Leftovers if self.0.remove_leftovers().await => Outcome::Done,
+            Litter::Leftovers => Outcome::Failed(Failure::new("CleanupFailed", &"leftovers cannot be removed")),
+        }
     }
 }
 

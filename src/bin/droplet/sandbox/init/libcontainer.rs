@@ -34,7 +34,7 @@ pub fn build(plan: &Plan, entrypoint: Entrypoint, streams: &Streams) -> Result<P
     let own_score = fs_err::read_to_string("/proc/self/oom_score_adj")?;
     let built = try_build(plan, entrypoint, streams);
     // libcontainer sets the value of init through this process.
-    let _ = std::fs::write("/proc/self/oom_score_adj", own_score);
+    let _ = fs_err::write("/proc/self/oom_score_adj", own_score);
     match built {
         Ok(Some(pid)) => Ok(pid),
         Ok(None) => {
@@ -76,10 +76,10 @@ fn try_build(plan: &Plan, entrypoint: Entrypoint, streams: &Streams) -> Result<O
 }
 
 /// Kills and reaps all children, including those that this process inherits meanwhile. libcontainer leaves up to two
-/// behind when it fails. it fails.
+/// behind when it fails.
 pub fn kill_children() {
     loop {
-        let children = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+        let children = fs_err::read_to_string("/proc/thread-self/children").unwrap_or_default();
         let children = children.split_ascii_whitespace();
         for pid in children.filter_map(|pid| Pid::from_raw(pid.parse().ok()?)) {
             let _ = rustix::process::kill_process(pid, Signal::KILL);

@@ -10,8 +10,8 @@ mod libcontainer;
 mod root;
 mod streams;
 
+use fs_err::os::unix::fs::OpenOptionsExt;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::rc::Rc;
 
 use rustix::fs::Mode;
@@ -106,10 +106,10 @@ fn open_fifo(plan: &Plan) -> std::io::Result<OutcomeReporter> {
         Mode::RUSR | Mode::WUSR,
         0,
     )?;
-    let file = std::fs::OpenOptions::new()
+    let file = fs_err::OpenOptions::new()
         .read(true)
         .write(true)
         .custom_flags(libc::O_CLOEXEC)
         .open(path)?;
-    Ok(OwnedFd::from(file).into())
+    Ok(OwnedFd::from(std::fs::File::from(file)).into())
 }

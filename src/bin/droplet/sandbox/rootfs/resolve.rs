@@ -25,7 +25,7 @@ pub fn resolve(root: &Path, path: &Path) -> std::io::Result<PathBuf> {
             Some(Component::Normal(_)) => {
                 let candidate = resolved.join(&name);
                 let on_host = root.join(candidate.strip_prefix("/").unwrap_or(&candidate));
-                let Ok(target) = std::fs::read_link(&on_host) else {
+                let Ok(target) = fs_err::read_link(&on_host) else {
                     resolved = candidate;
                     continue;
                 };
