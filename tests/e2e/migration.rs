@@ -1,6 +1,5 @@
 //! A new program on the database of an earlier one: everything goes on as it was.
 
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -115,11 +114,21 @@ fn container_of_version_5(new: &Value) -> Value {
     Value::Object(old)
 }
 
-/// Brings a database that no daemon has open back to version 5.
-fn downgrade(path: &Path) {
-    let database = rusqlite::Connection::open(path).unwrap();
+/// Brings the database of a daemon that is gone back to version 5. In a copy: SQLite does not find its way to files of the
+/// lab.
+fn downgrade(lab: &Lab) {
+    let here = tempfile::tempdir().unwrap();
+    let [there, copy] = [lab.machine().path(DATABASE), here.path().join("condenser.db")];
+    std::fs::copy(&there, &copy).unwrap();
+    let log = there.with_extension("db-wal");
+    std::fs::copy(&log, copy.with_extension("db-wal")).unwrap();
+    let database = rusqlite::Connection::open(&copy).unwrap();
     rewrite(&database, "containers", container_of_version_5);
     database.pragma_update(None, "user_version", 5).unwrap();
+    database.close().unwrap();
+    assert!(!copy.with_extension("db-wal").exists(), "all of it is in the one file");
+    std::fs::remove_file(log).unwrap();
+    std::fs::copy(copy, there).unwrap();
 }
 
 fn rewrite(database: &rusqlite::Connection, table: &str, change: impl Fn(&Value) -> Value) {
@@ -135,30 +144,11 @@ fn rewrite(database: &rusqlite::Connection, table: &str, change: impl Fn(&Value)
 #[test]
 fn what_an_earlier_program_left_goes_on() {
     let (lab, image) = lab_with_busybox();
-    let old_program = std::env::var("OLD_PROGRAM").ok();
-    if let Some(program) = &old_program {
-        lab.daemon().stop();
-        lab.daemon().set_program(program);
-        lab.daemon().start();
-    }
     populate(&lab, &image);
     let before = settled(&lab.api());
     lab.daemon().kill9();
-    if let Ok(dump) = std::env::var("DUMP") {
-        let database = lab.machine().path(DATABASE);
-        std::fs::create_dir_all(&dump).unwrap();
-        for suffix in ["", "-wal"] {
-            std::fs::copy(
-                format!("{}{suffix}", database.display()),
-                format!("{dump}/condenser.db{suffix}"),
-            )
-            .unwrap();
-        }
-    }
-    match old_program {
-        Some(_) => lab.daemon().set_program(env!("CARGO_BIN_EXE_condenser")),
-        None => downgrade(&lab.machine().path(DATABASE)),
-    }
+    downgrade(&lab);
     lab.daemon().start();
     assert_eq!(settled(&lab.api()), before);
+    assert!(lab.machine().path("/etc/raind/store/condenser.db.v5").exists());
 }

@@ -86,24 +86,24 @@ fn is_litter(row: &Container) -> bool {
 mod tests {
     use super::*;
     use crate::model::ContainerState;
+    use crate::model::Role;
     use crate::model::fixtures::container;
 
     #[test]
     fn a_running_build_is_nobodys_litter() {
-        let row = |id: &str, operation| {
-            let mut row = container(id, id).in_state(ContainerState::Running);
+        let row = |role: &Role, operation| {
+            let mut row = container("01kg2cnf0ytv", "x").in_state(ContainerState::Running);
+            row.role = role.clone();
             row.journal.operation = operation;
             is_litter(&row)
         };
         use Operation::{Create, Delete};
-        let build = "build-01kg2cnf0ytv";
         assert_eq!(
-            [None, Some(Create), Some(Delete)].map(|o| row(build, o)),
+            [None, Some(Create), Some(Delete)].map(|o| row(&Role::Build, o)),
             [false, false, true]
         );
-        let plain = "01kg2cnf0ytv";
         assert_eq!(
-            [None, Some(Create), Some(Delete)].map(|o| row(plain, o)),
+            [None, Some(Create), Some(Delete)].map(|o| row(&Role::Alone, o)),
             [false, true, true]
         );
     }
