@@ -38,6 +38,7 @@ mod recover;
 mod request;
 mod resources;
 mod restart;
+mod restart_policy;
 mod rotation;
 mod spec;
 mod start;
@@ -78,7 +79,8 @@ pub use ports::{Published, are_published, parse_ports};
 pub use pull::pull_policy_of;
 pub use recover::{SWEEPS, Sweeper};
 pub use request::CreateRequest;
-pub use restart::{DELAYS, Restarter, next_start};
+pub use restart::Restarter;
+pub use restart_policy::{DELAYS, next_start};
 pub use spec::HookSettings;
 pub(crate) use transitions::unseen_exit;
 

@@ -70,7 +70,7 @@ impl ContainerService {
             Err(error) => {
                 let (snapshot, now) = (self.snapshot(), Timestamp::now());
                 let row = snapshot.containers().get(&container.id);
-                let next = row.and_then(|row| super::restart::due(row, &snapshot, now));
+                let next = row.and_then(|row| super::restart_policy::due(row, &snapshot, now));
                 let failure = Failure::new(error.reason(), error);
                 conditions.fail(subject, ConditionType::Started, &failure, next);
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{ContainerError, ContainerService, refuse_managed, restart, transitions};
+use super::{ContainerError, ContainerService, refuse_managed, restart_policy, transitions};
 use crate::model::{Container, ContainerOptions, Kind};
 use crate::observe::metrics::Verb;
 use crate::ops::conditions::ConditionType;
@@ -38,7 +38,7 @@ impl ContainerService {
             // Before the end, which the restart policy sees.
             let awaits_restart = service
                 .update(&id, move |c| {
-                    let awaits_restart = restart::due(c, &snapshot, Timestamp::now()).is_some();
+                    let awaits_restart = restart_policy::due(c, &snapshot, Timestamp::now()).is_some();
                     if !awaits_restart {
                         transitions::check_allowed("stop", c)?;
                     }
