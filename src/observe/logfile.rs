@@ -8,7 +8,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::observe::logs::put_aside;
+use crate::observe::logs::rotate;
 
 /// Size at which a file is rotated, in bytes.
 pub const LIMIT: u64 = 50 * 1024 * 1024;
@@ -90,7 +90,7 @@ impl RotatingFile {
     }
 
     fn rotate(&mut self) -> io::Result<()> {
-        put_aside(&self.path, KEPT)?;
+        rotate(&self.path, KEPT)?;
         (self.file, self.size, self.torn) = open(&self.path)?;
         Ok(())
     }

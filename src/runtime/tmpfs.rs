@@ -130,7 +130,7 @@ impl Tmpfs {
                 ("gid", _) => self.gid = Some(number()?),
                 ("mode", _) => {
                     let mode = u32::from_str_radix(value, 8).ok().filter(|mode| *mode <= MAX_MODE);
-                    self.mode = Some(mode.ok_or_else(wrong)?);
+                    self.mode = Some(mode.ok_or_else(invalid)?);
                 }
                 _ => return Err(invalid()),
             }
