@@ -7,6 +7,7 @@
 //! Half of the networks are new, half are the default one after its last container was removed. It fails when a create
 //! fails or takes more than three times the median.
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "a failed expectation ends the measurement"

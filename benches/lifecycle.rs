@@ -3,6 +3,7 @@
 //! Run it with `scripts/bench.sh`. It drives the real daemon in a lab through the API and prints medians. Absolute
 //! times move between machines; the originals were measured on two cores.
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "a failed expectation ends the measurement"

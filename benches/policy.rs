@@ -3,6 +3,7 @@
 //! `cargo bench --bench policy`. It drives the real daemon in a lab. The original needed 112 ms for a commit without
 //! policies and 2,448 ms with 200, in 37 and 837 processes, and 2,631 ms for a container with 200 in force.
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "a failed expectation ends the measurement"

@@ -5,10 +5,14 @@
 //! `cargo bench --bench pull [rounds]`, as root. The target is 2/3 of a second and less than the two programs take
 //! (the original took 2.06 s, three times the target).
 
-#![allow(clippy::expect_used, reason = "a bench that cannot run panics")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    reason = "a bench that cannot run panics"
+)]
 
-#[path = "../tests/image_support/mod.rs"]
-mod image_support;
+#[path = "../tests/support/mod.rs"]
+mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,8 +20,8 @@ use std::time::{Duration, Instant};
 
 use condenser::image::{ImageRef, Platform};
 use condenser::store::Store;
-use image_support::content::{Layer, TestImage};
-use image_support::registry::Registry;
+use support::Registry;
+use support::images::content::{Layer, TestImage};
 
 const LAYERS: usize = 8;
 const ENTRIES: usize = 14_600;
@@ -36,7 +40,7 @@ fn main() {
 }
 
 async fn run(rounds: usize) {
-    let registry = Registry::start().await;
+    let registry = Registry::on_loopback();
     let layers: Vec<Layer> = (0..LAYERS).map(layer).collect();
     let compressed: usize = layers.iter().map(|l| l.blob.len()).sum();
     let unpacked: usize = layers.iter().map(|l| l.archive.len()).sum();
@@ -48,7 +52,7 @@ async fn run(rounds: usize) {
     let mut config = TestImage::of(&layers).config;
     config["config"] = serde_json::json!({});
     let image = TestImage::with_config(&layers, config);
-    let reference = registry.push("bench:1", &image).await;
+    let reference = registry.push_image("bench:1", &image);
     drop((layers, image));
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for round in 0..rounds {
@@ -67,7 +71,7 @@ async fn run(rounds: usize) {
 async fn condenser(disk: &Disk, registry: &Registry, reference: &str) -> Duration {
     let root = disk.0.path().join("mnt");
     let store = Store::open(&root.join("store.db")).expect("a store");
-    let images = image_support::service(&root.join("image"), &store, &[&registry.address]);
+    let images = support::images::service(&root.join("image"), &store, &[&registry.address]);
     images.recover().await.expect("a clean start");
     let reference = ImageRef::parse(reference).expect("a reference");
     let start = Instant::now();

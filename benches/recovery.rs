@@ -4,6 +4,7 @@
 //! init, a monitor, a veth and a row. Two rounds: nothing happened meanwhile, and all of them ended meanwhile. Absolute
 //! times move between machines.
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "a failed expectation ends the measurement"

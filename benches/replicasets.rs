@@ -3,6 +3,7 @@
 //! Run it with `cargo bench --bench replicasets`. It drives the real daemon in a lab through the API. Absolute times move
 //! between machines.
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "a failed expectation ends the measurement"

@@ -3,6 +3,7 @@
 //! `cargo bench --bench services`, as root. It drives the real daemon in a lab and reads the rules with iptables-save,
 //! whose own time (some milliseconds) is in each figure.
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "a failed expectation ends the measurement"

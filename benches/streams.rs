@@ -3,6 +3,7 @@
 //! `cargo bench --bench streams`. It drives the real daemon in a lab. The terminal is also spoken to directly, at the
 //! runtime's socket, so the difference is the daemon, TLS and WebSocket, on both sides.
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "a failed expectation ends the measurement"

@@ -15,10 +15,18 @@
 //! - [`model`]: the state as a value, and pure functions over it
 //! - [`base`]: nothing of Condenser: certificates, sockets, ELF, time
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        clippy::disallowed_types,
+        reason = "tests lay out files and run tools"
+    )
+)]
+
 pub mod api;
 pub mod base;
 pub mod daemon;
-pub mod hook_agent;
 pub mod image;
 pub mod model;
 pub mod net;

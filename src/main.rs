@@ -1,5 +1,13 @@
 //! The daemon: arguments -> [`Config`] -> [`daemon::run`].
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        clippy::disallowed_types,
+        reason = "tests lay out files and run tools"
+    )
+)]
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 use std::io::Write;

@@ -1,6 +1,6 @@
 //! Every citation of the specification leads somewhere: a page, a section of it, a numbered rule.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

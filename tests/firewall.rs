@@ -1,12 +1,13 @@
-//! The packet filter on a real kernel with real packets, each test in namespaces of its own (`netlab`).
+//! The packet filter on a real kernel with real packets, each test in namespaces of its own (`support::net`).
 
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "a failed expectation is a failed test"
 )]
 
-mod netlab;
+mod support;
 
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use condenser::net::dns::Forwarder;
 use condenser::net::enforcement::Firewall;
 use condenser::net::firewall::remove_all;
 use condenser::net::firewall::{FirewallError, FirewallSettings, Variant};
-use netlab::*;
+use support::net::*;
 use tokio_util::sync::CancellationToken;
 
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
@@ -41,8 +42,8 @@ fn serve_at(place: &Place, address: (Ipv4Addr, u16), word: &str) {
 }
 
 /// Every way to a published port, and what has to stay closed, with a FORWARD policy of DROP as on hardened hosts.
-fn traffic(name: &str, variant: Variant, iptables: &str) {
-    isolated(name, |lab| {
+fn traffic(variant: Variant, iptables: &str) {
+    isolated(|lab| {
         let network = lab.network();
         lab.block_on(network.create("other")).unwrap();
         let web = lab.container("aaaaaaaaaaaa", "raind0", &both(8080, 80));
@@ -95,25 +96,17 @@ fn traffic(name: &str, variant: Variant, iptables: &str) {
 
 #[test]
 fn published_ports_and_default_deny_with_nft() {
-    traffic(
-        "published_ports_and_default_deny_with_nft",
-        Variant::Nft,
-        "iptables-nft",
-    );
+    traffic(Variant::Nft, "iptables-nft");
 }
 
 #[test]
 fn published_ports_and_default_deny_with_legacy() {
-    traffic(
-        "published_ports_and_default_deny_with_legacy",
-        Variant::Legacy,
-        "iptables-legacy",
-    );
+    traffic(Variant::Legacy, "iptables-legacy");
 }
 
 #[test]
 fn published_ports_are_open_to_other_uplinks_but_not_to_transit() {
-    isolated("published_ports_are_open_to_other_uplinks_but_not_to_transit", |lab| {
+    isolated(|lab| {
         // A second way out that the default route does not use (N-28).
         run("ip netns add second");
         run("ip link add eth1 type veth peer name eth0 netns second");
@@ -142,7 +135,7 @@ fn published_ports_are_open_to_other_uplinks_but_not_to_transit() {
 
 #[test]
 fn containers_do_not_reach_each_other_over_ipv6() {
-    isolated("containers_do_not_reach_each_other_over_ipv6", |lab| {
+    isolated(|lab| {
         let network = lab.network();
         let guests = ["aaaaaaaaaaaa", "bbbbbbbbbbbb"].map(|id| lab.container(id, "raind0", &[]));
         for (n, guest) in guests.iter().enumerate() {
@@ -156,7 +149,7 @@ fn containers_do_not_reach_each_other_over_ipv6() {
             client.send_to(b"?", "[fd00::2]:80").unwrap();
             server.recv(&mut [0; 8]).is_ok()
         };
-        wait_for("IPv6 before there are rules", arrives);
+        wait_for("IPv6 before there are rules", SOON, || when(arrives(), |came| *came));
         let firewall = lab.firewall(&network, FirewallSettings::default());
         while server.recv(&mut [0; 8]).is_ok() {}
         assert!(![arrives(), arrives(), arrives()].contains(&true));
@@ -169,7 +162,7 @@ fn containers_do_not_reach_each_other_over_ipv6() {
 
 #[test]
 fn dns_goes_to_the_forwarder_whatever_server_is_asked() {
-    isolated("dns_goes_to_the_forwarder_whatever_server_is_asked", |lab| {
+    isolated(|lab| {
         let network = lab.network();
         lab.block_on(network.create("mynet")).unwrap();
         let guests = [
@@ -234,7 +227,7 @@ fn dns_goes_to_the_forwarder_whatever_server_is_asked() {
 
 #[test]
 fn control_ports_and_loopback_are_protected() {
-    isolated("control_ports_and_loopback_are_protected", |lab| {
+    isolated(|lab| {
         let network = lab.network();
         let guest = lab.container("aaaaaaaaaaaa", "raind0", &[]);
         for port in [7755, 7756, 7757] {
@@ -283,8 +276,8 @@ const FOREIGN: &str = "*filter\n:DOCKER - [0:0]\n:DOCKER-USER - [0:0]\n-A INPUT 
     -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE\nCOMMIT\n\
     *mangle\n-A FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu\nCOMMIT\n";
 
-fn nothing_is_lost_or_doubled(name: &str, variant: Variant, iptables: &str) {
-    isolated(name, |lab| {
+fn nothing_is_lost_or_doubled(variant: Variant, iptables: &str) {
+    isolated(|lab| {
         let save = format!("{iptables}-save");
         feed(&format!("{iptables}-restore --noflush"), FOREIGN);
         let before = rules_of(&save);
@@ -348,21 +341,17 @@ fn nothing_is_lost_or_doubled(name: &str, variant: Variant, iptables: &str) {
 
 #[test]
 fn nothing_is_lost_or_doubled_with_nft() {
-    nothing_is_lost_or_doubled("nothing_is_lost_or_doubled_with_nft", Variant::Nft, "iptables-nft");
+    nothing_is_lost_or_doubled(Variant::Nft, "iptables-nft");
 }
 
 #[test]
 fn nothing_is_lost_or_doubled_with_legacy() {
-    nothing_is_lost_or_doubled(
-        "nothing_is_lost_or_doubled_with_legacy",
-        Variant::Legacy,
-        "iptables-legacy",
-    );
+    nothing_is_lost_or_doubled(Variant::Legacy, "iptables-legacy");
 }
 
 #[test]
 fn what_the_original_daemon_left_is_replaced() {
-    isolated("what_the_original_daemon_left_is_replaced", |lab| {
+    isolated(|lab| {
         let network = lab.network();
         let firewall = lab.firewall(&network, FirewallSettings::default());
         let fresh = rules();
@@ -387,7 +376,7 @@ fn what_the_original_daemon_left_is_replaced() {
 
 #[test]
 fn drift_is_noticed_and_repaired() {
-    isolated("drift_is_noticed_and_repaired", |lab| {
+    isolated(|lab| {
         let network = lab.network();
         lab.reserve("aaaaaaaaaaaa", "raind0", &both(8080, 80));
         let firewall = lab.firewall(&network, FirewallSettings::default());
@@ -431,7 +420,7 @@ fn drift_is_noticed_and_repaired() {
 
 #[test]
 fn what_others_put_above_ours_is_below_again() {
-    isolated("what_others_put_above_ours_is_below_again", |lab| {
+    isolated(|lab| {
         let network = lab.network();
         let firewall = lab.firewall(&network, FirewallSettings::default());
         let whole = rules();
@@ -463,7 +452,7 @@ fn what_others_put_above_ours_is_below_again() {
 
 #[test]
 fn drift_is_repaired_without_being_asked() {
-    isolated("drift_is_repaired_without_being_asked", |lab| {
+    isolated(|lab| {
         let network = lab.network();
         let settings = FirewallSettings {
             verify_every: Duration::from_millis(200),
@@ -472,13 +461,13 @@ fn drift_is_repaired_without_being_asked() {
         let _firewall = lab.firewall(&network, settings);
         let whole = rules();
         run("iptables -F FORWARD");
-        wait_for("the repair", || rules() == whole);
+        wait_for("the repair", SOON, || when(rules(), |rules| *rules == whole));
     });
 }
 
 #[test]
 fn rules_follow_the_uplink() {
-    isolated("rules_follow_the_uplink", |lab| {
+    isolated(|lab| {
         run("ip route del default");
         let network = lab.network();
         let guest = lab.container("aaaaaaaaaaaa", "raind0", &both(8080, 80));
@@ -487,16 +476,17 @@ fn rules_follow_the_uplink() {
         assert!(!rules().contains("eth0"));
         assert_reaches(&Place::Host, (LOOPBACK, 8080), "guest");
         run("ip route add default via 192.0.2.1");
-        wait_for("rules of the uplink", || {
-            rules().contains("-A RAIND-POSTROUTING -s 10.166.0.0/16 -o eth0 -j MASQUERADE")
+        wait_for("rules of the uplink", SOON, || {
+            let masquerade = "-A RAIND-POSTROUTING -s 10.166.0.0/16 -o eth0 -j MASQUERADE";
+            when(rules(), |rules| rules.contains(masquerade))
         });
         assert_reaches(&outside(), (HOST, 8080), "guest");
         run("ip link set eth0 down");
         run("ip link set eth0 name eth9");
         run("ip link set eth9 up");
         run("ip route add default via 192.0.2.1");
-        wait_for("rules of the new uplink", || {
-            rules().contains("-o eth9") && !rules().contains("eth0")
+        wait_for("rules of the new uplink", SOON, || {
+            when(rules(), |rules| rules.contains("-o eth9") && !rules.contains("eth0"))
         });
         assert_reaches(&outside(), (HOST, 8080), "guest");
     });
@@ -504,7 +494,7 @@ fn rules_follow_the_uplink() {
 
 #[test]
 fn a_udp_client_that_never_pauses_reaches_who_publishes_now() {
-    isolated("a_udp_client_that_never_pauses_reaches_who_publishes_now", |lab| {
+    isolated(|lab| {
         let network = lab.network();
         let firewall = lab.firewall(&network, FirewallSettings::default());
         let socket = inside(&outside(), || UdpSocket::bind((OUTSIDE, 4000)).unwrap());
@@ -537,7 +527,7 @@ fn a_udp_client_that_never_pauses_reaches_who_publishes_now() {
 /// A stranger fills the table of flows: the one that matters is found all the same.
 #[test]
 fn a_stale_flow_is_found_among_those_of_a_scan() {
-    isolated("a_stale_flow_is_found_among_those_of_a_scan", |lab| {
+    isolated(|lab| {
         let network = lab.network();
         let firewall = lab.firewall(&network, FirewallSettings::default());
         let socket = inside(&outside(), || UdpSocket::bind((OUTSIDE, 4000)).unwrap());
@@ -564,7 +554,7 @@ fn one_run_per_change_and_none_without() {
         "ip6tables-save",
     ]
     .map(|p| (p, COUNTED));
-    isolated_with("one_run_per_change_and_none_without", &programs, |lab| {
+    isolated_with(&programs, |lab| {
         let network = lab.network();
         let firewall = lab.firewall(&network, FirewallSettings::default());
         let begun = lab.runs().len();
@@ -610,33 +600,29 @@ fn a_refusal_carries_the_tools_words_and_changes_nothing() {
     let picky = "if [ \"$1\" = --noflush ]; then cat > $LOG.in; grep -q 6666 $LOG.in && \
                  { echo 'iptables: No chain/target/match by that name. line: 2' >&2; exit 1; }; exec $REAL \"$@\" < $LOG.in; fi\n\
                  exec $REAL \"$@\"";
-    isolated_with(
-        "a_refusal_carries_the_tools_words_and_changes_nothing",
-        &[("iptables-restore", picky)],
-        |lab| {
-            let network = lab.network();
-            let firewall = lab.firewall(&network, FirewallSettings::default());
-            let before = rules();
-            lab.reserve("aaaaaaaaaaaa", "raind0", &both(6666, 80));
-            let error = lab.block_on(firewall.apply()).unwrap_err();
-            assert!(matches!(error, FirewallError::Refused { .. }));
-            assert!(
-                error.to_string().contains("No chain/target/match by that name"),
-                "{error}"
-            );
-            assert_eq!(rules(), before);
-            lab.forget("aaaaaaaaaaaa");
-            lab.block_on(firewall.apply()).unwrap();
-            lab.reserve("bbbbbbbbbbbb", "raind0", &both(7777, 80));
-            lab.block_on(firewall.apply()).unwrap();
-            assert!(rules().contains("7777"));
-        },
-    );
+    isolated_with(&[("iptables-restore", picky)], |lab| {
+        let network = lab.network();
+        let firewall = lab.firewall(&network, FirewallSettings::default());
+        let before = rules();
+        lab.reserve("aaaaaaaaaaaa", "raind0", &both(6666, 80));
+        let error = lab.block_on(firewall.apply()).unwrap_err();
+        assert!(matches!(error, FirewallError::Refused { .. }));
+        assert!(
+            error.to_string().contains("No chain/target/match by that name"),
+            "{error}"
+        );
+        assert_eq!(rules(), before);
+        lab.forget("aaaaaaaaaaaa");
+        lab.block_on(firewall.apply()).unwrap();
+        lab.reserve("bbbbbbbbbbbb", "raind0", &both(7777, 80));
+        lab.block_on(firewall.apply()).unwrap();
+        assert!(rules().contains("7777"));
+    });
 }
 
 #[test]
 fn without_iptables_the_start_says_what_to_install() {
-    isolated("without_iptables_the_start_says_what_to_install", |lab| {
+    isolated(|lab| {
         let network = lab.network();
         run("mount -t tmpfs tmpfs /usr/sbin");
         let start = Firewall::start(lab.store.clone(), network.uplink(), FirewallSettings::default());
@@ -650,7 +636,7 @@ fn without_iptables_the_start_says_what_to_install() {
 
 #[test]
 fn without_ip6tables_the_rest_works() {
-    isolated("without_ip6tables_the_rest_works", |lab| {
+    isolated(|lab| {
         let network = lab.network();
         // The same tools at the same place, but for those of IPv6.
         run("mkdir -p /run/sbin");

@@ -1,6 +1,10 @@
 //! The real hook agent against real listeners (`docs/spec/runtime.md` 7).
 
-#![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a test may panic, its helpers too"
+)]
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -11,11 +15,11 @@ use std::time::{Duration, Instant, SystemTime};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use condenser::api::identity::Role;
-use condenser::api::{ApiError, done, listener, routing};
+use condenser::api::{ApiError, Code, done, listener, routing};
 use condenser::base::pki::pair::{Durability, PairFiles, belongs_to, expires_within};
 use condenser::base::pki::spiffe::uri_names;
 use condenser::base::pki::{Pki, SigningRequest};
@@ -133,8 +137,8 @@ impl Daemon {
         self.dir.path().join("container").join(ID).join("cert")
     }
 
-    fn refuse(&self, status: StatusCode, message: &str) {
-        *self.refusal.lock().unwrap() = Some(ApiError::new(status, message));
+    fn refuse(&self, code: Code, message: &str) {
+        *self.refusal.lock().unwrap() = Some(ApiError::new(code, message));
     }
 
     fn told(&self) -> Vec<(String, String, String)> {
@@ -285,7 +289,7 @@ async fn a_pair_that_lasts_is_left_alone() {
     let daemon = Daemon::start().await;
     daemon.give_container(ID, DAY * 31);
     let before = daemon.files();
-    daemon.refuse(StatusCode::FORBIDDEN, "not needed");
+    daemon.refuse(Code::CsrDenied, "not needed");
     assert_eq!(daemon.request_certificate().await, Outcome::of(0, ""));
     assert_eq!((daemon.files(), daemon.told().len()), (before, 0));
 }
@@ -313,7 +317,7 @@ async fn any_other_pair_is_replaced(#[case] spoil: fn(&Daemon)) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_is_a_failure_and_leaves_nothing() {
     let daemon = Daemon::start().await;
-    daemon.refuse(StatusCode::FORBIDDEN, "issue cert: invalid container id");
+    daemon.refuse(Code::CsrDenied, "issue cert: invalid container id");
     let text = "request cert: 403 Forbidden: issue cert: invalid container id\n";
     assert_eq!(daemon.request_certificate().await, Outcome::of(1, text));
     assert_eq!(daemon.files(), []);
@@ -323,7 +327,7 @@ async fn a_refusal_is_a_failure_and_leaves_nothing() {
     assert_eq!(daemon.request_certificate().await, Outcome::of(1, text));
     assert_eq!(daemon.files(), before, "what is there is still good for a while");
 
-    daemon.refuse(StatusCode::CONFLICT, "service hook failed: too early");
+    daemon.refuse(Code::UnexpectedEvent, "service hook failed: too early");
     let text = "post state failed: 409 Conflict: service hook failed: too early\n";
     assert_eq!(daemon.report("poststart").await, Outcome::of(1, text));
 }

@@ -1,20 +1,23 @@
 //! A registry and mirrors that lie, stall, cut and point elsewhere; who we say we are, and to whom. After every fault:
 //! the right error, nothing in the store, and a pull that works when the fault is gone.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
-mod image_support;
+mod support;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use condenser::image::{ImageError, Patience, Registries, RegistryEntries, RegistryEntry, RegistrySettings};
 use serde_json::{Value, json};
+use support::images::Place;
+use support::images::content::{INDEX, Layer, MANIFEST, TestImage, archive, digest, index};
+use support::images::peer::{Fault, Peer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-use image_support::Place;
-use image_support::content::{INDEX, Layer, MANIFEST, TestImage, archive, digest, index};
-use image_support::peer::{Fault, Peer};
 
 const CHALLENGE: &str = r#"Bearer realm="http://{host}/token",service="peer""#;
 /// `user:hunter2`, as in `auth` and in `Authorization: Basic`.

@@ -2,18 +2,22 @@
 //!
 //! One test in a program of its own, because it sets variables for the whole process.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
-mod image_support;
+mod support;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use condenser::image::{Registries, RegistryEntries, RegistryEntry, RegistrySettings};
-use image_support::Place;
-use image_support::authority::authority;
-use image_support::content::{Layer, TestImage};
-use image_support::peer::Peer;
+use support::authority::authority;
+use support::images::Place;
+use support::images::content::{Layer, TestImage};
+use support::images::peer::Peer;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 

@@ -1,8 +1,12 @@
 //! Pulling from a real docker-registry: what arrives, what is shared, what a failure leaves behind (nothing).
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
-mod image_support;
+mod support;
 
 use std::path::Path;
 use std::process::Command;
@@ -10,13 +14,13 @@ use std::process::Command;
 use condenser::image::{ImageError, ImageRef, Platform};
 use condenser::model::{Container, Image};
 use condenser::store::StoreError;
-use image_support::content::{Layer, TestImage, archive, digest, index, raw_archive};
-use image_support::registry::Registry;
-use image_support::{Place, eventually, service};
 use serde_json::json;
+use support::images::content::{Layer, TestImage, archive, digest, index, raw_archive};
+use support::images::{Place, service};
+use support::{Registry, SOON, wait_for_async, when};
 
 async fn lab() -> (Registry, Place) {
-    let registry = Registry::start().await;
+    let registry = Registry::on_loopback();
     let place = Place::new(&[&registry.address]).await;
     (registry, place)
 }
@@ -28,11 +32,17 @@ fn read(directory: &Path, path: &str) -> String {
 /// A container row that stands on `image`.
 fn container(image: &Image, id: &str) -> Container {
     serde_json::from_value(json!({
-        "id": id, "name": format!("name-of-{id}"), "state": "stopped",
-        "image_repository": image.repository, "image_reference": image.reference,
-        "layers": image.layers.iter().map(|l| &l.diff_id).collect::<Vec<_>>(),
-        "spec": {"args": ["sh"], "env": [], "cwd": "/", "uid": 0, "gid": 0, "additional_gids": []},
-        "mounts": [], "tty": false, "forwards": [], "certificate_due": false,
+        "id": id, "name": format!("name-of-{id}"), "role": "alone",
+        "spec": {
+            "image": {
+                "repository": image.repository, "reference": image.reference,
+                "layers": image.layers.iter().map(|l| &l.diff_id).collect::<Vec<_>>(),
+            },
+            "process": {"args": ["sh"], "env": [], "cwd": "/", "uid": 0, "gid": 0, "additional_gids": []},
+            "mounts": [], "tty": false, "forwards": [],
+        },
+        "status": {"state": "stopped"},
+        "journal": {"certificate_due": false},
     }))
     .unwrap()
 }
@@ -54,7 +64,7 @@ async fn gzip_zstd_and_plain_layers_arrive() {
         Layer::zstd(archive(&[("a", "zstd")])),
     ];
     let image = TestImage::of(&layers);
-    let reference = registry.push("team/app:1.0", &image).await;
+    let reference = registry.push_image("team/app:1.0", &image);
     let row = place.pull(&reference).await.unwrap();
 
     assert_eq!(row.id, reference);
@@ -147,11 +157,11 @@ async fn an_index_is_searched_for_the_platform() {
     let host = Platform::host().architecture;
     let ours = TestImage::of(&[Layer::file("a", "ours")]);
     let other = TestImage::new("s390x", &[Layer::file("a", "other")]);
-    registry.push("multi:ours", &ours).await;
-    registry.push("multi:other", &other).await;
+    registry.push_image("multi:ours", &ours);
+    registry.push_image("multi:other", &other);
     let platform = format!("linux/{host}");
     let both = index(&[("linux/s390x", &other), (&platform, &ours)]);
-    registry.push_manifest("multi", "latest", &both).await;
+    registry.push_manifest("multi", "latest", &both);
     let reference = registry.name("multi");
     let row = place.pull(&reference).await.unwrap();
     assert_eq!(row.manifest_digest, ours.manifest_digest());
@@ -187,10 +197,8 @@ async fn an_index_is_searched_for_the_platform() {
 async fn a_digest_names_one_image_for_ever() {
     let (registry, place) = lab().await;
     let first = TestImage::of(&[Layer::file("a", "first")]);
-    registry.push("app:latest", &first).await;
-    registry
-        .push("app:latest", &TestImage::of(&[Layer::file("a", "second")]))
-        .await;
+    registry.push_image("app:latest", &first);
+    registry.push_image("app:latest", &TestImage::of(&[Layer::file("a", "second")]));
     let digest = first.manifest_digest();
     for name in ["app", "app:latest"] {
         let row = place.pull(&registry.name(&format!("{name}@{digest}"))).await.unwrap();
@@ -205,12 +213,8 @@ async fn a_digest_names_one_image_for_ever() {
 async fn shared_layers_are_stored_once_and_stay_while_needed() {
     let (registry, place) = lab().await;
     let base = Layer::file("base", "base");
-    let one = registry
-        .push("one:1", &TestImage::of(&[base.clone(), Layer::file("a", "one")]))
-        .await;
-    let two = registry
-        .push("two:1", &TestImage::of(&[base.clone(), Layer::file("a", "two")]))
-        .await;
+    let one = registry.push_image("one:1", &TestImage::of(&[base.clone(), Layer::file("a", "one")]));
+    let two = registry.push_image("two:1", &TestImage::of(&[base.clone(), Layer::file("a", "two")]));
     let (one, two) = (place.pull(&one).await.unwrap(), place.pull(&two).await.unwrap());
     assert_eq!(place.layers(), 3);
     assert_eq!(
@@ -235,7 +239,7 @@ async fn shared_layers_are_stored_once_and_stay_while_needed() {
     assert_eq!(place.layers(), 2);
 
     // The image is replaced under the container: its layers stay until it goes.
-    registry.push("two:1", &TestImage::of(&[Layer::file("a", "new")])).await;
+    registry.push_image("two:1", &TestImage::of(&[Layer::file("a", "new")]));
     place.pull(&two.id).await.unwrap();
     assert_eq!(place.layers(), 3);
     place
@@ -252,7 +256,7 @@ async fn shared_layers_are_stored_once_and_stay_while_needed() {
 #[tokio::test]
 async fn a_removed_or_replaced_image_is_noticed_in_the_transaction() {
     let (registry, place) = lab().await;
-    let reference = registry.push("app:1", &TestImage::of(&[Layer::file("a", "1")])).await;
+    let reference = registry.push_image("app:1", &TestImage::of(&[Layer::file("a", "1")]));
     let row = place.pull(&reference).await.unwrap();
     let present = |row: std::sync::Arc<Image>| async {
         let check = place
@@ -261,7 +265,7 @@ async fn a_removed_or_replaced_image_is_noticed_in_the_transaction() {
         check.await.unwrap()
     };
     assert!(present(row.clone()).await);
-    registry.push("app:1", &TestImage::of(&[Layer::file("a", "2")])).await;
+    registry.push_image("app:1", &TestImage::of(&[Layer::file("a", "2")]));
     let newer = place.pull(&reference).await.unwrap();
     assert!(!present(row).await && present(newer.clone()).await);
     place
@@ -275,26 +279,22 @@ async fn a_removed_or_replaced_image_is_noticed_in_the_transaction() {
 /// Pushes an image with two good layers around `bad`, and checks that its pull fails with the reason and leaves nothing.
 async fn refused(bad: Layer, bend: impl FnOnce(&Registry, &mut TestImage), reason: &str) {
     let (registry, place) = lab().await;
-    let good = registry
-        .push("good:1", &TestImage::of(&[Layer::file("good", "good")]))
-        .await;
+    let good = registry.push_image("good:1", &TestImage::of(&[Layer::file("good", "good")]));
     place.pull(&good).await.unwrap();
     let before = place.inventory();
     let layers = [Layer::file("first", "1"), bad, Layer::file("last", "2")];
     let mut image = TestImage::of(&layers);
     for blob in image.blobs() {
-        registry.push_blob("bad", blob).await;
+        registry.blob("bad", &blob);
     }
     bend(&registry, &mut image);
-    registry
-        .push(
-            "bad:1",
-            &TestImage {
-                layers: vec![],
-                ..image
-            },
-        )
-        .await;
+    registry.push_image(
+        "bad:1",
+        &TestImage {
+            layers: vec![],
+            ..image
+        },
+    );
     let error = place.pull(&registry.name("bad:1")).await.unwrap_err();
     assert!(matches!(error, ImageError::BadLayer { .. }), "{error}");
     assert!(error.to_string().contains(reason), "{error}");
@@ -359,7 +359,7 @@ async fn special_files_are_not_a_reason_to_refuse() {
     let (registry, place) = lab().await;
     let layer = Layer::gzip(raw_archive("var/fifo", tar::EntryType::Fifo));
     let row = place
-        .pull(&registry.push("fifo:1", &TestImage::of(&[layer])).await)
+        .pull(&registry.push_image("fifo:1", &TestImage::of(&[layer])))
         .await
         .unwrap();
     let fifo = std::fs::symlink_metadata(place.lower_dirs(&row)[0].join("var/fifo")).unwrap();
@@ -370,13 +370,13 @@ async fn special_files_are_not_a_reason_to_refuse() {
 async fn images_without_layers_and_with_repeated_ones() {
     let (registry, place) = lab().await;
     let empty = place
-        .pull(&registry.push("empty:1", &TestImage::of(&[])).await)
+        .pull(&registry.push_image("empty:1", &TestImage::of(&[])))
         .await
         .unwrap();
     assert!(empty.layers.is_empty());
     let (a, b) = (Layer::file("a", "a"), Layer::file("b", "b"));
     let image = TestImage::of(&[a.clone(), b.clone(), a.clone()]);
-    let row = place.pull(&registry.push("repeated:1", &image).await).await.unwrap();
+    let row = place.pull(&registry.push_image("repeated:1", &image)).await.unwrap();
     assert_eq!(row.layers.len(), 3);
     assert_eq!(registry.requests(&format!("/v2/repeated/blobs/{}", a.digest())), 1);
     let dirs = place.lower_dirs(&row);
@@ -393,7 +393,7 @@ async fn what_an_opaque_root_hides_is_not_stacked() {
         Layer::file("top", ""),
     ];
     let row = place
-        .pull(&registry.push("opaque:1", &TestImage::of(&layers)).await)
+        .pull(&registry.push_image("opaque:1", &TestImage::of(&layers)))
         .await
         .unwrap();
     let diff_ids: Vec<&String> = row.layers.iter().map(|l| &l.diff_id).collect();
@@ -406,12 +406,8 @@ async fn whoever_asks_at_once_shares_one_download() {
     let (registry, place) = lab().await;
     let base = Layer::file("base", &"x".repeat(100_000));
     let images: Vec<String> = [
-        registry
-            .push("app:1", &TestImage::of(&[base.clone(), Layer::file("a", "1")]))
-            .await,
-        registry
-            .push("app:2", &TestImage::of(&[base.clone(), Layer::file("a", "2")]))
-            .await,
+        registry.push_image("app:1", &TestImage::of(&[base.clone(), Layer::file("a", "1")])),
+        registry.push_image("app:2", &TestImage::of(&[base.clone(), Layer::file("a", "2")])),
     ]
     .into();
     let pulls = (0..20).map(|n| place.pull(&images[n % 2]));
@@ -419,7 +415,10 @@ async fn whoever_asks_at_once_shares_one_download() {
         result.unwrap();
     }
     // The log may be written after the answer.
-    eventually("the access log", || registry.requests("/v2/app/manifests/2") > 0).await;
+    wait_for_async("the access log", SOON, || {
+        when(registry.requests("/v2/app/manifests/2"), |n| *n > 0)
+    })
+    .await;
     assert_eq!(registry.requests("/v2/app/manifests/1"), 1);
     assert_eq!(registry.requests("/v2/app/manifests/2"), 1);
     assert_eq!(
@@ -431,7 +430,10 @@ async fn whoever_asks_at_once_shares_one_download() {
 
     // A pull asks the registry again, but nothing that is here is downloaded; `ensure` does not even ask.
     place.pull(&images[0]).await.unwrap();
-    eventually("the second pull", || registry.requests("/v2/app/manifests/1") == 2).await;
+    wait_for_async("the second pull", SOON, || {
+        when(registry.requests("/v2/app/manifests/1"), |n| *n == 2)
+    })
+    .await;
     assert_eq!(registry.requests(&format!("/v2/app/blobs/{}", base.digest())), 1);
     let reference = ImageRef::parse(&images[0]).unwrap();
     place.images.ensure(&reference, &Platform::host()).await.unwrap();
@@ -449,7 +451,7 @@ async fn a_registry_without_the_image_or_without_life() {
         text.starts_with("manifest fetch failed: 404: {\"errors\":[{\"code\":\"MANIFEST_UNKNOWN\""),
         "{text}"
     );
-    let reference = registry.push("app:1", &TestImage::of(&[Layer::file("a", "1")])).await;
+    let reference = registry.push_image("app:1", &TestImage::of(&[Layer::file("a", "1")]));
     let row = place.pull(&reference).await.unwrap();
     drop(registry);
     let error = place.pull(&reference).await.unwrap_err();
@@ -461,7 +463,7 @@ async fn a_registry_without_the_image_or_without_life() {
 #[tokio::test]
 async fn a_start_clears_what_an_end_left() {
     let (registry, place) = lab().await;
-    let reference = registry.push("app:1", &TestImage::of(&[Layer::file("a", "1")])).await;
+    let reference = registry.push_image("app:1", &TestImage::of(&[Layer::file("a", "1")]));
     let row = place.pull(&reference).await.unwrap();
     put(&place, container(&row, "c1")).await;
     let good = place.inventory();

@@ -2,15 +2,19 @@
 //!
 //! One test in a program of its own, because it sets `SSL_CERT_FILE` for the whole process.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
-mod image_support;
+mod support;
 
 use condenser::image::ImageError;
-use image_support::Place;
-use image_support::authority::authority;
-use image_support::content::{Layer, TestImage};
-use image_support::peer::{Fault, Peer};
+use support::authority::authority;
+use support::images::Place;
+use support::images::content::{Layer, TestImage};
+use support::images::peer::{Fault, Peer};
 
 #[test]
 fn only_who_the_system_trusts_is_spoken_to() {
@@ -68,7 +72,7 @@ fn only_who_the_system_trusts_is_spoken_to() {
         let parsed = condenser::image::ImageRef::parse(&reference).unwrap();
         place.images.remove(&parsed).await.unwrap();
         // In plain HTTP only what is named in the settings is spoken to.
-        refused(&plain.offer("1", &image), "").await;
+        refused(&plain.offer("1", &image), "to insecure_registries in the configuration").await;
         assert!(plain.with(|b| b.requests.is_empty()));
     });
 }

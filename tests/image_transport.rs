@@ -1,18 +1,22 @@
 //! Pulling from a registry that misbehaves: tokens, broken connections, wrong documents.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
-mod image_support;
+mod support;
 
 use std::sync::Arc;
 
 use condenser::image::{ImageError, ImageRef, Platform, Progress};
 use serde_json::json;
+use support::images::Place;
+use support::images::content::{INDEX, Layer, MANIFEST, TestImage, archive, digest, index};
+use support::images::peer::{Fault, Peer};
+use support::{SOON, wait_for_async, when};
 use tokio::sync::Notify;
-
-use image_support::content::{INDEX, Layer, MANIFEST, TestImage, archive, digest, index};
-use image_support::peer::{Fault, Peer};
-use image_support::{Place, eventually};
 
 const CHALLENGE: &str = r#"Bearer realm="http://{host}/token",service="peer""#;
 
@@ -316,10 +320,12 @@ async fn a_sweep_spares_what_a_running_pull_has_brought() {
         let (images, parsed, host) = (place.images.clone(), parsed.clone(), host.clone());
         async move { images.pull(&parsed, &host).await }
     });
-    eventually("the first layer", || place.layers() == 1).await;
-    eventually("progress", || {
+    wait_for_async("the first layer", SOON, || when(place.layers(), |n| *n == 1)).await;
+    wait_for_async("progress", SOON, || {
         let progress = place.images.progress(&parsed, &host).map(|p| *p.borrow());
-        progress.is_some_and(|p| (p.ready_layers, p.total_layers) == (1, 2))
+        when(progress, |p| {
+            p.is_some_and(|p| (p.ready_layers, p.total_layers) == (1, 2))
+        })
     })
     .await;
     place.images.sweep().await.unwrap();
@@ -330,7 +336,7 @@ async fn a_sweep_spares_what_a_running_pull_has_brought() {
     running.abort();
     assert!(running.await.unwrap_err().is_cancelled());
     gate.notify_one();
-    eventually("the pull ends", || place.images.get(&parsed).is_ok()).await;
+    wait_for_async("the end of the pull", SOON, || place.images.get(&parsed)).await;
     assert_eq!(place.layers(), 2);
     let total_bytes = layers.iter().map(|l| l.blob.len() as u64).sum();
     let expected = Progress {
@@ -340,7 +346,10 @@ async fn a_sweep_spares_what_a_running_pull_has_brought() {
         ready_layers: 2,
     };
     assert_eq!(*progress.borrow(), expected);
-    eventually("the pull is gone", || place.images.progress(&parsed, &host).is_none()).await;
+    wait_for_async("a pull that is gone", SOON, || {
+        when(place.images.progress(&parsed, &host), Option::is_none)
+    })
+    .await;
 }
 
 /// What registries keep beside images: an index within an index leads on, everything else is said to be what it is.

@@ -1,5 +1,6 @@
 //! The takeover of an installation of the original, as far as it needs no machine: interrupted, repeated, refused.
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "a failed expectation is a failed test"
@@ -165,7 +166,7 @@ async fn a_database_of_ours_is_not_mixed_with_an_installation_that_comes_later()
         gateway: [10, 166, 0, 254].into(),
         created_at: jiff::Timestamp::now(),
     };
-    let put = store.transact(move |t| t.put(network).map_err(|e| StoreError::Commit(e.to_string())));
+    let put = store.transact(move |t| t.put(network).map_err(|e| StoreError::Commit(e.into())));
     put.await.unwrap();
     drop(store);
     let (store, outcome) = original.import().await;

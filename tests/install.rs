@@ -1,6 +1,7 @@
 //! `scripts/install.sh` into a directory, and the files that it installs. What it does to a machine that runs is in
 //! `tests/e2e/install.rs`.
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "a failed expectation is a failed test"

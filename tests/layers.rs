@@ -1,7 +1,11 @@
 //! The walls of the house hold: rooms use only rooms below them, and nothing in a room goes in a circle.
 //!
-//! The test reads the `use` lines and the paths of `src/` as text, resolves what a module re-exports to the file that has
-//! it, and draws an arrow from file to file. Tests inside the files are left out: they may look anywhere.
+//! The test reads the `use` lines and the paths of `src/` as text, resolves what a module re-exports, also with a `*`, to
+//! the file that has it, and draws an arrow from file to file. Tests inside the files are left out: they may look anywhere.
+//!
+//! What it cannot see: methods. A file that calls one which another file has in an `impl` block draws no arrow.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -27,6 +31,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("net", &["observe", "ops", "store", "model", "base"]),
     ("image", &["observe", "ops", "store", "model", "base"]),
     ("observe", &["runtime", "ops", "store", "model", "base"]),
+    ("hook_agent", &["runtime", "base"]),
     ("runtime", &["model", "base"]),
     ("ops", &["store", "model", "base"]),
     ("store", &["model", "base"]),
@@ -44,6 +49,10 @@ struct File {
     names: BTreeSet<String>,
     /// What it re-exports: the name -> the full path.
     exports: BTreeMap<String, String>,
+    /// The modules of which it re-exports everything.
+    globs: BTreeSet<String>,
+    /// Names that it declares, at whatever depth.
+    declares: BTreeSet<String>,
 }
 
 struct House(BTreeMap<Module, File>);
@@ -78,12 +87,26 @@ impl House {
             }
             let rest = path[module.len()..].trim_start_matches("::");
             let item = rest.split("::").next().unwrap_or_default();
-            match self.0.get(module).and_then(|file| file.exports.get(item)) {
-                Some(target) if *target != path => path = target.clone(),
+            let Some(file) = self.0.get(module) else {
+                return module.to_owned();
+            };
+            let by_name = file.exports.get(item).cloned();
+            let by_glob = || {
+                let from = file.globs.iter().find(|from| self.has(from, item))?;
+                Some(format!("{from}::{item}"))
+            };
+            match by_name.or_else(by_glob) {
+                Some(target) if target != path => path = target,
                 _ => return module.to_owned(),
             }
         }
         panic!("re-exports of {path} go in a circle");
+    }
+
+    /// Whether a module declares that name or re-exports it.
+    fn has(&self, module: &str, item: &str) -> bool {
+        let file = self.0.get(module);
+        file.is_some_and(|file| file.declares.contains(item) || file.exports.contains_key(item))
     }
 
     /// From each file to the files that it uses.
@@ -100,27 +123,53 @@ impl File {
     fn parse(module: &str, text: &str) -> Self {
         let mut file = Self::default();
         let code = without_comments(without_tests(text));
+        file.declares = declarations(&code);
         for (is_public, body) in use_statements(&code) {
             for path in flatten(body) {
                 let (path, alias) = path.split_once(" as ").unwrap_or((&path, ""));
                 let Some(full) = absolute(module, path) else { continue };
                 let leaf = full.rsplit("::").next().unwrap_or_default();
                 let name = if alias.is_empty() { leaf } else { alias };
-                if is_public {
+                if is_public && path.ends_with("::*") {
+                    file.globs.insert(full.clone());
+                } else if is_public {
                     file.exports.insert(name.to_owned(), full.clone());
                 }
                 file.names.insert(full);
             }
         }
-        for (at, _) in code.match_indices("crate::") {
-            let path: String = code[at..]
-                .chars()
-                .take_while(|c| c.is_alphanumeric() || matches!(c, '_' | ':'))
-                .collect();
-            file.names.extend(absolute(module, path.trim_end_matches(':')));
-        }
+        file.names
+            .extend(inline_paths(&code).filter_map(|path| absolute(module, path)));
         file
     }
+}
+
+/// Paths from the crate or a parent on, wherever they stand.
+fn inline_paths(code: &str) -> impl Iterator<Item = &str> {
+    let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | ':');
+    let starts = ["crate::", "super::"].map(|start| code.match_indices(start));
+    let whole = starts
+        .into_iter()
+        .flatten()
+        .filter(move |(at, _)| !code[..*at].ends_with(is_part));
+    whole.map(move |(at, _)| {
+        let path = &code[at..];
+        let end = path.find(|c| !is_part(c)).unwrap_or(path.len());
+        path[..end].trim_end_matches(':')
+    })
+}
+
+/// What stands behind `fn`, `struct` and the like.
+fn declarations(code: &str) -> BTreeSet<String> {
+    const KEYWORDS: [&str; 9] = [
+        "fn", "struct", "enum", "union", "trait", "type", "const", "static", "mod",
+    ];
+    let words: Vec<&str> = code
+        .split(|c: char| !c.is_alphanumeric() && c != '_')
+        .filter(|w| !w.is_empty())
+        .collect();
+    let pairs = words.windows(2).filter(|pair| KEYWORDS.contains(&pair[0]));
+    pairs.map(|pair| pair[1].to_owned()).collect()
 }
 
 fn rust_files(directory: &Path) -> Vec<PathBuf> {
@@ -145,11 +194,13 @@ fn is_test_file(name: &str) -> bool {
 
 /// By the habit of this tree tests are the last thing in a file.
 fn without_tests(text: &str) -> &str {
-    let end = text
-        .match_indices("#[cfg(test)]")
-        .map(|(at, mark)| (at, text[at + mark.len()..].trim_start()));
-    let mut ends = end.filter(|(_, next)| next.starts_with("mod ") && !next.lines().next().unwrap().ends_with(';'));
-    ends.next().map_or(text, |(at, _)| &text[..at])
+    let is_module = |next: &str| {
+        let line = next.lines().next().unwrap_or_default();
+        line.ends_with('{') && line.split_whitespace().any(|word| word == "mod")
+    };
+    let marks = text.match_indices("#[cfg(test)]");
+    let mut modules = marks.filter(|(at, mark)| is_module(text[at + mark.len()..].trim_start()));
+    modules.next().map_or(text, |(at, _)| &text[..at])
 }
 
 fn without_comments(text: &str) -> String {
@@ -163,7 +214,11 @@ fn use_statements(code: &str) -> impl Iterator<Item = (bool, &str)> {
     starts.filter_map(|at| {
         let line = code[at..].trim_start_matches([' ', '\t']);
         let is_public = line.starts_with("pub");
-        let rest = if is_public { line.split_once(' ')?.1 } else { line };
+        let rest = match line.strip_prefix("pub(in ") {
+            Some(rest) => rest.split_once(") ")?.1,
+            None if is_public => line.split_once(' ')?.1,
+            None => line,
+        };
         Some((is_public, rest.strip_prefix("use ")?.split(';').next()?))
     })
 }
@@ -301,20 +356,25 @@ fn nothing_goes_in_a_circle() {
     assert!(circles.is_empty(), "these arrows make circles:\n{}", circles.join("\n"));
 }
 
+fn arrows_of(files: &[(&str, &str)]) -> BTreeSet<(Module, Module)> {
+    let files = files
+        .iter()
+        .map(|(module, text)| (module.to_string(), File::parse(module, text)));
+    House(files.collect()).arrows()
+}
+
 #[test]
 fn an_arrow_that_goes_up_or_in_a_circle_is_found() {
-    let files = [
+    let arrows = arrows_of(&[
         ("net", "pub use firewall::Firewall;\nmod firewall;"),
         ("net::firewall", "use crate::workload::pod::{self, Status};"),
         ("workload", ""),
         ("workload::pod", "use super::bottle::Bottle;\nuse crate::net::Firewall;"),
         (
             "workload::bottle",
-            "fn f() { crate::workload::pod::start() }\n#[cfg(test)]\nmod tests { use crate::api::X; }",
+            "fn f() { crate::workload::pod::start() }\n#[cfg(test)]\npub(super) mod tests {\n    use crate::api::X;\n}",
         ),
-    ];
-    let files = files.map(|(module, text)| (module.to_owned(), File::parse(module, text)));
-    let arrows = House(files.into_iter().collect()).arrows();
+    ]);
     assert_eq!(upward(&arrows), ["net::firewall -> workload::pod"]);
     let inside: Vec<_> = circles(&arrows)
         .into_iter()
@@ -324,4 +384,33 @@ fn an_arrow_that_goes_up_or_in_a_circle_is_found() {
         inside,
         ["workload::bottle -> workload::pod", "workload::pod -> workload::bottle"]
     );
+}
+
+#[test]
+fn an_arrow_is_found_however_it_is_written() {
+    let back = ("net::b", "pub struct B;\nuse super::a;");
+    for (parent, text) in [
+        ("", "use super::b::B;"),
+        ("", "fn f() {\n    use super::b::B;\n}"),
+        ("", "fn f() { super::b::f(); }"),
+        ("", "fn f(b: &super::b::B) {}"),
+        ("", "pub(in crate::net) use super::b::B;"),
+        ("pub use b::B;", "use super::{\n    B,\n};"),
+        ("pub use b::B as Renamed;", "fn f() { super::Renamed; }"),
+        ("pub use b::*;", "use super::B;"),
+        ("pub use b::*;", "fn f(b: crate::net::B) {}"),
+    ] {
+        let found = circles(&arrows_of(&[("net", parent), ("net::a", text), back]));
+        assert_eq!(found, ["net::a -> net::b", "net::b -> net::a"], "{parent} {text}");
+    }
+    let none = [
+        "// super::b\nuse super::c;",
+        "#[cfg(test)]\nmod tests {\n    use super::super::b::B;\n}",
+    ];
+    for text in none {
+        assert!(
+            circles(&arrows_of(&[("net", ""), ("net::a", text), back])).is_empty(),
+            "{text}"
+        );
+    }
 }

@@ -1,6 +1,10 @@
 //! The listeners as clients meet them: real sockets, real TLS, curl as the client (`docs/spec/api.md` 2).
 
-#![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a test may panic, its helpers too"
+)]
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -316,6 +320,29 @@ async fn too_large_a_body_is_refused_while_it_is_sent(
     let args = [version, "-H", header, "--data-binary", &data, &url];
     let answer = daemon.curl(Some(&daemon.admin()), &args).await;
     assert_eq!(answer.code, 413, "{answer:?}");
+}
+
+/// What refuses them does not look at the body.
+#[rstest]
+#[case("POST", "/v1/nowhere", 404, "404 page not found")]
+#[case("PUT", "/v1/containers", 405, "method not allowed")]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_early_refusal_arrives_although_the_body_is_large(
+    #[values("--http1.1", "--http2")] version: &str,
+    #[values("Expect:", "Transfer-Encoding: chunked")] header: &str,
+    #[case] method: &str,
+    #[case] path: &str,
+    #[case] code: u16,
+    #[case] message: &str,
+) {
+    let daemon = Daemon::start(Role::Cli).await;
+    let body = daemon.dir.path().join("body");
+    std::fs::write(&body, vec![b' '; 5 << 20]).unwrap();
+    let (data, url) = (format!("@{}", body.display()), daemon.url(path));
+    let args = ["-X", method, version, "-H", header, "--data-binary", &data, &url];
+    let answer = daemon.curl(Some(&daemon.admin()), &args).await;
+    assert_eq!((answer.code, &*answer.error), (code, ""), "{answer:?}");
+    assert_eq!(answer.message(), message);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,17 +1,18 @@
-//! Networks on a real kernel, each test in network and mount namespaces of its own (`netlab`).
+//! Networks on a real kernel, each test in network and mount namespaces of its own (`support::net`).
 
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "a failed expectation is a failed test"
 )]
 
-mod netlab;
+mod support;
 
 use condenser::model::Network;
 use condenser::net::bridges::{BridgeFiltering, DNS_LINK, NetworkError, NetworkService, NetworkSettings};
 use condenser::store::StoreError;
-use netlab::*;
+use support::net::*;
 
 fn parameter(name: &str) -> String {
     std::fs::read_to_string(format!("/proc/sys/net/{name}"))
@@ -37,7 +38,7 @@ fn exists(name: &str) -> bool {
 
 #[test]
 fn a_start_makes_everything_that_containers_need() {
-    isolated("a_start_makes_everything_that_containers_need", |lab| {
+    isolated(|lab| {
         let network = lab.network();
         for name in [
             "ipv4/ip_forward",
@@ -77,7 +78,7 @@ fn a_start_makes_everything_that_containers_need() {
 
 #[test]
 fn a_foreign_interface_is_refused_and_left_alone() {
-    isolated("a_foreign_interface_is_refused_and_left_alone", |lab| {
+    isolated(|lab| {
         run("ip link add raind0 type veth peer name raind0-peer");
         run("ip addr add 203.0.113.1/24 dev raind0");
         let error = lab
@@ -94,7 +95,7 @@ fn a_foreign_interface_is_refused_and_left_alone() {
 
 #[test]
 fn what_others_break_is_repaired() {
-    isolated("what_others_break_is_repaired", |lab| {
+    isolated(|lab| {
         let network = lab.network();
         let guest = lab.container("aaaaaaaaaaaa", "raind0", &[]);
         lab.block_on(network.container_attached(&guest.veth)).unwrap();
@@ -124,7 +125,7 @@ fn what_others_break_is_repaired() {
 
 #[test]
 fn the_uplink_is_followed() {
-    isolated("the_uplink_is_followed", |lab| {
+    isolated(|lab| {
         run("ip route del default");
         let network = lab.network();
         assert_eq!(*network.uplink().borrow(), None, "no default route is no failure");
@@ -145,7 +146,7 @@ fn the_uplink_is_followed() {
 
 #[test]
 fn networks_come_and_go() {
-    isolated("networks_come_and_go", |lab| {
+    isolated(|lab| {
         let network = lab.network();
         let made = lab.block_on(network.create("mynet")).unwrap();
         assert_eq!(made.subnet.to_string(), "10.166.1.0/24");
@@ -183,7 +184,7 @@ fn networks_come_and_go() {
 
 #[test]
 fn a_bridge_without_a_row_goes_and_bridges_of_others_stay() {
-    isolated("a_bridge_without_a_row_goes_and_bridges_of_others_stay", |lab| {
+    isolated(|lab| {
         let network = lab.network();
         lab.block_on(network.create("mynet")).unwrap();
         run("ip link add docker0 type bridge");
@@ -201,7 +202,7 @@ fn a_bridge_without_a_row_goes_and_bridges_of_others_stay() {
 
 #[test]
 fn blocks_that_the_host_routes_are_avoided() {
-    isolated("blocks_that_the_host_routes_are_avoided", |lab| {
+    isolated(|lab| {
         run("ip route add 10.166.0.128/25 via 192.0.2.1");
         run("ip route add 10.166.2.0/23 via 192.0.2.1");
         run("ip route add 10.0.0.0/8 via 192.0.2.1");
@@ -220,7 +221,7 @@ fn blocks_that_the_host_routes_are_avoided() {
 
 #[test]
 fn host_ends_of_containers_are_listed_and_removed() {
-    isolated("host_ends_of_containers_are_listed_and_removed", |lab| {
+    isolated(|lab| {
         let network = lab.network();
         let guest = lab.container("aaaaaaaaaaaa", "raind0", &[]);
         run("ip link add rd_left type veth peer name peer");
@@ -257,7 +258,7 @@ fn without_bridge_netfilter() {
 
 #[test]
 fn ports_are_isolated_where_bridged_traffic_cannot_be_filtered() {
-    isolated("ports_are_isolated_where_bridged_traffic_cannot_be_filtered", |lab| {
+    isolated(|lab| {
         without_bridge_netfilter();
         for (allowed, reachable) in [(false, false), (true, true)] {
             let settings = NetworkSettings {

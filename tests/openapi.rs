@@ -1,5 +1,6 @@
 //! `docs/openapi.json` is what the handlers say. After a change of the API: `UPDATE=1 cargo test --test openapi`.
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "a failed expectation is a failed test"

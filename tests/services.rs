@@ -1,13 +1,14 @@
-//! Services on a real kernel with real packets, each test in namespaces of its own (`netlab`). Pods are rows of the
+//! Services on a real kernel with real packets, each test in namespaces of its own (`support::net`). Pods are rows of the
 //! store and network namespaces here; whole pods are in `tests/e2e/services.rs`.
 
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "a failed expectation is a failed test"
 )]
 
-mod netlab;
+mod support;
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -20,7 +21,7 @@ use condenser::net::enforcement::Firewall;
 use condenser::net::firewall::{FirewallSettings, Variant};
 use condenser::net::ports::HostPorts;
 use condenser::workload::balancer::{NewService, ServiceRegistry};
-use netlab::*;
+use support::net::*;
 use tokio_util::sync::CancellationToken;
 
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
@@ -77,8 +78,8 @@ fn refused_within(place: &Place, address: Ipv4Addr, port: u16) -> Duration {
 }
 
 /// Every way to a service, with a FORWARD policy of DROP as on hardened hosts.
-fn traffic(name: &str, variant: Variant, iptables: &str) {
-    isolated(name, |lab| {
+fn traffic(variant: Variant, iptables: &str) {
+    isolated(|lab| {
         let network = lab.network();
         lab.block_on(network.create("other")).unwrap();
         let web = pod(lab, "aaaaaaaaaaaa");
@@ -155,20 +156,12 @@ fn traffic(name: &str, variant: Variant, iptables: &str) {
 
 #[test]
 fn a_service_is_reached_from_everywhere_with_nft() {
-    traffic(
-        "a_service_is_reached_from_everywhere_with_nft",
-        Variant::Nft,
-        "iptables-nft",
-    );
+    traffic(Variant::Nft, "iptables-nft");
 }
 
 #[test]
 fn a_service_is_reached_from_everywhere_with_legacy() {
-    traffic(
-        "a_service_is_reached_from_everywhere_with_legacy",
-        Variant::Legacy,
-        "iptables-legacy",
-    );
+    traffic(Variant::Legacy, "iptables-legacy");
 }
 
 /// Who answers that many connections of one client, and how often.
@@ -193,46 +186,43 @@ fn answer(place: &Place, server: SocketAddrV4) -> String {
 
 #[test]
 fn connections_are_spread_over_ready_pods_and_follow_them_at_once() {
-    isolated(
-        "connections_are_spread_over_ready_pods_and_follow_them_at_once",
-        |lab| {
-            let network = lab.network();
-            let pods = ["aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc", "dddddddddddd"];
-            let _guests = pods.map(|id| pod(lab, id));
-            let firewall = lab.firewall(&network, FirewallSettings::default());
-            follow(lab, &firewall);
-            lab.block_on(registry(lab).create(shop(&[(11240, 80, Tcp)]))).unwrap();
-            wait_for("the rules", || has_rules("iptables"));
-            // 400 draws of 1 in 4: fewer than 60 for one of them is less likely than one in a million.
-            let seen = answers(&outside(), (HOST, 11240), 400);
-            assert!(seen.len() == 4 && seen.values().all(|n| *n >= 60), "{seen:?}");
+    isolated(|lab| {
+        let network = lab.network();
+        let pods = ["aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc", "dddddddddddd"];
+        let _guests = pods.map(|id| pod(lab, id));
+        let firewall = lab.firewall(&network, FirewallSettings::default());
+        follow(lab, &firewall);
+        lab.block_on(registry(lab).create(shop(&[(11240, 80, Tcp)]))).unwrap();
+        wait_for("the rules", SOON, || when(rules(), |_| has_rules("iptables")));
+        // 400 draws of 1 in 4: fewer than 60 for one of them is less likely than one in a million.
+        let seen = answers(&outside(), (HOST, 11240), 400);
+        assert!(seen.len() == 4 && seen.values().all(|n| *n >= 60), "{seen:?}");
 
-            for gone in pods {
-                lab.set_ready(gone, false);
-                wait_for("the end of an endpoint", || {
-                    let rules = rules();
-                    lab.store.snapshot().containers().get(gone).is_some_and(|c| {
-                        let address = c.attachment.as_ref().unwrap().address.to_string();
-                        !rules.contains(&format!("{address}:80")) && !rules.contains(&format!("-d {address}/32"))
-                    })
-                });
-                if gone == pods[3] {
-                    break;
-                }
-                let seen = answers(&outside(), (HOST, 11240), 40);
-                assert!(!seen.contains_key(gone), "{gone}: {seen:?}");
-            }
-            lab.set_ready(pods[1], true);
-            wait_for("a pod that is back", || {
-                rules().contains("RAIND-SVC") && rules().contains(":80")
+        for gone in pods {
+            lab.set_ready(gone, false);
+            let row = lab.store.snapshot().containers().get(gone).unwrap().clone();
+            let address = row.attachment.as_ref().unwrap().address;
+            wait_for("the end of an endpoint", SOON, || {
+                when(rules(), |rules| {
+                    !rules.contains(&format!("{address}:80")) && !rules.contains(&format!("-d {address}/32"))
+                })
             });
-            assert_eq!(answer(&outside(), SocketAddrV4::new(HOST, 11240)), pods[1]);
-        },
-    );
+            if gone == pods[3] {
+                break;
+            }
+            let seen = answers(&outside(), (HOST, 11240), 40);
+            assert!(!seen.contains_key(gone), "{gone}: {seen:?}");
+        }
+        lab.set_ready(pods[1], true);
+        wait_for("a pod that is back", SOON, || {
+            when(rules(), |rules| rules.contains("RAIND-SVC") && rules.contains(":80"))
+        });
+        assert_eq!(answer(&outside(), SocketAddrV4::new(HOST, 11240)), pods[1]);
+    });
 }
 
-fn affinity(name: &str, variant: Variant) {
-    isolated(name, |lab| {
+fn affinity(variant: Variant) {
+    isolated(|lab| {
         let network = lab.network();
         let guests = ["aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"].map(|id| pod(lab, id));
         let settings = FirewallSettings {
@@ -291,22 +281,22 @@ fn affinity(name: &str, variant: Variant) {
 
 #[test]
 fn a_client_stays_with_its_pod_with_nft() {
-    affinity("a_client_stays_with_its_pod_with_nft", Variant::Nft);
+    affinity(Variant::Nft);
 }
 
 #[test]
 fn a_client_stays_with_its_pod_with_legacy() {
-    affinity("a_client_stays_with_its_pod_with_legacy", Variant::Legacy);
+    affinity(Variant::Legacy);
 }
 
 #[test]
 fn a_udp_client_that_never_pauses_leaves_a_pod_that_is_gone() {
-    isolated("a_udp_client_that_never_pauses_leaves_a_pod_that_is_gone", |lab| {
+    isolated(|lab| {
         let network = lab.network();
         let firewall = lab.firewall(&network, FirewallSettings::default());
         follow(lab, &firewall);
         lab.block_on(registry(lab).create(shop(&[(5000, 80, Udp)]))).unwrap();
-        wait_for("the rules", || has_rules("iptables"));
+        wait_for("the rules", SOON, || when(rules(), |_| has_rules("iptables")));
         let socket = inside(&outside(), || UdpSocket::bind((OUTSIDE, 4000)).unwrap());
         let server = SocketAddrV4::new(HOST, 5000);
         let ask = |limit| ask_from(&socket, server, limit).map(|said| said.split_once(' ').unwrap().0.to_owned());
@@ -318,12 +308,16 @@ fn a_udp_client_that_never_pauses_leaves_a_pod_that_is_gone() {
             if id != pods[0] {
                 lab.set_ready(pods[0], false);
             }
-            wait_for("an answer of the pod that is there now", || {
-                ask(Duration::from_millis(200)).is_ok_and(|who| who == id)
+            wait_for("an answer of the pod that is there now", SOON, || {
+                let said = ask(Duration::from_millis(200)).map_err(|e| e.to_string())?;
+                when(said, |who| who == id)
             });
         }
         lab.set_ready(pods[1], false);
-        wait_for("silence", || ask(Duration::from_millis(150)).is_err());
+        wait_for("silence", SOON, || match ask(Duration::from_millis(150)) {
+            Ok(who) => Err(who),
+            Err(_) => Ok(()),
+        });
     });
 }
 
@@ -333,7 +327,7 @@ const COUNTED: &str = "echo \"$0 $*\" | sed 's|.*/||' >> $LOG\nexec $REAL \"$@\"
 #[test]
 fn a_hundred_services_are_one_run() {
     let programs = ["iptables-restore", "ip6tables-restore"].map(|p| (p, COUNTED));
-    isolated_with("a_hundred_services_are_one_run", &programs, |lab| {
+    isolated_with(&programs, |lab| {
         let network = lab.network();
         for n in 0..4 {
             lab.pod(&format!("pod{n}"), "shop");
@@ -357,7 +351,9 @@ fn a_hundred_services_are_one_run() {
         follow(lab, &firewall);
         let removals = made.iter().map(|service| registry.remove(&service.id));
         lab.block_on(futures_util::future::join_all(removals));
-        wait_for("the end of all chains", || !rules().contains("RAIND-SVC-"));
+        wait_for("the end of all chains", SOON, || {
+            when(rules(), |rules| !rules.contains("RAIND-SVC-"))
+        });
         let runs = lab.runs().split_off(before);
         assert!(runs.len() <= 10, "a burst is few runs: {}", runs.len());
     });

@@ -8,6 +8,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::Code;
+
 /// A success with data, as on the wire.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SuccessBody<T> {
@@ -54,6 +56,8 @@ pub struct Failure {
     pub(super) status: &'static str,
     /// What was wrong, for people.
     pub(super) message: String,
+    /// What was wrong, for programs.
+    pub(super) code: Code,
     /// On some routes the empty shape of the success data, so that clients that decode both alike find the message.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
@@ -134,7 +138,7 @@ pub(super) fn write(code: StatusCode, body: &impl Serialize) -> (StatusCode, Byt
         Ok(json) => (code, json),
         Err(error) => {
             tracing::error!(%error, "an answer cannot be written as JSON");
-            let fixed = br#"{"status":"fail","message":"internal error: the answer cannot be written as JSON"}"#;
+            let fixed = br#"{"status":"fail","message":"internal error: the answer cannot be written as JSON","code":"internal"}"#;
             (StatusCode::INTERNAL_SERVER_ERROR, fixed.to_vec())
         }
     };
@@ -155,7 +159,7 @@ pub(super) fn send((code, line): (StatusCode, Bytes)) -> Response {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::api::ApiError;
+    use crate::api::{ApiError, Code};
 
     /// Status, content type and body of a response.
     pub async fn parts(response: Response) -> (u16, String, String) {
@@ -189,18 +193,18 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn a_failure_has_data_only_when_given() {
-        let error = ApiError::not_found("container: web not found").prefixed("service failed: ");
+        let error = ApiError::new(Code::ContainerNotFound, "container: web not found").prefixed("service failed: ");
         let (code, kind, body) = parts(error.clone().into_response()).await;
         assert_eq!((code, kind.as_str()), (404, "application/json"));
         assert_eq!(
             body,
-            "{\"status\":\"fail\",\"message\":\"service failed: container: web not found\"}\n"
+            "{\"status\":\"fail\",\"message\":\"service failed: container: web not found\",\"code\":\"container_not_found\"}\n"
         );
         let error = error.with_data(serde_json::json!({"id": "web"}));
         let (_, _, body) = parts(error.into_response()).await;
         assert_eq!(
             body,
-            "{\"status\":\"fail\",\"message\":\"service failed: container: web not found\",\"data\":{\"id\":\"web\"}}\n"
+            "{\"status\":\"fail\",\"message\":\"service failed: container: web not found\",\"code\":\"container_not_found\",\"data\":{\"id\":\"web\"}}\n"
         );
     }
 

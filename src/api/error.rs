@@ -1,64 +1,57 @@
-//! Failures on the wire: a status, a sentence and sometimes data (`docs/spec/api.md` 0.1 and 3.2).
+//! Failures on the wire: a code with its status, a sentence and sometimes data (`docs/spec/api.md` 0.1 and 3.2).
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
+use super::Code;
 use super::envelope::{Failure, render};
 
 /// A failed request. Domain errors become one of these in the `api` module and nowhere else.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{message}")]
 pub struct ApiError {
-    /// HTTP status, one of those of `docs/spec/api.md` 0.1.
-    pub status: StatusCode,
+    /// The cause, for programs; the status goes with it.
+    pub code: Code,
     /// What was wrong and, where there is one, the way out. Clients print it.
     pub message: String,
     /// Only what the table in `docs/spec/api.md` 3.2 allows for the route: clients decode failures like successes.
     pub data: Option<serde_json::Value>,
 }
 
+/// An error that can be the answer to a request.
+pub trait Coded: std::error::Error {
+    /// The cause, for programs.
+    fn code(&self) -> Code;
+
+    /// What the contract puts in front of the sentence.
+    fn prefix(&self) -> &'static str {
+        ""
+    }
+}
+
+impl<E: Coded> From<E> for ApiError {
+    fn from(error: E) -> Self {
+        Self::new(error.code(), format!("{}{error}", error.prefix()))
+    }
+}
+
 /// The sentence of a failure, as an extension of its response, for those who record requests.
 #[derive(Debug, Clone)]
 pub struct Reason(pub String);
 
-macro_rules! constructors {
-    ($($(#[$doc:meta])* $name:ident = $status:ident),* $(,)?) => { $(
-        $(#[$doc])*
-        pub fn $name(message: impl Into<String>) -> Self {
-            Self::new(StatusCode::$status, message)
-        }
-    )* };
-}
-
 impl ApiError {
-    /// A failure with any status.
-    pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
+    /// A failure for that cause.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self {
-            status,
+            code,
             message: message.into(),
             data: None,
         }
     }
 
-    constructors! {
-        /// 400: malformed or invalid input.
-        bad_request = BAD_REQUEST,
-        /// 401: no client certificate.
-        unauthorized = UNAUTHORIZED,
-        /// 403: wrong identity.
-        forbidden = FORBIDDEN,
-        /// 404: the named object does not exist.
-        not_found = NOT_FOUND,
-        /// 405: the path exists, but not with this method.
-        method_not_allowed = METHOD_NOT_ALLOWED,
-        /// 409: taken, in the wrong state, in use, or managed by something else.
-        conflict = CONFLICT,
-        /// 413: body larger than the route takes.
-        too_large = PAYLOAD_TOO_LARGE,
-        /// 500: the system, the runtime or the store failed.
-        internal = INTERNAL_SERVER_ERROR,
-        /// 502: the registry failed or refused.
-        bad_gateway = BAD_GATEWAY,
+    /// HTTP status, one of those of `docs/spec/api.md` 0.1.
+    pub fn status(&self) -> StatusCode {
+        self.code.status()
     }
 
     /// The same with `data`.
@@ -80,9 +73,10 @@ impl IntoResponse for ApiError {
         let body = Failure {
             status: "fail",
             message: self.message,
+            code: self.code,
             data: self.data,
         };
-        let mut response = render(self.status, &body);
+        let mut response = render(self.code.status(), &body);
         response.extensions_mut().insert(reason);
         response
     }

@@ -11,7 +11,8 @@ use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{ApiError, json_fields};
+use super::error::Coded;
+use super::{ApiError, Code, json_fields};
 
 /// Largest JSON or YAML body, hook state and signing request, in bytes.
 pub const BODY_LIMIT: usize = 1 << 20;
@@ -59,13 +60,13 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for PathPar
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let invalid = |why: String| ApiError::bad_request(format!("invalid path: {why}"));
+        let invalid = |why: String| ApiError::new(Code::InvalidPath, format!("invalid path: {why}"));
         let raw = RawPathParams::from_request_parts(parts, state)
             .await
             .map_err(|e| invalid(e.body_text()))?;
         if let Some((name, _)) = raw.iter().find(|(_, value)| value.is_empty()) {
             let route = parts.extensions.get::<MatchedPath>().map_or("", |path| path.as_str());
-            return Err(ApiError::bad_request(missing(route, name)));
+            return Err(ApiError::new(Code::InvalidPath, missing(route, name)));
         }
         match Path::from_request_parts(parts, state).await {
             Ok(Path(value)) => Ok(Self(value)),
@@ -80,7 +81,10 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for QueryParams<T>
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         match Query::from_request_parts(parts, state).await {
             Ok(Query(value)) => Ok(Self(value)),
-            Err(e) => Err(ApiError::bad_request(format!("invalid query: {}", e.body_text()))),
+            Err(e) => {
+                let message = format!("invalid query: {}", e.body_text());
+                Err(ApiError::new(Code::InvalidQuery, message))
+            }
         }
     }
 }
@@ -108,7 +112,26 @@ pub enum BodyError {
     },
     /// The connection broke, or the client broke the rules of HTTP.
     #[error("the request body ended early: {0}")]
-    Broken(String),
+    Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl Coded for BodyError {
+    fn code(&self) -> Code {
+        match self {
+            Self::TooLarge { .. } => Code::BodyTooLarge,
+            Self::Broken(_) => Code::InvalidBody,
+        }
+    }
+}
+
+impl BodyError {
+    /// The answer, with `prefix` in front when the body is broken; of one that is too large it would say nothing.
+    pub fn refusal(self, prefix: &str) -> ApiError {
+        match self {
+            Self::TooLarge { .. } => self.into(),
+            Self::Broken(_) => ApiError::from(self).prefixed(prefix),
+        }
+    }
 }
 
 /// The whole body of a request, if it is not longer than `limit` bytes.
@@ -122,7 +145,7 @@ async fn read_body_within(request: Request, limit: usize, time: Duration) -> Res
     }
     tokio::time::timeout(time, collect(request.into_body(), limit))
         .await
-        .unwrap_or_else(|_| Err(BodyError::Broken(format!("it took longer than {time:?}"))))
+        .unwrap_or_else(|_| Err(BodyError::Broken(format!("it took longer than {time:?}").into())))
 }
 
 /// Reads a body to its end. What is over the limit is thrown away, but read: most clients look for the answer only when
@@ -131,7 +154,7 @@ async fn collect(mut body: Body, limit: usize) -> Result<Bytes, BodyError> {
     let mut kept = BytesMut::new();
     let mut length = 0;
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|e| BodyError::Broken(e.to_string()))?;
+        let frame = frame.map_err(|e| BodyError::Broken(e.into()))?;
         let data = frame.into_data().unwrap_or_default();
         length += data.len();
         if length <= limit {
@@ -155,22 +178,21 @@ fn waits_for_consent(headers: &HeaderMap, limit: usize) -> bool {
 }
 
 async fn read_json_body(request: Request) -> Result<Bytes, ApiError> {
-    read_body(request, BODY_LIMIT).await.map_err(|e| match e {
-        BodyError::TooLarge { .. } => ApiError::too_large(e.to_string()),
-        BodyError::Broken(_) => ApiError::bad_request(format!("invalid json: {e}")),
-    })
+    let body = read_body(request, BODY_LIMIT).await;
+    body.map_err(|error| error.refusal("invalid json: "))
 }
 
 /// One JSON object, by the rules of [`StrictJson`].
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     if body.trim_ascii().is_empty() {
-        return Err(ApiError::bad_request("invalid json: EOF"));
+        return Err(ApiError::new(Code::InvalidBody, "invalid json: EOF"));
     }
-    let invalid = |e: String| ApiError::bad_request(format!("invalid json: {e}"));
-    let value = without_nulls(serde_json::from_slice(body).map_err(|e| invalid(e.to_string()))?);
+    let invalid = |e: String| ApiError::new(Code::InvalidBody, format!("invalid json: {e}"));
+    let json_fields::Distinct(value) = serde_json::from_slice(body).map_err(|e| invalid(e.to_string()))?;
+    let value = without_nulls(value);
     // A struct could also be read from a list of its fields.
     if !value.is_object() {
-        return Err(ApiError::bad_request("invalid json: not an object"));
+        return Err(ApiError::new(Code::InvalidBody, "invalid json: not an object"));
     }
     json_fields::refuse_nul(&value).map_err(invalid)?;
     json_fields::read(value).map_err(invalid)
@@ -244,6 +266,11 @@ mod tests {
     #[case("{} {}", "invalid json: trailing characters")]
     #[case("{}x", "invalid json: trailing characters")]
     #[case("[]", "invalid json: not an object")]
+    #[case(
+        "{\"image\":\"a\",\"image\":\"b\"}",
+        "invalid json: \"image\" is there twice at line 1 column "
+    )]
+    #[case("{\"inner\":{\"n\":1,\"n\":null}}", "invalid json: \"n\" is there twice")]
     #[case("{\"nope\":1}", "invalid json: unknown field `nope`")]
     #[case("{\"Image\":\"x\"}", "invalid json: unknown field `Image`")]
     #[case("{\"inner\":{\"m\":1}}", "invalid json: inner: unknown field `m`, expected `n`")]
@@ -269,7 +296,7 @@ mod tests {
     #[tokio::test]
     async fn anything_else_is_refused(#[case] body: &str, #[case] message: &str) {
         let error = strict(body).await.unwrap_err();
-        assert_eq!(error.status, 400);
+        assert_eq!(error.status(), 400);
         assert!(error.message.starts_with(message), "{}", error.message);
     }
 
@@ -288,25 +315,25 @@ mod tests {
         let error = OptionalJson::<Sample>::from_request(request("{"), &())
             .await
             .unwrap_err();
-        assert_eq!(error.status, 400);
+        assert_eq!(error.status(), 400);
     }
 
     #[tokio::test]
     async fn one_mebibyte_is_the_limit() {
         let blank = |n: usize| format!("{{}}{}", " ".repeat(n - 2));
         strict(&blank(BODY_LIMIT)).await.unwrap();
-        assert_eq!(strict(&blank(BODY_LIMIT + 1)).await.unwrap_err().status, 413);
+        assert_eq!(strict(&blank(BODY_LIMIT + 1)).await.unwrap_err().status(), 413);
         let streamed = Body::from_stream(futures_util::stream::repeat_with(|| {
             Ok::<_, std::io::Error>(Bytes::from_static(&[b' '; 4096]))
         }));
         let endless = StrictJson::<Sample>::from_request(request(streamed), &()).await;
-        assert_eq!(endless.unwrap_err().status, 413);
+        assert_eq!(endless.unwrap_err().status(), 413);
         let announced = Request::builder()
             .header("content-length", "99999999")
             .header("expect", "100-continue")
             .body(Body::empty());
         let early = StrictJson::<Sample>::from_request(announced.unwrap(), &()).await;
-        assert_eq!(early.unwrap_err().status, 413);
+        assert_eq!(early.unwrap_err().status(), 413);
     }
 
     #[tokio::test]

@@ -25,25 +25,25 @@ const WINDOW: Duration = Duration::from_secs(60);
 pub struct Handshakes(Mutex<HashMap<IpAddr, usize>>);
 
 /// One unfinished handshake.
-pub struct Place<'a> {
+pub struct OpenHandshake<'a> {
     all: &'a Handshakes,
     address: IpAddr,
 }
 
 impl Handshakes {
     /// `None` when the address has too many already. The host itself is trusted with any number.
-    pub fn enter(&self, address: IpAddr) -> Option<Place<'_>> {
+    pub fn enter(&self, address: IpAddr) -> Option<OpenHandshake<'_>> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(address).or_default();
         if *count >= PER_ADDRESS && !address.is_loopback() {
             return None;
         }
         *count += 1;
-        Some(Place { all: self, address })
+        Some(OpenHandshake { all: self, address })
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for OpenHandshake<'_> {
     fn drop(&mut self) {
         let mut counts = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&self.address) {

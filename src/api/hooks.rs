@@ -5,9 +5,9 @@ use axum::http::HeaderMap;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{BODY_LIMIT, BodyError, read_body};
+use super::extract::{BODY_LIMIT, read_body};
 use super::identity::Caller;
-use super::{ApiError, AuditEntry, Done, Failure, Success, done};
+use super::{ApiError, AuditEntry, Code, Done, Failure, Success, done};
 use crate::base::pki::SpiffeId;
 use crate::runtime::hook::{EVENT_HEADER, HookEvent, HookState};
 use crate::workload::container::{ContainerError, ContainerService};
@@ -39,24 +39,23 @@ async fn report(
         .get(EVENT_HEADER)
         .map(|v| v.to_str().unwrap_or_default())
         .filter(|v| !v.is_empty());
-    let event = event.ok_or_else(|| ApiError::bad_request("invalid request"))?;
-    let body = read_body(request, BODY_LIMIT).await.map_err(|e| match e {
-        BodyError::TooLarge { .. } => ApiError::too_large(format!("read hook body failed: {e}")),
-        BodyError::Broken(_) => ApiError::bad_request(format!("read hook body failed: {e}")),
-    })?;
+    let event = event.ok_or_else(|| ApiError::new(Code::UnknownEvent, "invalid request"))?;
+    let body = read_body(request, BODY_LIMIT).await;
+    let body = body.map_err(|e| ApiError::from(e).prefixed("read hook body failed: "))?;
     let state: HookState =
-        serde_json::from_slice(&body).map_err(|e| ApiError::bad_request(format!("invalid json: {e}")))?;
+        serde_json::from_slice(&body).map_err(|e| ApiError::new(Code::InvalidBody, format!("invalid json: {e}")))?;
     entry.target(|target| target.container_id = state.id.clone());
     check_reporter(&containers, &caller, &state.id)
-        .map_err(|reason| ApiError::forbidden(format!("validate failed: {reason}")))?;
+        .map_err(|reason| ApiError::new(Code::ReporterDenied, format!("validate failed: {reason}")))?;
 
     let failed = |e: ApiError| e.prefixed("service hook failed: ");
     let event: HookEvent = event
         .parse()
-        .map_err(|()| failed(ApiError::bad_request(format!("csm unknown eventType: {event}"))))?;
+        .map_err(|()| ApiError::new(Code::UnknownEvent, format!("csm unknown eventType: {event}")))
+        .map_err(failed)?;
     if !STATES.contains(&state.status.as_str()) {
         let sentence = format!("unknown status {:?}; it is one of {}", state.status, STATES.join(", "));
-        return Err(failed(ApiError::bad_request(sentence)));
+        return Err(failed(ApiError::new(Code::InvalidBody, sentence)));
     }
     containers.hook(event, state).await.map_err(|e| failed(e.into()))?;
     Ok(done("hook applied"))

@@ -9,7 +9,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
-use super::ApiError;
+use super::{ApiError, Code};
 use crate::base::pki::spiffe::uri_names;
 use crate::base::pki::{SpiffeError, SpiffeId};
 
@@ -83,9 +83,9 @@ impl Role {
 pub async fn require(State(role): State<Role>, request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<Arc<PeerIdentity>>();
     let refusal = match peer.and_then(|peer| peer.certificate.as_ref()) {
-        None => ApiError::unauthorized("client certificate required"),
+        None => ApiError::new(Code::CertificateRequired, "client certificate required"),
         Some(PeerCertificate { spiffe: Ok(id), .. }) if role.admits(id) => return next.run(request).await,
-        Some(_) => ApiError::forbidden("forbidden"),
+        Some(_) => ApiError::new(Code::RoleDenied, "forbidden"),
     };
     refusal.into_response()
 }
@@ -101,7 +101,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
         let peer = parts.extensions.get::<Arc<PeerIdentity>>();
         match peer.and_then(|peer| peer.certificate.as_ref()) {
             Some(PeerCertificate { spiffe: Ok(id), .. }) => Ok(Self(id.clone())),
-            _ => Err(ApiError::forbidden("forbidden")),
+            _ => Err(ApiError::new(Code::RoleDenied, "forbidden")),
         }
     }
 }

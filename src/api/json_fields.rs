@@ -1,7 +1,10 @@
 //! Reading typed values from JSON so that an error names the field and what it takes.
 
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
 
 /// What a type is called where users read it, by the words of serde and of its derived code.
 const KINDS: [(&str, &str); 12] = [
@@ -18,6 +21,74 @@ const KINDS: [(&str, &str); 12] = [
     ("f32", "a number"),
     ("f64", "a number"),
 ];
+
+/// A JSON value in which every object has each name once. Two of a name are a mistake, and no two readers agree on which
+/// one counts.
+pub(super) struct Distinct(pub(super) Value);
+
+impl<'de> Deserialize<'de> for Distinct {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        d.deserialize_any(Distinctly)
+    }
+}
+
+struct Distinctly;
+
+impl<'de> Visitor<'de> for Distinctly {
+    type Value = Distinct;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Distinct, E> {
+        Ok(Distinct(Value::Null))
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Distinct, E> {
+        Ok(Distinct(value.into()))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Distinct, E> {
+        Ok(Distinct(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Distinct, E> {
+        Ok(Distinct(value.into()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Distinct, E> {
+        Ok(Distinct(value.into()))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Distinct, E> {
+        Ok(Distinct(value.into()))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Distinct, E> {
+        Ok(Distinct(value.into()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Distinct, A::Error> {
+        let mut items = Vec::new();
+        while let Some(Distinct(item)) = sequence.next_element()? {
+            items.push(item);
+        }
+        Ok(Distinct(items.into()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut mapping: A) -> Result<Distinct, A::Error> {
+        let mut members = Map::new();
+        while let Some(name) = mapping.next_key::<String>()? {
+            if members.contains_key(&name) {
+                return Err(A::Error::custom(format_args!("{name:?} is there twice")));
+            }
+            let Distinct(member) = mapping.next_value()?;
+            members.insert(name, member);
+        }
+        Ok(Distinct(members.into()))
+    }
+}
 
 /// The value of that type, or `port[1]: invalid type: integer 8, expected a string`.
 pub(super) fn read<T: DeserializeOwned>(value: Value) -> Result<T, String> {

@@ -35,7 +35,8 @@ use tower::ServiceExt;
 
 use super::handshakes::{Handshakes, Refusals};
 use super::identity::PeerIdentity;
-use super::{ApiError, Client};
+use super::leftover::Drained;
+use super::{ApiError, Client, Code};
 use crate::base::pki::Pki;
 use crate::base::sockets;
 use crate::observe::audit::AuditLog;
@@ -193,6 +194,7 @@ impl Server {
             let client = Client::default();
             let presence = client.presence();
             request.extensions_mut().insert(client);
+            let request = Drained::request(request, &server.shutdown);
             let answer = server.tasks.spawn(server.app.clone().oneshot(request.map(Body::new)));
             // Dropped when the connection ends before the answer.
             async move {
@@ -243,7 +245,8 @@ fn answered(answer: Result<Result<Response<Body>, Infallible>, tokio::task::Join
         // Handlers that panic are caught further in; this is what stands around them.
         Err(error) => {
             tracing::error!(%error, "a request failed unexpectedly");
-            ApiError::internal("internal error: the request failed unexpectedly").into_response()
+            let message = "internal error: the request failed unexpectedly";
+            ApiError::new(Code::Internal, message).into_response()
         }
     }
 }

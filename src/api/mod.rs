@@ -1,7 +1,7 @@
 //! HTTP, and nothing but HTTP: what a request means on the wire and how an answer looks (`docs/spec/api.md` 0 to 3).
 //!
 //! A handler reads its parameters with the extractors of [`extract`], calls one method of a domain service and renders
-//! with [`success`] or [`ApiError`]; it holds no rule. [`routing::app`] puts around the routes of a listener what they have
+//! with [`success`] or [`ApiError`], which has a [`Code`]; it holds no rule. [`routing::app`] puts around the routes of a listener what they have
 //! in common: the audit record, the check of the client's role, envelopes for unknown paths and methods and for handlers
 //! that panicked. [`listener::serve`] puts that on sockets.
 //!
@@ -11,6 +11,7 @@
 pub mod action;
 pub mod audit;
 pub mod client;
+pub mod code;
 pub mod envelope;
 pub mod error;
 pub mod extract;
@@ -18,6 +19,7 @@ mod handshakes;
 pub mod hooks;
 pub mod identity;
 mod json_fields;
+mod leftover;
 pub mod listener;
 pub mod management;
 pub mod openapi;
@@ -28,6 +30,7 @@ pub mod time;
 
 pub use audit::AuditEntry;
 pub use client::Client;
+pub use code::Code;
 pub use envelope::{Done, Failure, MaybeBody, Success, SuccessBody, done, success, success_with};
 pub use error::ApiError;
 pub use extract::{OptionalJson, PathParams, QueryParams, StrictJson};

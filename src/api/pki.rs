@@ -8,8 +8,9 @@ use axum::response::IntoResponse;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::error::Coded;
 use super::extract::{BODY_LIMIT, BodyError, read_body};
-use super::{ApiError, AuditEntry, Failure};
+use super::{ApiError, AuditEntry, Code, Failure};
 use crate::base::pki::{Pki, SignError, SigningRequest};
 use crate::workload::container::ContainerService;
 
@@ -39,15 +40,15 @@ async fn sign(
 ) -> Result<impl IntoResponse, ApiError> {
     let body = read_body(request, BODY_LIMIT).await.map_err(|e| match e {
         // Clients know this one as a 400.
-        BodyError::TooLarge { .. } => ApiError::bad_request("request body: request too large"),
-        BodyError::Broken(reason) => ApiError::bad_request(format!("request body: {reason}")),
+        BodyError::TooLarge { .. } => ApiError::new(Code::InvalidBody, "request body: request too large"),
+        BodyError::Broken(reason) => ApiError::new(Code::InvalidBody, format!("request body: {reason}")),
     })?;
-    let request = SigningRequest::parse(&body).map_err(refused)?;
+    let request = SigningRequest::parse(&body)?;
     entry.target(|target| {
         target.common_name = request.common_name.clone();
         target.san_uri = request.uris.clone();
     });
-    let id = request.container_id().map_err(refused)?.to_owned();
+    let id = request.container_id()?.to_owned();
     signing
         .containers
         .take_certificate_slot(&id)
@@ -56,14 +57,15 @@ async fn sign(
     let pem = signing
         .pki
         .sign_container(&id, &request)
-        .map_err(|e| ApiError::internal(format!("issue cert: {e}")))?;
+        .map_err(|e| ApiError::new(Code::CertificateFailed, format!("issue cert: {e}")))?;
     Ok(([(header::CONTENT_TYPE, "application/x-pem-file")], pem))
 }
 
-fn refused(error: SignError) -> ApiError {
-    let message = error.to_string();
-    match error {
-        SignError::Invalid | SignError::Signature => ApiError::bad_request(message),
-        SignError::Spiffe(_) | SignError::Role | SignError::Key => ApiError::forbidden(message),
+impl Coded for SignError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Invalid | Self::Signature => Code::InvalidCsr,
+            Self::Spiffe(_) | Self::Role | Self::Key => Code::CsrDenied,
+        }
     }
 }

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use utoipa::openapi::path::{Operation, ParameterIn};
 use utoipa::openapi::{OpenApi, RefOr};
 
-use super::ApiError;
+use super::{ApiError, Code};
 
 /// Later clients of the original send it with some requests; for others it has no effect (`docs/spec/api.md` 20.2).
 const ANYWHERE: &str = "stream";
@@ -72,9 +72,8 @@ fn refusal(known: &Known, request: &Request) -> Option<ApiError> {
         [] => "this route takes none".to_owned(),
         known => format!("this route knows {}", known.join(", ")),
     };
-    Some(ApiError::bad_request(format!(
-        "invalid query: unknown parameter {unknown:?}; {rest}"
-    )))
+    let message = format!("invalid query: unknown parameter {unknown:?}; {rest}");
+    Some(ApiError::new(Code::InvalidQuery, message))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::identity::Role;
-use super::{ApiError, audit, identity};
+use super::{ApiError, Code, audit, identity};
 use crate::observe::audit::AuditLog;
 
 /// Everything that one listener serves: the routes, for clients of this role, each request recorded.
@@ -34,11 +34,11 @@ pub fn finish(routes: Router) -> Router {
 }
 
 async fn unknown_path() -> ApiError {
-    ApiError::not_found("404 page not found")
+    ApiError::new(Code::RouteNotFound, "404 page not found")
 }
 
 async fn wrong_method() -> ApiError {
-    ApiError::method_not_allowed("method not allowed")
+    ApiError::new(Code::MethodNotAllowed, "method not allowed")
 }
 
 /// The router answers HEAD wherever there is a GET; the contract wants 405. So HEAD is hidden from it, and from `Allow`.
@@ -70,7 +70,8 @@ fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response<Body> {
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("unknown");
     tracing::error!(panic = text, "a request handler panicked");
-    ApiError::internal("internal error: the request failed unexpectedly, see the daemon's log").into_response()
+    let message = "internal error: the request failed unexpectedly, see the daemon's log";
+    ApiError::new(Code::Internal, message).into_response()
 }
 
 #[cfg(test)]
@@ -191,7 +192,7 @@ mod tests {
         let schemas = document["components"]["schemas"].as_object().unwrap();
         assert_eq!(
             schemas.keys().collect::<Vec<_>>(),
-            ["Failure", "SuccessBody_Vec_String"]
+            ["Code", "Failure", "SuccessBody_Vec_String"]
         );
         let body = &schemas["SuccessBody_Vec_String"];
         assert_eq!(body["required"], serde_json::json!(["status", "message", "data"]));

@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use crate::image::{ImageRef, Registries, RegistryEntries};
 use crate::net::{DEFAULT_SUBNET, HOOK_PORT};
-use crate::observe::logs::Limits;
+use crate::observe::logs::LogLimits;
 
 /// Path of the configuration file if `--config` is not given. The file need not exist.
 pub const DEFAULT_FILE: &str = "/etc/raind/condenser.toml";
@@ -205,7 +205,7 @@ pub struct Config {
     pub max_context_bytes: u64,
     pub max_context_entries: u64,
     pub build_step_seconds: u64,
-    pub log_limits: Limits,
+    pub log_limits: LogLimits,
     pub allowed_mount_prefixes: Vec<PathBuf>,
     pub allowed_origins: Vec<String>,
 }
@@ -241,6 +241,7 @@ pub enum ConfigError {
 
 impl Settings {
     /// Reads a layer from a TOML file.
+    #[expect(clippy::disallowed_methods, reason = "the error names the file already")]
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
             path: path.to_owned(),
@@ -476,9 +477,9 @@ fn infra_image(value: Option<String>) -> Result<Option<String>, ConfigError> {
     Ok(Some(text))
 }
 
-/// A small limit would make logs rotate all the time.
-fn log_limits(max_bytes: Option<u64>, max_files: Option<u32>) -> Result<Limits, ConfigError> {
-    let limits = Limits {
+/// A file that is too small would be put aside all the time.
+fn log_limits(max_bytes: Option<u64>, max_files: Option<u32>) -> Result<LogLimits, ConfigError> {
+    let limits = LogLimits {
         max_bytes: max_bytes.unwrap_or(64 << 20),
         max_files: max_files.unwrap_or(4),
     };

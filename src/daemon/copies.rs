@@ -124,7 +124,7 @@ fn trees(config: &Config) -> io::Result<Vec<PathBuf>> {
             let entry = Path::new(directory).join(entry?.file_name());
             let tree = if rest.is_empty() { entry } else { entry.join(rest) };
             // A link's target is not part of the copy.
-            let metadata = std::fs::symlink_metadata(config.root_dir.join(&tree));
+            let metadata = fs_err::symlink_metadata(config.root_dir.join(&tree));
             if metadata.is_ok_and(|metadata| metadata.is_dir()) {
                 trees.push(tree);
             }

@@ -93,18 +93,18 @@ fn make(path: &Path, mode: u32) -> io::Result<()> {
         builder(0o755).create(parent)?;
     }
     builder(mode).create(path)?;
-    let metadata = std::fs::metadata(path)?;
+    let metadata = fs_err::metadata(path)?;
     let now = metadata.permissions().mode();
     let (is_open, is_unusable) = (now & FORBIDDEN & !mode != 0, now & 0o100 == 0);
     if (is_open || is_unusable) && !SHARED.iter().any(|shared| path == Path::new(shared)) {
-        std::fs::set_permissions(path, Permissions::from_mode(mode))?;
+        fs_err::set_permissions(path, Permissions::from_mode(mode))?;
     }
     Ok(())
 }
 
 /// Closes the directories of containers that an earlier version created, and their secrets. Links are skipped.
 fn close_containers(root: &Path) -> io::Result<()> {
-    for entry in std::fs::read_dir(root)? {
+    for entry in fs_err::read_dir(root)? {
         let directory = entry?.path();
         if !directory.symlink_metadata()?.is_dir() {
             continue;
@@ -123,7 +123,7 @@ fn close_containers(root: &Path) -> io::Result<()> {
 fn close(path: &Path, mode: u32) -> io::Result<()> {
     let metadata = path.symlink_metadata()?;
     if !metadata.is_symlink() && metadata.permissions().mode() & 0o077 != 0 {
-        std::fs::set_permissions(path, Permissions::from_mode(mode))?;
+        fs_err::set_permissions(path, Permissions::from_mode(mode))?;
     }
     Ok(())
 }

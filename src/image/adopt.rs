@@ -139,6 +139,7 @@ fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
 mod tests {
     use std::collections::HashSet;
 
+    use super::super::stack;
     use super::*;
 
     const CONFIG: &str = r#"{"config":{"Env":["A=1"],"Cmd":["/bin/sh"],"WorkingDir":"/srv","User":"7"}}"#;
@@ -173,7 +174,7 @@ mod tests {
             panic!("no manifest");
         };
         assert_eq!(manifest.config.digest, digests[0]);
-        let lower = store.lower_dir(&row.layers[0].diff_id);
+        let lower = store.lower_dir(&stack::stack(&row.diff_ids())[0]);
         assert!(lower.join("etc/passwd").exists());
         let name = row.layers[0].diff_id.parse::<Digest>().unwrap();
         assert!(

@@ -21,7 +21,7 @@ const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";
 
 /// The object that an entry creates.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum EntryKind {
     File,
     Directory,
     /// Target, uninterpreted.
@@ -38,8 +38,8 @@ pub(crate) enum Kind {
 /// One entry, without its data.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    pub kind: Kind,
-    /// Name, uninterpreted.
+    pub kind: EntryKind,
+    /// Name as written.
     pub path: Vec<u8>,
     /// Permission, setuid, setgid and sticky bits.
     pub mode: u32,
@@ -307,17 +307,17 @@ fn entry(header: &Header, extensions: Extensions) -> io::Result<Entry> {
     })
 }
 
-fn kind(header: &Header, path: &[u8], link: Vec<u8>) -> io::Result<Kind> {
+fn kind(header: &Header, path: &[u8], link: Vec<u8>) -> io::Result<EntryKind> {
     Ok(match header.entry_type() {
-        // Before ustar, a directory was a file whose name ended in a slash.
-        EntryType::Regular if path.ends_with(b"/") => Kind::Directory,
-        EntryType::Regular | EntryType::Continuous => Kind::File,
-        EntryType::Directory => Kind::Directory,
-        EntryType::Symlink => Kind::Symlink(link),
-        EntryType::Link => Kind::HardLink(link),
-        EntryType::Char => device(header).map(|(major, minor)| Kind::Character(major, minor))?,
-        EntryType::Block => device(header).map(|(major, minor)| Kind::Block(major, minor))?,
-        EntryType::Fifo => Kind::Fifo,
+        // Before ustar a directory was a file whose name ends in a slash.
+        EntryType::Regular if path.ends_with(b"/") => EntryKind::Directory,
+        EntryType::Regular | EntryType::Continuous => EntryKind::File,
+        EntryType::Directory => EntryKind::Directory,
+        EntryType::Symlink => EntryKind::Symlink(link),
+        EntryType::Link => EntryKind::HardLink(link),
+        EntryType::Char => device(header).map(|(major, minor)| EntryKind::Character(major, minor))?,
+        EntryType::Block => device(header).map(|(major, minor)| EntryKind::Block(major, minor))?,
+        EntryType::Fifo => EntryKind::Fifo,
         EntryType::GNUSparse => return Err(unsupported("sparse file", path)),
         other => {
             let what = format!("entry of type {:?}", char::from(other.as_byte()));
@@ -403,8 +403,8 @@ mod tests {
             assert_eq!(entries[0].1, b"hello");
             let first = &entries[0].0;
             assert_eq!((first.mode, first.uid, first.gid, first.mtime), (0o4755, 7, 8, (9, 0)));
-            assert_eq!(entries[1].0.kind, Kind::Directory);
-            assert_eq!(entries[2].0.kind, Kind::Directory);
+            assert_eq!(entries[1].0.kind, EntryKind::Directory);
+            assert_eq!(entries[2].0.kind, EntryKind::Directory);
             assert_eq!(entries.len(), 3);
         }
     }
@@ -448,7 +448,7 @@ mod tests {
             .file(b"\xff\xfe", "");
         let entries = all(&tar.build()).unwrap();
         assert_eq!(entries[0].0.path, long);
-        assert_eq!(entries[0].0.kind, Kind::Symlink(b"target".to_vec()));
+        assert_eq!(entries[0].0.kind, EntryKind::Symlink(b"target".to_vec()));
         assert_eq!(entries[1].0.path, b"\xff\xfe");
     }
 
@@ -515,7 +515,10 @@ mod tests {
         tar.push(&header, b"");
         let archive = tar.file("last", "12").open_end();
         let entries = all(&archive[..archive.len() - 510]).unwrap();
-        assert_eq!((&entries[0].0.kind, entries[0].0.mode), (&Kind::Character(0, 0), 0));
+        assert_eq!(
+            (&entries[0].0.kind, entries[0].0.mode),
+            (&EntryKind::Character(0, 0), 0)
+        );
         assert_eq!(entries[1].1, b"12");
     }
 

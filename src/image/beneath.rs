@@ -9,7 +9,7 @@
 
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid, XattrFlags};
@@ -61,11 +61,7 @@ impl Beneath {
             }
         };
         match opened {
-            Ok(fd) => {
-                let file = File::from(fd);
-                let metadata = file.metadata()?;
-                Ok(Some(Object { file, metadata }))
-            }
+            Ok(fd) => Object::of(fd).map(Some),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::NAMETOOLONG) => Ok(None),
             Err(e) => Err(named(e, &self.path.join(path))),
         }
@@ -73,14 +69,26 @@ impl Beneath {
 }
 
 impl Object {
-    /// An `O_PATH` descriptor allows few operations; this path leads to the same object, even if it is a link.
+    /// Of something that is open.
+    pub(super) fn of(fd: OwnedFd) -> io::Result<Self> {
+        let file = File::from(fd);
+        let metadata = file.metadata()?;
+        Ok(Self { file, metadata })
+    }
+
+    /// The descriptor, for names within a directory.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// What the descriptor was opened for cannot be used for more; this name leads to the same object, a link included.
     fn proc_path(&self) -> String {
         format!("/proc/self/fd/{}", self.file.as_raw_fd())
     }
 
     /// The entries of a directory.
-    pub(super) fn children(&self) -> io::Result<std::fs::ReadDir> {
-        std::fs::read_dir(self.proc_path())
+    pub(super) fn children(&self) -> io::Result<fs_err::ReadDir> {
+        fs_err::read_dir(self.proc_path())
     }
 
     /// Target of a link.

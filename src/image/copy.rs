@@ -13,7 +13,8 @@ use super::capture::capture;
 use super::draft::in_overlay;
 use super::tree::{Tree, TreeError};
 use super::unpack::unpack;
-use super::{ImageError, ImageService, blocking, document_digests};
+use super::{ImageError, ImageService, blocking, document_digests, stack};
+use crate::base::cause::Cause;
 use crate::model::Image;
 
 /// Content of the copied directory.
@@ -33,13 +34,13 @@ impl ImageService {
     /// if the image was removed or replaced since it was looked up.
     pub async fn copy_directory(&self, image: &Image, path: &str, target: PathBuf) -> Result<Copied, ImageError> {
         let inner = self.0.clone();
-        let ids = image.layers.iter().filter_map(|layer| layer.diff_id.parse().ok());
+        let diff_ids = image.diff_ids();
+        let ids = stack::digests(&diff_ids).into_iter();
         let pins = inner.layers.pin(ids.chain(document_digests(image)).collect());
         // Pin first, then check: a layer that exists now cannot be swept afterwards.
         if self.get_by_id(&image.id).is_none_or(|row| row.layers != image.layers) {
             return Err(ImageError::NotFound(image.id.clone()));
         }
-        let diff_ids: Vec<String> = image.layers.iter().map(|layer| layer.diff_id.clone()).collect();
         let (lower, path) = (self.lower_dirs(&diff_ids), clean(path));
         if lower.is_empty() {
             return Ok(Copied::Nothing);
@@ -107,7 +108,7 @@ fn copy_within(root: &Path, path: &Path, target: &Path, max_entries: u64) -> Res
 fn failed(error: TreeError) -> ImageError {
     match error {
         TreeError::Refused(message) => ImageError::NoLayer(message),
-        TreeError::System(message) => ImageError::Io(message),
+        TreeError::System(message) => ImageError::Io(Cause::new(message)),
     }
 }
 

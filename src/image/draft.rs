@@ -28,8 +28,10 @@ use super::documents::{Made, Parts};
 use super::layers::{LayerStore, Pins, Staged};
 use super::tree::TreeError;
 use super::unpack::unpack;
-use super::{ImageError, ImageRef, ImageService, Inner, Platform, blocking, document_digests, documents};
+use super::{ImageError, ImageRef, ImageService, Inner, Platform, blocking, document_digests, documents, stack};
+use crate::base::cause::Cause;
 use crate::model::{Image, ImageLayer, ImageRunConfig};
+use crate::ops::task;
 
 /// Maximum number of layers of an image: as many as fit into the mount options of its containers.
 const MAX_LAYERS: usize = 127;
@@ -76,7 +78,7 @@ impl ImageService {
                 pins: Vec::new(),
             });
         };
-        let ids = image.layers.iter().filter_map(|layer| layer.diff_id.parse().ok());
+        let ids = stack::digests(&image.diff_ids()).into_iter();
         let pins = inner.layers.pin(ids.chain(document_digests(image)).collect());
         // Pin first, then check: a layer that exists now cannot be swept afterwards.
         let present = inner
@@ -154,8 +156,7 @@ impl Draft {
             return Err(ImageError::NoLayer(message));
         }
         let inner = self.inner.clone();
-        let packed = tokio::task::spawn_blocking(move || pack(&inner, &upper)).await;
-        let packed = packed.map_err(|e| ImageError::Io(format!("file work ended unexpectedly: {e}")))??;
+        let packed = task::blocking(move || pack(&inner, &upper)).await?;
         self.made.push(Made {
             by,
             layer: packed.is_some(),
@@ -211,7 +212,7 @@ impl Draft {
         let committed = self
             .inner
             .store
-            .transact(move |t| t.put(row).map_err(|taken| ImageError::Io(taken.to_string())))
+            .transact(move |t| Ok::<_, ImageError>(t.put(row)?))
             .await;
         drop(pins);
         committed
@@ -264,14 +265,14 @@ fn pack(inner: &Inner, upper: &Path) -> Result<Option<(ImageLayer, Pins)>, Image
         (Err(TreeError::Refused(message)), Err(e)) if e.kind() == io::ErrorKind::BrokenPipe => {
             return Err(ImageError::NoLayer(message));
         }
-        (Err(TreeError::System(message)), _) => return Err(ImageError::Io(message)),
+        (Err(TreeError::System(message)), _) => return Err(ImageError::Io(Cause::new(message))),
         (_, Err(e)) if e.kind() == io::ErrorKind::InvalidData => return Err(ImageError::NoLayer(e.to_string())),
         (_, Err(e)) => return Err(e.into()),
     };
     let pins = inner.layers.pin(vec![diff_id]);
     inner.layers.publish_layer(staged, &diff_id)?;
     if !inner.layers.has_layer(&diff_id)? {
-        return Err(ImageError::Io(format!("the layer {diff_id} vanished")));
+        return Err(ImageError::Io(Cause::new(format!("the layer {diff_id} vanished"))));
     }
     let diff_id = diff_id.to_string();
     let layer = ImageLayer {

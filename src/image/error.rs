@@ -1,3 +1,6 @@
+use crate::base::cause::Cause;
+use crate::model::Taken;
+use crate::ops::task::Unfinished;
 use crate::store::StoreError;
 
 /// Why an image operation failed. `api` maps each variant to a status (`docs/spec/api.md` 7); the texts are the tails
@@ -5,7 +8,7 @@ use crate::store::StoreError;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ImageError {
     /// The reference is empty or has no name.
-    #[error("empty repository")]
+    #[error("empty repository: name an image, as in alpine:3.20 or registry.example:5000/team/app:1.0")]
     EmptyRepository,
     /// The reference does not match the grammar of `docs/spec/api.md` 4.5. Holds the text.
     #[error("invalid image reference: {0}")]
@@ -37,6 +40,8 @@ pub enum ImageError {
     Registry {
         /// `host[:port]` of the registry.
         registry: String,
+        /// Of which kind it is.
+        trouble: RegistryTrouble,
         /// What went wrong.
         message: String,
     },
@@ -89,11 +94,55 @@ pub enum ImageError {
     Store(#[from] StoreError),
     /// The image store on disk failed. The text contains the path.
     #[error("image store: {0}")]
-    Io(String),
+    Io(#[source] Cause),
+    /// Work ended without a result: a defect.
+    #[error("image store: {work} unexpectedly: {source}")]
+    Unfinished {
+        /// `… ended` or `… failed`.
+        work: &'static str,
+        /// How it ended.
+        source: Cause,
+    },
+    /// Another record has what the image needs, which images do not do.
+    #[error("image store: {0}")]
+    Taken(#[from] Taken),
+    /// A pull that nobody waits for, or of which another part has failed.
+    #[error("image store: the pull was given up")]
+    GivenUp,
+}
+
+/// What a registry's failure asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RegistryTrouble {
+    /// Other credentials: it does not let us.
+    Denied,
+    /// Fewer requests.
+    Limited,
+    /// Something else.
+    Other,
+}
+
+impl ImageError {
+    /// Of work whose task has ended without a result.
+    pub(super) fn unfinished(work: &'static str) -> impl Fn(tokio::task::JoinError) -> Self {
+        move |error| Self::Unfinished {
+            work,
+            source: error.into(),
+        }
+    }
+}
+
+impl From<Unfinished> for ImageError {
+    fn from(unfinished: Unfinished) -> Self {
+        Self::Unfinished {
+            work: "file work ended",
+            source: unfinished.into(),
+        }
+    }
 }
 
 impl From<std::io::Error> for ImageError {
     fn from(error: std::io::Error) -> Self {
-        Self::Io(error.to_string())
+        Self::Io(error.into())
     }
 }

@@ -1,9 +1,10 @@
 //! The content-addressed store on disk: unpacked layers by diff id, documents (configurations, manifests) by digest.
 //!
 //! ```text
-//! <root>/l/<11 characters>     an unpacked layer, ready as a lower directory of overlayfs; an extended attribute of
-//!                              the directory holds its full diff id. Or a link to an adopted directory (`adopt`)
-//! <root>/records/<11>.json     the metadata that a plain copy of that layer would lose ([`Record`])
+//! <root>/l/<11 characters>     an unpacked layer, ready as a lower directory of overlayfs; its whole diff id (or chain
+//!                              id, see `chain`) stands in an attribute of the directory. Or a link to a directory that
+//!                              is not ours (`adopt`)
+//! <root>/records/<11>.json     what a plain copy of that layer would lose ([`Record`])
 //! <root>/blobs/sha256/<hex>    a document
 //! <root>/staging/<ulid>/       work in progress: being created or deleted; emptied at every start
 //! ```
@@ -28,10 +29,8 @@ use rustix::io::Errno;
 
 use super::digest::Digest;
 use super::record::Record;
-use super::tree;
-
-/// Attribute with the diff id of a layer.
-pub(super) const DIFF_ID: &str = "trusted.condenser.diff_id";
+use super::stack::Link;
+use super::tree::{self, DIFF_ID};
 
 /// The store.
 pub(super) struct LayerStore {
@@ -65,18 +64,22 @@ impl LayerStore {
         self.layers.join(diff_id.short())
     }
 
-    /// Path of the lower directory for a diff id from a row.
-    pub(super) fn lower_dir(&self, diff_id: &str) -> PathBuf {
-        match diff_id.parse::<Digest>() {
-            Ok(diff_id) => self.layer(&diff_id),
-            // No such row was ever written. Should one exist, the mount must fail rather than miss a layer.
-            Err(_) => self.layers.join("not-a-diff-id"),
+    /// The lower directory for a layer of a stack: as it is on top of those below, if that was laid out.
+    pub(super) fn lower_dir(&self, link: &Link) -> PathBuf {
+        match self.has_layer(&link.chain_id) {
+            Ok(true) => self.layer(&link.chain_id),
+            _ => self.layer(&link.diff_id),
         }
     }
 
-    /// Whether the layer exists and is intact. A layer without its diff id attribute is not: it was copied without
-    /// extended attributes and has lost others too ([`LayerStore::mend`]). Fails if another layer has the same short
-    /// name.
+    /// What stands for a diff id that is none. No such row was ever written. If one is there all the same, the mount shall
+    /// fail, not lack a layer.
+    pub(super) fn no_layer(&self) -> PathBuf {
+        self.layers.join("not-a-diff-id")
+    }
+
+    /// Whether the layer is there, whole. What has lost its mark is not: a copy that did not keep extended attributes has
+    /// lost others too ([`LayerStore::mend`]). An error if another layer has its short name.
     pub(super) fn has_layer(&self, diff_id: &Digest) -> io::Result<bool> {
         let path = self.layer(diff_id);
         let mut value = [0; 128];

@@ -4,11 +4,11 @@
 //! Lenient where registries are: media types are missing or mixed, lists are `null`. Strict where leniency would
 //! allow two readings of one document: one with the shape of both a manifest and an index is refused.
 
-use std::collections::HashMap;
-
 use serde::{Deserialize, Deserializer};
 
 use super::digest::Digest;
+use super::index_entry::IndexEntry;
+use super::json_null::or_default;
 use super::platform::Platform;
 use super::{artifact, health};
 use crate::model::ImageRunConfig;
@@ -18,10 +18,7 @@ pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json";
 
-/// Annotation of an index entry that describes another entry, such as an attestation (BuildKit).
-const ABOUT_ANOTHER: &str = "vnd.docker.reference.type";
-
-/// Maximum size of a manifest and of a configuration, in bytes.
+/// Largest manifest and largest configuration that is read, in bytes.
 pub(super) const MAX_DOCUMENT: u64 = 4 << 20;
 
 /// A manifest document.
@@ -54,39 +51,6 @@ pub(super) struct Descriptor {
     pub size: u64,
 }
 
-/// An entry of an index.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct IndexEntry {
-    pub digest: String,
-    pub platform: Option<EntryPlatform>,
-    #[serde(default, deserialize_with = "or_default")]
-    pub artifact_type: String,
-    #[serde(default, deserialize_with = "or_default")]
-    pub annotations: HashMap<String, serde_json::Value>,
-}
-
-impl IndexEntry {
-    /// Whether it may lead to an image. Build attestations are listed beside the images that they describe.
-    pub(super) fn may_be_image(&self) -> bool {
-        artifact::may_be_image(&self.artifact_type) && !self.annotations.contains_key(ABOUT_ANOTHER)
-    }
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct EntryPlatform {
-    #[serde(default)]
-    pub os: String,
-    #[serde(default)]
-    pub architecture: String,
-    pub variant: Option<String>,
-}
-
-/// `null` as the default value.
-fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(d: D) -> Result<T, D::Error> {
-    Ok(Option::deserialize(d)?.unwrap_or_default())
-}
-
 impl Document {
     /// Parses a document. `content_type` is the registry's header; the body's own `mediaType` and shape take
     /// precedence.
@@ -115,8 +79,7 @@ impl Document {
             &raw.media_type
         };
         let is_index_type = media_type.contains("image.index") || media_type.contains("manifest.list");
-        let is_manifest_type =
-            media_type.contains("image.manifest.") || media_type.contains("distribution.manifest.v2");
+        let is_manifest_type = media_type.contains("image.manifest.") || media_type.contains("distribution.manifest.v2");
         if media_type.contains("artifact.manifest") {
             return Ok(Self::Artifact(if raw.artifact_type.is_empty() {
                 media_type.to_owned()

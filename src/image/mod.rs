@@ -11,11 +11,11 @@
 //!    ^---- failure      ^ | pull again: the row is replaced at the end, or nothing changes
 //!                       +-+
 //! ```
-//! From outside in: [`reference`] parses names; [`registry`] is the registry client; [`manifest`] and [`platform`]
-//! select the image; [`pull`] assembles it; [`stream`], [`archive`], [`unpack`] and [`tree`] turn a blob into a
-//! directory; [`layers`] stores directories; [`view`] and [`user`] read files of images. [`draft`] (with [`capture`]
-//! and [`documents`]) builds an image; [`copy`] copies a directory out of one. [`adopt`] adopts images of an earlier
-//! installation.
+//! From outside in: [`reference`] reads names; [`registry`] speaks to registries;
+//! [`manifest`] and [`platform`] say what is wanted; [`pull`] puts it together; [`stream`], [`archive`], [`unpack`] and
+//! [`tree`] turn a blob into a directory; [`layers`] keeps directories, [`chain`] those that
+//! depend on what is below; [`view`] and [`user`] look into them. [`draft`]
+//! (with [`capture`] and [`documents`]) makes an image here; [`copy`] gives a part of one away. [`adopt`] takes over what an earlier installation unpacked.
 //!
 //! This module never runs anything, mounts anything that others can see, decides who may pull, keeps compressed
 //! blobs, or trusts a byte from a registry that no digest covers.
@@ -25,12 +25,15 @@ pub(crate) mod archive;
 mod artifact;
 mod beneath;
 mod capture;
+mod chain;
 mod copy;
 mod digest;
 mod documents;
 mod draft;
 mod error;
 mod health;
+mod index_entry;
+mod json_null;
 mod layers;
 mod manifest;
 mod pause;
@@ -40,6 +43,7 @@ mod pull;
 pub(crate) mod record;
 mod reference;
 mod registry;
+mod stack;
 mod stream;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -58,18 +62,20 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::model::{Container, Image, Snapshot, Txn};
 use crate::observe::metrics::{Activity, Verb};
+use crate::ops::task;
 use crate::store::Store;
 
 use self::digest::Digest;
 use self::layers::LayerStore;
 use self::manifest::ImageConfig;
 use self::registry::Registry;
+use self::stack::Link;
 use self::view::View;
 
 pub use self::adopt::Bundle;
 pub use self::copy::Copied;
 pub use self::draft::{Draft, Scratch};
-pub use self::error::ImageError;
+pub use self::error::{ImageError, RegistryTrouble};
 pub use self::platform::Platform;
 pub use self::pull::Progress;
 pub use self::reference::ImageRef;
@@ -143,10 +149,14 @@ impl ImageService {
     /// Removes what an earlier run left behind: half-created and half-deleted objects, and layers that no row refers
     /// to. Call once, before anything else.
     pub async fn recover(&self) -> Result<(), ImageError> {
-        let (layers, needed) = (self.0.layers.clone(), layers_of(&self.0.store.snapshot()));
+        let (layers, stacks) = (self.0.layers.clone(), stacks_of(&self.0.store.snapshot()));
         blocking(move || {
             layers.clear_staging()?;
             unpack_pause(&layers)?;
+            let links: HashSet<Link> = stacks.iter().flat_map(|diff_ids| stack::stack(diff_ids)).collect();
+            let mut needed: HashSet<Digest> = links.iter().map(|link| link.diff_id).collect();
+            let laid_out = links.into_iter().map(|link| link.chain_id);
+            needed.extend(laid_out.filter(|id| layers.layer(id).exists()));
             mend(&layers, &needed)?;
             // In the background: it reads every file of layers that an earlier version unpacked.
             std::thread::spawn(move || {
@@ -164,11 +174,13 @@ impl ImageService {
     /// Fails if layers are missing or no longer as they were unpacked.
     pub async fn check_layers(&self, diff_ids: &[String]) -> Result<(), ImageError> {
         let layers = self.0.layers.clone();
-        let wanted: Vec<Digest> = diff_ids.iter().filter_map(|id| id.parse().ok()).collect();
+        let wanted = stack::stack(diff_ids);
         let lost = blocking(move || {
-            for diff_id in wanted {
-                if !layers.has_layer(&diff_id)? {
-                    return Ok(Some(diff_id));
+            for link in wanted {
+                // What was laid out a second time is there only if the layers below made a difference.
+                let has_lost_its_mark = |id| layers.layer(id).exists() && matches!(layers.has_layer(id), Ok(false));
+                if !layers.has_layer(&link.diff_id)? || has_lost_its_mark(&link.chain_id) {
+                    return Ok(Some(link.diff_id));
                 }
             }
             Ok(None)
@@ -203,7 +215,7 @@ impl ImageService {
                     let mut row = Image::clone(&row);
                     row.config.stop_signal = run.stop_signal;
                     row.config.health_check = run.health_check;
-                    t.put(row).map_err(|taken| ImageError::Io(taken.to_string()))?;
+                    t.put(row)?;
                 }
             }
             Ok(())
@@ -228,8 +240,7 @@ impl ImageService {
             Err(ImageError::NotFound(_)) => return self.pull(image, platform).await,
             present => present?,
         };
-        let diff_ids: Vec<String> = present.layers.iter().map(|layer| layer.diff_id.clone()).collect();
-        match self.check_layers(&diff_ids).await {
+        match self.check_layers(&present.diff_ids()).await {
             Ok(()) => Ok(present),
             Err(lost) => {
                 tracing::warn!(%image, %lost, "pulling the image again");
@@ -268,12 +279,15 @@ impl ImageService {
     pub async fn disk_usage(&self, image: &ImageRef) -> Result<u64, ImageError> {
         let row = self.get(image)?;
         let blobs: HashSet<Digest> = document_digests(&row).collect();
-        let diff_ids: HashSet<Digest> = row.layers.iter().filter_map(|l| l.diff_id.parse().ok()).collect();
+        let stack = stack::stack(&row.diff_ids());
         let layers = self.0.layers.clone();
-        let pins = layers.pin(blobs.iter().chain(&diff_ids).copied().collect());
+        let pins = layers.pin(blobs.iter().copied().chain(stack::digests(&row.diff_ids())).collect());
         blocking(move || {
             let _pins = pins;
-            layers.usage(&diff_ids, &blobs)
+            let mut directories: HashSet<Digest> = stack.iter().map(|link| link.diff_id).collect();
+            let laid_out = stack.iter().map(|link| link.chain_id);
+            directories.extend(laid_out.filter(|id| layers.has_layer(id).unwrap_or(false)));
+            layers.usage(&directories, &blobs)
         })
         .await
     }
@@ -294,11 +308,12 @@ impl ImageService {
     /// Directories for the `lowerdir` option of overlayfs, topmost first. The paths are short: with the root
     /// `/etc/raind/image`, 127 of them fit into the 4096 bytes of mount options.
     pub fn lower_dirs(&self, diff_ids_bottom_first: &[String]) -> Vec<PathBuf> {
-        // overlayfs refuses to stack a directory twice. Of equal layers only the topmost matters: it shows and hides
-        // everything that the lower ones do.
-        let mut seen = HashSet::new();
-        let topmost_first = diff_ids_bottom_first.iter().rev().filter(|id| seen.insert(*id));
-        topmost_first.map(|id| self.0.layers.lower_dir(id)).collect()
+        let layers = &self.0.layers;
+        let stack = stack::stack(diff_ids_bottom_first);
+        let bad = diff_ids_bottom_first.iter().filter(|id| id.parse::<Digest>().is_err());
+        let bad = bad.map(|_| layers.no_layer()).take(1);
+        bad.chain(stack.iter().rev().map(|link| layers.lower_dir(link)))
+            .collect()
     }
 
     /// Looks up an image's `User` in the image's own account files (`docs/spec/api.md` 22, I12). `""` is root.
@@ -346,7 +361,7 @@ impl ImageService {
         });
         let done = task.map(|ended| match ended {
             Ok(result) => result,
-            Err(error) => Err(ImageError::Io(format!("the pull ended unexpectedly: {error}"))),
+            Err(error) => Err(ImageError::unfinished("the pull ended")(error)),
         });
         let flight = Flight {
             done: done.boxed().shared(),
@@ -391,22 +406,17 @@ impl Inner {
 
 /// Every digest that rows refer to.
 fn needed(snapshot: &Snapshot) -> HashSet<Digest> {
-    let mut needed = layers_of(snapshot);
+    let stacks = stacks_of(snapshot);
+    let mut needed: HashSet<Digest> = stacks.iter().flat_map(|diff_ids| stack::digests(diff_ids)).collect();
     needed.extend(snapshot.images().iter().flat_map(|i| document_digests(i)));
     needed
 }
 
-/// The layers that rows refer to.
-fn layers_of(snapshot: &Snapshot) -> HashSet<Digest> {
-    let image_layers = snapshot
-        .images()
-        .iter()
-        .flat_map(|i| i.layers.iter().map(|l| &l.diff_id));
-    let container_layers = snapshot.containers().iter().flat_map(|c| &c.layers);
-    image_layers
-        .chain(container_layers)
-        .filter_map(|id| id.parse().ok())
-        .collect()
+/// The stacks of layers that rows name, each once, by diff ids, bottom first.
+fn stacks_of(snapshot: &Snapshot) -> HashSet<Vec<String>> {
+    let of_images = snapshot.images().iter().map(|image| image.diff_ids());
+    let of_containers = snapshot.containers().iter().map(|container| container.layers.clone());
+    of_images.chain(of_containers).collect()
 }
 
 /// Restores layers that were copied without extended attributes, and logs the ones that cannot be restored.
@@ -457,7 +467,7 @@ fn document_digests(image: &Image) -> impl Iterator<Item = Digest> {
 
 fn remove_row(t: &mut Txn, image: &ImageRef) -> Result<(), ImageError> {
     let (repository, reference) = (image.repository(), image.reference());
-    let uses = |c: &&Arc<Container>| c.image_repository == repository && c.image_reference == reference;
+    let uses = |c: &&Arc<Container>| c.spec.image.repository == repository && c.spec.image.reference == reference;
     if let Some(container) = t.snapshot().containers().iter().find(uses) {
         return Err(ImageError::InUse {
             image: image.canonical(),
@@ -472,6 +482,5 @@ fn remove_row(t: &mut Txn, image: &ImageRef) -> Result<(), ImageError> {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, ImageError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    Ok(done.map_err(|e| ImageError::Io(format!("file work ended unexpectedly: {e}")))??)
+    task::blocking(move || Ok(work()?)).await
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::manifest::IndexEntry;
+use super::index_entry::IndexEntry;
 
 /// The platform of an image, in Go's naming, which the OCI image specification uses.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -123,7 +123,7 @@ mod tests {
             .iter()
             .map(|text| {
                 let mut parts = text.split('/').map(str::to_owned);
-                let platform = (!text.is_empty()).then(|| super::super::manifest::EntryPlatform {
+                let platform = (!text.is_empty()).then(|| super::super::index_entry::EntryPlatform {
                     os: parts.next().unwrap(),
                     architecture: parts.next().unwrap(),
                     variant: parts.next(),

@@ -21,10 +21,11 @@ use super::digest::Digest;
 use super::manifest::{Descriptor, Document, ImageConfig, Manifest};
 use super::platform::choose;
 use super::registry::{Fetched, Session, Source};
-use super::stream::{BlobReader, Digests, LayerReader, Limits};
+use super::stream::{BlobReader, Digests, LayerLimits, LayerReader};
 use super::tree::TreeError;
 use super::unpack::unpack;
-use super::{ImageError, ImageRef, Inner, Platform, blocking};
+use super::{ImageError, ImageRef, Inner, Platform, blocking, chain, stack};
+use crate::base::cause::Cause;
 use crate::model::{Image, ImageLayer};
 
 /// How many chunks of a blob are buffered between network and unpacking.
@@ -46,8 +47,8 @@ pub struct Progress {
     pub ready_layers: usize,
 }
 
-/// The parts of an image to be pulled.
-struct Plan {
+/// The parts of an image that is being pulled.
+struct PullPlan {
     manifest: Fetched,
     config_descriptor: Descriptor,
     config_body: Vec<u8>,
@@ -167,7 +168,7 @@ fn no_platform(platform: &Platform) -> ImageError {
     }
 }
 
-async fn plan(session: &Session, image: &ImageRef, platform: &Platform) -> Result<Plan, ImageError> {
+async fn plan(session: &Session, image: &ImageRef, platform: &Platform) -> Result<PullPlan, ImageError> {
     let found = find(session, image, platform).await?;
     let Document::Manifest(Manifest { config, layers, .. }) = &found.manifest.document else {
         return Err(no_platform(platform));
@@ -187,7 +188,7 @@ async fn plan(session: &Session, image: &ImageRef, platform: &Platform) -> Resul
         .map(|(id, l)| (*id, l.clone()))
         .collect();
     work.sort_by_key(|(_, layer)| std::cmp::Reverse(layer.size));
-    Ok(Plan {
+    Ok(PullPlan {
         layers: rows,
         config_descriptor,
         config_body: found.config_body,
@@ -202,7 +203,7 @@ async fn fetch_missing(
     inner: &Arc<Inner>,
     session: &Session,
     image: &ImageRef,
-    plan: Plan,
+    plan: PullPlan,
     progress: &watch::Sender<Progress>,
 ) -> Result<Arc<Image>, ImageError> {
     progress.send_modify(|p| {
@@ -236,27 +237,28 @@ async fn fetch_missing(
         (plan.manifest.digest, plan.manifest.body),
         (plan.config_descriptor.digest, plan.config_body),
     ];
-    let hidden = blocking(move || {
+    let (row, pins) = blocking(move || {
         for (digest, body) in &documents {
             layers.publish_blob(digest, body)?;
         }
-        layers.sync()?;
-        // overlayfs stacks the roots of all layers, even opaque ones. Layers below an opaque root must not be
-        // stacked.
+        // overlayfs stacks the roots of all layers, opaque or not. What such a root hides must not be stacked.
         let mut hidden_layers = 0;
         for (n, diff_id) in hidden.iter().enumerate() {
             if layers.hides_all(diff_id)? {
                 hidden_layers = n;
             }
         }
-        Ok(hidden_layers)
+        row.layers.drain(..hidden_layers);
+        let diff_ids = row.diff_ids();
+        let pins = layers.pin(stack::digests(&diff_ids));
+        chain::settle(&layers, &stack::stack(&diff_ids))?;
+        layers.sync()?;
+        Ok((row, pins))
     })
     .await?;
-    row.layers.drain(..hidden);
-    inner
-        .store
-        .transact(move |t| t.put(row).map_err(|taken| ImageError::Io(taken.to_string())))
-        .await
+    let committed = inner.store.transact(move |t| Ok::<_, ImageError>(t.put(row)?)).await;
+    drop(pins);
+    committed
 }
 
 /// Downloads the missing layers. After the first failure the others stop too. Returns only when all have ended and
@@ -287,7 +289,7 @@ async fn fetch_layers(
     }
     // Their errors matter: the kernel reports a failed write only once.
     for sync in syncs {
-        let synced = sync.await.map_err(|e| ImageError::Io(e.to_string()));
+        let synced = sync.await.map_err(|e| ImageError::Io(e.into()));
         outcome = outcome.and(synced.flatten());
     }
     outcome
@@ -308,7 +310,7 @@ async fn fetch_layer(
     let (layers, wanted) = (inner.layers.clone(), *diff_id);
     if !blocking(move || layers.has_layer(&wanted)).await? {
         let _permit = tokio::select! {
-            permit = inner.downloads.acquire() => permit.map_err(|e| ImageError::Io(e.to_string()))?,
+            permit = inner.downloads.acquire() => permit.map_err(|e| ImageError::Io(e.into()))?,
             () = stop.cancelled() => return Err(given_up()),
         };
         let expected = Digests {
@@ -329,7 +331,7 @@ async fn fetch_layer(
 }
 
 fn given_up() -> ImageError {
-    ImageError::Io("the pull was given up".into())
+    ImageError::GivenUp
 }
 
 /// The download of one missing layer into the store.
@@ -370,10 +372,8 @@ impl Transfer<'_> {
             result = source.download(self.layer, sender, received) => result,
             () = self.stop.cancelled() => Err(given_up()),
         };
-        // The sender is gone now, so unpacking ends. If the download failed, report that error.
-        let unpacked = unpacking
-            .await
-            .map_err(|e| ImageError::Io(format!("unpacking failed unexpectedly: {e}")));
+        // The sender is gone now, so unpacking comes to its end. If the download failed, that is the reason to tell.
+        let unpacked = unpacking.await.map_err(ImageError::unfinished("unpacking failed"));
         let outcome = downloaded.and_then(|()| unpacked?);
         if outcome.is_err() {
             let lost = came.into_inner();
@@ -390,7 +390,7 @@ fn unpack_layer(inner: &Inner, blob: BlobReader, expected: Digests) -> Result<()
         message,
     };
     let staged = inner.layers.stage()?;
-    let limits = Limits {
+    let limits = LayerLimits {
         bytes: inner.settings.max_layer_bytes,
         ratio: inner.settings.max_layer_ratio,
         ratio_from: inner.settings.layer_ratio_from,
@@ -399,7 +399,7 @@ fn unpack_layer(inner: &Inner, blob: BlobReader, expected: Digests) -> Result<()
     let mut reader = std::io::BufReader::with_capacity(128 << 10, reader);
     unpack(&mut reader, staged.path(), inner.settings.max_layer_entries).map_err(|error| match error {
         TreeError::Refused(message) => bad(message),
-        TreeError::System(message) => ImageError::Io(message),
+        TreeError::System(message) => ImageError::Io(Cause::new(message)),
     })?;
     let found = reader.into_inner().finish().map_err(|e| bad(e.to_string()))?;
     if found.blob != expected.blob {

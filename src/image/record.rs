@@ -26,14 +26,9 @@ use sha2::{Digest as _, Sha256};
 use super::beneath::{Beneath, Object};
 use super::digest::Digest;
 
-/// Attributes that belong to this machine, not to the layer: security labels, and the diff id of the layer store.
-const NOT_OURS: [&str; 4] = [
-    "security.selinux",
-    "security.ima",
-    "security.evm",
-    super::layers::DIFF_ID,
-];
-/// File capabilities.
+/// Attributes that are this machine's, not the layer's: labels that its policy gives, and the mark of the layer store.
+const NOT_OURS: [&str; 4] = ["security.selinux", "security.ima", "security.evm", super::tree::DIFF_ID];
+/// Gives whoever runs a file capabilities.
 const CAPABILITY: &str = "security.capability";
 /// The set-user-ID and set-group-ID bits.
 const SET_ID: u32 = 0o6000;

@@ -257,7 +257,10 @@ mod tests {
     #[test]
     fn no_name_at_all() {
         for given in ["", ":latest"] {
-            assert_eq!(ImageRef::parse(given).unwrap_err().to_string(), "empty repository");
+            assert_eq!(
+                ImageRef::parse(given).unwrap_err().to_string(),
+                "empty repository: name an image, as in alpine:3.20 or registry.example:5000/team/app:1.0"
+            );
         }
     }
 

@@ -5,6 +5,8 @@
 //! ```
 //! Decompression happens only here, so no input can exceed the limits.
 
+#![expect(clippy::disallowed_types, reason = "what comes out of them is counted here")]
+
 use std::io::{self, BufRead, Read};
 
 use bytes::{Buf, Bytes};
@@ -19,8 +21,8 @@ const MAX_ZSTD_WINDOW: u32 = 27;
 
 /// Limits for the uncompressed size of a layer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
-    /// Maximum size of the uncompressed archive, in bytes.
+pub(super) struct LayerLimits {
+    /// Bytes of the uncompressed archive.
     pub bytes: u64,
     /// Maximum number of bytes that one byte of the blob may unpack to; 0 for no limit.
     pub ratio: u64,
@@ -28,8 +30,8 @@ pub(super) struct Limits {
     pub ratio_from: u64,
 }
 
-impl Limits {
-    /// Checks that the first `packed` bytes of the blob may unpack to `unpacked` bytes.
+impl LayerLimits {
+    /// `unpacked` bytes of the archive have come out of the first `packed` bytes of the blob.
     fn check(&self, unpacked: u64, packed: u64) -> Result<(), String> {
         let Self {
             bytes,
@@ -167,7 +169,7 @@ pub(super) struct LayerReader {
     hash: Sha256,
     /// Bytes decompressed so far.
     unpacked: u64,
-    limits: Limits,
+    limits: LayerLimits,
 }
 
 /// The digests of a layer, computed while reading it to the end.
@@ -180,8 +182,8 @@ pub(super) struct Digests {
 }
 
 impl LayerReader {
-    /// Exceeding the limits is an error.
-    pub(super) fn new(blob: BlobReader, limits: Limits) -> io::Result<Self> {
+    /// More than the limits allow is an error.
+    pub(super) fn new(blob: BlobReader, limits: LayerLimits) -> io::Result<Self> {
         Ok(Self {
             decoder: Decoder::new(blob)?,
             hash: Sha256::new(),
@@ -218,9 +220,9 @@ mod tests {
 
     use super::*;
 
-    /// Limits the number of bytes.
-    fn bytes(bytes: u64) -> Limits {
-        Limits {
+    /// No more than so many bytes.
+    fn bytes(bytes: u64) -> LayerLimits {
+        LayerLimits {
             bytes,
             ratio: 0,
             ratio_from: 0,
@@ -292,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_ratio_counts_from_a_size_on() {
-        let limits = Limits {
+        let limits = LayerLimits {
             bytes: 1 << 30,
             ratio: 100,
             ratio_from: 1 << 20,
@@ -303,17 +305,17 @@ mod tests {
             let bomb = pack(&vec![0; 2 << 20]);
             let error = finish(&bomb, limits).unwrap_err().to_string();
             assert!(error.contains("100 times its size (max_layer_ratio)"), "{error}");
-            finish(&bomb, Limits { ratio: 0, ..limits }).unwrap();
+            finish(&bomb, LayerLimits { ratio: 0, ..limits }).unwrap();
             finish(
                 &bomb,
-                Limits {
+                LayerLimits {
                     ratio: 1 << 20,
                     ..limits
                 },
             )
             .unwrap();
         }
-        finish(&vec![0; 2 << 20], Limits { ratio: 1, ..limits }).unwrap();
+        finish(&vec![0; 2 << 20], LayerLimits { ratio: 1, ..limits }).unwrap();
     }
 
     #[test]

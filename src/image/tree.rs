@@ -22,7 +22,11 @@ use super::printable::printable;
 
 /// Marks a directory that hides the same directory of lower layers (overlayfs).
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
-/// Maximum nesting of directories, and maximum number of components of a name. Bounds every walk over the tree.
+/// Marks a directory of a layer that entries name only as a parent, and the root of a layer that has such directories.
+pub(crate) const IMPLIED: &str = "trusted.condenser.implied";
+/// Carries the diff id of a layer.
+pub(super) const DIFF_ID: &str = "trusted.condenser.diff_id";
+/// Deepest nesting of directories, and most components of a name. Keeps walks over the tree, ours and others', bounded.
 pub(crate) const MAX_DEPTH: usize = 256;
 /// Maximum number of cached handles per tree; several trees are filled at once.
 const MAX_CACHED: usize = 64;
@@ -71,6 +75,8 @@ pub(crate) struct Tree {
     cache: HashMap<Vec<u8>, Rc<OwnedFd>>,
     /// Number of directories that were created without an entry of their own.
     pub implied: u64,
+    /// Whether those are marked.
+    pub marks_implied: bool,
 }
 
 impl Tree {
@@ -83,6 +89,7 @@ impl Tree {
             root: Rc::new(root),
             cache: HashMap::new(),
             implied: 0,
+            marks_implied: false,
         })
     }
 
@@ -173,6 +180,11 @@ impl Tree {
                     self.implied += 1;
                     self.make_directory(&here, &name).map_err(fail)?;
                     set_mode(&here, &name, 0o755).map_err(fail)?;
+                    if self.marks_implied {
+                        open_directory(&*here, &name)
+                            .and_then(|made| set_attribute(&made, IMPLIED.as_bytes(), b"y"))
+                            .map_err(fail)?;
+                    }
                 }
             }
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -4,8 +4,8 @@
 //! links are kept. Whiteouts (OCI image specification, layers) become overlayfs whiteouts. They apply to lower layers
 //! only: entries of the same layer stay, regardless of their order in the archive.
 //!
-//! A directory that the archive names only as a parent is owned by root and has mode 0755, even if a lower layer
-//! describes it differently; builders include the directories that they change.
+//! A directory that entries name only as a parent gets root's ownership, mode 0755 and a mark ([`tree::IMPLIED`]): what
+//! it is in an image, the layers below decide ([`super::chain`]).
 //!
 //! This module never follows a link out of the root, nor the last link of any path ([`Tree`]).
 
@@ -18,7 +18,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
-use super::archive::{Archive, Entry, Kind};
+use super::archive::{Archive, Entry, EntryKind};
 use super::printable::printable;
 use super::tree;
 use super::tree::{Existing, MAX_DEPTH, Tree, TreeError, open_directory, split};
@@ -38,8 +38,10 @@ const MAX_REMEMBERED: usize = 32 << 20;
 
 /// Unpacks the archive into the empty directory `root`. Creates at most `max_entries` objects.
 pub(super) fn unpack(archive: impl Read, root: &Path, max_entries: u64) -> Result<(), TreeError> {
+    let mut tree = Tree::new(root)?;
+    tree.marks_implied = true;
     let mut unpacker = Unpacker {
-        tree: Tree::new(root)?,
+        tree,
         archive: Archive::new(archive),
         buffer: vec![0; BUFFER],
         directories: HashMap::new(),
@@ -57,6 +59,12 @@ pub(super) fn unpack(archive: impl Read, root: &Path, max_entries: u64) -> Resul
         unpacker.place(&entry)?;
     }
     unpacker.tree.discard(AUFS_LINKS)?;
+    if unpacker.tree.implied > 0 {
+        let root = unpacker.tree.directory(b"")?;
+        open_directory(&*root, b".")
+            .and_then(|root| tree::set_attribute(&root, tree::IMPLIED.as_bytes(), b"y"))
+            .map_err(|e| tree::error(e, b"."))?;
+    }
     unpacker.set_directory_times()
 }
 
@@ -76,7 +84,7 @@ impl<R: Read> Unpacker<R> {
     fn place(&mut self, entry: &Entry) -> Result<(), TreeError> {
         let path = clean(&entry.path)?;
         let (parent_path, name) = split(&path);
-        if parent_path == AUFS_LINKS && entry.kind == Kind::File {
+        if parent_path == AUFS_LINKS && entry.kind == EntryKind::File {
             let parent = self.tree.directory(parent_path)?;
             return self.file(entry, &parent, name, &path);
         }
@@ -98,30 +106,30 @@ impl<R: Read> Unpacker<R> {
         let parent = self.tree.directory(parent_path)?;
         if name.is_empty() {
             return match entry.kind {
-                Kind::Directory => self.describe(entry, &parent, b".", path),
+                EntryKind::Directory => self.describe(entry, &parent, b".", path),
                 _ => Err(refused(&entry.path, "the root can only be a directory")),
             };
         }
         let fail = |e| tree::error(e, &path);
         match &entry.kind {
-            Kind::Directory => {
+            EntryKind::Directory => {
                 self.tree.make_directory(&parent, name).map_err(fail)?;
                 self.describe(entry, &parent, name, path.clone())
             }
-            Kind::File => self.file(entry, &parent, name, &path),
-            Kind::Symlink(target) => self.symlink(entry, target, &parent, name).map_err(fail),
-            Kind::HardLink(target) => self.hard_link(target, &parent, name, &path),
-            Kind::Character(major, minor) => {
+            EntryKind::File => self.file(entry, &parent, name, &path),
+            EntryKind::Symlink(target) => self.symlink(entry, target, &parent, name).map_err(fail),
+            EntryKind::HardLink(target) => self.hard_link(target, &parent, name, &path),
+            EntryKind::Character(major, minor) => {
                 let made = self.node(entry, FileType::CharacterDevice, (*major, *minor), &parent, name);
                 self.note_left_out(made.map_err(fail)?, path);
                 Ok(())
             }
-            Kind::Block(major, minor) => {
+            EntryKind::Block(major, minor) => {
                 let made = self.node(entry, FileType::BlockDevice, (*major, *minor), &parent, name);
                 self.note_left_out(made.map_err(fail)?, path);
                 Ok(())
             }
-            Kind::Fifo => self
+            EntryKind::Fifo => self
                 .node(entry, FileType::Fifo, (0, 0), &parent, name)
                 .map(drop)
                 .map_err(fail),
@@ -163,6 +171,12 @@ impl<R: Read> Unpacker<R> {
     fn describe(&mut self, entry: &Entry, parent: &OwnedFd, name: &[u8], path: Vec<u8>) -> Result<(), TreeError> {
         let directory = open_directory(parent, name).map_err(|e| tree::error(e, &path))?;
         set_attributes(entry, &directory).map_err(|e| tree::error(e, &path))?;
+        if self.tree.implied > 0 {
+            match rustix::fs::fremovexattr(&directory, tree::IMPLIED) {
+                Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+                Err(e) => return Err(tree::error(e, &path)),
+            }
+        }
         self.remembered += path.len();
         self.directories.insert(path, times(entry));
         if self.remembered > MAX_REMEMBERED {

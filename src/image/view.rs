@@ -5,10 +5,12 @@
 //! layer can lead the walk to a file of the host.
 
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use rustix::fs::{Mode, OFlags};
@@ -19,13 +21,20 @@ use super::tree::{Existing, open_directory};
 
 const MAX_LINKS: u32 = 40;
 
-/// The directories that merge at one path, topmost first.
-type Merged = Rc<Vec<OwnedFd>>;
+/// The directories that merge at one place, topmost first.
+pub(super) type Merged = Rc<Vec<OwnedFd>>;
 
-/// The object that the topmost layer with that name has.
-enum Found {
+/// What the topmost layer that knows a name has there.
+pub(super) enum Found {
     Directory(Merged),
     Link(Vec<u8>),
+    File(OwnedFd),
+}
+
+/// Where a path leads.
+enum Place {
+    /// With the path that has no links in it.
+    Directory(PathBuf, Merged),
     File(OwnedFd),
 }
 
@@ -44,9 +53,25 @@ impl View {
         Ok(Self { root: Rc::new(root) })
     }
 
+    /// The directories that merge at the root.
+    pub(super) fn root(&self) -> Merged {
+        self.root.clone()
+    }
+
+    /// The directory that a path leads to, and its path without links. `None` if there is none.
+    pub(super) fn directory(&self, path: &Path) -> io::Result<Option<(PathBuf, Merged)>> {
+        match self.walk(path.as_os_str().as_bytes()) {
+            Ok(Some(Place::Directory(path, merged))) => Ok(Some((path, merged))),
+            Ok(_) | Err(Errno::LOOP) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
     /// The content of a regular file, at most `limit` bytes. `None` if there is no regular file at `path`.
     pub(super) fn read(&self, path: &str, limit: u64) -> io::Result<Option<Vec<u8>>> {
-        let Some(fd) = self.walk(path)? else { return Ok(None) };
+        let Some(Place::File(fd)) = self.walk(path.as_bytes())? else {
+            return Ok(None);
+        };
         let file = File::from(fd);
         if !file.metadata()?.is_file() {
             return Ok(None);
@@ -62,11 +87,11 @@ impl View {
         Ok(Some(content))
     }
 
-    fn walk(&self, path: &str) -> Result<Option<OwnedFd>, Errno> {
+    fn walk(&self, path: &[u8]) -> Result<Option<Place>, Errno> {
         let mut links = 0;
-        // The directories from the root to the current position.
-        let mut trail = vec![self.root.clone()];
-        let mut ahead: VecDeque<Vec<u8>> = components(path.as_bytes()).collect();
+        // From the root to where the walk is.
+        let mut trail = vec![(Vec::new(), self.root.clone())];
+        let mut ahead: VecDeque<Vec<u8>> = components(path).collect();
         while let Some(name) = ahead.pop_front() {
             if name == b".." {
                 if trail.len() > 1 {
@@ -74,10 +99,10 @@ impl View {
                 }
                 continue;
             }
-            let Some(here) = trail.last() else { return Ok(None) };
+            let Some((_, here)) = trail.last() else { return Ok(None) };
             match find(here, &name)? {
-                Some(Found::Directory(merged)) => trail.push(merged),
-                Some(Found::File(fd)) => return Ok(ahead.is_empty().then_some(fd)),
+                Some(Found::Directory(merged)) => trail.push((name, merged)),
+                Some(Found::File(fd)) => return Ok(ahead.is_empty().then_some(Place::File(fd))),
                 Some(Found::Link(_)) if links == MAX_LINKS => return Err(Errno::LOOP),
                 Some(Found::Link(target)) => {
                     links += 1;
@@ -89,7 +114,9 @@ impl View {
                 None => return Ok(None),
             }
         }
-        Ok(None)
+        let names = trail.iter().skip(1).map(|(name, _)| OsStr::from_bytes(name));
+        let path = names.collect();
+        Ok(trail.pop().map(|(_, merged)| Place::Directory(path, merged)))
     }
 }
 
@@ -99,9 +126,9 @@ fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = Vec<u8>> {
         .map(<[u8]>::to_vec)
 }
 
-/// Looks up a name as overlayfs does: from the top, merging directories until another kind of object, a whiteout or
-/// an opaque directory.
-fn find(here: &[OwnedFd], name: &[u8]) -> Result<Option<Found>, Errno> {
+/// Looks a name up as overlayfs does: from the top, merging directories until something else, a whiteout or an opaque
+/// directory ends it.
+pub(super) fn find(here: &[OwnedFd], name: &[u8]) -> Result<Option<Found>, Errno> {
     let mut merged = Vec::new();
     for layer in here {
         match tree::look(layer, name)? {
@@ -136,8 +163,6 @@ fn find(here: &[OwnedFd], name: &[u8]) -> Result<Option<Found>, Errno> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use tar::EntryType;
 
     use super::super::testing::{Tar, with_overlay};

@@ -1,25 +1,11 @@
-//! Names and ids of containers (`docs/spec/api.md` 4.1, 4.2). Pure.
+//! New names and ids of containers (`docs/spec/api.md` 4.1, 4.2). Pure.
 
 use jiff::Timestamp;
 use rand::RngExt;
 
 use crate::model::{Claim, Snapshot};
 
-/// Prefix of the names of infra containers; clients may not use it.
-pub const INFRA_PREFIX: &str = "condenser-pod-infra-";
-/// Names that a route has taken.
-const RESERVED: &[&str] = &["stats"];
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
-
-/// Whether a client may give a container this name: `[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}`, not reserved.
-pub fn valid_name(name: &str) -> bool {
-    let bytes = name.as_bytes();
-    (1..=128).contains(&bytes.len())
-        && bytes[0].is_ascii_alphanumeric()
-        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(b))
-        && !RESERVED.contains(&name)
-        && !name.starts_with(INFRA_PREFIX)
-}
 
 /// A container id that nothing in `snapshot` uses: 12 characters, the first four of the time, 40 random bits.
 pub fn fresh_id(snapshot: &Snapshot, now: Timestamp) -> String {
@@ -75,40 +61,18 @@ const NOUNS: &[&str] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_follow_the_grammar() {
-        for good in ["a", "web", "Web_1.x-y", "0", &"n".repeat(128)] {
-            assert!(valid_name(good), "{good}");
-        }
-        for bad in [
-            "",
-            "-a",
-            ".a",
-            "a b",
-            "a/b",
-            "é",
-            "stats",
-            "condenser-pod-infra-1",
-            &"n".repeat(129),
-        ] {
-            assert!(!valid_name(bad), "{bad}");
-        }
-    }
+    use crate::model::names::{is_container_id, is_container_name};
 
     #[test]
     fn ids_are_twelve_characters_of_the_alphabet_and_differ() {
         let snapshot = Snapshot::default();
         let ids: std::collections::BTreeSet<_> = (0..1000).map(|_| fresh_id(&snapshot, Timestamp::now())).collect();
         assert_eq!(ids.len(), 1000);
-        assert!(
-            ids.iter()
-                .all(|id| id.len() == 12 && id.bytes().all(|b| ALPHABET.contains(&b)))
-        );
+        assert!(ids.iter().all(|id| is_container_id(id)));
     }
 
     #[test]
     fn random_names_are_valid() {
-        assert!(valid_name(&fresh_name(&Snapshot::default())));
+        assert!(is_container_name(&fresh_name(&Snapshot::default())));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use crate::model::{Claim, Container, INFRA_PREFIX, Kind, Operation, Pod, ReplicaSet, Snapshot};
+use crate::model::{Claim, Container, Kind, Operation, Pod, ReplicaSet, Role, Snapshot};
 
 /// Namespace of a name that is written without one.
 const NAMESPACE: &str = "default";
@@ -50,8 +50,8 @@ pub struct Directory<'a> {
 impl<'a> Directory<'a> {
     /// Looks at every container, pod and replica set once.
     pub fn new(snapshot: &'a Snapshot) -> Self {
-        let infra = snapshot.containers().iter().filter_map(|c| match &c.pod_id {
-            Some(pod) if c.name.starts_with(INFRA_PREFIX) => Some((pod.as_str(), c)),
+        let infra = snapshot.containers().iter().filter_map(|c| match &c.role {
+            Role::Infra { pod } => Some((pod.as_str(), c)),
             _ => None,
         });
         let mut pods: HashMap<&str, Vec<&Arc<Pod>>> = HashMap::new();
@@ -77,7 +77,7 @@ impl<'a> Directory<'a> {
     pub fn resolve(&self, name: &str) -> Result<Vec<End>, Unresolved> {
         let missing = || Unresolved::NotFound(name.to_owned());
         if let Some(container) = self.container(name) {
-            let end = match &container.pod_id {
+            let end = match container.role.pod() {
                 Some(pod) => self.pod_end(pod),
                 None => end(container),
             };
@@ -149,10 +149,10 @@ fn with_namespace(name: &str) -> (&str, &str) {
 
 /// What is being removed has no interface any more: its rules are gone before its address is free for another.
 fn end(container: &Arc<Container>) -> Option<End> {
-    if container.operation == Some(Operation::Delete) {
+    if container.journal.operation == Some(Operation::Delete) {
         return None;
     }
-    let attachment = container.attachment.as_ref()?;
+    let attachment = container.status.attachment.as_ref()?;
     Some(End {
         container: container.name.clone(),
         veth: container.veth(),
@@ -170,7 +170,7 @@ mod tests {
         Snapshot::build(|t| {
             t.put(container("aaaaaaaaaaaa", "web").address("10.166.0.1")).unwrap();
             let mut going = container("bbbbbbbbbbbb", "going").address("10.166.0.2");
-            going.operation = Some(Operation::Delete);
+            going.journal.operation = Some(Operation::Delete);
             t.put(going).unwrap();
             t.put(ReplicaSet {
                 manifest_name: "shop-rs".into(),
@@ -183,13 +183,11 @@ mod tests {
                 t.put(pod).unwrap();
             }
             for n in 1..3 {
-                let mut infra = container(&format!("infra000000{n}"), &format!("{INFRA_PREFIX}01pod{n}"))
-                    .address(&format!("10.166.0.1{n}"));
-                infra.pod_id = Some(format!("01pod{n}"));
-                t.put(infra).unwrap();
-                let mut member = container(&format!("member00000{n}"), &format!("app-{n}"));
-                member.pod_id = Some(format!("01pod{n}"));
-                t.put(member).unwrap();
+                let pod = format!("01pod{n}");
+                let infra = container(&format!("infra000000{n}"), &format!("condenser-pod-infra-{pod}"));
+                t.put(infra.infra_of(&pod).address(&format!("10.166.0.1{n}"))).unwrap();
+                let member = container(&format!("member00000{n}"), &format!("app-{n}"));
+                t.put(member.member_of(&pod)).unwrap();
             }
         })
     }

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use crate::model::{Pod, PodStatus, Service, Snapshot, pod_statuses};
+use crate::model::{Pod, PodStatus, Service, Snapshot, by_creation, pod_statuses};
 
 /// A pod that takes clients of a service.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,7 +33,7 @@ pub fn endpoints(service: &Service, pods: &[(Arc<Pod>, PodStatus)]) -> Vec<Endpo
         .iter()
         .filter(|(pod, status)| status.ready && pod.namespace == service.namespace && has_labels(pod))
         .filter_map(|(pod, status)| {
-            let attachment = status.infra.as_ref()?.attachment.as_ref()?;
+            let attachment = status.infra.as_ref()?.status.attachment.as_ref()?;
             Some(Endpoint {
                 address: attachment.address,
                 network: attachment.network.clone(),
@@ -47,11 +47,10 @@ pub fn endpoints(service: &Service, pods: &[(Arc<Pod>, PodStatus)]) -> Vec<Endpo
 
 /// All services by creation time, then id, each with its endpoints.
 pub fn all_endpoints(snapshot: &Snapshot) -> Vec<(Arc<Service>, Vec<Endpoint>)> {
-    let mut services: Vec<_> = snapshot.services().iter().cloned().collect();
+    let services = by_creation(snapshot.services().iter().cloned());
     if services.is_empty() {
         return Vec::new();
     }
-    services.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
     let pods = pod_statuses(snapshot);
     let with_endpoints = |service: Arc<Service>| {
         let endpoints = endpoints(&service, &pods);
@@ -63,7 +62,7 @@ pub fn all_endpoints(snapshot: &Snapshot) -> Vec<(Arc<Service>, Vec<Endpoint>)> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::fixtures::{container, pod, service};
+    use crate::model::fixtures::{container, pod, service, tcp_check};
     use crate::model::{ContainerState, PodGoal, Txn};
 
     /// A pod that runs, with the label `app: <name>`.
@@ -76,9 +75,12 @@ mod tests {
             crate::model::member_name(id, "web"),
         ];
         for (n, name) in names.iter().enumerate() {
-            let mut part = container(&format!("{id}-{n}"), name).in_state(ContainerState::Running);
-            part.pod_id = Some(id.into());
-            t.put(if n == 0 { part.address(address) } else { part }).unwrap();
+            let part = container(&format!("{id}-{n}"), name).in_state(ContainerState::Running);
+            let part = match n {
+                0 => part.infra_of(id).address(address),
+                _ => part.member_of(id),
+            };
+            t.put(part).unwrap();
         }
     }
 
@@ -127,7 +129,8 @@ mod tests {
     #[test]
     fn only_ready_pods_are() {
         use crate::model::{Container, Health};
-        let stop = |id: &'static str| addresses(update(id, |c: &mut Container| c.state = ContainerState::Stopped));
+        let stop =
+            |id: &'static str| addresses(update(id, |c: &mut Container| c.status.state = ContainerState::Stopped));
         assert_eq!(stop("01aaaaaaaaaaaaaa-0"), ["10.166.0.10"], "infra has ended");
         assert_eq!(stop("01aaaaaaaaaaaaaa-1"), ["10.166.0.10"], "a member has ended");
         for goal in [PodGoal::Stopped, PodGoal::Removed, PodGoal::Created] {
@@ -137,15 +140,7 @@ mod tests {
         let probed = |readiness| {
             addresses(update("01aaaaaaaaaaaaaa-1", move |c: &mut Container| {
                 c.readiness = readiness;
-                c.options.readiness_check = Some(crate::model::HealthCheck {
-                    probe: crate::model::Probe::Tcp(80),
-                    interval: 1,
-                    timeout: 1,
-                    retries: 1,
-                    successes: 1,
-                    start_period: 0,
-                    start_interval: None,
-                });
+                c.options.readiness_check = Some(tcp_check());
             }))
         };
         assert_eq!(probed(None), ["10.166.0.10"]);

@@ -4,17 +4,20 @@
 //! ready, which addresses stand behind this service, what does this name mean) is answered here, once.
 
 pub mod container_names;
+mod created;
 mod directory;
 mod endpoints;
+pub mod names;
 mod pod_status;
 pub mod policies;
 mod records;
 pub mod retries;
 mod snapshot;
 
-pub use container_names::INFRA_PREFIX;
+pub use created::by_creation;
 pub use directory::{Directory, End, Unresolved};
 pub use endpoints::{Endpoint, all_endpoints, endpoints};
+pub use names::INFRA_PREFIX;
 pub use pod_status::{PodState, PodStatus, member_name, pod_status, pod_statuses};
 #[cfg(test)]
 pub(crate) use records::fixtures;

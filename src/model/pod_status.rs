@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use crate::model::retries::steady_from;
 use crate::model::{
     Container, ContainerState, Health, INFRA_PREFIX, Pod, PodContainer, PodGoal, PodProblem, RestartPolicy, Snapshot,
+    by_creation,
 };
 
 /// What clients see of a pod's life (`docs/spec/api.md` 8).
@@ -72,7 +73,7 @@ impl PodStatus {
         let starts = self
             .members
             .iter()
-            .map(|member| steady_from(member).or(member.started_at));
+            .map(|member| steady_from(member).or(member.status.started_at));
         starts.max().flatten().filter(|_| self.ready)
     }
 
@@ -81,9 +82,9 @@ impl PodStatus {
     pub fn available_from(&self, min_ready_seconds: u32) -> Option<Timestamp> {
         let min_ready = Duration::from_secs(min_ready_seconds.into());
         let of = |member: &Arc<Container>| {
-            let (since, pause) = match &member.options.readiness_check {
-                Some(_) => (member.ready_at.or(member.started_at)?, min_ready),
-                None => (member.started_at?, min_ready.max(SETTLING)),
+            let (since, pause) = match &member.spec.options.readiness_check {
+                Some(_) => (member.status.ready_at.or(member.status.started_at)?, min_ready),
+                None => (member.status.started_at?, min_ready.max(SETTLING)),
             };
             since.checked_add(pause).ok()
         };
@@ -93,7 +94,7 @@ impl PodStatus {
 
     /// Its address, once it has an infra container.
     pub fn address(&self) -> Option<Ipv4Addr> {
-        Some(self.infra.as_ref()?.attachment.as_ref()?.address)
+        Some(self.infra.as_ref()?.status.attachment.as_ref()?.address)
     }
 
     /// The member that was made from an entry of the template.
@@ -115,10 +116,7 @@ pub fn pod_status(snapshot: &Snapshot, pod: &Pod) -> PodStatus {
     let containers = snapshot.containers().iter();
     of(
         pod,
-        containers
-            .filter(|c| c.pod_id.as_deref() == Some(&pod.id))
-            .cloned()
-            .collect(),
+        containers.filter(|c| c.role.pod() == Some(&pod.id)).cloned().collect(),
     )
 }
 
@@ -126,32 +124,33 @@ pub fn pod_status(snapshot: &Snapshot, pod: &Pod) -> PodStatus {
 pub fn pod_statuses(snapshot: &Snapshot) -> Vec<(Arc<Pod>, PodStatus)> {
     let mut by_pod: HashMap<&str, Vec<Arc<Container>>> = HashMap::new();
     for container in snapshot.containers().iter() {
-        if let Some(pod) = &container.pod_id {
+        if let Some(pod) = container.role.pod() {
             by_pod.entry(pod).or_default().push(container.clone());
         }
     }
-    let mut pods: Vec<_> = snapshot.pods().iter().cloned().collect();
-    pods.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
     let with_status = |pod: Arc<Pod>| {
         let status = of(&pod, by_pod.remove(&pod.id[..]).unwrap_or_default());
         (pod, status)
     };
-    pods.into_iter().map(with_status).collect()
+    by_creation(snapshot.pods().iter().cloned())
+        .into_iter()
+        .map(with_status)
+        .collect()
 }
 
 fn of(pod: &Pod, containers: Vec<Arc<Container>>) -> PodStatus {
-    let (infra, mut members): (Vec<_>, Vec<_>) = containers
+    let (infra, members): (Vec<_>, Vec<_>) = by_creation(containers)
         .into_iter()
         .partition(|container| container.name.starts_with(INFRA_PREFIX));
-    members.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
     let infra = infra.into_iter().next();
-    let runs = |container: &Container| container.state == ContainerState::Running;
+    let runs = |container: &Container| container.status.state == ContainerState::Running;
     let entries = pod.template.spec.containers.len();
     let desired = if entries > 0 { entries } else { members.len() };
     let running = members.iter().filter(|member| runs(member)).count();
     let whole = infra.as_deref().is_some_and(runs) && running >= desired;
-    let passes =
-        |member: &Arc<Container>| member.options.readiness_check.is_none() || member.readiness == Some(Health::Healthy);
+    let passes = |member: &Arc<Container>| {
+        member.spec.options.readiness_check.is_none() || member.status.readiness == Some(Health::Healthy)
+    };
     let over: Vec<i32> = members.iter().filter_map(|member| final_code(pod, member)).collect();
     let all_over = desired > 0 && over.len() >= desired.max(members.len());
     // What has done its work is not missing.
@@ -180,8 +179,10 @@ fn of(pod: &Pod, containers: Vec<Arc<Container>>) -> PodStatus {
 
 /// The exit status of a member that has ended and that the restart policy of its pod does not start again.
 fn final_code(pod: &Pod, member: &Container) -> Option<i32> {
-    let exit = member.exit.as_ref()?;
-    let ended = member.state == ContainerState::Stopped && !member.stopped_by_user && member.operation.is_none();
+    let exit = member.status.exit.as_ref()?;
+    let ended = member.status.state == ContainerState::Stopped
+        && !member.journal.stopped_by_user
+        && member.journal.operation.is_none();
     let stays = match pod.template.spec.restart {
         RestartPolicy::No => true,
         RestartPolicy::OnFailure { .. } => exit.code == 0,
@@ -198,17 +199,17 @@ fn problem(pod: &Pod, state: PodState, members: &[Arc<Container>]) -> Option<Pod
         PodState::Created | PodState::Running | PodState::Stopped | PodState::Succeeded => return None,
     }
     let ended = |member: &&Arc<Container>| {
-        member.state == ContainerState::Stopped && member.exit.as_ref().is_some_and(|exit| exit.code != 0)
+        member.status.state == ContainerState::Stopped && member.status.exit.as_ref().is_some_and(|exit| exit.code != 0)
     };
     let of_member = || {
         let member = members.iter().find(ended)?;
-        let exit = member.exit.as_ref()?;
+        let exit = member.status.exit.as_ref()?;
         let reason = match state {
             PodState::Failed => exit.reason.clone(),
-            _ if member.retries.in_a_row > 0 => "CrashLoopBackOff".to_owned(),
+            _ if member.journal.retries.in_a_row > 0 => "CrashLoopBackOff".to_owned(),
             _ => exit.reason.clone(),
         };
-        let restarts = match member.restarts {
+        let restarts = match member.status.restarts {
             0 => String::new(),
             times => format!(", restarts: {times}"),
         };
@@ -228,7 +229,7 @@ fn problem(pod: &Pod, state: PodState, members: &[Arc<Container>]) -> Option<Pod
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::fixtures::{container, pod};
+    use crate::model::fixtures::{container, pod, tcp_check};
 
     fn seen(pod: &Pod, containers: Vec<Container>) -> (String, usize, usize, bool) {
         let snapshot = Snapshot::build(|t| {
@@ -242,9 +243,11 @@ mod tests {
     }
 
     fn part(id: &str, name: &str, state: ContainerState) -> Container {
-        let mut container = container(id, name).in_state(state);
-        container.pod_id = Some("01kh3v8q2m6r4t0x9e5w7yabcd".into());
-        container
+        let (container, pod) = (container(id, name).in_state(state), "01kh3v8q2m6r4t0x9e5w7yabcd");
+        match id {
+            "i" => container.infra_of(pod),
+            _ => container.member_of(pod),
+        }
     }
 
     #[test]
@@ -263,15 +266,7 @@ mod tests {
             ("degraded".into(), 1, 0, false)
         );
         let mut unready = web(Running);
-        unready.options.readiness_check = Some(crate::model::HealthCheck {
-            probe: crate::model::Probe::Tcp(80),
-            interval: 1,
-            timeout: 1,
-            retries: 1,
-            successes: 1,
-            start_period: 0,
-            start_interval: None,
-        });
+        unready.options.readiness_check = Some(tcp_check());
         assert_eq!(seen(&shop, vec![infra(), unready]), ("running".into(), 1, 1, false));
         shop.goal = PodGoal::Stopped;
         assert_eq!(seen(&shop, vec![infra(), web(Running)]).0, "stopped");
@@ -290,8 +285,8 @@ mod tests {
             }
             let mut member = part(name, &member_name(&shop.id, name), ContainerState::Stopped);
             let code = letter.to_digit(10).unwrap_or(0) as i32;
-            member.stopped_by_user = letter == 'u';
-            member.exit = Some(crate::model::Exit {
+            member.journal.stopped_by_user = letter == 'u';
+            member.status.exit = Some(crate::model::Exit {
                 code,
                 reason: if code == 0 { "Completed" } else { "Error" }.into(),
                 message: String::new(),
@@ -346,7 +341,7 @@ mod tests {
         running.ready = true;
         let with = |edit: &dyn Fn(&mut Container)| {
             let mut member = Container::clone(&running.members[0]);
-            member.started_at = at(100);
+            member.status.started_at = at(100);
             edit(&mut member);
             PodStatus {
                 members: vec![Arc::new(member)],
@@ -356,18 +351,10 @@ mod tests {
         let plain = with(&|_| {});
         assert_eq!((plain.steady_from(), plain.available_from(0)), (at(100), at(102)));
         assert_eq!(plain.available_from(30), at(130));
-        let crashed = with(&|c| c.retries.in_a_row = 1);
+        let crashed = with(&|c| c.journal.retries.in_a_row = 1);
         assert_eq!((crashed.steady_from(), crashed.available_from(0)), (at(110), at(110)));
         let probed = with(&|c| {
-            c.options.readiness_check = Some(crate::model::HealthCheck {
-                probe: crate::model::Probe::Tcp(80),
-                interval: 1,
-                timeout: 1,
-                retries: 1,
-                successes: 1,
-                start_period: 0,
-                start_interval: None,
-            });
+            c.options.readiness_check = Some(tcp_check());
             c.ready_at = at(150);
         });
         assert_eq!((probed.available_from(0), probed.available_from(5)), (at(150), at(155)));

@@ -4,27 +4,38 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::Container;
+use super::{Container, Retries};
 
 /// A run of this length ends a row of restarts.
 const LONG_RUN: Duration = Duration::from_secs(10);
 
 /// How many restarts no long run has followed. A try that led to no run at all leaves the times of the run before it.
 pub fn in_a_row(c: &Container, started_at: Timestamp) -> u32 {
-    let led_to_a_run = c.retries.last.is_none_or(|last| last <= started_at);
+    let led_to_a_run = c.journal.retries.last.is_none_or(|last| last <= started_at);
     let ran_long = c
+        .status
         .stopped_at
         .is_some_and(|stopped_at| stopped_at.duration_since(started_at) >= LONG_RUN.try_into().unwrap_or_default());
     if led_to_a_run && ran_long {
         0
     } else {
-        c.retries.in_a_row
+        c.journal.retries.in_a_row
     }
+}
+
+/// Counts a restart that is about to be tried.
+pub fn count(c: &mut Container, now: Timestamp) {
+    let in_a_row = c.started_at.map_or(0, |started_at| in_a_row(c, started_at));
+    c.restarts = c.restarts.saturating_add(1);
+    c.retries = Retries {
+        in_a_row: in_a_row.saturating_add(1),
+        last: Some(now),
+    };
 }
 
 /// Until when a container that runs is not to be relied on, because it has ended by itself before and has not run for
 /// long since. `None` when it has not.
 pub fn steady_from(c: &Container) -> Option<Timestamp> {
-    let started_at = c.started_at.filter(|_| c.retries.in_a_row > 0)?;
+    let started_at = c.status.started_at.filter(|_| c.journal.retries.in_a_row > 0)?;
     started_at.checked_add(LONG_RUN).ok()
 }

@@ -15,6 +15,7 @@ use super::records::{
     Bottle, Container, Forward, Image, Import, Network, Pod, Policy, PolicySettings, Protocol, ReplicaSet, Service,
     ServicePort,
 };
+use crate::base::cause::Cause;
 
 /// A kind of stored object. One SQLite table each.
 pub trait Record: Serialize + DeserializeOwned + Clone + fmt::Debug + Send + Sync + 'static {
@@ -125,9 +126,17 @@ impl Record for Container {
         if self.id != self.name {
             claims.push(Claim::ContainerName(self.id.clone()));
         }
-        claims.extend(self.attachment.iter().map(|a| Claim::Address(a.address)));
-        claims.extend(self.forwards.iter().map(Forward::claim));
+        claims.extend(self.status.attachment.iter().map(|a| Claim::Address(a.address)));
+        claims.extend(self.spec.forwards.iter().map(Forward::claim));
         claims
+    }
+}
+
+impl Forward {
+    /// What nobody else may have. Where the configuration says the address, it may be any.
+    pub fn claim(&self) -> Claim {
+        let address = self.host_address.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        Claim::HostPort(self.protocol, self.host_port, address)
     }
 }
 
@@ -325,13 +334,12 @@ impl Claim {
 }
 
 /// A stored document that cannot be understood, or that claims what another one has.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
+#[derive(Debug)]
 pub struct BrokenRecord {
     /// Kind of the record.
     pub kind: Kind,
     /// What is wrong with it.
-    pub message: String,
+    pub source: Cause,
 }
 
 /// The record that holds a claim.
@@ -441,7 +449,7 @@ impl Snapshot {
 
     /// A holder of a port as a person knows it, as in `service default/shop`; the infra container of a pod is the pod.
     pub fn describe(&self, holder: &Holder) -> String {
-        let pod_of = |container: &Container| self.pods.get(container.pod_id.as_ref()?);
+        let pod_of = |container: &Container| self.pods.get(container.role.pod()?);
         match holder.kind {
             Kind::Container => match self.containers.get(&holder.id) {
                 Some(container) => match pod_of(container) {
@@ -461,11 +469,11 @@ impl Snapshot {
     fn restore_as<R: Record>(&mut self, document: &str) -> Result<(), BrokenRecord> {
         let record: R = serde_json::from_str(document).map_err(|e| BrokenRecord {
             kind: R::KIND,
-            message: e.to_string(),
+            source: e.into(),
         })?;
         self.claim(&record).map_err(|taken| BrokenRecord {
             kind: R::KIND,
-            message: taken.to_string(),
+            source: taken.into(),
         })?;
         R::table_mut(self).0.insert(record.id().to_owned(), Arc::new(record));
         Ok(())
@@ -652,7 +660,7 @@ mod tests {
     fn a_port_has_a_holder_at_each_address_or_one_at_all() {
         let at = |address: Option<&str>| {
             let mut c = container("x", "x").forward(80);
-            c.forwards[0].host_address = address.map(|a| a.parse().unwrap());
+            c.spec.forwards[0].host_address = address.map(|a| a.parse().unwrap());
             c
         };
         let (one, two, all) = (Some("127.0.0.1"), Some("192.0.2.2"), Some("0.0.0.0"));
@@ -721,7 +729,7 @@ mod tests {
     fn an_update_frees_what_it_gives_up() {
         let mut t = txn();
         t.put(container("a", "web").forward(80)).unwrap();
-        t.update::<Container>("a", |c| c.forwards.clear()).unwrap();
+        t.update::<Container>("a", |c| c.spec.forwards.clear()).unwrap();
         t.put(container("b", "x").forward(80)).unwrap();
         t.remove::<Container>("b").unwrap();
         t.put(container("c", "x").forward(80)).unwrap();

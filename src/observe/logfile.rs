@@ -66,7 +66,7 @@ impl RotatingFile {
     /// [`RotatingFile::reopen`] if the file was moved away or removed.
     pub fn follow_name(&mut self) -> io::Result<()> {
         let here = self.file.metadata().map_err(|e| named(&self.path, &e))?;
-        match std::fs::symlink_metadata(&self.path) {
+        match fs_err::symlink_metadata(&self.path) {
             Ok(there) if (there.dev(), there.ino()) == (here.dev(), here.ino()) => Ok(()),
             _ => self.reopen(),
         }
@@ -97,6 +97,7 @@ impl RotatingFile {
 }
 
 /// The file, its size, and whether it ends with an incomplete line.
+#[expect(clippy::disallowed_methods, reason = "the error names the file already")]
 fn open(path: &Path) -> io::Result<(std::fs::File, u64, bool)> {
     if let Some(directory) = path.parent() {
         std::fs::DirBuilder::new()

@@ -63,17 +63,18 @@ impl Kernel {
     }
 
     fn is_enabled(&self) -> bool {
-        std::fs::read_to_string(&self.enabled).is_ok_and(|text| text.starts_with(['Y', 'y', '1']))
+        fs_err::read_to_string(&self.enabled).is_ok_and(|text| text.starts_with(['Y', 'y', '1']))
     }
 
     /// The list has lines like `raind-default (enforce)`.
     fn has_profile(&self) -> bool {
-        std::fs::read_to_string(&self.loaded).is_ok_and(|text| {
+        fs_err::read_to_string(&self.loaded).is_ok_and(|text| {
             text.lines()
                 .any(|line| line.split_ascii_whitespace().next() == Some(APPARMOR_PROFILE))
         })
     }
 
+    #[expect(clippy::disallowed_methods, reason = "ended when it takes too long")]
     async fn load(&self, file: &Path) -> Result<(), String> {
         let mut command = tokio::process::Command::new(&self.parser);
         command.arg("-r").arg(file).stdin(Stdio::null()).kill_on_drop(true);
@@ -142,7 +143,7 @@ impl AppArmor {
     /// If the text differs from the file of the last start, load the profile even if one with its name is loaded.
     async fn install(&self) -> Result<(), String> {
         let file = self.directory.join(APPARMOR_PROFILE);
-        let unchanged = std::fs::read_to_string(&file).is_ok_and(|text| text == PROFILE);
+        let unchanged = fs_err::read_to_string(&file).is_ok_and(|text| text == PROFILE);
         if !unchanged {
             let staged = file.with_extension("new");
             fs_err::create_dir_all(&self.directory).map_err(|e| e.to_string())?;

@@ -25,8 +25,8 @@ const OPTIONS: [&str; 10] = [
 /// Why a mount is refused. The texts are part of the API.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
-    /// The text is not `source:destination[:options]`.
-    #[error("invalid mount format")]
+    /// Not `source:destination[:options]`.
+    #[error("invalid mount format: write source:destination[:options], as in /srv/data:/data:ro")]
     Format,
     /// Containers may not have this source; the reason.
     #[error("invalid mount source: {path}: {why}")]
@@ -129,6 +129,7 @@ impl Mount {
     }
 
     /// Opens the source and checks its real path: parents may be symbolic links to a denied directory.
+    #[expect(clippy::disallowed_methods, reason = "the error names the file already")]
     pub fn open_source(&self, policy: &Policy) -> Result<Source, MountError> {
         let text = || self.source.display().to_string();
         let refused = |why| MountError::Source { path: text(), why };

@@ -36,6 +36,7 @@ impl ProcessId {
 
     /// The process that reaps this one when it exits: for a container, its monitor. A zombie still has a parent.
     /// `None` if this process is gone, or if its parent is gone and init has adopted it.
+    #[expect(clippy::disallowed_methods, reason = "fs_err hides the number of the error")]
     pub fn parent(&self) -> Option<Self> {
         let text = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
         let (_, start_time) = parse_stat(&text)?;
@@ -55,6 +56,7 @@ impl ProcessId {
 
 /// State letter and start time (field 22, clock ticks since boot) of `/proc/<pid>/stat`. `None` if there is no such
 /// process.
+#[expect(clippy::disallowed_methods, reason = "fs_err hides the number of the error")]
 fn stat(pid: i32) -> std::io::Result<Option<(char, u64)>> {
     if pid <= 0 {
         return Ok(None);
@@ -84,7 +86,7 @@ pub fn boot_id() -> String {
     if let Some(known) = KNOWN.get() {
         return known.clone();
     }
-    let read = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    let read = fs_err::read_to_string("/proc/sys/kernel/random/boot_id");
     read.map_or_else(
         |_| String::new(),
         |text| KNOWN.get_or_init(|| text.trim().to_owned()).clone(),

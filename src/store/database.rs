@@ -6,37 +6,44 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, params};
+use rusqlite::{Connection, ErrorCode, Transaction, params};
 
+use super::error::StoreError;
 use super::holder;
-use super::writer::StoreError;
+use crate::base::cause::Cause;
 use crate::model::{Kind, Snapshot, Write};
 
 /// Version of the tables and documents, kept in `PRAGMA user_version`.
 pub const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 
 /// Each entry takes the database from the version of its index to the next one. Entries are never edited once released.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[Step] = &[Step::Tables("
     CREATE TABLE containers (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
     CREATE TABLE images     (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
     CREATE TABLE networks   (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
-", "
+"), Step::Tables("
     CREATE TABLE pods        (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
     CREATE TABLE replicasets (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
     CREATE TABLE services    (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
-", "
+"), Step::Tables("
     CREATE TABLE policies       (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
     CREATE TABLE policysettings (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
-", "
+"), Step::Tables("
     CREATE TABLE bottles (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
-", "
+"), Step::Tables("
     CREATE TABLE imports (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
-"];
+"), Step::Documents(documents::sort_containers)];
+
+enum Step {
+    Tables(&'static str),
+    Documents(fn(&Transaction<'_>) -> rusqlite::Result<()>),
+}
 
 pub(super) struct Database(Connection);
 
 impl Database {
     /// Opens or makes the database, checks it, brings its schema up to date and reads everything.
+    #[expect(clippy::disallowed_methods, reason = "the error names the file already")]
     pub(super) fn open(path: &Path) -> Result<(Self, Snapshot), StoreError> {
         if let Some(dir) = path.parent() {
             std::fs::DirBuilder::new()
@@ -45,7 +52,7 @@ impl Database {
                 .create(dir)
                 .map_err(|e| StoreError::Open {
                     path: path.to_owned(),
-                    message: e.to_string(),
+                    source: e.into(),
                 })?;
         }
         // SQLite makes files with the umask; the store is for root alone.
@@ -56,9 +63,9 @@ impl Database {
             .open(path)
             .map_err(|e| StoreError::Open {
                 path: path.to_owned(),
-                message: e.to_string(),
+                source: e.into(),
             })?;
-        let fail = |e: rusqlite::Error| refusal(path, &e);
+        let fail = |e: rusqlite::Error| refusal(path, e);
         let mut connection = Connection::open(path).map_err(fail)?;
         connection.busy_timeout(Duration::from_secs(2)).map_err(fail)?;
         // EXCLUSIVE: a second daemon on the same files must fail at once, not corrupt what the first one believes.
@@ -71,7 +78,7 @@ impl Database {
         if check != "ok" {
             return Err(StoreError::Open {
                 path: path.to_owned(),
-                message: format!("the database is damaged: {check}"),
+                source: Cause::new(format!("the database is damaged: {check}")),
             });
         }
         migrate(&mut connection, path)?;
@@ -84,7 +91,7 @@ impl Database {
         &mut self,
         writes: impl Iterator<Item = (&'a (Kind, String), &'a Write)>,
     ) -> Result<(), StoreError> {
-        let fail = |e: rusqlite::Error| StoreError::Commit(e.to_string());
+        let fail = |e: rusqlite::Error| StoreError::Commit(e.into());
         let txn = self.0.transaction().map_err(fail)?;
         for ((kind, id), write) in writes {
             let table = kind.table_name();
@@ -106,7 +113,7 @@ impl Database {
 }
 
 /// Why the database cannot be opened: who holds it, if that is the reason.
-fn refusal(path: &Path, error: &rusqlite::Error) -> StoreError {
+fn refusal(path: &Path, error: rusqlite::Error) -> StoreError {
     let path = path.to_owned();
     let busy = [ErrorCode::DatabaseBusy, ErrorCode::DatabaseLocked];
     match error.sqlite_error_code() {
@@ -116,7 +123,7 @@ fn refusal(path: &Path, error: &rusqlite::Error) -> StoreError {
         },
         _ => StoreError::Open {
             path,
-            message: error.to_string(),
+            source: error.into(),
         },
     }
 }
@@ -124,7 +131,7 @@ fn refusal(path: &Path, error: &rusqlite::Error) -> StoreError {
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     let fail = |e: rusqlite::Error| StoreError::Open {
         path: path.to_owned(),
-        message: e.to_string(),
+        source: e.into(),
     };
     let version: i64 = connection
         .query_row("PRAGMA user_version", [], |row| row.get(0))
@@ -132,9 +139,9 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     if version > SCHEMA_VERSION {
         return Err(StoreError::Open {
             path: path.to_owned(),
-            message: format!(
+            source: Cause::new(format!(
                 "the database has schema version {version}, this program knows {SCHEMA_VERSION}; use a newer program"
-            ),
+            )),
         });
     }
     if version == SCHEMA_VERSION {
@@ -149,7 +156,11 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     }
     let txn = connection.transaction().map_err(fail)?;
     for step in &MIGRATIONS[version as usize..] {
-        txn.execute_batch(step).map_err(fail)?;
+        match step {
+            Step::Tables(sql) => txn.execute_batch(sql),
+            Step::Documents(rewrite) => rewrite(&txn),
+        }
+        .map_err(fail)?;
     }
     txn.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(fail)?;
     txn.commit().map_err(fail)
@@ -158,10 +169,7 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
 fn load(connection: &Connection) -> Result<Snapshot, StoreError> {
     let mut snapshot = Snapshot::default();
     for &kind in Kind::ALL {
-        let fail = |e: rusqlite::Error| StoreError::Document {
-            kind,
-            message: e.to_string(),
-        };
+        let fail = |e: rusqlite::Error| StoreError::Document { kind, source: e.into() };
         let mut statement = connection
             .prepare(&format!("SELECT document FROM {}", kind.table_name()))
             .map_err(fail)?;

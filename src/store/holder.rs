@@ -1,6 +1,5 @@
 //! Who keeps a state store to itself.
 
-use std::fs::File;
 use std::path::Path;
 
 use nix::fcntl::{FcntlArg, fcntl};
@@ -9,7 +8,7 @@ use nix::libc;
 /// The process that holds a lock on a database: `process 4711 (/usr/local/bin/condenser)`. `None` when nobody does any
 /// more. For starts that are refused: closing the file gives up the locks that this process itself has on it (POSIX).
 pub(super) fn of(database: &Path) -> Option<String> {
-    let file = File::open(database).ok()?;
+    let file = fs_err::File::open(database).ok()?;
     let mut lock = libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
@@ -30,7 +29,7 @@ fn describe(pid: i32) -> String {
     if pid <= 0 {
         return "a process of another pid namespace".to_owned();
     }
-    match std::fs::read_link(format!("/proc/{pid}/exe")) {
+    match fs_err::read_link(format!("/proc/{pid}/exe")) {
         Ok(program) => format!("process {pid} ({})", program.display()),
         Err(_) => format!("process {pid}"),
     }

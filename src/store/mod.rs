@@ -11,8 +11,10 @@
 //! What this module never does: know why a record changes. Rules of the life cycle are in the domain modules.
 
 mod database;
+mod error;
 mod holder;
 mod writer;
 
 pub use database::SCHEMA_VERSION;
-pub use writer::{Store, StoreError};
+pub use error::StoreError;
+pub use writer::Store;

@@ -1,66 +1,20 @@
 //! The store's handle and its one writer thread.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, RwLock, mpsc};
 
 use jiff::Timestamp;
 use tokio::sync::{broadcast, oneshot};
 
 use super::database::Database;
-use crate::model::{BrokenRecord, Change, Commit, Kind, Snapshot, Txn};
+use super::error::StoreError;
+use crate::model::{Change, Commit, Snapshot, Txn};
 
 /// How many commits a slow subscriber may lag behind before it has to look at the snapshot again.
 const EVENT_BACKLOG: usize = 4096;
 /// How many waiting transactions share one commit.
 const MAX_BATCH: usize = 256;
-
-/// Why the store could not do what was asked.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum StoreError {
-    /// The database cannot be opened or is damaged.
-    #[error("cannot use the state store {path}: {message}")]
-    Open {
-        /// The database file.
-        path: PathBuf,
-        /// What is wrong with it.
-        message: String,
-    },
-    /// Another process, as a rule another daemon, keeps the database to itself.
-    #[error(
-        "the state store {path} is in use by {holder}: one daemon at a time can have it; end that one first (its \
-         containers go on running), or give this one a root_dir of its own"
-    )]
-    InUse {
-        /// The database file.
-        path: PathBuf,
-        /// Pid and program of the process.
-        holder: String,
-    },
-    /// A stored document cannot be understood.
-    #[error("the state store has a broken record in {}: {message}", kind.table_name())]
-    Document {
-        /// Kind of the record.
-        kind: Kind,
-        /// What is wrong with it.
-        message: String,
-    },
-    /// The change could not be written; nothing of it took effect.
-    #[error("cannot write the state store: {0}")]
-    Commit(String),
-    /// The closure of a transaction panicked; nothing of it took effect.
-    #[error("a state change failed unexpectedly")]
-    Panicked,
-    /// The writer has ended, which happens only when the daemon ends.
-    #[error("the state store is closed")]
-    Closed,
-}
-
-impl From<BrokenRecord> for StoreError {
-    fn from(BrokenRecord { kind, message }: BrokenRecord) -> Self {
-        Self::Document { kind, message }
-    }
-}
 
 /// Handle to the state. Clones share it.
 #[derive(Clone)]
@@ -104,7 +58,7 @@ impl Store {
             })
             .map_err(|e| StoreError::Open {
                 path: path.to_owned(),
-                message: e.to_string(),
+                source: e.into(),
             })?;
         Ok(Self(shared))
     }

@@ -9,7 +9,8 @@ use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use serde_json::json;
 
-use crate::sandbox::{Sandbox, sandbox, wait_for};
+use crate::support::sandbox::{Sandbox, sandbox};
+use crate::support::{SOON, wait_for, when};
 
 fn running(s: &Sandbox, script: &str) {
     let mut config = s.config(&s.id, script);
@@ -64,16 +65,16 @@ fn a_terminal_is_passed_through_and_put_back() {
         running(s, "while read line; do echo got $line; stty size; done; exit 3");
         let (mut child, mut master, slave) = attached(s);
         let raw = || !tcgetattr(&slave).unwrap().local_modes.contains(LocalModes::ICANON);
-        wait_for("raw mode", || raw().then_some(()));
+        wait_for("raw mode", SOON, || when(raw(), |raw| *raw));
         // The interrupt key is for the container's program, not for ours.
         master.write_all(b"abc\n").unwrap();
         expect(&mut master, "got abc\r\n11 22\r\n");
         let master_fd = OwnedFd::from(master.try_clone().unwrap());
         size(&master_fd, 33, 44);
         // The new size arrives with a signal, not in the order of the input.
-        wait_for("the new size", || {
+        wait_for("the new size", SOON, || {
             master.write_all(b"\n").unwrap();
-            s.log("console.log").contains("33 44").then_some(())
+            when(s.log("console.log"), |log| log.contains("33 44"))
         });
         master.write_all(b"\x04").unwrap();
         assert!(child.wait().unwrap().success());
@@ -88,8 +89,8 @@ fn a_signal_detaches_and_puts_the_terminal_back() {
         running(s, "while read line; do echo got $line; done");
         let (mut child, _master, slave) = attached(s);
         let raw = || !tcgetattr(&slave).unwrap().local_modes.contains(LocalModes::ICANON);
-        wait_for("raw mode", || raw().then_some(()));
-        crate::sandbox::signal(child.id() as i32, libc::SIGTERM);
+        wait_for("raw mode", SOON, || when(raw(), |raw| *raw));
+        crate::support::sandbox::signal(child.id() as i32, libc::SIGTERM);
         assert_eq!(child.wait().unwrap().code(), Some(128 + libc::SIGTERM));
         assert!(!raw());
         assert_eq!(s.state(&s.id)["status"], "running");

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::process::{find, parent};
-use crate::sandbox::{Sandbox, mode, sandbox, signal, wait_for};
+use crate::support::sandbox::{Sandbox, mode, sandbox, signal};
+use crate::support::{SOON, wait_for, when};
 
 /// Prints everything that a process has from its runtime.
 pub const SELF_PORTRAIT: &str = "grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp|Sig(Blk|Ign|Cgt))' /proc/self/status; \
@@ -23,10 +24,11 @@ pub fn sleeper(s: &Sandbox) -> Value {
 
 /// The audit record of the end of an exec'd process.
 fn end(s: &Sandbox, command: &str) -> Value {
-    wait_for("the record of the end", || {
+    wait_for("the record of the end", SOON, || {
         let of =
-            |record: &Value| record["event"] == "exec_shim" && record["exec_command"].to_string().contains(command);
-        s.audit().into_iter().find(of)
+            |record: &&Value| record["event"] == "exec_shim" && record["exec_command"].to_string().contains(command);
+        let records = s.audit();
+        records.iter().find(of).cloned().ok_or(format!("{records:?}"))
     })
 }
 
@@ -110,7 +112,7 @@ fn with_shifted_ids_it_is_root_of_the_container_only() {
         config["linux"]["uidMappings"] = shifted.clone();
         config["linux"]["gidMappings"] = shifted;
         s.write(&s.id, &config);
-        crate::sandbox::shell(&format!(
+        crate::support::sandbox::shell(&format!(
             "chown -R 100000:100000 {} {}; chmod 711 {} {}",
             s.bundle(&s.id).join("diff").display(),
             s.image().display(),
@@ -136,10 +138,7 @@ fn with_shifted_ids_it_is_root_of_the_container_only() {
                 "-c",
                 "tty; ls -ln $(tty); echo again > $(tty)",
             ]);
-            wait_for("the end", || {
-                let log = s.log("exec_console.log");
-                log.contains("again").then_some(log)
-            })
+            s.log_with("exec_console.log", "again")
         };
         viewer.truncate(200);
         assert!(
@@ -273,8 +272,8 @@ fn many_at_once_all_run() {
         for mut child in children {
             assert!(child.wait().unwrap().success());
         }
-        let log = wait_for("all lines", || {
-            Some(s.log("exec.log")).filter(|log| log.lines().count() == 20)
+        let log = wait_for("all lines", SOON, || {
+            when(s.log("exec.log"), |log| log.lines().count() == 20)
         });
         let mut lines: Vec<_> = log.lines().collect();
         lines.sort_unstable();
@@ -326,9 +325,9 @@ fn in_a_pods_member_it_is_like_the_members_init() {
             &format!("{SELF_PORTRAIT} hostname; echo the end"),
         ]);
         let log = |name: &str| {
-            wait_for(name, || {
+            wait_for(name, SOON, || {
                 let log = std::fs::read_to_string(s.bundle(&id).join("logs").join(name)).unwrap_or_default();
-                log.ends_with("the end\n").then_some(log)
+                when(log, |log| log.ends_with("the end\n"))
             })
         };
         assert_eq!(log("exec.log"), log("init.log"));
@@ -343,7 +342,7 @@ fn in_a_pods_member_it_is_like_the_members_init() {
 fn with_cgroup_v2_alone_it_joins_the_daemons_directory() {
     sandbox(|s| {
         if std::fs::metadata("/sys/fs/cgroup/cgroup.controllers").is_err() {
-            crate::sandbox::shell("mount --bind /sys/fs/cgroup/unified /sys/fs/cgroup");
+            crate::support::sandbox::shell("mount --bind /sys/fs/cgroup/unified /sys/fs/cgroup");
         }
         let cgroup = std::path::Path::new("/sys/fs/cgroup/raind").join(&s.id);
         std::fs::create_dir_all(&cgroup).unwrap();
@@ -358,7 +357,7 @@ fn with_cgroup_v2_alone_it_joins_the_daemons_directory() {
         s.ok(&["kill", &s.id, "KILL"]);
         assert_eq!(end(s, "775")["error"]["message"], "signal: SIGKILL");
         s.ok(&["delete", &s.id]);
-        wait_for("the cgroup to be empty", || std::fs::remove_dir(&cgroup).ok());
+        wait_for("the cgroup to be empty", SOON, || std::fs::remove_dir(&cgroup));
         // Shared with other tests.
         let above = cgroup.parent().unwrap();
         let _ = std::fs::remove_dir(above.join("_monitors")).and_then(|()| std::fs::remove_dir(above));

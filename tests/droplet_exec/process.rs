@@ -1,14 +1,14 @@
 //! Processes as the host sees them.
 
-use crate::sandbox::{processes, wait_for};
+use crate::support::sandbox::processes;
+use crate::support::{SOON, wait_for};
 
 /// Waits for a process whose command line begins so; its pid.
 pub fn find(command_line: &str) -> i32 {
-    wait_for(command_line, || {
-        let (pid, _) = processes()
-            .into_iter()
-            .find(|(_, line)| line.starts_with(command_line))?;
-        Some(pid)
+    wait_for(command_line, SOON, || {
+        let all = processes();
+        let found = all.iter().find(|(_, line)| line.starts_with(command_line));
+        found.map(|(pid, _)| *pid).ok_or(format!("{all:?}"))
     })
 }
 

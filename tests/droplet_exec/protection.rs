@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::process::{find, parent};
-use crate::sandbox::{Sandbox, sandbox, shell};
+use crate::support::sandbox::{Sandbox, sandbox, shell};
 
 /// A copy of the runtime, so that an attack that succeeds does no harm here.
 fn own_droplet(s: &Sandbox) -> PathBuf {

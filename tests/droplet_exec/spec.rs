@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::sandbox::sandbox;
+use crate::support::sandbox::sandbox;
 
 #[test]
 fn what_it_writes_runs() {

@@ -6,7 +6,8 @@ use std::os::unix::fs::FileTypeExt;
 
 use serde_json::{Value, json};
 
-use crate::sandbox::{Sandbox, mode, sandbox, wait_for};
+use crate::support::sandbox::{Sandbox, mode, sandbox};
+use crate::support::{SOON, wait_for, when};
 use crate::viewer::Viewer;
 
 /// A script that answers every line with what the arithmetic of the shell makes of it.
@@ -60,9 +61,13 @@ fn a_session_has_a_terminal_of_the_container() {
         let stat: Vec<&str> = seen.rsplit_once(") ").unwrap().1.split(' ').collect();
         // Session leader's terminal: 136:0, that is /dev/pts/0.
         assert_eq!(stat[4], "34816", "{seen}");
-        wait_for("the sockets to be gone", || sockets(s).is_empty().then_some(()));
-        let record = wait_for("the record of the end", || {
-            s.audit().into_iter().find(|r| r["event"] == "exec_shim")
+        wait_for("the sockets to be gone", SOON, || {
+            when(sockets(s), |all| all.is_empty())
+        });
+        let record = wait_for("the record of the end", SOON, || {
+            let records = s.audit();
+            let found = records.iter().find(|r| r["event"] == "exec_shim").cloned();
+            found.ok_or(format!("{records:?}"))
         });
         assert_eq!(record["error"]["message"], "exit status 5");
         let log = s.log("exec_console.log");
@@ -80,8 +85,8 @@ fn two_sessions_do_not_touch_each_other() {
         assert_eq!(sockets(s).len(), 3);
         first.type_in("a\n");
         assert!(first.rest().ends_with("first a\r\n"));
-        let left = wait_for("the first socket to be gone", || {
-            Some(sockets(s)).filter(|names| names.len() == 2)
+        let left = wait_for("the first socket to be gone", SOON, || {
+            when(sockets(s), |all| all.len() == 2)
         });
         let target = fs::read_link(s.bundle(&s.id).join("exec_tty.sock")).unwrap();
         assert!(
@@ -90,7 +95,9 @@ fn two_sessions_do_not_touch_each_other() {
         );
         second.type_in("b\n");
         assert!(second.rest().ends_with("second b\r\n"));
-        wait_for("the sockets to be gone", || sockets(s).is_empty().then_some(()));
+        wait_for("the sockets to be gone", SOON, || {
+            when(sockets(s), |all| all.is_empty())
+        });
     });
 }
 
@@ -105,7 +112,9 @@ fn the_end_of_the_container_ends_its_sessions() {
         viewer.rest();
         s.ok(&["delete", &s.id]);
         s.gone(&s.id);
-        wait_for("the sockets to be gone", || sockets(s).is_empty().then_some(()));
+        wait_for("the sockets to be gone", SOON, || {
+            when(sockets(s), |all| all.is_empty())
+        });
     });
 }
 
@@ -213,7 +222,7 @@ fn a_program_that_closes_its_terminal_keeps_it() {
         );
         s.ok(&["start", &s.id]);
         let mut viewer = viewer(s);
-        wait_for("the output", || s.log("console.log").contains("back").then_some(()));
+        s.log_with("console.log", "back");
         viewer.type_in("it\n");
         viewer.expect("got it");
     });

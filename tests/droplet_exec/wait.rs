@@ -8,7 +8,8 @@ use serde_json::json;
 
 use crate::exec::{SELF_PORTRAIT, running, sleeper};
 use crate::process::{find, parent};
-use crate::sandbox::{Sandbox, processes, sandbox, signal, wait_for};
+use crate::support::sandbox::{Sandbox, processes, sandbox, signal};
+use crate::support::{SOON, wait_for, when};
 
 /// The answer to `exec --wait`, which must be one.
 #[track_caller]
@@ -29,7 +30,9 @@ fn runs(command: &str) -> bool {
 }
 
 fn gone(command: &str) {
-    wait_for(&format!("the end of {command}"), || (!runs(command)).then_some(()));
+    wait_for(&format!("the end of {command}"), SOON, || {
+        when(runs(command), |runs| !runs)
+    });
 }
 
 #[test]

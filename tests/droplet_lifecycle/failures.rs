@@ -5,7 +5,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::sandbox::{Sandbox, interface_exists, processes, sandbox, shell, wait_for};
+use crate::support::sandbox::{Sandbox, interface_exists, processes, sandbox, shell};
+use crate::support::{SOON, wait_for, when};
 
 /// `create` fails with this text; nothing is left; with the right configuration it then works.
 fn fails_and_recovers(s: &Sandbox, broken: &Value, expected: &str) {
@@ -216,16 +217,14 @@ fn a_container_outlives_whoever_created_it_but_not_half_made() {
         config["hooks"] = json!({ "createContainer": [slow], "stopContainer": [s.hook("stop", "true")] });
         s.write(id, &config);
         let mut create = s.command(&["create", id]).stderr(Stdio::null()).spawn().unwrap();
-        wait_for("the hook", || (s.payloads().len() == 1).then_some(()));
+        wait_for("the hook", SOON, || when(s.payloads(), |told| told.len() == 1));
         assert!(interface_exists(&s.veth(id)));
         create.kill().unwrap();
         create.wait().unwrap();
         // The monitor notices by itself.
-        wait_for("init to go", || {
-            let ours = processes()
-                .into_iter()
-                .filter(|(_, args)| args.contains(&format!("create {id}")));
-            (ours.count() == 0).then_some(())
+        wait_for("init to go", SOON, || {
+            let ours = format!("create {id}");
+            when(processes(), |all| !all.iter().any(|(_, args)| args.contains(&ours)))
         });
         s.ok(&["delete", id]);
         s.gone(id);
@@ -243,7 +242,7 @@ fn what_a_killed_create_leaves_is_cleaned_up_by_the_next_verb() {
             config["hooks"] = json!({ phase: [s.hook("slow", "exec sleep 1000")] });
             s.write(id, &config);
             let mut create = s.command(&["create", id]).stderr(Stdio::null()).spawn().unwrap();
-            wait_for("the hook", || (s.payloads().len() > before).then_some(()));
+            wait_for("the hook", SOON, || when(s.payloads(), |told| told.len() > before));
             if with_monitor {
                 s.kill_monitor(id);
             }
@@ -259,15 +258,15 @@ fn what_a_killed_create_leaves_is_cleaned_up_by_the_next_verb() {
         killed_in("createRuntime", false);
         s.ok(&["delete", id]);
         // The hook is still there; nothing of ours is.
-        wait_for("traces to go", || {
-            s.traces(id).iter().all(|trace| trace.contains("slow")).then_some(())
+        wait_for("traces to go", SOON, || {
+            when(s.traces(id), |traces| traces.iter().all(|trace| trace.contains("slow")))
         });
         // With the monitor dead too, init lives on.
         killed_in("createContainer", true);
         assert_eq!(s.state(id)["status"], "created");
         s.ok(&["delete", id]);
-        wait_for("traces to go", || {
-            s.traces(id).iter().all(|trace| trace.contains("slow")).then_some(())
+        wait_for("traces to go", SOON, || {
+            when(s.traces(id), |traces| traces.iter().all(|trace| trace.contains("slow")))
         });
     });
 }
@@ -282,7 +281,7 @@ fn create_fails_when_its_monitor_is_killed() {
         config["hooks"] = json!({ "createContainer": [s.hook("slow", &wait)] });
         s.write(id, &config);
         let mut create = s.command(&["create", id]).stderr(Stdio::null()).spawn().unwrap();
-        wait_for("the hook", || (s.payloads().len() == 1).then_some(()));
+        wait_for("the hook", SOON, || when(s.payloads(), |told| told.len() == 1));
         s.kill_monitor(id);
         fs::write(go, "").unwrap();
         assert_eq!(create.wait().unwrap().code(), Some(1));
@@ -338,7 +337,7 @@ fn a_stale_interface_is_replaced_and_a_foreign_one_is_not() {
         let other = somebody.id();
         let separate =
             || fs::read_link(format!("/proc/{other}/ns/net")).ok() != fs::read_link("/proc/self/ns/net").ok();
-        wait_for("the other namespace", || separate().then_some(()));
+        wait_for("the other namespace", SOON, || when(separate(), |is| *is));
         shell(&format!("ip link add {veth} up type veth peer name eth0 netns {other}"));
         shell(&format!("nsenter -t {other} -n ip link set eth0 up"));
         assert!(

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 
 use serde_json::{Value, json};
 
-use crate::sandbox::{Sandbox, mode, owner, sandbox, shell};
+use crate::support::sandbox::{Sandbox, mode, owner, sandbox, shell};
 
 /// Runs a script in a container to its end; what it printed.
 fn output_of(s: &Sandbox, config: &Value) -> String {

@@ -5,7 +5,8 @@ use std::os::unix::fs::FileTypeExt;
 
 use serde_json::{Value, json};
 
-use crate::sandbox::{Sandbox, mode, processes, sandbox, signal, wait_for};
+use crate::support::sandbox::{Sandbox, mode, processes, sandbox, signal};
+use crate::support::{SOON, wait_for, when};
 
 fn with_all_hooks(sandbox: &Sandbox, mut config: Value) -> Value {
     let script = "hostname; for n in net uts ipc pid mnt user; do readlink /proc/self/ns/$n; done";
@@ -230,7 +231,9 @@ fn with_a_grace_period_any_signal_stops() {
             (&["--grace=0", id, "TERM"], 137),
         ] {
             s.up();
-            wait_for("the traps", || s.log("init.log").ends_with("up\n").then_some(()));
+            wait_for("the traps", SOON, || {
+                when(s.log("init.log"), |log| log.ends_with("up\n"))
+            });
             let started = std::time::Instant::now();
             s.ok(&[&["kill"], args].concat());
             assert!(started.elapsed().as_secs() < 30, "{args:?}");
@@ -273,8 +276,8 @@ fn a_terminal_belongs_to_the_container_and_its_output_is_logged() {
             s.log("shim.log")
         );
         let init_pid = s.bundle(id).join("init.pid");
-        wait_for("the files to go", || {
-            (!socket.exists() && !init_pid.exists()).then_some(())
+        wait_for("the files to go", SOON, || {
+            when([socket.exists(), init_pid.exists()], |exist| *exist == [false; 2])
         });
         s.ok(&["delete", id]);
         s.gone(id);
@@ -385,7 +388,7 @@ fn an_end_that_was_recorded_survives_a_monitor_killed_in_its_hooks() {
         config["hooks"] = json!({ "stopContainer": [s.hook("stop", &wait)] });
         s.write(id, &config);
         s.up();
-        wait_for("the hook", || (s.payloads().len() == 1).then_some(()));
+        wait_for("the hook", SOON, || when(s.payloads(), |told| told.len() == 1));
         s.kill_monitor(id);
         fs::write(go, "").unwrap();
         s.ok(&["create", id]);

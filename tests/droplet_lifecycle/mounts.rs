@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::sandbox::{Sandbox, sandbox, shell};
+use crate::support::sandbox::{Sandbox, sandbox, shell};
 
 fn bind(source: &Path, destination: &str, options: &[&str]) -> Value {
     let kind = if source.is_dir() { "" } else { "bind" };

@@ -5,7 +5,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::sandbox::{Sandbox, sandbox};
+use crate::support::sandbox::{Sandbox, sandbox};
+use crate::support::{SOON, wait_for, when};
 
 fn namespace(pid: i32, name: &str) -> String {
     fs::read_link(format!("/proc/{pid}/ns/{name}"))
@@ -71,9 +72,9 @@ fn members_share_user_network_ipc_and_host_name() {
             assert!(a != b && a != namespace(pid, name), "{name}");
         }
         for id in &members {
-            let log = crate::sandbox::wait_for("the member's output", || {
+            let log = wait_for("the member's output", SOON, || {
                 let log = fs::read_to_string(s.bundle(id).join("logs/init.log")).unwrap_or_default();
-                log.contains("Seccomp_filters").then_some(log)
+                when(log, |log| log.contains("Seccomp_filters"))
             });
             assert!(
                 log.starts_with("thepod\n") && log.contains("inet 10.166.0.7/24"),

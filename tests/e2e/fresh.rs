@@ -91,24 +91,7 @@ fn a_clean_leaves_nothing_of_a_quickstart() {
         &format!("kill -9 {}; rm -rf /run/raind/quickstart", demo_daemon(&lab)),
     ]);
     succeeds(&lab, &["quickstart.sh", "--from", programs(), "--clean"]);
-    let now = lab.inventory();
-    for kind in [
-        "addresses",
-        "links",
-        "routes",
-        "mounts",
-        "cgroups",
-        "processes",
-        "files",
-    ] {
-        assert_eq!(now.lines(kind), before.lines(kind), "{kind}");
-    }
-    let rules = [
-        lab.machine().run(&["iptables-save"]),
-        lab.machine().run(&["ip6tables-save"]),
-    ]
-    .concat();
-    assert!(!rules.contains("RAIND"), "{rules}");
+    lab.assert_purged(&before);
     // There is nothing more to do, and it says so.
     let said = succeeds(&lab, &["quickstart.sh", "--clean"]);
     assert!(said.contains("nothing of a quickstart"), "{said}");
@@ -210,10 +193,7 @@ fn a_purge_after_an_uninstall_finds_the_network_of_a_bottle() {
     let output = command.output().unwrap();
     let waits = lab.machine().read("/run/called").matches("sleep 0.2").count();
     assert!(output.status.success() && waits < 25, "{waits} waits: {output:?}");
-    let now = lab.inventory();
-    for kind in ["addresses", "links", "routes", "mounts", "cgroups", "files"] {
-        assert_eq!(now.lines(kind), before.lines(kind), "{kind}");
-    }
+    lab.assert_purged(&before);
 }
 
 /// A tool of the lab that writes down how it is called.

@@ -1,8 +1,9 @@
 //! `/run`, `/tmp` and what else an image has at places where other runtimes, or earlier versions, mount something.
 
 use serde_json::{Value, json};
+use tar::EntryType;
 
-use crate::support::{ImageSpec, Lab, Layer, post};
+use crate::support::{ImageSpec, Lab, Layer, delete, post};
 use crate::{lab_with_busybox, until_term};
 
 /// As images of databases are: a directory for the socket that anybody may write to, and what `/tmp` shall begin with.
@@ -57,6 +58,49 @@ fn run_and_tmp_are_the_images() {
         "kept\nsecond\nseed.sql\ntool\n",
         "as after a restart elsewhere"
     );
+}
+
+/// Bazel's layers name `tmp/seed` without an entry for `tmp`.
+#[test]
+fn directories_that_a_layer_only_names_are_those_of_the_layers_below() {
+    let lab = Lab::running();
+    let before = lab.inventory();
+    let base = Layer::new()
+        .dir("tmp", 0o1777)
+        .entry(EntryType::Directory, "srv/web", "", 0o2750, (33, 44), b"")
+        .dir("usr/lib/tools", 0o711)
+        .symlink("tools", "/usr/lib/tools");
+    let top = Layer::new()
+        .file("tmp/seed", 0o644, "")
+        .file("srv/web/index.html", 0o644, "")
+        .script("tools/hello", "echo hello");
+    let base = ImageSpec::busybox().layer(base);
+    let image = lab.pull(&base.clone().layer(top.clone()), "lab/named:1");
+    // The same layer on others is theirs.
+    let other = lab.pull(
+        &ImageSpec::busybox()
+            .layer(Layer::new().dir("srv/web", 0o700))
+            .layer(top),
+        "lab/named:2",
+    );
+    let api = lab.api();
+    let script =
+        "stat -c '%n %a %u:%g' /tmp /srv /srv/web /usr/lib/tools; readlink /tools; /tools/hello; ls /usr/lib/tools";
+    let said = |image: &str| {
+        let id = running(&lab, image, json!({}));
+        let said = api.exec(&id, script);
+        api.stop(&id);
+        api.delete(&id);
+        said
+    };
+    let expected =
+        "/tmp 1777 0:0\n/srv 755 0:0\n/srv/web 2750 33:44\n/usr/lib/tools 711 0:0\n/usr/lib/tools\nhello\nhello\n";
+    assert_eq!(said(&image), expected);
+    assert!(said(&other).contains("/srv/web 700 0:0\n"));
+    for image in [image, other] {
+        api.ok(delete("/v1/images").json(&json!({ "image": image })));
+    }
+    lab.assert_unchanged(&before);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! End-to-end tests: the real daemon, runtime and hook agent in a lab, seen through their interfaces only.
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "a failed expectation is a failed test"
@@ -18,6 +19,7 @@ mod crash;
 mod docs;
 mod events;
 mod exec;
+mod faults;
 mod first_packets;
 mod fresh;
 mod health;
@@ -34,7 +36,9 @@ mod load;
 mod logs;
 mod manager;
 mod manifests;
+mod many;
 mod metrics;
+mod migration;
 mod mistakes;
 mod mounts;
 mod networks;

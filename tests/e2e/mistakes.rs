@@ -17,11 +17,12 @@ const INSIDES: [&str; 8] = [
     "/run/raind",
 ];
 
-/// Asserts that an answer blames the user, in words for users.
+/// Asserts that an answer blames the user for that cause, in words for users.
 #[track_caller]
-fn blamed(reply: &Reply, part: &str) {
+fn blamed(reply: &Reply, code: &str, part: &str) {
     let said = reply.text();
     assert!((400..500).contains(&reply.status), "{}: {said}", reply.status);
+    assert_eq!(reply.code(), code, "{said}");
     let message = reply.message();
     assert!(message.contains(part), "wanted {part:?}, got {message}");
     for word in INSIDES {
@@ -49,12 +50,13 @@ fn lab() -> (Lab, String) {
 fn at_a_create() {
     let (lab, image) = lab();
     let before = lab.inventory();
-    let refuse = |part: &str, mut request: Value| {
+    let refused = |code: &str, part: &str, mut request: Value| {
         request["image"] = image.clone().into();
-        blamed(&lab.api().call(post("/v1/containers", request)), part);
+        blamed(&lab.api().call(post("/v1/containers", request)), code, part);
         lab.assert_unchanged(&before);
     };
     let mount = |texts: &[&str]| json!({ "mount": texts });
+    let refuse = |part: &str, request: Value| refused("runtime_refused", part, request);
     refuse("a file onto /data, which is a directory", mount(&["/mnt/file:/data"]));
     refuse(
         "a directory onto /data/file, which is not a directory",
@@ -76,9 +78,14 @@ fn at_a_create() {
         "working directory /data/file/x",
         json!({ "workingDir": "/data/file/x" }),
     );
-    refuse("not an absolute path", json!({ "workingDir": "data" }));
-    refuse("no user \"nobody\"", json!({ "user": "nobody" }));
-    refuse("no group \"staff\"", json!({ "user": "0:staff" }));
+    refused(
+        "invalid_option",
+        "not an absolute path",
+        json!({ "workingDir": "data" }),
+    );
+    refused("unknown_user", "no user \"nobody\"", json!({ "user": "nobody" }));
+    refused("unknown_user", "no group \"staff\"", json!({ "user": "0:staff" }));
+    let refuse = |part: &str, request: Value| refused("invalid_body", part, request);
     refuse("env[1] contains a NUL", json!({ "env": ["A=1", "B=\u{0}"] }));
     refuse("command[0] contains a NUL", json!({ "command": ["a\u{0}"] }));
     refuse("labels.a contains a NUL", json!({ "labels": { "a": "\u{0}" } }));
@@ -110,6 +117,7 @@ fn at_a_start() {
         blamed(
             &lab.api()
                 .call(post(&format!("/v1/containers/{id}/actions/start"), json!({}))),
+            "runtime_refused",
             part,
         );
         lab.api().delete(&id);
@@ -139,9 +147,9 @@ fn at_a_start() {
         lab.api()
             .call(post(&format!("/v1/containers/{id}/actions/start"), json!({})))
     };
-    blamed(&again(), "a file onto /later, which is a directory");
+    blamed(&again(), "runtime_refused", "a file onto /later, which is a directory");
     lab.machine().run(&["rm", "/mnt/later"]);
-    blamed(&again(), "stat /mnt/later: no such file or directory");
+    blamed(&again(), "invalid_mount", "stat /mnt/later: no such file or directory");
 }
 
 #[test]
@@ -153,21 +161,29 @@ fn at_an_exec() {
     let exec = |api: &Api, body: Value| api.call(post(&format!("/v1/containers/{work}/actions/exec"), body));
     let api = lab.api();
     for tty in [false, true] {
-        let refuse = |part: &str, command: Value| blamed(&exec(&api, json!({ "command": command, "tty": tty })), part);
+        let refused = |code: &str, part: &str, command: Value| {
+            blamed(&exec(&api, json!({ "command": command, "tty": tty })), code, part);
+        };
+        let refuse = |part: &str, command: Value| refused("runtime_refused", part, command);
         refuse("/no/such: no such file or directory", json!(["/no/such"]));
         refuse("nope: not found in PATH", json!(["nope"]));
         refuse("plain: permission denied", json!(["plain"]));
         refuse("/data: is a directory", json!(["/data"]));
         refuse("interpreter", json!(["orphan"]));
         refuse("too long", json!(["true", "x".repeat(200_000)]));
-        refuse("command[1] contains a NUL", json!(["true", "\u{0}"]));
+        refused("invalid_body", "command[1] contains a NUL", json!(["true", "\u{0}"]));
     }
     let waited = exec(&api, json!({ "command": ["true", "x".repeat(200_000)], "wait": true }));
-    blamed(&waited, "too long");
+    blamed(&waited, "runtime_refused", "too long");
     api.exec(&work, "cd /; rmdir /work");
-    blamed(&exec(&api, json!({ "command": ["true"] })), "working directory /work: ");
+    blamed(
+        &exec(&api, json!({ "command": ["true"] })),
+        "runtime_refused",
+        "working directory /work: ",
+    );
     blamed(
         &exec(&api, json!({ "command": ["true"], "wait": true })),
+        "runtime_refused",
         "working directory /work: ",
     );
 }
@@ -185,15 +201,22 @@ fn in_a_build() {
     };
     blamed(
         &build(&format!("FROM {image}\nRUN [\"/no/such\"]")),
+        "build_command_failed",
         "/no/such: no such file or directory",
     );
-    blamed(&build(&format!("FROM {image}\nRUN nope")), "nope: not found");
+    blamed(
+        &build(&format!("FROM {image}\nRUN nope")),
+        "build_command_failed",
+        "nope: not found",
+    );
     blamed(
         &build(&format!("FROM {image}\nWORKDIR /data/file\nRUN true")),
+        "build_step_refused",
         "data/file",
     );
     blamed(
         &build(&format!("FROM {image}\nRUN [\"plain\"]")),
+        "build_command_failed",
         "plain: permission denied",
     );
 }
@@ -209,16 +232,22 @@ fn in_a_file() {
     };
     blamed(
         &pod(r#"env: [{name: A, value: "a\0b"}]"#),
+        "invalid_manifest",
         "must not contain a NUL character",
     );
-    blamed(&pod(r#"command: ["a\0"]"#), "command");
+    blamed(&pod(r#"command: ["a\0"]"#), "invalid_manifest", "command");
     let bottle = |value: &str| {
         let text = format!("bottle: {{name: shelf}}\nservices: {{one: {{image: '{image}', {value}}}}}");
         lab.api().call(send("POST", "/v1/bottle", text))
     };
-    blamed(&bottle(r#"command: [sh, "a\0"]"#), "must not contain a NUL character");
+    blamed(
+        &bottle(r#"command: [sh, "a\0"]"#),
+        "invalid_bottle",
+        "must not contain a NUL character",
+    );
     blamed(
         &bottle("command: [sleep, '9'], mount: ['/mnt/file:/data']"),
+        "runtime_refused",
         "a file onto /data, which is a directory",
     );
 }

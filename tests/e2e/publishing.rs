@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::manifests::apply;
-use crate::support::{HOST, ImageSpec, Lab, Place, get, post, send, wait_for};
+use crate::support::{HOST, ImageSpec, Lab, OUTSIDE, Place, get, post, send, wait_for, when};
 use crate::{lab_with_busybox, until_term};
 
 /// Long enough for an answer on a busy machine, shorter than the three seconds that an address without owner takes.
@@ -241,6 +241,51 @@ fn traffic_for_others_is_left_alone() {
         peer.unwrap().read_to_string(&mut said).unwrap();
         assert_eq!(said, "second", "{place:?}");
     }
+}
+
+/// Without a rule against it the packet would be translated before the kernel asks what it does here with that address.
+#[test]
+fn a_neighbour_does_not_reach_what_is_published_on_the_loopback() {
+    let (lab, image) = lab_with_busybox();
+    let machine = lab.machine();
+    let id = web(&lab, &image, "mine", &["127.0.0.1:9090:80"]);
+    lab.api().start(&id);
+    answers(&lab, Place::Host, "127.0.0.1:9090", "mine");
+    // The outside sends what is for the loopback to the host, and has none itself: it would take an answer. A rule that
+    // does nothing counts what arrives.
+    let redirect = format!(
+        "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet
+        ip addr flush dev lo
+        ip route add 127.0.0.0/8 via {HOST} src {OUTSIDE}"
+    );
+    machine.run(&["ip", "netns", "exec", "outside", "sh", "-ec", &redirect]);
+    let counted = [
+        "-t",
+        "mangle",
+        "-A",
+        "PREROUTING",
+        "-i",
+        "eth0",
+        "-d",
+        "127.0.0.1",
+        "-p",
+        "tcp",
+    ];
+    machine.run(&[&["iptables"], &counted[..]].concat());
+    std::thread::scope(|scope| {
+        let attempt = scope.spawn(|| dial(&lab, Place::Outside, "127.0.0.1:9090"));
+        wait_for("a packet for the loopback", SOON, || {
+            let rules = machine.run(&["iptables", "-t", "mangle", "-vxnL", "PREROUTING"]);
+            when(rules, |rules| {
+                let packets = rules
+                    .lines()
+                    .filter_map(|line| line.split_ascii_whitespace().next()?.parse::<u64>().ok());
+                packets.sum::<u64>() > 0
+            })
+        });
+        attempt.join().unwrap().unwrap_err();
+    });
+    answers(&lab, Place::Host, "127.0.0.1:9090", "mine");
 }
 
 #[test]

@@ -9,13 +9,20 @@ use crate::support::{ImageSpec, Inventory, Lab, Layer, REGISTRY, delete, get, po
 use crate::{lab_with_busybox, until_term};
 
 /// Sends a create request that has to be refused, and compares the machine before and after.
-fn refused(lab: &Lab, before: &Inventory, mut request: Value, image: &str, status: u16, message: &str) -> String {
+fn refused(
+    lab: &Lab,
+    before: &Inventory,
+    mut request: Value,
+    image: &str,
+    (status, code): (u16, &str),
+    message: &str,
+) -> String {
     if request.get("image").is_none() {
         request["image"] = image.into();
     }
     let reply = lab.api().call(post("/v1/containers", request.clone()));
     assert_eq!(reply.json()["data"], json!({ "id": "" }), "{request}");
-    let said = reply.refused(status, message);
+    let said = reply.refused_as(status, code, message);
     lab.assert_unchanged(before);
     said
 }
@@ -28,7 +35,7 @@ fn of_containers() {
     lab.machine().run(&["ln", "-s", "/etc/raind", "/mnt/link"]);
     let web = api.run(json!({ "image": image, "name": "web", "port": ["8080:80"], "command": until_term(0) }));
     let before = lab.inventory();
-    let refuse = |request: Value, status, message: &str| refused(&lab, &before, request, &image, status, message);
+    let refuse = |request: Value, cause, message: &str| refused(&lab, &before, request, &image, cause, message);
 
     for name in [
         "a/b",
@@ -40,18 +47,34 @@ fn of_containers() {
         "é",
         &"x".repeat(129),
     ] {
-        let said = refuse(json!({ "name": name }), 400, "service failed: ");
+        let said = refuse(json!({ "name": name }), (400, "invalid_name"), "service failed: ");
         assert!(said.contains(name) || name.len() > 100, "{said}");
     }
     refuse(
         json!({ "name": "web" }),
-        409,
+        (409, "name_taken"),
         "service failed: name: web already used by other container",
     );
     // A name that is an id would hide the container that has it.
     let message = format!("service failed: invalid container name: {web:?} is the id of another container");
-    refuse(json!({ "name": web }), 400, &message);
-    refuse(json!({ "image": "" }), 400, "service failed: empty repository");
+    refuse(json!({ "name": web }), (400, "invalid_name"), &message);
+    let no_image = (400, "invalid_image_reference");
+    refuse(
+        json!({ "image": "" }),
+        no_image,
+        "service failed: empty repository: name an image",
+    );
+    let bad_option = (400, "invalid_body");
+    refuse(
+        json!({ "env": ["A=", "B"] }),
+        bad_option,
+        "service failed: env[1] is not NAME=value; variables of the client's environment are not known here",
+    );
+    refuse(
+        json!({ "env": ["=x"] }),
+        bad_option,
+        "service failed: env[0] is not NAME=value",
+    );
     for image in [
         "../../x@y",
         "a//b",
@@ -63,11 +86,11 @@ fn of_containers() {
         "a b",
     ] {
         let message = format!("service failed: invalid image reference: {image}");
-        assert_eq!(refuse(json!({ "image": image }), 400, &message), message);
+        assert_eq!(refuse(json!({ "image": image }), no_image, &message), message);
     }
     for port in ["1:2:tcp:3", ""] {
         let message = format!("service failed: forward rule failed: port format failed: {port}");
-        refuse(json!({ "port": [port] }), 400, &message);
+        refuse(json!({ "port": [port] }), (400, "invalid_port"), &message);
     }
     for port in [
         "0:80",
@@ -79,16 +102,17 @@ fn of_containers() {
         "80:80:",
         " 80:80",
     ] {
-        let said = refuse(json!({ "port": [port] }), 400, "service failed: ");
+        let said = refuse(json!({ "port": [port] }), (400, "invalid_port"), "service failed: ");
         assert!(!said.contains("exit status"), "{said}");
     }
-    let said = refuse(json!({ "port": ["8080:81"] }), 409, "service failed: ");
+    let said = refuse(json!({ "port": ["8080:81"] }), (409, "port_taken"), "service failed: ");
     assert!(
         said.contains("web") || said.contains(&web),
         "the holder is not named: {said}"
     );
-    refuse(json!({ "port": ["9000:80", "8080:80"] }), 409, "service failed: ");
-    refuse(json!({ "port": ["9000:80", "9000:81"] }), 400, "service failed: ");
+    for (second, cause) in [("8080:80", (409, "port_taken")), ("9000:81", (400, "invalid_port"))] {
+        refuse(json!({ "port": ["9000:80", second] }), cause, "service failed: ");
+    }
 
     let mounts = [
         ("/mnt", "invalid mount format"),
@@ -107,20 +131,26 @@ fn of_containers() {
         ("/mnt:/x:suid", ""),
     ];
     for (mount, message) in mounts {
-        let said = refuse(json!({ "mount": [mount] }), 400, "service failed: create spec failed: ");
+        let begin = "service failed: create spec failed: ";
+        let said = refuse(json!({ "mount": [mount] }), (400, "invalid_mount"), begin);
         assert!(said.contains(message), "{mount}: {said}");
     }
     refuse(
         json!({ "network": "nonet" }),
-        404,
+        (404, "network_not_found"),
         "service failed: target bridge not configured: nonet",
     );
     refuse(
         json!({ "network": "eth0" }),
-        404,
+        (404, "network_not_found"),
         "service failed: target bridge not configured: eth0",
     );
-    refuse(json!({ "podId": "nopod" }), 404, "service failed: pod: nopod not found");
+    let no_pod = (404, "pod_not_found");
+    refuse(
+        json!({ "podId": "nopod" }),
+        no_pod,
+        "service failed: pod: nopod not found",
+    );
 
     for body in [
         "",
@@ -135,10 +165,11 @@ fn of_containers() {
     ] {
         let reply = api.call(send("POST", "/v1/containers", body));
         assert_eq!(reply.json()["data"], json!({ "id": "" }), "{body}");
-        reply.refused(400, "invalid json: ");
+        reply.refused_as(400, "invalid_body", "invalid json: ");
     }
     let large = format!("{{\"image\":\"{}\"}}", "a".repeat(1 << 20));
-    assert_eq!(api.call(send("POST", "/v1/containers", large)).status, 413);
+    api.call(send("POST", "/v1/containers", large))
+        .refused_as(413, "body_too_large", "");
 
     let act = |method: &str, name: &str, action: &str| {
         api.call(send(
@@ -147,30 +178,33 @@ fn of_containers() {
             Vec::new(),
         ))
     };
-    act("POST", "web", "start").refused(409, &format!("service failed: container: {web} already started"));
-    act("DELETE", "web", "delete").refused(
+    let message = format!("service failed: container: {web} already started");
+    act("POST", "web", "start").refused_as(409, "already_started", &message);
+    act("DELETE", "web", "delete").refused_as(
         409,
+        "wrong_state",
         "service failed: delete operation not allowed to current container status: running",
     );
     for (method, action) in [("POST", "start"), ("POST", "stop"), ("DELETE", "delete")] {
         let reply = act(method, "nosuch", action);
         assert_eq!(reply.json()["data"], json!({ "id": "nosuch" }));
-        reply.refused(404, "service failed: container: nosuch not found");
-        let reply = act(method, "", action);
-        assert_eq!(reply.status, 400, "{}", reply.text());
+        reply.refused_as(
+            404,
+            "container_not_found",
+            "service failed: container: nosuch not found",
+        );
+        act(method, "", action).refused_as(400, "invalid_path", "missing container");
     }
     for path in ["", "/log", "/logpath"] {
-        assert_eq!(
-            api.call(get(&format!("/v1/containers/nosuch{path}"))).status,
-            404,
-            "{path}"
-        );
+        let reply = api.call(get(&format!("/v1/containers/nosuch{path}")));
+        reply.refused_as(404, "container_not_found", "");
     }
     lab.assert_unchanged(&before);
 
     api.stop("web");
-    act("POST", "web", "stop").refused(
+    act("POST", "web", "stop").refused_as(
         409,
+        "wrong_state",
         "service failed: stop operation not allowed to current container status: stopped",
     );
 }
@@ -223,32 +257,39 @@ fn of_images() {
     let before = lab.inventory();
     let pull = |image: &str| api.call(post("/v1/images", json!({ "image": image })));
     let cases = [
-        ("nosuch/image:1", 404, "pull failed: manifest fetch failed: 404: "),
-        ("bad/digest:1", 502, "pull failed: "),
-        ("bad/cut:1", 502, "pull failed: "),
-        ("bad/up:1", 502, "pull failed: "),
-        ("bad/inside:1", 502, "pull failed: "),
-        ("bad/garbage:1", 502, "pull failed: "),
-        ("bad/hardlink:1", 502, "pull failed: "),
+        "bad/digest:1",
+        "bad/cut:1",
+        "bad/up:1",
+        "bad/inside:1",
+        "bad/garbage:1",
+        "bad/hardlink:1",
     ];
-    for (name, status, message) in cases {
-        pull(&format!("{REGISTRY}/{name}")).refused(status, message);
+    for name in cases {
+        pull(&format!("{REGISTRY}/{name}")).refused_as(502, "bad_image", "pull failed: ");
         lab.assert_unchanged(&before);
     }
+    pull(&format!("{REGISTRY}/nosuch/image:1")).refused_as(
+        404,
+        "manifest_not_found",
+        "pull failed: manifest fetch failed: 404: ",
+    );
     let platform = format!(
         "pull failed: no manifest for platform linux/{}",
         ImageSpec::scratch().platform()
     );
     assert_eq!(
-        pull(&format!("{REGISTRY}/bad/platform:1")).refused(404, "pull failed: "),
+        pull(&format!("{REGISTRY}/bad/platform:1")).refused_as(404, "platform_not_found", "pull failed: "),
         platform
     );
-    pull("192.0.2.1:5999/down:1").refused(502, "pull failed: ");
-    pull("registry.invalid/app:1").refused(502, "pull failed: ");
-    pull("").refused(400, "pull failed: empty repository");
+    pull("192.0.2.1:5999/down:1").refused_as(502, "registry_failed", "pull failed: ");
+    pull("registry.invalid/app:1").refused_as(502, "registry_failed", "pull failed: ");
+    pull("").refused_as(400, "invalid_image_reference", "pull failed: empty repository");
     for image in ["../../x@y", "a/../b", "A", "x:", "x@sha256:1"] {
         let message = format!("pull failed: invalid image reference: {image}");
-        assert_eq!(pull(image).refused(400, &message), message);
+        assert_eq!(
+            pull(image).refused_as(400, "invalid_image_reference", &message),
+            message
+        );
     }
     for body in ["", "{", "{\"image\":\"a\",\"tag\":1}"] {
         api.call(send("POST", "/v1/images", body))
@@ -256,17 +297,22 @@ fn of_images() {
         api.call(send("DELETE", "/v1/images", body))
             .refused(400, "invalid json: ");
     }
-    let absent = |call| api.call(call).refused(404, "");
+    let absent = |call| api.call(call).refused_as(404, "image_not_found", "");
     assert_eq!(
         absent(get("/v1/images/status?image=nosuch")),
         "retrieve image status failed: library/nosuch:latest not found"
     );
     assert_eq!(
         absent(get("/v1/images/fs?image=nosuch")),
-        "retrieve image fs info failed: bundle path not found."
+        "retrieve image fs info failed: bundle path not found. The image library/nosuch:latest is not on this host; GET \
+         /v1/images says which ones are"
     );
     let removal = delete("/v1/images").json(&json!({ "image": "nosuch" }));
-    assert_eq!(absent(removal), "remove failed: bundle path not found.");
+    assert_eq!(
+        absent(removal),
+        "remove failed: bundle path not found. The image library/nosuch:latest is not on this host; GET /v1/images says \
+         which ones are"
+    );
     assert_eq!(api.ok(get("/v1/images")), json!([]));
     lab.assert_unchanged(&before);
 
@@ -297,7 +343,7 @@ fn of_a_create_whose_image_cannot_be_pulled() {
         &before,
         json!({}),
         &unknown,
-        404,
+        (404, "manifest_not_found"),
         "service failed: manifest fetch failed: 404: ",
     );
     refused(
@@ -305,7 +351,7 @@ fn of_a_create_whose_image_cannot_be_pulled() {
         &before,
         json!({}),
         "192.0.2.1:5999/down:1",
-        502,
+        (502, "registry_failed"),
         "service failed: ",
     );
 }

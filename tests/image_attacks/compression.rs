@@ -3,7 +3,7 @@
 
 use crate::Case;
 use crate::builder::Tar;
-use crate::image_support::content::{Layer, gzip, zstd};
+use crate::support::images::content::{Layer, gzip, zstd};
 
 pub fn cases() -> Vec<Case> {
     let zeros = |n: usize| Tar::new().file("f", vec![0; n]).build();

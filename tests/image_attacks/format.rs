@@ -5,7 +5,7 @@ use tar::EntryType;
 
 use crate::Case;
 use crate::builder::{Tar, pax};
-use crate::image_support::content::Layer;
+use crate::support::images::content::Layer;
 
 pub fn cases() -> Vec<Case> {
     let mut cases = sparse();

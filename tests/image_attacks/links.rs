@@ -150,9 +150,28 @@ fn merged_usr() -> Vec<Case> {
         Case::contained(
             "merged-usr-named-by-its-link",
             Tar::new().file("bin/x", ""),
-            &["bin/", "bin/x"],
+            &["usr/", "usr/bin/", "usr/bin/x"],
         )
         .over(base()),
+        // Names lead through links of the layers below, within the image.
+        Case::contained(
+            "link-below-up-the-tree",
+            Tar::new().file("up/passwd", ""),
+            &["etc/", "etc/passwd"],
+        )
+        .over(
+            Tar::new()
+                .symlink("up", "../../../../../../../../etc")
+                .dir("etc", 0o755),
+        ),
+        Case::contained(
+            "link-below-to-proc",
+            Tar::new().file("p/etc/passwd", ""),
+            &["p/", "p/etc/", "p/etc/passwd"],
+        )
+        .over(Tar::new().symlink("p", "/proc/self/root")),
+        Case::contained("links-below-in-a-circle", Tar::new().file("a/x", ""), &["a/", "a/x"])
+            .over(Tar::new().symlink("a", "b").symlink("b", "a")),
     ]
 }
 

@@ -4,15 +4,19 @@
 //! `WRITE_SEEDS=fuzz/corpus cargo nextest run --test image_attacks` also writes the archives as seeds for the fuzzer.
 //! With `--no-capture` it prints what becomes of each.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 mod compression;
 mod format;
 mod links;
 mod objects;
 
-#[path = "../image_support/mod.rs"]
-mod image_support;
+#[path = "../support/mod.rs"]
+mod support;
 
 #[path = "../../src/image/testing/builder.rs"]
 mod builder;
@@ -23,13 +27,12 @@ mod names;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use condenser::image::{ImageError, ImageRef};
-
 use builder::Tar;
-use image_support::Place;
-use image_support::content::{Layer, TestImage, digest};
-use image_support::peer::Peer;
+use condenser::image::{ImageError, ImageRef};
 use names::names;
+use support::images::Place;
+use support::images::content::{Layer, TestImage, digest};
+use support::images::peer::Peer;
 
 /// One attack.
 struct Case {

@@ -4,6 +4,7 @@
 //! The root file systems come from Debian packages (`scripts/shapes.sh`, `tests/shapes/images`), everything else from the
 //! real daemon: it pulls from a real registry, and the program is asked by a real client from the outside.
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "a failed expectation is a failed test"

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{HOST, ImageSpec, Lab, Layer, Place, get, post};
+use crate::support::{HOST, ImageSpec, Lab, Layer, Place, get, post, wait_for};
 
 /// Longer than the slowest program (RabbitMQ) takes to come up with its share of a busy machine.
 const PATIENCE: Duration = Duration::from_secs(150);
@@ -123,17 +123,14 @@ impl Running<'_> {
     /// Asks until the answer is `Ok`, as long as the program runs; what it said is a part of the failure.
     #[track_caller]
     pub fn wait_until(&self, what: &str, mut ask: impl FnMut() -> Result<(), String>) {
-        let end = Instant::now() + PATIENCE;
-        while let Err(answer) = ask() {
-            let found = self.lab.api().container(&self.id);
-            assert!(
-                found["state"] == "running" && Instant::now() < end,
-                "waited for {what}: {answer}: {found}\n{}",
-                self.log()
-            );
-            // Not at once: asking costs the program its processor.
-            std::thread::sleep(Duration::from_millis(200));
-        }
+        wait_for(what, PATIENCE, || {
+            ask().map_err(|answer| {
+                let found = self.lab.api().container(&self.id);
+                let said = format!("{answer}: {found}\n{}", self.log());
+                assert_eq!(found["state"], "running", "instead of {what}: {said}");
+                said
+            })
+        });
     }
 
     /// Body of a GET at the published port.

@@ -117,8 +117,27 @@ impl Reply {
         let envelope = self.json();
         assert_eq!(envelope["status"], "fail", "{said}");
         assert!(self.message().starts_with(message), "wanted {message:?}, got {said}");
+        assert_eq!(status_of(&self.code()), Some(status), "{said}");
         self.message()
     }
+
+    /// `code` of the envelope of a failure.
+    pub fn code(&self) -> String {
+        self.json()["code"].as_str().unwrap_or_default().into()
+    }
+
+    /// As [`Reply::refused`], with that code.
+    #[track_caller]
+    pub fn refused_as(&self, status: u16, code: &str, message: &str) -> String {
+        assert_eq!(self.code(), code, "{}", self.text());
+        self.refused(status, message)
+    }
+}
+
+/// The status that goes with a code of a failure; none if there is no such code.
+pub fn status_of(code: &str) -> Option<u16> {
+    let known = condenser::api::Code::ALL.iter().find(|known| known.word() == code);
+    known.map(|code| code.status().as_u16())
 }
 
 /// Who the client says it is.
@@ -182,6 +201,7 @@ impl Api {
         assert_eq!(reply.status, 200, "{said}: {}", reply.text());
         let envelope = reply.json();
         assert_eq!(envelope["status"], "success", "{said}: {envelope}");
+        assert_eq!(envelope.get("code"), None, "{said}: {envelope}");
         envelope["data"].clone()
     }
 
@@ -343,8 +363,13 @@ impl Session {
 
 /// One request over plain HTTP.
 pub fn plain(machine: &Machine, place: Place, address: &str, call: Call) -> Result<Reply, String> {
+    plain_over(connect(machine, place, address)?, address, call)
+}
+
+/// One request over a connection to `address`.
+pub fn plain_over(stream: TcpStream, address: &str, call: Call) -> Result<Reply, String> {
+    stream.set_nonblocking(true).map_err(|e| e.to_string())?;
     let runtime = runtime();
-    let stream = connect(machine, place, address)?;
     let sender = runtime.block_on(async {
         let stream = tokio::net::TcpStream::from_std(stream).map_err(|e| e.to_string())?;
         open(TokioIo::new(stream)).await

@@ -72,6 +72,15 @@ impl Inventory {
         if said.is_empty() { Ok(()) } else { Err(said) }
     }
 
+    /// Without the tables and built-in chains that the packet filter's tools make by looking at them.
+    pub(super) fn without_empty_tables(mut self) -> Self {
+        for kind in ["iptables", "ip6tables"] {
+            let lines = self.0.get_mut(kind).expect("one of the kinds");
+            lines.retain(|line| line.starts_with("-A ") || line.starts_with(":RAIND"));
+        }
+        self
+    }
+
     /// The lines of one kind: `iptables`, `ip6tables`, `addresses`, `links`, `routes`, `mounts`, `cgroups`, `files` or
     /// `processes`.
     pub fn lines(&self, kind: &str) -> &[String] {

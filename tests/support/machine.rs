@@ -1,5 +1,6 @@
 //! The namespaces of a lab, seen from the test process: how to start a command, open a file or a socket in them.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
@@ -24,6 +25,41 @@ pub enum Place {
     Process(i64),
 }
 
+const LAB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/lab.sh");
+/// Set in the environment of a test that runs within a lab.
+const WITHIN: &str = "CONDENSER_TEST_WITHIN";
+
+/// Runs `test` within a lab, as a process of it: the test function that calls this is started again there. `environment`
+/// is what that process gets besides.
+pub fn within(environment: &[(&str, &OsStr)], test: impl FnOnce()) {
+    if std::env::var_os(WITHIN).is_some() {
+        // The end of the outer process, however it comes, ends the lab.
+        std::thread::spawn(|| {
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            std::process::exit(99);
+        });
+        return test();
+    }
+    let thread = std::thread::current();
+    let name = thread.name().expect("the harness names its threads");
+    let mut lab = Command::new(LAB)
+        .arg(std::env::current_exe().unwrap())
+        .args([name, "--exact", "--nocapture", "--test-threads=1"])
+        .envs(environment.iter().copied())
+        .env(WITHIN, "1")
+        .stdin(Stdio::piped())
+        // The inner harness counts its one test, too.
+        .stdout(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .expect(LAB);
+    // Not wait: that would close the lab's standard input first.
+    let stdin = lab.stdin.take();
+    let status = lab.wait().unwrap();
+    drop(stdin);
+    assert!(status.success(), "{name} failed in its lab, see above");
+}
+
 /// A running `scripts/lab.sh`. Its end, and the end of the test process however it comes, ends all that runs in it.
 pub struct Machine {
     script: Child,
@@ -38,7 +74,7 @@ pub struct Machine {
 impl Machine {
     /// Makes the namespaces.
     pub fn start() -> Self {
-        let mut script = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/lab.sh"))
+        let mut script = Command::new(LAB)
             .args(["sh", "-c", r#"echo "$LAB_PID $LAB_CGROUPS"; exec cat"#])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

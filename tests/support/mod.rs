@@ -18,30 +18,38 @@
 //! ```
 //!
 //! What the lab never does: change the machine's network, mounts or files, or wait for a fixed time.
+//!
+//! Tests of one part stand in the same namespaces themselves ([`machine::within`]) and call it as a library: [`net`] is the
+//! host of networks and rules, [`sandbox`] that of the runtime. Image stores need no namespaces: [`images`]. All wait by
+//! [`wait_for`], and all pull from one [`Registry`].
 
 #![allow(
     dead_code,
     unused_imports,
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "each test program uses a part of the lab, and a failed expectation in the lab is a failed test"
+    reason = "each test program uses a part of it, and a failed expectation in the lab is a failed test"
 )]
 
 mod api;
+pub mod authority;
 mod daemon;
 mod dns;
 mod forks;
 mod image;
+pub mod images;
 mod inventory;
 mod machine;
+pub mod net;
 mod registry;
+pub mod sandbox;
 mod streams;
+mod wait;
 
-use std::fmt::Display;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-pub use api::{Api, Call, Identity, Reply, Session, delete, get, post, send};
+pub use api::{Api, Call, Identity, Reply, Session, delete, get, post, send, status_of};
 pub use daemon::Daemon;
 pub use forks::Forks;
 pub use image::{ImageSpec, Layer};
@@ -49,6 +57,7 @@ pub use inventory::Inventory;
 pub use machine::{Machine, Place};
 pub use registry::{GUARDED, Pushed, Registry};
 pub use streams::{Answer, Terminal};
+pub use wait::{SOON, wait_for, wait_for_async, when};
 
 /// Address of the lab's uplink, the host address of the daemon.
 pub const HOST: &str = "192.0.2.2";
@@ -63,7 +72,7 @@ pub struct Lab {
     daemon: Daemon,
     registry: OnceLock<Registry>,
     hub: OnceLock<Registry>,
-    authority: registry::Authority,
+    authority: authority::Authority,
     /// Ends the outside's DNS server with the lab.
     _dns: dns::Server,
 }
@@ -74,7 +83,7 @@ impl Lab {
         // Twice in one process is fine: the first one stays.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let machine = Arc::new(Machine::start());
-        let authority = registry::Authority::trusted_by(&machine);
+        let authority = authority::Authority::trusted_by(&machine);
         Self {
             daemon: Daemon::new(machine.clone()),
             registry: OnceLock::new(),
@@ -168,24 +177,20 @@ impl Lab {
             before.same_as(&self.inventory())
         });
     }
+
+    /// The same after a purge, which leaves tables of the packet filter behind, but no rule of ours and all of others.
+    pub fn assert_purged(&self, before: &Inventory) {
+        let before = before.clone().without_empty_tables();
+        wait_for("the machine as it was before", Duration::from_secs(5), || {
+            before.same_as(&self.inventory().without_empty_tables())
+        });
+    }
 }
 
 impl Drop for Lab {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("---- log of the daemon ----\n{}---- end ----", self.daemon.log());
-        }
-    }
-}
-
-/// Asks every 10 ms until the answer is `Ok`; panics with the last answer when the time is over.
-pub fn wait_for<T, E: Display>(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<T, E>) -> T {
-    let end = Instant::now() + limit;
-    loop {
-        match ask() {
-            Ok(found) => return found,
-            Err(last) if Instant::now() >= end => panic!("waited {limit:?} for {what}; last seen: {last}"),
-            Err(_) => std::thread::sleep(Duration::from_millis(10)),
         }
     }
 }

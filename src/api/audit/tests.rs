@@ -6,7 +6,7 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::api::identity::Role;
-use crate::api::{ApiError, done, routing};
+use crate::api::{ApiError, Code, done, routing};
 use crate::observe::audit::FILE;
 
 struct Fixture {
@@ -62,7 +62,7 @@ async fn pull(audit: AuditEntry) -> impl axum::response::IntoResponse {
 
 async fn missing(audit: AuditEntry) -> ApiError {
     audit.target(|t| t.policy_id = "nope".into());
-    ApiError::not_found("service failed: ID: nope not found")
+    ApiError::new(Code::PolicyNotFound, "service failed: ID: nope not found")
 }
 
 async fn crash() -> ApiError {

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Management;
 use super::containers::about;
-use crate::api::{ApiError, AuditEntry, Failure, PathParams};
+use crate::api::{ApiError, AuditEntry, Code, Failure, PathParams};
 use crate::workload::container::Terminal;
 
 /// Most bytes of output in one message.
@@ -91,7 +91,7 @@ fn open(
 ) -> Result<Response, ApiError> {
     check_origin(headers, &m.allowed_origins)?;
     let Ok(upgrade) = upgrade else {
-        let mut refusal = ApiError::bad_request("Bad Request").into_response();
+        let mut refusal = ApiError::new(Code::WebSocketRequired, "Bad Request").into_response();
         let version = HeaderValue::from_static("13");
         refusal.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, version);
         return Ok(refusal);
@@ -118,9 +118,8 @@ fn check_origin(headers: &HeaderMap, allowed: &[String]) -> Result<(), ApiError>
         return Ok(());
     }
     let origin = String::from_utf8_lossy(origin.as_bytes());
-    Err(ApiError::forbidden(format!(
-        "origin not allowed: {origin} (see allowed_origins in the configuration)"
-    )))
+    let message = format!("origin not allowed: {origin} (see allowed_origins in the configuration)");
+    Err(ApiError::new(Code::OriginDenied, message))
 }
 
 /// Serves one client until it or the terminal ends. Its end is also that of the audit record.

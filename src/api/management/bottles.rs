@@ -10,9 +10,9 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Management;
 use super::containers::ContainerView;
-use crate::api::extract::{BODY_LIMIT, BodyError, read_body};
+use crate::api::extract::{BODY_LIMIT, read_body};
 use crate::api::time::rfc3339;
-use crate::api::{ApiError, AuditEntry, Failure, PathParams, QueryParams, Success, SuccessBody, success};
+use crate::api::{ApiError, AuditEntry, Code, Failure, PathParams, QueryParams, Success, SuccessBody, success};
 use crate::model::{Bottle, BottleService, Condition, Container, Policy, Snapshot};
 use crate::workload::bottle;
 use crate::workload::bottle::{BottleError, Registered};
@@ -306,11 +306,10 @@ pub async fn register(
     entry: AuditEntry,
     request: Request,
 ) -> Result<Success<SuccessBody<RegisteredView>>, ApiError> {
-    let body = read_body(request, BODY_LIMIT).await.map_err(|e| match e {
-        BodyError::TooLarge { .. } => ApiError::too_large(format!("invalid body: {e}")),
-        BodyError::Broken(_) => ApiError::bad_request(format!("invalid body: {e}")),
-    })?;
-    let text = std::str::from_utf8(&body).map_err(|e| ApiError::bad_request(format!("invalid body: {e}")))?;
+    let body = read_body(request, BODY_LIMIT).await;
+    let body = body.map_err(|e| ApiError::from(e).prefixed("invalid body: "))?;
+    let text =
+        std::str::from_utf8(&body).map_err(|e| ApiError::new(Code::InvalidBody, format!("invalid body: {e}")))?;
     let registered = m.bottles.register(text).await?;
     entry.extra("bottle_id", registered.bottle.id.clone());
     entry.extra("bottle_name", registered.bottle.name.clone());
@@ -330,7 +329,7 @@ pub async fn get(
     let bottle = m
         .bottles
         .find(&id)
-        .map_err(|_| ApiError::not_found("bottle not found"))?;
+        .map_err(|_| ApiError::new(Code::BottleNotFound, "bottle not found"))?;
     let bottle = BottleView::new(&m.store.snapshot(), &bottle);
     Ok(success("bottle detail", BottleDetail { bottle }))
 }
@@ -355,7 +354,12 @@ pub async fn act(
         "start" => m.bottles.start(&id).await,
         "stop" => m.bottles.stop(&id).await,
         "delete" => m.bottles.delete(&id, options.volumes).await,
-        _ => return Err(ApiError::bad_request("unknown action")),
+        _ => {
+            return Err(ApiError::new(
+                Code::InvalidPath,
+                "unknown action; use start, stop or delete",
+            ));
+        }
     };
     done.map_err(|error| ApiError::from(error).prefixed("service failed: "))?;
     Ok(success("bottle action done", BottleParameter { id }))
@@ -363,13 +367,13 @@ pub async fn act(
 
 /// A container with times in UTC. It has no pod.
 fn in_utc(container: &Container) -> ContainerView {
-    let address = container.attachment.as_ref().map(|place| place.address);
+    let address = container.status.attachment.as_ref().map(|place| place.address);
     let utc = |time: Option<Timestamp>| time.map_or_else(|| rfc3339(None), |time| time.to_string());
     ContainerView::new(container, address).with_times([
-        utc(container.creating_at),
-        utc(container.created_at),
-        utc(container.started_at),
-        utc(container.stopped_at),
+        utc(container.status.creating_at),
+        utc(container.status.created_at),
+        utc(container.status.started_at),
+        utc(container.status.stopped_at),
     ])
 }
 

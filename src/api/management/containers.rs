@@ -12,7 +12,9 @@ use utoipa::ToSchema;
 
 use super::Management;
 use crate::api::time::rfc3339;
-use crate::api::{ApiError, AuditEntry, Failure, OptionalJson, PathParams, StrictJson, Success, SuccessBody, success};
+use crate::api::{
+    ApiError, AuditEntry, Code, Failure, OptionalJson, PathParams, StrictJson, Success, SuccessBody, success,
+};
 use crate::image::ImageRef;
 use crate::model::{Container, Health, Protocol};
 use crate::workload::container;
@@ -96,18 +98,19 @@ pub struct ForwardView {
 impl ContainerView {
     /// `address` is that of its pod, for a member of one.
     pub(super) fn new(c: &Container, address: Option<Ipv4Addr>) -> Self {
-        let exit = c.exit.as_ref();
+        let exit = c.status.exit.as_ref();
         Self {
             container_id: c.id.clone(),
             name: c.name.clone(),
-            pod_id: c.pod_id.clone(),
-            state: c.state.to_string(),
-            pid: c.process.as_ref().map_or(0, |p| p.pid),
-            image_repository: c.image_repository.clone(),
-            image_reference: c.image_reference.clone(),
-            command: c.spec.args.clone(),
+            pod_id: c.role.pod().map(str::to_owned),
+            state: c.status.state.to_string(),
+            pid: c.status.process.as_ref().map_or(0, |p| p.pid),
+            image_repository: c.spec.image.repository.clone(),
+            image_reference: c.spec.image.reference.clone(),
+            command: c.spec.process.args.clone(),
             address: address.map_or_else(String::new, |address| address.to_string()),
             forwards: c
+                .spec
                 .forwards
                 .iter()
                 .map(|f| ForwardView {
@@ -117,16 +120,16 @@ impl ContainerView {
                     protocol: f.protocol,
                 })
                 .collect(),
-            creating_at: rfc3339(c.creating_at),
-            created_at: rfc3339(c.created_at),
-            stated_at: rfc3339(c.started_at),
-            stopped_at: rfc3339(c.stopped_at),
+            creating_at: rfc3339(c.status.creating_at),
+            created_at: rfc3339(c.status.created_at),
+            stated_at: rfc3339(c.status.started_at),
+            stopped_at: rfc3339(c.status.stopped_at),
             exit_code: exit.map(|e| e.code),
             reason: exit.map(|e| e.reason.clone()),
             message: exit.map(|e| e.message.clone()),
-            labels: c.options.labels.clone(),
-            restart_count: c.restarts,
-            health: c.health,
+            labels: c.spec.options.labels.clone(),
+            restart_count: c.status.restarts,
+            health: c.status.health,
         }
     }
 }
@@ -417,15 +420,15 @@ fn of(parameter: &str) -> impl Fn(crate::workload::container::ContainerError) ->
     responses((status = 200, body = SuccessBody<Vec<ContainerView>>)))]
 pub async fn list(State(m): State<Management>) -> Response {
     let snapshot = m.store.snapshot();
-    m.kept.containers.get(&snapshot, || {
+    m.cached.containers.get(&snapshot, || {
         let containers = container::list(&snapshot);
-        let own = |c: &Container| c.attachment.as_ref().map(|a| a.address);
+        let own = |c: &Container| c.status.attachment.as_ref().map(|a| a.address);
         // Of all containers of a pod only infra has an address.
         let of_pods: HashMap<&str, Ipv4Addr> = containers
             .iter()
-            .filter_map(|c| Some((c.pod_id.as_deref()?, own(c)?)))
+            .filter_map(|c| Some((c.role.pod()?, own(c)?)))
             .collect();
-        let address = |c: &Container| own(c).or_else(|| of_pods.get(c.pod_id.as_deref()?).copied());
+        let address = |c: &Container| own(c).or_else(|| of_pods.get(c.role.pod()?).copied());
         let views: Vec<_> = containers.iter().map(|c| ContainerView::new(c, address(c))).collect();
         success("retrieve container list success", views)
     })
@@ -472,6 +475,17 @@ pub async fn create(
         target.network = body.network.clone();
         target.tty = body.tty;
     });
+    if let Some(n) = body
+        .env
+        .iter()
+        .position(|entry| entry.find('=').is_none_or(|at| at == 0))
+    {
+        // The entry itself may be a secret.
+        let message = format!("env[{n}] is not NAME=value; variables of the client's environment are not known here");
+        return Err(ApiError::new(Code::InvalidBody, message)
+            .prefixed("service failed: ")
+            .with_data(no_id));
+    }
     let pod = std::mem::take(&mut body.pod_id);
     let created = match &pod[..] {
         "" => m.containers.create(body.into()).await.map_err(ApiError::from),

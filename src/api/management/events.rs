@@ -30,7 +30,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Management;
 use crate::api::time::rfc3339;
-use crate::api::{ApiError, Failure, QueryParams};
+use crate::api::{ApiError, Code, Failure, QueryParams};
 use crate::model::{Health, Kind};
 use crate::observe::events::{Action, Event, Filter, Item, Subscription};
 
@@ -154,13 +154,17 @@ impl EventsQuery {
 fn number(text: &str) -> Result<u64, ApiError> {
     text.trim()
         .parse()
-        .map_err(|_| ApiError::bad_request(format!("invalid since: {text:?} is not the number of an event")))
+        .map_err(|_| invalid(format!("invalid since: {text:?} is not the number of an event")))
 }
 
 fn kind(word: &str) -> Result<Kind, ApiError> {
     let word: StrDeserializer<'_, serde::de::value::Error> = word.into_deserializer();
     // It says which ones there are.
-    Kind::deserialize(word).map_err(|error| ApiError::bad_request(format!("invalid kind: {error}")))
+    Kind::deserialize(word).map_err(|error| invalid(format!("invalid kind: {error}")))
+}
+
+fn invalid(message: String) -> ApiError {
+    ApiError::new(Code::InvalidQuery, message)
 }
 
 fn words(list: &Option<String>) -> impl Iterator<Item = &str> {
@@ -212,8 +216,8 @@ mod tests {
     fn ended() -> Commit {
         let running = container("a", "web").in_state(ContainerState::Running);
         let mut stopped = running.clone();
-        stopped.state = ContainerState::Stopped;
-        stopped.exit = Some(Exit {
+        stopped.status.state = ContainerState::Stopped;
+        stopped.status.exit = Some(Exit {
             code: 137,
             reason: "Error".into(),
             message: String::new(),
@@ -314,7 +318,7 @@ mod tests {
     )]
     fn nonsense(#[case] query: &str, #[case] last: Option<&'static str>, #[case] message: &str) {
         let error = parse(query, last).unwrap_err();
-        assert_eq!(error.status, 400);
+        assert_eq!(error.status(), 400);
         assert!(error.message.starts_with(message), "{}", error.message);
     }
 }

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use axum::extract::State;
+use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
 use super::Management;
 use super::containers::{Id, about};
-use crate::api::{ApiError, AuditEntry, Client, Failure, PathParams, StrictJson, Success, SuccessBody, success};
+use crate::api::{ApiError, AuditEntry, Client, Code, Failure, PathParams, StrictJson, Success, SuccessBody, success};
 use crate::runtime::exec::ExecOutcome;
 use crate::workload::container::ExecRequest;
 
@@ -78,10 +79,10 @@ fn text(bytes: Vec<u8>) -> String {
 impl ExecBody {
     fn check(&self) -> Result<(), ApiError> {
         if self.wait && self.tty {
-            return Err(ApiError::bad_request("wait and tty exclude each other"));
+            return Err(ApiError::new(Code::InvalidOption, "wait and tty exclude each other"));
         }
         if self.timeout.is_some() && !self.wait {
-            return Err(ApiError::bad_request("timeout requires wait"));
+            return Err(ApiError::new(Code::InvalidOption, "timeout requires wait"));
         }
         Ok(())
     }
@@ -118,7 +119,7 @@ pub async fn exec(
     let executed = executed.map_err(|error| {
         let error = error.prefixed("service failed: ");
         // Only malformed requests carry data on this route.
-        if error.status == 400 {
+        if error.status() == StatusCode::BAD_REQUEST {
             error.with_data(json!({ "id": id }))
         } else {
             error
@@ -135,7 +136,11 @@ async fn wait(m: &Management, client: &Client, id: &str, body: ExecBody) -> Resu
     };
     tokio::select! {
         outcome = m.containers.exec_wait(id, request) => Ok(Executed::Ended(Ended::new(id.to_owned(), outcome?))),
-        () = client.gone() => Err(ApiError::internal("the client has gone; the process was killed")),
-        () = m.sessions.stop.cancelled() => Err(ApiError::internal("the daemon is shutting down; the process was killed")),
+        () = client.gone() => Err(killed("the client has gone")),
+        () = m.sessions.stop.cancelled() => Err(killed("the daemon is shutting down")),
     }
+}
+
+fn killed(because: &str) -> ApiError {
+    ApiError::new(Code::Cancelled, format!("{because}; the process was killed"))
 }

@@ -6,7 +6,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Management;
 use crate::api::time::rfc3339;
-use crate::api::{ApiError, AuditEntry, Failure, QueryParams, StrictJson, Success, SuccessBody, success};
+use crate::api::{ApiError, AuditEntry, Code, Failure, QueryParams, StrictJson, Success, SuccessBody, success};
 use crate::image::{ImageError, ImageRef, Platform};
 
 /// An image in the list.
@@ -88,7 +88,10 @@ pub struct ImageQuery {
 impl ImageQuery {
     fn parse(&self, prefix: &'static str) -> Result<ImageRef, ApiError> {
         if self.image.is_empty() {
-            return Err(ApiError::bad_request("missing image query"));
+            return Err(ApiError::new(
+                Code::InvalidQuery,
+                "missing image query; name the image, as in ?image=team/app:1.0",
+            ));
         }
         ImageRef::parse(&self.image).map_err(|e| ApiError::from(e).prefixed(prefix))
     }
@@ -125,6 +128,14 @@ pub async fn pull(
     Ok(success("pull completed", body))
 }
 
+/// The contract's words, and what they mean.
+fn not_here(image: &str) -> ApiError {
+    ApiError::new(
+        Code::ImageNotFound,
+        format!("bundle path not found. The image {image} is not on this host; GET /v1/images says which ones are"),
+    )
+}
+
 /// Remove an image that no container uses
 #[utoipa::path(delete, path = "/v1/images", tag = "images", request_body = ImageBody,
     responses((status = 200, body = SuccessBody<ImageBody>), (status = 400, body = Failure),
@@ -136,7 +147,7 @@ pub async fn remove(
 ) -> Result<Success<SuccessBody<ImageBody>>, ApiError> {
     entry.target(|target| target.image_ref = body.image.clone());
     let failed = |e: ImageError| match e {
-        ImageError::NotFound(_) => ApiError::not_found("bundle path not found."),
+        ImageError::NotFound(image) => not_here(&image),
         other => other.into(),
     };
     let removed = async { m.images.remove(&ImageRef::parse(&body.image)?).await };
@@ -157,7 +168,10 @@ pub async fn status(
     entry.target(|target| target.image_ref = query.image.clone());
     let reference = query.parse(PREFIX)?;
     let image = m.images.get(&reference).map_err(|e| match e {
-        ImageError::NotFound(_) => ApiError::not_found(format!("{PREFIX}{} not found", reference.canonical())),
+        ImageError::NotFound(_) => {
+            let message = format!("{PREFIX}{} not found", reference.canonical());
+            ApiError::new(Code::ImageNotFound, message)
+        }
         other => ApiError::from(other).prefixed(PREFIX),
     })?;
     let is_digest = image.reference.contains(':');
@@ -187,7 +201,7 @@ pub async fn disk_usage(
     entry.target(|target| target.image_ref = query.image.clone());
     let reference = query.parse(PREFIX)?;
     let used_bytes = m.images.disk_usage(&reference).await.map_err(|e| match e {
-        ImageError::NotFound(_) => ApiError::not_found("bundle path not found.").prefixed(PREFIX),
+        ImageError::NotFound(image) => not_here(&image).prefixed(PREFIX),
         other => ApiError::from(other).prefixed(PREFIX),
     })?;
     Ok(success(

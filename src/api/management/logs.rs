@@ -16,7 +16,7 @@ use utoipa::IntoParams;
 
 use super::Management;
 use super::containers::about;
-use crate::api::{ApiError, AuditEntry, Failure, PathParams, QueryParams};
+use crate::api::{ApiError, AuditEntry, Code, Failure, PathParams, QueryParams};
 use crate::workload::container::{ContainerError, DEFAULT_LINES, LogRequest};
 
 /// Which part of a log.
@@ -82,14 +82,12 @@ impl LogQuery {
     fn parse(&self, now: Timestamp) -> Result<LogRequest, ApiError> {
         let given = match &self.tail_lines {
             None => None,
-            Some(text) => Some(text.parse().map_err(|_| ApiError::bad_request("invalid tail_lines"))?),
+            Some(text) => Some(lines(text)?),
         };
         let since = self.since.as_deref().map(|text| moment(text, now)).transpose()?;
         let all = flag("all", &self.all)?;
         if all && given.is_some() {
-            return Err(ApiError::bad_request(
-                "invalid query: all and tail_lines exclude each other",
-            ));
+            return Err(invalid("invalid query: all and tail_lines exclude each other"));
         }
         Ok(LogRequest {
             lines: given.or((!all && since.is_none()).then_some(DEFAULT_LINES)),
@@ -100,13 +98,25 @@ impl LogQuery {
     }
 }
 
+fn invalid(message: impl Into<String>) -> ApiError {
+    ApiError::new(Code::InvalidQuery, message)
+}
+
+fn lines(text: &str) -> Result<i64, ApiError> {
+    let lines = text.parse().ok().filter(|lines| *lines >= 0);
+    lines.ok_or_else(|| {
+        let most = crate::workload::container::MAX_LINES;
+        invalid(format!(
+            "invalid tail_lines: {text:?} is not a whole number from 0 to {most}; all=1 gives the whole log"
+        ))
+    })
+}
+
 fn flag(name: &str, value: &Option<String>) -> Result<bool, ApiError> {
     match value.as_deref() {
         Some("1" | "true") => Ok(true),
         None | Some("" | "0" | "false") => Ok(false),
-        Some(other) => Err(ApiError::bad_request(format!(
-            "invalid {name}: {other:?} is neither 1 nor 0"
-        ))),
+        Some(other) => Err(invalid(format!("invalid {name}: {other:?} is neither 1 nor 0"))),
     }
 }
 
@@ -120,7 +130,7 @@ fn moment(text: &str, now: Timestamp) -> Result<Timestamp, ApiError> {
     // In a query a plus sign that was not escaped is a blank.
     let time = || text.replace(' ', "+").parse().ok();
     ago().or_else(time).ok_or_else(|| {
-        ApiError::bad_request(format!(
+        invalid(format!(
             "invalid since: {text:?} is neither a time (RFC 3339) nor a duration like 10m"
         ))
     })
@@ -141,7 +151,7 @@ mod tests {
     #[rstest]
     #[case("", Some(100), None)]
     #[case("stream=1", Some(100), None)]
-    #[case("tail_lines=-3", Some(-3), None)]
+    #[case("tail_lines=0", Some(0), None)]
     #[case("all=1", None, None)]
     #[case("all=0", Some(100), None)]
     #[case("since=90s", None, Some("2026-02-07T11:58:30Z"))]
@@ -167,13 +177,17 @@ mod tests {
     #[rstest]
     #[case("tail_lines=x", "invalid tail_lines")]
     #[case("tail_lines=", "invalid tail_lines")]
+    #[case(
+        "tail_lines=-1",
+        "invalid tail_lines: \"-1\" is not a whole number from 0 to 5000; all=1 gives"
+    )]
     #[case("follow=yes", "invalid follow: \"yes\" is neither 1 nor 0")]
     #[case("since=yesterday", "invalid since: \"yesterday\" is neither a time")]
     #[case("since=", "invalid since: \"\" is neither a time")]
     #[case("all=1&tail_lines=5", "invalid query: all and tail_lines exclude each other")]
     fn nonsense(#[case] query: &str, #[case] message: &str) {
         let error = parse(query).unwrap_err();
-        assert_eq!(error.status, 400);
+        assert_eq!(error.status(), 400);
         assert!(error.message.starts_with(message), "{}", error.message);
     }
 

@@ -6,12 +6,12 @@
 mod attach;
 mod bottles;
 mod build;
+mod cached;
 mod containers;
 mod events;
 mod exec;
 mod failure;
 mod images;
-mod kept;
 mod logs;
 mod metrics;
 mod networks;
@@ -43,7 +43,7 @@ use crate::workload::container::ContainerService;
 use crate::workload::pod::PodService;
 use crate::workload::replica_set::ReplicaSets;
 
-pub use kept::KeptAnswer;
+pub use cached::CachedResponse;
 
 /// The services behind the management API.
 #[derive(Clone)]
@@ -64,7 +64,7 @@ pub struct Management {
     pub activity: Activity,
     pub events: Events,
     pub sessions: Sessions,
-    pub kept: Kept,
+    pub cached: Cached,
     /// Values of `Origin` that may open a WebSocket besides the API's own.
     pub allowed_origins: Arc<[String]>,
 }
@@ -72,9 +72,9 @@ pub struct Management {
 /// Answers of the lists that grow long and are asked for often.
 #[derive(Debug, Clone, Default)]
 #[allow(missing_docs)]
-pub struct Kept {
-    pub containers: KeptAnswer,
-    pub pods: KeptAnswer,
+pub struct Cached {
+    pub containers: CachedResponse,
+    pub pods: CachedResponse,
 }
 
 /// What goes on after its request was answered: terminals, and answers without an end.

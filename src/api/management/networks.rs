@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::Management;
 use crate::api::{ApiError, AuditEntry, Done, Failure, PathParams, StrictJson, Success, SuccessBody, done, success};
-use crate::model::Network;
+use crate::model::{Network, by_creation};
 
 /// A network in the list. The field names are capitalised on the wire.
 #[derive(Debug, Serialize, ToSchema)]
@@ -34,19 +34,18 @@ pub struct NetworkBody {
     responses((status = 200, body = SuccessBody<Vec<NetworkView>>)))]
 pub async fn list(State(m): State<Management>) -> Success<SuccessBody<Vec<NetworkView>>> {
     let snapshot = m.store.snapshot();
-    let mut networks: Vec<&Network> = snapshot.networks().iter().map(AsRef::as_ref).collect();
-    networks.sort_by(|a, b| (a.created_at, &a.name).cmp(&(b.created_at, &b.name)));
+    let networks = by_creation(snapshot.networks().iter().cloned());
     let inside = |n: &Network| {
         snapshot
             .containers()
             .iter()
-            .filter(|c| c.attachment.as_ref().is_some_and(|a| a.network == n.name))
+            .filter(|c| c.status.attachment.as_ref().is_some_and(|a| a.network == n.name))
             .count()
     };
     let views = networks.into_iter().map(|n| NetworkView {
         interface: n.name.clone(),
         address: format!("{}/{}", n.gateway, n.subnet.prefix_len()),
-        num_containers: inside(n),
+        num_containers: inside(&n),
     });
     success("network list", views.collect())
 }

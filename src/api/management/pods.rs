@@ -11,7 +11,9 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Management;
 use crate::api::time::rfc3339;
-use crate::api::{ApiError, AuditEntry, Failure, PathParams, QueryParams, StrictJson, Success, SuccessBody, success};
+use crate::api::{
+    ApiError, AuditEntry, Code, Failure, PathParams, QueryParams, StrictJson, Success, SuccessBody, success,
+};
 use crate::model::{Pod, PodContainer, PodGoal, PodSpec, PodStatus, PodTemplate, RestartPolicy};
 use crate::workload::container::pull_policy_of;
 use crate::workload::pod::{NewPod, PodError};
@@ -75,7 +77,7 @@ impl PodView {
         let pid = status
             .infra
             .as_ref()
-            .and_then(|infra| infra.process.as_ref())
+            .and_then(|infra| infra.status.process.as_ref())
             .map(|p| p.pid);
         let namespace = |file: &str| pid.map_or_else(String::new, |pid| format!("/proc/{pid}/ns/{file}"));
         Self {
@@ -178,7 +180,7 @@ impl PodBody {
         let given = [&self.network_ns, &self.ipc_ns, &self.uts_ns, &self.user_ns];
         if given.iter().any(|path| !path.is_empty()) {
             let message = "networkNS, ipcNS, utsNS and userNS cannot be chosen; leave them out";
-            return Err(ApiError::bad_request(message));
+            return Err(ApiError::new(Code::InvalidOption, message));
         }
         let namespace = match &self.namespace[..] {
             "" => DEFAULT_NAMESPACE.to_owned(),
@@ -252,7 +254,7 @@ fn of<'a>(parameter: &'a str, prefix: &'a str) -> impl Fn(PodError) -> ApiError 
 #[utoipa::path(get, path = "/v1/pods", tag = "pods", responses((status = 200, body = SuccessBody<Vec<PodView>>)))]
 pub async fn list(State(m): State<Management>) -> Response {
     let snapshot = m.store.snapshot();
-    m.kept.pods.get(&snapshot, || {
+    m.cached.pods.get(&snapshot, || {
         let pods = crate::model::pod_statuses(&snapshot);
         let views: Vec<_> = pods.iter().map(|(pod, status)| PodView::new(pod, status)).collect();
         success("retrieve pod list success", views)
@@ -327,7 +329,7 @@ pub async fn stop(
     let failed = |error| match error {
         PodError::NotFound(pod) => {
             let message = format!("stop pod failed: podId={pod} not found");
-            ApiError::not_found(message).with_data(json!({ "podId": id }))
+            ApiError::new(Code::PodNotFound, message).with_data(json!({ "podId": id }))
         }
         other => of(&id, "stop pod failed: ")(other),
     };

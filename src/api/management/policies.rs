@@ -9,10 +9,10 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Management;
 use crate::api::{
-    ApiError, AuditEntry, Done, Failure, MaybeBody, OptionalJson, PathParams, QueryParams, StrictJson, Success,
+    ApiError, AuditEntry, Code, Done, Failure, MaybeBody, OptionalJson, PathParams, QueryParams, StrictJson, Success,
     SuccessBody, done, success, success_with,
 };
-use crate::model::{Chain, UnknownChain};
+use crate::model::{PolicyChain, UnknownChain};
 use crate::net::firewall::Destination;
 use crate::net::policy::{Difference, Entry, Explanation, NewPolicy, PolicyError, Question};
 
@@ -88,8 +88,8 @@ impl From<&Entry> for PolicyView {
             reason: entry.status.reason().to_owned(),
             source: PolicyEnd::named(&policy.source),
             destination: match policy.chain {
-                Chain::RaindEw => PolicyEnd::named(&policy.destination),
-                Chain::RaindNsObs | Chain::RaindNsEnf => PolicyEnd::at(&policy.destination),
+                PolicyChain::RaindEw => PolicyEnd::named(&policy.destination),
+                PolicyChain::RaindNsObs | PolicyChain::RaindNsEnf => PolicyEnd::at(&policy.destination),
             },
             protocol: policy.protocol.map(|p| p.name()),
             dport: policy.dport,
@@ -290,9 +290,9 @@ pub async fn list(
     PathParams(chain): PathParams<String>,
 ) -> Result<Success<SuccessBody<PolicyList>>, ApiError> {
     entry.target(|target| target.chain = chain.clone());
-    let chain: Chain = chain
+    let chain: PolicyChain = chain
         .parse()
-        .map_err(|e: UnknownChain| ApiError::not_found(e.to_string()))?;
+        .map_err(|e: UnknownChain| ApiError::new(Code::ChainNotFound, e.to_string()))?;
     let (mode, entries) = m.policies.list(chain);
     let list = PolicyList {
         mode,
@@ -305,7 +305,8 @@ pub async fn list(
 /// The names of other routes are no chains and no ids.
 pub fn no_chain_or_policy() -> MethodRouter<Management> {
     let word = |uri: Uri| uri.path().rsplit('/').next().unwrap_or_default().to_owned();
-    let no_chain = move |uri: Uri| async move { ApiError::not_found(UnknownChain(word(uri)).to_string()) };
+    let unknown = |word: String| ApiError::new(Code::ChainNotFound, UnknownChain(word).to_string());
+    let no_chain = move |uri: Uri| async move { unknown(word(uri)) };
     let no_policy = move |uri: Uri| async move { failed(PolicyError::NotFound(word(uri))) };
     get(no_chain).delete(no_policy)
 }

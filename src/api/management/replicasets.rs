@@ -12,7 +12,9 @@ use utoipa::ToSchema;
 use super::Management;
 use super::pods::Scope;
 use crate::api::time::rfc3339;
-use crate::api::{ApiError, AuditEntry, Failure, PathParams, QueryParams, StrictJson, Success, SuccessBody, success};
+use crate::api::{
+    ApiError, AuditEntry, Code, Failure, PathParams, QueryParams, StrictJson, Success, SuccessBody, success,
+};
 use crate::model::{PodContainer, PodSpec, ReplicaSet, VolumeMount, VolumeSource};
 use crate::workload::replica_set::{MAX_REPLICAS, SetError, SetStatus};
 
@@ -280,12 +282,13 @@ async fn scale_to(
     body: Result<StrictJson<ScaleBody>, ApiError>,
 ) -> Result<Success<SuccessBody<Scaled>>, ApiError> {
     let StrictJson(body) = body?;
+    let invalid = |message: &str| ApiError::new(Code::InvalidOption, message);
     let replicas = match body.replicas {
-        None => return Err(ApiError::bad_request("replicas is required")),
-        Some(less) if less < 0 => return Err(ApiError::bad_request("replicas must be >= 0")),
+        None => return Err(invalid("replicas is required")),
+        Some(less) if less < 0 => return Err(invalid("replicas must be >= 0")),
         Some(number) => u32::try_from(number).ok().filter(|n| *n <= MAX_REPLICAS),
     };
-    let replicas = replicas.ok_or_else(|| ApiError::bad_request(format!("replicas must be <= {MAX_REPLICAS}")))?;
+    let replicas = replicas.ok_or_else(|| invalid(&format!("replicas must be <= {MAX_REPLICAS}")))?;
     let failed = |error: SetError| ApiError::from(error).prefixed("scale failed: ");
     let set = find(m, entry, parameter, scope).map_err(failed)?;
     m.sets.scale(&set.id, replicas).await.map_err(failed)?;

@@ -1,13 +1,15 @@
 //! `/v1/resource/apply` and `/v1/resource/delete`: manifests (`docs/spec/api.md` 11.5, 11.6).
 
+use std::string::FromUtf8Error;
+
 use axum::extract::{Request, State};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::Management;
-use crate::api::extract::{BODY_LIMIT, BodyError, read_body};
-use crate::api::{ApiError, AuditEntry, Failure, Success, SuccessBody, success};
+use crate::api::extract::{BODY_LIMIT, read_body};
+use crate::api::{ApiError, AuditEntry, Code, Failure, Success, SuccessBody, success};
 use crate::workload::apply::{Applied, AppliedResource, Deleted, DocumentWarning};
 use crate::workload::manifest::{Reference, ResourceKind};
 
@@ -252,11 +254,10 @@ pub async fn delete(
 }
 
 async fn text(request: Request) -> Result<String, ApiError> {
-    let body = read_body(request, BODY_LIMIT).await.map_err(|error| match error {
-        BodyError::TooLarge { .. } => ApiError::too_large(error.to_string()),
-        BodyError::Broken(_) => ApiError::bad_request(format!("invalid body: {error}")),
-    })?;
-    String::from_utf8(body.into()).map_err(|e| ApiError::bad_request(format!("invalid body: {}", e.utf8_error())))
+    let body = read_body(request, BODY_LIMIT).await;
+    let body = body.map_err(|error| error.refusal("invalid body: "))?;
+    let invalid = |e: FromUtf8Error| ApiError::new(Code::InvalidBody, format!("invalid body: {}", e.utf8_error()));
+    String::from_utf8(body.into()).map_err(invalid)
 }
 
 fn word(kind: ResourceKind) -> &'static str {

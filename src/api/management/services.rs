@@ -12,9 +12,10 @@ use utoipa::ToSchema;
 
 use super::Management;
 use super::pods::Scope;
-use crate::api::extract::{BODY_LIMIT, BodyError, read_body};
+use crate::api::error::Coded;
+use crate::api::extract::{BODY_LIMIT, read_body};
 use crate::api::time::rfc3339;
-use crate::api::{ApiError, AuditEntry, Failure, PathParams, QueryParams, Success, SuccessBody, success};
+use crate::api::{ApiError, AuditEntry, Code, Failure, PathParams, QueryParams, Success, SuccessBody, success};
 use crate::model::{Endpoint, Service, ServicePort, endpoints, pod_statuses};
 use crate::workload::balancer::ServiceError;
 use crate::workload::manifest;
@@ -163,7 +164,7 @@ fn endpoint_views(service: &Service, endpoints: &[Endpoint]) -> Vec<EndpointView
     let mut ports: Vec<u16> = service.ports.iter().map(|p| p.target_port).collect();
     ports.sort_unstable();
     ports.dedup();
-    let of = |endpoint: &Endpoint| {
+    let view = |endpoint: &Endpoint| {
         let view = |port: &u16| EndpointView {
             address: endpoint.address,
             port: *port,
@@ -171,7 +172,7 @@ fn endpoint_views(service: &Service, endpoints: &[Endpoint]) -> Vec<EndpointView
         };
         ports.iter().map(view).collect::<Vec<_>>()
     };
-    endpoints.iter().flat_map(of).collect()
+    endpoints.iter().flat_map(view).collect()
 }
 
 /// The service that a request is about; in the audit record too.
@@ -231,8 +232,10 @@ async fn create_from(
     entry: &AuditEntry,
     request: Request,
 ) -> Result<Success<SuccessBody<NewServiceView>>, ApiError> {
-    let body = read_body(request, BODY_LIMIT).await.map_err(unread)?;
-    let text = std::str::from_utf8(&body).map_err(|e| ApiError::bad_request(format!("invalid yaml: {e}")))?;
+    let body = read_body(request, BODY_LIMIT).await;
+    let body = body.map_err(|error| error.refusal("read body failed: "))?;
+    let text =
+        std::str::from_utf8(&body).map_err(|e| ApiError::new(Code::InvalidBody, format!("invalid yaml: {e}")))?;
     let (manifest, warnings) = manifest::service(text).map_err(refused)?;
     entry.extra("service_name", format!("{}/{}", manifest.namespace, manifest.name));
     let service = m.services.create(manifest).await?;
@@ -244,20 +247,13 @@ async fn create_from(
     Ok(success("service created", view).created())
 }
 
-fn unread(error: BodyError) -> ApiError {
-    match error {
-        BodyError::TooLarge { .. } => ApiError::too_large(error.to_string()),
-        BodyError::Broken(_) => ApiError::bad_request(format!("read body failed: {error}")),
-    }
-}
-
 /// The name is the one thing that this route asks for in bare words.
 fn refused(error: ManifestError) -> ApiError {
     let prefix = match error.problem {
         Problem::NoServiceName => "",
         _ => "invalid yaml: ",
     };
-    ApiError::bad_request(error.to_string()).prefixed(prefix)
+    ApiError::new(error.code(), format!("{prefix}{error}"))
 }
 
 /// Remove a service; its pods stay

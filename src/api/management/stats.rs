@@ -108,34 +108,34 @@ pub async fn stats(
 
 impl StatsView {
     fn new(c: &Container, log_path: &Path, sample: Sample) -> Self {
-        let exit = c.exit.clone();
+        let exit = c.status.exit.clone();
         let (exit_code, reason, message) = exit.map_or_else(Default::default, |e| (e.code, e.reason, e.message));
         Self {
             generated_ts: sample.taken_at.map(crate::base::time::rfc3339).unwrap_or_default(),
             container_id: c.id.clone(),
             container_name: c.name.clone(),
-            pod_id: c.pod_id.clone().unwrap_or_default(),
-            spiffe_id: c.spiffe_id.clone().unwrap_or_default(),
-            pid: c.process.as_ref().map_or(0, |p| p.pid),
-            status: c.state.to_string(),
+            pod_id: c.role.pod().unwrap_or_default().to_owned(),
+            spiffe_id: c.status.spiffe_id.clone().unwrap_or_default(),
+            pid: c.status.process.as_ref().map_or(0, |p| p.pid),
+            status: c.status.state.to_string(),
             cgroup_path: sample.cgroup_path,
             exit_code,
             reason,
             message,
             log_path: log_path.to_string_lossy().into_owned(),
-            image_repository: c.image_repository.clone(),
-            image_reference: c.image_reference.clone(),
-            command: c.spec.args.clone(),
-            bottle_id: c.bottle_id.clone(),
-            creating_at: rfc3339(c.creating_at),
-            created_at: rfc3339(c.created_at),
-            started_at: rfc3339(c.started_at),
-            stopped_at: rfc3339(c.stopped_at),
-            finished_at: rfc3339(c.stopped_at),
-            labels: c.options.labels.clone(),
+            image_repository: c.spec.image.repository.clone(),
+            image_reference: c.spec.image.reference.clone(),
+            command: c.spec.process.args.clone(),
+            bottle_id: c.role.bottle().map(str::to_owned),
+            creating_at: rfc3339(c.status.creating_at),
+            created_at: rfc3339(c.status.created_at),
+            started_at: rfc3339(c.status.started_at),
+            stopped_at: rfc3339(c.status.stopped_at),
+            finished_at: rfc3339(c.status.stopped_at),
+            labels: c.spec.options.labels.clone(),
             annotations: BTreeMap::new(),
             attempt: 0,
-            tty: c.tty,
+            tty: c.spec.tty,
             usage: sample.usage,
         }
     }
@@ -203,9 +203,9 @@ mod tests {
     #[test]
     fn the_state_is_that_of_the_row() {
         let mut row = container("a", "web").in_state(ContainerState::Stopped);
-        row.bottle_id = Some("b1".into());
-        row.stopped_at = Some(jiff::Timestamp::UNIX_EPOCH);
-        row.exit = Some(Exit {
+        row.role = crate::model::Role::Service { bottle: "b1".into() };
+        row.status.stopped_at = Some(jiff::Timestamp::UNIX_EPOCH);
+        row.status.exit = Some(Exit {
             code: 137,
             reason: "OOMKilled".into(),
             message: String::new(),

@@ -123,7 +123,7 @@ const PARAMETERS: &[(&str, &str, Rule)] = &[
     ("policies_explain", "destination", Length(1, 253)),
     ("policies_explain", "protocol", PROTOCOLS),
     ("policies_explain", "port", PORT),
-    ("containers_log", "tail_lines", Range(-5000, 5000)),
+    ("containers_log", "tail_lines", Range(0, 5000)),
     ("images_status", "image", IMAGE),
     ("images_disk_usage", "image", IMAGE),
     ("images_build", "tag", IMAGE),

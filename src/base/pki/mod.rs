@@ -54,7 +54,7 @@ pub enum PkiError {
         "cannot use the client CA: {0}; restore it, or move {1} and its key away to start with a new CA, \
          which makes all client certificates invalid"
     )]
-    Authority(PairError, PathBuf),
+    Authority(#[source] PairError, PathBuf),
     /// A certificate cannot be made.
     #[error("cannot issue a certificate: {0}")]
     Issue(#[from] rcgen::Error),

@@ -206,7 +206,7 @@ pub fn replace_file(path: &Path, content: &[u8], mode: u32, durability: Durabili
         }
     };
     write().inspect_err(|_| {
-        let _ = std::fs::remove_file(&temporary);
+        let _ = fs_err::remove_file(&temporary);
     })
 }
 

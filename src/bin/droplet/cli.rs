@@ -1,10 +1,15 @@
-//! The command line (`docs/spec/runtime.md` 4.1): options first, then positional arguments, everything after the first
-//! of which is positional. Long options have one dash or two, values follow as `--name value` or `--name=value`.
+//! The command line: finds the verb, runs it and reports its error.
 
-use crate::failure::Failure;
+use std::process::ExitCode;
 
-/// What `help` prints.
-pub const HELP: &str = "\
+use crate::container::RuntimePaths;
+use crate::report::failure::{Failure, Stage};
+use crate::report::output;
+use crate::sandbox::process::sealed;
+use crate::verbs;
+
+/// The text that `help` prints.
+const HELP: &str = "\
 NAME:
    droplet - low-level container runtime
 
@@ -12,148 +17,86 @@ USAGE:
    droplet <command> [options] [arguments]
 
 COMMANDS:
-   create [-t|--tty] [--print-pid] <id>   set a container up; it waits for start
+   create [-t|--tty] [--print-pid] <id>   create a container; its program waits for start
    start <id>                             run the program of a created container
-   kill [--grace <s>] <id> [signal]       stop a container, or deliver a signal to it
-   delete <id>                            remove what the runtime keeps of a container
+   kill [--grace <s>] <id> [signal]       stop a container, or send a signal to it
+   delete <id>                            remove the runtime's files of a container
    state <id>                             print the state of a container
    run [-t|--tty] [--print-pid] <id>      create and start a container, and wait for its end
    exec [-t|--tty] <id> <argv...>         run another program in a running container
    exec --wait [--timeout <s>] <id> <argv...>
-                                          run it to its end; how it ended, as JSON, and its output
+                                          run it to its end; print exit status and output as JSON
    spec [options]                         write a config.json
    list [--format json]                   list containers
-   attach <id>                            connect this terminal to that of a container
-   help                                   print this
+   attach <id>                            connect this terminal to the container's
+   help                                   print this text
 
 ENVIRONMENT:
    RAIND_ROOT_DIR   container directories, by default /etc/raind/container
 ";
 
-/// An option that a verb knows.
-#[derive(Debug, Clone, Copy)]
-pub enum Opt {
-    /// Without a value; the names all mean the first one.
-    Flag(&'static [&'static str]),
-    /// With a value.
-    Value(&'static str),
-}
+/// Exit status for an unknown verb.
+const UNKNOWN_VERB: u8 = 3;
 
-/// A parsed command line of one verb.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Args {
-    options: Vec<(&'static str, String)>,
-    /// What is left after the options.
-    pub positional: Vec<String>,
-}
-
-impl Args {
-    /// Parses what follows the name of the verb.
-    pub fn parse(known: &[Opt], words: &[String]) -> Result<Self, Failure> {
-        let mut args = Self::default();
-        let mut words = words.iter();
-        while let Some(word) = words.next() {
-            let Some(text) = word.strip_prefix('-').filter(|text| !text.is_empty()) else {
-                args.positional.push(word.clone());
-                break;
-            };
-            if text == "-" {
-                break;
+/// Runs the verb of this process's command line.
+pub fn run() -> ExitCode {
+    let arguments: Vec<String> = std::env::args_os()
+        .skip(1)
+        .map(|argument| argument.to_string_lossy().into_owned())
+        .collect();
+    let paths = RuntimePaths::from_environment();
+    let (verb, rest) = match arguments.split_first() {
+        Some((verb, rest)) => (verb.as_str(), rest),
+        None => ("help", &[][..]),
+    };
+    match dispatch(&paths, verb, rest) {
+        Some(Ok(code)) => code,
+        Some(Err(failure)) => {
+            if failure.is_usage() {
+                output::print_text(format_args!("Incorrect Usage: {failure}\n\n{HELP}"));
             }
-            let text = text.strip_prefix('-').unwrap_or(text);
-            let (name, inline) = match text.split_once('=') {
-                Some((name, value)) => (name, Some(value.to_owned())),
-                None => (text, None),
-            };
-            args.options.push(option(known, name, inline, &mut words)?);
+            // The caller reads only the last line, so the message must not contain a line break.
+            output::print_error(failure.message.replace(['\n', '\r'], " "));
+            ExitCode::from(u8::try_from(failure.status).unwrap_or(1))
         }
-        args.positional.extend(words.cloned());
-        Ok(args)
-    }
-
-    /// Whether a flag is there.
-    pub fn flag(&self, name: &str) -> bool {
-        self.options.iter().any(|(n, value)| *n == name && value != "false")
-    }
-
-    /// The last value of an option.
-    pub fn value(&self, name: &str) -> Option<&str> {
-        self.options
-            .iter()
-            .rev()
-            .find(|(n, _)| *n == name)
-            .map(|(_, value)| value.as_str())
-    }
-
-    /// All values of an option, in order.
-    pub fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.options
-            .iter()
-            .filter(move |(n, _)| *n == name)
-            .map(|(_, value)| value.as_str())
-    }
-
-    /// The only positional argument.
-    pub fn id(&self) -> Result<&str, Failure> {
-        match self.positional.as_slice() {
-            [id] => Ok(id),
-            [] => Err(Failure::usage("a container id is required")),
-            [_, extra, ..] => Err(Failure::usage(format!("unexpected argument: {extra}"))),
+        None => {
+            output::print_error(format_args!("No help topic for '{verb}'"));
+            ExitCode::from(UNKNOWN_VERB)
         }
     }
 }
 
-fn option<'a>(
-    known: &[Opt],
-    name: &str,
-    inline: Option<String>,
-    words: &mut impl Iterator<Item = &'a String>,
-) -> Result<(&'static str, String), Failure> {
-    for option in known {
-        match option {
-            Opt::Flag(names) if names.contains(&name) => return Ok((names[0], inline.unwrap_or_default())),
-            Opt::Value(known) if *known == name => {
-                let value = inline.or_else(|| words.next().cloned());
-                let value = value.ok_or_else(|| Failure::usage(format!("flag needs an argument: -{name}")))?;
-                return Ok((known, value));
-            }
-            _ => {}
+/// Runs a verb. Returns `None` if the verb does not exist.
+fn dispatch(paths: &RuntimePaths, verb: &str, rest: &[String]) -> Option<Result<ExitCode, Failure>> {
+    let result = match verb {
+        "create" => protect().and_then(|()| verbs::create::run(paths, rest)),
+        "run" => return Some(protect().and_then(|()| verbs::run::run(paths, rest))),
+        "start" => verbs::start::run(paths, rest),
+        "kill" => verbs::kill::run(paths, rest),
+        "delete" => verbs::delete::run(paths, rest),
+        "exec" => protect().and_then(|()| verbs::exec::run(paths, rest)),
+        "attach" => return Some(verbs::attach::run(paths, rest)),
+        "spec" => verbs::spec::run(rest),
+        "state" => verbs::state::run(paths, rest),
+        "list" => verbs::list::run(paths, rest),
+        "help" | "--help" | "-h" | "-help" => {
+            output::print_text(HELP);
+            Ok(())
         }
-    }
-    Err(Failure::usage(format!("flag provided but not defined: -{name}")))
+        verb if verb.starts_with('-') => {
+            let option = verb.trim_start_matches('-');
+            Err(Failure::usage(format!("flag provided but not defined: -{option}")))
+        }
+        _ => return None,
+    };
+    Some(result.map(|()| ExitCode::SUCCESS))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const KNOWN: &[Opt] = &[Opt::Flag(&["tty", "t"]), Opt::Value("mount")];
-
-    fn parse(words: &[&str]) -> Result<Args, Failure> {
-        Args::parse(KNOWN, &words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>())
-    }
-
-    #[test]
-    fn options_end_at_the_first_positional() {
-        let args = parse(&["-t", "id", "ls", "-t", "--mount"]).unwrap();
-        assert!(args.flag("tty"));
-        assert_eq!(args.positional, ["id", "ls", "-t", "--mount"]);
-        assert!(!parse(&["id", "-t"]).unwrap().flag("tty"));
-        assert_eq!(parse(&["--", "-t"]).unwrap().positional, ["-t"]);
-    }
-
-    #[test]
-    fn values_come_in_all_four_forms_and_repeat() {
-        let args = parse(&["--mount", "a:b,c", "-mount=d=e", "--mount=", "-mount", "-x"]).unwrap();
-        assert_eq!(args.values("mount").collect::<Vec<_>>(), ["a:b,c", "d=e", "", "-x"]);
-        assert_eq!(args.value("mount"), Some("-x"));
-    }
-
-    #[test]
-    fn what_is_not_known_is_a_usage_error() {
-        for words in [&["--nope"][..], &["--mount"], &["-tt", "id"]] {
-            assert!(parse(words).unwrap_err().is_usage(), "{words:?}");
-        }
-        assert!(parse(&[]).unwrap().id().is_err() && parse(&["a", "b"]).unwrap().id().is_err());
-    }
+/// Continues in a binary that no container can overwrite. A verb that enters a container needs this.
+fn protect() -> Result<(), Failure> {
+    sealed::reexec().stage("load_spec")?;
+    // libcontainer would pass this many descriptors on to the container.
+    // SAFETY: this process has one thread, so nobody reads the environment at the same time.
+    unsafe { std::env::remove_var("LISTEN_FDS") };
+    Ok(())
 }

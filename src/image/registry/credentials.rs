@@ -17,6 +17,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
+use super::credential::{Credential, Secret};
 use super::helper;
 use crate::image::reference::{HUB, registry_name};
 
@@ -25,38 +26,7 @@ const MAX_FILE: u64 = 1 << 20;
 /// Docker Hub's key in files and for helper programs.
 const HUB_KEY: &str = "https://index.docker.io/v1/";
 
-/// Text that is never printed.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub(super) struct Secret(pub(super) String);
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(secret)")
-    }
-}
-
-/// A credential for a registry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Credential {
-    Password {
-        user: String,
-        password: Secret,
-    },
-    /// A refresh token of the registry's token service.
-    Identity(Secret),
-    /// A token for the registry itself.
-    Bearer(Secret),
-}
-
-impl Credential {
-    /// The value of an `Authorization: Basic` header, without the scheme.
-    pub(super) fn basic(user: &str, password: &Secret) -> Secret {
-        Secret(STANDARD.encode(format!("{user}:{}", password.0)))
-    }
-}
-
-/// A credential and its origin.
+/// A credential and where it stands.
 #[derive(Debug, Clone)]
 pub(super) struct Found {
     pub credential: Credential,
@@ -95,6 +65,7 @@ pub(super) async fn find(files: &[PathBuf], host: &str, path: &str) -> Result<Op
 }
 
 /// The content of a file, if it exists.
+#[expect(clippy::disallowed_methods, reason = "the error names the file already")]
 fn read(path: &Path) -> Result<Option<String>, String> {
     let failed = |e: &dyn fmt::Display| format!("the credentials file {} cannot be read: {e}", path.display());
     let metadata = match std::fs::metadata(path) {

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
-use super::credentials::{Credential, Secret};
+use super::credential::{Credential, Secret};
 
 /// Time limit of a helper program.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -31,6 +31,10 @@ pub(super) async fn ask(name: &str, server: &str) -> Result<Option<Credential>, 
     ask_program(&format!("docker-credential-{name}"), server, LIMIT).await
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that starts credential helpers, and ends them in time"
+)]
 async fn ask_program(program: &str, server: &str, limit: Duration) -> Result<Option<Credential>, String> {
     let failed =
         |reason: &dyn std::fmt::Display| format!("the credential helper {program} fails for {server}: {reason}");

@@ -19,9 +19,11 @@
 mod auth;
 mod challenge;
 mod client;
+mod credential;
 mod credentials;
 mod download;
 mod helper;
+mod introduction;
 mod settings;
 mod source;
 

@@ -72,14 +72,14 @@ pub struct Registries(BTreeMap<String, Entry>);
 
 #[derive(Debug, Clone, Default)]
 struct Entry {
-    mirrors: Vec<Endpoint>,
+    mirrors: Vec<RegistryEndpoint>,
     ca: Option<PathBuf>,
     insecure: bool,
 }
 
 /// One endpoint: a registry or a mirror of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Endpoint {
+pub(super) struct RegistryEndpoint {
     /// `host[:port]`.
     pub host: String,
     pub tls: bool,
@@ -120,16 +120,16 @@ impl Registries {
         Ok(Self(all))
     }
 
-    /// The endpoints for images of `registry`: its mirrors in order, and the registry itself.
-    pub(super) fn endpoints(&self, registry: &str) -> (Vec<Endpoint>, Endpoint) {
+    /// Where to ask for images of `registry`: its mirrors in order, and itself.
+    pub(super) fn endpoints(&self, registry: &str) -> (Vec<RegistryEndpoint>, RegistryEndpoint) {
         let entry = self.0.get(registry);
-        let itself = Endpoint {
+        let itself = RegistryEndpoint {
             host: registry.to_owned(),
             tls: !entry.is_some_and(|e| e.insecure),
             prefix: String::new(),
             ca: Vec::new(),
         };
-        let with_ca = |mut endpoint: Endpoint| {
+        let with_ca = |mut endpoint: RegistryEndpoint| {
             let own = self.0.get(&endpoint.host).filter(|_| endpoint.host != registry);
             let files = [entry, own].into_iter().flatten().filter_map(|e| e.ca.clone());
             endpoint.ca.extend(files);
@@ -140,7 +140,7 @@ impl Registries {
     }
 }
 
-fn mirror(text: &str) -> Result<Endpoint, String> {
+fn mirror(text: &str) -> Result<RegistryEndpoint, String> {
     let invalid = || format!("the mirror {text:?} is not [http[s]://]host[:port][/prefix]");
     let (tls, rest) = match text.split_once("://") {
         Some(("https", rest)) => (true, rest),
@@ -160,7 +160,7 @@ fn mirror(text: &str) -> Result<Endpoint, String> {
     } else {
         format!("{prefix}/")
     };
-    Ok(Endpoint {
+    Ok(RegistryEndpoint {
         host: host.to_owned(),
         tls,
         prefix,

@@ -12,11 +12,11 @@ use tokio::sync::OnceCell;
 
 use super::auth::Auth;
 use super::client::{Clients, Pair};
-use super::settings::Endpoint;
+use super::settings::RegistryEndpoint;
 use super::{Fetched, RegistrySettings};
 use crate::image::digest::Digest;
 use crate::image::manifest::{Descriptor, Document, MAX_DOCUMENT};
-use crate::image::{ImageError, ImageRef, manifest};
+use crate::image::{ImageError, ImageRef, RegistryTrouble, manifest};
 
 /// Number of attempts per request when the failure looks temporary. A mirror gets one.
 pub(super) const ATTEMPTS: u32 = 4;
@@ -32,8 +32,8 @@ const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-diges
 /// A registry or a mirror, its credentials and its state in this pull.
 pub(in crate::image) struct Source {
     pub(super) settings: Arc<RegistrySettings>,
-    pub(super) endpoint: Endpoint,
-    /// Name of the repository at this source.
+    pub(super) endpoint: RegistryEndpoint,
+    /// The repository's name there.
     pub(super) path: String,
     pub(super) auth: Auth,
     pub(super) attempts: u32,
@@ -55,7 +55,7 @@ impl Source {
         settings: &Arc<RegistrySettings>,
         clients: &Arc<Clients>,
         image: &ImageRef,
-        endpoint: Endpoint,
+        endpoint: RegistryEndpoint,
         attempts: u32,
     ) -> Self {
         Self {
@@ -211,7 +211,11 @@ impl Source {
                         if untrusted(&error) {
                             self.clients.forget(self.pair().await?);
                         }
-                        return Err(self.failed(format!("{what}: {}", chain(error))));
+                        let hint = match plain_http(&error) {
+                            true => self.plain_http_hint(),
+                            false => String::new(),
+                        };
+                        return Err(self.failed(format!("{what}: {}{hint}", chain(error))));
                     }
                     self.backoff(attempt)
                 }
@@ -268,7 +272,9 @@ impl Source {
         let (status, wait) = (response.status(), retry_after(response.headers(), Timestamp::now()));
         let body = self.error_body(response).await;
         if status == StatusCode::NOT_FOUND && what.starts_with("manifest") {
-            return ImageError::ManifestNotFound(self.auth.scrub(&body));
+            let (body, image, host) = (body.trim_end(), &self.image, &self.endpoint.host);
+            let message = format!("{body} ({host} has no image {image}; check its name and tag)");
+            return ImageError::ManifestNotFound(self.auth.scrub(&message));
         }
         let hint = match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.auth.hint(&self.endpoint.host),
@@ -277,7 +283,12 @@ impl Source {
                 .unwrap_or_default(),
             _ => String::new(),
         };
-        self.failed(format!("{what}: {}: {body}{hint}", status.as_u16()))
+        let trouble = match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => RegistryTrouble::Denied,
+            StatusCode::TOO_MANY_REQUESTS => RegistryTrouble::Limited,
+            _ => RegistryTrouble::Other,
+        };
+        self.trouble(trouble, format!("{what}: {}: {body}{hint}", status.as_u16()))
     }
 
     /// The beginning of an error answer, as text.
@@ -306,10 +317,27 @@ impl Source {
     }
 
     pub(super) fn failed(&self, message: String) -> ImageError {
+        self.trouble(RegistryTrouble::Other, message)
+    }
+
+    pub(super) fn denied(&self, message: String) -> ImageError {
+        self.trouble(RegistryTrouble::Denied, message)
+    }
+
+    /// A text only, without what caused it: that may hold a secret.
+    fn trouble(&self, trouble: RegistryTrouble, message: String) -> ImageError {
         ImageError::Registry {
             registry: self.endpoint.host.clone(),
+            trouble,
             message: self.auth.scrub(&message),
         }
+    }
+
+    fn plain_http_hint(&self) -> String {
+        let host = &self.endpoint.host;
+        format!(
+            "; it seems to speak plain HTTP: to allow that, add \"{host}\" to insecure_registries in the configuration"
+        )
     }
 
     fn bad(&self, message: String) -> ImageError {
@@ -336,12 +364,27 @@ fn one_line(text: &str) -> String {
 
 /// Whether the host's certificate was rejected.
 fn untrusted(error: &(dyn std::error::Error + 'static)) -> bool {
-    if matches!(error.downcast_ref(), Some(rustls::Error::InvalidCertificate(_))) {
+    says(error, &|error| matches!(error, rustls::Error::InvalidCertificate(_)))
+}
+
+/// Whether what came in the place of a TLS handshake was none.
+fn plain_http(error: &(dyn std::error::Error + 'static)) -> bool {
+    says(error, &|error| {
+        matches!(
+            error,
+            rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)
+        )
+    })
+}
+
+/// Whether TLS failed in such a way.
+fn says(error: &(dyn std::error::Error + 'static), way: &dyn Fn(&rustls::Error) -> bool) -> bool {
+    if error.downcast_ref().is_some_and(way) {
         return true;
     }
     // The error inside an I/O error is not among its sources.
     let within = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-    within.is_some_and(|error| untrusted(error)) || error.source().is_some_and(untrusted)
+    within.is_some_and(|error| says(error, way)) || error.source().is_some_and(|error| says(error, way))
 }
 
 fn temporary(status: StatusCode) -> bool {

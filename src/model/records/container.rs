@@ -4,8 +4,6 @@ use std::net::Ipv4Addr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::model::Claim;
-
 /// Begins the ids of containers that run a step of a build.
 const BUILD_PREFIX: &str = "build-";
 
@@ -16,6 +14,9 @@ const BUILD_PREFIX: &str = "build-";
 ///    ^            \--------------------^  |
 ///    \------------------------------------/   restart
 /// ```
+/// Where a field belongs: what was asked for and would make the same container again is its [`spec`](ContainerSpec); what
+/// became of that is its [`status`](ContainerStatus); what the daemon must know to go on, and no client is told as such,
+/// is its [`journal`](Journal).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Container {
     /// 12 characters of lower-case Crockford base32, for a build step with `build-` before them (`docs/spec/api.md`
@@ -23,44 +24,84 @@ pub struct Container {
     pub id: String,
     /// Unique among all names and ids of containers.
     pub name: String,
-    /// Pod that it is a member or the infra container of.
-    pub pod_id: Option<String>,
-    /// Bottle that manages it.
-    pub bottle_id: Option<String>,
-    /// Identity of its certificate, once one was issued.
-    pub spiffe_id: Option<String>,
-    /// Where it is in its life cycle.
-    pub state: ContainerState,
-    /// What the daemon is in the middle of. Recovery finishes or undoes it.
-    pub operation: Option<Operation>,
-    /// Its process, while there is one.
-    pub process: Option<ProcessId>,
-    /// How the last run ended. `None` before the first end and while it runs again.
-    pub exit: Option<Exit>,
-    /// Repository of its image as shown; always contains a `/`.
-    pub image_repository: String,
-    /// Tag or digest of its image.
-    pub image_reference: String,
-    /// Diff ids (`sha256:…`) of the layers its root file system stands on, bottom first. They stay while it lives.
-    pub layers: Vec<String>,
+    /// What it is, and of what. For life.
+    pub role: Role,
+    /// What was asked for.
+    pub spec: ContainerSpec,
+    /// What became of it.
+    pub status: ContainerStatus,
+    /// What the daemon is in the middle of, and what it was told.
+    pub journal: Journal,
+}
+
+/// What a container is, and of what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// A container of its own.
+    Alone,
+    /// It holds the namespaces, the address and the ports of a pod.
+    Infra {
+        /// Id of the pod.
+        pod: String,
+    },
+    /// It joins the namespaces of a pod's infra container.
+    Member {
+        /// Id of the pod.
+        pod: String,
+    },
+    /// The container of a service of a bottle, which manages it.
+    Service {
+        /// Id of the bottle.
+        bottle: String,
+    },
+    /// It runs a step of a build.
+    Build,
+}
+
+/// What was asked for, with what the image and the defaults say where the request does not. It changes only when a pod
+/// publishes other ports.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    /// What its root file system stands on.
+    pub image: ContainerImage,
     /// What runs in it.
-    pub spec: ProcessSpec,
-    /// Bind mounts as the client wrote them (`docs/spec/api.md` 4.7).
-    pub mounts: Vec<String>,
+    pub process: ProcessSpec,
     /// Whether it has a pseudo-terminal.
     pub tty: bool,
     /// Limits and other choices of the client.
     #[serde(default)]
     pub options: ContainerOptions,
-    /// Whether a user stopped it, or made it in a pod and has not started it yet; then no policy starts it.
-    #[serde(default)]
-    pub stopped_by_user: bool,
-    /// How often the restart policy has started it again since a user did.
-    #[serde(default)]
-    pub restarts: u32,
-    /// Those of them that no run of some length has followed yet.
-    #[serde(default)]
-    pub retries: Retries,
+    /// Bind mounts as the client wrote them (`docs/spec/api.md` 4.7).
+    pub mounts: Vec<String>,
+    /// Published ports.
+    pub forwards: Vec<Forward>,
+}
+
+/// The image of a container, as it was when the container was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerImage {
+    /// Repository as shown; always contains a `/`.
+    pub repository: String,
+    /// Tag or digest.
+    pub reference: String,
+    /// Diff ids (`sha256:…`) of the layers, bottom first. They stay while the container lives.
+    pub layers: Vec<String>,
+}
+
+/// What became of what was asked for, as clients see it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct ContainerStatus {
+    /// Where it is in its life cycle.
+    pub state: ContainerState,
+    /// Its process, while there is one.
+    pub process: Option<ProcessId>,
+    /// How the last run ended. `None` before the first end and while it runs again.
+    pub exit: Option<Exit>,
+    /// Its place in a network. `None` for members of a pod.
+    pub attachment: Option<Attachment>,
+    /// Identity of its certificate, once one was issued.
+    pub spiffe_id: Option<String>,
     /// How its health check goes. `None` without one, and while it does not run.
     #[serde(default)]
     pub health: Option<Health>,
@@ -70,19 +111,9 @@ pub struct Container {
     /// Since when its readiness check succeeds.
     #[serde(default)]
     pub ready_at: Option<Timestamp>,
-    /// The infra process whose namespaces its process shares since it was created last. `None` for all but members of
-    /// a pod.
+    /// How often the restart policy has started it again since a user did.
     #[serde(default)]
-    pub joined: Option<ProcessId>,
-    /// Whether a start is at work on it, so that its ports are published before its program runs.
-    #[serde(default)]
-    pub starting: bool,
-    /// Its place in a network. `None` for members of a pod.
-    pub attachment: Option<Attachment>,
-    /// Published ports.
-    pub forwards: Vec<Forward>,
-    /// Whether the operation in progress may still have one certificate signed (`docs/spec/security.md` S-04).
-    pub certificate_due: bool,
+    pub restarts: u32,
     /// When its first `creating` began.
     pub creating_at: Option<Timestamp>,
     /// When the row was made, then when the runtime had created it.
@@ -93,11 +124,34 @@ pub struct Container {
     pub stopped_at: Option<Timestamp>,
 }
 
+/// What the daemon must know to go on after any end of its own, and what it was told to do or leave.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Journal {
+    /// What the daemon is in the middle of. Recovery finishes or undoes it.
+    pub operation: Option<Operation>,
+    /// Whether the operation in progress may still have one certificate signed (`docs/spec/security.md` S-04).
+    pub certificate_due: bool,
+    /// Whether a start is at work on it, so that its ports are published before its program runs.
+    #[serde(default)]
+    pub starting: bool,
+    /// Whether a user stopped it, or made it in a pod and has not started it yet; then no policy starts it.
+    #[serde(default)]
+    pub stopped_by_user: bool,
+    /// Those of its restarts that no run of some length has followed yet.
+    #[serde(default)]
+    pub retries: Retries,
+    /// The infra process whose namespaces its process shares since it was created last. `None` for all but members of
+    /// a pod.
+    #[serde(default)]
+    pub joined: Option<ProcessId>,
+}
+
 /// The life cycle (`docs/spec/api.md` 5.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ContainerState {
     /// Reserved; the runtime has not finished.
+    #[default]
     Creating,
     /// Set up; the process waits for the start.
     Created,
@@ -118,7 +172,7 @@ impl std::fmt::Display for ContainerState {
     }
 }
 
-/// The journal of a container: which operation of several steps is in progress.
+/// An operation of several steps that is in progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Operation {
@@ -347,12 +401,6 @@ impl std::fmt::Display for Protocol {
 }
 
 impl Forward {
-    /// What nobody else may have. Where the configuration says the address, it may be any.
-    pub fn claim(&self) -> Claim {
-        let address = self.host_address.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        Claim::HostPort(self.protocol, self.host_port, address)
-    }
-
     /// Whether `other` is what this one asks for.
     pub fn allows(&self, other: &Self) -> bool {
         let host_port = match self.host_port {
@@ -367,11 +415,50 @@ impl Forward {
     }
 }
 
+impl Role {
+    /// The pod that it is the infra container or a member of.
+    pub fn pod(&self) -> Option<&str> {
+        match self {
+            Self::Infra { pod } | Self::Member { pod } => Some(pod),
+            Self::Alone | Self::Service { .. } | Self::Build => None,
+        }
+    }
+
+    /// The bottle that manages it.
+    pub fn bottle(&self) -> Option<&str> {
+        match self {
+            Self::Service { bottle } => Some(bottle),
+            Self::Alone | Self::Infra { .. } | Self::Member { .. } | Self::Build => None,
+        }
+    }
+}
+
 impl Container {
+    /// A container of which nothing is there yet, and that nothing is at work on.
+    pub fn new(id: String, name: String, role: Role, spec: ContainerSpec) -> Self {
+        Self {
+            id,
+            name,
+            role,
+            spec,
+            status: ContainerStatus::default(),
+            journal: Journal::default(),
+        }
+    }
+
+    /// The row that its first creation begins with.
+    pub fn being_created(mut self, now: Timestamp) -> Self {
+        self.status.creating_at = Some(now);
+        self.status.created_at = Some(now);
+        self.journal.operation = Some(Operation::Create);
+        self.journal.certificate_due = true;
+        self
+    }
+
     /// Whether its ports lead to it: from shortly before its program runs until it has ended.
     pub fn is_published(&self) -> bool {
-        let runs = self.starting || self.state == ContainerState::Running;
-        runs && self.operation != Some(Operation::Delete)
+        let runs = self.journal.starting || self.status.state == ContainerState::Running;
+        runs && self.journal.operation != Some(Operation::Delete)
     }
 
     /// The interface of the container on the host: `rd_` and the twelve characters of the id, 15 in all, the kernel's
@@ -382,7 +469,17 @@ impl Container {
 
     /// Whether it runs a step of a build.
     pub fn is_build(&self) -> bool {
-        self.id.starts_with(BUILD_PREFIX)
+        self.role == Role::Build
+    }
+
+    /// Whether it holds the namespaces of a pod.
+    pub fn is_infra(&self) -> bool {
+        matches!(self.role, Role::Infra { .. })
+    }
+
+    /// Whether it joins the namespaces of a pod's infra container.
+    pub fn is_member(&self) -> bool {
+        matches!(self.role, Role::Member { .. })
     }
 }
 

@@ -3,48 +3,41 @@
 use super::*;
 
 pub(crate) fn container(id: &str, name: &str) -> Container {
-    Container {
-        id: id.into(),
-        name: name.into(),
-        pod_id: None,
-        bottle_id: None,
-        spiffe_id: None,
-        state: ContainerState::Creating,
-        operation: None,
-        process: None,
-        exit: None,
-        image_repository: "library/busybox".into(),
-        image_reference: "latest".into(),
-        layers: Vec::new(),
-        spec: ProcessSpec {
+    let spec = ContainerSpec {
+        image: ContainerImage {
+            repository: "library/busybox".into(),
+            reference: "latest".into(),
+            layers: Vec::new(),
+        },
+        process: ProcessSpec {
             args: vec!["sh".into()],
             cwd: "/".into(),
             ..ProcessSpec::default()
         },
-        mounts: Vec::new(),
         tty: false,
         options: ContainerOptions::default(),
-        stopped_by_user: false,
-        restarts: 0,
-        retries: Retries::default(),
-        health: None,
-        readiness: None,
-        ready_at: None,
-        joined: None,
-        starting: false,
-        attachment: None,
+        mounts: Vec::new(),
         forwards: Vec::new(),
-        certificate_due: false,
-        creating_at: None,
-        created_at: None,
-        started_at: None,
-        stopped_at: None,
+    };
+    Container::new(id.into(), name.into(), Role::Alone, spec)
+}
+
+/// A check of a TCP port that is of one mind after one try.
+pub(crate) fn tcp_check() -> HealthCheck {
+    HealthCheck {
+        probe: Probe::Tcp(80),
+        interval: 1,
+        timeout: 1,
+        retries: 1,
+        successes: 1,
+        start_period: 0,
+        start_interval: None,
     }
 }
 
 impl Container {
     pub(crate) fn forward(mut self, port: u16) -> Self {
-        self.forwards.push(Forward {
+        self.spec.forwards.push(Forward {
             host_address: None,
             host_port: port,
             container_port: port,
@@ -54,15 +47,25 @@ impl Container {
     }
 
     pub(crate) fn address(mut self, address: &str) -> Self {
-        self.attachment = Some(Attachment {
+        self.status.attachment = Some(Attachment {
             network: "raind0".into(),
             address: address.parse().unwrap(),
         });
         self
     }
 
+    pub(crate) fn infra_of(mut self, pod: &str) -> Self {
+        self.role = Role::Infra { pod: pod.into() };
+        self
+    }
+
+    pub(crate) fn member_of(mut self, pod: &str) -> Self {
+        self.role = Role::Member { pod: pod.into() };
+        self
+    }
+
     pub(crate) fn in_state(mut self, state: ContainerState) -> Self {
-        self.state = state;
+        self.status.state = state;
         self
     }
 }

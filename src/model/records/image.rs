@@ -30,6 +30,13 @@ pub struct Image {
     pub created_at: Timestamp,
 }
 
+impl Image {
+    /// Diff ids of the layers, bottom first.
+    pub fn diff_ids(&self) -> Vec<String> {
+        self.layers.iter().map(|layer| layer.diff_id.clone()).collect()
+    }
+}
+
 /// One layer of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageLayer {

@@ -4,6 +4,8 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::Protocol;
+
 /// A policy of a user: an exception from what its chain does by default.
 ///
 /// ```text
@@ -17,7 +19,7 @@ pub struct Policy {
     /// ULID in lower case. Ids grow with every addition: their order is the order of addition.
     pub id: String,
     /// Where its rules go.
-    pub chain: Chain,
+    pub chain: PolicyChain,
     /// A container, pod or replica set by its name; it may not exist yet.
     pub source: String,
     /// East-West: as `source`. North-South: an IPv4 address or block.
@@ -60,7 +62,7 @@ impl fmt::Display for PolicyStage {
 
 /// A chain that holds policies. The name of the chain in the kernel is its identifier in the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Chain {
+pub enum PolicyChain {
     /// Between containers: policies allow.
     #[serde(rename = "RAIND-EW")]
     RaindEw,
@@ -72,7 +74,7 @@ pub enum Chain {
     RaindNsEnf,
 }
 
-impl Chain {
+impl PolicyChain {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::RaindEw, Self::RaindNsObs, Self::RaindNsEnf];
 
@@ -86,7 +88,7 @@ impl Chain {
     }
 }
 
-impl fmt::Display for Chain {
+impl fmt::Display for PolicyChain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
@@ -94,10 +96,10 @@ impl fmt::Display for Chain {
 
 /// A word that names no chain of policies.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("Chain: {0} is invalid")]
+#[error("Chain: {0} is invalid; use RAIND-EW, RAIND-NS-OBS or RAIND-NS-ENF")]
 pub struct UnknownChain(pub String);
 
-impl FromStr for Chain {
+impl FromStr for PolicyChain {
     type Err = UnknownChain;
 
     fn from_str(text: &str) -> Result<Self, UnknownChain> {
@@ -134,6 +136,15 @@ impl PolicyProtocol {
     }
 }
 
+impl From<Protocol> for PolicyProtocol {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Tcp => Self::Tcp,
+            Protocol::Udp => Self::Udp,
+        }
+    }
+}
+
 impl fmt::Display for PolicyProtocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -162,7 +173,7 @@ impl fmt::Display for NsMode {
 
 /// A word that names no North-South mode.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid mode: {0}")]
+#[error("invalid mode: {0}; use observe or enforce")]
 pub struct UnknownMode(pub String);
 
 impl FromStr for NsMode {
@@ -224,18 +235,18 @@ mod tests {
 
     #[test]
     fn words_of_the_api() {
-        for chain in Chain::ALL {
+        for chain in PolicyChain::ALL {
             assert_eq!(chain.to_string().parse(), Ok(chain));
             assert_eq!(serde_json::to_string(&chain).unwrap(), format!("{:?}", chain.name()));
         }
         assert_eq!(
-            "raind-ew".parse::<Chain>().unwrap_err().to_string(),
-            "Chain: raind-ew is invalid"
+            "raind-ew".parse::<PolicyChain>().unwrap_err().to_string(),
+            "Chain: raind-ew is invalid; use RAIND-EW, RAIND-NS-OBS or RAIND-NS-ENF"
         );
         assert_eq!("enforce".parse(), Ok(NsMode::Enforce));
         assert_eq!(
             "Observe".parse::<NsMode>().unwrap_err().to_string(),
-            "invalid mode: Observe"
+            "invalid mode: Observe; use observe or enforce"
         );
     }
 

@@ -27,6 +27,7 @@ use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
 
+use crate::base::cause::Cause;
 use crate::model::Taken;
 use crate::store::StoreError;
 
@@ -74,20 +75,20 @@ pub enum BridgeFiltering {
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
     /// A kernel parameter cannot be set.
-    #[error("cannot set the kernel parameter {path} to 1: {message}")]
+    #[error("cannot set the kernel parameter {path} to 1: {source}")]
     Sysctl {
         /// Its file.
         path: PathBuf,
-        /// Error of the system.
-        message: String,
+        /// What the system said.
+        source: Cause,
     },
     /// The kernel refused a change of links or addresses.
-    #[error("cannot {action}: {message}")]
+    #[error("cannot {action}: {source}")]
     Kernel {
         /// The operation.
         action: String,
-        /// Error of the kernel.
-        message: String,
+        /// What the kernel said.
+        source: Cause,
     },
     /// One of our interfaces does not exist.
     #[error("interface {0} does not exist")]

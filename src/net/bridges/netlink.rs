@@ -19,6 +19,7 @@ use tokio::sync::Mutex;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::NetworkError;
+use crate::base::cause::Cause;
 
 /// The kernel answers at once; only a lost message would make a request wait forever.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -212,10 +213,10 @@ impl Netlink {
     }
 }
 
-fn failed(action: &str, error: impl std::fmt::Display) -> NetworkError {
+fn failed(action: &str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> NetworkError {
     NetworkError::Kernel {
         action: action.to_owned(),
-        message: error.to_string(),
+        source: Cause::new(error),
     }
 }
 

@@ -13,7 +13,8 @@ use super::netlink::{Link, Netlink, Port, Seen};
 use super::sysctl::Sysctl;
 use super::uplink::UplinkWatch;
 use super::{BridgeFiltering, DEFAULT_NETWORK, DNS_LINK, NetworkError, NetworkSettings, Uplink, ipam};
-use crate::model::{Container, ContainerState, Network, Snapshot};
+use crate::model::names::is_network_name;
+use crate::model::{Container, ContainerState, Network, Snapshot, by_creation};
 use crate::store::Store;
 
 /// Prefix of the host end of every container's veth pair.
@@ -153,7 +154,7 @@ impl NetworkService {
     /// Errors: [`NetworkError::BadName`], [`NetworkError::Exists`] (a network or any interface of the host),
     /// [`NetworkError::NoSubnet`]; a failed attempt leaves nothing behind.
     pub async fn create(&self, name: &str) -> Result<Arc<Network>, NetworkError> {
-        if !is_valid_name(name) {
+        if !is_network_name(name) {
             return Err(NetworkError::BadName(name.to_owned()));
         }
         let _changing = self.0.changing.lock().await;
@@ -187,7 +188,8 @@ impl NetworkService {
         self.0
             .store
             .transact(move |t| {
-                let is_attached = |c: &Arc<Container>| c.attachment.as_ref().is_some_and(|a| a.network == target);
+                let is_attached =
+                    |c: &Arc<Container>| c.status.attachment.as_ref().is_some_and(|a| a.network == target);
                 if t.snapshot().containers().iter().any(is_attached) {
                     return Err(NetworkError::InUse(target));
                 }
@@ -363,19 +365,7 @@ impl NetworkService {
 
 /// All networks in the order of creation, which is the order of listings and rules.
 pub(crate) fn in_order(snapshot: &Snapshot) -> Vec<Arc<Network>> {
-    let mut networks: Vec<_> = snapshot.networks().iter().cloned().collect();
-    networks.sort_by(|a, b| (a.created_at, &a.name).cmp(&(b.created_at, &b.name)));
-    networks
-}
-
-/// `[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}` (`docs/spec/network.md` N-18), except for the two names that the kernel reserves
-/// for parameters of all interfaces.
-fn is_valid_name(name: &str) -> bool {
-    let mut bytes = name.bytes();
-    !["all", "default"].contains(&name)
-        && name.len() <= 15
-        && bytes.next().is_some_and(|b| b.is_ascii_alphanumeric())
-        && bytes.all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+    by_creation(snapshot.networks().iter().cloned())
 }
 
 #[cfg(test)]
@@ -385,7 +375,7 @@ mod tests {
     #[test]
     fn network_names() {
         for good in ["a", "raind1", "my_net.1-x", "0", "abcdefghijklmno"] {
-            assert!(is_valid_name(good), "{good}");
+            assert!(is_network_name(good), "{good}");
         }
         for bad in [
             "",
@@ -399,7 +389,7 @@ mod tests {
             "a+",
             "all",
         ] {
-            assert!(!is_valid_name(bad), "{bad}");
+            assert!(!is_network_name(bad), "{bad}");
         }
     }
 }

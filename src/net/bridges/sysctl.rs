@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::process::Command;
 
 use super::{BridgeFiltering, NetworkError};
+use crate::base::cause::Cause;
 
 /// Timeout of `modprobe`.
 const MODPROBE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -74,20 +75,21 @@ impl Sysctl {
     /// The name, if it was written.
     async fn switch_on(&self, name: &str) -> Result<Vec<String>, NetworkError> {
         let path = self.root.join(name);
-        let failed = |message| NetworkError::Sysctl {
+        let failed = |source| NetworkError::Sysctl {
             path: path.clone(),
-            message,
+            source,
         };
         let file = path.clone();
-        let written = tokio::task::spawn_blocking(move || write_one(&file).map_err(|e| e.to_string()))
+        let written = tokio::task::spawn_blocking(move || write_one(&file).map_err(Cause::from))
             .await
-            .unwrap_or_else(|e| Err(e.to_string()))
+            .unwrap_or_else(|e| Err(e.into()))
             .map_err(failed)?;
         Ok(written.then(|| name.replace('/', ".")).into_iter().collect())
     }
 }
 
 /// Whether it was written.
+#[expect(clippy::disallowed_methods, reason = "the error names the file already")]
 fn write_one(path: &Path) -> std::io::Result<bool> {
     if read(path)? == "1" {
         return Ok(false);
@@ -99,10 +101,12 @@ fn write_one(path: &Path) -> std::io::Result<bool> {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the error names the file already")]
 fn read(path: &Path) -> std::io::Result<String> {
     Ok(std::fs::read_to_string(path)?.trim().to_owned())
 }
 
+#[expect(clippy::disallowed_methods, reason = "ended when it takes too long")]
 async fn load_module(name: &str) -> Result<(), String> {
     let run = Command::new("modprobe").arg(name).kill_on_drop(true).output();
     match tokio::time::timeout(MODPROBE_TIMEOUT, run).await {

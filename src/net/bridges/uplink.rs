@@ -66,7 +66,7 @@ impl UplinkWatch {
         ];
         let (connection, _, mut events) = new_multicast_connection(&groups).map_err(|e| NetworkError::Kernel {
             action: "listen to route changes".into(),
-            message: e.to_string(),
+            source: e.into(),
         })?;
         let watch = self.clone();
         Ok(AbortOnDropHandle::new(tokio::spawn(async move {

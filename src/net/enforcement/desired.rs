@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use crate::model::{
-    Chain, Directory, Endpoint, Policy, PolicyStage, Service, ServicePort, Snapshot, all_endpoints, policies,
+    Directory, Endpoint, Policy, PolicyChain, PolicyStage, Service, ServicePort, Snapshot, all_endpoints, policies,
 };
 use crate::net::bridges::{Uplink, in_order};
-use crate::net::firewall::{BalancedPort, Bridge, DesiredRules, FirewallSettings, Permit, PublishedPort};
+use crate::net::firewall::{BalancedPort, Bridge, DesiredRules, FirewallSettings, PublishedPort, ResolvedPolicy};
 
 /// What the rules should be about, as of the snapshot.
 ///
@@ -24,7 +24,7 @@ pub fn desired(snapshot: &Snapshot, uplink: Option<&Uplink>, settings: &Firewall
         .containers()
         .iter()
         .filter(|c| c.is_published())
-        .filter_map(|c| Some((c.attachment.as_ref()?, &c.forwards)))
+        .filter_map(|c| Some((c.status.attachment.as_ref()?, &c.spec.forwards)))
         .flat_map(|(attachment, forwards)| {
             forwards.iter().map(|f| PublishedPort {
                 bridge: attachment.network.clone(),
@@ -42,16 +42,16 @@ pub fn desired(snapshot: &Snapshot, uplink: Option<&Uplink>, settings: &Firewall
         uplink: uplink.cloned(),
         bridges,
         ports,
-        guests: directory.ends(),
+        interfaces: directory.ends(),
         policy: policies::settings(snapshot),
-        permits: in_force.filter_map(|p| permit_of(p, &directory)).collect(),
+        policies: in_force.filter_map(|p| resolved(p, &directory)).collect(),
         services: balanced_ports(snapshot),
         settings: settings.clone(),
     }
 }
 
 fn balanced_ports(snapshot: &Snapshot) -> Vec<BalancedPort> {
-    let of = |(service, endpoints): (Arc<Service>, Vec<Endpoint>)| {
+    let balanced = |(service, endpoints): (Arc<Service>, Vec<Endpoint>)| {
         let port = |p: &ServicePort| BalancedPort {
             service: service.id.clone(),
             host_port: p.port,
@@ -62,14 +62,14 @@ fn balanced_ports(snapshot: &Snapshot) -> Vec<BalancedPort> {
         };
         service.ports.iter().map(port).collect::<Vec<_>>()
     };
-    all_endpoints(snapshot).into_iter().flat_map(of).collect()
+    all_endpoints(snapshot).into_iter().flat_map(balanced).collect()
 }
 
 /// `None` while an end of the policy means nothing.
-fn permit_of(policy: &Policy, directory: &Directory<'_>) -> Option<Permit> {
+fn resolved(policy: &Policy, directory: &Directory<'_>) -> Option<ResolvedPolicy> {
     let sources = directory.resolve(&policy.source).ok()?;
     let (mut pairs, mut from, mut to) = (Vec::new(), Vec::new(), None);
-    if policy.chain == Chain::RaindEw {
+    if policy.chain == PolicyChain::RaindEw {
         let destinations = directory.resolve(&policy.destination).ok()?;
         for source in &sources {
             // Nobody talks to itself through the bridge.
@@ -80,7 +80,7 @@ fn permit_of(policy: &Policy, directory: &Directory<'_>) -> Option<Permit> {
         from = sources;
         to = Some(policies::block(&policy.destination)?);
     }
-    Some(Permit {
+    Some(ResolvedPolicy {
         policy: policy.id.clone(),
         chain: policy.chain,
         pairs,
@@ -103,7 +103,7 @@ mod tests {
             let snapshot = Snapshot::build(|t| {
                 t.put(network("raind0", "10.166.0.0/24")).unwrap();
                 let mut c = container("a", "web").address("10.166.0.1").forward(80).in_state(state);
-                (c.operation, c.starting) = (operation, starting);
+                (c.journal.operation, c.journal.starting) = (operation, starting);
                 t.put(c).unwrap();
                 // A member of a pod: no address of its own.
                 t.put(container("b", "member").forward(81).in_state(ContainerState::Running))

@@ -7,7 +7,8 @@
 
 use std::net::Ipv4Addr;
 
-use super::render::{Chain, to_local_port};
+use super::host_port::to_host_port;
+use super::rule::{Chain, Client, Match, Rule, Target};
 use super::state::{BalancedPort, DesiredRules};
 use crate::model::Protocol;
 
@@ -17,13 +18,13 @@ pub(super) fn chains(state: &DesiredRules) -> impl Iterator<Item = Chain> + '_ {
 }
 
 /// Jumps for processes of the host and for everybody outside.
-pub(super) fn jumps(state: &DesiredRules) -> impl Iterator<Item = String> + '_ {
+pub(super) fn jumps(state: &DesiredRules) -> impl Iterator<Item = Rule> + '_ {
     let address = state.settings.publish_address;
     state.services.iter().map(move |port| jump(address, None, port))
 }
 
 /// Jumps for containers: from the networks that the pods are in.
-pub(super) fn jumps_from_bridges(state: &DesiredRules) -> impl Iterator<Item = String> + '_ {
+pub(super) fn jumps_from_bridges(state: &DesiredRules) -> impl Iterator<Item = Rule> + '_ {
     let address = state.settings.publish_address;
     let open = state.services.iter().filter(move |_| !address.is_loopback());
     open.flat_map(move |port| {
@@ -34,9 +35,9 @@ pub(super) fn jumps_from_bridges(state: &DesiredRules) -> impl Iterator<Item = S
     })
 }
 
-fn jump(address: Ipv4Addr, from: Option<&str>, port: &BalancedPort) -> String {
-    let to_port = to_local_port(address, from, port.protocol, port.host_port);
-    format!("{to_port} -j {}", chain_name(port))
+fn jump(address: Ipv4Addr, from: Option<&str>, port: &BalancedPort) -> Rule {
+    let to_port = to_host_port(address, from, port.protocol, port.host_port);
+    Rule::new(to_port, Target::Jump(chain_name(port).into()))
 }
 
 /// N-26. Ids of one second begin alike; names differ all the same, for no two services have one port and protocol.
@@ -53,39 +54,38 @@ fn chain_name(port: &BalancedPort) -> String {
 /// that a client stays with one pod on all ports of the service. The kernel keeps the last 100 clients of each pod
 /// (`ip_list_tot` of `xt_recent`) and forgets them when the pod is gone.
 fn chain(port: &BalancedPort) -> Chain {
-    let p = port.protocol;
     let mut chain = Chain::new(chain_name(port));
-    let dnat = |address| format!("-j DNAT --to-destination {address}:{}", port.target_port);
-    let recent = |what: &str, address| {
-        let list = format!("RAIND-{}-{address}", port.service);
-        format!("-m recent {what} --name {list} --mask 255.255.255.255 --rsource ")
+    let all = Match {
+        protocol: Some(port.protocol.into()),
+        ..Match::default()
     };
+    let list = |address: Ipv4Addr| format!("RAIND-{}-{address}", port.service);
+    let addresses = port.endpoints.iter().map(|e| e.address);
     if let Some(seconds) = port.affinity_seconds {
-        for address in port.endpoints.iter().map(|e| e.address) {
-            let again = recent(&format!("--update --seconds {seconds} --reap"), address);
-            chain.add(format!("-p {p} {again}{}", dnat(address)));
+        for address in addresses.clone() {
+            let list = list(address);
+            let again = Match {
+                client: Some(Client::Returns { list, seconds }),
+                ..all.clone()
+            };
+            chain.add(again, Target::send_to(address, port.target_port));
         }
     }
-    for (n, address) in port.endpoints.iter().map(|e| e.address).enumerate() {
-        let share = share(port.endpoints.len() - n);
-        let remember = port
-            .affinity_seconds
-            .map_or_else(String::new, |_| recent("--set", address));
-        chain.add(format!("-p {p} {share}{remember}{}", dnat(address)));
+    for (n, address) in addresses.enumerate() {
+        let list = list(address);
+        let share = Match {
+            one_of: share(port.endpoints.len() - n),
+            client: port.affinity_seconds.map(|_| Client::IsNoted { list }),
+            ..all.clone()
+        };
+        chain.add(share, Target::send_to(address, port.target_port));
     }
     chain
 }
 
-/// Matches one of `left` connections (N-24); always when it is the last one left. Rounded as the kernel does it, so that
-/// what is read back is the same.
-fn share(left: usize) -> String {
-    let left = u32::try_from(left).unwrap_or(u32::MAX);
-    if left == 1 {
-        return String::new();
-    }
-    const WHOLE: u32 = 1 << 31;
-    let part = f64::from((WHOLE + left / 2) / left) / f64::from(WHOLE);
-    format!("-m statistic --mode random --probability {part:.11} ")
+/// One of `left` connections (N-24); always when it is the last one left.
+fn share(left: usize) -> Option<u32> {
+    (left > 1).then(|| u32::try_from(left).unwrap_or(u32::MAX))
 }
 
 #[cfg(test)]
@@ -110,8 +110,7 @@ mod tests {
     }
 
     fn rules(port: &BalancedPort) -> String {
-        let Chain { name, rules } = chain(port);
-        rules.iter().map(|rule| format!("-A {name} {rule}\n")).collect()
+        chain(port).to_string()
     }
 
     #[test]
@@ -129,12 +128,12 @@ mod tests {
     fn each_pod_gets_the_same_part() {
         for pods in 1..=64_usize {
             let mut rest = 1.0;
-            for n in 0..pods {
-                let rule = share(pods - n);
-                let part = rule
-                    .split_ascii_whitespace()
-                    .last()
-                    .map_or(1.0, |p| p.parse::<f64>().unwrap());
+            let hosts: Vec<u8> = (1..=pods as u8).collect();
+            for (n, rule) in chain(&port(80, Protocol::Tcp, &hosts)).rules.iter().enumerate() {
+                let text = rule.to_string();
+                let part = text
+                    .split_once("--probability ")
+                    .map_or(1.0, |(_, rest)| rest.split(' ').next().unwrap().parse::<f64>().unwrap());
                 let reached: f64 = rest * part;
                 assert!((reached - 1.0 / pods as f64).abs() < 1e-6, "{n} of {pods}: {reached}");
                 rest -= reached;
@@ -184,7 +183,7 @@ mod tests {
             services: vec![mixed, port(81, Protocol::Tcp, &[])],
             ..DesiredRules::default()
         };
-        let seen: Vec<_> = jumps_from_bridges(&state).collect();
+        let seen: Vec<_> = jumps_from_bridges(&state).map(|rule| rule.to_string()).collect();
         assert_eq!(
             seen,
             ["other", "raind0"].map(|b| format!(

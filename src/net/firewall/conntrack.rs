@@ -45,8 +45,8 @@ pub struct Flow {
 
 /// Deletes the flows that contradict the state. Returns how many there were.
 pub(super) async fn sweep(state: &DesiredRules) -> Result<usize, String> {
-    let ways = state.ways();
-    delete(|flow| flow.protocol == Some(PolicyProtocol::Udp) && is_stale(flow, state, &ways)).await
+    let port_mappings = state.port_mappings();
+    delete(|flow| flow.protocol == Some(PolicyProtocol::Udp) && is_stale(flow, state, &port_mappings)).await
 }
 
 /// Deletes the flows that are denied now. Returns how many there were. Flows with a translated destination are left: it
@@ -151,11 +151,11 @@ impl Kernel {
     }
 }
 
-/// `ways` are those of the state.
-fn is_stale(flow: &Flow, state: &DesiredRules, ways: &[PublishedPort]) -> bool {
+/// `port_mappings` are those of the state.
+fn is_stale(flow: &Flow, state: &DesiredRules, port_mappings: &[PublishedPort]) -> bool {
     let to = flow.destination;
     let answers = flow.answers_from;
-    let mut published = ways
+    let mut published = port_mappings
         .iter()
         .filter(|p| p.protocol == model::Protocol::Udp && p.host_port == to.port() && p.is_at(*to.ip()));
     if answers == to {
@@ -276,7 +276,7 @@ mod tests {
             answers_from: answers_from.parse().unwrap(),
             original: Vec::new(),
         };
-        is_stale(&flow, &state(), &state().ways())
+        is_stale(&flow, &state(), &state().port_mappings())
     }
 
     #[test]

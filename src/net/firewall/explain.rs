@@ -4,7 +4,8 @@ use std::net::Ipv4Addr;
 
 use super::forward;
 use super::forward::ROOT;
-use super::render::{dns_redirect, hairpin_accept};
+use super::nat::{DOMAIN, PREROUTING, dns_redirect};
+use super::published::{HAIRPIN, hairpin_accept};
 use super::rule::{Chain, Match, Rule, State, Target};
 use super::state::{DesiredRules, PublishedPort};
 use crate::model::{End, PolicyProtocol};
@@ -57,10 +58,10 @@ impl Verdict {
         }
     }
 
-    fn accepted_by(chain: &str, rule: String, reason: &str) -> Self {
+    fn accepted_by(chain: &str, rule: &Rule, reason: &str) -> Self {
         Self {
             chain: Some(chain.to_owned()),
-            rule: Some(rule),
+            rule: Some(rule.to_string()),
             ..Self::without_rule(reason)
         }
     }
@@ -70,7 +71,7 @@ impl Verdict {
 pub struct Explainer<'a> {
     state: &'a DesiredRules,
     chains: Vec<Chain>,
-    ways: Vec<PublishedPort>,
+    port_mappings: Vec<PublishedPort>,
 }
 
 impl<'a> Explainer<'a> {
@@ -79,15 +80,17 @@ impl<'a> Explainer<'a> {
         Self {
             state,
             chains: forward::chains(state),
-            ways: state.ways(),
+            port_mappings: state.port_mappings(),
         }
     }
 
     /// What becomes of it.
     pub fn verdict(&self, packet: &Packet) -> Verdict {
-        if let Some(rule) = dns_redirect(self.state, packet) {
+        let by_name = packet.protocol.filter(|p| p.has_ports() && packet.port == Some(DOMAIN));
+        if let Some(protocol) = by_name {
+            let rule = dns_redirect(self.state, &packet.source.bridge, protocol);
             let reason = "names are resolved by the daemon, whatever server is asked";
-            return Verdict::accepted_by("RAIND-PREROUTING", rule, reason);
+            return Verdict::accepted_by(PREROUTING, &rule, reason);
         }
         match &packet.destination {
             Destination::End(end) if end.veth == packet.source.veth => {
@@ -109,7 +112,7 @@ impl<'a> Explainer<'a> {
         };
         Verdict {
             allowed,
-            chain: Some(chain.name.to_owned()),
+            chain: Some(chain.name.to_string()),
             rule: Some(rule.to_string()),
             policy: rule.policy.clone(),
             reason: reason.to_owned(),
@@ -124,7 +127,7 @@ impl<'a> Explainer<'a> {
     }
 
     fn to_host(&self, packet: &Packet) -> Verdict {
-        let published = self.ways.iter().find(|p| {
+        let published = self.port_mappings.iter().find(|p| {
             let is_there = matches!(packet.destination, Destination::Address(address) if p.is_at(address));
             is_there
                 && !p.host_address.is_loopback()
@@ -135,7 +138,7 @@ impl<'a> Explainer<'a> {
         match published {
             Some(port) => {
                 let reason = "a published port is open to the containers of its network";
-                Verdict::accepted_by("RAIND-HAIRPIN", hairpin_accept(port), reason)
+                Verdict::accepted_by(HAIRPIN, &hairpin_accept(port), reason)
             }
             None => {
                 Verdict::without_rule("it goes to this host itself, where policies do not hold but the host's rules")
@@ -174,7 +177,7 @@ impl<'a> Explainer<'a> {
                         return Some(end);
                     }
                 }
-                Target::Log { .. } => {}
+                Target::Log { .. } | Target::SendTo(_) | Target::Masquerade => {}
             }
         }
         None
@@ -196,6 +199,10 @@ impl Seen<'_> {
         m.source.is_none_or(|net| net.contains(&source.address))
             && m.not_source.is_none_or(|net| !net.contains(&source.address))
             && m.destination.is_none_or(|net| net.contains(&self.address))
+            && m.not_destination.is_none_or(|net| !net.contains(&self.address))
+            // What was translated, and what comes from a known port, is no first packet.
+            && !m.is_translated
+            && m.sport.is_none()
             && m.input.as_deref().is_none_or(|name| is_named(&source.bridge, name))
             && m.not_input
                 .as_deref()
@@ -204,7 +211,7 @@ impl Seen<'_> {
                 .as_deref()
                 .is_none_or(|name| self.output.is_some_and(|out| is_named(out, name)))
             && (m.protocol.is_none() || m.protocol == self.packet.protocol)
-            && m.state.is_none_or(|state| state == State::New)
+            && m.state.is_none_or(|state| state != State::Known)
             && (!m.bridged || self.bridged)
             && m.bridge_in.as_deref().is_none_or(|port| port == source.veth)
             && (m.bridge_out.is_none() || m.bridge_out.as_deref() == self.bridge_out)

@@ -6,9 +6,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
-use crate::model::{Chain as StoredChain, NsMode, PolicySettings, Protocol};
+use crate::model::{NsMode, PolicyChain, PolicySettings, Protocol};
 use crate::net::bridges::Uplink;
-use crate::net::firewall::{Bridge, Permit, PublishedPort, render};
+use crate::net::firewall::{Bridge, PublishedPort, ResolvedPolicy, render};
 
 fn end(n: u8, bridge: u8) -> End {
     End {
@@ -31,7 +31,7 @@ fn world(mode: NsMode) -> DesiredRules {
             address: [192, 0, 2, 2].into(),
         }),
         bridges: vec![bridge(0, "raind0"), bridge(1, "other")],
-        guests: (1..6).map(|n| end(n, n % 2)).collect(),
+        interfaces: (1..6).map(|n| end(n, n % 2)).collect(),
         policy: PolicySettings {
             ns_mode: mode,
             ..PolicySettings::default()
@@ -40,8 +40,8 @@ fn world(mode: NsMode) -> DesiredRules {
     }
 }
 
-fn permit(id: usize, chain: StoredChain) -> Permit {
-    Permit {
+fn policy(id: usize, chain: PolicyChain) -> ResolvedPolicy {
+    ResolvedPolicy {
         policy: format!("p{id}"),
         chain,
         pairs: Vec::new(),
@@ -72,29 +72,29 @@ impl Dice {
         }
     }
 
-    fn permit(&mut self, id: usize, guests: &[End]) -> Permit {
+    fn policy(&mut self, id: usize, interfaces: &[End]) -> ResolvedPolicy {
         let protocol = self.protocol();
-        let mut permit = Permit {
+        let mut policy = ResolvedPolicy {
             protocol,
             dport: self.port(protocol),
-            ..permit(id, self.of(&StoredChain::ALL))
+            ..policy(id, self.of(&PolicyChain::ALL))
         };
         for _ in 0..self.0.random_range(1..3) {
-            let source = self.of(guests);
-            if permit.chain == StoredChain::RaindEw {
-                permit.pairs.push((source, self.of(guests)));
+            let source = self.of(interfaces);
+            if policy.chain == PolicyChain::RaindEw {
+                policy.pairs.push((source, self.of(interfaces)));
             } else {
-                permit.sources.push(source);
-                permit.block = Some(self.of(&["9.9.9.9/32", "9.9.9.0/24", "0.0.0.0/0"]).parse().unwrap());
+                policy.sources.push(source);
+                policy.block = Some(self.of(&["9.9.9.9/32", "9.9.9.0/24", "0.0.0.0/0"]).parse().unwrap());
             }
         }
-        permit.pairs.retain(|(a, b)| a.veth != b.veth);
-        permit
+        policy.pairs.retain(|(a, b)| a.veth != b.veth);
+        policy
     }
 
-    fn packet(&mut self, guests: &[End]) -> Packet {
+    fn packet(&mut self, interfaces: &[End]) -> Packet {
         let destination = if self.0.random_bool(0.5) {
-            Destination::End(self.of(guests))
+            Destination::End(self.of(interfaces))
         } else {
             let addresses: [Ipv4Addr; 4] = [
                 [9, 9, 9, 9].into(),
@@ -106,7 +106,7 @@ impl Dice {
         };
         let protocol = self.protocol();
         Packet {
-            source: self.of(guests),
+            source: self.of(interfaces),
             destination,
             protocol,
             port: self.port(protocol),
@@ -208,12 +208,12 @@ fn answers_are_what_the_rendered_rules_say() {
     let (mut allowed, mut by_policy) = (0, 0);
     for round in 0..300 {
         let mut state = world(dice.of(&[NsMode::Observe, NsMode::Enforce]));
-        let guests = state.guests.clone();
-        state.permits = (0..round % 12).map(|id| dice.permit(id, &guests)).collect();
+        let interfaces = state.interfaces.clone();
+        state.policies = (0..round % 12).map(|id| dice.policy(id, &interfaces)).collect();
         let rules = render(&state).v4;
         let explainer = Explainer::new(&state);
         for _ in 0..40 {
-            let packet = dice.packet(&guests);
+            let packet = dice.packet(&interfaces);
             if matches!(&packet.destination, Destination::End(to) if to.veth == packet.source.veth) {
                 continue;
             }

@@ -13,7 +13,7 @@ pub struct PacketFilter {
     v4: Side,
     /// Or why there is none.
     v6: Result<Side, FirewallError>,
-    /// The ways of UDP that the kernel's flows were last compared with.
+    /// The mapped ports of UDP that the kernel's flows were last compared with.
     swept: Option<Vec<PublishedPort>>,
 }
 
@@ -95,9 +95,9 @@ impl PacketFilter {
         }
     }
 
-    /// Only when the ways of UDP changed; a failure leaves stale flows, which end when their clients fall silent.
+    /// Only when the mapped ports of UDP changed; a failure leaves stale flows, which end when their clients fall silent.
     async fn sweep(&mut self, desired: &DesiredRules) {
-        let mut udp = desired.ways();
+        let mut udp = desired.port_mappings();
         udp.retain(|way| way.protocol == Protocol::Udp);
         if self.swept.as_ref() == Some(&udp) {
             return;

@@ -2,15 +2,14 @@
 //!
 //! Policies of users stand at the top of their chain, the last one added first; each with its log rule above it.
 
-use super::rule::{Chain, Match, Rule, State, Target};
-use super::state::{DesiredRules, Permit};
+use super::rule::{Chain, GROUP_EW, Match, Rule, State, Target};
+use super::state::{DesiredRules, ResolvedPolicy};
 use crate::model;
 use crate::model::{NsMode, PolicyProtocol};
 
 const EW_DENY: &str = "RAIND-EW-DENY,id=predefined";
 const NS_ALLOW: &str = "RAIND-NS-ALLOW,id=predefined";
 const NS_DENY: &str = "RAIND-NS-DENY,id=predefined";
-const GROUP_EW: u8 = 10;
 const GROUP_OBSERVE: u8 = 11;
 const GROUP_ENFORCE: u8 = 12;
 
@@ -34,13 +33,6 @@ pub(super) fn chains(state: &DesiredRules) -> Vec<Chain> {
     ]
 }
 
-fn log(prefix: &str, group: u8) -> Target {
-    Target::Log {
-        prefix: prefix.to_owned(),
-        group,
-    }
-}
-
 /// 2.2, and P-16.
 fn root(state: &DesiredRules) -> Chain {
     let north_south = match state.policy.ns_mode {
@@ -54,7 +46,7 @@ fn root(state: &DesiredRules) -> Chain {
     };
     chain.add(known, Target::Accept);
     for to in [GUARD, EAST_WEST, north_south] {
-        chain.add(Match::default(), Target::Jump(to));
+        chain.add(Match::default(), Target::jump(to));
     }
     chain.add(Match::default(), Target::Return);
     chain
@@ -64,10 +56,10 @@ fn root(state: &DesiredRules) -> Chain {
 /// has gained nothing that a policy withheld.
 fn guard(state: &DesiredRules) -> Chain {
     let mut chain = Chain::new(GUARD);
-    for guest in &state.guests {
+    for interface in &state.interfaces {
         let spoofed = Match {
-            not_source: Some(guest.address.into()),
-            bridge_in: Some(guest.veth.clone()),
+            not_source: Some(interface.address.into()),
+            bridge_in: Some(interface.veth.clone()),
             ..Match::default()
         };
         chain.add(spoofed, Target::Drop);
@@ -80,10 +72,10 @@ fn guard(state: &DesiredRules) -> Chain {
 fn east_west(state: &DesiredRules) -> Chain {
     let logging = state.policy.ew_logging;
     let mut chain = Chain::new(EAST_WEST);
-    for permit in of_chain(state, model::Chain::RaindEw) {
-        let allow = log(&format!("RAIND-EW-ALLOW,id={}", permit.policy), GROUP_EW);
-        for matches in permit.pairs.iter().map(|pair| east_west_match(pair, permit)) {
-            policy_rules(&mut chain, permit, matches, logging.then_some(&allow), Target::Accept);
+    for policy in of_chain(state, model::PolicyChain::RaindEw) {
+        let allow = Target::log(format!("RAIND-EW-ALLOW,id={}", policy.policy), GROUP_EW);
+        for matches in policy.pairs.iter().map(|pair| east_west_match(pair, policy)) {
+            policy_rules(&mut chain, policy, matches, logging.then_some(&allow), Target::Accept);
         }
     }
     for b in state.bridges.iter().map(|b| &b.name) {
@@ -91,16 +83,16 @@ fn east_west(state: &DesiredRules) -> Chain {
             bridged: true,
             ..Match::between(b, b)
         };
-        chain.add_if(logging, bridged.new_only(), log(EW_DENY, GROUP_EW));
+        chain.add_if(logging, bridged.new_only(), Target::log(EW_DENY, GROUP_EW));
     }
     for b in state.bridges.iter().map(|b| &b.name) {
         chain.add(Match::between(b, b), Target::Drop);
     }
     let by_name = Match::between("raind+", "raind+");
-    chain.add_if(logging, by_name.new_only(), log(EW_DENY, GROUP_EW));
+    chain.add_if(logging, by_name.new_only(), Target::log(EW_DENY, GROUP_EW));
     chain.add(by_name, Target::Drop);
     for b in &state.bridges {
-        chain.add(Match::from(&b.name), Target::Jump(ISOLATE));
+        chain.add(Match::from(&b.name), Target::jump(ISOLATE));
     }
     chain.add(Match::default(), Target::Return);
     chain
@@ -108,10 +100,10 @@ fn east_west(state: &DesiredRules) -> Chain {
 
 /// On one bridge by its ports, between two by addresses: a routed packet leaves through a port that is not known yet
 /// (P-06).
-fn east_west_match((source, destination): &super::state::Pair, permit: &Permit) -> Match {
+fn east_west_match((source, destination): &super::state::Pair, policy: &ResolvedPolicy) -> Match {
     let matches = Match {
-        protocol: permit.protocol,
-        dport: permit.dport,
+        protocol: policy.protocol,
+        dport: policy.dport,
         ..Match::default()
     };
     if source.bridge == destination.bridge {
@@ -135,7 +127,7 @@ fn east_west_match((source, destination): &super::state::Pair, permit: &Permit) 
 pub(super) fn isolate(state: &DesiredRules, logging: bool) -> Chain {
     let mut chain = Chain::new(ISOLATE);
     for b in state.bridges.iter().map(|b| &b.name) {
-        chain.add_if(logging, Match::to(b).new_only(), log(EW_DENY, GROUP_EW));
+        chain.add_if(logging, Match::to(b).new_only(), Target::log(EW_DENY, GROUP_EW));
         chain.add(Match::to(b), Target::Drop);
     }
     chain
@@ -144,12 +136,12 @@ pub(super) fn isolate(state: &DesiredRules, logging: bool) -> Chain {
 /// 2.4. Inbound traffic is only logged here; published ports are accepted further down.
 fn ns_observe(state: &DesiredRules) -> Chain {
     let mut chain = Chain::new(OBSERVE);
-    outbound_policies(&mut chain, state, model::Chain::RaindNsObs);
+    outbound_policies(&mut chain, state, model::PolicyChain::RaindNsObs);
     if state.policy.ns_mode != NsMode::Observe {
         return chain;
     }
     let logging = state.policy.ns_logging;
-    let allow = || log(NS_ALLOW, GROUP_OBSERVE);
+    let allow = || Target::log(NS_ALLOW, GROUP_OBSERVE);
     let logs_inbound = |chain: &mut Chain, inbound: Match| {
         let tcp = Match {
             protocol: Some(PolicyProtocol::Tcp),
@@ -187,7 +179,7 @@ fn ns_observe(state: &DesiredRules) -> Chain {
 /// 2.5.
 fn ns_enforce(state: &DesiredRules) -> Chain {
     let mut chain = Chain::new(ENFORCE);
-    outbound_policies(&mut chain, state, model::Chain::RaindNsEnf);
+    outbound_policies(&mut chain, state, model::PolicyChain::RaindNsEnf);
     if state.policy.ns_mode != NsMode::Enforce {
         return chain;
     }
@@ -198,7 +190,7 @@ fn ns_enforce(state: &DesiredRules) -> Chain {
             ..Match::from(b)
         };
         for b in state.bridges.iter().map(|b| &b.name) {
-            chain.add_if(logging, leaving(b).new_only(), log(NS_DENY, GROUP_ENFORCE));
+            chain.add_if(logging, leaving(b).new_only(), Target::log(NS_DENY, GROUP_ENFORCE));
         }
         for b in state.bridges.iter().map(|b| &b.name) {
             chain.add(leaving(b), Target::Drop);
@@ -215,43 +207,43 @@ fn ways_out(state: &DesiredRules) -> impl Iterator<Item = Option<String>> {
 }
 
 /// 2.6. Both chains hold their policies in either mode.
-fn outbound_policies(chain: &mut Chain, state: &DesiredRules, of: model::Chain) {
+fn outbound_policies(chain: &mut Chain, state: &DesiredRules, of: model::PolicyChain) {
     let (word, group, target) = match of {
-        model::Chain::RaindNsEnf => ("RAIND-NS-ALLOW", GROUP_ENFORCE, Target::Accept),
+        model::PolicyChain::RaindNsEnf => ("RAIND-NS-ALLOW", GROUP_ENFORCE, Target::Accept),
         _ => ("RAIND-NS-DENY", GROUP_OBSERVE, Target::Drop),
     };
-    for permit in of_chain(state, of) {
-        let told = log(&format!("{word},id={}", permit.policy), group);
-        for (source, output) in permit
+    for policy in of_chain(state, of) {
+        let told = Target::log(format!("{word},id={}", policy.policy), group);
+        for (source, output) in policy
             .sources
             .iter()
             .flat_map(|source| ways_out(state).map(move |out| (source, out)))
         {
             let matches = Match {
                 source: Some(source.address.into()),
-                destination: permit.block,
+                destination: policy.block,
                 input: Some(source.bridge.clone()),
                 output,
-                protocol: permit.protocol,
-                dport: permit.dport,
+                protocol: policy.protocol,
+                dport: policy.dport,
                 ..Match::default()
             };
             let told = state.policy.ns_logging.then_some(&told);
-            policy_rules(chain, permit, matches, told, target.clone());
+            policy_rules(chain, policy, matches, told, target.clone());
         }
     }
 }
 
-fn of_chain(state: &DesiredRules, chain: model::Chain) -> impl Iterator<Item = &Permit> {
-    state.permits.iter().rev().filter(move |p| p.chain == chain)
+fn of_chain(state: &DesiredRules, chain: model::PolicyChain) -> impl Iterator<Item = &ResolvedPolicy> {
+    state.policies.iter().rev().filter(move |p| p.chain == chain)
 }
 
-fn policy_rules(chain: &mut Chain, permit: &Permit, matches: Match, log: Option<&Target>, target: Target) {
+fn policy_rules(chain: &mut Chain, policy: &ResolvedPolicy, matches: Match, log: Option<&Target>, target: Target) {
     let mut add = |matches, target| {
         chain.rules.push(Rule {
             matches,
             target,
-            policy: Some(permit.policy.clone()),
+            policy: Some(policy.policy.clone()),
         });
     };
     if let Some(log) = log {
@@ -264,7 +256,7 @@ fn policy_rules(chain: &mut Chain, permit: &Permit, matches: Match, log: Option<
 pub(super) fn chains6(state: &DesiredRules) -> Vec<Chain> {
     let mut root = Chain::new(ROOT);
     for b in &state.bridges {
-        root.add(Match::from(&b.name), Target::Jump(ISOLATE));
+        root.add(Match::from(&b.name), Target::jump(ISOLATE));
     }
     vec![root, isolate(state, false)]
 }

@@ -1,13 +1,13 @@
 //! The packet filter: the desired rules of the whole daemon, applied atomically (`docs/spec/network.md` 5, 8, 13, 14;
 //! `docs/spec/policy.md` 2).
 //!
-//! Everything is computed anew each time: a snapshot of the store and the uplink give a [`DesiredRules`], [`render`]
-//! turns it into text, and one task owns making the kernel hold it. Nothing remembers single rules; what is not rendered
-//! is not there.
+//! Everything is computed anew each time: a snapshot of the store and the uplink give a [`DesiredRules`], `rules` turns it
+//! into chains of rules as data, [`render`] writes them as text for iptables, and one task owns making the kernel hold it.
+//! Nothing remembers single rules; what is not rendered is not there.
 //!
 //! ```text
-//! snapshot, uplink -> DesiredRules -> render -> difference to the kernel -> one iptables-restore --noflush
-//!                                                     ^-- iptables-save: at start and on verification
+//! snapshot, uplink -> DesiredRules -> rules -> render -> difference to the kernel -> one iptables-restore --noflush
+//!                                                              ^-- iptables-save: at start and on verification
 //! ```
 //!
 //! All rules are in chains of our own, whose names begin with `RAIND-`. Each built-in chain has one jump to each of ours
@@ -35,10 +35,15 @@ mod conntrack;
 mod explain;
 mod filter;
 mod forward;
+mod host;
+mod host_port;
 mod legacy;
+mod nat;
 mod plan;
+mod published;
 mod render;
 mod rule;
+mod rules;
 mod state;
 mod tables;
 mod tool;
@@ -48,6 +53,7 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
+use crate::base::cause::Cause;
 use crate::net::bridges::{DNS_ADDRESS, DNS_PORT};
 use crate::net::{DEFAULT_SUBNET, HOOK_PORT};
 
@@ -55,7 +61,7 @@ pub use conntrack::{Flow, sever};
 pub use explain::{Destination, Explainer, Packet, Verdict};
 pub use filter::{PacketFilter, remove_all};
 pub use render::{Ruleset, render};
-pub use state::{BalancedPort, Bridge, DesiredRules, Pair, Permit, PublishedPort};
+pub use state::{BalancedPort, Bridge, DesiredRules, Pair, PublishedPort, ResolvedPolicy};
 pub use tool::Variant;
 
 /// What the firewall is told. The default is the contract's values.
@@ -101,12 +107,12 @@ pub enum FirewallError {
     #[error("cannot find {0} on the PATH, in /usr/sbin or in /sbin; install the package iptables")]
     Missing(String),
     /// The tool could not be run.
-    #[error("cannot run {program}: {message}")]
+    #[error("cannot run {program}: {source}")]
     Run {
         /// The tool.
         program: String,
         /// What the system said.
-        message: String,
+        source: Cause,
     },
     /// The tool took too long; it was killed.
     #[error("{program} did not end within {seconds} s; another program may hold the lock of the packet filter")]

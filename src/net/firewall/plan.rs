@@ -13,12 +13,12 @@ pub(super) struct Jump {
     pub table: &'static str,
     pub from: &'static str,
     pub to: &'static str,
-    pub place: Place,
+    pub place: JumpPosition,
 }
 
 /// Where in the built-in chain a jump belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum JumpPosition {
     /// Before the rules of others, in the order of [`JUMPS`].
     Top,
     /// After the rules of others that are there already.
@@ -27,19 +27,19 @@ pub(super) enum Place {
 
 /// IPv4 (`docs/spec/network.md` 5.5).
 pub(super) const JUMPS: &[Jump] = &[
-    jump("filter", "INPUT", "RAIND-INPUT", Place::Top),
-    jump("filter", "FORWARD", "RAIND-HAIRPIN", Place::Top),
-    jump("filter", "FORWARD", "RAIND-ROOT", Place::Top),
-    jump("filter", "FORWARD", "RAIND-FWD", Place::Top),
-    jump("nat", "PREROUTING", "RAIND-PREROUTING", Place::Bottom),
-    jump("nat", "OUTPUT", "RAIND-PORTS", Place::Bottom),
-    jump("nat", "POSTROUTING", "RAIND-POSTROUTING", Place::Bottom),
+    jump("filter", "INPUT", "RAIND-INPUT", JumpPosition::Top),
+    jump("filter", "FORWARD", "RAIND-HAIRPIN", JumpPosition::Top),
+    jump("filter", "FORWARD", "RAIND-ROOT", JumpPosition::Top),
+    jump("filter", "FORWARD", "RAIND-FWD", JumpPosition::Top),
+    jump("nat", "PREROUTING", "RAIND-PREROUTING", JumpPosition::Bottom),
+    jump("nat", "OUTPUT", "RAIND-PORTS", JumpPosition::Bottom),
+    jump("nat", "POSTROUTING", "RAIND-POSTROUTING", JumpPosition::Bottom),
 ];
 
 /// IPv6.
-pub(super) const JUMPS6: &[Jump] = &[jump("filter", "FORWARD", "RAIND-ROOT", Place::Top)];
+pub(super) const JUMPS6: &[Jump] = &[jump("filter", "FORWARD", "RAIND-ROOT", JumpPosition::Top)];
 
-const fn jump(table: &'static str, from: &'static str, to: &'static str, place: Place) -> Jump {
+const fn jump(table: &'static str, from: &'static str, to: &'static str, place: JumpPosition) -> Jump {
     Jump { table, from, to, place }
 }
 
@@ -58,7 +58,7 @@ pub(super) enum Scope {
 
 /// What to feed to iptables-restore, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Plan {
+pub(super) struct RestoreInput {
     pub input: String,
     /// `table/chain` of everything that is not as it should be.
     pub differing: Vec<String>,
@@ -66,8 +66,8 @@ pub(super) struct Plan {
 
 /// The way from `kernel` to `desired`, or `None` when nothing is to be done. In `kernel`, chains outside ours matter for
 /// jumps and leftovers only.
-pub(super) fn plan(kernel: &Tables, desired: &Tables, jumps: &[Jump], scope: Scope) -> Option<Plan> {
-    let mut plan = Plan {
+pub(super) fn plan(kernel: &Tables, desired: &Tables, jumps: &[Jump], scope: Scope) -> Option<RestoreInput> {
+    let mut plan = RestoreInput {
         input: String::new(),
         differing: Vec::new(),
     };
@@ -103,7 +103,7 @@ pub(super) fn applied(desired: &Tables, jumps: &[Jump]) -> Tables {
 /// The first rule of others that stands above a jump of ours that belongs at the top, with its chain
 /// (`docs/spec/policy.md` P-20).
 pub(super) fn above_ours(kernel: &Tables, jumps: &[Jump]) -> Option<String> {
-    let mut tops = jumps.iter().filter(|jump| jump.place == Place::Top);
+    let mut tops = jumps.iter().filter(|jump| jump.place == JumpPosition::Top);
     tops.find_map(|jump| {
         let rules = kernel.rules(jump.table, jump.from)?;
         let first = rules.first().filter(|first| !target(first).is_some_and(is_ours))?;
@@ -212,8 +212,8 @@ impl TablePlan {
             .map(|r| r.as_str())
             .eq(expected.iter().map(|j| jump_rule(j.to)));
         let at_top = rules.iter().take(expected.len()).all(|r| ours(r));
-        let wants_top =
-            matches!(scope, Scope::Takeover(_) | Scope::Upkeep) && expected.iter().any(|j| j.place == Place::Top);
+        let wants_top = matches!(scope, Scope::Takeover(_) | Scope::Upkeep)
+            && expected.iter().any(|j| j.place == JumpPosition::Top);
         if expected.is_empty() || (in_order && (at_top || !wants_top)) {
             return;
         }
@@ -223,8 +223,8 @@ impl TablePlan {
         self.differing.push(chain.to_owned());
         for (n, jump) in expected.iter().enumerate() {
             let _ = match jump.place {
-                Place::Top => writeln!(self.additions, "-I {chain} {} {}", n + 1, jump_rule(jump.to)),
-                Place::Bottom => writeln!(self.additions, "-A {chain} {}", jump_rule(jump.to)),
+                JumpPosition::Top => writeln!(self.additions, "-I {chain} {} {}", n + 1, jump_rule(jump.to)),
+                JumpPosition::Bottom => writeln!(self.additions, "-A {chain} {}", jump_rule(jump.to)),
             };
         }
     }
@@ -240,9 +240,9 @@ mod tests {
     use super::*;
 
     const FEW: &[Jump] = &[
-        jump("filter", "FORWARD", "RAIND-HAIRPIN", Place::Top),
-        jump("filter", "FORWARD", "RAIND-ROOT", Place::Top),
-        jump("nat", "OUTPUT", "RAIND-OUTPUT", Place::Bottom),
+        jump("filter", "FORWARD", "RAIND-HAIRPIN", JumpPosition::Top),
+        jump("filter", "FORWARD", "RAIND-ROOT", JumpPosition::Top),
+        jump("nat", "OUTPUT", "RAIND-OUTPUT", JumpPosition::Bottom),
     ];
 
     fn desired() -> Tables {

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::super::tables::Tables;
-use super::super::{Bridge, FirewallSettings};
+use super::super::{Bridge, FirewallSettings, PublishedPort};
 use super::*;
 use crate::model::{End, NsMode, PolicyProtocol, PolicySettings, Protocol};
 use crate::net::bridges::Uplink;
-use crate::net::firewall::Permit;
+use crate::net::firewall::ResolvedPolicy;
 
 fn state(bridges: &[&str]) -> DesiredRules {
     let bridge = |(n, name): (usize, &&str)| Bridge {
@@ -299,8 +299,13 @@ fn end(id: &str, address: &str) -> End {
     }
 }
 
-fn permit(id: &str, chain: crate::model::Chain, protocol: Option<PolicyProtocol>, dport: Option<u16>) -> Permit {
-    Permit {
+fn policy(
+    id: &str,
+    chain: crate::model::PolicyChain,
+    protocol: Option<PolicyProtocol>,
+    dport: Option<u16>,
+) -> ResolvedPolicy {
+    ResolvedPolicy {
         policy: id.into(),
         chain,
         pairs: Vec::new(),
@@ -312,28 +317,28 @@ fn permit(id: &str, chain: crate::model::Chain, protocol: Option<PolicyProtocol>
 }
 
 /// The policies of the recordings that took effect, in the order of their addition.
-fn recorded_policies() -> Vec<Permit> {
-    use crate::model::Chain::{RaindEw, RaindNsEnf, RaindNsObs};
+fn recorded_policies() -> Vec<ResolvedPolicy> {
+    use crate::model::PolicyChain::{RaindEw, RaindNsEnf, RaindNsObs};
     let (web, api) = (end("01m85d6ag2dj", "10.166.0.2"), end("01m85d7ac6qa", "10.166.0.3"));
     let tcp = Some(PolicyProtocol::Tcp);
     vec![
-        Permit {
+        ResolvedPolicy {
             pairs: vec![(web.clone(), api.clone())],
-            ..permit("01m85d7b3jwrme4n5rva5tfyap", RaindEw, tcp, Some(80))
+            ..policy("01m85d7b3jwrme4n5rva5tfyap", RaindEw, tcp, Some(80))
         },
-        Permit {
+        ResolvedPolicy {
             pairs: vec![(api, web.clone())],
-            ..permit("01m85d7bbvashjjt05ekd6pezh", RaindEw, None, None)
+            ..policy("01m85d7bbvashjjt05ekd6pezh", RaindEw, None, None)
         },
-        Permit {
+        ResolvedPolicy {
             sources: vec![web.clone()],
             block: Some("203.0.113.0/24".parse().unwrap()),
-            ..permit("01m85d7bex9g9m7yqc6dtttfcf", RaindNsObs, tcp, Some(443))
+            ..policy("01m85d7bex9g9m7yqc6dtttfcf", RaindNsObs, tcp, Some(443))
         },
-        Permit {
+        ResolvedPolicy {
             sources: vec![web],
             block: Some("198.51.100.7/32".parse().unwrap()),
-            ..permit("01m85d7bfqdm3bc5q5ey0e9eg1", RaindNsEnf, tcp, Some(443))
+            ..policy("01m85d7bfqdm3bc5q5ey0e9eg1", RaindNsEnf, tcp, Some(443))
         },
     ]
 }
@@ -348,14 +353,14 @@ fn chains_of_policy(recording: &str) -> String {
 fn policies_have_the_rules_of_the_original() {
     let mut state = state(&["raind0"]);
     let mut policies = recorded_policies();
-    state.permits = policies.clone();
+    state.policies = policies.clone();
     let mixed = include_str!("../../../tests/fixtures/iptables-mixed-policies.txt");
     let mut beyond = self::beyond(&chains_of_policy(mixed), &state);
     beyond.retain(|chain, _| ["filter/RAIND-EW", "filter/RAIND-NS-OBS", "filter/RAIND-NS-ENF"].contains(&&**chain));
     insta::assert_json_snapshot!(beyond);
 
     policies.truncate(1);
-    state.permits = policies;
+    state.policies = policies;
     let one = include_str!("../../../tests/fixtures/iptables-ew-policy.txt");
     self::beyond(&chains_of_policy(one), &state);
 }
@@ -366,7 +371,7 @@ fn enforced_policies_have_the_rules_of_the_original() {
     state.policy.ns_mode = NsMode::Enforce;
     let mut policies = recorded_policies();
     policies.remove(1);
-    state.permits = policies;
+    state.policies = policies;
     let recording = include_str!("../../../tests/fixtures/iptables-enforce.txt");
     beyond(&chains_of_policy(recording), &state);
 }
@@ -377,9 +382,14 @@ fn policies_between_networks_match_addresses() {
     let mut far = end("cccccccccccc", "10.166.1.1");
     far.bridge = "other".into();
     let near = end("aaaaaaaaaaaa", "10.166.0.1");
-    state.permits = vec![Permit {
+    state.policies = vec![ResolvedPolicy {
         pairs: vec![(near, far)],
-        ..permit("p1", crate::model::Chain::RaindEw, Some(PolicyProtocol::Udp), Some(53))
+        ..policy(
+            "p1",
+            crate::model::PolicyChain::RaindEw,
+            Some(PolicyProtocol::Udp),
+            Some(53),
+        )
     }];
     let v4 = render(&state).v4;
     let first = v4.lines().find(|l| l.starts_with("-A RAIND-EW ")).unwrap();
@@ -393,10 +403,10 @@ fn policies_between_networks_match_addresses() {
 #[test]
 fn a_block_of_all_addresses_is_no_condition() {
     let mut state = state(&["raind0"]);
-    state.permits = vec![Permit {
+    state.policies = vec![ResolvedPolicy {
         sources: vec![end("aaaaaaaaaaaa", "10.166.0.1")],
         block: Some("0.0.0.0/0".parse().unwrap()),
-        ..permit("p1", crate::model::Chain::RaindNsObs, None, None)
+        ..policy("p1", crate::model::PolicyChain::RaindNsObs, None, None)
     }];
     let v4 = render(&state).v4;
     assert!(
@@ -408,7 +418,7 @@ fn a_block_of_all_addresses_is_no_condition() {
 #[test]
 fn what_containers_send_has_the_address_that_they_were_given() {
     let mut state = state(&["raind0"]);
-    state.guests = vec![end("aaaaaaaaaaaa", "10.166.0.1")];
+    state.interfaces = vec![end("aaaaaaaaaaaa", "10.166.0.1")];
     let rule = "-A RAIND-GUARD ! -s 10.166.0.1/32 -m physdev --physdev-in rd_aaaaaaaaaaaa -j DROP";
     assert!(render(&state).v4.lines().any(|l| l == rule));
 }

@@ -1,10 +1,32 @@
-//! Rules about forwarded packets as data: the same values are rendered for the kernel and asked about single packets.
+//! Rules as data: what is rendered for the kernel is the same that is asked about single packets. No word of any packet
+//! filter tool is in here; [`render`](super::render) writes them for iptables.
 
-use std::fmt;
+use std::borrow::Cow;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use ipnet::Ipv4Net;
 
 use crate::model::PolicyProtocol;
+
+/// Listeners that are told of traffic between containers.
+pub(super) const GROUP_EW: u8 = 10;
+
+/// A table of the packet filter with all chains of ours in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Table {
+    pub name: &'static str,
+    pub chains: Vec<Chain>,
+}
+
+/// Name of a chain.
+pub(super) type ChainName = Cow<'static, str>;
+
+/// A chain of rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Chain {
+    pub name: ChainName,
+    pub rules: Vec<Rule>,
+}
 
 /// A rule of a chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,20 +43,31 @@ pub(super) struct Match {
     pub source: Option<Ipv4Net>,
     pub not_source: Option<Ipv4Net>,
     pub destination: Option<Ipv4Net>,
+    pub not_destination: Option<Ipv4Net>,
     /// Where it comes in; a trailing `+` stands for any rest.
     pub input: Option<String>,
     pub not_input: Option<String>,
     pub output: Option<String>,
     pub protocol: Option<PolicyProtocol>,
+    /// From an address of the host.
+    pub from_host: bool,
+    /// To an address of the host.
+    pub to_host: bool,
+    /// Its connection was given another destination.
+    pub is_translated: bool,
     pub state: Option<State>,
     pub bridged: bool,
     /// Port of the bridge that it comes in through.
     pub bridge_in: Option<String>,
     /// Port of the bridge that it goes out through.
     pub bridge_out: Option<String>,
+    pub sport: Option<u16>,
     pub dport: Option<u16>,
     /// TCP: the first packet of a connection.
     pub syn: bool,
+    /// One of so many connections, by chance; not 0.
+    pub one_of: Option<u32>,
+    pub client: Option<Client>,
 }
 
 /// State of a packet's connection.
@@ -42,6 +75,17 @@ pub(super) struct Match {
 pub(super) enum State {
     New,
     Known,
+    /// Anything but known.
+    NotKnown,
+}
+
+/// Lists of the clients that were here lately.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Client {
+    /// It is on the list and has not been away for so long; its time begins anew.
+    Returns { list: String, seconds: u32 },
+    /// Any: it is put on the list.
+    IsNoted { list: String },
 }
 
 /// What becomes of a packet.
@@ -50,41 +94,61 @@ pub(super) enum Target {
     Accept,
     Drop,
     Return,
-    Jump(&'static str),
+    Jump(ChainName),
     /// Goes on after telling a group of listeners.
     Log {
         prefix: String,
         group: u8,
     },
-}
-
-/// A chain of rules.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Chain {
-    pub name: &'static str,
-    pub rules: Vec<Rule>,
+    /// It and its connection go there instead.
+    SendTo(SocketAddrV4),
+    /// It and its connection come from the host's address instead.
+    Masquerade,
 }
 
 impl Chain {
-    pub fn new(name: &'static str) -> Self {
+    pub fn new(name: impl Into<ChainName>) -> Self {
         Self {
-            name,
+            name: name.into(),
             rules: Vec::new(),
         }
     }
 
     pub fn add(&mut self, matches: Match, target: Target) {
-        self.rules.push(Rule {
-            matches,
-            target,
-            policy: None,
-        });
+        self.rules.push(Rule::new(matches, target));
     }
 
     pub fn add_if(&mut self, condition: bool, matches: Match, target: Target) {
         if condition {
             self.add(matches, target);
         }
+    }
+}
+
+impl Rule {
+    pub fn new(matches: Match, target: Target) -> Self {
+        Self {
+            matches,
+            target,
+            policy: None,
+        }
+    }
+}
+
+impl Target {
+    pub fn log(prefix: impl Into<String>, group: u8) -> Self {
+        Self::Log {
+            prefix: prefix.into(),
+            group,
+        }
+    }
+
+    pub fn jump(chain: &'static str) -> Self {
+        Self::Jump(chain.into())
+    }
+
+    pub fn send_to(address: Ipv4Addr, port: u16) -> Self {
+        Self::SendTo(SocketAddrV4::new(address, port))
     }
 }
 
@@ -120,76 +184,13 @@ impl Match {
             ..Self::from(input)
         }
     }
-}
 
-/// The order of iptables-save: addresses, interfaces, protocol, then matches.
-impl fmt::Display for Match {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(net) = self.source {
-            write!(f, "-s {net} ")?;
+    /// What goes to a port of that protocol.
+    pub fn to_port(protocol: impl Into<PolicyProtocol>, port: u16) -> Self {
+        Self {
+            protocol: Some(protocol.into()),
+            dport: Some(port),
+            ..Self::default()
         }
-        if let Some(net) = self.not_source {
-            write!(f, "! -s {net} ")?;
-        }
-        // A block that holds every address is no condition, and is not printed as one.
-        if let Some(net) = self.destination.filter(|net| net.prefix_len() > 0) {
-            write!(f, "-d {net} ")?;
-        }
-        if let Some(name) = &self.input {
-            write!(f, "-i {name} ")?;
-        }
-        if let Some(name) = &self.not_input {
-            write!(f, "! -i {name} ")?;
-        }
-        if let Some(name) = &self.output {
-            write!(f, "-o {name} ")?;
-        }
-        if let Some(protocol) = self.protocol {
-            write!(f, "-p {protocol} ")?;
-        }
-        match self.state {
-            Some(State::New) => f.write_str("-m conntrack --ctstate NEW ")?,
-            Some(State::Known) => f.write_str("-m conntrack --ctstate RELATED,ESTABLISHED ")?,
-            None => {}
-        }
-        if self.bridged || self.bridge_in.is_some() || self.bridge_out.is_some() {
-            f.write_str("-m physdev ")?;
-        }
-        if let Some(port) = &self.bridge_in {
-            write!(f, "--physdev-in {port} ")?;
-        }
-        if let Some(port) = &self.bridge_out {
-            write!(f, "--physdev-out {port} ")?;
-        }
-        if self.bridged {
-            f.write_str("--physdev-is-bridged ")?;
-        }
-        if let (Some(protocol), Some(port)) = (self.protocol, self.dport) {
-            write!(f, "-m {protocol} --dport {port} ")?;
-        }
-        if self.syn {
-            f.write_str("-m tcp --tcp-flags FIN,SYN,RST,ACK SYN ")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Accept => f.write_str("-j ACCEPT"),
-            Self::Drop => f.write_str("-j DROP"),
-            Self::Return => f.write_str("-j RETURN"),
-            Self::Jump(chain) => write!(f, "-j {chain}"),
-            Self::Log { prefix, group } => {
-                write!(f, "-j NFLOG --nflog-prefix \"{prefix}\" --nflog-group {group}")
-            }
-        }
-    }
-}
-
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.matches, self.target)
     }
 }

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::FirewallSettings;
-use crate::model::{Chain, End, Endpoint, PolicyProtocol, PolicySettings, Protocol};
+use crate::model::{End, Endpoint, PolicyChain, PolicyProtocol, PolicySettings, Protocol};
 use crate::net::bridges::Uplink;
 
 /// Everything that decides the rules.
@@ -21,11 +21,11 @@ pub struct DesiredRules {
     /// All ports of services, in the order of their services.
     pub services: Vec<BalancedPort>,
     /// All interfaces of containers and pods.
-    pub guests: Vec<End>,
+    pub interfaces: Vec<End>,
     /// What holds where no policy of a user speaks.
     pub policy: PolicySettings,
     /// The policies of users that are in force and mean something, in the order of their addition.
-    pub permits: Vec<Permit>,
+    pub policies: Vec<ResolvedPolicy>,
     /// Ports and addresses.
     pub settings: FirewallSettings,
 }
@@ -35,11 +35,11 @@ pub type Pair = (End, End);
 
 /// A policy of a user with the interfaces that it means.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Permit {
+pub struct ResolvedPolicy {
     /// Id of the policy.
     pub policy: String,
     /// Its chain, which says whether it allows or denies.
-    pub chain: Chain,
+    pub chain: PolicyChain,
     /// East-West: who may talk to whom.
     pub pairs: Vec<Pair>,
     /// North-South: from whom.
@@ -105,10 +105,10 @@ impl PublishedPort {
 }
 
 impl DesiredRules {
-    /// Every way from a port of the host to a container: published ports, then the pods behind services.
-    pub fn ways(&self) -> Vec<PublishedPort> {
-        let of = |port: &BalancedPort| {
-            let way = |endpoint: &Endpoint| PublishedPort {
+    /// Every mapping of a port of the host to a port of a container: published ports, then the pods behind services.
+    pub fn port_mappings(&self) -> Vec<PublishedPort> {
+        let mappings = |port: &BalancedPort| {
+            let mapping = |endpoint: &Endpoint| PublishedPort {
                 bridge: endpoint.network.clone(),
                 address: endpoint.address,
                 host_address: self.settings.publish_address,
@@ -116,22 +116,22 @@ impl DesiredRules {
                 container_port: port.target_port,
                 protocol: port.protocol,
             };
-            port.endpoints.iter().map(way).collect::<Vec<_>>()
+            port.endpoints.iter().map(mapping).collect::<Vec<_>>()
         };
         self.ports
             .iter()
             .cloned()
-            .chain(self.services.iter().flat_map(of))
+            .chain(self.services.iter().flat_map(mappings))
             .collect()
     }
 
-    /// The ends of all [`ways`](Self::ways), each once however many ports of the host lead there: what has to be let
-    /// through (N-25). Of several the one that is the least narrow.
+    /// The ends of all [`port_mappings`](Self::port_mappings), each once however many ports of the host lead there: what
+    /// has to be let through (N-25). Of several the one that is the least narrow.
     pub fn destinations(&self) -> Vec<PublishedPort> {
         let mut seen = HashSet::new();
-        let mut ways = self.ways();
-        ways.sort_by_key(|way| !way.host_address.is_unspecified());
-        ways.retain(|way| seen.insert((way.address, way.container_port, way.protocol)));
-        ways
+        let mut port_mappings = self.port_mappings();
+        port_mappings.sort_by_key(|mapping| !mapping.host_address.is_unspecified());
+        port_mappings.retain(|mapping| seen.insert((mapping.address, mapping.container_port, mapping.protocol)));
+        port_mappings
     }
 }

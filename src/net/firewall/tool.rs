@@ -87,10 +87,14 @@ impl Tool {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that starts the packet filter's tools"
+)]
 async fn run(program: &Path, arguments: &[&str], input: Option<&str>) -> Result<Output, FirewallError> {
     let failed = |e: std::io::Error| FirewallError::Run {
         program: name(program),
-        message: e.to_string(),
+        source: e.into(),
     };
     let mut child = Command::new(program)
         .args(arguments)

@@ -10,7 +10,7 @@ use ulid::Ulid;
 
 use super::{EAST_WEST_MODE, PolicyError};
 use crate::model::{
-    Chain, Directory, NsMode, Policy, PolicyProtocol, PolicySettings, PolicyStage, Snapshot, Txn, policies,
+    Directory, NsMode, Policy, PolicyChain, PolicyProtocol, PolicySettings, PolicyStage, Snapshot, Txn, policies,
 };
 
 /// Longest comment, in bytes.
@@ -79,7 +79,7 @@ pub struct Entry {
 }
 
 /// The policies of a chain in the order of their addition.
-pub fn entries(snapshot: &Snapshot, chain: Chain) -> Vec<Entry> {
+pub fn entries(snapshot: &Snapshot, chain: PolicyChain) -> Vec<Entry> {
     let directory = Directory::new(snapshot);
     let of_chain = snapshot.policies().iter().filter(|p| p.chain == chain);
     of_chain.map(|policy| entry(&directory, policy)).collect()
@@ -92,8 +92,8 @@ pub(super) fn entry(directory: &Directory<'_>, policy: &Arc<Policy>) -> Entry {
         PolicyStage::Committed => {
             let source = directory.resolve(&policy.source).map(drop);
             let both = source.and_then(|()| match policy.chain {
-                Chain::RaindEw => directory.resolve(&policy.destination).map(drop),
-                Chain::RaindNsObs | Chain::RaindNsEnf => Ok(()),
+                PolicyChain::RaindEw => directory.resolve(&policy.destination).map(drop),
+                PolicyChain::RaindNsObs | PolicyChain::RaindNsEnf => Ok(()),
             });
             both.map_or_else(|e| Status::Unresolved(e.to_string()), |()| Status::Applied)
         }
@@ -105,9 +105,9 @@ pub(super) fn entry(directory: &Directory<'_>, policy: &Arc<Policy>) -> Entry {
 }
 
 /// The mode that clients see for a chain; a pending one with the suffix `_next_commit` (`docs/spec/api.md` 14.1).
-pub fn shown_mode(settings: &PolicySettings, chain: Chain) -> String {
+pub fn shown_mode(settings: &PolicySettings, chain: PolicyChain) -> String {
     match (chain, settings.ns_pending) {
-        (Chain::RaindEw, _) => EAST_WEST_MODE.to_owned(),
+        (PolicyChain::RaindEw, _) => EAST_WEST_MODE.to_owned(),
         (_, None) => settings.ns_mode.to_string(),
         (_, Some(pending)) => format!("{pending}_next_commit"),
     }
@@ -115,7 +115,7 @@ pub fn shown_mode(settings: &PolicySettings, chain: Chain) -> String {
 
 /// Stages a policy. Names of things that do not exist yet are fine; everything else is checked (P-07, P-18).
 pub(super) fn add(t: &mut Txn, wish: &NewPolicy, owner: Option<&str>) -> Result<Arc<Policy>, PolicyError> {
-    let chain: Chain = wish.chain.parse()?;
+    let chain: PolicyChain = wish.chain.parse()?;
     let protocol = protocol(&wish.protocol)?;
     let dport = dport(wish.dport, protocol)?;
     if wish.comment.len() > MAX_COMMENT || wish.comment.contains(char::is_control) {
@@ -124,18 +124,20 @@ pub(super) fn add(t: &mut Txn, wish: &NewPolicy, owner: Option<&str>) -> Result<
     }
     check_name("source", &wish.source)?;
     match chain {
-        Chain::RaindEw => check_name("dest", &wish.destination)?,
-        Chain::RaindNsObs | Chain::RaindNsEnf => drop(policies::block(&wish.destination).ok_or_else(|| {
+        PolicyChain::RaindEw => check_name("dest", &wish.destination)?,
+        PolicyChain::RaindNsObs | PolicyChain::RaindNsEnf => {
             let what = &wish.destination;
-            PolicyError::Invalid(format!(
-                "dest {what:?} is invalid: an IPv4 address or block is wanted, as 203.0.113.0/24"
-            ))
-        })?),
+            if policies::block(what).is_none() {
+                return Err(PolicyError::Invalid(format!(
+                    "dest {what:?} is invalid: an IPv4 address or block is wanted, as 203.0.113.0/24"
+                )));
+            }
+        }
     }
     let directory = Directory::new(t.snapshot());
     let destination = match chain {
-        Chain::RaindEw => directory.canonical(&wish.destination),
-        Chain::RaindNsObs | Chain::RaindNsEnf => wish.destination.clone(),
+        PolicyChain::RaindEw => directory.canonical(&wish.destination),
+        PolicyChain::RaindNsObs | PolicyChain::RaindNsEnf => wish.destination.clone(),
     };
     let policy = Policy {
         id: next_id(t.snapshot(), Ulid::generate()),

@@ -1,7 +1,7 @@
 use super::*;
 use crate::model::fixtures::container;
 
-fn wish(chain: Chain, destination: &str) -> NewPolicy {
+fn wish(chain: PolicyChain, destination: &str) -> NewPolicy {
     NewPolicy {
         chain: chain.name().into(),
         source: "web".into(),
@@ -13,7 +13,7 @@ fn wish(chain: Chain, destination: &str) -> NewPolicy {
 }
 
 fn east_west() -> NewPolicy {
-    wish(Chain::RaindEw, "db")
+    wish(PolicyChain::RaindEw, "db")
 }
 
 fn build(change: impl FnOnce(&mut Txn)) -> Snapshot {
@@ -24,7 +24,7 @@ fn changed(snapshot: &Snapshot, change: impl FnOnce(&mut Txn) -> Result<(), Poli
     snapshot.preview(change).unwrap().0
 }
 
-fn words(snapshot: &Snapshot, chain: Chain) -> Vec<(String, &'static str, String)> {
+fn words(snapshot: &Snapshot, chain: PolicyChain) -> Vec<(String, &'static str, String)> {
     let shown = |e: Entry| {
         let reason = e.status.reason().to_owned();
         (e.policy.destination.clone(), e.status.word(), reason)
@@ -34,14 +34,17 @@ fn words(snapshot: &Snapshot, chain: Chain) -> Vec<(String, &'static str, String
 
 #[test]
 fn what_cannot_be_meant_is_refused() {
-    let ns = |destination: &str| wish(Chain::RaindNsObs, destination);
+    let ns = |destination: &str| wish(PolicyChain::RaindNsObs, destination);
     let with = |change: fn(&mut NewPolicy)| {
         let mut wish = east_west();
         change(&mut wish);
         wish
     };
     for (bad, said) in [
-        (with(|w| w.chain = "NOPE".into()), "Chain: NOPE is invalid"),
+        (
+            with(|w| w.chain = "NOPE".into()),
+            "Chain: NOPE is invalid; use RAIND-EW, RAIND-NS-OBS or RAIND-NS-ENF",
+        ),
         (with(|w| w.source = String::new()), "source \"\" is invalid"),
         (
             with(|w| w.source = "10.166.0.1".into()),
@@ -90,12 +93,12 @@ fn ids_of_containers_become_names_and_order_is_that_of_addition() {
     let snapshot = build(|t| {
         t.put(container("aaaaaaaaaaaa", "web")).unwrap();
         for n in 0..50 {
-            let mut wish = wish(Chain::RaindEw, &format!("db{n}"));
+            let mut wish = wish(PolicyChain::RaindEw, &format!("db{n}"));
             wish.source = "aaaaaaaaaaaa".into();
             add(t, &wish, None).unwrap();
         }
     });
-    let all = entries(&snapshot, Chain::RaindEw);
+    let all = entries(&snapshot, PolicyChain::RaindEw);
     let order: Vec<_> = all.iter().map(|e| e.policy.destination.clone()).collect();
     assert_eq!(order, (0..50).map(|n| format!("db{n}")).collect::<Vec<_>>());
     assert!(all.iter().all(|e| e.policy.source == "web" && e.policy.id.len() == 26));
@@ -120,7 +123,7 @@ fn a_life_of_a_policy() {
         t.put(container("aaaaaaaaaaaa", "web").address("10.166.0.1")).unwrap();
         t.put(container("bbbbbbbbbbbb", "db").address("10.166.0.2")).unwrap();
         for destination in ["db", "later"] {
-            add(t, &wish(Chain::RaindEw, destination), None).unwrap();
+            add(t, &wish(PolicyChain::RaindEw, destination), None).unwrap();
         }
     });
     let is = |snapshot: &Snapshot, wanted: &[(&str, &'static str, &str)]| {
@@ -128,7 +131,7 @@ fn a_life_of_a_policy() {
             .iter()
             .map(|(d, w, r)| ((*d).to_owned(), *w, (*r).to_owned()))
             .collect();
-        assert_eq!(words(snapshot, Chain::RaindEw), wanted);
+        assert_eq!(words(snapshot, PolicyChain::RaindEw), wanted);
     };
     is(&staged, &[("db", "before_commit", ""), ("later", "before_commit", "")]);
     let committed = changed(&staged, |t| Promotion::of(t.snapshot()).apply(t));
@@ -155,14 +158,14 @@ fn a_commit_takes_what_was_staged_when_it_began() {
     let staged = build(|t| drop(add(t, &east_west(), None).unwrap()));
     let commit = Promotion::of(&staged);
     let later = changed(&staged, |t| {
-        add(t, &wish(Chain::RaindNsObs, "203.0.113.7"), None)?;
+        add(t, &wish(PolicyChain::RaindNsObs, "203.0.113.7"), None)?;
         set_mode(t, NsMode::Enforce)
     });
     let after = changed(&later, |t| commit.apply(t));
     let stages: Vec<_> = after.policies().iter().map(|p| p.stage).collect();
     assert_eq!(stages, [PolicyStage::Committed, PolicyStage::Added]);
     assert_eq!(
-        shown_mode(&policies::settings(&after), Chain::RaindNsObs),
+        shown_mode(&policies::settings(&after), PolicyChain::RaindNsObs),
         "enforce_next_commit"
     );
 }
@@ -170,10 +173,10 @@ fn a_commit_takes_what_was_staged_when_it_began() {
 #[test]
 fn modes_are_staged_too() {
     let start = Snapshot::default();
-    let mode = |snapshot: &Snapshot| shown_mode(&policies::settings(snapshot), Chain::RaindNsEnf);
+    let mode = |snapshot: &Snapshot| shown_mode(&policies::settings(snapshot), PolicyChain::RaindNsEnf);
     assert_eq!(mode(&start), "observe");
     assert_eq!(
-        shown_mode(&policies::settings(&start), Chain::RaindEw),
+        shown_mode(&policies::settings(&start), PolicyChain::RaindEw),
         "deny_by_default"
     );
     assert!(matches!(

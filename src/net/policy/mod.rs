@@ -27,6 +27,7 @@ pub use policies::{Difference, Explanation, PolicyService, Question};
 
 use crate::model::Taken;
 use crate::net::firewall::FirewallError;
+use crate::ops::task::Unfinished;
 use crate::store::StoreError;
 
 /// The mode of the East-West direction; there is only this one.
@@ -65,4 +66,10 @@ pub enum PolicyError {
     /// Another record has what the policy needs, which policies do not do.
     #[error(transparent)]
     Taken(#[from] Taken),
+}
+
+impl From<Unfinished> for PolicyError {
+    fn from(_: Unfinished) -> Self {
+        StoreError::Panicked.into()
+    }
 }

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use super::changes::Promotion;
 use super::{Entry, NewPolicy, PolicyError, changes};
 use crate::model::policies::settings;
-use crate::model::{Chain, Directory, End, NsMode, Policy, PolicyStage, Snapshot, Txn, Unresolved};
+use crate::model::{Directory, End, NsMode, Policy, PolicyChain, PolicyStage, Snapshot, Txn, Unresolved};
 use crate::net::enforcement::Firewall;
 use crate::net::firewall::{Destination, Explainer, Flow, Packet, Verdict, render};
-use crate::store::{Store, StoreError};
+use crate::ops::task::detached;
+use crate::store::Store;
 
 /// The policies of users. Clones share them.
 #[derive(Clone)]
@@ -63,7 +64,7 @@ impl PolicyService {
     }
 
     /// The policies of a chain in the order of their addition, and the mode that is shown for it.
-    pub fn list(&self, chain: Chain) -> (String, Vec<Entry>) {
+    pub fn list(&self, chain: PolicyChain) -> (String, Vec<Entry>) {
         let snapshot = self.store.snapshot();
         let mode = changes::shown_mode(&settings(&snapshot), chain);
         (mode, changes::entries(&snapshot, chain))
@@ -205,8 +206,7 @@ impl PolicyService {
     /// To its end, also when the caller goes away: what was committed must not leave the connections that it denies.
     async fn promote(&self, promotion: Promotion) -> Result<(), PolicyError> {
         let service = self.clone();
-        let promoted = tokio::spawn(async move { service.promote_now(promotion).await });
-        promoted.await.unwrap_or(Err(StoreError::Panicked.into()))
+        detached(async move { service.promote_now(promotion).await }).await
     }
 
     /// The kernel first: what it refuses must not be in the store, or the next start would fail on it.

@@ -210,7 +210,8 @@ impl HostPorts {
         let containers = snapshot.containers().iter().filter(|row| row.is_published());
         let published = containers.flat_map(|row| {
             let owner = format!("container {}", row.name);
-            row.forwards
+            row.spec
+                .forwards
                 .iter()
                 .map(move |forward| (self.port_of(forward), owner.clone()))
         });

@@ -28,7 +28,7 @@ fn sockets(port: HostPort) -> Vec<String> {
     let is_any = |host: &str| host.bytes().all(|digit| digit == b'0');
     let matches = |host: &str| is_any(&address) || is_any(host) || host.ends_with(&address);
     let mut found = Vec::new();
-    for text in files.iter().filter_map(|file| std::fs::read_to_string(file).ok()) {
+    for text in files.iter().filter_map(|file| fs_err::read_to_string(file).ok()) {
         found.extend(text.lines().filter_map(|line| {
             let fields: Vec<&str> = line.split_ascii_whitespace().collect();
             let [_, address, _, now, _, _, _, _, _, inode, ..] = fields[..] else {
@@ -44,23 +44,21 @@ fn sockets(port: HostPort) -> Vec<String> {
 
 /// Pid and name of a process with that socket.
 fn program_with(socket: &str) -> Option<(u32, String)> {
-    let processes = std::fs::read_dir("/proc").ok()?.flatten();
+    let processes = fs_err::read_dir("/proc").ok()?.flatten();
     processes
         .filter_map(|entry| {
             let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
             has(&entry.path(), socket).then_some(())?;
-            let name = std::fs::read_to_string(entry.path().join("comm")).ok()?;
+            let name = fs_err::read_to_string(entry.path().join("comm")).ok()?;
             Some((pid, name.trim().to_owned()))
         })
         .next()
 }
 
 fn has(process: &Path, socket: &str) -> bool {
-    let Ok(descriptors) = std::fs::read_dir(process.join("fd")) else {
+    let Ok(descriptors) = fs_err::read_dir(process.join("fd")) else {
         return false;
     };
-    let targets = descriptors
-        .flatten()
-        .filter_map(|fd| std::fs::read_link(fd.path()).ok());
+    let targets = descriptors.flatten().filter_map(|fd| fs_err::read_link(fd.path()).ok());
     targets.into_iter().any(|target| target.as_os_str() == socket)
 }

@@ -48,7 +48,7 @@ impl Bench {
 }
 
 fn forward(port: u16) -> Forward {
-    container("x", "x").forward(port).forwards.remove(0)
+    container("x", "x").forward(port).spec.forwards.remove(0)
 }
 
 #[tokio::test]
@@ -71,7 +71,7 @@ async fn what_the_rows_publish_is_held_and_nothing_else() {
     assert!(is_held(8083));
     bench
         .change(|t| {
-            t.update::<crate::model::Container>("a", |c| c.state = ContainerState::Stopped)
+            t.update::<crate::model::Container>("a", |c| c.status.state = ContainerState::Stopped)
                 .unwrap();
             t.remove::<Service>("s").unwrap();
         })

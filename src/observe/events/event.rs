@@ -59,9 +59,9 @@ impl Observed {
         };
         match object {
             Object::Container(container) => Self {
-                state: Some(container.state.to_string()),
-                exit: container.exit.clone(),
-                health: container.health,
+                state: Some(container.status.state.to_string()),
+                exit: container.status.exit.clone(),
+                health: container.status.health,
                 ..plain(&container.name)
             },
             Object::Image(image) => Self {
@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(created.new.unwrap().state.as_deref(), Some("creating"));
 
         let mut ended = web(ContainerState::Stopped);
-        ended.exit = Some(Exit {
+        ended.status.exit = Some(Exit {
             code: 3,
             reason: "Error".into(),
             message: String::new(),
@@ -171,8 +171,8 @@ mod tests {
     #[test]
     fn what_nobody_sees_is_no_event() {
         let mut journal = web(ContainerState::Stopped);
-        journal.operation = Some(Operation::Delete);
-        journal.certificate_due = true;
+        journal.journal.operation = Some(Operation::Delete);
+        journal.journal.certificate_due = true;
         assert_eq!(change(Some(web(ContainerState::Stopped)), Some(journal)), None);
     }
 
@@ -180,7 +180,7 @@ mod tests {
     fn a_change_of_health_is_one() {
         let with_health = |health| {
             let mut running = web(ContainerState::Running);
-            running.health = Some(health);
+            running.status.health = Some(health);
             Some(running)
         };
         let event = change(with_health(Health::Starting), with_health(Health::Healthy)).unwrap();
@@ -192,7 +192,7 @@ mod tests {
     fn a_later_report_of_the_exit_is_one() {
         let exit = |code| {
             let mut ended = web(ContainerState::Stopped);
-            ended.exit = Some(Exit {
+            ended.status.exit = Some(Exit {
                 code,
                 reason: "Error".into(),
                 message: String::new(),

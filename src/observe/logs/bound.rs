@@ -9,16 +9,16 @@ use super::times;
 
 /// How much of each log is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Size, times included, at which a file is rotated, in bytes.
+pub struct LogLimits {
+    /// Size, its times included, at which a file is put aside, in bytes.
     pub max_bytes: u64,
     /// Number of rotated files to keep; at least 1.
     pub max_files: u32,
 }
 
-/// Rotates every `*.log` in `directory` that has reached the limit. Returns how many bytes the largest of the others
-/// has left. If a log cannot be renamed, the others are still rotated.
-pub fn bound(directory: &Path, limits: &Limits) -> io::Result<u64> {
+/// Puts aside every `*.log` in `directory` that has reached the limit. Returns how many bytes the longest of the others
+/// is away from it. A log that cannot be renamed does not keep the others from it.
+pub fn bound(directory: &Path, limits: &LogLimits) -> io::Result<u64> {
     let mut room = limits.max_bytes;
     let mut renamed = false;
     for entry in fs_err::read_dir(directory)? {
@@ -26,7 +26,7 @@ pub fn bound(directory: &Path, limits: &Limits) -> io::Result<u64> {
         if path.extension().is_none_or(|extension| extension != "log") {
             continue;
         }
-        let Ok(metadata) = std::fs::metadata(&path) else {
+        let Ok(metadata) = fs_err::metadata(&path) else {
             continue;
         };
         let size = metadata.len() + times::size_for(&path, metadata.ino());
@@ -57,7 +57,7 @@ mod tests {
     #[test]
     fn what_has_reached_the_limit_is_put_aside() {
         let dir = tempfile::tempdir().unwrap();
-        let limits = Limits {
+        let limits = LogLimits {
             max_bytes: 100,
             max_files: 2,
         };
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_directory_that_is_gone_is_an_error() {
-        let limits = Limits {
+        let limits = LogLimits {
             max_bytes: 1,
             max_files: 1,
         };

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::reader::LogReader;
 use super::watch::Watcher;
+use crate::ops::task::blocking;
 
 /// How long to collect output of a busy log before reading it again.
 const COLLECT: Duration = Duration::from_millis(5);
@@ -50,9 +51,9 @@ impl Streaming {
             let mut reader = self.reader;
             let look = move || {
                 let armed = watcher.map(|watcher| watcher.arm(reader.directory()));
-                (reader.read(), armed, reader)
+                io::Result::Ok((reader.read(), armed, reader))
             };
-            let (piece, armed, reader) = tokio::task::spawn_blocking(look).await.map_err(io::Error::other)?;
+            let (piece, armed, reader) = blocking(look).await?;
             self.reader = reader;
             let piece = piece?;
             if !piece.is_empty() {
@@ -84,7 +85,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::observe::logs::{Limits, Selection, View, bound, rotate};
+    use crate::observe::logs::{LogLimits, Selection, View, bound, rotate};
 
     const FOLLOW: View = View {
         selection: Selection {
@@ -235,7 +236,7 @@ mod tests {
     async fn two_followers_get_every_line_once_in_order_while_files_are_put_aside() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("init.log");
-        let limits = Limits {
+        let limits = LogLimits {
             max_bytes: 4 << 20,
             max_files: 100,
         };

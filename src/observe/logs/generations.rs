@@ -43,8 +43,8 @@ pub(super) enum Next {
     Lost,
 }
 
-/// Rotates a log: the current file becomes `.1`, older ones move up until there is a free number, and those above
-/// `kept` are deleted. A crash in the middle leaves a free number, which the next call uses.
+/// Makes room for a new file: the current one becomes `.1`, older ones move up as far as there is no free number, and
+/// those above `kept` go. A crash in the middle leaves a free number, which the next call uses.
 pub fn rotate(path: &Path, kept: u32) -> io::Result<()> {
     if inode_of(path).is_none() {
         return Ok(());
@@ -55,7 +55,7 @@ pub fn rotate(path: &Path, kept: u32) -> io::Result<()> {
     }
     let free = (1..kept).find(|n| inode_of(&aside(path, *n)).is_none()).unwrap_or(kept);
     for n in (0..free).rev() {
-        std::fs::rename(aside(path, n), aside(path, n + 1))?;
+        fs_err::rename(aside(path, n), aside(path, n + 1))?;
     }
     Ok(())
 }
@@ -120,11 +120,11 @@ fn candidates(path: &Path) -> impl Iterator<Item = PathBuf> {
 }
 
 fn inode_of(path: &Path) -> Option<u64> {
-    std::fs::metadata(path).ok().map(|metadata| metadata.ino())
+    fs_err::metadata(path).ok().map(|metadata| metadata.ino())
 }
 
 fn remove_if_present(path: &Path) -> io::Result<bool> {
-    match std::fs::remove_file(path) {
+    match fs_err::remove_file(path) {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(e) => Err(e),

@@ -27,7 +27,7 @@ mod stamp;
 pub mod times;
 mod watch;
 
-pub use bound::{Limits, bound};
+pub use bound::{LogLimits, bound};
 pub use follow::{Follow, stream};
 pub use generations::rotate;
 pub use reader::{LogReader, View};

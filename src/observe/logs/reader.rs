@@ -32,8 +32,8 @@ pub struct LogReader {
     log: PathBuf,
     timestamps: bool,
     end: End,
-    /// `None` while the log does not exist.
-    place: Option<Place>,
+    /// `None` while there is no log.
+    place: Option<FilePosition>,
 }
 
 /// Where a reader stops.
@@ -45,7 +45,7 @@ enum End {
 }
 
 #[derive(Debug)]
-struct Place {
+struct FilePosition {
     generation: Generation,
     offset: u64,
     stamps: Option<Stamps>,
@@ -134,7 +134,7 @@ impl LogReader {
             let at_line_start = before.is_none_or(|stamps| stamps.at_line_start);
             Stamps::new(Times::open(&self.log, generation.inode), at_line_start)
         });
-        self.place = Some(Place {
+        self.place = Some(FilePosition {
             generation,
             offset,
             stamps,
@@ -156,7 +156,7 @@ impl End {
     }
 }
 
-impl Place {
+impl FilePosition {
     fn read(&mut self, end: &End) -> io::Result<Vec<u8>> {
         let mut size = self.generation.size()?;
         if let End::At { inode, offset } = end

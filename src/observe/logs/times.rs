@@ -184,7 +184,7 @@ impl Times {
 
 /// Size of the times file of a log file, in bytes.
 pub(super) fn size_for(log: &Path, inode: u64) -> u64 {
-    std::fs::metadata(path_for(log, inode)).map_or(0, |metadata| metadata.len())
+    fs_err::metadata(path_for(log, inode)).map_or(0, |metadata| metadata.len())
 }
 
 /// Removes the times files whose log files are gone from a directory of logs.

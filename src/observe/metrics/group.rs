@@ -4,6 +4,11 @@
 //! process, so this works however the hierarchies are mounted and in any cgroup namespace. The files are kept open:
 //! reading one again costs a tenth of opening it. [`Hierarchies::find`] and [`Group::read`] block.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "errors name the file, and their numbers matter"
+)]
+
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;

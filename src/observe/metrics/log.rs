@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::cgroup::Usage;
-use super::sampler::Sample;
+use super::sample::Sample;
 use crate::base::time::rfc3339;
 use crate::model::Container;
 use crate::observe::logfile::RotatingFile;
@@ -79,9 +79,9 @@ impl<'a> Record<'a> {
             generated_ts: sample.taken_at.map(rfc3339).unwrap_or_default(),
             container_id: &container.id,
             container_name: &container.name,
-            spiffe_id: container.spiffe_id.as_deref().unwrap_or_default(),
-            pid: container.process.as_ref().map_or(0, |p| p.pid),
-            status: container.state.to_string(),
+            spiffe_id: container.status.spiffe_id.as_deref().unwrap_or_default(),
+            pid: container.status.process.as_ref().map_or(0, |p| p.pid),
+            status: container.status.state.to_string(),
             cgroup_path: &sample.cgroup_path,
             usage: &sample.usage,
         }
@@ -113,7 +113,7 @@ mod tests {
 
     fn running() -> Arc<Container> {
         let mut row = container("01m85d6ag2dj", "web").in_state(ContainerState::Running);
-        row.spiffe_id = Some("spiffe://raind/container/01m85d6ag2dj".into());
+        row.status.spiffe_id = Some("spiffe://raind/container/01m85d6ag2dj".into());
         Arc::new(row)
     }
 

@@ -13,6 +13,7 @@ mod cgroup;
 mod group;
 mod log;
 mod prometheus;
+mod sample;
 mod sampler;
 
 pub use activity::{Activity, Verb};
@@ -20,4 +21,5 @@ pub use cgroup::Usage;
 pub use group::GroupError;
 pub use log::MetricsLog;
 pub use prometheus::{CONTENT_TYPE, expose};
-pub use sampler::{Sample, Sampler};
+pub use sample::Sample;
+pub use sampler::Sampler;

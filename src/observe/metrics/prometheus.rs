@@ -17,7 +17,7 @@ use prometheus_client::registry::Registry;
 
 use super::activity::Activity;
 use super::cgroup::Usage;
-use super::sampler::Sample;
+use super::sample::Sample;
 use crate::model::{Container, ContainerState};
 
 /// Media type of the result of [`expose`].
@@ -148,7 +148,7 @@ impl Collector for Containers {
         let mut family = encoder.encode_descriptor("containers", "Containers by state.", None, MetricType::Gauge)?;
         use ContainerState::{Created, Creating, Running, Stopped};
         for state in [Creating, Created, Running, Stopped] {
-            let number = self.0.iter().filter(|(c, _)| c.state == state).count();
+            let number = self.0.iter().filter(|(c, _)| c.status.state == state).count();
             let labels = [("state", state.to_string())];
             ConstGauge::new(number).encode(family.encode_family(&labels)?)?;
         }
@@ -163,7 +163,7 @@ impl Containers {
     fn encode_metric(&self, metric: &ContainerMetric, encoder: &mut DescriptorEncoder) -> std::fmt::Result {
         let mut family = encoder.encode_descriptor(metric.name, metric.help, None, metric.kind)?;
         for (container, sample) in &self.0 {
-            if container.state != ContainerState::Running || sample.taken_at.is_none() {
+            if container.status.state != ContainerState::Running || sample.taken_at.is_none() {
                 continue;
             }
             let Some(value) = (metric.value)(&sample.usage) else {

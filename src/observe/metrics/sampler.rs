@@ -21,9 +21,9 @@ use rustix::process::{Resource, getrlimit};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::cgroup::Usage;
 use super::group::{Group, GroupError, Hierarchies, processors};
 use super::log::MetricsLog;
+use super::sample::Sample;
 use crate::model::{Container, ContainerState, ProcessId};
 use crate::runtime::dir::ContainerDir;
 use crate::runtime::state::{MemoryEvents, RuntimeState, Status};
@@ -34,18 +34,7 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// Shortest period for a meaningful rate: the kernel accounts running processes once per timer tick.
 const SHORTEST: Duration = Duration::from_secs(1);
 
-/// Resource usage of a container.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Sample {
-    /// When it was measured. `None`: never, and all other fields are zero.
-    pub taken_at: Option<Timestamp>,
-    /// Directory of its cgroup; with cgroup v1, that of the memory controller.
-    pub cgroup_path: String,
-    /// The metrics.
-    pub usage: Usage,
-}
-
-/// The service. Clones share its state.
+/// The service. Clones share one memory.
 #[derive(Clone)]
 pub struct Sampler(Arc<Mutex<Memory>>);
 
@@ -166,7 +155,7 @@ impl Memory {
         }
         let latest = self.latest.get(&container.id).cloned().map(Sample::at_rest);
         let mut sample = latest.unwrap_or_default();
-        if container.state == ContainerState::Stopped {
+        if container.status.state == ContainerState::Stopped {
             let events = self.events_of(container);
             let usage = &mut sample.usage;
             usage.memory_oom = usage.memory_oom.max(events.oom);
@@ -179,7 +168,7 @@ impl Memory {
     fn events_of(&mut self, container: &Container) -> MemoryEvents {
         let id = &container.id;
         if let Some((at, events)) = self.ended.get(id)
-            && *at == container.stopped_at
+            && *at == container.status.stopped_at
         {
             return *events;
         }
@@ -193,7 +182,7 @@ impl Memory {
             return MemoryEvents::default();
         };
         let events = state.memory_events.unwrap_or_default();
-        self.ended.insert(id.clone(), (container.stopped_at, events));
+        self.ended.insert(id.clone(), (container.status.stopped_at, events));
         events
     }
 
@@ -201,9 +190,10 @@ impl Memory {
     fn read(&mut self, container: &Container, is_tick: bool) -> Option<Sample> {
         let id = container.id.as_str();
         let process = container
+            .status
             .process
             .as_ref()
-            .filter(|_| container.state == ContainerState::Running);
+            .filter(|_| container.status.state == ContainerState::Running);
         let Some(process) = process else {
             self.runs.remove(id);
             return None;
@@ -272,19 +262,11 @@ impl Ticks {
     }
 }
 
-impl Sample {
-    fn at_rest(self) -> Self {
-        Self {
-            usage: self.usage.at_rest(),
-            ..self
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::fixtures::container;
+    use crate::observe::metrics::Usage;
 
     fn tick(start: Instant, ms: u64, cpu_usage_usec: u64) -> Tick {
         Tick {
@@ -325,7 +307,7 @@ mod tests {
         for kills in [1, 2] {
             recorded(kills);
             let mut row = container(id, "web").in_state(ContainerState::Stopped);
-            row.stopped_at = Some(Timestamp::UNIX_EPOCH + Duration::from_secs(kills));
+            row.status.stopped_at = Some(Timestamp::UNIX_EPOCH + Duration::from_secs(kills));
             let usage = sampler.measure(Arc::new(row)).await.usage;
             assert_eq!((usage.memory_oom, usage.memory_oom_kill), (kills + 1, kills));
         }

@@ -17,7 +17,10 @@ fn a_mount_string_is_source_destination_and_options() {
     assert!(!parse("/srv:/d:ro,rw").unwrap().read_only, "the last one wins");
     assert!(!parse("/srv:/d:noexec,exec").unwrap().no_exec);
     assert!(parse("/srv:/d:").is_ok());
-    assert_eq!(message("/srv"), "invalid mount format");
+    assert_eq!(
+        message("/srv"),
+        "invalid mount format: write source:destination[:options], as in /srv/data:/data:ro"
+    );
     assert_eq!(message("/srv:/d:ro:x"), "invalid mount type and options: ro:x");
     for option in ["suid", "dev", "shared", "z"] {
         assert_eq!(

@@ -39,7 +39,9 @@ impl Applier {
     pub async fn delete(&self, text: &str) -> Result<Deleted, ApplyError> {
         let references = super::read(text, manifest::references).await?;
         let service = self.clone();
-        self.detached(async move { service.delete_all(references).await }).await
+        self.operations
+            .run(async move { service.delete_all(references).await })
+            .await
     }
 
     async fn delete_all(&self, references: Vec<Reference>) -> Result<Deleted, ApplyError> {

@@ -1,5 +1,6 @@
 //! Why a manifest was not applied or not deleted.
 
+use crate::ops::task::Unfinished;
 use crate::workload::balancer::ServiceError;
 use crate::workload::manifest::{Document, ManifestError, ResourceKind};
 use crate::workload::pod::PodError;
@@ -39,6 +40,12 @@ pub enum ApplyError {
     Panicked,
 }
 
+impl From<Unfinished> for ApplyError {
+    fn from(_: Unfinished) -> Self {
+        Self::Panicked
+    }
+}
+
 /// What went wrong with one resource, with the words of the contract in front (`docs/spec/api.md` 11.5).
 #[derive(Debug, thiserror::Error)]
 #[error("{}{what}", self.step)]
@@ -46,13 +53,13 @@ pub struct Failed {
     /// `container create failed: ` and the like.
     pub step: &'static str,
     /// Why.
-    pub what: What,
+    pub what: ResourceError,
 }
 
 /// The error of a service below.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "each wraps the error of the part it names")]
-pub enum What {
+pub enum ResourceError {
     #[error(transparent)]
     Pod(#[from] PodError),
     #[error(transparent)]
@@ -66,12 +73,13 @@ impl Failed {
     pub(super) fn is_overtaken(&self) -> bool {
         matches!(
             self.what,
-            What::Pod(PodError::NameTaken { .. }) | What::Service(ServiceError::NameTaken | ServiceError::NotFound(_))
+            ResourceError::Pod(PodError::NameTaken { .. })
+                | ResourceError::Service(ServiceError::NameTaken | ServiceError::NotFound(_))
         )
     }
 
     /// What a step came to.
-    pub(super) fn at<E: Into<What>>(step: &'static str) -> impl Fn(E) -> Self {
+    pub(super) fn at<E: Into<ResourceError>>(step: &'static str) -> impl Fn(E) -> Self {
         move |error| Self {
             step,
             what: error.into(),

@@ -20,10 +20,9 @@ mod undo;
 
 use std::sync::Arc;
 
-use tokio_util::task::TaskTracker;
-
 use crate::model::fresh_ulid;
 use crate::model::{Claim, PodTemplate, Record, Service, Snapshot};
+use crate::ops::task::{Operations, blocking};
 use crate::store::Store;
 use crate::workload::balancer::{NewService, ServiceRegistry};
 use crate::workload::manifest;
@@ -32,7 +31,7 @@ use crate::workload::pod::PodService;
 use crate::workload::replica_set::{NewSet, ReplicaSets};
 
 pub use delete::Deleted;
-pub use error::{ApplyError, Failed, What};
+pub use error::{ApplyError, Failed, ResourceError};
 use undo::Undo;
 
 /// How often a resource is looked at that others keep making and removing.
@@ -47,7 +46,7 @@ pub struct Applier {
     pub sets: ReplicaSets,
     pub services: ServiceRegistry,
     /// Requests in progress.
-    pub operations: TaskTracker,
+    pub operations: Operations,
 }
 
 /// What became of a stream.
@@ -90,13 +89,7 @@ pub struct DocumentWarning {
 /// Reads a stream away from the executor: a hostile one takes long.
 async fn read<T: Send + 'static>(text: &str, reader: fn(&str) -> Result<T, ManifestError>) -> Result<T, ApplyError> {
     let text = text.to_owned();
-    match tokio::task::spawn_blocking(move || reader(&text)).await {
-        Ok(read) => Ok(read?),
-        Err(error) => {
-            tracing::error!(%error, "reading a manifest failed unexpectedly");
-            Err(ApplyError::Panicked)
-        }
-    }
+    blocking(move || Ok(reader(&text)?)).await
 }
 
 impl Applier {
@@ -104,23 +97,14 @@ impl Applier {
     pub async fn apply(&self, text: &str) -> Result<Applied, ApplyError> {
         let documents = read(text, manifest::parse).await?;
         let service = self.clone();
-        self.detached(async move { service.apply_all(documents).await }).await
+        self.operations
+            .run(async move { service.apply_all(documents).await })
+            .await
     }
 
     /// Waits until no request is in progress.
     pub async fn finish_operations(&self) {
-        self.operations.close();
-        self.operations.wait().await;
-    }
-
-    async fn detached<T: Send + 'static>(
-        &self,
-        operation: impl Future<Output = Result<T, ApplyError>> + Send + 'static,
-    ) -> Result<T, ApplyError> {
-        self.operations.spawn(operation).await.unwrap_or_else(|error| {
-            tracing::error!(%error, "an operation on a manifest failed unexpectedly");
-            Err(ApplyError::Panicked)
-        })
+        self.operations.finish().await;
     }
 
     async fn apply_all(&self, documents: Vec<Document>) -> Result<Applied, ApplyError> {

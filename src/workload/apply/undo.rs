@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Applier;
-use super::error::{Failed, What};
+use super::error::{Failed, ResourceError};
 use crate::model::{Pod, PodTemplate, ReplicaSet, Service};
 use crate::workload::balancer::{NewService, ServiceError};
 use crate::workload::pod::{NewPod, PodError};
@@ -41,7 +41,7 @@ impl Applier {
     }
 
     async fn undo(&self, change: &Undo) -> Result<(), Failed> {
-        let done: Result<(), What> = match change {
+        let done: Result<(), ResourceError> = match change {
             Undo::RemovePod(pod) => match self.pods.remove(&pod.id).await {
                 Ok(()) | Err(PodError::NotFound(_)) => Ok(()),
                 Err(error) => Err(error.into()),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::{NewService, ServiceError};
-use crate::model::{Claim, Kind, Protocol, Service, ServicePort, Txn, fresh_ulid};
+use crate::model::{Claim, Kind, Protocol, Service, ServicePort, Txn, by_creation, fresh_ulid};
 use crate::net::ports::HostPorts;
 use crate::store::Store;
 
@@ -80,9 +80,7 @@ impl ServiceRegistry {
 
     /// All services by creation time, then id.
     pub fn list(&self) -> Vec<Arc<Service>> {
-        let mut services: Vec<_> = self.store.snapshot().services().iter().cloned().collect();
-        services.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
-        services
+        by_creation(self.store.snapshot().services().iter().cloned())
     }
 
     fn check(&self, request: &NewService) -> Result<(), ServiceError> {

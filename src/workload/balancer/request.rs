@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{MAX_AFFINITY, ServiceError};
+use crate::model::names::{MAX_NAME, is_name};
 use crate::model::{Service, ServicePort};
 
 /// A service as it is asked for.
@@ -40,7 +41,7 @@ impl NewService {
             return Err(ServiceError::NameRequired);
         }
         for (what, word) in [("service name", &self.name), ("namespace", &self.namespace)] {
-            if !is_name(word) {
+            if !is_name(word, MAX_NAME) {
                 let word = word.clone();
                 return Err(ServiceError::InvalidName { what, word });
             }
@@ -62,13 +63,6 @@ impl NewService {
         }
         Ok(())
     }
-}
-
-/// As for containers, except that a service has no words that a route has taken.
-fn is_name(word: &str) -> bool {
-    word.len() <= 128
-        && word.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
 }
 
 #[cfg(test)]

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::BottleError;
 use super::volumes::Volumes;
-use crate::model::{Bottle, BottleOperation, Claim, Kind, Snapshot};
+use crate::model::{Bottle, BottleOperation, Claim, Kind, Snapshot, by_creation};
 use crate::net::enforcement::Networks;
 use crate::net::policy::PolicyService;
 use crate::ops::lock::KeyedLocks;
+use crate::ops::task::Operations;
 use crate::store::Store;
 use crate::workload::container::{ContainerError, ContainerService};
 
@@ -35,7 +35,7 @@ pub struct BottleService(pub(super) Arc<Inner>);
 pub(super) struct Inner {
     pub(super) parts: BottleParts,
     pub(super) locks: KeyedLocks,
-    operations: TaskTracker,
+    operations: Operations,
     /// Ends the starts that wait for a service to become healthy, by bottle.
     waiting: Mutex<HashMap<String, CancellationToken>>,
 }
@@ -46,16 +46,14 @@ impl BottleService {
         Self(Arc::new(Inner {
             parts,
             locks: KeyedLocks::default(),
-            operations: TaskTracker::new(),
+            operations: Operations::default(),
             waiting: Mutex::default(),
         }))
     }
 
     /// All bottles by creation time, then id.
     pub fn list(&self) -> Vec<Arc<Bottle>> {
-        let mut all: Vec<_> = self.snapshot().bottles().iter().cloned().collect();
-        all.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
-        all
+        by_creation(self.snapshot().bottles().iter().cloned())
     }
 
     /// The bottle of that name, else of that id.
@@ -118,8 +116,7 @@ impl BottleService {
             let waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             waiting.values().for_each(CancellationToken::cancel);
         }
-        self.0.operations.close();
-        self.0.operations.wait().await;
+        self.0.operations.finish().await;
     }
 
     pub(super) fn snapshot(&self) -> Arc<Snapshot> {
@@ -152,10 +149,7 @@ impl BottleService {
         &self,
         operation: impl Future<Output = Result<T, BottleError>> + Send + 'static,
     ) -> Result<T, BottleError> {
-        self.0.operations.spawn(operation).await.unwrap_or_else(|error| {
-            tracing::error!(%error, "an operation on a bottle failed unexpectedly");
-            Err(BottleError::Panicked)
-        })
+        self.0.operations.run(operation).await
     }
 
     /// Ends the wait of a start. The last one counts: starts of a bottle come one after the other.

@@ -4,6 +4,7 @@
 use super::order::OrderError;
 use crate::net::enforcement::NetworksError;
 use crate::net::policy::PolicyError;
+use crate::ops::task::Unfinished;
 use crate::store::StoreError;
 use crate::workload::container::ContainerError;
 use crate::workload::manifest::ManifestError;
@@ -40,7 +41,7 @@ pub enum BottleError {
     RemovePolicies(PolicyError),
     /// Its network could not be made.
     #[error("create containers failed: {0}")]
-    CreateNetwork(NetworksError),
+    CreateNetwork(#[source] NetworksError),
     /// Its network could not be removed.
     #[error(transparent)]
     RemoveNetwork(NetworksError),
@@ -54,7 +55,7 @@ pub enum BottleError {
     },
     /// A container could not be made.
     #[error("create containers failed: {0}")]
-    Create(ContainerError),
+    Create(#[source] ContainerError),
     /// No bottle of that name or id.
     #[error("bottle: {0} not found")]
     NotFound(String),
@@ -83,4 +84,10 @@ pub enum BottleError {
     /// The operation ended without an answer: a defect, which the log describes.
     #[error("the operation failed unexpectedly; see the daemon's log")]
     Panicked,
+}
+
+impl From<Unfinished> for BottleError {
+    fn from(_: Unfinished) -> Self {
+        Self::Panicked
+    }
 }

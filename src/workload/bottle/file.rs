@@ -7,6 +7,7 @@ use super::BottleError;
 use super::ports::port;
 use super::process_options::{command, environment};
 use super::service_options::{health_check, limits, restart};
+use crate::model::names::is_name;
 use crate::model::{BottleService, Condition, Dependency};
 use crate::runtime::tmpfs as memory;
 use crate::workload::container::{HealthCheckRequest, OptionsRequest};
@@ -107,19 +108,12 @@ fn name(field: &Field<'_>) -> Result<String> {
 
 /// Names become names of containers and directories, and `<bottle>-<service>` has to fit too.
 fn check_name(field: &Field<'_>, name: &str) -> Result<()> {
-    if is_name(name) {
+    if is_name(name, MAX_NAME) {
         return Ok(());
     }
     Err(field.error(format!(
         "{name:?} is not a name; use up to {MAX_NAME} letters, digits, '_', '.', '-', beginning with a letter or digit"
     )))
-}
-
-fn is_name(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    (1..=MAX_NAME).contains(&bytes.len())
-        && bytes[0].is_ascii_alphanumeric()
-        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(b))
 }
 
 fn service(field: &Field<'_>) -> Result<ServiceFile> {
@@ -238,7 +232,7 @@ fn check_volumes(file: &BottleFile) -> std::result::Result<(), BottleError> {
             .mounts
             .iter()
             .filter_map(|mount| Some(mount.split_once(':')?.0));
-        let mut unknown = sources.filter(|source| is_name(source) && !file.volumes.contains(*source));
+        let mut unknown = sources.filter(|source| is_name(source, MAX_NAME) && !file.volumes.contains(*source));
         if let Some(source) = unknown.next() {
             let message = format!("service {service:?} mounts the volume {source:?}, which is not listed in volumes");
             return Err(BottleError::Invalid(message));

@@ -18,6 +18,7 @@
 //! not told to remove.
 
 mod bottles;
+mod duration;
 mod env;
 mod error;
 mod file;

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::env::rewrite;
 use super::order::start_order;
 use super::{BottleError, BottleFile, OrderError};
-use crate::model::{Bottle, Chain, Condition, Container, Policy, PolicyStage, Snapshot};
+use crate::model::{Bottle, Condition, Container, Policy, PolicyChain, PolicyStage, Snapshot};
 use crate::net::policy::NewPolicy;
 use crate::workload::container::{CreateRequest, OptionsRequest};
 
@@ -36,11 +36,11 @@ pub fn order(file: &BottleFile) -> Result<Vec<String>, OrderError> {
 }
 
 /// The word of a bottle file for a chain.
-pub fn policy_kind(chain: Chain) -> &'static str {
+pub fn policy_kind(chain: PolicyChain) -> &'static str {
     match chain {
-        Chain::RaindEw => "east-west",
-        Chain::RaindNsObs => "north-south_observe",
-        Chain::RaindNsEnf => "north-south_enforce",
+        PolicyChain::RaindEw => "east-west",
+        PolicyChain::RaindNsObs => "north-south_observe",
+        PolicyChain::RaindNsEnf => "north-south_enforce",
     }
 }
 
@@ -53,11 +53,13 @@ pub fn policies(file: &BottleFile) -> Result<Vec<NewPolicy>, BottleError> {
     };
     let is_address = |text: &str| text.parse::<IpAddr>().is_ok() || text.parse::<IpNet>().is_ok();
     let policy = |policy: &super::PolicyFile| {
-        let chain = Chain::ALL.into_iter().find(|chain| policy_kind(*chain) == policy.kind);
+        let chain = PolicyChain::ALL
+            .into_iter()
+            .find(|chain| policy_kind(*chain) == policy.kind);
         match (chain, is_address(&policy.destination)) {
             (None, _) => refused(&format!("unknown policy type: {}", policy.kind)),
-            (Some(Chain::RaindEw), true) => refused("east-west destination must be container name or id"),
-            (Some(Chain::RaindNsObs | Chain::RaindNsEnf), false) => {
+            (Some(PolicyChain::RaindEw), true) => refused("east-west destination must be container name or id"),
+            (Some(PolicyChain::RaindNsObs | PolicyChain::RaindNsEnf), false) => {
                 refused("north-south destination must be ip address")
             }
             (Some(chain), _) => Ok(NewPolicy {
@@ -135,7 +137,7 @@ pub fn container<'a>(snapshot: &'a Snapshot, bottle: &Bottle, service: &str) -> 
 pub fn status(snapshot: &Snapshot, bottle: &Bottle) -> String {
     let mut states = bottle.containers.keys().map(|service| {
         let container = container(snapshot, bottle, service);
-        container.map(|container| container.state)
+        container.map(|container| container.status.state)
     });
     match states.next() {
         None => "unknown".to_owned(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::service_options::seconds;
+use super::duration::seconds;
 use super::words::words;
 use crate::workload::container::{OptionsRequest, check_options};
 use crate::workload::manifest::ManifestError;

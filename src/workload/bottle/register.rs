@@ -27,7 +27,7 @@ pub struct Registered {
 }
 
 /// A checked file.
-struct Plan {
+struct Registration {
     file: BottleFile,
     order: Vec<String>,
     policies: Vec<NewPolicy>,
@@ -42,12 +42,12 @@ impl BottleService {
             return Err(BottleError::NameTaken);
         }
         let policies = plan::policies(&file)?;
-        let plan = Plan { file, order, policies };
+        let plan = Registration { file, order, policies };
         let service = self.clone();
         self.detached(async move { service.register_planned(plan).await }).await
     }
 
-    async fn register_planned(&self, plan: Plan) -> Result<Registered, BottleError> {
+    async fn register_planned(&self, plan: Registration) -> Result<Registered, BottleError> {
         self.check_containers(&plan).await?;
         let id = fresh_bottle_id(&self.snapshot());
         // Taken before the row exists: the first to see the row must not be faster than we are.
@@ -72,7 +72,7 @@ impl BottleService {
     }
 
     /// Refuses what no container can be made from, before there is anything to undo.
-    async fn check_containers(&self, plan: &Plan) -> Result<(), BottleError> {
+    async fn check_containers(&self, plan: &Registration) -> Result<(), BottleError> {
         let mut draft = new_bottle(String::new(), plan);
         // What does not exist yet cannot be looked at.
         draft.network = None;
@@ -91,7 +91,7 @@ impl BottleService {
     }
 
     /// Everything after the row. The caller undoes it as a whole.
-    async fn set_up(&self, bottle: &Bottle, plan: &Plan) -> Result<Arc<Bottle>, BottleError> {
+    async fn set_up(&self, bottle: &Bottle, plan: &Registration) -> Result<Arc<Bottle>, BottleError> {
         let parts = &self.0.parts;
         if !plan.policies.is_empty() {
             parts.policies.add_and_commit(plan.policies.clone(), &bottle.id).await?;
@@ -166,7 +166,15 @@ impl BottleService {
     async fn make_container(&self, bottle: &Bottle, name: &str, options: OptionsRequest) -> Result<(), BottleError> {
         let snapshot = self.snapshot();
         let now = snapshot.bottles().get(&bottle.id).map_or(bottle, AsRef::as_ref);
-        let address = |name: &'_ String| Some(plan::container(&snapshot, now, name)?.attachment.as_ref()?.address);
+        let address = |name: &'_ String| {
+            Some(
+                plan::container(&snapshot, now, name)?
+                    .status
+                    .attachment
+                    .as_ref()?
+                    .address,
+            )
+        };
         let addresses: BTreeMap<&str, Ipv4Addr> = now
             .containers
             .keys()
@@ -197,11 +205,11 @@ impl BottleService {
     }
 }
 
-fn options(plan: &Plan, service: &str) -> OptionsRequest {
+fn options(plan: &Registration, service: &str) -> OptionsRequest {
     plan.file.services[service].options.clone()
 }
 
-fn new_bottle(id: String, plan: &Plan) -> Bottle {
+fn new_bottle(id: String, plan: &Registration) -> Bottle {
     let file = &plan.file;
     let services: BTreeMap<_, _> = file
         .services

@@ -29,10 +29,10 @@ fn judge(container: Option<&Container>) -> Wait {
     let Some(c) = container else {
         return Wait::Hopeless("its container is gone");
     };
-    match (c.state, c.health) {
+    match (c.status.state, c.status.health) {
         (ContainerState::Running, Some(Health::Healthy)) => Wait::Over,
         (ContainerState::Running, Some(Health::Unhealthy)) => Wait::Hopeless("it is unhealthy"),
-        (ContainerState::Stopped, _) if c.stopped_by_user || c.options.restart == RestartPolicy::No => {
+        (ContainerState::Stopped, _) if c.journal.stopped_by_user || c.spec.options.restart == RestartPolicy::No => {
             Wait::Hopeless("it has ended")
         }
         _ => Wait::GoOn,
@@ -101,10 +101,10 @@ impl BottleService {
         // Subscribed before the first look, so that nothing falls in between.
         let mut commits = self.0.parts.store.subscribe();
         let container = || plan::container(&self.snapshot(), bottle, name).cloned();
-        if container().is_some_and(|c| c.options.health_check.is_none()) {
+        if container().is_some_and(|c| c.spec.options.health_check.is_none()) {
             return hopeless("neither the file nor its image has a healthcheck for it".to_owned());
         }
-        let limit = patience(container().as_ref().and_then(|c| c.options.health_check.as_ref()));
+        let limit = patience(container().as_ref().and_then(|c| c.spec.options.health_check.as_ref()));
         let deadline = Instant::now() + limit;
         loop {
             match judge(container().as_deref()) {
@@ -131,7 +131,7 @@ mod tests {
 
     fn in_state(state: ContainerState, health: Option<Health>) -> Container {
         let mut c = container("a", "db").in_state(state);
-        c.health = health;
+        c.status.health = health;
         c
     }
 
@@ -148,9 +148,9 @@ mod tests {
         assert_eq!(said(&in_state(Stopped, None)), Wait::Hopeless("it has ended"));
         assert_eq!(judge(None), Wait::Hopeless("its container is gone"));
         let mut restarted = in_state(Stopped, None);
-        restarted.options.restart = RestartPolicy::Always;
+        restarted.spec.options.restart = RestartPolicy::Always;
         assert_eq!(said(&restarted), Wait::GoOn);
-        restarted.stopped_by_user = true;
+        restarted.journal.stopped_by_user = true;
         assert_eq!(said(&restarted), Wait::Hopeless("it has ended"));
         assert_eq!(said(&in_state(Creating, None)), Wait::GoOn);
     }

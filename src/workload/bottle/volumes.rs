@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::BottleError;
+use crate::ops::task::blocking;
 
 /// The directory of one bottle's volumes.
 #[derive(Debug, Clone)]
@@ -18,11 +19,7 @@ impl Volumes {
     /// Those that are not there.
     pub async fn missing(&self, names: &[String]) -> Result<Vec<String>, BottleError> {
         let (root, names) = (self.0.clone(), names.to_vec());
-        let missing = move || names.into_iter().filter(|name| !root.join(name).exists()).collect();
-        tokio::task::spawn_blocking(missing).await.map_err(|error| {
-            tracing::error!(%error, "file work of a bottle failed unexpectedly");
-            BottleError::Panicked
-        })
+        blocking(move || Ok(names.into_iter().filter(|name| !root.join(name).exists()).collect())).await
     }
 
     /// An empty directory, root's, in which a new volume can be filled. It is none before [`Volumes::publish`].
@@ -101,10 +98,7 @@ impl Volumes {
                 done.map_err(|source| BottleError::Volume { volume, source })
             })
         };
-        tokio::task::spawn_blocking(all).await.unwrap_or_else(|error| {
-            tracing::error!(%error, "file work of a bottle failed unexpectedly");
-            Err(BottleError::Panicked)
-        })
+        blocking(all).await
     }
 }
 

@@ -5,7 +5,7 @@
 //! ([`Tree`](crate::image::tree::Tree)), both while unpacking and while reading.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -14,7 +14,8 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use tokio::sync::mpsc;
 
-use crate::image::archive::{Archive, Entry, Kind};
+use crate::base::cause::Cause;
+use crate::image::archive::{Archive, Entry, EntryKind};
 use crate::image::printable::printable;
 use crate::image::tree;
 use crate::image::tree::{Tree, TreeError, split};
@@ -24,8 +25,8 @@ const MAX_PATH: usize = 4095;
 
 /// Limits of a context.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
-    /// Maximum size of the archive, in bytes.
+pub(super) struct ContextLimits {
+    /// Bytes of the archive.
     pub bytes: u64,
     /// Maximum number of entries, including skipped ones.
     pub entries: u64,
@@ -36,30 +37,35 @@ pub(super) struct Limits {
 pub enum ContextError {
     /// Not an archive, a name that leaves the context, or an invalid entry.
     #[error("{0}")]
-    Invalid(String),
-    /// A limit is exceeded.
+    Invalid(#[source] Cause),
+    /// Over a limit.
     #[error("{0}")]
-    TooLarge(String),
+    TooLarge(#[source] Cause),
     /// The file system failed.
     #[error("{0}")]
-    System(String),
+    System(#[source] Cause),
 }
 
 impl From<TreeError> for ContextError {
     fn from(error: TreeError) -> Self {
         match error {
-            TreeError::Refused(message) => Self::Invalid(message),
-            TreeError::System(message) => Self::System(message),
+            TreeError::Refused(message) => Self::Invalid(Cause::new(message)),
+            TreeError::System(message) => Self::System(Cause::new(message)),
         }
     }
 }
 
-/// Unpacks the archive into the empty directory `root`.
-pub(super) fn unpack(archive: impl Read, root: &Path, limits: Limits) -> Result<(), ContextError> {
+/// Fills the empty directory `root`.
+pub(super) fn unpack(archive: impl Read, root: &Path, limits: ContextLimits) -> Result<(), ContextError> {
     let read = |e: io::Error| match e.kind() {
-        io::ErrorKind::FileTooLarge => ContextError::TooLarge(e.to_string()),
-        _ => ContextError::Invalid(e.to_string()),
+        io::ErrorKind::FileTooLarge => ContextError::TooLarge(e.into()),
+        _ => ContextError::Invalid(e.into()),
     };
+    let mut archive = io::BufReader::new(archive);
+    if let Some(packing) = packing(archive.fill_buf().map_err(read)?) {
+        let message = format!("it is compressed with {packing}; send the tar as it is, uncompressed");
+        return Err(ContextError::Invalid(Cause::new(message)));
+    }
     let mut archive = Archive::new(Capped {
         reader: archive,
         left: limits.bytes,
@@ -71,17 +77,33 @@ pub(super) fn unpack(archive: impl Read, root: &Path, limits: Limits) -> Result<
         entries += 1;
         if entries + tree.implied > limits.entries {
             let message = format!("it has more than {} entries (max_context_entries)", limits.entries);
-            return Err(ContextError::TooLarge(message));
+            return Err(ContextError::TooLarge(Cause::new(message)));
         }
         let path = clean(&entry.path).filter(|path| path.len() <= MAX_PATH);
-        let path = path.ok_or_else(|| ContextError::Invalid(format!("invalid path: {}", printable(&entry.path))))?;
-        if matches!(entry.kind, Kind::File) && !path.is_empty() {
+        let path = path.ok_or_else(|| invalid_path(&entry.path))?;
+        if matches!(entry.kind, EntryKind::File) && !path.is_empty() {
             write_file(&mut tree, &mut archive, &entry, &path, read)?;
         } else {
             place(&mut tree, &entry, &path)?;
         }
     }
     Ok(())
+}
+
+fn invalid_path(path: &[u8]) -> ContextError {
+    ContextError::Invalid(Cause::new(format!("invalid path: {}", printable(path))))
+}
+
+/// What an archive is compressed with, by how it begins.
+fn packing(beginning: &[u8]) -> Option<&'static str> {
+    let magic: [(&[u8], _); 4] = [
+        (&[0x1f, 0x8b], "gzip"),
+        (&[0x28, 0xb5, 0x2f, 0xfd], "zstd"),
+        (b"\xfd7zXZ\0", "xz"),
+        (b"BZh", "bzip2"),
+    ];
+    let found = magic.iter().find(|(magic, _)| beginning.starts_with(magic));
+    found.map(|(_, packing)| *packing)
 }
 
 fn write_file<R: Read>(
@@ -105,26 +127,25 @@ fn place(tree: &mut Tree, entry: &Entry, path: &[u8]) -> Result<(), ContextError
     }
     let fail = |e| tree::error(e, path);
     match &entry.kind {
-        Kind::Directory => {
+        EntryKind::Directory => {
             let parent = tree.directory(parent)?;
             tree.make_directory(&parent, name).map_err(fail)?;
             tree::set_mode(&parent, name, entry.mode | 0o700).map_err(fail)?;
         }
-        Kind::Symlink(target) => {
+        EntryKind::Symlink(target) => {
             let parent = tree.directory(parent)?;
             let link = || rustix::fs::symlinkat(&target[..], &*parent, name);
             tree.replace(&parent, name, link).map_err(fail)?;
         }
-        Kind::HardLink(target) => {
-            let clean =
-                clean(target).ok_or_else(|| ContextError::Invalid(format!("invalid path: {}", printable(target))))?;
+        EntryKind::HardLink(target) => {
+            let clean = clean(target).ok_or_else(|| invalid_path(target))?;
             let (target_parent, target_name) = split(&clean);
             let parent = tree.directory(parent)?;
             let target_parent = tree.existing_directory(target_parent).map_err(fail)?;
             let link = || rustix::fs::linkat(&*target_parent, target_name, &*parent, name, AtFlags::empty());
             tree.replace(&parent, name, link).map_err(fail)?;
         }
-        Kind::File | Kind::Character(..) | Kind::Block(..) | Kind::Fifo => {}
+        EntryKind::File | EntryKind::Character(..) | EntryKind::Block(..) | EntryKind::Fifo => {}
     }
     Ok(())
 }
@@ -238,7 +259,7 @@ mod tests {
     use super::*;
     use crate::image::testing::{Tar, listing};
 
-    const LIMITS: Limits = Limits {
+    const LIMITS: ContextLimits = ContextLimits {
         bytes: 1 << 20,
         entries: 100,
     };
@@ -256,6 +277,19 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         unpack(&archive(entries)[..], root.path(), LIMITS).map_err(|e| e.to_string())?;
         Ok(root)
+    }
+
+    #[rstest::rstest]
+    #[case(b"\x1f\x8b\x08\0", "gzip")]
+    #[case(b"\x28\xb5\x2f\xfd\0", "zstd")]
+    #[case(b"BZh9", "bzip2")]
+    fn a_compressed_archive_is_named(#[case] archive: &[u8], #[case] packing: &str) {
+        let root = tempfile::tempdir().unwrap();
+        let error = unpack(archive, root.path(), LIMITS).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!("it is compressed with {packing}; send the tar as it is, uncompressed")
+        );
     }
 
     fn read(root: &tempfile::TempDir, path: &str) -> Result<String, Errno> {
@@ -324,7 +358,7 @@ mod tests {
     #[case::size(Tar::new().pax(&[("size", b"999999")]).file("x", ""), "unexpected end of file")]
     fn attacks_are_refused(#[case] tar: Tar, #[case] reason: &str) {
         match attack(|_| tar).1 {
-            Err(ContextError::Invalid(message)) => assert!(message.contains(reason), "{message}"),
+            Err(ContextError::Invalid(why)) => assert!(why.to_string().contains(reason), "{why}"),
             other => panic!("not refused: {other:?}"),
         }
     }
@@ -375,11 +409,11 @@ mod tests {
         assert!(matches!(refused(&[b'x'; 2048], LIMITS), ContextError::Invalid(_)));
         let two = archive(&[(EntryType::Regular, "a", "1"), (EntryType::Regular, "b", "2")]);
         assert!(matches!(
-            refused(&two[..1024], Limits { bytes: 1000, ..LIMITS }),
+            refused(&two[..1024], ContextLimits { bytes: 1000, ..LIMITS }),
             ContextError::TooLarge(_)
         ));
         assert!(matches!(
-            refused(&two, Limits { entries: 1, ..LIMITS }),
+            refused(&two, ContextLimits { entries: 1, ..LIMITS }),
             ContextError::TooLarge(_)
         ));
         assert!(matches!(refused(&two[..512], LIMITS), ContextError::Invalid(_)));

@@ -2,22 +2,24 @@
 
 use super::context::ContextError;
 use super::dripfile::DripfileError;
+use crate::base::cause::Cause;
 use crate::image::ImageError;
 use crate::image::tree::TreeError;
 use crate::model::Exit;
+use crate::ops::task::Unfinished;
 use crate::workload::container::ContainerError;
 
 /// Why a build failed. A failed build leaves nothing behind.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// The new image has no name.
-    #[error("missing tag query")]
+    #[error("missing tag query: name the new image, as in ?tag=team/app:1.0")]
     NoTag,
     /// The context is refused.
     #[error("invalid build context: {0}")]
     Context(#[from] ContextError),
-    /// The path of the build file is outside of the context.
-    #[error("invalid dripfile path")]
+    /// The build file is asked for outside of the context.
+    #[error("invalid dripfile path: name a file in the build context, relative to its root and without ..")]
     DripfilePath,
     /// The context has no such build file.
     #[error("{0}: no such build file in the build context; name it with the query dripfile")]
@@ -59,14 +61,41 @@ pub enum BuildError {
     Container(#[from] ContainerError),
     /// An error of the daemon's files.
     #[error("{0}")]
-    Io(String),
+    Io(#[source] Cause),
+    /// The build file cannot be read.
+    #[error("{path}: {source}")]
+    #[allow(missing_docs)]
+    Read { path: String, source: std::io::Error },
+    /// Work ended without a result: a defect.
+    #[error("{work} unexpectedly: {source}")]
+    #[allow(missing_docs)]
+    Unfinished { work: &'static str, source: Cause },
+}
+
+impl From<Unfinished> for BuildError {
+    fn from(unfinished: Unfinished) -> Self {
+        Self::Unfinished {
+            work: "the operation ended",
+            source: unfinished.into(),
+        }
+    }
 }
 
 impl From<TreeError> for BuildError {
     fn from(error: TreeError) -> Self {
         match error {
             TreeError::Refused(message) => Self::Files(message),
-            TreeError::System(message) => Self::Io(message),
+            TreeError::System(message) => Self::Io(Cause::new(message)),
+        }
+    }
+}
+
+impl BuildError {
+    /// Of work whose task has ended without a result.
+    pub(super) fn unfinished(work: &'static str) -> impl Fn(tokio::task::JoinError) -> Self {
+        move |error| Self::Unfinished {
+            work,
+            source: error.into(),
         }
     }
 }

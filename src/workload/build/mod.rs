@@ -31,12 +31,14 @@ use rustix::io::Errno;
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::base::cause::Cause;
 use crate::image::{Draft, ImageError, ImageRef, ImageService, Platform, Scratch};
 use crate::model::{Image, ImageRunConfig};
 use crate::observe::metrics::{Activity, Verb};
+use crate::ops::task::{blocking, detached};
 use crate::workload::container::{BuildStep, ContainerService, StepEnd};
 
-use self::context::{ChannelReader, ContextError, Limits};
+use self::context::{ChannelReader, ContextError, ContextLimits};
 use self::dripfile::{Dripfile, Instruction, joined, within};
 use self::files::FileStep;
 
@@ -113,7 +115,7 @@ impl BuildService {
         let cancelled = stop.child_token();
         let _guard = cancelled.clone().drop_guard();
         let (service, mut upload) = (self.clone(), upload.boxed());
-        let task = tokio::spawn(async move {
+        let built = detached(async move {
             let build = service.run(&request, &mut upload, cancelled);
             let built = service.activity.observe(Verb::ImageBuild, build).await;
             match &built {
@@ -129,10 +131,7 @@ impl BuildService {
             }
             built
         });
-        let built = task
-            .await
-            .map_err(|e| BuildError::Io(format!("the build ended unexpectedly: {e}")))?;
-        built.map(|image| image.id.clone())
+        built.await.map(|image| image.id.clone())
     }
 
     async fn run(
@@ -176,7 +175,7 @@ impl BuildService {
     /// Receives the context and unpacks it.
     async fn receive(&self, upload: &mut Upload) -> Result<Scratch, BuildError> {
         let scratch = self.images.scratch().await?;
-        let limits = Limits {
+        let limits = ContextLimits {
             bytes: self.settings.max_context_bytes,
             entries: self.settings.max_context_entries,
         };
@@ -200,9 +199,7 @@ impl BuildService {
             }
         }
         drop(sender);
-        let unpacked = unpacking
-            .await
-            .map_err(|e| BuildError::Io(format!("unpacking ended unexpectedly: {e}")))?;
+        let unpacked = unpacking.await.map_err(BuildError::unfinished("unpacking ended"))?;
         Ok(unpacked?)
     }
 
@@ -271,8 +268,8 @@ impl BuildService {
         }
         progress.write_files().await?;
         let draft = Arc::into_inner(progress.draft).map(Mutex::into_inner);
-        // Only a running step holds another handle, and no step is running.
-        let draft = draft.ok_or_else(|| BuildError::Io("a step of the build still runs".into()))?;
+        // Only a step holds another handle, and none runs.
+        let draft = draft.ok_or_else(|| BuildError::Io(Cause::new("a step of the build still runs")))?;
         Ok((draft, progress.run))
     }
 
@@ -346,12 +343,15 @@ fn set(env: &mut Vec<String>, key: &str, value: &str) {
 
 fn read_dripfile(context: &Path, path: &str) -> Result<Dripfile, BuildError> {
     let missing = || BuildError::NoDripfile(path.to_owned());
+    let failed = |source: io::Error| BuildError::Read {
+        path: path.to_owned(),
+        source,
+    };
     let file = context::open(context, path).map_err(|e| match e {
         Errno::NOENT | Errno::NOTDIR | Errno::LOOP => missing(),
-        e => BuildError::Io(format!("{path}: {}", io::Error::from(e))),
+        e => failed(e.into()),
     })?;
     let file = File::from(file);
-    let failed = |e: io::Error| BuildError::Io(format!("{path}: {e}"));
     if !file.metadata().map_err(failed)?.is_file() {
         return Err(missing());
     }
@@ -375,13 +375,6 @@ async fn discard(mut upload: Upload, mut left: u64) {
             None => return,
         }
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, BuildError> + Send + 'static,
-) -> Result<T, BuildError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|e| BuildError::Io(format!("file work ended unexpectedly: {e}")))?
 }
 
 impl BuildError {

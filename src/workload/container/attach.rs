@@ -14,11 +14,9 @@ use rustix::fs::{Mode, OFlags};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
 
-use super::{ContainerError, ContainerService};
+use super::{ContainerError, ContainerService, MAX_CLIENTS, blocking};
 use crate::model::ContainerState;
 
-/// Clients of one terminal at a time, a limit of the runtime (`docs/spec/runtime.md` 12.6).
-pub const MAX_CLIENTS: usize = 16;
 /// After start or exec it may take a moment until the runtime listens.
 const DIAL_PAUSE: Duration = Duration::from_millis(50);
 const DIAL_LIMIT: Duration = Duration::from_secs(2);
@@ -44,13 +42,16 @@ impl ContainerService {
     /// The terminal of a container that was created with one, and has not ended.
     pub async fn terminal(&self, parameter: &str) -> Result<Terminal, ContainerError> {
         let container = self.find(parameter)?;
-        if !container.tty {
+        if !container.spec.tty {
             return Err(ContainerError::NoTerminal(parameter.to_owned()));
         }
-        if !matches!(container.state, ContainerState::Created | ContainerState::Running) {
+        if !matches!(
+            container.status.state,
+            ContainerState::Created | ContainerState::Running
+        ) {
             return Err(ContainerError::WrongState {
                 operation: "attach",
-                state: container.state,
+                state: container.status.state,
             });
         }
         self.client_of(&container.id, TTY).await
@@ -59,7 +60,7 @@ impl ContainerService {
     /// The terminal of the latest exec that has one.
     pub async fn exec_terminal(&self, parameter: &str) -> Result<Terminal, ContainerError> {
         let container = self.find(parameter)?;
-        if container.state != ContainerState::Running {
+        if container.status.state != ContainerState::Running {
             return Err(ContainerError::NotRunning(container.id.clone()));
         }
         self.client_of(&container.id, EXEC_TTY).await
@@ -68,7 +69,7 @@ impl ContainerService {
     async fn client_of(&self, id: &str, name: &'static str) -> Result<Terminal, ContainerError> {
         let directory = self.dir(id).path().to_owned();
         let clients = self.0.clients.clone();
-        let terminal = super::blocking(move || Ok(clients.enter(directory, name))).await?;
+        let terminal = blocking(move || Ok(clients.enter(directory, name))).await?;
         terminal.ok_or_else(|| ContainerError::TooManyClients(id.to_owned()))
     }
 }
@@ -77,7 +78,7 @@ impl Clients {
     fn enter(self: Arc<Self>, directory: PathBuf, name: &'static str) -> Option<Terminal> {
         let link = directory.join(name);
         // Each exec has a socket of its own behind the link.
-        let socket = std::fs::read_link(&link).map_or(link, |target| directory.join(target));
+        let socket = fs_err::read_link(&link).map_or(link, |target| directory.join(target));
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(socket.clone()).or_default();
         if *count == MAX_CLIENTS {

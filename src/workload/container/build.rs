@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{ContainerError, ContainerService, LogRequest, request};
 use crate::image::ImageError;
 use crate::model::{
-    Attachment, Container, ContainerOptions, ContainerState, Exit, Network, Operation, ProcessSpec, Retries,
+    Attachment, Container, ContainerImage, ContainerOptions, ContainerSpec, Exit, Network, ProcessSpec, Role,
     container_names,
 };
 use crate::net::bridges::ipam;
@@ -125,7 +125,7 @@ impl ContainerService {
             self.set_up(&container).await?;
             if let Err(error) = self.release(id).await {
                 // A program that is not there or cannot be executed is the build file's fault.
-                return match self.find(id)?.exit.clone().filter(|exit| exit.code > 0) {
+                return match self.find(id)?.status.exit.clone().filter(|exit| exit.code > 0) {
                     Some(exit) => Ok(StepEnd::Failed {
                         exit,
                         output: error.to_string(),
@@ -141,7 +141,11 @@ impl ContainerService {
         }
         let _lock = self.0.locks.lock(id).await;
         let container = self.find(id)?;
-        let exit = container.exit.clone().unwrap_or_else(super::transitions::unseen_exit);
+        let exit = container
+            .status
+            .exit
+            .clone()
+            .unwrap_or_else(super::transitions::unseen_exit);
         if exit.code != 0 {
             let output = self.output_tail(id).await?;
             return Ok(StepEnd::Failed { exit, output });
@@ -212,22 +216,14 @@ impl ContainerService {
 }
 
 fn build_row(id: String, step: BuildStep, attachment: Attachment) -> Container {
-    let now = Timestamp::now();
     let (env, _) = request::environment(&step.env, &[], false);
-    Container {
-        name: id.clone(),
-        id,
-        pod_id: None,
-        bottle_id: None,
-        spiffe_id: None,
-        state: ContainerState::Creating,
-        operation: Some(Operation::Create),
-        process: None,
-        exit: None,
-        image_repository: REPOSITORY.to_owned(),
-        image_reference: REFERENCE.to_owned(),
-        layers: step.layers,
-        spec: ProcessSpec {
+    let spec = ContainerSpec {
+        image: ContainerImage {
+            repository: REPOSITORY.to_owned(),
+            reference: REFERENCE.to_owned(),
+            layers: step.layers,
+        },
+        process: ProcessSpec {
             args: step.args,
             env,
             cwd: step.cwd,
@@ -235,23 +231,12 @@ fn build_row(id: String, step: BuildStep, attachment: Attachment) -> Container {
             gid: 0,
             additional_gids: vec![0],
         },
-        mounts: Vec::new(),
         tty: false,
         options: ContainerOptions::default(),
-        stopped_by_user: false,
-        restarts: 0,
-        retries: Retries::default(),
-        health: None,
-        readiness: None,
-        ready_at: None,
-        joined: None,
-        starting: false,
-        attachment: Some(attachment),
+        mounts: Vec::new(),
         forwards: Vec::new(),
-        certificate_due: true,
-        creating_at: Some(now),
-        created_at: Some(now),
-        started_at: None,
-        stopped_at: None,
-    }
+    };
+    let mut row = Container::new(id.clone(), id, Role::Build, spec).being_created(Timestamp::now());
+    row.status.attachment = Some(attachment);
+    row
 }

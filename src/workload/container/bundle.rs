@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Mount, MountBuilder};
 
-use super::bottle::hosts_of_services;
-use super::pod::place_of;
+use super::hosts::{host_name, hosts, hosts_of_services};
+use super::membership::place_of;
 use super::spec::{SpecContext, config_json};
-use super::{ContainerError, ContainerService, cgroup, resources};
+use super::{ContainerError, ContainerService, blocking, cgroup, resources};
+use crate::base::cause::Cause;
 use crate::model::{Container, Network, ProcessId};
 use crate::runtime::dir::ContainerDir;
 use crate::runtime::mounts::{MountError, Policy};
@@ -37,15 +38,19 @@ impl ContainerService {
         let default = snapshot.networks().get(&self.0.settings.default_network).cloned();
         let uplink = self.0.services.networks.uplink().borrow().clone();
         let (container, settings) = (container.clone(), self.0.settings.clone());
-        self.0.services.images.check_layers(&container.layers).await?;
-        let lower_dirs = self.0.services.images.lower_dirs(&container.layers);
+        self.0
+            .services
+            .images
+            .check_layers(&container.spec.image.layers)
+            .await?;
+        let lower_dirs = self.0.services.images.lower_dirs(&container.spec.image.layers);
         let policy = self
-            .mount_policy(container.pod_id.as_deref(), container.bottle_id.as_deref())
-            .with_accepted(sources(&container.mounts));
+            .mount_policy(container.role.pod(), container.role.bottle())
+            .with_accepted(sources(&container.spec.mounts));
         let services = hosts_of_services(&snapshot, &container);
         let host = host.map(|host| host.pid);
         let dir = self.dir(&container.id);
-        super::blocking(move || {
+        blocking(move || {
             let gateway = network.as_ref().map(|n| n.gateway);
             // What a container did to its own root outlives a restart.
             let is_new = !dir.diff().exists();
@@ -57,12 +62,12 @@ impl ContainerService {
             write_etc(&dir, &container, &hosts, gateway)?;
             cgroup::create(&container.id)?;
             let ids = ["/proc/self/uid_map", "/proc/self/gid_map"]
-                .map(|map| defaults::ids_of(&std::fs::read_to_string(map).unwrap_or_default()));
+                .map(|map| defaults::ids_of(&fs_err::read_to_string(map).unwrap_or_default()));
             let gateway_or_none = gateway.unwrap_or(Ipv4Addr::UNSPECIFIED);
             let context = SpecContext {
                 dir: &dir,
                 lower_dirs: &lower_dirs,
-                mounts: mounts(&container.mounts, &policy)?,
+                mounts: mounts(&container.spec.mounts, &policy)?,
                 policy: &policy,
                 host,
                 gateway: gateway_or_none,
@@ -76,10 +81,7 @@ impl ContainerService {
                 ids: [&ids[0], &ids[1]],
                 hooks: &settings.hooks,
             };
-            let config = config_json(&container, &context).map_err(|e| ContainerError::Cleanup {
-                step: "create spec failed",
-                message: e.to_string(),
-            })?;
+            let config = config_json(&container, &context).map_err(|e| ContainerError::Spec(e.into()))?;
             replace(&dir.config(), 0o600, &format!("{config:#}\n"))?;
             Ok(())
         })
@@ -131,9 +133,9 @@ pub(super) fn mounts(texts: &[String], policy: &Policy) -> Result<Vec<Mount>, Co
         .collect()
 }
 
-fn mount(text: &str, policy: &Policy) -> Result<Mount, String> {
-    let mount = mounts::parse(text).map_err(|e| e.to_string())?;
-    let source = mount.open_source(policy).map_err(|e| e.to_string())?;
+fn mount(text: &str, policy: &Policy) -> Result<Mount, Cause> {
+    let mount = mounts::parse(text)?;
+    let source = mount.open_source(policy)?;
     let (kind, options) = mount.to_config(source.directory);
     MountBuilder::default()
         .destination(&mount.destination)
@@ -141,7 +143,7 @@ fn mount(text: &str, policy: &Policy) -> Result<Mount, String> {
         .source(&mount.source)
         .options(options.into_iter().map(str::to_owned).collect::<Vec<_>>())
         .build()
-        .map_err(|e| e.to_string())
+        .map_err(Cause::from)
 }
 
 fn make_directories(dir: &ContainerDir) -> Result<(), ContainerError> {
@@ -177,17 +179,6 @@ fn inherit_root(upper: &Path, lower_dirs: &[PathBuf]) -> Result<(), ContainerErr
     Ok(())
 }
 
-/// The text of `/etc/hosts`.
-pub(super) fn hosts(container: &Container, address: Option<Ipv4Addr>, services: &str) -> String {
-    let name = host_name(container);
-    let own = address.map(|address| format!("{address} {name}\n"));
-    format!("127.0.0.1 localhost\n{}{services}", own.unwrap_or_default())
-}
-
-fn host_name(container: &Container) -> &str {
-    container.options.hostname.as_ref().unwrap_or(&container.id)
-}
-
 fn write_etc(
     dir: &ContainerDir,
     container: &Container,
@@ -206,6 +197,7 @@ fn write_etc(
 }
 
 /// Gives a file that a container has mounted another text: it has to stay the same file.
+#[expect(clippy::disallowed_methods, reason = "the error names the file already")]
 pub(super) fn overwrite(path: &Path, text: &str) -> Result<(), ContainerError> {
     let write = || {
         let mut file = std::fs::OpenOptions::new().write(true).open(path)?;
@@ -216,6 +208,7 @@ pub(super) fn overwrite(path: &Path, text: &str) -> Result<(), ContainerError> {
 }
 
 /// Replaces a file as a whole: after a crash there is the old text or the new one, never half of it.
+#[expect(clippy::disallowed_methods, reason = "the error names the file already")]
 fn replace(path: &Path, mode: u32, text: &str) -> Result<(), ContainerError> {
     let staged = path.with_extension("new");
     let write = || {

@@ -38,13 +38,13 @@ pub(super) fn prepare() -> std::io::Result<String> {
 /// Enables the controllers for the children of a cgroup; returns those that stay off.
 fn enable(directory: &Path) -> Vec<&'static str> {
     let control = directory.join("cgroup.subtree_control");
-    let enabled = || std::fs::read_to_string(&control).unwrap_or_default();
+    let enabled = || fs_err::read_to_string(&control).unwrap_or_default();
     let is_on = |text: &str, name: &str| text.split_ascii_whitespace().any(|word| word == name);
     CONTROLLERS
         .into_iter()
         .filter(|name| {
             if !is_on(&enabled(), name) {
-                let _ = std::fs::write(&control, format!("+{name}"));
+                let _ = fs_err::write(&control, format!("+{name}"));
             }
             !is_on(&enabled(), name)
         })
@@ -69,8 +69,8 @@ pub(super) fn parents() -> Vec<PathBuf> {
     if is_unified() {
         return vec![PARENT.into()];
     }
-    let hierarchies = std::fs::read_dir(MOUNT).into_iter().flatten().flatten();
-    let is_directory = |entry: &std::fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+    let hierarchies = fs_err::read_dir(MOUNT).into_iter().flatten().flatten();
+    let is_directory = |entry: &fs_err::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
     hierarchies
         .filter(is_directory)
         .map(|entry| entry.path().join("raind"))
@@ -112,7 +112,7 @@ pub(super) fn counts_swap(id: &str) -> bool {
 /// Mode 0555 once the runtime has written the limits.
 pub(super) fn seal(id: &str) {
     if is_unified()
-        && let Err(error) = std::fs::set_permissions(directory(id), std::fs::Permissions::from_mode(0o555))
+        && let Err(error) = fs_err::set_permissions(directory(id), std::fs::Permissions::from_mode(0o555))
     {
         tracing::debug!(container.id = %id, %error, "the cgroup directory keeps its mode");
     }

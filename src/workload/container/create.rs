@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::bottle::{Part, enter};
+use super::bottle::enter;
+use super::part::Part;
 use super::ports::parse_ports;
 use super::pull::pull_policy_of;
 use super::request::{effective_command, environment};
-use super::{ContainerError, ContainerService, CreateRequest, PodRole, bundle, options, transitions};
+use super::{ContainerError, ContainerService, CreateRequest, PodRole, blocking, bundle, options, transitions};
 use crate::image::{ImageRef, still_present};
 use crate::model::{
     Attachment, Claim, Container, ContainerOptions, ContainerState, Forward, Holder, Image, ImageRunConfig, Kind,
-    Network, Operation, Pod, PodGoal, ProcessSpec, PullPolicy, Retries, Txn, container_names,
+    Network, Operation, Pod, PodGoal, ProcessSpec, PullPolicy, Retries, Txn, container_names, names,
 };
 use crate::net::bridges::ipam;
 use crate::observe::metrics::Verb;
@@ -22,7 +23,7 @@ const ENSURE_TRIES: usize = 3;
 
 /// A request whose every part was checked without looking at an image.
 #[derive(Clone)]
-pub(super) struct Wish {
+pub(super) struct CheckedRequest {
     /// `None` for the built-in image.
     reference: Option<ImageRef>,
     name: String,
@@ -43,21 +44,21 @@ impl ContainerService {
     pub(super) async fn create_as(&self, request: CreateRequest, part: Part) -> Result<String, ContainerError> {
         let service = self.clone();
         self.detached(Verb::ContainerCreate, async move {
-            let wish = service.check(request, part).await?;
+            let checked = service.check(request, part).await?;
             let mut gone = String::new();
             for _ in 0..ENSURE_TRIES {
-                let image = service.image(&wish).await?;
-                let process = service.process(&wish, &image).await?;
-                let mut wish = wish.clone();
-                let disabled = wish
+                let image = service.image(&checked).await?;
+                let process = service.process(&checked, &image).await?;
+                let mut checked = checked.clone();
+                let disabled = checked
                     .request
                     .options
                     .health_check
                     .as_ref()
                     .is_some_and(|check| check.disable);
-                let checks = wish.part.pod().is_none() && !disabled;
-                options::complete(&mut wish.options, &image.config, checks);
-                match service.create_from(wish, image, process).await {
+                let checks = checked.part.pod().is_none() && !disabled;
+                options::complete(&mut checked.options, &image.config, checks);
+                match service.create_from(checked, image, process).await {
                     // Removed or replaced by another request in this moment: the reference may mean a new one now.
                     Err(ContainerError::ImageGone(image)) => gone = image,
                     result => return result,
@@ -70,10 +71,10 @@ impl ContainerService {
 
     /// Refuses what cannot work before anything is downloaded. What others may take meanwhile is checked again when it
     /// is reserved.
-    pub(super) async fn check(&self, request: CreateRequest, part: Part) -> Result<Wish, ContainerError> {
+    pub(super) async fn check(&self, request: CreateRequest, part: Part) -> Result<CheckedRequest, ContainerError> {
         let role = part.pod().map(|part| &part.role);
         let is_infra = matches!(role, Some(PodRole::Infra));
-        if !request.name.is_empty() && !is_infra && !container_names::valid_name(&request.name) {
+        if !request.name.is_empty() && !is_infra && !names::is_container_name(&request.name) {
             return Err(ContainerError::InvalidName(request.name));
         }
         self.confinement().await?;
@@ -117,8 +118,8 @@ impl ContainerService {
             policy = policy.with_accepted(bundle::sources(&request.mounts));
         }
         let mounts = request.mounts.clone();
-        super::blocking(move || bundle::mounts(&mounts, &policy).map(drop)).await?;
-        Ok(Wish {
+        blocking(move || bundle::mounts(&mounts, &policy).map(drop)).await?;
+        Ok(CheckedRequest {
             reference,
             name: request.name.clone(),
             network,
@@ -140,22 +141,22 @@ impl ContainerService {
         }
     }
 
-    async fn image(&self, wish: &Wish) -> Result<Arc<Image>, ContainerError> {
-        let Some(reference) = &wish.reference else {
+    async fn image(&self, checked: &CheckedRequest) -> Result<Arc<Image>, ContainerError> {
+        let Some(reference) = &checked.reference else {
             return Ok(self.0.services.images.pause());
         };
-        let pull = match wish.part.pod().map(|part| &part.role) {
+        let pull = match checked.part.pod().map(|part| &part.role) {
             Some(PodRole::Member { pull, .. }) => *pull,
-            Some(PodRole::Added { .. }) => pull_policy_of(&wish.request.image),
+            Some(PodRole::Added { .. }) => pull_policy_of(&checked.request.image),
             Some(PodRole::Infra) | None => PullPolicy::IfNotPresent,
         };
         self.obtain_image(reference, pull).await
     }
 
     /// What runs: the request over the image configuration.
-    async fn process(&self, wish: &Wish, image: &Image) -> Result<ProcessSpec, ContainerError> {
-        let (request, config): (_, &ImageRunConfig) = (&wish.request, &image.config);
-        let entrypoint = match wish.part.pod().map(|part| &part.role) {
+    async fn process(&self, checked: &CheckedRequest, image: &Image) -> Result<ProcessSpec, ContainerError> {
+        let (request, config): (_, &ImageRunConfig) = (&checked.request, &image.config);
+        let entrypoint = match checked.part.pod().map(|part| &part.role) {
             Some(PodRole::Member {
                 keep_entrypoint: true, ..
             }) => &config.entrypoint,
@@ -175,7 +176,7 @@ impl ContainerService {
         let user = match &request.options.user[..] {
             "" => of_image,
             // The manifest of a pod names a group and no user.
-            group if group.starts_with(':') && wish.part.pod().is_some() => {
+            group if group.starts_with(':') && checked.part.pod().is_some() => {
                 with_group = format!("{}{group}", of_image.split(':').next().unwrap_or_default());
                 &with_group
             }
@@ -184,7 +185,7 @@ impl ContainerService {
         let diff_ids: Vec<String> = image.layers.iter().map(|l| l.diff_id.clone()).collect();
         let name = user;
         let user = self.0.services.images.resolve_user(&diff_ids, name).await?;
-        if wish.options.not_root && user.uid == 0 {
+        if checked.options.not_root && user.uid == 0 {
             return Err(ContainerError::RunsAsRoot {
                 image: image.id.clone(),
                 user: name.to_owned(),
@@ -207,11 +208,16 @@ impl ContainerService {
         })
     }
 
-    async fn create_from(&self, wish: Wish, image: Arc<Image>, process: ProcessSpec) -> Result<String, ContainerError> {
+    async fn create_from(
+        &self,
+        checked: CheckedRequest,
+        image: Arc<Image>,
+        process: ProcessSpec,
+    ) -> Result<String, ContainerError> {
         let id = container_names::fresh_id(&self.snapshot(), Timestamp::now());
         // Taken before the row exists: the first to see the row must not be faster than we are.
         let _lock = self.0.locks.lock(&id).await;
-        let container = self.reserve(id, wish, image, process).await?;
+        let container = self.reserve(id, checked, image, process).await?;
         let id = container.id.clone();
         tracing::info!(container.id = %id, container.name = %container.name, "creating container");
         match self.set_up(&container).await {
@@ -233,7 +239,7 @@ impl ContainerService {
     async fn reserve(
         &self,
         id: String,
-        wish: Wish,
+        checked: CheckedRequest,
         image: Arc<Image>,
         process: ProcessSpec,
     ) -> Result<Arc<Container>, ContainerError> {
@@ -243,19 +249,19 @@ impl ContainerService {
             if !still_present(t, &image) {
                 return Err(ContainerError::ImageGone(image.id.clone()));
             }
-            let attachment = wish.network.as_ref().map(|network| attach(t, network)).transpose()?;
-            if let Some(part) = wish.part.pod()
+            let attachment = checked.network.as_ref().map(|network| attach(t, network)).transpose()?;
+            if let Some(part) = checked.part.pod()
                 && t.get::<Pod>(&part.pod_id)
                     .is_none_or(|pod| pod.goal == PodGoal::Removed)
             {
                 return Err(ContainerError::PodNotFound(part.pod_id.clone()));
             }
-            if let Some(part) = wish.part.bottle() {
+            if let Some(part) = checked.part.bottle() {
                 enter(t, part, &id)?;
             }
-            let forwards = ports.assign(t.snapshot(), wish.forwards.clone(), &[])?;
-            let wish = Wish { forwards, ..wish };
-            let row = new_row(t, id, wish, &image, process, attachment);
+            let forwards = ports.assign(t.snapshot(), checked.forwards.clone(), &[])?;
+            let checked = CheckedRequest { forwards, ..checked };
+            let row = new_row(t, id, checked, &image, process, attachment);
             t.put(row).map_err(|taken| ContainerError::taken(taken, t.snapshot()))
         });
         reserve.await
@@ -269,24 +275,24 @@ impl ContainerService {
         self.0.services.firewall.apply().await?;
         let (id, runtime) = (container.id.clone(), &self.0.services.runtime);
         runtime
-            .create(&id, container.tty)
+            .create(&id, container.spec.tty)
             .await
             .map_err(|source| ContainerError::Runtime {
                 step: "create container failed",
                 source,
             })?;
-        if let (Some(host), Some(pod)) = (&host, &container.pod_id)
+        if let (Some(host), Some(pod)) = (&host, container.role.pod())
             && !host.is_alive()
         {
             self.delete_in_runtime(&id).await?;
-            return Err(ContainerError::NoInfra(pod.clone()));
+            return Err(ContainerError::NoInfra(pod.to_owned()));
         }
         let process = self.runtime_process(&id).await;
         self.update(&id, move |c| {
             transitions::created(c, process, Timestamp::now());
-            c.joined = host;
-            c.certificate_due = false;
-            c.operation = None;
+            c.journal.joined = host;
+            c.journal.certificate_due = false;
+            c.journal.operation = None;
             Ok(())
         })
         .await?;
@@ -311,22 +317,22 @@ fn attach(t: &Txn, network: &str) -> Result<Attachment, ContainerError> {
 fn new_row(
     t: &Txn,
     id: String,
-    wish: Wish,
+    checked: CheckedRequest,
     image: &Image,
-    spec: ProcessSpec,
+    process: ProcessSpec,
     attachment: Option<Attachment>,
 ) -> Container {
     let now = Timestamp::now();
-    let name = if wish.name.is_empty() {
+    let name = if checked.name.is_empty() {
         container_names::fresh_name(t.snapshot())
     } else {
-        wish.name
+        checked.name
     };
     Container {
         id,
         name,
-        pod_id: wish.part.pod_id().map(str::to_owned),
-        bottle_id: wish.part.bottle_id().map(str::to_owned),
+        pod_id: checked.part.pod_id().map(str::to_owned),
+        bottle_id: checked.part.bottle_id().map(str::to_owned),
         spiffe_id: None,
         state: ContainerState::Creating,
         operation: Some(Operation::Create),
@@ -336,11 +342,11 @@ fn new_row(
         image_reference: image.reference.clone(),
         layers: image.layers.iter().map(|l| l.diff_id.clone()).collect(),
         spec,
-        mounts: wish.request.mounts,
-        tty: wish.request.tty,
-        options: wish.options,
+        mounts: checked.request.mounts,
+        tty: checked.request.tty,
+        options: checked.options,
         // A member that a client made waits for its client, also in a running pod.
-        stopped_by_user: wish
+        stopped_by_user: checked
             .part
             .pod()
             .is_some_and(|part| matches!(part.role, PodRole::Added { .. })),
@@ -352,7 +358,7 @@ fn new_row(
         joined: None,
         starting: false,
         attachment,
-        forwards: wish.forwards,
+        forwards: checked.forwards,
         certificate_due: true,
         creating_at: Some(now),
         created_at: Some(now),

@@ -6,7 +6,8 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use super::recover::remove_directory;
-use super::{ContainerError, ContainerService, cgroup, refuse_managed, transitions};
+use super::{ContainerError, ContainerService, blocking, cgroup, refuse_managed, transitions};
+use crate::base::cause::Cause;
 use crate::model::{Container, ContainerState, Operation};
 use crate::observe::metrics::Verb;
 use crate::runtime::StopRequest;
@@ -37,7 +38,7 @@ impl ContainerService {
         let id = &container.id;
         // The journal first: from here on a crash leads to the end of this, whatever it was the undo of.
         self.update(id, |c| {
-            c.operation = Some(Operation::Delete);
+            c.journal.operation = Some(Operation::Delete);
             Ok(())
         })
         .await?;
@@ -63,14 +64,14 @@ impl ContainerService {
         note(
             cgroup::remove(id)
                 .await
-                .map_err(|e| cleanup("delete cgroup subtree failed", &e)),
+                .map_err(|e| cleanup("delete cgroup subtree failed", e)),
         );
         // The runtime's own record is in it: without that a second try could not reach a process that is left.
         if is_forgotten {
             let directory = self.dir(id).path().to_owned();
             note(
-                super::blocking(move || {
-                    remove_directory(&directory).map_err(|e| cleanup("delete container directory failed", &e))
+                blocking(move || {
+                    remove_directory(&directory).map_err(|e| cleanup("delete container directory failed", e))
                 })
                 .await,
             );
@@ -79,7 +80,7 @@ impl ContainerService {
         note(
             self.follow_ports()
                 .await
-                .map_err(|e| cleanup("cleanup forward rule failed", &e)),
+                .map_err(|e| cleanup("cleanup forward rule failed", e)),
         );
         if let Some(error) = first {
             return Err(error);
@@ -93,7 +94,7 @@ impl ContainerService {
                 Ok::<_, ContainerError>(())
             })
             .await?;
-        self.sweep_layers(&container.layers).await;
+        self.sweep_layers(&container.spec.image.layers).await;
         Ok(())
     }
 
@@ -114,7 +115,7 @@ impl ContainerService {
     pub(super) async fn forget_in_runtime(&self, id: &str, step: &'static str) -> Result<(), ContainerError> {
         let recorded = self.runtime_state(id).await.filter(|s| s.status == Status::Running);
         let lives = recorded.and_then(|s| s.process()).is_some_and(|p| p.is_alive());
-        let row = self.snapshot().containers().get(id).map(|row| row.state);
+        let row = self.snapshot().containers().get(id).map(|row| row.status.state);
         if lives || row == Some(ContainerState::Running) {
             let stopped = self.0.services.runtime.stop(id, &StopRequest::default()).await;
             stopped.map_err(|source| ContainerError::Runtime { step, source })?;
@@ -135,7 +136,7 @@ impl ContainerService {
             return Err(ContainerError::Runtime { step, source });
         }
         let volatile = self.0.settings.runtime_run_dir.join(id);
-        super::blocking(move || {
+        blocking(move || {
             remove_lock(&volatile.with_extension("lock"))?;
             match fs_err::remove_dir_all(volatile) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
@@ -159,10 +160,10 @@ fn remove_lock(path: &Path) -> std::io::Result<()> {
     }
 }
 
-fn cleanup(step: &'static str, error: &dyn std::fmt::Display) -> ContainerError {
+fn cleanup(step: &'static str, error: impl Into<Cause>) -> ContainerError {
     ContainerError::Cleanup {
         step,
-        message: error.to_string(),
+        source: error.into(),
     }
 }
 

@@ -1,10 +1,12 @@
 //! What can go wrong with a container. The texts are the contract's (`docs/spec/api.md` 5); the API adds its prefix.
 
+use crate::base::cause::Cause;
 use crate::image::ImageError;
 use crate::model::{ContainerState, Taken};
 use crate::net::bridges::NetworkError;
 use crate::net::firewall::FirewallError;
 use crate::net::ports::PortError;
+use crate::ops::task::Unfinished;
 use crate::runtime::RuntimeError;
 use crate::runtime::hook::HookEvent;
 use crate::store::StoreError;
@@ -17,7 +19,7 @@ pub enum ContainerError {
     #[error("container: {0} not found")]
     NotFound(String),
     /// A prefix that several ids begin with.
-    #[error("container: {0} is ambiguous")]
+    #[error("container: {0} is ambiguous; give more of the id, or the name")]
     Ambiguous(String),
     /// The pod does not exist.
     #[error("pod: {0} not found")]
@@ -59,12 +61,15 @@ pub enum ContainerError {
     Unconfined(String),
     /// A mount string that is refused.
     #[error("create spec failed: {0}")]
-    InvalidMount(String),
+    InvalidMount(#[source] Cause),
     /// A limit or other choice that cannot be.
     #[error("invalid option: {0}")]
     InvalidOption(String),
     /// A port string outside the grammar.
-    #[error("forward rule failed: port format failed: {0}")]
+    #[error(
+        "forward rule failed: port format failed: {0}; write [address:][host:]container[/protocol], as in 8080:80 or \
+         5353:53/udp"
+    )]
     PortFormat(String),
     /// A port number or protocol that does not exist.
     #[error("forward rule failed: {0}")]
@@ -78,9 +83,9 @@ pub enum ContainerError {
     },
     /// The kernel does not let us hold a port.
     #[error("forward rule failed: {0}")]
-    Port(PortError),
+    Port(#[source] PortError),
     /// The network does not exist.
-    #[error("target bridge not configured: {0}")]
+    #[error("target bridge not configured: {0}; GET /v1/networks says which networks there are")]
     NetworkNotFound(String),
     /// The network has no free address.
     #[error("no free ip in subnet {0}")]
@@ -127,8 +132,14 @@ pub enum ContainerError {
     #[error("{step}: {source}")]
     Runtime { step: &'static str, source: RuntimeError },
     /// A later step of a removal failed. The container stays, marked; the removal can be repeated.
-    #[error("{step}: {message}")]
-    Cleanup { step: &'static str, message: String },
+    #[error("{step}: {source}")]
+    Cleanup { step: &'static str, source: Cause },
+    /// The runtime's description of the container could not be made: a defect.
+    #[error("create spec failed: {0}")]
+    Spec(#[source] Cause),
+    /// Another record has what the container needs and should be its own.
+    #[error("reserve failed: {:?} is taken", .0.claim)]
+    Claim(#[source] Taken),
     /// More lines of a log than are given out at once.
     #[error("invalid tail lines: max={0}")]
     TooManyLines(usize),
@@ -149,6 +160,12 @@ pub enum ContainerError {
     Panicked,
 }
 
+impl From<Unfinished> for ContainerError {
+    fn from(_: Unfinished) -> Self {
+        Self::Panicked
+    }
+}
+
 impl From<PortError> for ContainerError {
     fn from(error: PortError) -> Self {
         match error {
@@ -163,17 +180,14 @@ impl ContainerError {
     /// A claim that another record holds, in the words of the contract.
     pub(super) fn taken(taken: Taken, snapshot: &crate::model::Snapshot) -> Self {
         use crate::model::Claim;
-        match taken.claim {
-            Claim::HostPort(protocol, port, _) => {
+        match &taken.claim {
+            &Claim::HostPort(protocol, port, _) => {
                 let holder = snapshot.describe(&taken.holder);
                 Self::PortTaken { port, protocol, holder }
             }
-            Claim::ContainerName(name) => Self::NameTaken(name),
+            Claim::ContainerName(name) => Self::NameTaken(name.clone()),
             // An address is drawn in the same transaction from those that nobody claims.
-            claim => Self::Cleanup {
-                step: "reserve failed",
-                message: format!("{claim:?} is taken"),
-            },
+            _ => Self::Claim(taken),
         }
     }
 }

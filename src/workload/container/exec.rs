@@ -72,7 +72,7 @@ impl ContainerService {
             return Err(ContainerError::InvalidOption("command contains a NUL character".into()));
         }
         let container = self.find(parameter)?;
-        if container.state != ContainerState::Running {
+        if container.status.state != ContainerState::Running {
             return Err(ContainerError::NotRunning(container.id.clone()));
         }
         Ok(container)
@@ -82,7 +82,7 @@ impl ContainerService {
 /// The container may have ended since its row was read, at any step of the exec: what failed then says nothing. A process
 /// on its way out gives up its namespaces before the kernel calls it dead.
 async fn failed(container: &Container, source: RuntimeError) -> ContainerError {
-    let ended = match &container.process {
+    let ended = match &container.status.process {
         Some(process) => tokio::time::timeout(DYING, wait_for_end(process)).await.is_ok(),
         None => true,
     };

@@ -62,8 +62,8 @@ impl Reconcile for Prober {
         let row = snapshot
             .containers()
             .get(id)
-            .filter(|c| c.state == ContainerState::Running);
-        let process = row.and_then(|c| c.process.as_ref());
+            .filter(|c| c.status.state == ContainerState::Running);
+        let process = row.and_then(|c| c.status.process.as_ref());
         let mut probed = self.probed.lock().unwrap_or_else(PoisonError::into_inner);
         let (Some(row), Some(process)) = (row, process) else {
             // Its tasks end with it.
@@ -95,22 +95,22 @@ enum Aspect {
 impl Aspect {
     fn check(self, c: &Container) -> Option<&HealthCheck> {
         match self {
-            Self::Health => c.options.health_check.as_ref(),
-            Self::Readiness => c.options.readiness_check.as_ref(),
+            Self::Health => c.spec.options.health_check.as_ref(),
+            Self::Readiness => c.spec.options.readiness_check.as_ref(),
         }
     }
 
     fn of(self, c: &Container) -> Option<Health> {
         match self {
-            Self::Health => c.health,
-            Self::Readiness => c.readiness,
+            Self::Health => c.status.health,
+            Self::Readiness => c.status.readiness,
         }
     }
 
     fn of_mut(self, c: &mut Container) -> &mut Option<Health> {
         match self {
-            Self::Health => &mut c.health,
-            Self::Readiness => &mut c.readiness,
+            Self::Health => &mut c.status.health,
+            Self::Readiness => &mut c.status.readiness,
         }
     }
 }
@@ -172,6 +172,7 @@ impl ContainerService {
         let start_period = Duration::from_secs(check.start_period.into());
         let in_start_period = || {
             let age = row
+                .status
                 .started_at
                 .map(|started_at| Timestamp::now().duration_since(started_at));
             age.and_then(|age| Duration::try_from(age).ok())
@@ -184,7 +185,7 @@ impl ContainerService {
             let Some(now) = snapshot.containers().get(id) else {
                 return;
             };
-            if now.process.as_ref() != Some(&process) {
+            if now.status.process.as_ref() != Some(&process) {
                 return;
             }
             if aspect.of(now) != Some(tally.health) {
@@ -192,7 +193,7 @@ impl ContainerService {
                 tracing::info!(container.id = %id, ?aspect, health = ?tally.health, reason, "a check has a new result");
                 self.record_health(id, process.clone(), aspect, tally.health).await;
             }
-            if aspect == Aspect::Health && tally.health == Health::Unhealthy && row.options.end_unhealthy {
+            if aspect == Aspect::Health && tally.health == Health::Unhealthy && row.spec.options.end_unhealthy {
                 self.end_unhealthy(id, process.clone()).await;
             }
             tokio::time::sleep(tally.pause(&check, in_start_period())).await;
@@ -201,10 +202,10 @@ impl ContainerService {
 
     async fn record_health(&self, id: &str, process: ProcessId, aspect: Aspect, health: Health) {
         let recorded = self.update(id, move |c| {
-            if c.state == ContainerState::Running && c.process == Some(process) {
+            if c.status.state == ContainerState::Running && c.status.process == Some(process) {
                 *aspect.of_mut(c) = Some(health);
                 if aspect == Aspect::Readiness {
-                    c.ready_at = (health == Health::Healthy).then(Timestamp::now);
+                    c.status.ready_at = (health == Health::Healthy).then(Timestamp::now);
                 }
             }
             Ok(())
@@ -224,7 +225,7 @@ impl ContainerService {
             let _lock = service.0.locks.lock(&name).await;
             let container = service.find(&name)?;
             // It may have ended, or recovered, while this waited for its turn.
-            if container.process != Some(process) || container.health != Some(Health::Unhealthy) {
+            if container.status.process != Some(process) || container.status.health != Some(Health::Unhealthy) {
                 return Ok(());
             }
             tracing::warn!(container.id = %name, "ending a container that is unhealthy");

@@ -35,7 +35,7 @@ impl ContainerService {
                 tracing::info!(container.id = %id, exit.code = code, "container ended");
                 self.unwatch(&id);
             }
-            HookEvent::Poststop if row.operation.is_none() => {
+            HookEvent::Poststop if row.journal.operation.is_none() => {
                 tracing::warn!(container.id = %id, "poststop without a removal in progress; nothing is removed");
             }
             _ => {}
@@ -46,11 +46,11 @@ impl ContainerService {
     /// Uses up the one certificate that a create or restart in progress may have signed, and records the identity.
     pub async fn take_certificate_slot(&self, id: &str) -> Result<(), ContainerError> {
         let taken = self.update(id, |c| {
-            if c.state != ContainerState::Creating || !c.certificate_due {
+            if c.status.state != ContainerState::Creating || !c.journal.certificate_due {
                 return Err(ContainerError::NoCertificateDue);
             }
-            c.certificate_due = false;
-            c.spiffe_id = Some(format!("spiffe://raind/container/{}", c.id));
+            c.journal.certificate_due = false;
+            c.status.spiffe_id = Some(format!("spiffe://raind/container/{}", c.id));
             Ok(())
         });
         taken.await.map_err(|error| match error {
@@ -61,7 +61,7 @@ impl ContainerService {
 
     /// What the network and the cgroup of a container need once they exist.
     async fn attached(&self, container: &Container) {
-        if container.attachment.is_some()
+        if container.status.attachment.is_some()
             && let Err(error) = self.0.services.networks.container_attached(&container.veth()).await
         {
             tracing::warn!(container.id = %container.id, %error, "a container cannot reach its own published ports");

@@ -8,7 +8,7 @@ use futures_util::Stream;
 use jiff::Timestamp;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::{ContainerError, ContainerService};
+use super::{ContainerError, ContainerService, blocking};
 use crate::model::{Change, Container, ContainerState, Kind, Object};
 use crate::observe::logs;
 use crate::observe::logs::{Follow, LogReader, Selection, View};
@@ -39,7 +39,7 @@ impl ContainerService {
 
     /// Path of the log of a container that was found already.
     pub fn log_of(&self, container: &Container) -> PathBuf {
-        self.dir(&container.id).log(container.tty)
+        self.dir(&container.id).log(container.spec.tty)
     }
 
     /// The log in pieces, which are read as they are taken. No log yet is an empty one.
@@ -49,13 +49,13 @@ impl ContainerService {
         request: LogRequest,
     ) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + use<>, ContainerError> {
         let container = self.find(parameter)?;
-        let path = self.dir(&container.id).log(container.tty);
+        let path = self.dir(&container.id).log(container.spec.tty);
         let view = request.view()?;
         let follow = view.follow.then(|| Follow {
             watcher: self.0.services.watcher.clone(),
             ended: Box::pin(self.clone().run_ended(container.id.clone())),
         });
-        let reader = super::blocking(move || Ok(LogReader::open(&path, &view)?)).await?;
+        let reader = blocking(move || Ok(LogReader::open(&path, &view)?)).await?;
         Ok(logs::stream(reader, follow))
     }
 
@@ -65,7 +65,7 @@ impl ContainerService {
         let runs = || {
             let snapshot = self.snapshot();
             let container = snapshot.containers().get(&id);
-            container.is_some_and(|container| container.state != ContainerState::Stopped)
+            container.is_some_and(|container| container.status.state != ContainerState::Stopped)
         };
         while runs() {
             loop {
@@ -103,7 +103,7 @@ fn ends(change: &Change, id: &str) -> bool {
         return false;
     }
     match &change.new {
-        Some(Object::Container(container)) => container.state == ContainerState::Stopped,
+        Some(Object::Container(container)) => container.status.state == ContainerState::Stopped,
         _ => true,
     }
 }

@@ -25,8 +25,11 @@ mod error;
 mod exec;
 mod health;
 mod hooks;
+mod hosts;
 mod logs;
+mod membership;
 mod options;
+mod part;
 mod pod;
 mod ports;
 mod publish;
@@ -45,24 +48,23 @@ mod watch;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio_util::task::TaskTracker;
-
 use crate::image::ImageService;
-use crate::model::{Claim, Container, Snapshot};
+use crate::model::{Claim, Container, Snapshot, by_creation};
 use crate::net::bridges::NetworkService;
 use crate::net::enforcement::Firewall;
 use crate::net::ports::HostPorts;
-use crate::observe::logs::{Limits, Watcher};
+use crate::observe::logs::{LogLimits, Watcher};
 use crate::observe::metrics::{Activity, Verb};
 use crate::ops::lock::KeyedLocks;
+use crate::ops::task;
+use crate::ops::task::Operations;
 use crate::runtime::Runtime;
 use crate::runtime::apparmor::{AppArmor, Confinement};
 use crate::runtime::dir::ContainerDir;
 use crate::runtime::mounts::Policy;
 use crate::store::Store;
 
-pub use attach::{MAX_CLIENTS, Terminal};
-pub use bottle::BottlePart;
+pub use attach::Terminal;
 pub use build::{BuildStep, StepEnd};
 pub use error::ContainerError;
 pub use exec::ExecRequest;
@@ -70,7 +72,7 @@ pub use health::Prober;
 pub use logs::{DEFAULT_LINES, LogRequest, MAX_LINES};
 pub(crate) use options::check as check_options;
 pub use options::{HealthCheckRequest, OptionsRequest, RestartRequest};
-pub use pod::{PodPart, PodRole};
+pub use part::{BottlePart, PodPart, PodRole};
 pub use ports::{Published, are_published, parse_ports};
 pub use pull::pull_policy_of;
 pub use recover::{SWEEPS, Sweeper};
@@ -79,6 +81,8 @@ pub use restart::{DELAYS, Restarter};
 pub use spec::HookSettings;
 pub(crate) use transitions::unseen_exit;
 
+/// Clients of one terminal at a time, a limit of the runtime (`docs/spec/runtime.md` 12.6).
+pub const MAX_CLIENTS: usize = 16;
 /// Shortest id prefix that a client may use for an id.
 const MIN_PREFIX: usize = 4;
 
@@ -108,7 +112,7 @@ pub struct ContainerSettings {
     /// How hooks reach the daemon.
     pub hooks: HookSettings,
     /// How much of each log is kept.
-    pub log_limits: Limits,
+    pub log_limits: LogLimits,
     /// Whether [`PullPolicy::Latest`](crate::model::PullPolicy::Latest) is `Always`; else it is `IfNotPresent`.
     pub pull_latest: bool,
 }
@@ -135,7 +139,7 @@ struct Inner {
     services: Services,
     settings: ContainerSettings,
     locks: KeyedLocks,
-    operations: TaskTracker,
+    operations: Operations,
     watched: watch::Watched,
     clients: Arc<attach::Clients>,
 }
@@ -147,7 +151,7 @@ impl ContainerService {
             services,
             settings,
             locks: KeyedLocks::default(),
-            operations: TaskTracker::new(),
+            operations: Operations::default(),
             watched: watch::Watched::default(),
             clients: Arc::default(),
         }))
@@ -165,8 +169,7 @@ impl ContainerService {
 
     /// Waits until no operation is in progress. New ones are still accepted: close the listeners first.
     pub async fn finish_operations(&self) {
-        self.0.operations.close();
-        self.0.operations.wait().await;
+        self.0.operations.finish().await;
     }
 
     /// Whether what is started next is confined by AppArmor; an error where it must be and cannot.
@@ -196,10 +199,7 @@ impl ContainerService {
     ) -> Result<T, ContainerError> {
         let activity = self.0.services.activity.clone();
         let operation = async move { activity.observe(verb, operation).await };
-        self.0.operations.spawn(operation).await.unwrap_or_else(|error| {
-            tracing::error!(%error, "an operation on a container failed unexpectedly");
-            Err(ContainerError::Panicked)
-        })
+        self.0.operations.run(operation).await
     }
 
     /// Changes one row. A row that is gone is [`ContainerError::NotFound`].
@@ -227,9 +227,7 @@ impl ContainerService {
 
 /// All containers by creation time, then id.
 pub fn list(snapshot: &Snapshot) -> Vec<Arc<Container>> {
-    let mut all: Vec<_> = snapshot.containers().iter().cloned().collect();
-    all.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
-    all
+    by_creation(snapshot.containers().iter().cloned())
 }
 
 fn find_in(snapshot: &Snapshot, parameter: &str) -> Result<Arc<Container>, ContainerError> {
@@ -258,10 +256,10 @@ fn refuse_managed(
     phrase: &'static str,
     word: &'static str,
 ) -> Result<(), ContainerError> {
-    match &container.bottle_id {
+    match container.role.bottle() {
         None => Ok(()),
         Some(bottle) => {
-            let (container, bottle) = (parameter.to_owned(), bottle.clone());
+            let (container, bottle) = (parameter.to_owned(), bottle.to_owned());
             Err(ContainerError::ManagedByBottle {
                 phrase,
                 container,
@@ -272,14 +270,11 @@ fn refuse_managed(
     }
 }
 
-/// File work away from the executor.
+/// Work on files, away from the executor.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ContainerError> + Send + 'static,
 ) -> Result<T, ContainerError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
-        tracing::error!(%error, "file work of a container failed unexpectedly");
-        Err(ContainerError::Panicked)
-    })
+    task::blocking(work).await
 }
 
 #[cfg(test)]
@@ -310,7 +305,10 @@ mod tests {
         assert_eq!(found("01kg2cnf0xxx").unwrap(), "01kg2cnf0xxx");
         assert_eq!(found("01kg").unwrap(), "01kh00000000", "a name wins over a prefix");
         assert_eq!(found("01kg2cnf0y").unwrap(), "01kg2cnf0ytv");
-        assert_eq!(found("01kg2").unwrap_err(), "container: 01kg2 is ambiguous");
+        assert_eq!(
+            found("01kg2").unwrap_err(),
+            "container: 01kg2 is ambiguous; give more of the id, or the name"
+        );
         assert_eq!(
             found("01k").unwrap_err(),
             "container: 01k not found",
@@ -323,7 +321,7 @@ mod tests {
     fn a_bottle_keeps_its_containers_to_itself() {
         let mut c = container("a", "blog-db");
         refuse_managed(&c, "a", "operation", "start").unwrap();
-        c.bottle_id = Some("b1".into());
+        c.role = crate::model::Role::Service { bottle: "b1".into() };
         assert_eq!(
             refuse_managed(&c, "blog-db", "delete operation", "rm")
                 .unwrap_err()

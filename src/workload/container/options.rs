@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use oci_spec::runtime::Capability;
 
 use super::{ContainerError, resources};
+use crate::model::names::is_host_name;
 use crate::model::{ContainerOptions, HealthCheck, ImageRunConfig, Probe, RestartPolicy};
 use crate::runtime::defaults::CAPABILITIES;
 use crate::runtime::{signal, tmpfs};
@@ -107,18 +108,11 @@ fn invalid(message: impl Into<String>) -> ContainerError {
     ContainerError::InvalidOption(message.into())
 }
 
-/// RFC 1123: labels of letters, digits and hyphens, separated by dots; at most 63 characters fit the kernel.
 fn hostname(name: &str) -> Result<Option<String>, ContainerError> {
     if name.is_empty() {
         return Ok(None);
     }
-    let label = |label: &str| {
-        let bytes = label.as_bytes();
-        bytes.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-')
-            && bytes.first().is_some_and(|b| *b != b'-')
-            && bytes.last().is_some_and(|b| *b != b'-')
-    };
-    if name.len() > 63 || !name.split('.').all(label) {
+    if !is_host_name(name) {
         return Err(invalid(format!(
             "hostname {name:?} is not up to 63 letters, digits, '-' and '.'"
         )));
@@ -312,6 +306,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::model::fixtures::tcp_check;
 
     fn strings(words: &[&str]) -> Vec<String> {
         words.iter().map(|w| w.to_string()).collect()
@@ -379,15 +374,7 @@ mod tests {
 
     #[test]
     fn the_image_says_what_the_request_does_not() {
-        let check = |retries| HealthCheck {
-            probe: Probe::Tcp(80),
-            interval: 1,
-            timeout: 1,
-            retries,
-            successes: 1,
-            start_period: 0,
-            start_interval: None,
-        };
+        let check = |retries| HealthCheck { retries, ..tcp_check() };
         let image = ImageRunConfig {
             stop_signal: "quit".into(),
             health_check: Some(check(7)),

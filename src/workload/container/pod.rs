@@ -7,63 +7,12 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use super::bottle::Part;
+use super::membership::{infra_of, is_member, place_of};
+use super::part::{Part, PodPart};
 use super::ports::parse_ports;
 use super::{ContainerError, ContainerService, CreateRequest, OptionsRequest, options, transitions};
-use crate::model::{
-    Attachment, Container, ContainerOptions, ContainerState, INFRA_PREFIX, Operation, ProcessId, PullPolicy,
-    RestartPolicy, Snapshot,
-};
+use crate::model::{Container, ContainerOptions, ContainerState, Operation, ProcessId};
 use crate::observe::metrics::Verb;
-
-/// What a container is in a pod. The caller holds the pod's lock.
-#[derive(Debug, Clone)]
-pub struct PodPart {
-    /// The pod.
-    pub pod_id: String,
-    /// What it is there.
-    pub role: PodRole,
-    /// Host name of all containers of the pod.
-    pub host_name: String,
-}
-
-/// What a container is in a pod.
-#[derive(Debug, Clone)]
-pub enum PodRole {
-    /// The holder of its namespaces. Without an image in the request it is made from the built-in one.
-    Infra,
-    /// Made from the pod's template.
-    Member {
-        /// Its options, checked.
-        options: Box<ContainerOptions>,
-        /// When its image is pulled.
-        pull: PullPolicy,
-        /// Whether the request's command follows the image's entrypoint.
-        keep_entrypoint: bool,
-    },
-    /// Made by a client, who will start it.
-    Added {
-        /// What happens when it ends by itself; the pod's, whatever the request says.
-        restart: RestartPolicy,
-    },
-}
-
-/// The infra container of a pod.
-pub fn infra_of<'a>(snapshot: &'a Snapshot, pod_id: &str) -> Option<&'a Arc<Container>> {
-    let mut containers = snapshot.containers().iter();
-    containers.find(|c| c.pod_id.as_deref() == Some(pod_id) && c.name.starts_with(INFRA_PREFIX))
-}
-
-/// Whether it joins the namespaces of another container.
-pub(super) fn is_member(container: &Container) -> bool {
-    container.pod_id.is_some() && container.attachment.is_none()
-}
-
-/// The place of a container in a network: its own, or its pod's.
-pub(super) fn place_of<'a>(snapshot: &'a Snapshot, container: &'a Container) -> Option<&'a Attachment> {
-    let of_pod = || infra_of(snapshot, container.pod_id.as_deref()?)?.attachment.as_ref();
-    container.attachment.as_ref().or_else(of_pod)
-}
 
 impl ContainerService {
     /// Makes a container of a pod that waits for its start, and returns its id.
@@ -89,13 +38,13 @@ impl ContainerService {
             .0
             .services
             .ports
-            .assign(&self.snapshot(), forwards, &row.forwards)?;
+            .assign(&self.snapshot(), forwards, &row.spec.forwards)?;
         self.check_ports(&forwards)?;
         if row.is_published() {
             self.0.services.ports.hold(&forwards)?;
         }
         let published = self.update(id, move |c| {
-            c.forwards = forwards;
+            c.spec.forwards = forwards;
             Ok(())
         });
         // Also when it failed: what was taken for it is let go of.
@@ -122,7 +71,7 @@ impl ContainerService {
             let _lock = service.0.locks.lock(&id).await;
             let ended = service.end_locked(&id).await;
             let container = service.row(&id)?;
-            if container.state == ContainerState::Running {
+            if container.status.state == ContainerState::Running {
                 return ended;
             }
             service.dismantle(&container).await
@@ -131,10 +80,10 @@ impl ContainerService {
     }
 
     async fn end_locked(&self, id: &str) -> Result<(), ContainerError> {
-        match self.row(id)?.state {
+        match self.row(id)?.status.state {
             ContainerState::Running => {
                 self.update(id, |c| {
-                    c.stopped_by_user = true;
+                    c.journal.stopped_by_user = true;
                     Ok(())
                 })
                 .await?;
@@ -162,47 +111,15 @@ impl ContainerService {
     /// The infra process that a member is about to join; `None` for other containers. An infra container that is being
     /// taken apart is none.
     pub(super) fn host_of(&self, container: &Container) -> Result<Option<ProcessId>, ContainerError> {
-        let Some(pod) = container.pod_id.as_ref().filter(|_| is_member(container)) else {
+        let Role::Member { pod } = &container.role else {
             return Ok(None);
         };
         let snapshot = self.snapshot();
-        let infra = infra_of(&snapshot, pod).filter(|infra| infra.operation != Some(Operation::Delete));
-        let process = infra.and_then(|infra| infra.process.clone());
+        let infra = infra_of(&snapshot, pod).filter(|infra| infra.journal.operation != Some(Operation::Delete));
+        let process = infra.and_then(|infra| infra.status.process.clone());
         process
             .filter(ProcessId::is_alive)
             .map(Some)
             .ok_or_else(|| ContainerError::NoInfra(pod.clone()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::fixtures::container;
-
-    #[test]
-    fn members_are_where_their_pod_is() {
-        let in_pod = |id: &str, name: &str, pod: &str| Container {
-            pod_id: Some(pod.into()),
-            ..container(id, name)
-        };
-        let member = in_pod("a", "member", "p");
-        let snapshot = Snapshot::build(|t| {
-            for c in [
-                member.clone(),
-                in_pod("b", &format!("{INFRA_PREFIX}q"), "q").address("10.166.0.9"),
-                in_pod("c", &format!("{INFRA_PREFIX}p"), "p").address("10.166.0.8"),
-            ] {
-                t.put(c).unwrap();
-            }
-        });
-        let address = |c: &Container| place_of(&snapshot, c).map(|place| place.address);
-        assert_eq!(address(&member), Some([10, 166, 0, 8].into()));
-        assert_eq!(
-            address(&container("d", "own").address("10.166.0.7")),
-            Some([10, 166, 0, 7].into())
-        );
-        assert_eq!(address(&container("e", "nowhere")), None);
-        assert_eq!(address(&in_pod("f", "lost", "r")), None);
     }
 }

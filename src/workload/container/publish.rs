@@ -32,7 +32,7 @@ impl ContainerService {
 
     /// Takes the ports of a container that is about to be started; nothing is held after a failure.
     pub(super) fn hold_ports(&self, container: &Container) -> Result<(), ContainerError> {
-        Ok(self.0.services.ports.hold(&container.forwards)?)
+        Ok(self.0.services.ports.hold(&container.spec.forwards)?)
     }
 
     /// Returns when rules and sockets are as the rows say.
@@ -44,7 +44,7 @@ impl ContainerService {
 
     /// The same after an end, for a container that had ports. The rules are tried again by themselves.
     pub(super) async fn unpublish(&self, container: &Container) {
-        if !container.forwards.is_empty()
+        if !container.spec.forwards.is_empty()
             && let Err(error) = self.follow_ports().await
         {
             tracing::warn!(container.id = %container.id, %error, "ports of a container that ended are still published");

@@ -43,8 +43,13 @@ fn with_way_out(error: ImageError) -> ImageError {
         format!("{message} (an image of that name is here; imagePullPolicy: IfNotPresent would use it)")
     };
     match error {
-        ImageError::Registry { registry, message } => ImageError::Registry {
+        ImageError::Registry {
             registry,
+            trouble,
+            message,
+        } => ImageError::Registry {
+            registry,
+            trouble,
             message: way_out(message),
         },
         ImageError::ManifestNotFound(message) => ImageError::ManifestNotFound(way_out(message)),

@@ -114,7 +114,7 @@ fn ulimit(text: &str) -> Result<Ulimit, ContainerError> {
 }
 
 fn most_open_files() -> u64 {
-    let text = std::fs::read_to_string(NR_OPEN).unwrap_or_default();
+    let text = fs_err::read_to_string(NR_OPEN).unwrap_or_default();
     text.trim().parse().unwrap_or(OPEN_FILES)
 }
 

@@ -16,11 +16,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::pod::infra_of;
+use super::membership::infra_of;
 use super::start::Starter;
 use super::{ContainerError, ContainerService};
 use crate::model::retries::in_a_row;
-use crate::model::{Change, Container, ContainerState, INFRA_PREFIX, Kind, PodGoal, RestartPolicy, Retries, Snapshot};
+use crate::model::{Change, Container, ContainerState, INFRA_PREFIX, Kind, PodGoal, RestartPolicy, Snapshot};
 use crate::observe::metrics::Verb;
 use crate::ops::controller::{Backoff, Outcome, Reconcile};
 
@@ -31,17 +31,17 @@ pub const DELAYS: Backoff = Backoff {
 };
 /// When the policy of a container starts it again; `None` when it does not.
 pub(super) fn due(c: &Container, snapshot: &Snapshot, now: Timestamp) -> Option<Timestamp> {
-    let started_at = c.started_at?;
-    if c.operation.is_some() || c.stopped_by_user || c.name.starts_with(INFRA_PREFIX) {
+    let started_at = c.status.started_at?;
+    if c.journal.operation.is_some() || c.journal.stopped_by_user || c.is_infra() {
         return None;
     }
     let policy = policy(c, snapshot)?;
     let in_a_row = in_a_row(c, started_at);
-    let wanted = match (c.state, policy) {
+    let wanted = match (c.status.state, policy) {
         (_, RestartPolicy::No) => false,
         (ContainerState::Stopped, RestartPolicy::Always) => true,
         (ContainerState::Stopped, RestartPolicy::OnFailure { max_retries }) => {
-            c.exit.as_ref().is_none_or(|exit| exit.code != 0) && (max_retries == 0 || in_a_row < max_retries)
+            c.status.exit.as_ref().is_none_or(|exit| exit.code != 0) && (max_retries == 0 || in_a_row < max_retries)
         }
         // A start was cut off after its first half.
         (ContainerState::Created, _) => true,
@@ -50,7 +50,7 @@ pub(super) fn due(c: &Container, snapshot: &Snapshot, now: Timestamp) -> Option<
     if !wanted {
         return None;
     }
-    let last = c.stopped_at.max(c.retries.last).unwrap_or(started_at);
+    let last = c.status.stopped_at.max(c.journal.retries.last).unwrap_or(started_at);
     if last > now {
         // The clock was set back; it must not wait until that has caught up.
         return Some(now);
@@ -63,23 +63,13 @@ pub(super) fn due(c: &Container, snapshot: &Snapshot, now: Timestamp) -> Option<
 
 /// That of the pod for a member, as long as the pod is meant to run and its namespaces are there.
 fn policy(c: &Container, snapshot: &Snapshot) -> Option<RestartPolicy> {
-    let Some(id) = &c.pod_id else {
-        return Some(c.options.restart);
+    let Some(id) = c.role.pod() else {
+        return Some(c.spec.options.restart);
     };
     let pod = snapshot.pods().get(id)?;
-    let host = infra_of(snapshot, id)?.process.as_ref();
-    let is_ours = pod.goal == PodGoal::Running && host.is_some() && host == c.joined.as_ref();
+    let host = infra_of(snapshot, id)?.status.process.as_ref();
+    let is_ours = pod.goal == PodGoal::Running && host.is_some() && host == c.journal.joined.as_ref();
     is_ours.then_some(pod.template.spec.restart)
-}
-
-/// Counts a restart that is about to be tried.
-pub(super) fn count(c: &mut Container, now: Timestamp) {
-    let in_a_row = c.started_at.map_or(0, |started_at| in_a_row(c, started_at));
-    c.restarts = c.restarts.saturating_add(1);
-    c.retries = Retries {
-        in_a_row: in_a_row.saturating_add(1),
-        last: Some(now),
-    };
 }
 
 /// The controller of restart policies.
@@ -94,7 +84,7 @@ impl Reconcile for Restarter {
             Kind::Pod => now
                 .containers()
                 .iter()
-                .filter(|c| c.pod_id.as_ref() == Some(&change.id))
+                .filter(|c| c.role.pod() == Some(&change.id))
                 .map(|c| c.id.clone())
                 .collect(),
             _ => Vec::new(),
@@ -142,7 +132,7 @@ impl ContainerService {
             }
             let container = service.find(&id)?;
             service.bring_up(&container, Starter::Policy).await?;
-            tracing::info!(container.id = %id, restarts = container.restarts + 1, "container started again by its policy");
+            tracing::info!(container.id = %id, restarts = container.status.restarts + 1, "container started again by its policy");
             Ok(())
         })
         .await

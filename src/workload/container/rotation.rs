@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ContainerService;
 use crate::model::{Container, Kind, Object};
-use crate::observe::logs::{Limits, Watcher, bound};
+use crate::observe::logs::{LogLimits, Watcher, bound};
 
 /// Faster than anything writes, in bytes per second.
 const FASTEST: u64 = 1 << 30;
@@ -58,7 +58,7 @@ impl ContainerService {
 /// The containers whose logs are looked after.
 struct Bounded {
     watcher: Watcher,
-    limits: Limits,
+    limits: LogLimits,
     ids: HashSet<String>,
     tasks: JoinSet<String>,
 }
@@ -66,7 +66,7 @@ struct Bounded {
 impl Bounded {
     /// Only what runs writes.
     fn add(&mut self, container: &Container, logs: impl FnOnce() -> PathBuf) {
-        if container.process.is_some() && self.ids.insert(container.id.clone()) {
+        if container.status.process.is_some() && self.ids.insert(container.id.clone()) {
             let (watcher, limits, id, logs) = (self.watcher.clone(), self.limits, container.id.clone(), logs());
             self.tasks.spawn(async move {
                 keep_within(logs, watcher, limits).await;
@@ -77,7 +77,7 @@ impl Bounded {
 }
 
 /// Returns when the directory is gone.
-async fn keep_within(logs: PathBuf, watcher: Watcher, limits: Limits) {
+async fn keep_within(logs: PathBuf, watcher: Watcher, limits: LogLimits) {
     loop {
         let (directory, watcher) = (logs.clone(), watcher.clone());
         let look = move || (watcher.arm(&directory), bound(&directory, &limits));
@@ -117,7 +117,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let watcher = Watcher::open();
         tokio::spawn(watcher.clone().run(CancellationToken::new()));
-        let limits = Limits {
+        let limits = LogLimits {
             max_bytes: 1000,
             max_files: 3,
         };

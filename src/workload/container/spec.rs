@@ -88,11 +88,11 @@ pub fn config_json(container: &Container, context: &SpecContext<'_>) -> Result<V
         .root(
             RootBuilder::default()
                 .path(context.dir.merged())
-                .readonly(container.options.read_only)
+                .readonly(container.spec.options.read_only)
                 .build()?,
         )
-        .hostname(container.options.hostname.as_ref().unwrap_or(&container.id))
-        .mounts(mounts(&container.options, &context.mounts)?)
+        .hostname(container.spec.options.hostname.as_ref().unwrap_or(&container.id))
+        .mounts(mounts(&container.spec.options, &context.mounts)?)
         .process(process(container, context)?)
         .linux(linux(container, context)?)
         .hooks(
@@ -121,23 +121,23 @@ pub fn config_json(container: &Container, context: &SpecContext<'_>) -> Result<V
 
 fn process(container: &Container, context: &SpecContext<'_>) -> Result<oci_spec::runtime::Process, OciSpecError> {
     let spec = &container.spec;
-    let allowed = capabilities(&container.options);
+    let allowed = capabilities(&container.spec.options);
     ProcessBuilder::default()
-        .terminal(container.tty)
+        .terminal(container.spec.tty)
         .user(
             UserBuilder::default()
-                .uid(spec.uid)
-                .gid(spec.gid)
-                .additional_gids(spec.additional_gids.clone())
+                .uid(spec.process.uid)
+                .gid(spec.process.gid)
+                .additional_gids(spec.process.additional_gids.clone())
                 .build()?,
         )
-        .args(spec.args.clone())
+        .args(spec.process.args.clone())
         .env(environment(container))
-        .cwd(&spec.cwd)
+        .cwd(&spec.process.cwd)
         .no_new_privileges(true)
         .rlimits(rlimits(&resources::effective(
             context.ulimits,
-            &container.options.ulimits,
+            &container.spec.options.ulimits,
         ))?)
         .capabilities(
             LinuxCapabilitiesBuilder::default()
@@ -165,9 +165,9 @@ fn rlimits(limits: &[Ulimit]) -> Result<Vec<PosixRlimit>, OciSpecError> {
 
 /// That of the row, and the name of the host, which shells and programs look for.
 fn environment(container: &Container) -> Vec<String> {
-    let mut env = container.spec.env.clone();
+    let mut env = container.spec.process.env.clone();
     if !env.iter().any(|entry| entry.starts_with("HOSTNAME=")) {
-        let name = container.options.hostname.as_ref().unwrap_or(&container.id);
+        let name = container.spec.options.hostname.as_ref().unwrap_or(&container.id);
         env.push(format!("HOSTNAME={name}"));
     }
     env
@@ -223,7 +223,7 @@ fn capabilities(options: &ContainerOptions) -> HashSet<Capability> {
 }
 
 fn linux(container: &Container, context: &SpecContext<'_>) -> Result<oci_spec::runtime::Linux, OciSpecError> {
-    let options = &container.options;
+    let options = &container.spec.options;
     let resources = LinuxResourcesBuilder::default()
         .memory(memory(options, context.counts_swap)?)
         .cpu(
@@ -397,7 +397,7 @@ fn agent(hooks: &HookSettings, url: &str, event: &str, cert: &Path, key: &Path) 
 }
 
 fn annotations(container: &Container, context: &SpecContext<'_>) -> HashMap<String, String> {
-    let attachment = container.attachment.as_ref();
+    let attachment = container.status.attachment.as_ref();
     let net = json!({
         "hostInterface": context.host_interface,
         "bridgeInterface": attachment.map_or("", |a| &a.network),
@@ -423,7 +423,7 @@ fn annotations(container: &Container, context: &SpecContext<'_>) -> HashMap<Stri
         ("io.raind.image.config".into(), image.to_string()),
     ]);
     for (name, wanted) in [
-        (ANNOTATION_INIT, container.options.init),
+        (ANNOTATION_INIT, container.spec.options.init),
         (ANNOTATION_CONFINED, context.require_apparmor),
     ] {
         if wanted {
@@ -480,11 +480,11 @@ mod tests {
             hooks: &hooks,
         };
         let mut c = container("01abcdefghjk", "web");
-        c.options = options;
+        c.spec.options = options;
         if host.is_none() {
             c = c.address("10.166.0.7");
         }
-        c.spec.args = vec!["/bin/sh".into(), "-c".into(), "echo 'a  b'\n".into()];
+        c.spec.process.args = vec!["/bin/sh".into(), "-c".into(), "echo 'a  b'\n".into()];
         config_json(&c, &context).unwrap()
     }
 

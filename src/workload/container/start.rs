@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{ContainerError, ContainerService, refuse_managed, restart, transitions};
-use crate::model::{Container, ContainerState, INFRA_PREFIX, Operation, Retries};
+use super::{ContainerError, ContainerService, refuse_managed, transitions};
+use crate::model::{Container, ContainerState, INFRA_PREFIX, Operation, Retries, retries};
 use crate::observe::metrics::Verb;
 
 /// Who wants a container to run.
@@ -21,13 +21,13 @@ impl Starter {
     fn note(self, c: &mut Container) {
         match self {
             // The starts of infra containers are counted by the pod controller.
-            _ if c.name.starts_with(INFRA_PREFIX) => c.stopped_by_user = false,
+            _ if c.is_infra() => c.journal.stopped_by_user = false,
             Self::User => {
-                c.stopped_by_user = false;
-                c.restarts = 0;
-                c.retries = Retries::default();
+                c.journal.stopped_by_user = false;
+                c.status.restarts = 0;
+                c.journal.retries = Retries::default();
             }
-            Self::Policy => restart::count(c, Timestamp::now()),
+            Self::Policy => retries::count(c, Timestamp::now()),
         }
     }
 }
@@ -76,7 +76,7 @@ impl ContainerService {
         let done = self.run_again(container, starter).await;
         if done.is_err() {
             let over = self.update(&container.id, |c| {
-                c.starting = false;
+                c.journal.starting = false;
                 Ok(())
             });
             if let Err(error) = over.await {
@@ -88,16 +88,16 @@ impl ContainerService {
     }
 
     async fn run_again(&self, container: &Container, starter: Starter) -> Result<(), ContainerError> {
-        if container.state == ContainerState::Stopped {
+        if container.status.state == ContainerState::Stopped {
             self.create_again(container, starter).await?;
         } else {
             self.update(&container.id, move |c| {
                 starter.note(c);
-                c.starting = true;
+                c.journal.starting = true;
                 Ok(())
             })
             .await?;
-            if !container.forwards.is_empty() {
+            if !container.spec.forwards.is_empty() {
                 self.follow_ports().await?;
             }
         }
@@ -111,10 +111,10 @@ impl ContainerService {
         let row = self
             .update(&container.id, move |c| {
                 starter.note(c);
-                c.state = ContainerState::Creating;
-                c.starting = true;
-                c.operation = Some(Operation::Restart);
-                c.certificate_due = true;
+                c.status.state = ContainerState::Creating;
+                c.journal.starting = true;
+                c.journal.operation = Some(Operation::Restart);
+                c.journal.certificate_due = true;
                 Ok(c.clone())
             })
             .await?;
@@ -124,14 +124,18 @@ impl ContainerService {
         tracing::warn!(container.id = %row.id, %error, "restart failed, the container stays stopped");
         let before = container.clone();
         self.update(&container.id, move |c| {
-            c.operation = None;
-            c.certificate_due = false;
-            c.starting = false;
-            c.state = ContainerState::Stopped;
-            c.process = None;
-            c.exit = before.exit;
+            c.journal.operation = None;
+            c.journal.certificate_due = false;
+            c.journal.starting = false;
+            c.status.state = ContainerState::Stopped;
+            c.status.process = None;
+            c.status.exit = before.status.exit;
             if starter == Starter::User {
-                (c.stopped_by_user, c.restarts, c.retries) = (before.stopped_by_user, before.restarts, before.retries);
+                (c.journal.stopped_by_user, c.status.restarts, c.journal.retries) = (
+                    before.journal.stopped_by_user,
+                    before.status.restarts,
+                    before.journal.retries,
+                );
             }
             Ok(())
         })
@@ -156,7 +160,7 @@ impl ContainerService {
             let now = Timestamp::now();
             transitions::running(c, process, now);
             // One that has ended already was started all the same.
-            c.started_at.get_or_insert(now);
+            c.status.started_at.get_or_insert(now);
             Ok(())
         })
         .await?;

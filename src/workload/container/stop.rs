@@ -41,7 +41,7 @@ impl ContainerService {
                     if !awaits_restart {
                         transitions::check_allowed("stop", c)?;
                     }
-                    c.stopped_by_user = true;
+                    c.journal.stopped_by_user = true;
                     Ok(awaits_restart)
                 })
                 .await?;
@@ -58,7 +58,7 @@ impl ContainerService {
 
     /// Whoever calls this holds the lock of the container and has seen it run.
     pub(super) async fn end_process(&self, id: &str) -> Result<(), ContainerError> {
-        let request = stop_request(&self.find(id)?.options);
+        let request = stop_request(&self.find(id)?.spec.options);
         let stopped = self.0.services.runtime.stop(id, &request).await;
         if !self.settle_exit(id).await && stopped.is_ok() {
             self.settle_unseen(id).await;
@@ -66,7 +66,7 @@ impl ContainerService {
         let row = self.find(id)?;
         self.unpublish(&row).await;
         // It may have ended by itself a moment before: what was asked for is the case.
-        match (stopped, self.find(id)?.process.clone()) {
+        match (stopped, self.find(id)?.status.process.clone()) {
             (Err(source), Some(process)) if process.is_alive() => Err(ContainerError::Runtime {
                 step: "stop failed",
                 source,

@@ -27,17 +27,17 @@ pub fn apply_event(
     now: Timestamp,
 ) -> Result<(), ContainerError> {
     use ContainerState::{Created, Creating, Running, Stopped};
-    match (event, c.state) {
+    match (event, c.status.state) {
         (HookEvent::CreateRuntime, Creating | Stopped) => {
-            c.creating_at.get_or_insert(now);
+            c.status.creating_at.get_or_insert(now);
         }
         (HookEvent::CreateContainer, Creating) => created(c, process, now),
         (HookEvent::Poststart, Created) => running(c, process, now),
         // The process ended before this was reported.
-        (HookEvent::Poststart, Stopped) => c.started_at = Some(now),
+        (HookEvent::Poststart, Stopped) => c.status.started_at = Some(now),
         (HookEvent::StopContainer, Created | Running | Stopped) => stopped(c, exit, now),
         // A late word of the previous run, while the container is being made again.
-        (HookEvent::StopContainer, Creating) if c.operation == Some(Operation::Restart) => {}
+        (HookEvent::StopContainer, Creating) if c.journal.operation == Some(Operation::Restart) => {}
         // The removal in progress takes the row away itself, as its last step.
         (HookEvent::Poststop, Creating | Created | Stopped) => {}
         (event, state) => return Err(ContainerError::UnexpectedEvent { event, state }),
@@ -47,50 +47,50 @@ pub fn apply_event(
 
 /// The runtime has set the container up. Exit information of the previous run ends here.
 pub fn created(c: &mut Container, process: Option<ProcessId>, now: Timestamp) {
-    if c.state != ContainerState::Creating {
+    if c.status.state != ContainerState::Creating {
         return;
     }
-    c.state = ContainerState::Created;
-    c.process = process;
-    c.exit = None;
-    if c.operation == Some(Operation::Create) {
-        c.created_at = Some(now);
+    c.status.state = ContainerState::Created;
+    c.status.process = process;
+    c.status.exit = None;
+    if c.journal.operation == Some(Operation::Create) {
+        c.status.created_at = Some(now);
     }
 }
 
 /// The process was released.
 pub fn running(c: &mut Container, process: Option<ProcessId>, now: Timestamp) {
-    if c.state != ContainerState::Created {
+    if c.status.state != ContainerState::Created {
         return;
     }
-    c.state = ContainerState::Running;
-    c.starting = false;
-    c.process = process.or_else(|| c.process.take());
-    c.started_at = Some(now);
-    c.health = c.options.health_check.as_ref().map(|_| Health::Starting);
-    c.readiness = c.options.readiness_check.as_ref().map(|_| Health::Starting);
-    c.ready_at = None;
+    c.status.state = ContainerState::Running;
+    c.journal.starting = false;
+    c.status.process = process.or_else(|| c.status.process.take());
+    c.status.started_at = Some(now);
+    c.status.health = c.spec.options.health_check.as_ref().map(|_| Health::Starting);
+    c.status.readiness = c.spec.options.readiness_check.as_ref().map(|_| Health::Starting);
+    c.status.ready_at = None;
 }
 
 /// The process ended. A second report of the same end replaces what was guessed, never what was known.
 pub fn stopped(c: &mut Container, exit: Exit, now: Timestamp) {
-    let known = c.exit.as_ref().is_some_and(|e| e.code != -1);
-    if c.state == ContainerState::Stopped && (known || exit.code == -1) {
+    let known = c.status.exit.as_ref().is_some_and(|e| e.code != -1);
+    if c.status.state == ContainerState::Stopped && (known || exit.code == -1) {
         return;
     }
-    if c.state != ContainerState::Stopped {
-        c.stopped_at = Some(now);
+    if c.status.state != ContainerState::Stopped {
+        c.status.stopped_at = Some(now);
     }
-    c.state = ContainerState::Stopped;
-    c.starting = false;
-    c.process = None;
-    (c.health, c.readiness, c.ready_at) = (None, None, None);
-    c.exit = Some(exit);
+    c.status.state = ContainerState::Stopped;
+    c.journal.starting = false;
+    c.status.process = None;
+    (c.status.health, c.status.readiness, c.status.ready_at) = (None, None, None);
+    c.status.exit = Some(exit);
 }
 
 /// That process ended, which somebody saw who holds no lock: a row that is of another run by now is left alone.
 pub fn ended(c: &mut Container, process: &ProcessId, exit: Exit, now: Timestamp) {
-    if c.process.as_ref() == Some(process) && c.state != ContainerState::Creating {
+    if c.status.process.as_ref() == Some(process) && c.status.state != ContainerState::Creating {
         stopped(c, exit, now);
     }
 }
@@ -99,19 +99,19 @@ pub fn ended(c: &mut Container, process: &ProcessId, exit: Exit, now: Timestamp)
 pub fn check_allowed(operation: &'static str, c: &Container) -> Result<(), ContainerError> {
     use ContainerState::{Created, Creating, Running, Stopped};
     let allowed = match operation {
-        "start" if c.state == Running => return Err(ContainerError::AlreadyStarted(c.id.clone())),
+        "start" if c.status.state == Running => return Err(ContainerError::AlreadyStarted(c.id.clone())),
         // Only the build itself starts it, once.
         "start" if c.is_build() => false,
-        "start" => matches!(c.state, Created | Stopped) && c.operation.is_none(),
-        "stop" => c.state == Running,
-        _ => matches!(c.state, Creating | Created | Stopped),
+        "start" => matches!(c.status.state, Created | Stopped) && c.journal.operation.is_none(),
+        "stop" => c.status.state == Running,
+        _ => matches!(c.status.state, Creating | Created | Stopped),
     };
     if allowed {
         Ok(())
     } else {
         Err(ContainerError::WrongState {
             operation,
-            state: c.state,
+            state: c.status.state,
         })
     }
 }
@@ -121,7 +121,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::model::fixtures::container;
+    use crate::model::fixtures::{container, tcp_check};
     use ContainerState::{Created, Creating, Running, Stopped};
     use HookEvent::{CreateContainer, CreateRuntime, Poststart, Poststop, StopContainer};
 
@@ -151,31 +151,31 @@ mod tests {
         for (before, after) in [Creating, Created, Running, Stopped].into_iter().zip(after) {
             let mut c = container("a", "web").in_state(before);
             let result = apply_event(&mut c, event, process(), exit(3), Timestamp::now());
-            assert_eq!(result.is_ok().then_some(c.state), after, "{event} in {before}");
+            assert_eq!(result.is_ok().then_some(c.status.state), after, "{event} in {before}");
         }
     }
 
     #[test]
     fn the_end_of_an_earlier_run_does_not_end_this_one() {
         let mut c = container("a", "web").in_state(Running);
-        c.process = process();
+        c.status.process = process();
         let earlier = ProcessId {
             pid: 6,
             ..process().unwrap()
         };
         ended(&mut c, &earlier, exit(3), Timestamp::now());
-        assert_eq!((c.state, c.exit.clone()), (Running, None));
+        assert_eq!((c.status.state, c.status.exit.clone()), (Running, None));
         ended(&mut c, &process().unwrap(), exit(3), Timestamp::now());
-        assert_eq!((c.state, c.exit.map(|e| e.code)), (Stopped, Some(3)));
+        assert_eq!((c.status.state, c.status.exit.map(|e| e.code)), (Stopped, Some(3)));
     }
 
     #[test]
     fn the_container_of_a_build_runs_once() {
         for state in [Creating, Created, Stopped] {
             let mut c = container("build-01kg2cnf0ytv", "x").in_state(state);
-            c.operation = None;
+            c.role = Role::Build;
             assert!(check_allowed("start", &c).is_err(), "{state}");
-            c.id = "01kg2cnf0ytv".into();
+            c.role = Role::Alone;
             assert_eq!(check_allowed("start", &c).is_ok(), state != Creating);
         }
     }
@@ -186,7 +186,10 @@ mod tests {
         apply_event(&mut c, StopContainer, None, exit(3), Timestamp::now()).unwrap();
         running(&mut c, process(), Timestamp::now());
         apply_event(&mut c, Poststart, process(), exit(0), Timestamp::now()).unwrap();
-        assert_eq!((c.state, c.exit, c.process), (Stopped, Some(exit(3)), None));
+        assert_eq!(
+            (c.status.state, c.status.exit, c.status.process),
+            (Stopped, Some(exit(3)), None)
+        );
     }
 
     #[test]
@@ -194,49 +197,41 @@ mod tests {
         let mut c = container("a", "web").in_state(Running);
         stopped(&mut c, unseen_exit(), Timestamp::UNIX_EPOCH);
         stopped(&mut c, exit(137), Timestamp::now());
-        assert_eq!(c.exit, Some(exit(137)));
-        assert_eq!(c.stopped_at, Some(Timestamp::UNIX_EPOCH));
+        assert_eq!(c.status.exit, Some(exit(137)));
+        assert_eq!(c.status.stopped_at, Some(Timestamp::UNIX_EPOCH));
         stopped(&mut c, unseen_exit(), Timestamp::now());
-        assert_eq!(c.exit, Some(exit(137)));
+        assert_eq!(c.status.exit, Some(exit(137)));
     }
 
     #[test]
     fn a_late_report_of_the_previous_run_does_not_stop_the_next() {
         let mut c = container("a", "web").in_state(Creating);
-        c.operation = Some(Operation::Restart);
+        c.journal.operation = Some(Operation::Restart);
         apply_event(&mut c, StopContainer, None, exit(1), Timestamp::now()).unwrap();
-        assert_eq!(c.state, Creating);
+        assert_eq!(c.status.state, Creating);
     }
 
     #[test]
     fn health_is_known_only_of_what_runs() {
         let mut c = container("a", "web").in_state(Created);
-        c.options.health_check = Some(crate::model::HealthCheck {
-            probe: crate::model::Probe::Tcp(80),
-            interval: 1,
-            timeout: 1,
-            retries: 1,
-            successes: 1,
-            start_period: 0,
-            start_interval: None,
-        });
+        c.options.health_check = Some(tcp_check());
         running(&mut c, process(), Timestamp::now());
-        assert_eq!((c.health, c.readiness), (Some(Health::Starting), None));
+        assert_eq!((c.status.health, c.status.readiness), (Some(Health::Starting), None));
         stopped(&mut c, exit(0), Timestamp::now());
-        assert_eq!(c.health, None);
+        assert_eq!(c.status.health, None);
     }
 
     #[test]
     fn first_times_are_kept_over_a_restart() {
         let mut c = container("a", "web");
-        c.operation = Some(Operation::Restart);
-        c.creating_at = Some(Timestamp::UNIX_EPOCH);
-        c.created_at = Some(Timestamp::UNIX_EPOCH);
+        c.journal.operation = Some(Operation::Restart);
+        c.status.creating_at = Some(Timestamp::UNIX_EPOCH);
+        c.status.created_at = Some(Timestamp::UNIX_EPOCH);
         let now = Timestamp::now();
         apply_event(&mut c, CreateRuntime, None, exit(0), now).unwrap();
         apply_event(&mut c, CreateContainer, process(), exit(0), now).unwrap();
         assert_eq!(
-            (c.creating_at, c.created_at),
+            (c.status.creating_at, c.status.created_at),
             (Some(Timestamp::UNIX_EPOCH), Some(Timestamp::UNIX_EPOCH))
         );
     }

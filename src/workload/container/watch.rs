@@ -42,7 +42,12 @@ impl Drop for Watched {
 impl ContainerService {
     /// Watches the process of the row, if it has one. Asking twice is harmless.
     pub(super) fn watch(&self, id: &str) {
-        let Some(process) = self.snapshot().containers().get(id).and_then(|c| c.process.clone()) else {
+        let Some(process) = self
+            .snapshot()
+            .containers()
+            .get(id)
+            .and_then(|c| c.status.process.clone())
+        else {
             return;
         };
         let mut watched = self.0.watched.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -90,7 +95,7 @@ impl ContainerService {
             let Some(row) = snapshot.containers().get(id) else {
                 return;
             };
-            if row.process.as_ref() != Some(process) {
+            if row.status.process.as_ref() != Some(process) {
                 return;
             }
             let known = self.exit_on_file(id).await;
@@ -133,7 +138,7 @@ impl ContainerService {
     pub(super) async fn settle_unseen(&self, id: &str) {
         let row = self.snapshot().containers().get(id).cloned();
         if row
-            .and_then(|row| row.process.clone())
+            .and_then(|row| row.status.process.clone())
             .is_some_and(|process| !process.is_alive())
         {
             self.record_exit(id, unseen_exit()).await;
@@ -143,7 +148,7 @@ impl ContainerService {
     /// Records the exit of the run that the row is of. The caller holds the lock of the container.
     async fn record_exit(&self, id: &str, exit: Exit) {
         let recorded = self.update(id, move |c| {
-            if c.state != ContainerState::Creating {
+            if c.status.state != ContainerState::Creating {
                 stopped(c, exit, Timestamp::now());
             }
             Ok(())

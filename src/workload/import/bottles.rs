@@ -77,8 +77,8 @@ impl Stored {
 
     /// The bottle that a policy came with.
     pub(super) fn owner_of(&self, policy: &str) -> Option<String> {
-        let of = |(_, bottle): &(&String, &Record)| bottle.policies.iter().any(|p| p.id == policy);
-        self.bottles.iter().find(of).map(|(id, _)| id.clone())
+        let has_policy = |(_, bottle): &(&String, &Record)| bottle.policies.iter().any(|p| p.id == policy);
+        self.bottles.iter().find(has_policy).map(|(id, _)| id.clone())
     }
 
     pub(super) fn rows(&self, containers: &[Container], now: Timestamp, warnings: &mut Vec<String>) -> Vec<Bottle> {

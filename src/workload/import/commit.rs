@@ -50,7 +50,7 @@ pub(super) fn write(t: &mut Txn, rows: Rows, mut record: Import) -> Result<Impor
     }
     // The only one of its kind, and it claims nothing.
     t.put(record.clone())
-        .map_err(|taken| StoreError::Commit(taken.to_string()))?;
+        .map_err(|taken| StoreError::Commit(taken.into()))?;
     Ok(record)
 }
 
@@ -64,8 +64,8 @@ fn put_containers(t: &mut Txn, rows: Vec<Container>, warnings: &mut Vec<String>)
             warnings.push(format!("{said}; its owner is now called {}", container.name));
         }
         let is_out = |a: &Attachment| t.snapshot().networks().get(&a.network).is_none();
-        if container.attachment.as_ref().is_some_and(is_out) {
-            container.attachment = None;
+        if container.status.attachment.as_ref().is_some_and(is_out) {
+            container.status.attachment = None;
         }
         fit(t, container, warnings, settle_container);
     }
@@ -78,11 +78,12 @@ fn settle_container(container: &mut Container, claim: &Claim) -> Option<String> 
             Some(format!("it is now called {}", container.name))
         }
         Claim::Address(_) => {
-            container.attachment = None;
+            container.status.attachment = None;
             Some("it has no address".to_owned())
         }
         Claim::HostPort(protocol, port, _) => {
             container
+                .spec
                 .forwards
                 .retain(|f| (f.protocol, f.host_port) != (*protocol, *port));
             Some(format!("it does not publish port {port}/{protocol}"))

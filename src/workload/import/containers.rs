@@ -14,8 +14,8 @@ use super::machine::{Looks, Seen};
 use super::{bottles, images, ipam, pods};
 use crate::image::ImageRef;
 use crate::model::{
-    Container, ContainerOptions, ContainerState, Exit, INFRA_PREFIX, Image, ImageRunConfig, PodGoal, ProcessId,
-    ProcessSpec, RestartPolicy, Retries,
+    Container, ContainerImage, ContainerOptions, ContainerSpec, ContainerState, ContainerStatus, Exit, INFRA_PREFIX,
+    Image, ImageRunConfig, PodGoal, ProcessId, ProcessSpec, RestartPolicy, Role,
 };
 use crate::runtime::dir::valid_id;
 use crate::runtime::state::{REASON_COMPLETED, REASON_ERROR};
@@ -106,17 +106,16 @@ impl Stored {
 
 /// Members of a pod whose process is in the network namespace of the pod's infra container belong to that process.
 fn join(rows: &mut [Container], seen: &Seen) {
-    let is_infra = |c: &Container| c.pod_id.is_some() && c.name.starts_with(INFRA_PREFIX);
     let network = |c: &Container| seen.get(&c.id).and_then(|looks| looks.network);
     let infra: BTreeMap<String, (ProcessId, (u64, u64))> = rows
         .iter()
-        .filter(|c| is_infra(c))
-        .filter_map(|c| Some((c.pod_id.clone()?, (c.process.clone()?, network(c)?))))
+        .filter(|c| c.is_infra())
+        .filter_map(|c| Some((c.role.pod()?.to_owned(), (c.status.process.clone()?, network(c)?))))
         .collect();
-    for row in rows.iter_mut().filter(|c| !is_infra(c)) {
-        let host = row.pod_id.as_ref().and_then(|pod| infra.get(pod));
-        row.joined = host
-            .filter(|(_, of_infra)| row.process.is_some() && network(row) == Some(*of_infra))
+    for row in rows.iter_mut().filter(|c| c.is_member()) {
+        let host = row.role.pod().and_then(|pod| infra.get(pod));
+        row.journal.joined = host
+            .filter(|(_, of_infra)| row.status.process.is_some() && network(row) == Some(*of_infra))
             .map(|(process, _)| process.clone());
     }
 }
@@ -131,26 +130,18 @@ fn row(id: &str, record: &Record, around: &Around<'_>, warnings: &mut Vec<String
     tell(record, looks, exit.as_ref(), adopted, around, warnings);
     let repository = image.as_ref().map_or(&*record.image_repository, ImageRef::repository);
     let (attachment, forwards) = around.ipam.place(id, warnings);
-    let pod_id = text(&record.pod_id);
-    let is_member = pod_id.is_some() && !record.name.starts_with(INFRA_PREFIX);
-    let goal = pod_id.as_ref().and_then(|pod| around.pods.goal(pod));
-    Container {
-        id: id.to_owned(),
-        name: record.name.clone(),
-        bottle_id: text(&record.bottle_id).filter(|bottle| around.bottles.has(bottle)),
-        spiffe_id: text(&record.spiffe_id),
-        stopped_by_user: is_member && state == ContainerState::Stopped && goal != Some(PodGoal::Running),
-        state,
-        operation: None,
-        process,
-        exit,
-        image_repository: repository.to_owned(),
-        image_reference: record.image_reference.clone(),
-        layers: adopted.map_or_else(Vec::new, |image| {
-            image.layers.iter().map(|l| l.diff_id.clone()).collect()
-        }),
-        spec: process_spec(record, looks, adopted.map(|image| &image.config)),
-        mounts: mounts(looks),
+    let role = role(record, around);
+    let goal = role.pod().and_then(|pod| around.pods.goal(pod));
+    let is_member = matches!(role, Role::Member { .. });
+    let spec = ContainerSpec {
+        image: ContainerImage {
+            repository: repository.to_owned(),
+            reference: record.image_reference.clone(),
+            layers: adopted.map_or_else(Vec::new, |image| {
+                image.layers.iter().map(|l| l.diff_id.clone()).collect()
+            }),
+        },
+        process: process_spec(record, looks, adopted.map(|image| &image.config)),
         tty: record.tty,
         options: ContainerOptions {
             hostname: looks
@@ -164,17 +155,17 @@ fn row(id: &str, record: &Record, around: &Around<'_>, warnings: &mut Vec<String
             },
             ..ContainerOptions::default()
         },
-        pod_id,
-        restarts: 0,
-        retries: Retries::default(),
-        health: None,
-        readiness: None,
-        ready_at: None,
-        joined: None,
-        starting: false,
-        attachment,
+        mounts: mounts(looks),
         forwards,
-        certificate_due: false,
+    };
+    let mut row = Container::new(id.to_owned(), record.name.clone(), role, spec);
+    row.journal.stopped_by_user = is_member && state == ContainerState::Stopped && goal != Some(PodGoal::Running);
+    row.status = ContainerStatus {
+        state,
+        process,
+        exit,
+        attachment,
+        spiffe_id: text(&record.spiffe_id),
         creating_at: record.creating_at.0,
         created_at: record.created_at.0.or(record.creating_at.0).or(Some(around.now)),
         started_at: record.stated_at.0,
@@ -182,6 +173,18 @@ fn row(id: &str, record: &Record, around: &Around<'_>, warnings: &mut Vec<String
             ContainerState::Stopped => record.stopped_at.0.or(record.finished_at.0).or(Some(around.now)),
             _ => None,
         },
+        ..ContainerStatus::default()
+    };
+    row
+}
+
+/// The original knows infra containers by their names alone.
+fn role(record: &Record, around: &Around<'_>) -> Role {
+    let bottle = || text(&record.bottle_id).filter(|bottle| around.bottles.has(bottle));
+    match text(&record.pod_id) {
+        Some(pod) if record.name.starts_with(INFRA_PREFIX) => Role::Infra { pod },
+        Some(pod) => Role::Member { pod },
+        None => bottle().map_or(Role::Alone, |bottle| Role::Service { bottle }),
     }
 }
 

@@ -40,6 +40,7 @@ pub(super) struct Locks {
 }
 
 /// Takes the locks and reads everything; `None` when there is no store.
+#[expect(clippy::disallowed_methods, reason = "the error names the file already")]
 pub(super) fn open(directory: &Path) -> Result<Option<(Locks, Files)>, ImportError> {
     let locks = lock(directory)?;
     let mut contents = BTreeMap::new();
@@ -63,6 +64,7 @@ pub(super) fn open(directory: &Path) -> Result<Option<(Locks, Files)>, ImportErr
     Ok(Some((locks, Files { directory, contents })))
 }
 
+#[expect(clippy::disallowed_methods, reason = "the error names the file already")]
 fn lock(directory: &Path) -> Result<Locks, ImportError> {
     let mut held = Vec::new();
     for name in STORES {

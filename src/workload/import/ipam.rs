@@ -7,7 +7,6 @@ use ipnet::Ipv4Net;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::containers;
 use super::json::{Time, nullable, version_0_1};
 use crate::model::{Attachment, Forward, Network, Protocol};
 
@@ -122,11 +121,11 @@ impl Stored {
         (Some(place), forwards)
     }
 
-    /// Tells what is dropped, and what an operator should know.
-    pub(super) fn check(&self, containers: &containers::Stored, warnings: &mut Vec<String>) {
+    /// Tells what is dropped, and what an operator should know. `keeps` says whether a container of that id becomes a row.
+    pub(super) fn check(&self, keeps: impl Fn(&str) -> bool, warnings: &mut Vec<String>) {
         for (n, pool) in self.pools.iter().enumerate() {
             for (address, allocation) in &pool.allocations {
-                if !containers.keeps(&allocation.container_id) {
+                if !keeps(&allocation.container_id) {
                     let id = &allocation.container_id;
                     warnings.push(format!(
                         "address {address}: its container {id} has no record, the address is free"

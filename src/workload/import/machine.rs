@@ -15,7 +15,6 @@ use std::time::{Duration, SystemTime};
 use serde::Deserialize;
 
 use super::Places;
-use super::containers::Stored;
 use super::json::nullable;
 use crate::model::{Container, ContainerState, ProcessId};
 use crate::runtime::dir::ContainerDir;
@@ -70,10 +69,10 @@ pub(super) struct Mount {
     pub options: Vec<String>,
 }
 
-/// Looks at all of them.
-pub(super) fn look(containers: &Stored, places: &Places) -> Seen {
-    let of = |(id, pid): (&String, i32)| (id.clone(), look_at(id, pid, places));
-    containers.pids().map(of).collect()
+/// Looks at all of them: their ids and recorded pids.
+pub(super) fn look<'a>(pids: impl Iterator<Item = (&'a String, i32)>, places: &Places) -> Seen {
+    let looks = |(id, pid): (&String, i32)| (id.clone(), look_at(id, pid, places));
+    pids.map(looks).collect()
 }
 
 fn look_at(id: &str, recorded: i32, places: &Places) -> Looks {
@@ -88,25 +87,25 @@ fn look_at(id: &str, recorded: i32, places: &Places) -> Looks {
             || state.as_ref().is_some_and(|s| s.pid == pid) && is_older_than(process, &dir.state())
     };
     let process = ProcessId::of(pid).filter(is_its);
-    let namespace = |p: &ProcessId| std::fs::metadata(format!("/proc/{}/ns/net", p.pid)).ok();
+    let namespace = |p: &ProcessId| fs_err::metadata(format!("/proc/{}/ns/net", p.pid)).ok();
     Looks {
         directory: dir.path().is_dir(),
         network: process.as_ref().and_then(namespace).map(|m| (m.dev(), m.ino())),
         process,
-        bundle: std::fs::read(dir.config())
+        bundle: fs_err::read(dir.config())
             .ok()
             .and_then(|text| serde_json::from_slice(&text).ok()),
     }
 }
 
 fn is_member(procs: &Path, pid: i32) -> bool {
-    let text = std::fs::read_to_string(procs).unwrap_or_default();
+    let text = fs_err::read_to_string(procs).unwrap_or_default();
     text.lines().any(|line| line.trim().parse() == Ok(pid))
 }
 
 /// Whether a process was there when a file was written last.
 fn is_older_than(process: &ProcessId, file: &Path) -> bool {
-    let written = std::fs::metadata(file).and_then(|m| m.modified());
+    let written = fs_err::metadata(file).and_then(|m| m.modified());
     let (Ok(written), Some(started)) = (written, started_at(process)) else {
         return false;
     };
@@ -114,7 +113,7 @@ fn is_older_than(process: &ProcessId, file: &Path) -> bool {
 }
 
 fn started_at(process: &ProcessId) -> Option<SystemTime> {
-    let stat = std::fs::read_to_string("/proc/stat").ok()?;
+    let stat = fs_err::read_to_string("/proc/stat").ok()?;
     let boot: u64 = stat
         .lines()
         .find_map(|line| line.strip_prefix("btime "))?
@@ -148,7 +147,7 @@ pub(super) fn complete_states(root: &Path, containers: &[Container]) -> io::Resu
 }
 
 fn completed(mut state: RuntimeState, container: &Container) -> RuntimeState {
-    match (&container.process, container.state) {
+    match (&container.status.process, container.status.state) {
         (Some(process), _) => {
             state.pid = process.pid;
             state.pid_start_time = Some(process.start_time);
@@ -229,21 +228,22 @@ mod tests {
         let path = places.containers.join("01m85d6ag2dj/state.json");
         std::fs::write(&path, state(77)).unwrap();
         let mut row = container("01m85d6ag2dj", "web").in_state(ContainerState::Running);
-        row.process = Some(ProcessId {
+        row.status.process = Some(ProcessId {
             pid: 77,
             start_time: 5,
             boot_id: "b".into(),
         });
         complete_states(&places.containers, &[row.clone(), container("nowhere", "x")]).unwrap();
         let read = || RuntimeState::read(&path).unwrap().unwrap();
-        assert_eq!(read().process(), row.process);
+        assert_eq!(read().process(), row.status.process);
         assert_eq!(read().annotations["a"], "b");
         let inode = || std::fs::metadata(&path).unwrap().ino();
         let before = inode();
         complete_states(&places.containers, &[row.clone()]).unwrap();
         assert_eq!(inode(), before);
-        let dead = row.in_state(ContainerState::Stopped);
-        complete_states(&places.containers, &[Container { process: None, ..dead }]).unwrap();
+        let mut dead = row.in_state(ContainerState::Stopped);
+        dead.status.process = None;
+        complete_states(&places.containers, &[dead]).unwrap();
         assert_eq!(
             (read().status, read().pid, read().process()),
             (Status::Stopped, 0, None)

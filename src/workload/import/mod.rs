@@ -38,6 +38,7 @@ use jiff::Timestamp;
 use self::files::Files;
 use crate::image::{ImageError, ImageService};
 use crate::model::{Bottle, Container, Image, Import, Network, Pod, Policy, PolicySettings, ReplicaSet, Service};
+use crate::ops::task::{Unfinished, blocking};
 use crate::store::{Store, StoreError};
 
 /// Why an installation was not taken over. Nothing was committed then.
@@ -49,6 +50,7 @@ pub enum ImportError {
         /// The file.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: std::io::Error,
     },
     /// A store is in use.
@@ -70,13 +72,13 @@ pub enum ImportError {
     Image(#[from] ImageError),
     /// A container's state file cannot be written.
     #[error("cannot complete the state file of a container: {0}")]
-    State(std::io::Error),
+    State(#[source] std::io::Error),
     /// The transaction failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// File work ended unexpectedly.
     #[error(transparent)]
-    Task(#[from] tokio::task::JoinError),
+    Task(#[from] Unfinished),
 }
 
 /// Where things are.
@@ -105,20 +107,18 @@ pub async fn take_over(places: &Places, store: &Store, images: &ImageService) ->
     }
     let stores = places.stores.clone();
     // The locks are held until the commit.
-    let Some((_locks, files)) = tokio::task::spawn_blocking(move || files::open(&stores)).await?? else {
+    let Some((_locks, files)) = blocking(move || files::open(&stores)).await? else {
         return Ok(());
     };
     let mut warnings = Vec::new();
     let old = Old::parse(&files, &mut warnings)?;
     let (look, places_seen) = (old.containers.clone(), places.clone());
-    let seen = tokio::task::spawn_blocking(move || machine::look(&look, &places_seen)).await?;
+    let seen = blocking(move || Ok::<_, ImportError>(machine::look(look.pids(), &places_seen))).await?;
     let adopted = images::adopt(&old.images, images, &mut warnings).await?;
     let now = Timestamp::now();
     let rows = old.rows(&seen, adopted, now, &mut warnings);
     let (containers, root) = (rows.containers.clone(), places.containers.clone());
-    tokio::task::spawn_blocking(move || machine::complete_states(&root, &containers))
-        .await?
-        .map_err(ImportError::State)?;
+    blocking(move || machine::complete_states(&root, &containers).map_err(ImportError::State)).await?;
     let record = Import {
         id: Import::ID.to_owned(),
         at: now,
@@ -196,7 +196,7 @@ impl Old {
             now,
         };
         let containers = self.containers.rows(&around, warnings);
-        self.ipam.check(&self.containers, warnings);
+        self.ipam.check(|id| self.containers.keeps(id), warnings);
         let (pods, sets) = self.pods.rows(now, warnings);
         let (policies, settings) = self
             .policies

@@ -11,7 +11,7 @@ use ulid::Ulid;
 
 use super::bottles;
 use super::json::{nullable, version};
-use crate::model::{Chain, NsMode, Policy, PolicyProtocol, PolicySettings, PolicyStage};
+use crate::model::{NsMode, Policy, PolicyChain, PolicyProtocol, PolicySettings, PolicyStage};
 
 /// What a mode has behind it that holds from the next commit on.
 const PENDING: &str = "_next_commit";
@@ -87,16 +87,16 @@ struct End {
 }
 
 impl Stored {
-    fn records(&self) -> impl Iterator<Item = (Chain, &Record)> {
-        let of = |chain: Chain| {
+    fn records(&self) -> impl Iterator<Item = (PolicyChain, &Record)> {
+        let stored = |chain: PolicyChain| {
             let list = match chain {
-                Chain::RaindEw => &self.policies.east_west,
-                Chain::RaindNsObs => &self.policies.north_south_observe,
-                Chain::RaindNsEnf => &self.policies.north_south_enforce,
+                PolicyChain::RaindEw => &self.policies.east_west,
+                PolicyChain::RaindNsObs => &self.policies.north_south_observe,
+                PolicyChain::RaindNsEnf => &self.policies.north_south_enforce,
             };
             list.iter().map(move |record| (chain, record))
         };
-        Chain::ALL.into_iter().flat_map(of)
+        PolicyChain::ALL.into_iter().flat_map(stored)
     }
 
     /// The policies and the modes; no modes when the store was never written.
@@ -182,7 +182,7 @@ fn is_decided(record: &Record) -> bool {
 }
 
 fn row(
-    chain: Chain,
+    chain: PolicyChain,
     record: &Record,
     stage: PolicyStage,
     bottles: &bottles::Stored,
@@ -201,8 +201,8 @@ fn row(
     }
     let source = name(&record.source.container_name)?;
     let destination = match chain {
-        Chain::RaindEw => name(&record.destination.container_name)?,
-        Chain::RaindNsObs | Chain::RaindNsEnf => block(&record.destination.address)?,
+        PolicyChain::RaindEw => name(&record.destination.container_name)?,
+        PolicyChain::RaindNsObs | PolicyChain::RaindNsEnf => block(&record.destination.address)?,
     };
     let ulid = Ulid::from_string(&record.id).map_err(|_| "its id is not valid".to_owned())?;
     let at = i64::try_from(ulid.timestamp_ms())

@@ -6,7 +6,9 @@ use std::path::Path;
 use super::files::Files;
 use super::machine::{Bundle, Looks, Seen};
 use super::*;
-use crate::model::{Chain, ContainerState, NsMode, PodGoal, PolicyStage, ProcessId, Protocol, RestartPolicy, Snapshot};
+use crate::model::{
+    ContainerState, NsMode, PodGoal, PolicyChain, PolicyStage, ProcessId, Protocol, RestartPolicy, Snapshot,
+};
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/original");
 
@@ -119,24 +121,38 @@ fn containers_with_their_place_ports_environment_and_mounts() {
     let (snapshot, _) = stored(&old, &all_live(&old));
     assert_eq!(snapshot.containers().len(), 5);
     let web = snapshot.containers().get("01m85d6ag2dj").unwrap();
-    assert_eq!((&*web.name, web.state), ("web", ContainerState::Running));
-    assert_eq!(web.process.as_ref().unwrap().pid, 635);
-    assert_eq!(web.attachment.as_ref().unwrap().address.to_string(), "10.166.0.2");
+    assert_eq!((&*web.name, web.status.state), ("web", ContainerState::Running));
+    assert_eq!(web.status.process.as_ref().unwrap().pid, 635);
+    assert_eq!(
+        web.status.attachment.as_ref().unwrap().address.to_string(),
+        "10.166.0.2"
+    );
     let forwards: Vec<_> = web
+        .spec
         .forwards
         .iter()
         .map(|f| (f.host_port, f.container_port, f.protocol))
         .collect();
     assert_eq!(forwards, [(8080, 80, Protocol::Tcp), (5353, 53, Protocol::Udp)]);
-    assert_eq!(web.layers, ["layer of library/busybox:latest"]);
-    assert_eq!(web.mounts, ["/srv/data:/data"]);
-    assert!(web.spec.env.contains(&"SP=a b".to_owned()) && web.spec.args[0] == "/bin/sh" && web.spec.cwd == "/");
-    assert_eq!(web.started_at.unwrap().to_string(), "2026-11-23T23:53:02.829994567Z");
-    assert_eq!((web.stopped_at, &web.exit), (None, &None));
-    assert_eq!(web.spiffe_id.as_deref(), Some("spiffe://raind/container/01m85d6ag2dj"));
+    assert_eq!(web.spec.image.layers, ["layer of library/busybox:latest"]);
+    assert_eq!(web.spec.mounts, ["/srv/data:/data"]);
+    assert!(
+        web.spec.process.env.contains(&"SP=a b".to_owned())
+            && web.spec.process.args[0] == "/bin/sh"
+            && web.spec.process.cwd == "/"
+    );
+    assert_eq!(
+        web.status.started_at.unwrap().to_string(),
+        "2026-11-23T23:53:02.829994567Z"
+    );
+    assert_eq!((web.status.stopped_at, &web.status.exit), (None, &None));
+    assert_eq!(
+        web.status.spiffe_id.as_deref(),
+        Some("spiffe://raind/container/01m85d6ag2dj")
+    );
     let db = snapshot.containers().get("01m85d7qahjs").unwrap();
     assert_eq!(
-        (db.state, db.bottle_id.as_deref()),
+        (db.status.state, db.role.bottle()),
         (ContainerState::Created, Some("01m85d7q16m2"))
     );
     let bottle = snapshot.bottles().get("01m85d7q16m2").unwrap();
@@ -183,22 +199,30 @@ fn what_does_not_live_is_stopped_and_what_is_missing_is_told() {
     let (snapshot, warnings) = stored(&old, &seen);
     assert_eq!(snapshot.containers().len(), 4);
     let row = |n: u8| snapshot.containers().get(&format!("01m85d00000{n}")).unwrap();
-    let exit = |n: u8| row(n).exit.clone().unwrap();
+    let exit = |n: u8| row(n).status.exit.clone().unwrap();
     for n in 1..=4 {
-        assert_eq!((row(n).state, &row(n).process), (ContainerState::Stopped, &None), "{n}");
+        assert_eq!(
+            (row(n).status.state, &row(n).status.process),
+            (ContainerState::Stopped, &None),
+            "{n}"
+        );
     }
     assert_eq!((exit(1).code, &*exit(1).message), (-1, "process down detected."));
     assert_eq!(
-        (&row(1).spec.args[..], &*row(1).spec.cwd),
+        (&row(1).spec.process.args[..], &*row(1).spec.process.cwd),
         (&["/e".to_owned(), "c".to_owned()][..], "/w")
     );
     assert!(exit(2).message.contains("not finished"));
     assert_eq!((exit(3).code, &*exit(3).reason), (3, "Error"));
-    assert_eq!(row(3).stopped_at.unwrap().to_string(), "2026-01-01T00:00:00Z");
+    assert_eq!(row(3).status.stopped_at.unwrap().to_string(), "2026-01-01T00:00:00Z");
     assert!(exit(4).message.contains("directory of the container is missing"));
     assert_eq!(
-        (&row(4).bottle_id, row(4).layers.len(), &*row(4).spec.args[0]),
-        (&None, 0, "x")
+        (
+            &row(4).role,
+            row(4).spec.image.layers.len(),
+            &*row(4).spec.process.args[0]
+        ),
+        (&Role::Alone, 0, "x")
     );
     for word in [
         "build-01m85d000005",
@@ -236,28 +260,26 @@ fn pods_keep_running_in_their_namespaces() {
         (&entry.ports[0][..], &entry.mounts[0][..], &entry.env[0][..]),
         ("8077:80", "/srv/data:/d", "A=1")
     );
-    let members = || {
-        snapshot
-            .containers()
-            .iter()
-            .filter(|c| c.pod_id.is_some() && c.attachment.is_none())
-    };
+    let members = || snapshot.containers().iter().filter(|c| c.is_member());
     assert_eq!(members().count(), 3);
     for member in members() {
-        let of_pod = |c: &&std::sync::Arc<Container>| c.pod_id == member.pod_id && c.attachment.is_some();
+        let of_pod = |c: &&std::sync::Arc<Container>| c.is_infra() && c.role.pod() == member.role.pod();
         let infra = snapshot.containers().iter().find(of_pod).unwrap();
-        assert_eq!(member.joined, infra.process);
+        assert_eq!(member.journal.joined, infra.status.process);
         assert_eq!(
-            (member.options.restart, infra.options.restart),
+            (member.spec.options.restart, infra.spec.options.restart),
             (RestartPolicy::Always, RestartPolicy::No)
         );
-        let status = crate::model::pod_status(&snapshot, snapshot.pods().get(member.pod_id.as_ref().unwrap()).unwrap());
+        let status = crate::model::pod_status(&snapshot, snapshot.pods().get(member.role.pod().unwrap()).unwrap());
         assert!(status.ready, "{status:?}");
     }
     // One that is somewhere else has to be made anew.
     let stray = members().next().unwrap().id.clone();
     seen.get_mut(&stray).unwrap().network = Some((4, 2));
-    assert_eq!(stored(&old, &seen).0.containers().get(&stray).unwrap().joined, None);
+    assert_eq!(
+        stored(&old, &seen).0.containers().get(&stray).unwrap().journal.joined,
+        None
+    );
 }
 
 #[test]
@@ -295,7 +317,7 @@ fn what_a_pod_is_meant_to_be() {
 fn policies_are_staged_as_they_were() {
     let (old, _) = parse(&files("mixed-policies", &[]));
     let (snapshot, _) = stored(&old, &all_live(&old));
-    let stages = |chain: Chain| -> Vec<_> {
+    let stages = |chain: PolicyChain| -> Vec<_> {
         snapshot
             .policies()
             .iter()
@@ -304,8 +326,8 @@ fn policies_are_staged_as_they_were() {
             .collect()
     };
     use PolicyStage::{Added, Committed, Removed};
-    assert_eq!(stages(Chain::RaindEw), [Committed, Committed, Committed]);
-    assert_eq!(stages(Chain::RaindNsObs)[0], Committed);
+    assert_eq!(stages(PolicyChain::RaindEw), [Committed, Committed, Committed]);
+    assert_eq!(stages(PolicyChain::RaindNsObs)[0], Committed);
     let npm = |mode: &str, list: &str| {
         format!(
             r#"{{"version":"v1","defaults":{{"east_west":{{"mode":"deny_by_default","logging":false}},"north_south":{{"mode":"{mode}"}}}},"policies":{{"east_west":[{list}]}}}}"#
@@ -448,7 +470,7 @@ fn of_two_that_fight_the_first_wins_and_both_stay() {
     let ports: Vec<Vec<_>> = snapshot
         .containers()
         .iter()
-        .map(|c| c.forwards.iter().map(|f| f.host_port).collect())
+        .map(|c| c.spec.forwards.iter().map(|f| f.host_port).collect())
         .collect();
     assert_eq!(ports, [vec![80], vec![82], vec![]]);
     let services: Vec<_> = snapshot.services().iter().map(|s| (&*s.name, s.ports.len())).collect();

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use super::error::ManifestError;
+use super::probe::NamedPort;
+use super::protocol::{not_a_protocol, protocol};
 use super::reader::{Field, Object};
-use super::service::{not_a_protocol, protocol};
 use super::{checked, probe, quantity};
-use crate::model::container_names::valid_name;
+use crate::model::names::is_container_name;
 use crate::model::{ContainerOptions, PodContainer, PullPolicy, Volume, VolumeMount, VolumeSource};
 use crate::runtime::mounts;
 use crate::workload::container::{OptionsRequest, pull_policy_of};
@@ -35,12 +36,6 @@ pub(super) struct Identity {
     user: Option<u32>,
     group: Option<u32>,
     not_root: Option<bool>,
-}
-
-/// A port of the container by the name that probes may use.
-pub(super) struct NamedPort {
-    pub name: String,
-    pub port: u16,
 }
 
 type Result<T> = std::result::Result<T, ManifestError>;
@@ -101,7 +96,7 @@ fn name(object: &mut Object<'_>) -> Result<String> {
         return Err(object.missing("name", "a container needs a name"));
     };
     let name = field.string()?;
-    match valid_name(&format!("{name}-00000000")) {
+    match is_container_name(&format!("{name}-00000000")) {
         true => Ok(name),
         false => Err(field.error(format!("{name:?} cannot be a part of the container's name"))),
     }

@@ -21,19 +21,22 @@ pub struct ManifestError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// A document does not say what it is.
-    #[error("kind is required")]
+    #[error("kind is required; use one of Pod, Deployment, ReplicaSet, Service and List")]
     NoKind,
     /// A kind that this daemon does not have.
-    #[error("unsupported kind: {0}")]
+    #[error("unsupported kind: {0}; use one of Pod, Deployment, ReplicaSet, Service and List")]
     UnsupportedKind(String),
+    /// Anything but a service, where only a service is taken.
+    #[error("unsupported kind: {0}; only Service is taken here")]
+    NotAService(String),
     /// A service without a name.
-    #[error("name and namespace are required")]
+    #[error("name and namespace are required; write them in metadata, the namespace may be missing")]
     NoServiceName,
     /// The stream has no document that says anything.
     #[error("no resource in the body; send at least one document with a kind")]
     Nothing,
     /// A service is asked for, and there is no document.
-    #[error("service manifest not found")]
+    #[error("service manifest not found; send a document with kind: Service")]
     NoService,
     /// Everything else.
     #[error("{0}")]
@@ -41,9 +44,9 @@ pub enum Problem {
 }
 
 impl ManifestError {
-    /// Where it is, for people. The contract's own words stay bare as long as there is only one document it can be.
+    /// Where it is, for people.
     fn place(&self) -> String {
-        if self.document == 1 && !matches!(self.problem, Problem::Other(_)) {
+        if matches!(self.problem, Problem::Nothing | Problem::NoService) {
             return String::new();
         }
         let field = match &self.field[..] {

@@ -8,9 +8,11 @@
 mod container;
 mod error;
 mod expand;
+mod metadata;
 mod pieces;
 mod pod;
 mod probe;
+mod protocol;
 mod quantity;
 pub(crate) mod reader;
 mod resource;

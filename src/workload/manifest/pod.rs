@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::container::Surroundings;
 use super::error::ManifestError;
+use super::metadata::{identity, or_default};
 use super::reader::{Field, Object};
-use super::resource::or_default;
 use super::{PodManifest, checked, container};
 use crate::model::{PodSpec, RestartPolicy, Volume, VolumeSource};
 use crate::workload::container::{OptionsRequest, Published, parse_ports};
@@ -33,6 +33,9 @@ pub(super) fn read(object: &mut Object<'_>) -> Result<PodManifest> {
     let pod = read_template(object)?;
     if pod.name.is_empty() {
         return Err(object.whole().error("pod name is required"));
+    }
+    if pod.spec.containers.is_empty() {
+        return Err(object.missing("spec.containers", "a pod needs at least one container"));
     }
     Ok(PodManifest {
         namespace: or_default(pod.namespace),
@@ -63,22 +66,6 @@ pub(super) fn read_template(object: &mut Object<'_>) -> Result<PodManifest> {
         pod.spec = spec.object(read_spec)?;
     }
     Ok(pod)
-}
-
-/// Name and namespace, empty when not written.
-pub(super) fn identity(metadata: &mut Object<'_>) -> Result<(String, String)> {
-    let name = |field: &Field<'_>| {
-        let name = field.string()?;
-        let bytes = name.as_bytes();
-        let fits = bytes.len() <= 128 && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(b));
-        match fits && bytes.first().is_none_or(u8::is_ascii_alphanumeric) {
-            true => Ok(name),
-            false => Err(field.error(format!(
-                "{name:?} is not up to 128 letters, digits, '_', '.' and '-' that begin with a letter or digit"
-            ))),
-        }
-    };
-    Ok((metadata.get("name", name)?, metadata.get("namespace", name)?))
 }
 
 fn read_spec(spec: &mut Object<'_>) -> Result<PodSpec> {

@@ -1,12 +1,17 @@
 //! Liveness and readiness probes.
 
-use super::container::NamedPort;
 use super::error::ManifestError;
 use super::reader::{Field, Object};
 use crate::model::{HealthCheck, Probe};
 
 /// Longest time of a probe in seconds, and most tries: one day's worth.
 const MOST: i64 = 86_400;
+
+/// A port of the container by the name that probes may use.
+pub(super) struct NamedPort {
+    pub name: String,
+    pub port: u16,
+}
 
 type Result<T> = std::result::Result<T, ManifestError>;
 

@@ -286,6 +286,15 @@ impl<'a> Object<'a> {
         self.rest.iter().any(|(key, _)| *key == name)
     }
 
+    /// Tells the client what it means that a field is missing.
+    pub fn warn_of_missing(&self, name: &str, message: impl Into<String>) {
+        Field {
+            path: self.path_of(name),
+            ..self.field.clone()
+        }
+        .warn(message);
+    }
+
     /// The place of a field that is missing.
     pub fn missing(&self, name: &str, problem: impl Into<String>) -> ManifestError {
         let mut error = self.field.error(problem);

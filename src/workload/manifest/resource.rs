@@ -1,9 +1,10 @@
 //! Streams of documents, the kinds they may have, and lists of them.
 
 use super::error::{ManifestError, Problem};
+use super::metadata::or_default;
 use super::reader::{Field, MOST_GROWTH, Object, Source, Warning};
 use super::yaml::{Node, Value};
-use super::{DEFAULT_NAMESPACE, PodManifest, SetManifest, pod, service as services, set, yaml};
+use super::{PodManifest, SetManifest, metadata, pod, service as services, set, yaml};
 use crate::workload::balancer::NewService;
 
 /// One resource of a stream.
@@ -105,7 +106,7 @@ pub fn references(text: &str) -> Result<Vec<Reference>> {
         let (name, namespace) = root.object(|object| match kind {
             ResourceKind::ReplicaSet => set::identity(object),
             _ => {
-                let (name, namespace) = object.get("metadata", |field| field.object(pod::identity))?;
+                let (name, namespace) = object.get("metadata", |field| field.object(metadata::identity))?;
                 Ok((name, namespace))
             }
         })?;
@@ -141,7 +142,7 @@ pub fn service(text: &str) -> Result<(NewService, Vec<Warning>)> {
     let root = Field::root(&source, String::new(), node);
     let (kind, written) = written_kind(&root)?;
     if kind != Some(ResourceKind::Service) {
-        return Err(root.problem(Problem::UnsupportedKind(written)));
+        return Err(root.problem(Problem::NotAService(written)));
     }
     let manifest = root.object(|object| {
         known(object);
@@ -222,14 +223,6 @@ fn resource(kind: ResourceKind, written: &str, object: &mut Object<'_>) -> Resul
 fn known(object: &mut Object<'_>) {
     for name in ["apiVersion", "kind"] {
         object.field(name);
-    }
-}
-
-pub(super) fn or_default(namespace: String) -> String {
-    if namespace.is_empty() {
-        DEFAULT_NAMESPACE.to_owned()
-    } else {
-        namespace
     }
 }
 

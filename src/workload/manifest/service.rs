@@ -1,10 +1,10 @@
 //! `kind: Service` (`docs/spec/api.md` 11.4).
 
 use super::error::{ManifestError, Problem};
-use super::pod;
+use super::metadata::{identity, or_default};
+use super::protocol::{not_a_protocol, protocol};
 use super::reader::{Field, Object};
-use super::resource::or_default;
-use crate::model::{Protocol, ServicePort};
+use crate::model::ServicePort;
 use crate::workload::balancer::{MAX_AFFINITY, NewService};
 
 /// How long a client stays with one pod when the manifest asks for affinity without saying how long, in seconds.
@@ -13,7 +13,7 @@ const AFFINITY_SECONDS: i64 = 10_800;
 type Result<T> = std::result::Result<T, ManifestError>;
 
 pub(super) fn read(object: &mut Object<'_>) -> Result<NewService> {
-    let (name, namespace) = object.get("metadata", |field| field.object(pod::identity))?;
+    let (name, namespace) = object.get("metadata", |field| field.object(identity))?;
     if name.is_empty() {
         return Err(object.whole().problem(Problem::NoServiceName));
     }
@@ -24,6 +24,13 @@ pub(super) fn read(object: &mut Object<'_>) -> Result<NewService> {
     };
     if let Some(spec) = object.field("spec") {
         spec.object(|spec| fill(&mut manifest, spec))?;
+    }
+    if manifest.ports.is_empty() {
+        return Err(object.missing("spec.ports", "a service needs at least one port"));
+    }
+    if manifest.selector.is_empty() {
+        let message = "is missing: the service has no endpoints until it selects pods by their labels";
+        object.warn_of_missing("spec.selector", message);
     }
     Ok(manifest)
 }
@@ -73,18 +80,6 @@ fn port(object: &mut Object<'_>) -> Result<ServicePort> {
         protocol,
         written_protocol,
     })
-}
-
-pub(super) fn protocol(written: &str) -> Option<Protocol> {
-    match written.to_ascii_lowercase().as_str() {
-        "tcp" => Some(Protocol::Tcp),
-        "udp" => Some(Protocol::Udp),
-        _ => None,
-    }
-}
-
-pub(super) fn not_a_protocol(written: &str) -> String {
-    format!("protocol {written:?} is not TCP or UDP")
 }
 
 fn affinity(spec: &mut Object<'_>) -> Result<Option<u32>> {

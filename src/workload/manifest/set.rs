@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::error::ManifestError;
+use super::metadata::or_default;
 use super::reader::{Field, Object};
-use super::resource::or_default;
-use super::{PodManifest, pod};
+use super::{PodManifest, metadata, pod};
 use crate::model::{RestartPolicy, Rollout, Share, UpdateStrategy};
 use crate::workload::replica_set::MAX_REPLICAS;
 
@@ -36,7 +36,7 @@ const MAX_MIN_READY: i64 = 86_400;
 type Result<T> = std::result::Result<T, ManifestError>;
 
 pub(super) fn read(object: &mut Object<'_>, deployment: bool) -> Result<SetManifest> {
-    let (own_name, own_namespace) = object.get("metadata", |field| field.object(pod::identity))?;
+    let (own_name, own_namespace) = object.get("metadata", |field| field.object(metadata::identity))?;
     let spec = object.get("spec", |field| {
         field.object(|spec| read_spec(spec, deployment).map(Some))
     })?;
@@ -75,7 +75,7 @@ pub(super) fn read(object: &mut Object<'_>, deployment: bool) -> Result<SetManif
 
 /// Name and namespace, whatever else the document says.
 pub(super) fn identity(object: &mut Object<'_>) -> Result<(String, String)> {
-    let identity = |field: &Field<'_>| field.object(pod::identity);
+    let identity = |field: &Field<'_>| field.object(metadata::identity);
     let own = object.get("metadata", identity)?;
     let template = object.get("spec", |field| {
         field.object(|spec| spec.get("template", |field| field.object(|t| t.get("metadata", identity))))

@@ -327,23 +327,41 @@ fn who_a_container_runs_as(#[case] context: &str, #[case] user: &str) {
 }
 
 #[rstest]
-#[case("metadata: {name: x}", "kind is required")]
-#[case("kind: Job\nmetadata: {name: x}", "unsupported kind: Job")]
-#[case("kind: Service\nmetadata: {}", "name and namespace are required")]
+#[case(
+    "metadata: {name: x}",
+    "kind is required; use one of Pod, Deployment, ReplicaSet, Service and List (document 1, line 1)"
+)]
+#[case(
+    "kind: Job\nmetadata: {name: x}",
+    "unsupported kind: Job; use one of Pod, Deployment, ReplicaSet, Service and List (document 1, line 1)"
+)]
+#[case(
+    "---\nkind: Service\nmetadata: {}",
+    "name and namespace are required; write them in metadata, the namespace may be missing (document 1, line 2)"
+)]
+#[case(
+    "kind: Pod\nmetadata: {name: a}\nspec: {restartPolicy: Never}",
+    "a pod needs at least one container (document 1, line 1, field spec.containers)"
+)]
+#[case(
+    "kind: Service\nmetadata: {name: a}\nspec: {selector: {a: b}}",
+    "a service needs at least one port (document 1, line 1, field spec.ports)"
+)]
 #[case("kind: Pod\nmetadata: {}", "pod name is required (document 1, line 1)")]
 #[case(
     "kind: ReplicaSet\nmetadata: {}\nspec: {}",
     "replicaset template name is required (document 1, line 1)"
 )]
 #[case(
-    "kind: Pod\nmetadata: {name: a}\n---\nkind: Job",
-    "unsupported kind: Job (document 2, line 4)"
+    "kind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80}]}\n---\nkind: Job",
+    "unsupported kind: Job; use one of Pod, Deployment, ReplicaSet, Service and List (document 2, line 5)"
 )]
 #[case("- a", "a document must be a mapping (document 1, line 1)")]
 #[case("a: [", "")]
 #[case(
-    "kind: Pod\nmetadata: {name: a}\n---\nkind: Pod\nmetadata: {name: a, namespace: default}",
-    "Pod default/a is in the stream twice; see document 1, line 1 (document 2, line 4)"
+    "kind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: c, image: i}]}\n---\nkind: Pod\nmetadata: {name: a, \
+     namespace: default}\nspec: {containers: [{name: c, image: i}]}",
+    "Pod default/a is in the stream twice; see document 1, line 1 (document 2, line 5)"
 )]
 #[case(
     "kind: Pod\nmetadata: {name: a/b}",
@@ -527,24 +545,41 @@ fn what_a_service_cannot_have(#[case] line: &str, #[case] field: &str) {
 }
 
 #[test]
+fn a_service_without_a_selector_is_told_that_it_has_no_endpoints() {
+    let (manifest, warnings) = service("kind: Service\nmetadata: {name: s}\nspec: {ports: [{port: 80}]}").unwrap();
+    assert!(manifest.selector.is_empty());
+    assert_eq!(fields(&warnings), ["spec.selector"]);
+    assert!(warnings[0].message.contains("no endpoints"), "{}", warnings[0].message);
+}
+
+#[test]
 fn only_the_first_document_is_a_service() {
-    assert_eq!(service("").unwrap_err().to_string(), "service manifest not found");
-    assert_eq!(service("kind: Pod").unwrap_err().to_string(), "unsupported kind: Pod");
-    assert_eq!(service("a: 1").unwrap_err().to_string(), "kind is required");
-    let text = "---\n---\nkind: Service\nmetadata: {name: s}\n---\nkind: Job\n";
+    let refused = |text| service(text).unwrap_err().to_string();
+    assert_eq!(
+        refused(""),
+        "service manifest not found; send a document with kind: Service"
+    );
+    assert_eq!(
+        refused("kind: Pod"),
+        "unsupported kind: Pod; only Service is taken here (document 1, line 1)"
+    );
+    assert!(refused("a: 1").starts_with("kind is required; use one of Pod"));
+    let text = "---\n---\nkind: Service\nmetadata: {name: s}\nspec: {ports: [{port: 1}]}\n---\nkind: Job\n";
     assert_eq!(service(text).unwrap().0.name, "s");
 }
 
 #[test]
 fn lists_are_their_items() {
-    let text = "apiVersion: v1\nkind: List\nitems:\n- {kind: Pod, metadata: {name: a}}\n- kind: List\n  items:\n  - kind: Pod\n    \
-                metadata: {name: b, color: red}\n---\nkind: Service\nmetadata: {name: s}\n";
+    let text = "apiVersion: v1\nkind: List\nitems:\n- {kind: Pod, metadata: {name: a}, spec: {containers: [{name: c, image: i}]}}\n\
+                - kind: List\n  items:\n  - kind: Pod\n    metadata: {name: b, color: red}\n    \
+                spec: {containers: [{name: c, image: i}]}\n---\nkind: Service\nmetadata: {name: s}\n\
+                spec: {selector: {a: b}, ports: [{port: 80}]}\n";
     let documents = parse(text).unwrap();
     let seen: Vec<_> = documents
         .iter()
         .map(|d| (d.number, d.line, d.resource.key().2))
         .collect();
-    assert_eq!(seen, [(1, 4, "a"), (1, 7, "b"), (2, 10, "s")]);
+    assert_eq!(seen, [(1, 4, "a"), (1, 7, "b"), (2, 11, "s")]);
     assert_eq!(fields(&documents[1].warnings), ["items[1].items[0].metadata.color"]);
     let names: Vec<_> = references(text).unwrap().into_iter().map(|r| r.name).collect();
     assert_eq!(names, ["a", "b", "s"]);
@@ -567,7 +602,7 @@ fn to_delete_something_its_name_suffices() {
     );
     assert_eq!(
         super::references("kind: Service").unwrap_err().to_string(),
-        "name and namespace are required"
+        "name and namespace are required; write them in metadata, the namespace may be missing (document 1, line 1)"
     );
 }
 

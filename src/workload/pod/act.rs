@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::plan::{Plan, Step, Want, plan, rebuilds};
+use super::plan::{NextSteps, Step, Want, plan, rebuilds};
 use super::reserve::hand_over;
 use super::{PodError, PodService, check_template, template};
+use crate::model::names::is_ulid;
 use crate::model::{
     Container, ContainerState, INFRA_PREFIX, Pod, PodContainer, PodGoal, PodTemplate, VolumeSource, fresh_ulid,
     member_name, pod_status,
 };
+use crate::ops::task;
 use crate::workload::container::{ContainerError, CreateRequest, PodPart, PodRole, pull_policy_of};
 
 /// More rounds than any pod needs: rests, strays, infra twice, members, and some for what others do meanwhile.
@@ -29,7 +31,7 @@ impl PodService {
             for entry in fs_err::read_dir(&root)? {
                 let entry = entry?;
                 let name = entry.file_name();
-                let is_stray = |id: &str| is_pod_id(id) && snapshot.pods().get(id).is_none();
+                let is_stray = |id: &str| is_ulid(id) && snapshot.pods().get(id).is_none();
                 if name.to_str().is_some_and(is_stray) && entry.file_type()?.is_dir() {
                     tracing::warn!(path = %entry.path().display(), "removing volumes of a pod without a record");
                     remove_directory(&entry.path())?;
@@ -67,9 +69,9 @@ impl PodService {
                 return Ok(None);
             };
             match plan(pod, &pod_status(&snapshot, pod), want, Timestamp::now()) {
-                Plan::Done => return Ok(None),
-                Plan::Wait(delay) => return Ok(Some(delay)),
-                Plan::Steps(steps) => {
+                NextSteps::Done => return Ok(None),
+                NextSteps::Wait(delay) => return Ok(Some(delay)),
+                NextSteps::Steps(steps) => {
                     let starts = steps.iter().any(|step| matches!(step, Step::Start(_)));
                     self.perform(pod, steps).await?;
                     // Members are started once: one that ends at once is its restart policy's.
@@ -144,8 +146,8 @@ impl PodService {
         let row = id.clone();
         let counted = self.0.store.transact(move |t| {
             let again = |c: &mut Container| {
-                if c.state == ContainerState::Stopped {
-                    c.restarts = rebuilds(c);
+                if c.status.state == ContainerState::Stopped {
+                    c.status.restarts = rebuilds(c);
                 }
             };
             // Nothing that the change touches can be claimed by others.
@@ -264,10 +266,10 @@ impl PodService {
             let snapshot = self.snapshot();
             let (alone, now) = (bare(pod), Timestamp::now());
             match plan(&alone, &pod_status(&snapshot, pod), Want::Made, now) {
-                Plan::Steps(steps) if steps.iter().any(|step| !matches!(step, Step::Publish(_))) => {
+                NextSteps::Steps(steps) if steps.iter().any(|step| !matches!(step, Step::Publish(_))) => {
                     self.perform(&Arc::new(pod.clone()), steps).await?;
                 }
-                Plan::Wait(delay) => tokio::time::sleep(delay).await,
+                NextSteps::Wait(delay) => tokio::time::sleep(delay).await,
                 _ => return Ok(()),
             }
         }
@@ -340,14 +342,6 @@ fn gone_is_fine(result: Result<(), ContainerError>) -> Result<(), PodError> {
     }
 }
 
-/// A ULID in lower case.
-fn is_pod_id(name: &str) -> bool {
-    name.len() == 26
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_digit() || (b.is_ascii_lowercase() && !b"ilou".contains(&b)))
-}
-
 fn remove_directory(path: &Path) -> std::io::Result<()> {
     match fs_err::remove_dir_all(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
@@ -358,11 +352,5 @@ fn remove_directory(path: &Path) -> std::io::Result<()> {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, PodError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result.map_err(PodError::Volumes),
-        Err(error) => {
-            tracing::error!(%error, "file work of a pod failed unexpectedly");
-            Err(PodError::Panicked)
-        }
-    }
+    task::blocking(move || work().map_err(PodError::Volumes)).await
 }

@@ -29,7 +29,7 @@ impl Reconcile for PodController {
             .flatten()
             .find_map(|object| match object {
                 Object::Pod(pod) => Some(pod.id.clone()),
-                Object::Container(container) => container.pod_id.clone(),
+                Object::Container(container) => container.role.pod().map(str::to_owned),
                 _ => None,
             })
             .into_iter()

@@ -2,6 +2,7 @@
 
 use crate::image::ImageError;
 use crate::model::PodProblem;
+use crate::ops::task::Unfinished;
 use crate::store::StoreError;
 use crate::workload::container::ContainerError;
 
@@ -57,13 +58,19 @@ pub enum PodError {
     Container(#[from] ContainerError),
     /// Its volumes.
     #[error("volumes: {0}")]
-    Volumes(std::io::Error),
+    Volumes(#[source] std::io::Error),
     /// The state could not be written.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The operation ended without an answer: a defect, which the log describes.
     #[error("the operation failed unexpectedly; see the daemon's log")]
     Panicked,
+}
+
+impl From<Unfinished> for PodError {
+    fn from(_: Unfinished) -> Self {
+        Self::Panicked
+    }
 }
 
 impl PodError {

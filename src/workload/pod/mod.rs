@@ -24,6 +24,7 @@
 mod act;
 mod controller;
 mod error;
+mod new_pod;
 mod plan;
 mod pods;
 mod reserve;
@@ -31,6 +32,7 @@ mod template;
 
 pub use controller::PodController;
 pub use error::PodError;
-pub use pods::{HeldPod, NewPod, PodService, PodSettings};
+pub use new_pod::NewPod;
+pub use pods::{HeldPod, PodService, PodSettings};
 pub(crate) use reserve::fresh_id;
 pub use template::check_template;

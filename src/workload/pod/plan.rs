@@ -1,7 +1,7 @@
 //! What has to be done with a pod. Pure: one snapshot in, the next steps out.
 //!
 //! Steps of one plan do not depend on each other's outcome. When they are done the plan is made anew, until it is
-//! [`Plan::Done`]; so whatever happens in between, and wherever a crash cuts it off, is seen.
+//! [`NextSteps::Done`]; so whatever happens in between, and wherever a crash cuts it off, is seen.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ pub(super) enum Want {
 
 /// What comes next.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Plan {
+pub(super) enum NextSteps {
     /// Nothing.
     Done,
     /// Nothing before that time has passed.
@@ -66,21 +66,21 @@ pub(super) enum Step {
 }
 
 /// The next steps of a pod.
-pub(super) fn plan(pod: &Pod, status: &PodStatus, want: Want, now: Timestamp) -> Plan {
+pub(super) fn plan(pod: &Pod, status: &PodStatus, want: Want, now: Timestamp) -> NextSteps {
     let steps = match pod.goal {
         PodGoal::Removed => removal(status),
-        PodGoal::Stopped => ends(status, |member| member.state == ContainerState::Running),
+        PodGoal::Stopped => ends(status, |member| member.status.state == ContainerState::Running),
         PodGoal::Created if want == Want::Kept => Vec::new(),
         PodGoal::Created | PodGoal::Running => return towards(pod, status, want, now),
     };
     steps_or_done(steps)
 }
 
-fn steps_or_done(steps: Vec<Step>) -> Plan {
+fn steps_or_done(steps: Vec<Step>) -> NextSteps {
     if steps.is_empty() {
-        Plan::Done
+        NextSteps::Done
     } else {
-        Plan::Steps(steps)
+        NextSteps::Steps(steps)
     }
 }
 
@@ -101,11 +101,15 @@ fn ends(status: &PodStatus, of: impl Fn(&Container) -> bool) -> Vec<Step> {
 /// Whether it holds on to namespaces, running or about to. What somebody is just creating again says so when it is done:
 /// until then its row still names the namespaces of its last run.
 fn lives(container: &Container) -> bool {
-    container.operation.is_none() && matches!(container.state, ContainerState::Created | ContainerState::Running)
+    container.journal.operation.is_none()
+        && matches!(
+            container.status.state,
+            ContainerState::Created | ContainerState::Running
+        )
 }
 
 /// First what is in the way, then infra, then the members.
-fn towards(pod: &Pod, status: &PodStatus, want: Want, now: Timestamp) -> Plan {
+fn towards(pod: &Pod, status: &PodStatus, want: Want, now: Timestamp) -> NextSteps {
     let half_gone = |c: &&std::sync::Arc<Container>| c.operation == Some(Operation::Delete);
     let containers = || status.infra.iter().chain(&status.members);
     let rests: Vec<_> = containers()
@@ -113,24 +117,24 @@ fn towards(pod: &Pod, status: &PodStatus, want: Want, now: Timestamp) -> Plan {
         .map(|c| Step::Delete(c.id.clone()))
         .collect();
     if !rests.is_empty() {
-        return Plan::Steps(rests);
+        return NextSteps::Steps(rests);
     }
-    let host = status.infra.as_ref().and_then(|infra| infra.process.as_ref());
+    let host = status.infra.as_ref().and_then(|infra| infra.status.process.as_ref());
     let strays = ends(status, |member| {
-        lives(member) && (host.is_none() || member.joined.as_ref() != host)
+        lives(member) && (host.is_none() || member.journal.joined.as_ref() != host)
     });
     if !strays.is_empty() {
-        return Plan::Steps(strays);
+        return NextSteps::Steps(strays);
     }
     let Some(infra) = &status.infra else {
-        return Plan::Steps(vec![Step::MakeInfra]);
+        return NextSteps::Steps(vec![Step::MakeInfra]);
     };
     match infra.state {
-        ContainerState::Creating => Plan::Wait(PAUSE),
-        ContainerState::Created => Plan::Steps(vec![Step::StartInfra(infra.id.clone())]),
+        ContainerState::Creating => NextSteps::Wait(PAUSE),
+        ContainerState::Created => NextSteps::Steps(vec![Step::StartInfra(infra.id.clone())]),
         ContainerState::Stopped => match rebuild_delay(infra, now) {
-            Some(delay) if want == Want::Kept => Plan::Wait(delay),
-            _ => Plan::Steps(vec![Step::StartInfra(infra.id.clone())]),
+            Some(delay) if want == Want::Kept => NextSteps::Wait(delay),
+            _ => NextSteps::Steps(vec![Step::StartInfra(infra.id.clone())]),
         },
         ContainerState::Running => steps_or_done(members(pod, status, infra, want)),
     }
@@ -141,7 +145,7 @@ fn members(pod: &Pod, status: &PodStatus, infra: &Container, want: Want) -> Vec<
     let entries = &pod.template.spec.containers;
     // Ports of a stored template were parsed before it was stored.
     let wanted = parse_ports(&ports(&pod.template.spec)).unwrap_or_default();
-    let publish = (!are_published(&wanted, &infra.forwards)).then(|| Step::Publish(infra.id.clone()));
+    let publish = (!are_published(&wanted, &infra.spec.forwards)).then(|| Step::Publish(infra.id.clone()));
     let missing = entries
         .iter()
         .enumerate()
@@ -157,30 +161,31 @@ fn members(pod: &Pod, status: &PodStatus, infra: &Container, want: Want) -> Vec<
 /// Whether a member has to be started.
 fn is_due(pod: &Pod, member: &Container, infra: &Container, want: Want) -> bool {
     // One that a client made in a running pod waits for its client, also when infra died meanwhile.
-    let waits = member.stopped_by_user && member.started_at.is_none();
+    let waits = member.journal.stopped_by_user && member.status.started_at.is_none();
     // One that was quick is not started a second time for the same request.
-    let had_its_run = member.state == ContainerState::Stopped
-        && !member.stopped_by_user
+    let had_its_run = member.status.state == ContainerState::Stopped
+        && !member.journal.stopped_by_user
         && pod.started_at.is_some()
-        && member.stopped_at > pod.started_at;
-    match member.state {
+        && member.status.stopped_at > pod.started_at;
+    match member.status.state {
         ContainerState::Creating | ContainerState::Running => false,
-        _ if member.operation.is_some() => false,
+        _ if member.journal.operation.is_some() => false,
         _ if want == Want::Started && !had_its_run => true,
         _ if waits => false,
         ContainerState::Created => true,
         // A stop that was not a stop of the pod is undone (`docs/spec/api.md` 19).
-        ContainerState::Stopped if member.stopped_by_user => true,
-        ContainerState::Stopped => member.joined != infra.process && !is_over(member, infra),
+        ContainerState::Stopped if member.journal.stopped_by_user => true,
+        ContainerState::Stopped => member.journal.joined != infra.status.process && !is_over(member, infra),
     }
 }
 
 /// Whether a member had ended before the infra container did, and its restart policy was content with that.
 fn is_over(member: &Container, infra: &Container) -> bool {
-    let before = matches!((member.stopped_at, infra.stopped_at), (Some(member), Some(infra)) if member < infra);
-    let code = member.exit.as_ref().map(|exit| exit.code);
+    let before =
+        matches!((member.status.stopped_at, infra.status.stopped_at), (Some(member), Some(infra)) if member < infra);
+    let code = member.status.exit.as_ref().map(|exit| exit.code);
     before
-        && match member.options.restart {
+        && match member.spec.options.restart {
             RestartPolicy::No => true,
             RestartPolicy::OnFailure { .. } => code == Some(0),
             RestartPolicy::Always => false,
@@ -189,9 +194,9 @@ fn is_over(member: &Container, infra: &Container) -> bool {
 
 /// How many starts in a row an infra container has had when it is started now, the first one not counted.
 pub(super) fn rebuilds(infra: &Container) -> u32 {
-    match (infra.started_at, infra.stopped_at) {
+    match (infra.status.started_at, infra.status.stopped_at) {
         (Some(started), Some(stopped)) if elapsed(started, stopped) >= STEADY => 1,
-        _ => infra.restarts.saturating_add(1),
+        _ => infra.status.restarts.saturating_add(1),
     }
 }
 
@@ -200,7 +205,7 @@ fn rebuild_delay(infra: &Container, now: Timestamp) -> Option<Duration> {
         1 => return None,
         again => REBUILD.delay(again - 1),
     };
-    let waited = infra.stopped_at.map_or(delay, |stopped| elapsed(stopped, now));
+    let waited = infra.status.stopped_at.map_or(delay, |stopped| elapsed(stopped, now));
     delay.checked_sub(waited).filter(|rest| !rest.is_zero())
 }
 

@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio_util::task::TaskTracker;
 
 use super::plan::Want;
-use super::reserve::{Reserved, reserve};
-use super::{PodError, check_template, template};
+use super::reserve::{Reserved, put, reserve};
+use super::{NewPod, PodError, check_template, template};
 use crate::image::ImageRef;
+use crate::model::names::is_name;
 use crate::model::{
     Claim, Kind, Pod, PodGoal, PodSpec, PodStatus, PodTemplate, Snapshot, Txn, pod_status, pod_statuses,
 };
 use crate::ops::lock::{KeyGuard, KeyedLocks};
+use crate::ops::task::Operations;
 use crate::store::Store;
 use crate::workload::container::{ContainerError, ContainerService, CreateRequest};
 
@@ -35,23 +36,6 @@ pub struct PodSettings {
     pub infra_image: Option<String>,
 }
 
-/// A pod to be made.
-#[derive(Debug, Clone)]
-pub struct NewPod {
-    /// Unique in the namespace.
-    pub name: String,
-    /// Namespace.
-    pub namespace: String,
-    /// Identity chosen by the client; `None` for a new one.
-    pub uid: Option<String>,
-    /// Replica set that makes it.
-    pub owner: Option<String>,
-    /// What it consists of.
-    pub template: PodTemplate,
-    /// What it is meant to be. With [`PodGoal::Running`] the controller makes and starts its containers.
-    pub goal: PodGoal,
-}
-
 /// All operations on pods. Clones share one service.
 #[derive(Clone)]
 pub struct PodService(pub(super) Arc<Inner>);
@@ -61,7 +45,7 @@ pub(super) struct Inner {
     pub(super) store: Store,
     pub(super) containers: ContainerService,
     locks: KeyedLocks,
-    operations: TaskTracker,
+    operations: Operations,
 }
 
 /// A pod that its holder works on: the controller leaves it alone until this is dropped.
@@ -96,7 +80,7 @@ impl PodService {
             store,
             containers,
             locks: KeyedLocks::default(),
-            operations: TaskTracker::new(),
+            operations: Operations::default(),
         }))
     }
 
@@ -265,8 +249,7 @@ impl PodService {
 
     /// Waits until no operation is in progress.
     pub async fn finish_operations(&self) {
-        self.0.operations.close();
-        self.0.operations.wait().await;
+        self.0.operations.finish().await;
     }
 
     pub(super) fn snapshot(&self) -> Arc<Snapshot> {
@@ -293,10 +276,7 @@ impl PodService {
             let _lock = service.0.locks.lock(&id).await;
             operation(id.clone()).await
         };
-        self.0.operations.spawn(task).await.unwrap_or_else(|error| {
-            tracing::error!(%error, "an operation on a pod failed unexpectedly");
-            Err(PodError::Panicked)
-        })
+        self.0.operations.run(task).await
     }
 
     async fn set_goal(
@@ -365,19 +345,10 @@ fn check_names(pod: &NewPod) -> Result<(), PodError> {
         ("name", &pod.name, MAX_NAME),
         ("namespace", &pod.namespace, MAX_NAMESPACE),
     ] {
-        let bytes = text.as_bytes();
-        let fits = (1..=most).contains(&bytes.len())
-            && bytes[0].is_ascii_alphanumeric()
-            && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(b));
-        if !fits {
+        if !is_name(text, most) {
             let text = text.clone();
             return Err(PodError::InvalidName { what, text, most });
         }
     }
     Ok(())
-}
-
-pub(super) fn put(t: &mut Txn, pod: Pod) -> Result<Arc<Pod>, PodError> {
-    let (namespace, name) = (pod.namespace.clone(), pod.name.clone());
-    t.put(pod).map_err(|_| PodError::NameTaken { namespace, name })
 }

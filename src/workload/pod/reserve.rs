@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::pods::put;
 use super::{NewPod, PodError};
 use crate::model::{Claim, Kind, Pod, PodGoal, Snapshot, Txn, fresh_ulid, member_name};
 use crate::ops::lock::{KeyGuard, KeyedLocks};
@@ -117,6 +116,11 @@ pub(crate) fn fresh_id(snapshot: &Snapshot) -> String {
             return id;
         }
     }
+}
+
+pub(super) fn put(t: &mut Txn, pod: Pod) -> Result<Arc<Pod>, PodError> {
+    let (namespace, name) = (pod.namespace.clone(), pod.name.clone());
+    t.put(pod).map_err(|_| PodError::NameTaken { namespace, name })
 }
 
 #[cfg(test)]

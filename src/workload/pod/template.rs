@@ -5,9 +5,7 @@ use std::path::Path;
 
 use super::PodError;
 use crate::image::ImageRef;
-use crate::model::{
-    Pod, PodContainer, PodSpec, PodTemplate, Volume, VolumeMount, VolumeSource, container_names, member_name,
-};
+use crate::model::{Pod, PodContainer, PodSpec, PodTemplate, Volume, VolumeMount, VolumeSource, member_name, names};
 use crate::runtime::mounts;
 use crate::workload::container;
 use crate::workload::container::{CreateRequest, OptionsRequest};
@@ -15,7 +13,6 @@ use crate::workload::container::{CreateRequest, OptionsRequest};
 /// What a member's name has beyond its entry's: `-` and 8 characters.
 const SUFFIX: usize = 9;
 /// Longest name of a container.
-const MAX_NAME: usize = 128;
 /// Longest host name that the kernel takes.
 const MAX_HOST_NAME: usize = 63;
 
@@ -38,7 +35,7 @@ pub(super) fn host_mounts(spec: &PodSpec) -> Vec<String> {
 fn check(spec: &PodSpec) -> Result<(), String> {
     let mut names = HashSet::new();
     for volume in &spec.volumes {
-        let plain = container_names::valid_name(&volume.name);
+        let plain = names::is_container_name(&volume.name);
         if !plain || !names.insert(&volume.name) {
             return Err(format!(
                 "volume {:?} has no usable name, or not one of its own",
@@ -54,7 +51,7 @@ fn check(spec: &PodSpec) -> Result<(), String> {
         if entry.name.is_empty() {
             return Err("container name required".into());
         }
-        if entry.name.len() > MAX_NAME - SUFFIX || !container_names::valid_name(&entry.name) {
+        if entry.name.len() > names::MAX_NAME - SUFFIX || !names::is_container_name(&entry.name) {
             return Err(format!("container name {:?} is not usable", entry.name));
         }
         if !names.insert(&entry.name) {
@@ -71,19 +68,19 @@ fn check_entry(spec: &PodSpec, entry: &PodContainer) -> Result<(), String> {
     if entry.image.is_empty() {
         return Err(format!("container image required: {name}"));
     }
-    let of = |error: &dyn std::fmt::Display| format!("container {name}: {error}");
-    ImageRef::parse(&entry.image).map_err(|e| of(&e))?;
+    let named = |error: &dyn std::fmt::Display| format!("container {name}: {error}");
+    ImageRef::parse(&entry.image).map_err(|e| named(&e))?;
     for text in &entry.mounts {
-        mounts::parse(text).map_err(|e| of(&e))?;
+        mounts::parse(text).map_err(|e| named(&e))?;
     }
     for mount in &entry.volume_mounts {
         if !spec.volumes.iter().any(|volume| volume.name == mount.volume) {
-            return Err(of(&format!("volume {:?} does not exist", mount.volume)));
+            return Err(named(&format!("volume {:?} does not exist", mount.volume)));
         }
         if mount.path.contains(':') {
-            return Err(of(&format!("mount path {:?} contains ':'", mount.path)));
+            return Err(named(&format!("mount path {:?} contains ':'", mount.path)));
         }
-        mounts::parse(&mount_text("/mnt", &mount.path, mount.read_only)).map_err(|e| of(&e))?;
+        mounts::parse(&mount_text("/mnt", &mount.path, mount.read_only)).map_err(|e| named(&e))?;
     }
     Ok(())
 }

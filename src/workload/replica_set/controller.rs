@@ -2,7 +2,7 @@
 
 use super::ReplicaSets;
 use super::replica_sets::is_orphan_of;
-use crate::model::{Change, Object, Pod, Snapshot};
+use crate::model::{Change, Container, Object, Pod, Snapshot};
 use crate::ops::controller::{Outcome, Reconcile};
 
 /// Keeps sets true. Keys are ids of sets.
@@ -20,15 +20,17 @@ impl Reconcile for SetController {
 
     fn concerned(&self, change: &Change, now: &Snapshot) -> Vec<String> {
         let pod_of = |id: &Option<String>| now.pods().get(id.as_ref()?).cloned();
-        let of = |object: &Object| match object {
+        let set_of = |object: &Object| match object {
             Object::ReplicaSet(set) => vec![set.id.clone()],
             Object::Pod(pod) => interested(now, pod),
-            Object::Container(container) => pod_of(&container.pod_id)
-                .map(|pod| interested(now, &pod))
-                .unwrap_or_default(),
+            Object::Container(container) => pod_of(container).map(|pod| interested(now, &pod)).unwrap_or_default(),
             _ => Vec::new(),
         };
-        [&change.old, &change.new].into_iter().flatten().flat_map(of).collect()
+        [&change.old, &change.new]
+            .into_iter()
+            .flatten()
+            .flat_map(set_of)
+            .collect()
     }
 
     fn all(&self, now: &Snapshot) -> Vec<String> {

@@ -17,14 +17,14 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
-use tokio_util::task::TaskTracker;
 
 use super::plan;
 use super::plan::{Changes, Fitness, Replica, Wanted};
 use crate::model::{
     Claim, Kind, Pod, PodGoal, PodProblem, PodState, PodStatus, PodTemplate, ReplicaSet, Rollout, Snapshot, Txn,
-    UpdateStrategy, fresh_ulid, pod_status, pod_statuses,
+    UpdateStrategy, by_creation, fresh_ulid, pod_status, pod_statuses,
 };
+use crate::ops::task::{Operations, Unfinished};
 use crate::store::{Store, StoreError};
 use crate::workload::pod::{PodError, PodService, fresh_id};
 
@@ -52,6 +52,12 @@ pub enum SetError {
     /// The operation ended without an answer: a defect, which the log describes.
     #[error("the operation failed unexpectedly; see the daemon's log")]
     Panicked,
+}
+
+impl From<Unfinished> for SetError {
+    fn from(_: Unfinished) -> Self {
+        Self::Panicked
+    }
 }
 
 /// What a set is to be.
@@ -107,13 +113,13 @@ pub struct SetStatus {
 pub struct ReplicaSets {
     store: Store,
     pods: PodService,
-    operations: TaskTracker,
+    operations: Operations,
 }
 
 impl ReplicaSets {
     /// A service over pods.
     pub fn new(store: Store, pods: PodService) -> Self {
-        let operations = TaskTracker::new();
+        let operations = Operations::default();
         Self {
             store,
             pods,
@@ -131,8 +137,7 @@ impl ReplicaSets {
                 by_set.entry(set.id.clone()).or_default().count(set, &pod, &status, now);
             }
         }
-        let mut sets: Vec<_> = snapshot.replicasets().iter().cloned().collect();
-        sets.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+        let sets = by_creation(snapshot.replicasets().iter().cloned());
         let with_status = |set: Arc<ReplicaSet>| {
             let status = by_set.remove(&set.id).unwrap_or_default();
             (set, status)
@@ -188,17 +193,12 @@ impl ReplicaSets {
     /// Takes a set away with its pods. After a failure or a crash the controller finishes it.
     pub async fn remove(&self, id: &str) -> Result<(), SetError> {
         let (service, id) = (self.clone(), id.to_owned());
-        let task = self.operations.spawn(async move { service.remove_now(&id).await });
-        task.await.unwrap_or_else(|error| {
-            tracing::error!(%error, "an operation on a replica set failed unexpectedly");
-            Err(SetError::Panicked)
-        })
+        self.operations.run(async move { service.remove_now(&id).await }).await
     }
 
     /// Waits until no operation is in progress.
     pub async fn finish_operations(&self) {
-        self.operations.close();
-        self.operations.wait().await;
+        self.operations.finish().await;
     }
 
     async fn remove_now(&self, id: &str) -> Result<(), SetError> {
@@ -342,8 +342,7 @@ fn owned<'a>(snapshot: &'a Snapshot, set: &'a str) -> impl Iterator<Item = &'a A
 fn orphans(snapshot: &Snapshot, set: &ReplicaSet) -> Vec<String> {
     let is_over = |pod: &Pod| matches!(pod_status(snapshot, pod).state, PodState::Succeeded | PodState::Failed);
     let fits = |pod: &&Arc<Pod>| is_orphan_of(set, pod) && !is_over(pod);
-    let mut pods: Vec<&Arc<Pod>> = snapshot.pods().iter().filter(fits).collect();
-    pods.sort_by_key(|pod| (pod.created_at, &pod.id));
+    let pods = by_creation(snapshot.pods().iter().filter(fits).cloned());
     pods.into_iter().map(|pod| pod.id.clone()).collect()
 }
 

@@ -11,7 +11,7 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
 use super::checker::assert_agreement;
-use super::number;
+use super::{number, seed};
 use crate::support::{Api, Call, Lab, delete, get, post};
 use crate::until_term;
 
@@ -109,14 +109,12 @@ pub struct Storm<'a> {
 }
 
 impl<'a> Storm<'a> {
-    /// Draws a seed, unless `STORM_SEED` has one, and prints it.
+    /// A storm with a seed of its own, see [`seed`].
     pub fn new(lab: &'a Lab, image: &str) -> Self {
-        let seed = number("STORM_SEED", rand::rng().random_range(0..1_000_000));
-        println!("STORM_SEED={seed}");
         Self {
             lab,
             image: image.to_owned(),
-            seed,
+            seed: seed(),
             known: Mutex::default(),
             open: RwLock::default(),
             over: AtomicBool::new(false),
@@ -214,13 +212,27 @@ impl<'a> Storm<'a> {
         for row in api.ok(get("/v1/containers")).as_array().unwrap() {
             let id = row["containerId"].as_str().unwrap();
             if row["state"] == "running" {
-                api.stop(id);
+                self.stop_in_calm(&api, id);
             }
             api.delete(id);
         }
         assert_eq!(api.ok(get("/v1/containers")), json!([]));
         let log = self.lab.daemon().log();
         assert!(!log.contains("panicked"), "STORM_SEED={}: {log}", self.seed);
+    }
+
+    /// Stops what a list called running. A short one may have ended since: then there is nothing to stop, and the answer
+    /// says so.
+    fn stop_in_calm(&self, api: &Api, id: &str) {
+        let reply = api.call(post(&format!("/v1/containers/{id}/actions/stop"), json!({})));
+        let now = api.container(id);
+        let is_fine = reply.status == 200 || (reply.status == 409 && now["exitCode"] == 0);
+        assert!(
+            is_fine && now["state"] == "stopped",
+            "STORM_SEED={}: a stop of {now} was answered by {}",
+            self.seed,
+            reply.text()
+        );
     }
 
     fn client(&self, number: u64) {

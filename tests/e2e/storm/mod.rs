@@ -3,20 +3,19 @@
 //!
 //! - `driver`: the clients, what may not be lost, and the daemon's deaths
 //! - `checker`: whether the API and the kernel agree
-//! - `faults`: the same with other things that break
-//! - `many`: hundreds at once, with nothing that breaks
+//! - `faults`: the same with other things that break at random
 //! - `sets`: pods, replica sets and services in a storm
 //!
 //! Every storm prints its seed and `STORM_SEED` repeats its choices (not the interleaving of its threads).
 //! `scripts/storm.sh` runs them longer.
 
-mod checker;
+pub mod checker;
 mod driver;
-mod faults;
-mod many;
+pub mod faults;
 mod sets;
 
 use driver::Storm;
+use rand::RngExt;
 
 use crate::lab_with_busybox;
 
@@ -26,6 +25,13 @@ fn number<T: std::str::FromStr>(variable: &str, default: T) -> T {
         .ok()
         .and_then(|text| text.parse().ok())
         .unwrap_or(default)
+}
+
+/// Draws a seed, unless `STORM_SEED` has one, and prints it: what fails is to be repeated.
+fn seed() -> u64 {
+    let seed = number("STORM_SEED", rand::rng().random_range(0..1_000_000));
+    println!("STORM_SEED={seed}");
+    seed
 }
 
 #[test]

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use rand::RngExt;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
-use super::number;
+use super::{number, seed};
 use crate::lab_with_busybox;
 use crate::manifests::{apply, remove};
 use crate::support::{Api, HOST, Lab, get, wait_for};
@@ -36,11 +37,11 @@ fn list(api: &Api, path: &str) -> Vec<Value> {
 }
 
 /// Kills a process of a container, as the last look at them had it.
-fn kill_one(lab: &Lab, pids: &[i64]) {
+fn kill_one(lab: &Lab, rng: &mut StdRng, pids: &[i64]) {
     if pids.is_empty() {
         return;
     }
-    let pid = pids[rand::rng().random_range(0..pids.len())];
+    let pid = pids[rng.random_range(0..pids.len())];
     // It may be gone already.
     let _ = lab
         .machine()
@@ -66,6 +67,7 @@ fn everything_comes_back_and_nothing_is_left() {
     };
     wait_for("all pods", LIMIT, settled);
 
+    let mut rng = StdRng::seed_from_u64(seed());
     let storm = Duration::from_secs(number("STORM_SECONDS", SECONDS));
     let deaths: u32 = number("STORM_DEATHS", DEATHS);
     let begun = Instant::now();
@@ -77,12 +79,12 @@ fn everything_comes_back_and_nothing_is_left() {
             .filter(|pid| *pid > 0)
             .collect();
         for _ in 0..3 {
-            kill_one(&lab, &pids);
+            kill_one(&lab, &mut rng, &pids);
         }
         if begun.elapsed() > storm * died / deaths.max(1) {
             died += 1;
             lab.daemon().kill9();
-            kill_one(&lab, &pids);
+            kill_one(&lab, &mut rng, &pids);
             lab.daemon().start();
         }
         std::thread::sleep(Duration::from_millis(200));

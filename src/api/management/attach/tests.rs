@@ -6,8 +6,7 @@ use axum::routing::get;
 use rstest::rstest;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinHandle;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite;
+use tokio_tungstenite::{WebSocketStream, tungstenite};
 
 use super::*;
 
@@ -211,6 +210,6 @@ fn only_known_sites_may_attach(#[case] origin: Option<&'static str>, #[case] all
     let checked = check_origin(&headers, &["https://console.example".into()]);
     assert_eq!(checked.is_ok(), allowed);
     if let Err(error) = checked {
-        assert_eq!(error.status, 403);
+        assert_eq!(error.status(), 403);
     }
 }

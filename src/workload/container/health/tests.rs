@@ -2,17 +2,14 @@ use Health::{Healthy, Starting, Unhealthy};
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::Probe;
+use crate::model::fixtures::tcp_check;
 
 fn check(retries: u32, successes: u32) -> HealthCheck {
     HealthCheck {
-        probe: Probe::Tcp(80),
         interval: 30,
-        timeout: 1,
         retries,
         successes,
-        start_period: 0,
-        start_interval: None,
+        ..tcp_check()
     }
 }
 

@@ -26,7 +26,7 @@ pub enum Finding {
 
 /// Compares a row with what the runtime has on file and with the processes of this boot.
 pub fn of(row: &Container, state: Option<&RuntimeState>, boot: &str) -> Finding {
-    if row.state == ContainerState::Stopped {
+    if row.status.state == ContainerState::Stopped {
         return Finding::Stopped;
     }
     if let Some(exit) = state
@@ -35,7 +35,7 @@ pub fn of(row: &Container, state: Option<&RuntimeState>, boot: &str) -> Finding 
     {
         return Finding::Ended(exit);
     }
-    match identity(state.and_then(RuntimeState::process), row.process.as_ref()) {
+    match identity(state.and_then(RuntimeState::process), row.status.process.as_ref()) {
         Some(process) if process.is_alive() => Finding::Lives {
             process,
             released: state.is_some_and(|s| s.status == Status::Running),
@@ -80,8 +80,8 @@ impl Finding {
                 if released {
                     transitions::running(row, Some(process.clone()), now);
                 }
-                row.process = Some(process);
-                row.starting = false;
+                row.status.process = Some(process);
+                row.journal.starting = false;
             }
             Self::Ended(exit) => transitions::stopped(row, exit, now),
         }
@@ -100,7 +100,7 @@ mod tests {
 
     fn row(state: ContainerState, process: Option<ProcessId>) -> Container {
         let mut row = container("a", "web").in_state(state);
-        (row.operation, row.process) = (None, process);
+        (row.journal.operation, row.status.process) = (None, process);
         row
     }
 
@@ -135,7 +135,7 @@ mod tests {
         // Started in the moment before the end of the daemon.
         let mut released = row(Created, None);
         found(&released, Some(running)).apply(&mut released, Timestamp::now());
-        assert_eq!((released.state, released.process), (Running, Some(me())));
+        assert_eq!((released.status.state, released.status.process), (Running, Some(me())));
     }
 
     #[test]

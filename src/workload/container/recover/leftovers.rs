@@ -18,10 +18,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::mount::{UnmountFlags, unmount};
 
+use crate::model::names::is_container_id;
 use crate::workload::container::{ContainerError, ContainerService, blocking, cgroup};
-
-/// Length of a container id.
-const ID_LENGTH: usize = 12;
 
 /// After the id, in the name of the runtime's lock: all that one leaves which was killed at its very beginning.
 const LOCK_SUFFIX: &str = ".lock";
@@ -195,10 +193,7 @@ fn mount_point(line: &[u8]) -> Option<PathBuf> {
 /// Whether a name is one that only we give: a container id, with or without the mark of a build.
 fn looks_like_id(name: &str) -> bool {
     let id = name.strip_prefix("build-").unwrap_or(name);
-    id.len() == ID_LENGTH
-        && id
-            .bytes()
-            .all(|b| b.is_ascii_digit() || (b.is_ascii_lowercase() && !b"ilou".contains(&b)))
+    is_container_id(id)
 }
 
 fn names_in(directory: &Path) -> std::io::Result<Vec<String>> {

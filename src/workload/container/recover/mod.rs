@@ -27,7 +27,7 @@ use crate::runtime::process::boot_id;
 use crate::runtime::state::RuntimeState;
 
 use self::finding::Finding;
-use super::{ContainerError, ContainerService, cgroup, transitions};
+use super::{ContainerError, ContainerService, blocking, cgroup, transitions};
 
 pub(super) use self::leftovers::remove_directory;
 pub use self::sweeper::{SWEEPS, Sweeper};
@@ -43,7 +43,7 @@ impl ContainerService {
     /// stop the others.
     pub async fn recover(&self) -> Result<(), ContainerError> {
         let begun = Instant::now();
-        let cgroups = super::blocking(|| Ok(cgroup::prepare()?)).await?;
+        let cgroups = blocking(|| Ok(cgroup::prepare()?)).await?;
         tracing::info!("{cgroups}");
         let rows = self.list();
         let (idle, interrupted): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| is_idle(row));
@@ -56,7 +56,7 @@ impl ContainerService {
             "containers are recovered"
         );
         let service = self.clone();
-        let rest = self.0.operations.spawn(async move {
+        let rest = self.0.operations.run(async move {
             futures_util::stream::iter(interrupted)
                 .for_each_concurrent(PARALLEL, |row| {
                     let service = &service;
@@ -64,6 +64,7 @@ impl ContainerService {
                 })
                 .await;
             service.remove_leftovers().await;
+            Ok::<_, ContainerError>(())
         });
         if tokio::time::timeout(PATIENCE, rest).await.is_err() {
             tracing::info!("clients are served while what was interrupted is taken apart");
@@ -120,7 +121,7 @@ impl ContainerService {
     /// What the runtime has on file of each; `None` when that is nothing or cannot be read.
     async fn runtime_states(&self, rows: &[Arc<Container>]) -> Result<Vec<Option<RuntimeState>>, ContainerError> {
         let files: Vec<_> = rows.iter().map(|row| self.dir(&row.id).state()).collect();
-        let read = super::blocking(move || Ok(files.iter().map(|file| RuntimeState::read(file)).collect::<Vec<_>>()));
+        let read = blocking(move || Ok(files.iter().map(|file| RuntimeState::read(file)).collect::<Vec<_>>()));
         let mut states = Vec::with_capacity(rows.len());
         for (row, state) in rows.iter().zip(read.await?) {
             states.push(match state {
@@ -141,7 +142,7 @@ impl ContainerService {
         let Some(row) = self.snapshot().containers().get(id).cloned() else {
             return Ok(());
         };
-        let done = match row.operation {
+        let done = match row.journal.operation {
             _ if row.is_build() => {
                 tracing::warn!(container.id = %id, "removing what is left of the container of a build");
                 self.remove_build(id).await
@@ -171,12 +172,12 @@ impl ContainerService {
     async fn undo_restart(&self, id: &str) -> Result<(), ContainerError> {
         self.forget_in_runtime(id, "undo of a restart failed").await?;
         self.update(id, |c| {
-            c.state = ContainerState::Stopped;
-            c.starting = false;
-            c.operation = None;
-            c.process = None;
-            c.certificate_due = false;
-            c.exit.get_or_insert_with(transitions::unseen_exit);
+            c.status.state = ContainerState::Stopped;
+            c.journal.starting = false;
+            c.journal.operation = None;
+            c.status.process = None;
+            c.journal.certificate_due = false;
+            c.status.exit.get_or_insert_with(transitions::unseen_exit);
             Ok(())
         })
         .await
@@ -185,10 +186,10 @@ impl ContainerService {
 
 /// Whether no operation was at work on it. The container of a build is always part of one.
 fn is_idle(row: &Container) -> bool {
-    row.operation.is_none() && !row.is_build()
+    row.journal.operation.is_none() && !row.is_build()
 }
 
 /// Whether it is alive, and nobody has written down that it was started.
 fn may_run(row: &Container) -> bool {
-    row.state == ContainerState::Created && row.process.as_ref().is_some_and(ProcessId::is_alive)
+    row.status.state == ContainerState::Created && row.status.process.as_ref().is_some_and(ProcessId::is_alive)
 }

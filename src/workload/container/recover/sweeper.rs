@@ -66,7 +66,7 @@ impl Reconcile for Sweeper {
 /// A build holds no lock while its command runs; only once its removal has begun nobody else is going to end it.
 fn is_litter(row: &Container) -> bool {
     match row.is_build() {
-        true => row.operation == Some(Operation::Delete),
+        true => row.journal.operation == Some(Operation::Delete),
         false => !is_idle(row) || may_run(row),
     }
 }
@@ -81,7 +81,7 @@ mod tests {
     fn a_running_build_is_nobodys_litter() {
         let row = |id: &str, operation| {
             let mut row = container(id, id).in_state(ContainerState::Running);
-            row.operation = operation;
+            row.journal.operation = operation;
             is_litter(&row)
         };
         use Operation::{Create, Delete};

@@ -4,6 +4,7 @@ use rstest::rstest;
 
 use super::*;
 use crate::model::fixtures::{container, pod};
+use crate::model::retries::count;
 use crate::model::{Exit, Operation, ProcessId};
 
 const ON_FAILURE: RestartPolicy = RestartPolicy::OnFailure { max_retries: 0 };
@@ -15,10 +16,10 @@ fn at(millis: i64) -> Timestamp {
 /// A container with that policy that was started at 0 and ended at 1,000.
 fn ended(policy: RestartPolicy, code: i32) -> Container {
     let mut c = container("a", "web").in_state(Stopped);
-    c.options.restart = policy;
-    c.started_at = Some(at(0));
-    c.stopped_at = Some(at(1000));
-    c.exit = Some(Exit {
+    c.spec.options.restart = policy;
+    c.status.started_at = Some(at(0));
+    c.status.stopped_at = Some(at(1000));
+    c.status.exit = Some(Exit {
         code,
         reason: "Error".into(),
         message: String::new(),
@@ -47,13 +48,13 @@ fn the_policies(#[case] policy: RestartPolicy, #[case] code: i32, #[case] due: O
 fn only_what_ended_by_itself_comes_back() {
     let always = || ended(RestartPolicy::Always, 1);
     let mut stopped_by_user = always();
-    stopped_by_user.stopped_by_user = true;
+    stopped_by_user.journal.stopped_by_user = true;
     let mut being_deleted = always();
-    being_deleted.operation = Some(Operation::Delete);
+    being_deleted.journal.operation = Some(Operation::Delete);
     let mut never_started = always();
-    never_started.started_at = None;
+    never_started.status.started_at = None;
     let mut infra = always();
-    infra.name = format!("{INFRA_PREFIX}x");
+    infra = infra.infra_of("p");
     for c in [
         stopped_by_user,
         being_deleted,
@@ -70,7 +71,7 @@ fn only_what_ended_by_itself_comes_back() {
 fn a_start_that_was_cut_off_is_finished() {
     let mut c = ended(RestartPolicy::Always, 1).in_state(Created);
     assert!(due_at(&c).is_some());
-    c.started_at = None;
+    c.status.started_at = None;
     assert_eq!(due_at(&c), None, "nobody has started it yet");
 }
 
@@ -80,21 +81,21 @@ fn a_maximum_is_for_restarts_in_a_row() {
     for _ in 0..2 {
         assert!(due_at(&c).is_some());
         count(&mut c, at(1200));
-        c.started_at = Some(at(1300));
-        c.stopped_at = Some(at(1400));
+        c.status.started_at = Some(at(1300));
+        c.status.stopped_at = Some(at(1400));
     }
     assert_eq!(due_at(&c), None);
-    c.stopped_at = Some(at(11_300));
+    c.status.stopped_at = Some(at(11_300));
     assert_eq!(due_at(&c), Some(11_400), "ten seconds of running are a new beginning");
     count(&mut c, at(11_400));
-    assert_eq!((c.restarts, c.retries.in_a_row), (3, 1));
+    assert_eq!((c.status.restarts, c.journal.retries.in_a_row), (3, 1));
 }
 
 #[test]
 fn tries_that_fail_are_further_and_further_apart() {
     // It ran for an hour; then its program was gone, and no try led to a run.
     let mut c = ended(RestartPolicy::Always, 1);
-    c.stopped_at = Some(at(3_600_000));
+    c.status.stopped_at = Some(at(3_600_000));
     let mut now = at(3_600_000);
     let mut waited = Vec::new();
     for _ in 0..12 {
@@ -126,16 +127,14 @@ fn members_follow_their_pod() {
             boot_id: "b".into(),
         })
     };
-    let mut member = ended(RestartPolicy::No, 0);
-    member.pod_id = Some("p".into());
-    member.joined = process(7);
+    let mut member = ended(RestartPolicy::No, 0).member_of("p");
+    member.journal.joined = process(7);
     let with_pod = |goal, policy, infra_process| {
         let mut pod = pod("p", "web", &["web"]);
         pod.goal = goal;
         pod.template.spec.restart = policy;
-        let mut infra = container("i", &format!("{INFRA_PREFIX}p"));
-        infra.pod_id = Some("p".into());
-        infra.process = infra_process;
+        let mut infra = container("i", "infra").infra_of("p");
+        infra.status.process = infra_process;
         let snapshot = Snapshot::build(|t| {
             t.put(pod).unwrap();
             t.put(infra).unwrap();
@@ -169,13 +168,13 @@ proptest! {
             let delay = due.duration_since(now);
             prop_assert_eq!(Duration::try_from(delay).unwrap(), DELAYS.delay(short_runs + 1));
             count(&mut c, due);
-            prop_assert_eq!(c.retries.in_a_row, short_runs + 1);
+            prop_assert_eq!(c.journal.retries.in_a_row, short_runs + 1);
             now = due;
             if starts {
-                c.started_at = Some(now);
+                c.status.started_at = Some(now);
                 now += Duration::from_millis(length as u64);
-                c.stopped_at = Some(now);
-                c.exit.as_mut().unwrap().code = code;
+                c.status.stopped_at = Some(now);
+                c.status.exit.as_mut().unwrap().code = code;
             }
             short_runs = if starts && length >= 10_000 { 0 } else { short_runs + 1 };
         }
@@ -187,7 +186,7 @@ proptest! {
             millis in -100_000i64..100_000) {
         for policy in [RestartPolicy::No, ON_FAILURE, RestartPolicy::Always] {
             let mut c = ended(policy, code).in_state(state);
-            c.stopped_by_user = true;
+            c.journal.stopped_by_user = true;
             prop_assert_eq!(due(&c, &Snapshot::default(), at(millis)), None);
         }
     }

@@ -41,8 +41,8 @@ impl World {
         }
     }
 
-    fn next(&self, want: Want) -> Plan {
-        let Some(pod) = &self.pod else { return Plan::Done };
+    fn next(&self, want: Want) -> NextSteps {
+        let Some(pod) = &self.pod else { return NextSteps::Done };
         let snapshot = Snapshot::build(|t| {
             for container in &self.containers {
                 t.put(container.clone()).unwrap();
@@ -53,19 +53,19 @@ impl World {
 
     fn steps(&self, want: Want) -> Vec<Step> {
         match self.next(want) {
-            Plan::Steps(steps) => steps,
+            NextSteps::Steps(steps) => steps,
             other => panic!("{other:?}"),
         }
     }
 
     fn infra(&mut self) -> Option<&mut Container> {
-        self.containers.iter_mut().find(|c| c.attachment.is_some())
+        self.containers.iter_mut().find(|c| c.status.attachment.is_some())
     }
 
     fn member(&mut self, n: usize) -> &mut Container {
         self.containers
             .iter_mut()
-            .filter(|c| c.attachment.is_none())
+            .filter(|c| c.status.attachment.is_none())
             .nth(n)
             .unwrap()
     }
@@ -75,30 +75,37 @@ impl World {
     }
 
     fn host(&self) -> Option<ProcessId> {
-        self.containers.iter().find(|c| c.attachment.is_some())?.process.clone()
+        self.containers
+            .iter()
+            .find(|c| c.status.attachment.is_some())?
+            .status
+            .process
+            .clone()
     }
 
     fn make(&mut self, name: String) {
+        let is_infra = name.starts_with(crate::model::INFRA_PREFIX);
         self.clock += 1;
         let mut made = container(&format!("c{}", self.clock), &name).in_state(Created);
-        made.pod_id = Some(ID.into());
-        made.process = process(self.clock as i32);
-        made.created_at = Some(second(self.clock));
-        if name.starts_with(crate::model::INFRA_PREFIX) {
-            made.attachment = Some(Attachment {
+        made.status.process = process(self.clock as i32);
+        made.status.created_at = Some(second(self.clock));
+        if is_infra {
+            made = made.infra_of(ID);
+            made.status.attachment = Some(Attachment {
                 network: "raind0".into(),
                 address: [10, 166, 0, 1].into(),
             });
-            made.forwards = vec![Forward {
+            made.spec.forwards = vec![Forward {
                 host_address: None,
                 host_port: 8080,
                 container_port: 80,
                 protocol: crate::model::Protocol::Tcp,
             }];
         } else {
-            made.joined = self.host();
-            assert!(made.joined.is_some(), "a member without namespaces to join");
-            made.options.restart = RestartPolicy::Always;
+            made = made.member_of(ID);
+            made.journal.joined = self.host();
+            assert!(made.journal.joined.is_some(), "a member without namespaces to join");
+            made.spec.options.restart = RestartPolicy::Always;
         }
         self.containers.push(made);
     }
@@ -107,26 +114,26 @@ impl World {
         self.clock += 1;
         let (now, host) = (self.clock, self.host());
         let container = self.with(id);
-        if container.state == Stopped {
-            container.process = process(now as i32);
-            if container.attachment.is_none() {
+        if container.status.state == Stopped {
+            container.status.process = process(now as i32);
+            if container.status.attachment.is_none() {
                 assert!(host.is_some(), "a member without namespaces to join");
-                container.joined = host;
+                container.journal.joined = host;
             }
         }
-        container.state = Running;
-        container.stopped_by_user = false;
-        container.started_at = Some(second(now));
+        container.status.state = Running;
+        container.journal.stopped_by_user = false;
+        container.status.started_at = Some(second(now));
     }
 
     fn end(&mut self, id: &str, code: i32) {
         self.clock += 1;
         let now = second(self.clock);
         let container = self.with(id);
-        container.state = Stopped;
-        container.process = None;
-        container.stopped_at = Some(now);
-        container.exit = Some(Exit {
+        container.status.state = Stopped;
+        container.status.process = None;
+        container.status.stopped_at = Some(now);
+        container.status.exit = Some(Exit {
             code,
             reason: String::new(),
             message: String::new(),
@@ -138,16 +145,16 @@ impl World {
             Step::MakeInfra => self.make("condenser-pod-infra-01kh3v8q2m6r".into()),
             Step::StartInfra(id) => {
                 let restarts = rebuilds(self.with(&id));
-                let state = self.with(&id).state;
+                let state = self.with(&id).status.state;
                 if state == Stopped {
-                    self.with(&id).restarts = restarts;
+                    self.with(&id).status.restarts = restarts;
                 }
                 self.start(&id);
             }
             Step::Publish(id) => {
                 let pod = self.pod.as_ref().unwrap();
                 let forwards = parse_ports(&ports(&pod.template.spec)).unwrap();
-                self.with(&id).forwards = forwards;
+                self.with(&id).spec.forwards = forwards;
             }
             Step::Make(entry) => self.make(crate::model::member_name(ID, ENTRIES[entry])),
             Step::Start(id) => self.start(&id),
@@ -167,9 +174,9 @@ impl World {
     fn settle(&mut self, want: Want) -> usize {
         for round in 0..8 {
             match self.next(want) {
-                Plan::Done => return round,
-                Plan::Wait(delay) => self.clock += delay.as_secs() as i64 + 1,
-                Plan::Steps(steps) => steps.into_iter().for_each(|step| self.perform(step)),
+                NextSteps::Done => return round,
+                NextSteps::Wait(delay) => self.clock += delay.as_secs() as i64 + 1,
+                NextSteps::Steps(steps) => steps.into_iter().for_each(|step| self.perform(step)),
             }
         }
         panic!("it does not come to an end: {self:?}");
@@ -178,12 +185,12 @@ impl World {
     /// Nothing but infra and one member per entry, all running, all members in infra's namespaces.
     fn is_whole(&self) -> bool {
         let host = self.host();
-        let running = self.containers.iter().all(|c| c.state == Running);
+        let running = self.containers.iter().all(|c| c.status.state == Running);
         let together = self
             .containers
             .iter()
-            .filter(|c| c.attachment.is_none())
-            .all(|c| c.joined == host);
+            .filter(|c| c.status.attachment.is_none())
+            .all(|c| c.journal.joined == host);
         running && together && host.is_some() && self.containers.len() == 1 + ENTRIES.len()
     }
 }
@@ -198,11 +205,11 @@ fn running() -> World {
 #[test]
 fn a_pod_that_nobody_started_is_left_alone() {
     let mut world = World::new(PodGoal::Created);
-    assert_eq!(world.next(Want::Kept), Plan::Done);
+    assert_eq!(world.next(Want::Kept), NextSteps::Done);
     world.settle(Want::Made);
-    let states: Vec<_> = world.containers.iter().map(|c| c.state).collect();
+    let states: Vec<_> = world.containers.iter().map(|c| c.status.state).collect();
     assert_eq!(states, [Running, Created, Created]);
-    assert_eq!(world.next(Want::Kept), Plan::Done);
+    assert_eq!(world.next(Want::Kept), NextSteps::Done);
     world.settle(Want::Started);
     assert!(world.is_whole());
 }
@@ -213,13 +220,13 @@ fn a_stop_is_respected_and_keeps_infra() {
     world.pod.as_mut().unwrap().goal = PodGoal::Stopped;
     assert_eq!(world.steps(Want::Kept).len(), 2);
     world.settle(Want::Kept);
-    let states: Vec<_> = world.containers.iter().map(|c| c.state).collect();
+    let states: Vec<_> = world.containers.iter().map(|c| c.status.state).collect();
     assert_eq!(states, [Running, Stopped, Stopped]);
     let infra = world.infra().unwrap().id.clone();
     world.end(&infra, 137);
     assert_eq!(
         world.next(Want::Kept),
-        Plan::Done,
+        NextSteps::Done,
         "an infra that dies in a stopped pod stays dead"
     );
     world.pod.as_mut().unwrap().goal = PodGoal::Running;
@@ -250,9 +257,9 @@ fn a_member_that_ended_is_its_restart_policys() {
     let mut world = running();
     let id = world.member(0).id.clone();
     world.end(&id, 1);
-    assert_eq!(world.next(Want::Kept), Plan::Done);
+    assert_eq!(world.next(Want::Kept), NextSteps::Done);
     assert_eq!(world.steps(Want::Started), [Step::Start(id.clone())]);
-    world.with(&id).stopped_by_user = true;
+    world.with(&id).journal.stopped_by_user = true;
     assert_eq!(
         world.steps(Want::Kept),
         [Step::Start(id)],
@@ -266,7 +273,7 @@ fn a_start_starts_what_is_quick_only_once() {
     let id = world.member(0).id.clone();
     world.pod.as_mut().unwrap().started_at = Some(second(world.clock));
     world.end(&id, 0);
-    assert_eq!(world.next(Want::Started), Plan::Done);
+    assert_eq!(world.next(Want::Started), NextSteps::Done);
     world.clock += 1;
     world.pod.as_mut().unwrap().started_at = Some(second(world.clock));
     assert_eq!(
@@ -281,12 +288,12 @@ fn a_member_that_was_done_before_infra_died_stays_done() {
     let done = |policy, code| {
         let mut world = running();
         let id = world.member(0).id.clone();
-        world.member(0).options.restart = policy;
+        world.member(0).spec.options.restart = policy;
         world.end(&id, code);
         let infra = world.infra().unwrap().id.clone();
         world.end(&infra, 137);
         world.settle(Want::Kept);
-        world.with(&id).state == Stopped
+        world.with(&id).status.state == Stopped
     };
     let on_failure = RestartPolicy::OnFailure { max_retries: 0 };
     assert!(done(RestartPolicy::No, 1) && done(on_failure, 0));
@@ -300,7 +307,7 @@ fn a_member_that_is_being_created_again_is_not_in_dead_namespaces() {
     let member = world.with(&id);
     // As the runtime's hook leaves the row, before the create returns.
     (member.state, member.operation, member.joined) = (Created, Some(Operation::Restart), process(1));
-    assert_eq!(world.next(Want::Kept), Plan::Done);
+    assert_eq!(world.next(Want::Kept), NextSteps::Done);
     world.with(&id).operation = None;
     assert_eq!(world.steps(Want::Kept), [Step::End(id)]);
 }
@@ -311,11 +318,11 @@ fn a_container_that_a_client_made_waits_for_its_client() {
     world.make("extra-5w7yabcd".into());
     let id = world.member(2).id.clone();
     world.with(&id).stopped_by_user = true;
-    assert_eq!(world.next(Want::Kept), Plan::Done);
+    assert_eq!(world.next(Want::Kept), NextSteps::Done);
     let infra = world.infra().unwrap().id.clone();
     world.end(&infra, 137);
     world.settle(Want::Kept);
-    assert_eq!(world.with(&id).state, Stopped, "also when infra died meanwhile");
+    assert_eq!(world.with(&id).status.state, Stopped, "also when infra died meanwhile");
     assert_eq!(world.steps(Want::Started), [Step::Start(id)]);
 }
 
@@ -327,19 +334,19 @@ fn an_infra_that_keeps_dying_is_waited_for_longer_each_time() {
     for _ in 0..8 {
         // Dead in the second of its start.
         let infra = world.with(&id);
-        infra.state = Stopped;
-        infra.process = None;
-        infra.stopped_at = infra.started_at;
+        infra.status.state = Stopped;
+        infra.status.process = None;
+        infra.status.stopped_at = infra.status.started_at;
         for member in 0..2 {
             let member = world.member(member).id.clone();
             world.end(&member, 143);
         }
-        world.clock = world.with(&id).stopped_at.unwrap().as_second();
+        world.clock = world.with(&id).status.stopped_at.unwrap().as_second();
         waits.push(match world.next(Want::Kept) {
-            Plan::Wait(delay) => delay.as_millis(),
+            NextSteps::Wait(delay) => delay.as_millis(),
             _ => 0,
         });
-        let Plan::Steps(steps) = world.next(Want::Started) else {
+        let NextSteps::Steps(steps) = world.next(Want::Started) else {
             panic!("a user's start does not wait")
         };
         steps.into_iter().for_each(|step| world.perform(step));
@@ -358,17 +365,17 @@ fn an_infra_that_keeps_dying_is_waited_for_longer_each_time() {
 fn what_others_have_begun_is_finished_or_waited_for() {
     let mut world = running();
     let id = world.member(0).id.clone();
-    world.with(&id).operation = Some(Operation::Delete);
+    world.with(&id).journal.operation = Some(Operation::Delete);
     assert_eq!(world.steps(Want::Kept), [Step::Delete(id)]);
     world.settle(Want::Kept);
     assert!(world.is_whole());
     let infra = world.infra().unwrap();
-    (infra.state, infra.process) = (Creating, None);
+    (infra.status.state, infra.status.process) = (Creating, None);
     for member in 0..2 {
         let member = world.member(member).id.clone();
         world.end(&member, 143);
     }
-    assert_eq!(world.next(Want::Kept), Plan::Wait(PAUSE));
+    assert_eq!(world.next(Want::Kept), NextSteps::Wait(PAUSE));
 }
 
 /// Something that happens to a pod while nobody is at work on it.
@@ -415,26 +422,26 @@ impl World {
             Event::Vanishes(n) => {
                 let gone = id(self, n);
                 self.containers
-                    .retain(|c| Some(&c.id) != gone.as_ref() || c.state == Running);
+                    .retain(|c| Some(&c.id) != gone.as_ref() || c.status.state == Running);
             }
             Event::HalfGone(n) => {
                 if let Some(id) = id(self, n)
-                    && self.with(&id).state != Running
+                    && self.with(&id).status.state != Running
                 {
-                    self.with(&id).operation = Some(Operation::Delete);
+                    self.with(&id).journal.operation = Some(Operation::Delete);
                 }
             }
             Event::Starts(n) => {
                 if let Some(id) = id(self, n)
-                    && self.with(&id).state != Running
-                    && self.with(&id).operation.is_none()
-                    && (self.with(&id).attachment.is_some() || self.host().is_some())
+                    && self.with(&id).status.state != Running
+                    && self.with(&id).journal.operation.is_none()
+                    && (self.with(&id).status.attachment.is_some() || self.host().is_some())
                 {
                     self.start(&id);
                 }
             }
             Event::Some(count) => {
-                if let Plan::Steps(steps) = self.next(Want::Kept) {
+                if let NextSteps::Steps(steps) = self.next(Want::Kept) {
                     steps.into_iter().take(count).for_each(|step| self.perform(step));
                 }
             }
@@ -453,7 +460,7 @@ proptest! {
         world.pod.as_mut().unwrap().goal = PodGoal::Running;
         world.settle(Want::Started);
         prop_assert!(world.is_whole(), "{world:?}");
-        prop_assert_eq!(world.next(Want::Kept), Plan::Done);
+        prop_assert_eq!(world.next(Want::Kept), NextSteps::Done);
     }
 
     /// The controller alone leaves nothing to do but restarts of single members, and nobody in dead namespaces.
@@ -464,12 +471,12 @@ proptest! {
         world.settle(Want::Kept);
         let host = world.host();
         let goal = world.pod.as_ref().unwrap().goal;
-        for member in world.containers.iter().filter(|c| c.attachment.is_none()) {
-            let apart = lives(member) && member.joined != host;
+        for member in world.containers.iter().filter(|c| c.status.attachment.is_none()) {
+            let apart = lives(member) && member.journal.joined != host;
             prop_assert!(goal != PodGoal::Running || !apart, "{world:?}");
-            let ended_later = member.state == Stopped && member.joined == host;
-            prop_assert!(goal != PodGoal::Running || member.state == Running || ended_later, "{world:?}");
-            prop_assert!(goal != PodGoal::Stopped || member.state != Running, "{world:?}");
+            let ended_later = member.status.state == Stopped && member.journal.joined == host;
+            prop_assert!(goal != PodGoal::Running || member.status.state == Running || ended_later, "{world:?}");
+            prop_assert!(goal != PodGoal::Stopped || member.status.state != Running, "{world:?}");
         }
         let settled = format!("{world:?}");
         world.settle(Want::Kept);
@@ -494,5 +501,5 @@ fn a_changed_template_is_published() {
     let infra = world.infra().unwrap().id.clone();
     assert_eq!(world.steps(Want::Kept), [Step::Publish(infra)]);
     world.settle(Want::Kept);
-    assert_eq!(world.infra().unwrap().forwards.len(), 2);
+    assert_eq!(world.infra().unwrap().spec.forwards.len(), 2);
 }

@@ -1,6 +1,6 @@
 use super::*;
+use crate::model::ContainerState;
 use crate::model::fixtures::{container, pod, replica_set};
-use crate::model::{ContainerState, INFRA_PREFIX};
 
 /// Runs changes on top of each other and gives the outcome.
 fn after(change: impl FnOnce(&mut Txn)) -> Snapshot {
@@ -101,19 +101,14 @@ fn the_least_useful_pod_goes_first() {
         template: replica_set("s", "shop", 0).template,
         ..stray(id, id)
     };
-    let part = |id: &str, name: &str, pod: &str| {
-        let mut part = container(id, name).in_state(ContainerState::Running);
-        part.pod_id = Some(pod.into());
-        part
-    };
+    let part = |id: &str| container(id, id).in_state(ContainerState::Running);
     let snapshot = after(|t| {
         t.put(replica_set("s", "shop", 2)).unwrap();
         for (seconds, id) in ["old", "broken", "young"].into_iter().enumerate() {
             t.put(owned(id, seconds as i64)).unwrap();
             if id != "broken" {
-                t.put(part(&format!("{id}-i"), &format!("{INFRA_PREFIX}{id}"), id))
-                    .unwrap();
-                t.put(part(&format!("{id}-m"), &format!("web-{id}"), id)).unwrap();
+                t.put(part(&format!("{id}-i")).infra_of(id)).unwrap();
+                t.put(part(&format!("{id}-m")).member_of(id)).unwrap();
             }
         }
         reconcile_in(t, "s", Timestamp::now()).unwrap();

@@ -1,0 +1,39 @@
+//! The order in which objects are listed, rendered and worked on. Pure.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::records::{Bottle, Container, Network, Pod, ReplicaSet, Service};
+
+/// What has a time of its creation.
+pub trait Created {
+    /// When it was made, where that is known, and what tells it from others of that moment.
+    fn created(&self) -> (Option<Timestamp>, &str);
+}
+
+macro_rules! created {
+    ($($record:ident, $id:ident);* $(;)?) => { $(
+        impl Created for $record {
+            fn created(&self) -> (Option<Timestamp>, &str) {
+                (self.created_at.into(), &self.$id)
+            }
+        }
+    )* };
+}
+
+created! {
+    Bottle, id;
+    Container, id;
+    Network, name;
+    Pod, id;
+    ReplicaSet, id;
+    Service, id;
+}
+
+/// The oldest first; by id those of one moment.
+pub fn by_creation<R: Created>(rows: impl IntoIterator<Item = Arc<R>>) -> Vec<Arc<R>> {
+    let mut rows: Vec<_> = rows.into_iter().collect();
+    rows.sort_by(|a, b| a.created().cmp(&b.created()));
+    rows
+}

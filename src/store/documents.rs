@@ -1,0 +1,106 @@
+//! Documents of earlier versions, brought into the form of the next one. Like the other steps of a migration these are
+//! never edited once released: they name fields and prefixes as they were, not as the program has them now.
+
+use rusqlite::{Transaction, params};
+use serde_json::{Map, Value, json};
+
+type Fields = Map<String, Value>;
+
+/// 5 to 6: the fields of a container are sorted by what they are, and what it is in a pod, bottle or build is a role of
+/// its own instead of two ids and the beginning of a name.
+pub(super) fn sort_containers(txn: &Transaction<'_>) -> rusqlite::Result<()> {
+    rewrite(txn, "containers", container)
+}
+
+/// A document that cannot be read is left for the load, which says of which kind it is.
+fn rewrite(txn: &Transaction<'_>, table: &str, change: impl Fn(Fields) -> Fields) -> rusqlite::Result<()> {
+    let mut select = txn.prepare(&format!("SELECT id, document FROM {table}"))?;
+    let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let rows: Vec<(String, String)> = rows.collect::<rusqlite::Result<_>>()?;
+    let mut update = txn.prepare(&format!("UPDATE {table} SET document = ?2 WHERE id = ?1"))?;
+    for (id, document) in rows {
+        if let Ok(fields) = serde_json::from_str(&document) {
+            update.execute(params![id, Value::Object(change(fields)).to_string()])?;
+        }
+    }
+    Ok(())
+}
+
+fn container(mut old: Fields) -> Fields {
+    let role = role(&old);
+    let old = &mut old;
+    let image = take(
+        old,
+        &[
+            ("image_repository", "repository"),
+            ("image_reference", "reference"),
+            ("layers", "layers"),
+        ],
+    );
+    let mut spec = take(old, &[("spec", "process")]);
+    spec.insert("image".into(), Value::Object(image));
+    spec.append(&mut same(old, &["tty", "options", "mounts", "forwards"]));
+    let status = same(
+        old,
+        &[
+            "state",
+            "process",
+            "exit",
+            "attachment",
+            "spiffe_id",
+            "health",
+            "readiness",
+            "ready_at",
+            "restarts",
+            "creating_at",
+            "created_at",
+            "started_at",
+            "stopped_at",
+        ],
+    );
+    let journal = same(
+        old,
+        &[
+            "operation",
+            "certificate_due",
+            "starting",
+            "stopped_by_user",
+            "retries",
+            "joined",
+        ],
+    );
+    let mut new = same(old, &["id", "name"]);
+    new.insert("role".into(), role);
+    new.insert("spec".into(), Value::Object(spec));
+    new.insert("status".into(), Value::Object(status));
+    new.insert("journal".into(), Value::Object(journal));
+    new
+}
+
+fn role(old: &Fields) -> Value {
+    let begins = |field: &str, with: &str| {
+        old.get(field)
+            .and_then(Value::as_str)
+            .is_some_and(|t| t.starts_with(with))
+    };
+    let some = |field: &str| old.get(field).filter(|value| !value.is_null());
+    match (some("pod_id"), some("bottle_id")) {
+        (Some(pod), _) if begins("name", "condenser-pod-infra-") => json!({ "infra": { "pod": pod } }),
+        (Some(pod), _) => json!({ "member": { "pod": pod } }),
+        (None, Some(bottle)) => json!({ "service": { "bottle": bottle } }),
+        (None, None) if begins("id", "build-") => json!("build"),
+        (None, None) => json!("alone"),
+    }
+}
+
+/// Fields by their new names. What is not there keeps its default.
+fn take(old: &mut Fields, names: &[(&str, &str)]) -> Fields {
+    let taken = names.iter();
+    taken
+        .filter_map(|(from, to)| Some(((*to).to_owned(), old.remove(*from)?)))
+        .collect()
+}
+
+fn same(old: &mut Fields, names: &[&str]) -> Fields {
+    take(old, &names.iter().map(|name| (*name, *name)).collect::<Vec<_>>())
+}

@@ -1,0 +1,77 @@
+//! What a new container is a part of: of nothing, of a pod or of a bottle.
+
+use crate::model::{ContainerOptions, PullPolicy, RestartPolicy};
+
+/// What a container is in a pod. The caller holds the pod's lock.
+#[derive(Debug, Clone)]
+pub struct PodPart {
+    /// The pod.
+    pub pod_id: String,
+    /// What it is there.
+    pub role: PodRole,
+    /// Host name of all containers of the pod.
+    pub host_name: String,
+}
+
+/// What a container is in a pod.
+#[derive(Debug, Clone)]
+pub enum PodRole {
+    /// The holder of its namespaces. Without an image in the request it is made from the built-in one.
+    Infra,
+    /// Made from the pod's template.
+    Member {
+        /// Its options, checked.
+        options: Box<ContainerOptions>,
+        /// When its image is pulled.
+        pull: PullPolicy,
+        /// Whether the request's command follows the image's entrypoint.
+        keep_entrypoint: bool,
+    },
+    /// Made by a client, who will start it.
+    Added {
+        /// What happens when it ends by itself; the pod's, whatever the request says.
+        restart: RestartPolicy,
+    },
+}
+
+/// What a container is in a bottle. The caller holds the bottle's lock.
+#[derive(Debug, Clone)]
+pub struct BottlePart {
+    /// The bottle. Its row keeps the name of the container free.
+    pub bottle_id: String,
+    /// Name of the service.
+    pub service: String,
+}
+
+/// What a new container is a part of.
+#[derive(Debug, Clone)]
+pub(super) enum Part {
+    /// Of nothing.
+    Alone,
+    Pod(PodPart),
+    Bottle(BottlePart),
+}
+
+impl Part {
+    pub fn pod(&self) -> Option<&PodPart> {
+        match self {
+            Self::Pod(part) => Some(part),
+            Self::Alone | Self::Bottle(_) => None,
+        }
+    }
+
+    pub fn bottle(&self) -> Option<&BottlePart> {
+        match self {
+            Self::Bottle(part) => Some(part),
+            Self::Alone | Self::Pod(_) => None,
+        }
+    }
+
+    pub fn pod_id(&self) -> Option<&str> {
+        self.pod().map(|part| &*part.pod_id)
+    }
+
+    pub fn bottle_id(&self) -> Option<&str> {
+        self.bottle().map(|part| &*part.bottle_id)
+    }
+}
