@@ -79,7 +79,8 @@ impl Document {
             &raw.media_type
         };
         let is_index_type = media_type.contains("image.index") || media_type.contains("manifest.list");
-        let is_manifest_type = media_type.contains("image.manifest.") || media_type.contains("distribution.manifest.v2");
+        let is_manifest_type =
+            media_type.contains("image.manifest.") || media_type.contains("distribution.manifest.v2");
         if media_type.contains("artifact.manifest") {
             return Ok(Self::Artifact(if raw.artifact_type.is_empty() {
                 media_type.to_owned()
