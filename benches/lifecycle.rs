@@ -254,13 +254,13 @@ fn multiply(database: &Path) {
     let copies = runtime.block_on(
         store.transact(move |t| -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
             for number in 1..ROWS {
-                t.put(Container {
+                let mut copy = Container {
                     id: format!("copy0000{number:04}"),
                     name: format!("copy-{number:04}"),
-                    joined: None,
-                    attachment: None,
                     ..row.clone()
-                })?;
+                };
+                (copy.journal.joined, copy.status.attachment) = (None, None);
+                t.put(copy)?;
             }
             Ok(())
         }),

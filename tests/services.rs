@@ -201,7 +201,7 @@ fn connections_are_spread_over_ready_pods_and_follow_them_at_once() {
         for gone in pods {
             lab.set_ready(gone, false);
             let row = lab.store.snapshot().containers().get(gone).unwrap().clone();
-            let address = row.attachment.as_ref().unwrap().address;
+            let address = row.status.attachment.as_ref().unwrap().address;
             wait_for("the end of an endpoint", SOON, || {
                 when(rules(), |rules| {
                     !rules.contains(&format!("{address}:80")) && !rules.contains(&format!("-d {address}/32"))

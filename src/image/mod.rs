@@ -415,7 +415,10 @@ fn needed(snapshot: &Snapshot) -> HashSet<Digest> {
 /// The stacks of layers that rows name, each once, by diff ids, bottom first.
 fn stacks_of(snapshot: &Snapshot) -> HashSet<Vec<String>> {
     let of_images = snapshot.images().iter().map(|image| image.diff_ids());
-    let of_containers = snapshot.containers().iter().map(|container| container.layers.clone());
+    let of_containers = snapshot
+        .containers()
+        .iter()
+        .map(|container| container.spec.image.layers.clone());
     of_images.chain(of_containers).collect()
 }
 

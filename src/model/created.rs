@@ -13,22 +13,22 @@ pub trait Created {
 }
 
 macro_rules! created {
-    ($($record:ident, $id:ident);* $(;)?) => { $(
+    ($($record:ident, $id:ident, $($created_at:ident).+);* $(;)?) => { $(
         impl Created for $record {
             fn created(&self) -> (Option<Timestamp>, &str) {
-                (self.created_at.into(), &self.$id)
+                (self.$($created_at).+.into(), &self.$id)
             }
         }
     )* };
 }
 
 created! {
-    Bottle, id;
-    Container, id;
-    Network, name;
-    Pod, id;
-    ReplicaSet, id;
-    Service, id;
+    Bottle, id, created_at;
+    Container, id, status.created_at;
+    Network, name, created_at;
+    Pod, id, created_at;
+    ReplicaSet, id, created_at;
+    Service, id, created_at;
 }
 
 /// The oldest first; by id those of one moment.

@@ -139,8 +139,8 @@ mod tests {
         }
         let probed = |readiness| {
             addresses(update("01aaaaaaaaaaaaaa-1", move |c: &mut Container| {
-                c.readiness = readiness;
-                c.options.readiness_check = Some(tcp_check());
+                c.status.readiness = readiness;
+                c.spec.options.readiness_check = Some(tcp_check());
             }))
         };
         assert_eq!(probed(None), ["10.166.0.10"]);

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use crate::model::retries::steady_from;
 use crate::model::{
-    Container, ContainerState, Health, INFRA_PREFIX, Pod, PodContainer, PodGoal, PodProblem, RestartPolicy, Snapshot,
+    Container, ContainerState, Health, Pod, PodContainer, PodGoal, PodProblem, RestartPolicy, Snapshot,
     by_creation,
 };
 
@@ -141,7 +141,7 @@ pub fn pod_statuses(snapshot: &Snapshot) -> Vec<(Arc<Pod>, PodStatus)> {
 fn of(pod: &Pod, containers: Vec<Arc<Container>>) -> PodStatus {
     let (infra, members): (Vec<_>, Vec<_>) = by_creation(containers)
         .into_iter()
-        .partition(|container| container.name.starts_with(INFRA_PREFIX));
+        .partition(|container| container.is_infra());
     let infra = infra.into_iter().next();
     let runs = |container: &Container| container.status.state == ContainerState::Running;
     let entries = pod.template.spec.containers.len();
@@ -266,7 +266,7 @@ mod tests {
             ("degraded".into(), 1, 0, false)
         );
         let mut unready = web(Running);
-        unready.options.readiness_check = Some(tcp_check());
+        unready.spec.options.readiness_check = Some(tcp_check());
         assert_eq!(seen(&shop, vec![infra(), unready]), ("running".into(), 1, 1, false));
         shop.goal = PodGoal::Stopped;
         assert_eq!(seen(&shop, vec![infra(), web(Running)]).0, "stopped");
@@ -354,8 +354,8 @@ mod tests {
         let crashed = with(&|c| c.journal.retries.in_a_row = 1);
         assert_eq!((crashed.steady_from(), crashed.available_from(0)), (at(110), at(110)));
         let probed = with(&|c| {
-            c.options.readiness_check = Some(tcp_check());
-            c.ready_at = at(150);
+            c.spec.options.readiness_check = Some(tcp_check());
+            c.status.ready_at = at(150);
         });
         assert_eq!((probed.available_from(0), probed.available_from(5)), (at(150), at(155)));
         let unready = PodStatus { ready: false, ..plain };

@@ -25,9 +25,9 @@ pub fn in_a_row(c: &Container, started_at: Timestamp) -> u32 {
 
 /// Counts a restart that is about to be tried.
 pub fn count(c: &mut Container, now: Timestamp) {
-    let in_a_row = c.started_at.map_or(0, |started_at| in_a_row(c, started_at));
-    c.restarts = c.restarts.saturating_add(1);
-    c.retries = Retries {
+    let in_a_row = c.status.started_at.map_or(0, |started_at| in_a_row(c, started_at));
+    c.status.restarts = c.status.restarts.saturating_add(1);
+    c.journal.retries = Retries {
         in_a_row: in_a_row.saturating_add(1),
         last: Some(now),
     };

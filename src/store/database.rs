@@ -9,7 +9,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, Transaction, params};
 
 use super::error::StoreError;
-use super::holder;
+use super::{documents, holder};
 use crate::base::cause::Cause;
 use crate::model::{Kind, Snapshot, Write};
 

@@ -11,6 +11,7 @@
 //! What this module never does: know why a record changes. Rules of the life cycle are in the domain modules.
 
 mod database;
+mod documents;
 mod error;
 mod holder;
 mod writer;

@@ -317,9 +317,9 @@ impl NetworkService {
     async fn reattach_ports(&self, seen: &Seen, changes: &mut Vec<String>) -> Result<(), NetworkError> {
         let ports: HashMap<&str, &Link> = seen.links.iter().map(|link| (&*link.name, link)).collect();
         let snapshot = self.0.store.snapshot();
-        let is_created = |c: &&Arc<Container>| c.state != ContainerState::Creating;
+        let is_created = |c: &&Arc<Container>| c.status.state != ContainerState::Creating;
         for container in snapshot.containers().iter().filter(is_created) {
-            let Some(attachment) = &container.attachment else {
+            let Some(attachment) = &container.status.attachment else {
                 continue;
             };
             let (Some(veth), Some(bridge)) = (ports.get(&*container.veth()), ports.get(&*attachment.network)) else {

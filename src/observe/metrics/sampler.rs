@@ -320,7 +320,7 @@ mod tests {
         assert_eq!(sampler.measure(row.clone()).await, Sample::default());
         let mut running = container("01m85d6ag2dk", "other").in_state(ContainerState::Running);
         // A process in no cgroup of that name.
-        running.process = ProcessId::of(std::process::id() as i32);
+        running.status.process = ProcessId::of(std::process::id() as i32);
         let all = sampler.measure_all(vec![row.clone(), Arc::new(running)]).await;
         assert_eq!(
             all.iter().map(|(c, _)| c.name.as_str()).collect::<Vec<_>>(),

@@ -93,7 +93,7 @@ impl Applier {
     /// The members of a pod that stays. What was not started yet is: nobody asked for it, or another request is just at it.
     async fn keep(&self, pod: &Pod) -> Result<Vec<String>, Failed> {
         let members = self.members(pod);
-        let has_started = |member: &Arc<Container>| member.started_at.is_some();
+        let has_started = |member: &Arc<Container>| member.status.started_at.is_some();
         let is_whole = members.len() == pod.template.spec.containers.len() && members.iter().all(has_started);
         match pod.goal {
             PodGoal::Created => {}

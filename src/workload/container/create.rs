@@ -12,8 +12,8 @@ use super::request::{effective_command, environment};
 use super::{ContainerError, ContainerService, CreateRequest, PodRole, blocking, bundle, options, transitions};
 use crate::image::{ImageRef, still_present};
 use crate::model::{
-    Attachment, Claim, Container, ContainerOptions, ContainerState, Forward, Holder, Image, ImageRunConfig, Kind,
-    Network, Operation, Pod, PodGoal, ProcessSpec, PullPolicy, Retries, Txn, container_names, names,
+    Attachment, Claim, Container, ContainerImage, ContainerOptions, ContainerSpec, Forward, Holder, Image,
+    ImageRunConfig, Kind, Network, Pod, PodGoal, ProcessSpec, PullPolicy, Txn, container_names, names,
 };
 use crate::net::bridges::ipam;
 use crate::observe::metrics::Verb;
@@ -322,47 +322,29 @@ fn new_row(
     process: ProcessSpec,
     attachment: Option<Attachment>,
 ) -> Container {
-    let now = Timestamp::now();
     let name = if checked.name.is_empty() {
         container_names::fresh_name(t.snapshot())
     } else {
         checked.name
     };
-    Container {
-        id,
-        name,
-        pod_id: checked.part.pod_id().map(str::to_owned),
-        bottle_id: checked.part.bottle_id().map(str::to_owned),
-        spiffe_id: None,
-        state: ContainerState::Creating,
-        operation: Some(Operation::Create),
-        process: None,
-        exit: None,
-        image_repository: image.repository.clone(),
-        image_reference: image.reference.clone(),
-        layers: image.layers.iter().map(|l| l.diff_id.clone()).collect(),
-        spec,
-        mounts: checked.request.mounts,
+    let spec = ContainerSpec {
+        image: ContainerImage {
+            repository: image.repository.clone(),
+            reference: image.reference.clone(),
+            layers: image.layers.iter().map(|l| l.diff_id.clone()).collect(),
+        },
+        process,
         tty: checked.request.tty,
         options: checked.options,
-        // A member that a client made waits for its client, also in a running pod.
-        stopped_by_user: checked
-            .part
-            .pod()
-            .is_some_and(|part| matches!(part.role, PodRole::Added { .. })),
-        restarts: 0,
-        retries: Retries::default(),
-        health: None,
-        readiness: None,
-        ready_at: None,
-        joined: None,
-        starting: false,
-        attachment,
+        mounts: checked.request.mounts,
         forwards: checked.forwards,
-        certificate_due: true,
-        creating_at: Some(now),
-        created_at: Some(now),
-        started_at: None,
-        stopped_at: None,
-    }
+    };
+    let mut row = Container::new(id, name, checked.part.role(), spec).being_created(Timestamp::now());
+    row.status.attachment = attachment;
+    // A member that a client made waits for its client, also in a running pod.
+    row.journal.stopped_by_user = checked
+        .part
+        .pod()
+        .is_some_and(|part| matches!(part.role, PodRole::Added { .. }));
+    row
 }

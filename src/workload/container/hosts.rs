@@ -14,13 +14,13 @@ pub(super) fn hosts(container: &Container, address: Option<Ipv4Addr>, services: 
 }
 
 pub(super) fn host_name(container: &Container) -> &str {
-    container.options.hostname.as_ref().unwrap_or(&container.id)
+    container.spec.options.hostname.as_ref().unwrap_or(&container.id)
 }
 
 /// Lines of `/etc/hosts` for the services of the container's bottle, itself included, that have an address.
 pub(super) fn hosts_of_services(snapshot: &Snapshot, container: &Container) -> String {
     let mut lines = String::new();
-    let bottle = container.bottle_id.as_ref().and_then(|id| snapshot.bottles().get(id));
+    let bottle = container.role.bottle().and_then(|id| snapshot.bottles().get(id));
     for (service, id) in bottle.iter().flat_map(|bottle| &bottle.containers) {
         let member = snapshot.containers().get(id);
         if let Some((member, place)) = member.and_then(|member| Some((member, place_of(snapshot, member)?))) {
@@ -34,13 +34,14 @@ pub(super) fn hosts_of_services(snapshot: &Snapshot, container: &Container) -> S
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Role;
     use crate::model::fixtures::{bottle, container};
 
     #[test]
     fn services_with_an_address_are_in_hosts() {
         let member = |id: &str, name: &str| {
             let mut member = container(id, name);
-            member.bottle_id = Some("b1".into());
+            member.role = Role::Service { bottle: "b1".into() };
             member
         };
         let snapshot = Snapshot::build(|t| {

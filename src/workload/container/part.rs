@@ -1,6 +1,6 @@
 //! What a new container is a part of: of nothing, of a pod or of a bottle.
 
-use crate::model::{ContainerOptions, PullPolicy, RestartPolicy};
+use crate::model::{ContainerOptions, PullPolicy, RestartPolicy, Role};
 
 /// What a container is in a pod. The caller holds the pod's lock.
 #[derive(Debug, Clone)]
@@ -64,6 +64,23 @@ impl Part {
         match self {
             Self::Bottle(part) => Some(part),
             Self::Alone | Self::Pod(_) => None,
+        }
+    }
+
+    /// What the row says of it.
+    pub fn role(&self) -> Role {
+        match self {
+            Self::Alone => Role::Alone,
+            Self::Pod(PodPart { pod_id, role, .. }) => {
+                let pod = pod_id.clone();
+                match role {
+                    PodRole::Infra => Role::Infra { pod },
+                    PodRole::Member { .. } | PodRole::Added { .. } => Role::Member { pod },
+                }
+            }
+            Self::Bottle(part) => Role::Service {
+                bottle: part.bottle_id.clone(),
+            },
         }
     }
 

@@ -7,11 +7,11 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use super::membership::{infra_of, is_member, place_of};
+use super::membership::{infra_of, place_of};
 use super::part::{Part, PodPart};
 use super::ports::parse_ports;
 use super::{ContainerError, ContainerService, CreateRequest, OptionsRequest, options, transitions};
-use crate::model::{Container, ContainerOptions, ContainerState, Operation, ProcessId};
+use crate::model::{Container, ContainerOptions, ContainerState, Operation, ProcessId, Role};
 use crate::observe::metrics::Verb;
 
 impl ContainerService {

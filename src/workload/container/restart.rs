@@ -20,7 +20,7 @@ use super::membership::infra_of;
 use super::start::Starter;
 use super::{ContainerError, ContainerService};
 use crate::model::retries::in_a_row;
-use crate::model::{Change, Container, ContainerState, INFRA_PREFIX, Kind, PodGoal, RestartPolicy, Snapshot};
+use crate::model::{Change, Container, ContainerState, Kind, PodGoal, RestartPolicy, Snapshot};
 use crate::observe::metrics::Verb;
 use crate::ops::controller::{Backoff, Outcome, Reconcile};
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::{ContainerError, ContainerService, refuse_managed, transitions};
-use crate::model::{Container, ContainerState, INFRA_PREFIX, Operation, Retries, retries};
+use crate::model::{Container, ContainerState, Operation, Retries, retries};
 use crate::observe::metrics::Verb;
 
 /// Who wants a container to run.

@@ -121,6 +121,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::model::Role;
     use crate::model::fixtures::{container, tcp_check};
     use ContainerState::{Created, Creating, Running, Stopped};
     use HookEvent::{CreateContainer, CreateRuntime, Poststart, Poststop, StopContainer};
@@ -214,7 +215,7 @@ mod tests {
     #[test]
     fn health_is_known_only_of_what_runs() {
         let mut c = container("a", "web").in_state(Created);
-        c.options.health_check = Some(tcp_check());
+        c.spec.options.health_check = Some(tcp_check());
         running(&mut c, process(), Timestamp::now());
         assert_eq!((c.status.health, c.status.readiness), (Some(Health::Starting), None));
         stopped(&mut c, exit(0), Timestamp::now());

@@ -7,7 +7,7 @@ use super::files::Files;
 use super::machine::{Bundle, Looks, Seen};
 use super::*;
 use crate::model::{
-    ContainerState, NsMode, PodGoal, PolicyChain, PolicyStage, ProcessId, Protocol, RestartPolicy, Snapshot,
+    ContainerState, NsMode, PodGoal, PolicyChain, PolicyStage, ProcessId, Protocol, RestartPolicy, Role, Snapshot,
 };
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/original");

@@ -110,7 +110,7 @@ fn lives(container: &Container) -> bool {
 
 /// First what is in the way, then infra, then the members.
 fn towards(pod: &Pod, status: &PodStatus, want: Want, now: Timestamp) -> NextSteps {
-    let half_gone = |c: &&std::sync::Arc<Container>| c.operation == Some(Operation::Delete);
+    let half_gone = |c: &&std::sync::Arc<Container>| c.journal.operation == Some(Operation::Delete);
     let containers = || status.infra.iter().chain(&status.members);
     let rests: Vec<_> = containers()
         .filter(half_gone)
@@ -129,7 +129,7 @@ fn towards(pod: &Pod, status: &PodStatus, want: Want, now: Timestamp) -> NextSte
     let Some(infra) = &status.infra else {
         return NextSteps::Steps(vec![Step::MakeInfra]);
     };
-    match infra.state {
+    match infra.status.state {
         ContainerState::Creating => NextSteps::Wait(PAUSE),
         ContainerState::Created => NextSteps::Steps(vec![Step::StartInfra(infra.id.clone())]),
         ContainerState::Stopped => match rebuild_delay(infra, now) {

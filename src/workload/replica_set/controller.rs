@@ -19,7 +19,7 @@ impl Reconcile for SetController {
     type Key = String;
 
     fn concerned(&self, change: &Change, now: &Snapshot) -> Vec<String> {
-        let pod_of = |id: &Option<String>| now.pods().get(id.as_ref()?).cloned();
+        let pod_of = |container: &Container| now.pods().get(container.role.pod()?).cloned();
         let set_of = |object: &Object| match object {
             Object::ReplicaSet(set) => vec![set.id.clone()],
             Object::Pod(pod) => interested(now, pod),

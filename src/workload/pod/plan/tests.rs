@@ -306,9 +306,10 @@ fn a_member_that_is_being_created_again_is_not_in_dead_namespaces() {
     let id = world.member(0).id.clone();
     let member = world.with(&id);
     // As the runtime's hook leaves the row, before the create returns.
-    (member.state, member.operation, member.joined) = (Created, Some(Operation::Restart), process(1));
+    (member.status.state, member.journal.operation, member.journal.joined) =
+        (Created, Some(Operation::Restart), process(1));
     assert_eq!(world.next(Want::Kept), NextSteps::Done);
-    world.with(&id).operation = None;
+    world.with(&id).journal.operation = None;
     assert_eq!(world.steps(Want::Kept), [Step::End(id)]);
 }
 
@@ -317,7 +318,7 @@ fn a_container_that_a_client_made_waits_for_its_client() {
     let mut world = running();
     world.make("extra-5w7yabcd".into());
     let id = world.member(2).id.clone();
-    world.with(&id).stopped_by_user = true;
+    world.with(&id).journal.stopped_by_user = true;
     assert_eq!(world.next(Want::Kept), NextSteps::Done);
     let infra = world.infra().unwrap().id.clone();
     world.end(&infra, 137);
