@@ -78,8 +78,9 @@ impl Document {
         } else {
             &raw.media_type
         };
-        let said_index = media_type.contains("image.index") || media_type.contains("manifest.list");
-        let said_manifest = media_type.contains("image.manifest.") || media_type.contains("distribution.manifest.v2");
+        let is_index_type = media_type.contains("image.index") || media_type.contains("manifest.list");
+        let is_manifest_type =
+            media_type.contains("image.manifest.") || media_type.contains("distribution.manifest.v2");
         if media_type.contains("artifact.manifest") {
             return Ok(Self::Artifact(if raw.artifact_type.is_empty() {
                 media_type.to_owned()
@@ -90,9 +91,9 @@ impl Document {
         match (raw.manifests, raw.config) {
             (Some(_), Some(_)) => Err("the document is both a manifest and an index".into()),
             (Some(_), None) if raw.layers.is_some() => Err("the document is both a manifest and an index".into()),
-            (Some(entries), None) if !said_manifest => Ok(Self::Index(entries)),
-            (None, None) if said_index => Ok(Self::Index(Vec::new())),
-            (None, Some(config)) if !said_index => {
+            (Some(entries), None) if !is_manifest_type => Ok(Self::Index(entries)),
+            (None, None) if is_index_type => Ok(Self::Index(Vec::new())),
+            (None, Some(config)) if !is_index_type => {
                 let layers = raw.layers.unwrap_or_default();
                 let types: Vec<String> = layers.iter().map(|layer| layer.media_type.clone()).collect();
                 let artifact_kind = artifact::artifact_kind(&config.media_type, &raw.artifact_type, &types);
