@@ -26,6 +26,7 @@ pub fn action_of(method: &Method, path: &str, event: Option<&str>) -> (&'static 
         ("GET", ["networks"]) => ("network.list", Information),
         ("POST", ["networks"]) => ("network.create", Medium),
         ("DELETE", ["networks", _, "actions", "delete"]) => ("network.delete", High),
+        ("GET", ["firewall", "status"]) => ("firewall.status", Information),
         ("GET", ["events"]) => ("event.watch", Information),
         ("GET", ["logs", "netflow"]) => ("netflow.read", Information),
         _ => UNKNOWN,
@@ -168,6 +169,7 @@ mod tests {
         DELETE /v1/networks/br/actions/delete network.delete high
         GET /v1/policies/RAIND-EW policy.list information
         GET /v1/policies/explain policy.explain information
+        GET /v1/firewall/status firewall.status information
         POST /v1/policies policy.add medium
         POST /v1/policies/commit policy.commit critical
         POST /v1/policies/revert policy.revert medium

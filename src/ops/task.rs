@@ -2,6 +2,8 @@
 //!
 //! A panic is a defect of ours, which the log describes; whoever waits gets [`Unfinished`] as their own error.
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio::task::JoinError;
 use tokio_util::task::TaskTracker;
 
@@ -22,13 +24,18 @@ pub struct Operations(TaskTracker);
 
 impl Operations {
     /// Runs an operation to its end, also when the caller is dropped. It is one of those that [`Operations::finish`]
-    /// waits for.
-    pub async fn run<T, E>(&self, operation: impl Future<Output = Result<T, E>> + Send + 'static) -> Result<T, E>
+    /// waits for. It begins with the call, and is on the heap: what the caller awaits is small, however much the
+    /// operation keeps, so that operations may call each other without filling the stack of a worker.
+    pub fn run<T, E>(
+        &self,
+        operation: impl Future<Output = Result<T, E>> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, E>>
     where
         T: Send + 'static,
         E: From<Unfinished> + Send + 'static,
     {
-        self.0.spawn(operation).await.unwrap_or_else(unfinished)
+        let task = self.0.spawn(Box::pin(operation));
+        async move { task.await.unwrap_or_else(unfinished) }.boxed()
     }
 
     /// Waits until none is in progress. New ones are still taken: close the listeners first.
@@ -39,12 +46,13 @@ impl Operations {
 }
 
 /// Runs work to its end, also when the caller is dropped; nobody waits for it at a shutdown.
-pub async fn detached<T, E>(work: impl Future<Output = Result<T, E>> + Send + 'static) -> Result<T, E>
+pub fn detached<T, E>(work: impl Future<Output = Result<T, E>> + Send + 'static) -> BoxFuture<'static, Result<T, E>>
 where
     T: Send + 'static,
     E: From<Unfinished> + Send + 'static,
 {
-    tokio::spawn(work).await.unwrap_or_else(unfinished)
+    let task = tokio::spawn(Box::pin(work));
+    async move { task.await.unwrap_or_else(unfinished) }.boxed()
 }
 
 /// Runs what blocks, such as work on files, away from the executor.

@@ -348,7 +348,7 @@ fn fill(lab: &Lab, stopped: &str) {
             row.get(0)
         })
         .unwrap();
-    let taken = serde_json::from_str::<Value>(&document).unwrap()["attachment"]["address"].clone();
+    let taken = serde_json::from_str::<Value>(&document).unwrap()["status"]["attachment"]["address"].clone();
     for host in 1..=253 {
         let address = format!("10.166.0.{host}");
         if json!(address) == taken {
@@ -357,7 +357,7 @@ fn fill(lab: &Lab, stopped: &str) {
         let mut row: Value = serde_json::from_str(&document).unwrap();
         let id = format!("01kh00000{host:03}");
         (row["id"], row["name"]) = (json!(id), json!(format!("filler-{host}")));
-        row["attachment"]["address"] = json!(address);
+        row["status"]["attachment"]["address"] = json!(address);
         let insert = "insert into containers (id, name, namespace, document) values (?1, ?2, '', ?3)";
         database
             .execute(insert, [&id, &format!("filler-{host}"), &row.to_string()])

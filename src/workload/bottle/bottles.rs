@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use super::BottleError;
@@ -151,11 +152,11 @@ impl BottleService {
     }
 
     /// Runs an operation to its end, also when the caller is dropped.
-    pub(super) async fn detached<T: Send + 'static>(
+    pub(super) fn detached<T: Send + 'static>(
         &self,
         operation: impl Future<Output = Result<T, BottleError>> + Send + 'static,
-    ) -> Result<T, BottleError> {
-        self.0.operations.run(operation).await
+    ) -> BoxFuture<'static, Result<T, BottleError>> {
+        self.0.operations.run(operation)
     }
 
     /// What clients can read of the last start.

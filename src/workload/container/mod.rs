@@ -46,6 +46,7 @@ mod stop;
 mod transitions;
 mod watch;
 
+use futures_util::future::BoxFuture;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -198,14 +199,14 @@ impl ContainerService {
     }
 
     /// Runs an operation to its end, also when the caller is dropped, and counts it.
-    async fn detached<T: Send + 'static>(
+    fn detached<T: Send + 'static>(
         &self,
         verb: Verb,
         operation: impl Future<Output = Result<T, ContainerError>> + Send + 'static,
-    ) -> Result<T, ContainerError> {
+    ) -> BoxFuture<'static, Result<T, ContainerError>> {
         let activity = self.0.services.activity.clone();
         let operation = async move { activity.observe(verb, operation).await };
-        self.0.operations.run(operation).await
+        self.0.operations.run(operation)
     }
 
     /// Changes one row. A row that is gone is [`ContainerError::NotFound`].
