@@ -165,6 +165,48 @@ fn citations_lead_somewhere() {
     assert!(lost.is_empty(), "citations that lead nowhere:\n{}", lost.join("\n"));
 }
 
+/// `a{b,c}d` as `abd` and `acd`.
+fn expanded(path: &str) -> Vec<String> {
+    let braces = path
+        .split_once('{')
+        .and_then(|(head, rest)| Some((head, rest.split_once('}')?)));
+    let Some((head, (words, tail))) = braces else {
+        return vec![path.to_owned()];
+    };
+    let one = |word: &str| expanded(&format!("{head}{word}{tail}"));
+    words.split(',').flat_map(one).collect()
+}
+
+/// Paths of this repository that a page names: what stands between backticks and begins with one of its directories.
+fn paths(page: &str) -> Vec<String> {
+    let quoted = page.split('`').skip(1).step_by(2);
+    let ours = ["src/", "tests/", "scripts/", "assets/", "benches/", "docs/", "fuzz/"];
+    quoted
+        .filter(|path| ours.iter().any(|dir| path.starts_with(dir)))
+        .filter(|path| !path.contains(['<', '*', '…', ' ', '\n']))
+        .flat_map(expanded)
+        .map(|path| path.split(':').next().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn paths_in_pages_exist() {
+    let mut pages = texts(&root().join("docs"));
+    for name in ["README.md", "README_jp.md", "CONTRIBUTING.md"] {
+        pages.push((root().join(name), std::fs::read_to_string(root().join(name)).unwrap()));
+    }
+    let mut lost = Vec::new();
+    for (page, text) in pages.iter().filter(|(page, _)| !page.ends_with("vm-report.md")) {
+        let missing = paths(text).into_iter().filter(|path| !root().join(path).exists());
+        lost.extend(missing.map(|path| format!("{}: {path}", page.strip_prefix(root()).unwrap().display())));
+    }
+    assert!(lost.is_empty(), "paths that do not exist:\n{}", lost.join("\n"));
+    assert_eq!(
+        paths("see `src/a/{b,c}.rs`, `sr`, `docs/<page>`"),
+        ["src/a/b.rs", "src/a/c.rs"]
+    );
+}
+
 #[test]
 fn rules_and_sections_are_found() {
     assert_eq!(
