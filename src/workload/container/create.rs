@@ -1,4 +1,4 @@
-//! Create: validate, have the image, reserve, write the bundle, let the runtime set it up.
+//! Create: validate, obtain the image, reserve, write the bundle, have the runtime set it up.
 
 use std::sync::Arc;
 
@@ -18,16 +18,16 @@ use crate::model::{
 use crate::net::bridges::ipam;
 use crate::observe::metrics::Verb;
 
-/// How often an image that vanishes between pull and use is asked for again.
+/// How often to obtain an image again that is removed between pull and use.
 const ENSURE_TRIES: usize = 3;
 
-/// A request whose every part was checked without looking at an image.
+/// A request that passed all checks that need no image.
 #[derive(Clone)]
 pub(super) struct CheckedRequest {
     /// `None` for the built-in image.
     reference: Option<ImageRef>,
     name: String,
-    /// `None` for a member of a pod, which has no place of its own.
+    /// `None` for a member of a pod, which uses the network of the pod.
     network: Option<String>,
     forwards: Vec<Forward>,
     options: ContainerOptions,
@@ -36,7 +36,7 @@ pub(super) struct CheckedRequest {
 }
 
 impl ContainerService {
-    /// Makes a container that waits for its start and returns its id. A failure leaves nothing behind.
+    /// Creates a container without starting it and returns its id. A failure leaves nothing behind.
     pub async fn create(&self, request: CreateRequest) -> Result<String, ContainerError> {
         self.create_as(request, Part::Alone).await
     }
@@ -59,7 +59,7 @@ impl ContainerService {
                 let checks = checked.part.pod().is_none() && !disabled;
                 options::complete(&mut checked.options, &image.config, checks);
                 match service.create_from(checked, image, process).await {
-                    // Removed or replaced by another request in this moment: the reference may mean a new one now.
+                    // Another request has just removed or replaced the image: the reference may have a new one now.
                     Err(ContainerError::ImageGone(image)) => gone = image,
                     result => return result,
                 }
@@ -69,8 +69,8 @@ impl ContainerService {
         .await
     }
 
-    /// Refuses what cannot work before anything is downloaded. What others may take meanwhile is checked again when it
-    /// is reserved.
+    /// Refuses impossible requests before anything is downloaded. The reservation checks again everything that others
+    /// may take in the meantime.
     pub(super) async fn check(&self, request: CreateRequest, part: Part) -> Result<CheckedRequest, ContainerError> {
         let role = part.pod().map(|part| &part.role);
         let is_infra = matches!(role, Some(PodRole::Infra));
@@ -83,7 +83,7 @@ impl ContainerService {
             return Err(ContainerError::NameIsId(request.name));
         }
         let holder = snapshot.holder(&Claim::ContainerName(request.name.clone()));
-        // Its bottle has kept the name for it.
+        // The bottle has reserved the name for it.
         let is_kept = |holder: &Holder| holder.kind == Kind::Bottle && Some(&*holder.id) == part.bottle_id();
         if holder.is_some_and(|holder| !is_kept(holder)) {
             return Err(ContainerError::NameTaken(request.name));
@@ -114,7 +114,7 @@ impl ContainerService {
         };
         let mut policy = self.mount_policy(part.pod_id(), part.bottle_id());
         if matches!(role, Some(PodRole::Member { .. })) || part.bottle().is_some() {
-            // Its description was checked when it was stored.
+            // The description's mounts were checked when it was stored.
             policy = policy.with_accepted(bundle::sources(&request.mounts));
         }
         let mounts = request.mounts.clone();
@@ -153,7 +153,7 @@ impl ContainerService {
         self.obtain_image(reference, pull).await
     }
 
-    /// What runs: the request over the image configuration.
+    /// The process: the request merged over the image configuration.
     async fn process(&self, checked: &CheckedRequest, image: &Image) -> Result<ProcessSpec, ContainerError> {
         let (request, config): (_, &ImageRunConfig) = (&checked.request, &image.config);
         let entrypoint = match checked.part.pod().map(|part| &part.role) {
@@ -165,7 +165,7 @@ impl ContainerService {
         let args = effective_command(entrypoint, &request.command, config)?;
         let (env, ignored) = environment(&config.env, &request.env, request.tty);
         if !ignored.is_empty() {
-            // Their values may be secrets, their names are not known: only the number is said.
+            // The values may be secrets and the names are unknown, so log only the number.
             tracing::warn!(count = ignored.len(), image = %image.id, "environment entries without '=' have no effect");
         }
         let of_image = match self.0.settings.run_as_image_user {
@@ -175,7 +175,7 @@ impl ContainerService {
         let with_group;
         let user = match &request.options.user[..] {
             "" => of_image,
-            // The manifest of a pod names a group and no user.
+            // The manifest of a pod names a group without a user.
             group if group.starts_with(':') && checked.part.pod().is_some() => {
                 with_group = format!("{}{group}", of_image.split(':').next().unwrap_or_default());
                 &with_group
@@ -195,7 +195,7 @@ impl ContainerService {
             .into_iter()
             .find(|dir| !dir.is_empty());
         let cwd = cwd.map_or("/", |dir| dir).to_owned();
-        // Without its primary group among the supplementary ones a process could drop it (CVE-2023-25173).
+        // Unless the primary group is among the supplementary ones, a process could drop it (CVE-2023-25173).
         let mut additional_gids = vec![user.gid];
         additional_gids.extend(user.additional_gids.into_iter().filter(|gid| *gid != user.gid));
         Ok(ProcessSpec {
@@ -215,7 +215,7 @@ impl ContainerService {
         process: ProcessSpec,
     ) -> Result<String, ContainerError> {
         let id = container_names::fresh_id(&self.snapshot(), Timestamp::now());
-        // Taken before the row exists: the first to see the row must not be faster than we are.
+        // Lock before the row exists, so that nobody who sees the row can get ahead of this operation.
         let _lock = self.0.locks.lock(&id).await;
         let container = self.reserve(id, checked, image, process).await?;
         let id = container.id.clone();
@@ -235,7 +235,7 @@ impl ContainerService {
         }
     }
 
-    /// Name, address, host ports and row, all or nothing.
+    /// Reserves name, address and host ports and writes the row, all or nothing.
     async fn reserve(
         &self,
         id: String,
@@ -245,7 +245,7 @@ impl ContainerService {
     ) -> Result<Arc<Container>, ContainerError> {
         let ports = self.0.services.ports.clone();
         let reserve = self.0.services.store.transact(move |t| {
-            // Between pull and now the image may have been removed; its layers are only safe under a committed row.
+            // The image may have been removed since the pull; only a committed row protects its layers.
             if !still_present(t, &image) {
                 return Err(ContainerError::ImageGone(image.id.clone()));
             }
@@ -267,8 +267,8 @@ impl ContainerService {
         reserve.await
     }
 
-    /// Everything after the row: directory, rules, runtime, and the state it leads to, with which the operation is over.
-    /// Hooks have normally told of the state already. The caller undoes it as a whole.
+    /// Everything after the row: directory, rules, runtime, and the resulting state, which completes the operation.
+    /// Hooks have usually reported that state already. On failure the caller undoes everything.
     pub(super) async fn set_up(&self, container: &Container) -> Result<(), ContainerError> {
         let host = self.host_of(container)?;
         self.write_bundle(container, host.as_ref()).await?;
@@ -341,7 +341,7 @@ fn new_row(
     };
     let mut row = Container::new(id, name, checked.part.role(), spec).being_created(Timestamp::now());
     row.status.attachment = attachment;
-    // A member that a client made waits for its client, also in a running pod.
+    // A member created by a client waits until the client starts it, even in a running pod.
     row.journal.stopped_by_user = checked
         .part
         .pod()

@@ -1,4 +1,4 @@
-//! Templates: what can be carried out, and what a pod's containers are asked for. Pure.
+//! Templates: their validation, and the create requests of a pod's containers. Pure.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -10,19 +10,18 @@ use crate::runtime::mounts;
 use crate::workload::container;
 use crate::workload::container::{CreateRequest, OptionsRequest};
 
-/// What a member's name has beyond its entry's: `-` and 8 characters.
+/// Length of the suffix of a member's name: `-` and 8 characters.
 const SUFFIX: usize = 9;
-/// Longest name of a container.
 /// Longest host name that the kernel takes.
 const MAX_HOST_NAME: usize = 63;
 
-/// Whether pods can be made from a template: every container has a name of its own and an image reference that can be
-/// parsed, ports and mounts have their form, no host port is published twice, and every mounted volume exists.
+/// Checks whether pods can be created from a template: container names are unique, image references, ports and mounts
+/// are well-formed, no host port is published twice, and every mounted volume exists.
 pub fn check_template(template: &PodTemplate) -> Result<(), PodError> {
     check(&template.spec).map_err(PodError::InvalidTemplate)
 }
 
-/// What the containers of a template would have mounted of the host, as mount strings.
+/// The host paths that the containers of a template mount, as mount strings.
 pub(super) fn host_mounts(spec: &PodSpec) -> Vec<String> {
     let of_volumes = spec.volumes.iter().filter_map(|volume| match &volume.source {
         VolumeSource::HostPath(path) => Some(mount_text(path, "/mnt", false)),
@@ -89,18 +88,18 @@ fn mount_text(source: &str, destination: &str, read_only: bool) -> String {
     format!("{source}:{destination}:{}", if read_only { "ro" } else { "rw" })
 }
 
-/// The ports that the pod's address publishes: those of all entries.
+/// The ports that the pod's address publishes: the ports of all entries.
 pub(super) fn ports(spec: &PodSpec) -> Vec<String> {
     spec.containers.iter().flat_map(|entry| entry.ports.clone()).collect()
 }
 
-/// Network of the pod as written: of the first entry that names one; empty for the default.
+/// The network of the pod as written: from the first entry that names one; empty for the default.
 pub(super) fn network(spec: &PodSpec) -> String {
     let mut named = spec.containers.iter().map(|entry| &entry.network);
     named.find(|network| !network.is_empty()).cloned().unwrap_or_default()
 }
 
-/// Host name of all containers of a pod: the one it asks for, else its name, cut off as the kubelet does it.
+/// Host name of all containers of a pod: the requested one, else the pod's name, truncated as by the kubelet.
 pub(super) fn host_name(pod: &Pod) -> String {
     let name = pod.template.spec.hostname.as_ref().unwrap_or(&pod.name);
     // Names are ASCII.
@@ -108,7 +107,7 @@ pub(super) fn host_name(pod: &Pod) -> String {
     short.trim_end_matches(['-', '.']).to_owned()
 }
 
-/// What is asked for to make the member of an entry. `volumes` is the directory of the pod's own volumes.
+/// The create request for the member of an entry. `volumes` is the directory of the pod's own volumes.
 pub(super) fn request(pod: &Pod, entry: &PodContainer, volumes: &Path) -> CreateRequest {
     let sources: BTreeMap<&str, &Volume> = pod.template.spec.volumes.iter().map(|v| (&v.name[..], v)).collect();
     let mut mounts = entry.mounts.clone();

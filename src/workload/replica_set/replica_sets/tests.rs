@@ -2,7 +2,7 @@ use super::*;
 use crate::model::ContainerState;
 use crate::model::fixtures::{container, pod, replica_set};
 
-/// Runs changes on top of each other and gives the outcome.
+/// Applies changes one after another and returns the resulting snapshot.
 fn after(change: impl FnOnce(&mut Txn)) -> Snapshot {
     Snapshot::build(change)
 }
@@ -15,7 +15,7 @@ fn with_goal(snapshot: &Snapshot, goal: PodGoal) -> usize {
     pods(snapshot).iter().filter(|pod| pod.goal == goal).count()
 }
 
-/// A pod that runs and belongs to nobody.
+/// A running pod without an owner.
 fn stray(id: &str, name: &str) -> Pod {
     Pod {
         goal: PodGoal::Running,
