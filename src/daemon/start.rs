@@ -140,7 +140,7 @@ impl Daemon {
 }
 
 /// Steps that may fail without having changed the machine: directories, store, loopback listeners. This also imports an
-/// installation of the original daemon; if its port is in use, we fail before the import.
+/// installation of the original daemon, after binding the listeners: if a port is in use, nothing is imported.
 async fn open_state(
     config: &mut Config,
 ) -> Result<(Foundation, EarlySockets, broadcast::Receiver<Arc<Commit>>), DaemonError> {

@@ -216,7 +216,7 @@ impl Conditions {
         kept.of.iter().map(entry).collect()
     }
 
-    /// Forgets objects that no longer exist. `exists` is called under the lock: give it a view taken inside.
+    /// Takes `view` under the lock and forgets objects that do not exist in it.
     pub fn retain<V>(&self, view: impl FnOnce() -> V, exists: impl Fn(&V, Kind, &str) -> bool) -> V {
         let mut kept = self.kept();
         let (before, view) = (kept.of.len(), view());
