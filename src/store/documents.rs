@@ -1,18 +1,18 @@
-//! Documents of earlier versions, brought into the form of the next one. Like the other steps of a migration these are
-//! never edited once released: they name fields and prefixes as they were, not as the program has them now.
+//! Migrations of stored documents from one version to the next. Like the other migrations they are never edited once
+//! released: they use the field names and prefixes of their time, not the current ones.
 
 use rusqlite::{Transaction, params};
 use serde_json::{Map, Value, json};
 
 type Fields = Map<String, Value>;
 
-/// 5 to 6: the fields of a container are sorted by what they are, and what it is in a pod, bottle or build is a role of
-/// its own instead of two ids and the beginning of a name.
+/// 5 to 6: the fields of a container are grouped by purpose, and membership in a pod, bottle or build becomes an
+/// explicit role instead of two ids and a name prefix.
 pub(super) fn sort_containers(txn: &Transaction<'_>) -> rusqlite::Result<()> {
     rewrite(txn, "containers", container)
 }
 
-/// A document that cannot be read is left for the load, which says of which kind it is.
+/// Leave a document that cannot be parsed to the loader, which reports its kind.
 fn rewrite(txn: &Transaction<'_>, table: &str, change: impl Fn(Fields) -> Fields) -> rusqlite::Result<()> {
     let mut select = txn.prepare(&format!("SELECT id, document FROM {table}"))?;
     let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -93,7 +93,7 @@ fn role(old: &Fields) -> Value {
     }
 }
 
-/// Fields by their new names. What is not there keeps its default.
+/// Renames fields. Missing ones keep their default.
 fn take(old: &mut Fields, names: &[(&str, &str)]) -> Fields {
     let taken = names.iter();
     taken

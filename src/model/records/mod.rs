@@ -1,5 +1,5 @@
-//! The stored objects: plain data, serialised as one JSON document each. Field names on disk are the names here;
-//! a field that is added later needs `#[serde(default)]`, anything else a migration (`database.rs`).
+//! The stored objects: plain data, each serialised as one JSON document. The field names are those on disk; a field
+//! that is added later needs `#[serde(default)]`, any other change a migration (`database.rs`).
 
 mod bottle;
 mod container;

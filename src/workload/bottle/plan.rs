@@ -1,4 +1,4 @@
-//! From a bottle to what is made of it, and what it looks like. Pure.
+//! Translates a bottle into policies, container requests and display state. Pure.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -14,7 +14,7 @@ use crate::model::{Bottle, Condition, Container, Policy, PolicyChain, PolicyStag
 use crate::net::policy::NewPolicy;
 use crate::workload::container::{CreateRequest, OptionsRequest};
 
-/// The order in which the services of a file are started.
+/// The start order of the services of a file.
 pub fn order(file: &BottleFile) -> Result<Vec<String>, OrderError> {
     let needed = |name: &'_ str| {
         let service = &file.services[name];
@@ -25,7 +25,7 @@ pub fn order(file: &BottleFile) -> Result<Vec<String>, OrderError> {
         let healthy = |d: &&crate::model::Dependency| d.condition == Condition::Healthy;
         for dependency in entry.kept.depends_on.iter().filter(healthy) {
             let check = file.services[&dependency.service].options.health_check.as_ref();
-            // Without one of its own it may have its image's, which is not known here.
+            // Without a check of its own it may have its image's, which is not known here.
             if check.is_some_and(|check| check.disable) {
                 let (service, dependency) = (service.clone(), dependency.service.clone());
                 return Err(OrderError::NoHealthCheck { service, dependency });
@@ -35,7 +35,7 @@ pub fn order(file: &BottleFile) -> Result<Vec<String>, OrderError> {
     Ok(order)
 }
 
-/// The word of a bottle file for a chain.
+/// The bottle file's name for a chain.
 pub fn policy_kind(chain: PolicyChain) -> &'static str {
     match chain {
         PolicyChain::RaindEw => "east-west",
@@ -44,7 +44,7 @@ pub fn policy_kind(chain: PolicyChain) -> &'static str {
     }
 }
 
-/// The policies of a file; services of the bottle are meant by the names of their containers (`docs/spec/policy.md` 8).
+/// The policies of a file; its services are referred to by the names of their containers (`docs/spec/policy.md` 8).
 pub fn policies(file: &BottleFile) -> Result<Vec<NewPolicy>, BottleError> {
     let refused = |problem: &str| Err(BottleError::PolicyFile(problem.to_owned()));
     let meant = |name: &str| match file.services.contains_key(name) {
@@ -75,12 +75,12 @@ pub fn policies(file: &BottleFile) -> Result<Vec<NewPolicy>, BottleError> {
     file.policies.iter().map(policy).collect()
 }
 
-/// Name of the automatic network of a bottle with that id: 15 characters, the kernel's limit.
+/// Name of the automatic network of the bottle with that id: 15 characters, the kernel's limit.
 pub fn network_name(id: &str) -> String {
     format!("raind{}", id.get(..10).unwrap_or(id))
 }
 
-/// What is asked for to make the container of a service. `volumes` is the directory of the bottle's volumes.
+/// The create request for the container of a service. `volumes` is the directory of the bottle's volumes.
 pub fn request(
     bottle: &Bottle,
     service: &str,
@@ -115,7 +115,7 @@ pub fn request(
     }
 }
 
-/// Where a volume is mounted: the image of each service that mounts it and the path in its containers, in start order.
+/// The mounts of a volume: image and container path for each service that mounts it, in start order.
 pub fn mounts_of<'a>(bottle: &'a Bottle, volume: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
     let services = bottle.start_order.iter().filter_map(|name| bottle.services.get(name));
     services.flat_map(move |service| {
@@ -128,12 +128,12 @@ pub fn mounts_of<'a>(bottle: &'a Bottle, volume: &'a str) -> impl Iterator<Item 
     })
 }
 
-/// The container of a service, if it is there.
+/// The container of a service, if it exists.
 pub fn container<'a>(snapshot: &'a Snapshot, bottle: &Bottle, service: &str) -> Option<&'a Arc<Container>> {
     snapshot.containers().get(bottle.containers.get(service)?)
 }
 
-/// The state that all containers are in; `abnormal` when they differ or one is gone, `unknown` when there is none.
+/// The state that all containers share; `abnormal` if they differ or one is missing, `unknown` if there are none.
 pub fn status(snapshot: &Snapshot, bottle: &Bottle) -> String {
     let mut states = bottle.containers.keys().map(|service| {
         let container = container(snapshot, bottle, service);
@@ -146,7 +146,7 @@ pub fn status(snapshot: &Snapshot, bottle: &Bottle) -> String {
     }
 }
 
-/// The policies of a bottle that are in force, in the order of its file.
+/// The committed policies of a bottle, in the order of its file.
 pub fn policies_of(snapshot: &Snapshot, bottle: &Bottle) -> Vec<Arc<Policy>> {
     let own = |policy: &&Arc<Policy>| policy.owner.as_ref() == Some(&bottle.id) && policy.stage != PolicyStage::Added;
     snapshot.policies().iter().filter(own).cloned().collect()

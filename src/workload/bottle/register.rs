@@ -1,4 +1,4 @@
-//! Registration: everything of a bottle is made, in the order of its start, and nothing is started.
+//! Registration: creates all parts of a bottle, containers in start order, and starts nothing.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -26,7 +26,7 @@ pub struct Registered {
     pub warnings: Vec<Warning>,
 }
 
-/// A checked file.
+/// A validated file.
 struct Registration {
     file: BottleFile,
     order: Vec<String>,
@@ -34,7 +34,7 @@ struct Registration {
 }
 
 impl BottleService {
-    /// Makes a bottle from the text of its file. A failure leaves nothing behind.
+    /// Creates a bottle from the text of its file. A failure leaves nothing behind.
     pub async fn register(&self, text: &str) -> Result<Registered, BottleError> {
         let file = parse(text)?;
         let order = plan::order(&file)?;
@@ -50,7 +50,7 @@ impl BottleService {
     async fn register_planned(&self, plan: Registration) -> Result<Registered, BottleError> {
         self.check_containers(&plan).await?;
         let id = fresh_bottle_id(&self.snapshot());
-        // Taken before the row exists: the first to see the row must not be faster than we are.
+        // Lock before the row exists, so that nobody who sees the row can get the lock first.
         let _lock = self.0.locks.lock(&id).await;
         let row = new_bottle(id, &plan);
         let reserved = self.0.parts.store.transact(move |t| reserve(t, row)).await?;
@@ -71,10 +71,10 @@ impl BottleService {
         }
     }
 
-    /// Refuses what no container can be made from, before there is anything to undo.
+    /// Refuses invalid containers before there is anything to undo.
     async fn check_containers(&self, plan: &Registration) -> Result<(), BottleError> {
         let mut draft = new_bottle(String::new(), plan);
-        // What does not exist yet cannot be looked at.
+        // Objects that do not exist yet cannot be checked.
         draft.network = None;
         let volumes = std::mem::take(&mut draft.volumes);
         for entry in draft.services.values_mut() {
@@ -90,7 +90,7 @@ impl BottleService {
         Ok(())
     }
 
-    /// Everything after the row. The caller undoes it as a whole.
+    /// All steps after the row. The caller undoes them as a whole.
     async fn set_up(&self, bottle: &Bottle, plan: &Registration) -> Result<Arc<Bottle>, BottleError> {
         let parts = &self.0.parts;
         if !plan.policies.is_empty() {
@@ -114,13 +114,13 @@ impl BottleService {
         self.update(&bottle.id, whole).await
     }
 
-    /// New volumes begin with what the image of a service has at the place they are mounted at: of the first service in
-    /// order whose image has files there, else of the first one whose image has a directory there. They are made before
-    /// any container, which would go on to see the directory that it was made with.
+    /// A new volume is initialised from an image, with the files at the path where the volume is mounted: from the
+    /// first service in order whose image has files there, else from the first one whose image has a directory there.
+    /// Volumes are created before any container, because a container keeps the directory it was created with.
     async fn make_volumes(&self, bottle: &Bottle) -> Result<(), BottleError> {
         let volumes = self.volumes(&bottle.name);
         let new = volumes.missing(&bottle.volumes).await?;
-        // Written down first: what a crash leaves of them goes with the rest.
+        // Record them first, so that recovery removes what a crash leaves of them.
         let noted = new.clone();
         self.update(&bottle.id, move |bottle| bottle.new_volumes = noted)
             .await?;
@@ -157,7 +157,7 @@ impl BottleService {
     async fn make_network(&self, bottle: &Bottle, network: &str) -> Result<(), BottleError> {
         let made = self.0.parts.networks.create(network).await;
         if let Err(NetworksError::Network(NetworkError::Exists(_))) = &made {
-            // It is somebody else's, so it must not go with the bottle.
+            // It belongs to another owner, so it must not be removed with the bottle.
             self.update(&bottle.id, |bottle| bottle.network = None).await?;
         }
         made.map(drop).map_err(BottleError::CreateNetwork)
@@ -190,7 +190,7 @@ impl BottleService {
         made.map(drop).map_err(BottleError::Create)
     }
 
-    /// Changes the row.
+    /// Updates the row.
     pub(super) async fn update(
         &self,
         id: &str,
@@ -231,7 +231,7 @@ fn new_bottle(id: String, plan: &Registration) -> Bottle {
     }
 }
 
-/// The name of the bottle and those of its containers, all or nothing.
+/// Reserves the name of the bottle and those of its containers, all or nothing.
 fn reserve(t: &mut Txn, bottle: Bottle) -> Result<Arc<Bottle>, BottleError> {
     t.put(bottle).map_err(|taken| match taken.claim {
         Claim::ContainerName(name) => BottleError::Create(ContainerError::NameTaken(name)),
@@ -244,7 +244,7 @@ fn is_taken(snapshot: &Snapshot, name: &str) -> bool {
     snapshot.holder(&claim).is_some()
 }
 
-/// An id that no bottle is known by and whose network no other bottle has (B9).
+/// An id that no other bottle has as name or id, and whose network name is free (B9).
 fn fresh_bottle_id(snapshot: &Snapshot) -> String {
     loop {
         let id = fresh_id(snapshot, Timestamp::now());

@@ -13,7 +13,7 @@ use crate::model::{ContainerOptions, PodContainer, PullPolicy, Volume, VolumeMou
 use crate::runtime::mounts;
 use crate::workload::container::{OptionsRequest, pull_policy_of};
 
-/// What would change what runs, and is not supported.
+/// Unsupported fields that would change what runs.
 const REFUSED: &[&str] = &[
     "envFrom",
     "lifecycle",
@@ -23,14 +23,14 @@ const REFUSED: &[&str] = &[
     "restartPolicyRules",
 ];
 
-/// What a container has from its pod.
+/// Settings that a container inherits from its pod.
 pub(super) struct Surroundings {
     pub volumes: Vec<Volume>,
     pub stop_seconds: Option<u32>,
     pub identity: Identity,
 }
 
-/// Who the processes run as; `None` is the image's.
+/// The user of the processes; `None` is the image's.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Identity {
     user: Option<u32>,
@@ -90,7 +90,7 @@ pub(super) fn read(field: &Field<'_>, pod: &Surroundings) -> Result<PodContainer
     })
 }
 
-/// It becomes a part of the container's own name, `<name>-<8 characters>`.
+/// It becomes part of the container's own name, `<name>-<8 characters>`.
 fn name(object: &mut Object<'_>) -> Result<String> {
     let Some(field) = object.field("name").filter(|field| !field.is_nothing()) else {
         return Err(object.missing("name", "a container needs a name"));
@@ -128,7 +128,7 @@ fn pull_policy(field: &Field<'_>) -> Result<Option<PullPolicy>> {
 
 fn env(object: &mut Object<'_>) -> Result<Vec<String>> {
     let mut env: Vec<String> = Vec::new();
-    // Those above it. Of several with one name the last counts.
+    // Variables defined above it are known. Of duplicates the last one wins.
     let mut known = HashMap::new();
     for field in object.items("env")? {
         let (name, value) = field.object(|entry| {
@@ -148,7 +148,7 @@ fn env(object: &mut Object<'_>) -> Result<Vec<String>> {
     Ok(env)
 }
 
-/// Fills in the published ports. Those without `hostPort` only give a name.
+/// Sets the published ports. Those without `hostPort` only define a name.
 fn ports(entry: &mut PodContainer, object: &mut Object<'_>) -> Result<Vec<NamedPort>> {
     let mut named = Vec::new();
     for field in object.items("ports")? {
@@ -230,9 +230,9 @@ fn volume_mounts(container: &str, object: &mut Object<'_>, volumes: &[Volume]) -
     Ok(mounts)
 }
 
-/// The paths must be ones that a container may have mounted (`docs/spec/api.md` 4.7).
+/// The paths must be allowed as mounts of a container (`docs/spec/api.md` 4.7).
 fn check_mount(volume: &Volume, mount: &VolumeMount) -> std::result::Result<(), String> {
-    // The directory of an emptyDir is the daemon's; any source that is allowed stands for it.
+    // The daemon chooses the directory of an emptyDir; check any allowed source in its place.
     let source = match &volume.source {
         VolumeSource::HostPath(path) => path,
         VolumeSource::EmptyDir => "/volume",
@@ -284,8 +284,8 @@ fn limits(object: &mut Object<'_>) -> Result<ContainerOptions> {
     checked(object.whole(), &request)
 }
 
-/// Fills in what the security context says, and gives the user as `docker run --user` takes it; a group alone goes with
-/// the image's user.
+/// Applies the security context, and returns the user in the form of `docker run --user`; a group alone is combined
+/// with the image's user.
 fn security(options: &mut ContainerOptions, object: &mut Object<'_>, pod: Identity) -> Result<String> {
     options.not_root = pod.not_root == Some(true);
     let Some(field) = object.field("securityContext") else {
@@ -334,7 +334,7 @@ fn security(options: &mut ContainerOptions, object: &mut Object<'_>, pod: Identi
     })
 }
 
-/// The part of a security context that pods and containers have in common.
+/// The fields that the security contexts of pods and containers share.
 pub(super) fn identity(context: &mut Object<'_>) -> Result<Identity> {
     for profile in ["seccompProfile", "appArmorProfile"] {
         context.get(profile, |field| {

@@ -27,7 +27,7 @@ fn fields(warnings: &[Warning]) -> Vec<&str> {
     warnings.iter().map(|warning| &warning.field[..]).collect()
 }
 
-/// A pod with one container that has these further lines.
+/// A pod with one container that has these additional lines.
 fn with(lines: &str) -> String {
     let indented: String = lines.lines().map(|line| format!("\n    {line}")).collect();
     format!("kind: Pod\nmetadata: {{name: p}}\nspec:\n  containers:\n  - name: c\n    image: i{indented}\n")
@@ -193,7 +193,7 @@ fn images_whose_tag_moves_are_pulled_every_time_unless_the_manifest_says_otherwi
 fn a_stream_without_a_resource_is_refused() {
     for text in ["", " \n", "---\n# nothing\n---\n", "\u{feff}"] {
         assert_eq!(parse(text).unwrap_err().problem, Problem::Nothing, "{text:?}");
-        // Clients of the original delete nothing with success.
+        // If there is nothing to delete, clients of the original expect success.
         assert_eq!(references(text).unwrap(), [], "{text:?}");
     }
 }
@@ -625,7 +625,7 @@ fn references_do_not_unfold_to_large_texts() {
     let error = parse(&with_env(&env)).unwrap_err();
     assert!(error.to_string().contains("references to variables"), "{error}");
     assert!(error.field.starts_with("spec.containers[0].env["), "{error}");
-    // The limit is one of the stream: a document each would be as bad.
+    // The limit applies to the stream: spread over many documents it would be as bad.
     let named = |name: &str| with_env(&env[..18]).replacen("name: a}", &format!("name: {name}}}"), 1);
     assert!(parse(&named("one")).is_ok());
     let error = parse(&[named("one"), named("two")].join("---\n")).unwrap_err();
@@ -643,7 +643,7 @@ fn many_ports_are_read_in_the_time_of_many_ports() {
     }
     let begun = std::time::Instant::now();
     parse(&text).unwrap();
-    // It was minutes when every container looked at all ports before it.
+    // This took minutes when every container compared its ports with those of all others before it.
     assert!(
         begun.elapsed() < std::time::Duration::from_secs(20),
         "{:?}",
