@@ -79,24 +79,24 @@ fn settled(api: &Api) -> Value {
         let seen = all();
         let healthy = seen[0].as_array().unwrap().iter().any(|c| c["health"] == "healthy");
         match healthy && seen[2]["ready"] == 2 && seen == all() {
-            true => Ok(without_times_of_conditions(seen)),
+            true => Ok(without_conditions(seen)),
             false => Err(seen.to_string()),
         }
     })
 }
 
 /// Conditions are observed anew by each daemon.
-fn without_times_of_conditions(mut value: Value) -> Value {
+fn without_conditions(mut value: Value) -> Value {
     match &mut value {
         Value::Object(fields) => {
-            fields.remove("changedAt");
+            fields.retain(|name, _| !name.eq_ignore_ascii_case("conditions"));
             fields
                 .values_mut()
-                .for_each(|field| *field = without_times_of_conditions(field.take()));
+                .for_each(|field| *field = without_conditions(field.take()));
         }
         Value::Array(items) => items
             .iter_mut()
-            .for_each(|item| *item = without_times_of_conditions(item.take())),
+            .for_each(|item| *item = without_conditions(item.take())),
         _ => {}
     }
     value
