@@ -3,6 +3,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::ContainerRequest;
+
 /// A bottle: containers that were described in one file and live and go together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bottle {
@@ -43,23 +45,11 @@ pub enum BottleOperation {
     },
 }
 
-/// A service of a bottle. Strings are as the client wrote them.
+/// A service of a bottle.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct BottleService {
-    /// Image reference.
-    pub image: String,
-    /// Replaces entrypoint and cmd of the image when not empty.
-    pub command: Vec<String>,
-    /// `KEY=VALUE`
-    pub env: Vec<String>,
-    /// `<host>:<container>[:<protocol>]`
-    pub ports: Vec<String>,
-    /// `<host path or volume>:<container path>[:<options>]`
-    pub mounts: Vec<String>,
-    /// Network; empty for that of the bottle, else for the default one.
-    pub network: String,
-    /// Whether it has a pseudo-terminal.
-    pub tty: bool,
+    /// Its container as it was asked for.
+    pub request: ContainerRequest,
     /// What has to be started before it; no service twice.
     pub depends_on: Vec<Dependency>,
 }

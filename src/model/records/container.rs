@@ -239,7 +239,7 @@ pub struct Retries {
 }
 
 /// What a client may choose beyond the contract's defaults. `None` is the default.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ContainerOptions {
     /// Host name; the container's id when not set.

@@ -5,9 +5,9 @@ use std::path::Path;
 use super::hosts::{hosts, hosts_of_services};
 use super::membership::place_of;
 use super::part::{BottlePart, Part};
-use super::{ContainerError, ContainerService, CreateRequest, blocking, bundle};
+use super::{ContainerError, ContainerService, blocking, bundle};
 use crate::image::{Copied, ImageRef};
-use crate::model::{Bottle, PullPolicy, Txn};
+use crate::model::{Bottle, ContainerRequest, PullPolicy, Txn};
 
 /// Enters a container in its bottle, which gives up the name for it.
 pub(super) fn enter(t: &mut Txn, part: &BottlePart, id: &str) -> Result<(), ContainerError> {
@@ -21,8 +21,8 @@ pub(super) fn enter(t: &mut Txn, part: &BottlePart, id: &str) -> Result<(), Cont
 
 impl ContainerService {
     /// Refuses what [`ContainerService::create_in_bottle`] would, as far as it can be known before.
-    pub async fn check_for_bottle(&self, request: CreateRequest) -> Result<(), ContainerError> {
-        self.check(request, Part::Alone).await.map(drop)
+    pub async fn check_for_bottle(&self, name: String, request: ContainerRequest) -> Result<(), ContainerError> {
+        self.check(name, request, Part::Alone).await.map(drop)
     }
 
     /// Copies a directory of an image, pulled if it is not here, to an empty directory of the host.
@@ -34,8 +34,13 @@ impl ContainerService {
     }
 
     /// Makes the container of a service that waits for its start, and returns its id.
-    pub async fn create_in_bottle(&self, request: CreateRequest, part: BottlePart) -> Result<String, ContainerError> {
-        self.create_as(request, Part::Bottle(part)).await
+    pub async fn create_in_bottle(
+        &self,
+        name: String,
+        request: ContainerRequest,
+        part: BottlePart,
+    ) -> Result<String, ContainerError> {
+        self.create_as(name, request, Part::Bottle(part)).await
     }
 
     /// [`ContainerService::start`] for the bottle of a container.

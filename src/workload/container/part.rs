@@ -1,6 +1,6 @@
 //! What a new container is a part of: of nothing, of a pod or of a bottle.
 
-use crate::model::{ContainerOptions, PullPolicy, RestartPolicy, Role};
+use crate::model::Role;
 
 /// What a container is in a pod. The caller holds the pod's lock.
 #[derive(Debug, Clone)]
@@ -19,19 +19,9 @@ pub enum PodRole {
     /// The holder of its namespaces. Without an image in the request it is made from the built-in one.
     Infra,
     /// Made from the pod's template.
-    Member {
-        /// Its options, checked.
-        options: Box<ContainerOptions>,
-        /// When its image is pulled.
-        pull: PullPolicy,
-        /// Whether the request's command follows the image's entrypoint.
-        keep_entrypoint: bool,
-    },
+    Member,
     /// Made by a client, who will start it.
-    Added {
-        /// What happens when it ends by itself; the pod's, whatever the request says.
-        restart: RestartPolicy,
-    },
+    Added,
 }
 
 /// What a container is in a bottle. The caller holds the bottle's lock.
@@ -75,7 +65,7 @@ impl Part {
                 let pod = pod_id.clone();
                 match role {
                     PodRole::Infra => Role::Infra { pod },
-                    PodRole::Member { .. } | PodRole::Added { .. } => Role::Member { pod },
+                    PodRole::Member | PodRole::Added => Role::Member { pod },
                 }
             }
             Self::Bottle(part) => Role::Service {
