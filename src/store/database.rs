@@ -32,7 +32,7 @@ const MIGRATIONS: &[Step] = &[Step::Tables("
     CREATE TABLE bottles (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
 "), Step::Tables("
     CREATE TABLE imports (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
-"), Step::Documents(documents::sort_containers)];
+"), Step::Documents(documents::sort_fields)];
 
 enum Step {
     Tables(&'static str),

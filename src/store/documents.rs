@@ -6,10 +6,14 @@ use serde_json::{Map, Value, json};
 
 type Fields = Map<String, Value>;
 
-/// 5 to 6: the fields of a container are grouped by purpose, and membership in a pod, bottle or build becomes an
-/// explicit role instead of two ids and a name prefix.
-pub(super) fn sort_containers(txn: &Transaction<'_>) -> rusqlite::Result<()> {
-    rewrite(txn, "containers", container)
+/// 5 to 6: the fields of a container are sorted by what they are, and what it is in a pod, bottle or build is a role of
+/// its own instead of two ids and the beginning of a name. What pods and bottles ask their containers to be is one
+/// object, the same everywhere.
+pub(super) fn sort_fields(txn: &Transaction<'_>) -> rusqlite::Result<()> {
+    rewrite(txn, "containers", container)?;
+    rewrite(txn, "pods", with_template)?;
+    rewrite(txn, "replicasets", with_template)?;
+    rewrite(txn, "bottles", bottle)
 }
 
 /// Leave a document that cannot be parsed to the loader, which reports its kind.
@@ -75,6 +79,48 @@ fn container(mut old: Fields) -> Fields {
     new.insert("status".into(), Value::Object(status));
     new.insert("journal".into(), Value::Object(journal));
     new
+}
+
+fn with_template(mut old: Fields) -> Fields {
+    let entries = old
+        .get_mut("template")
+        .and_then(|template| template.pointer_mut("/spec/containers"));
+    let entries = entries.and_then(Value::as_array_mut);
+    entries.into_iter().flatten().for_each(sort_request);
+    old
+}
+
+fn bottle(mut old: Fields) -> Fields {
+    let services = old.get_mut("services").and_then(Value::as_object_mut);
+    services
+        .into_iter()
+        .flatten()
+        .for_each(|(_, service)| sort_request(service));
+    old
+}
+
+fn sort_request(entry: &mut Value) {
+    if let Value::Object(fields) = entry {
+        let request = same(
+            fields,
+            &[
+                "image",
+                "pull",
+                "entrypoint",
+                "command",
+                "keep_entrypoint",
+                "env",
+                "ports",
+                "mounts",
+                "network",
+                "tty",
+                "user",
+                "working_dir",
+                "options",
+            ],
+        );
+        fields.insert("request".into(), Value::Object(request));
+    }
 }
 
 fn role(old: &Fields) -> Value {

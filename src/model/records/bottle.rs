@@ -3,7 +3,9 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// A bottle: containers that one file describes and that are created and removed together.
+use super::ContainerRequest;
+
+/// A bottle: containers that were described in one file and live and go together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bottle {
     /// 12 characters, like a container's.
@@ -43,24 +45,12 @@ pub enum BottleOperation {
     },
 }
 
-/// A service of a bottle. Strings are as the client wrote them.
+/// A service of a bottle.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct BottleService {
-    /// Image reference.
-    pub image: String,
-    /// Replaces entrypoint and cmd of the image when not empty.
-    pub command: Vec<String>,
-    /// `KEY=VALUE`
-    pub env: Vec<String>,
-    /// `<host>:<container>[:<protocol>]`
-    pub ports: Vec<String>,
-    /// `<host path or volume>:<container path>[:<options>]`
-    pub mounts: Vec<String>,
-    /// Network; if empty, the bottle's own or else the default one.
-    pub network: String,
-    /// Whether it has a pseudo-terminal.
-    pub tty: bool,
-    /// Services that must start before it; each occurs once.
+    /// Its container as it was asked for.
+    pub request: ContainerRequest,
+    /// What has to be started before it; no service twice.
     pub depends_on: Vec<Dependency>,
 }
 

@@ -237,8 +237,8 @@ pub struct Retries {
     pub last: Option<Timestamp>,
 }
 
-/// Options of a create request. `None` is the contract's default.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+/// What a client may choose beyond the contract's defaults. `None` is the default.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ContainerOptions {
     /// Host name; defaults to the container's id.

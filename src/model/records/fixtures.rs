@@ -84,7 +84,10 @@ pub(crate) fn network(name: &str, subnet: &str) -> Network {
 pub(crate) fn pod(id: &str, name: &str, entries: &[&str]) -> Pod {
     let entry = |entry: &&str| PodContainer {
         name: (*entry).into(),
-        image: "busybox".into(),
+        request: ContainerRequest {
+            image: "busybox".into(),
+            ..ContainerRequest::default()
+        },
         ..PodContainer::default()
     };
     Pod {

@@ -8,6 +8,7 @@ mod import;
 mod network;
 mod pod;
 mod policy;
+mod request;
 
 pub use bottle::*;
 pub use container::*;
@@ -16,6 +17,7 @@ pub use import::*;
 pub use network::*;
 pub use pod::*;
 pub use policy::*;
+pub use request::*;
 
 #[cfg(test)]
 pub(crate) mod fixtures;

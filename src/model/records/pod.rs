@@ -3,12 +3,12 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{ContainerOptions, HealthCheck, RestartPolicy};
+use super::{ContainerRequest, HealthCheck, RestartPolicy};
 
 /// A pod: containers that share the network, IPC, UTS and user namespaces of its infra container.
 ///
-/// Its containers are the rows whose `pod_id` is its id; the infra container is the one named `condenser-pod-infra-…`
-/// (`docs/spec/api.md` 4.2). The state that clients see is computed from those rows, never stored.
+/// Its containers are the rows whose role names its id (`docs/spec/api.md` 4.2). The state that clients see is computed
+/// from them, never stored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pod {
     /// ULID in lower case; never changes.
@@ -99,40 +99,15 @@ pub struct PodSpec {
     pub volumes: Vec<Volume>,
 }
 
-/// Spec of one member of a pod. Strings have the form of a create request.
+/// One member of a pod as it was asked for.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct PodContainer {
     /// Unique within the pod.
     pub name: String,
-    /// Image reference as written.
-    pub image: String,
-    /// Image pull policy.
-    pub pull: PullPolicy,
-    /// Replaces the image's entrypoint when not empty.
-    pub entrypoint: Vec<String>,
-    /// Arguments. If there is no `entrypoint`, `args` of a manifest follow the image's entrypoint; see
-    /// `keep_entrypoint`.
-    pub command: Vec<String>,
-    /// Whether `command` follows the image's entrypoint (`args` without `command`) instead of replacing it.
-    pub keep_entrypoint: bool,
-    /// `KEY=VALUE`
-    pub env: Vec<String>,
-    /// As in a create request, published on the pod's address.
-    pub ports: Vec<String>,
-    /// `<host path>:<container path>[:<options>]`
-    pub mounts: Vec<String>,
-    /// Volumes of the pod, mounted after `mounts`.
+    /// What it is.
+    pub request: ContainerRequest,
+    /// Volumes of the pod, mounted after the mounts of the request.
     pub volume_mounts: Vec<VolumeMount>,
-    /// Network as written, for display. The pod uses that of its first container that names one.
-    pub network: String,
-    /// Whether it has a pseudo-terminal.
-    pub tty: bool,
-    /// User, as in `docker run --user`; empty for the image's.
-    pub user: String,
-    /// Working directory; empty for the image's.
-    pub working_dir: String,
-    /// Limits and other options. Its `restart` and `hostname` are ignored: the pod's apply.
-    pub options: ContainerOptions,
 }
 
 /// When to pull an image before a container is created from it.
@@ -317,6 +292,6 @@ impl Pod {
 impl PodContainer {
     /// Its readiness check, if there is one.
     pub fn readiness(&self) -> Option<&HealthCheck> {
-        self.options.readiness_check.as_ref()
+        self.request.options.readiness_check.as_ref()
     }
 }

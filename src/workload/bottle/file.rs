@@ -8,7 +8,7 @@ use super::ports::port;
 use super::process_options::{command, environment};
 use super::service_options::{health_check, limits, restart};
 use crate::model::names::is_name;
-use crate::model::{BottleService, Condition, Dependency};
+use crate::model::{BottleService, Condition, ContainerRequest, Dependency};
 use crate::runtime::tmpfs as memory;
 use crate::workload::container::{HealthCheckRequest, OptionsRequest};
 use crate::workload::manifest::reader::{Field, Object, Source};
@@ -35,9 +35,9 @@ pub struct BottleFile {
 /// A service: its stored part, and the options of its container.
 #[derive(Debug, Clone)]
 pub struct ServiceFile {
-    /// As it is stored and displayed.
+    /// As it is stored and shown, but for its choices.
     pub kept: BottleService,
-    /// Limits, restart policy and health check.
+    /// Limits, restart policy, health check and other choices, as they were written.
     pub options: OptionsRequest,
 }
 
@@ -129,7 +129,7 @@ fn service(field: &Field<'_>) -> Result<ServiceFile> {
         mounts.extend(object.get("volumes", Field::strings)?);
         let mut env = object.get("env", Field::strings)?;
         env.extend(object.get("environment", environment)?);
-        let kept = BottleService {
+        let request = ContainerRequest {
             image,
             command: object.get("command", command)?,
             env,
@@ -137,6 +137,10 @@ fn service(field: &Field<'_>) -> Result<ServiceFile> {
             mounts,
             network: object.string("network")?,
             tty: object.get("tty", Field::boolean)?,
+            ..ContainerRequest::default()
+        };
+        let kept = BottleService {
+            request,
             depends_on: object.get("depends_on", depends_on)?,
         };
         Ok(ServiceFile {
@@ -229,6 +233,7 @@ fn check_volumes(file: &BottleFile) -> std::result::Result<(), BottleError> {
     for (service, entry) in &file.services {
         let sources = entry
             .kept
+            .request
             .mounts
             .iter()
             .filter_map(|mount| Some(mount.split_once(':')?.0));

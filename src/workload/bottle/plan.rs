@@ -10,9 +10,8 @@ use ipnet::IpNet;
 use super::env::rewrite;
 use super::order::start_order;
 use super::{BottleError, BottleFile, OrderError};
-use crate::model::{Bottle, Condition, Container, Policy, PolicyChain, PolicyStage, Snapshot};
+use crate::model::{Bottle, Condition, Container, ContainerRequest, Policy, PolicyChain, PolicyStage, Snapshot};
 use crate::net::policy::NewPolicy;
-use crate::workload::container::{CreateRequest, OptionsRequest};
 
 /// The start order of the services of a file.
 pub fn order(file: &BottleFile) -> Result<Vec<String>, OrderError> {
@@ -84,12 +83,12 @@ pub fn network_name(id: &str) -> String {
 pub fn request(
     bottle: &Bottle,
     service: &str,
-    options: OptionsRequest,
     addresses: &BTreeMap<&str, Ipv4Addr>,
     volumes: &Path,
-) -> CreateRequest {
-    let entry = &bottle.services[service];
-    let direct = |name: &&str| entry.depends_on.iter().any(|d| d.service == **name);
+) -> ContainerRequest {
+    let service = &bottle.services[service];
+    let entry = &service.request;
+    let direct = |name: &&str| service.depends_on.iter().any(|d| d.service == **name);
     let addresses = addresses.iter().filter(|(name, _)| direct(name));
     let addresses = addresses.map(|(name, address)| (*name, *address)).collect();
     let network = match (&entry.network[..], &bottle.network) {
@@ -102,16 +101,11 @@ pub fn request(
         }
         _ => text.clone(),
     };
-    CreateRequest {
-        image: entry.image.clone(),
-        command: entry.command.clone(),
-        ports: entry.ports.clone(),
+    ContainerRequest {
         mounts: entry.mounts.iter().map(mount).collect(),
         env: entry.env.iter().map(|entry| rewrite(entry, &addresses)).collect(),
         network: network.to_owned(),
-        tty: entry.tty,
-        name: bottle.container_name(service),
-        options,
+        ..entry.clone()
     }
 }
 
@@ -123,8 +117,8 @@ pub fn mounts_of<'a>(bottle: &'a Bottle, volume: &'a str) -> impl Iterator<Item 
             Some((source, rest)) if source == volume => Some(rest.split(':').next().unwrap_or(rest)),
             _ => None,
         };
-        let paths = service.mounts.iter().filter_map(of_volume);
-        paths.map(|path| (&service.image[..], path))
+        let paths = service.request.mounts.iter().filter_map(of_volume);
+        paths.map(|path| (&service.request.image[..], path))
     })
 }
 
@@ -212,31 +206,19 @@ mod tests {
         bottle.network = Some(network_name(&bottle.id));
         bottle.volumes = vec!["data".into()];
         let web = bottle.services.get_mut("web").unwrap();
-        web.env = vec!["DB=db:3306".into(), "SELF=web".into(), "X=cache".into()];
-        web.mounts = vec!["data:/var/data:ro".into(), "/srv:/srv".into()];
+        web.request.env = vec!["DB=db:3306".into(), "SELF=web".into(), "X=cache".into()];
+        web.request.mounts = vec!["data:/var/data:ro".into(), "/srv:/srv".into()];
         web.depends_on = vec![crate::model::Dependency {
             service: "db".into(),
             condition: Condition::Started,
         }];
         let addresses = BTreeMap::from([("db", [10, 166, 1, 1].into()), ("cache", [10, 166, 1, 2].into())]);
-        let made = request(
-            &bottle,
-            "web",
-            OptionsRequest::default(),
-            &addresses,
-            Path::new("/v/blog"),
-        );
+        let made = request(&bottle, "web", &addresses, Path::new("/v/blog"));
         assert_eq!(made.env, ["DB=10.166.1.1:3306", "SELF=web", "X=cache"]);
         assert_eq!(made.mounts, ["/v/blog/data:/var/data:ro", "/srv:/srv"]);
-        assert_eq!((&*made.name, &*made.network), ("blog-web", "raind01kh3w0000"));
-        bottle.services.get_mut("web").unwrap().network = "raind0".into();
-        let made = request(
-            &bottle,
-            "web",
-            OptionsRequest::default(),
-            &addresses,
-            Path::new("/v/blog"),
-        );
+        assert_eq!(made.network, "raind01kh3w0000");
+        bottle.services.get_mut("web").unwrap().request.network = "raind0".into();
+        let made = request(&bottle, "web", &addresses, Path::new("/v/blog"));
         assert_eq!(made.network, "raind0");
     }
 
@@ -249,8 +231,8 @@ mod tests {
             ("db", "d", vec!["/srv:/s", "data:/d"]),
         ] {
             let service = bottle.services.get_mut(name).unwrap();
-            service.image = image.into();
-            service.mounts = mounts.into_iter().map(str::to_owned).collect();
+            service.request.image = image.into();
+            service.request.mounts = mounts.into_iter().map(str::to_owned).collect();
         }
         assert_eq!(
             mounts_of(&bottle, "data").collect::<Vec<_>>(),

@@ -35,7 +35,7 @@ mod tests {
     fn ports(text: &str) -> Result<Vec<String>, String> {
         let text = format!("bottle: {{name: x}}\nservices: {{web: {{image: i, ports: {text}}}}}\n");
         let file = parse(&text).map_err(|e| e.to_string())?;
-        Ok(file.services["web"].kept.ports.clone())
+        Ok(file.services["web"].kept.request.ports.clone())
     }
 
     #[test]

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::volumes::Volumes;
-use super::{BottleError, BottleFile, BottleService, parse, plan};
+use super::{BottleError, BottleFile, BottleService, ServiceFile, parse, plan};
 use crate::image::Copied;
 use crate::model::container_names::fresh_id;
-use crate::model::{Bottle, BottleOperation, Claim, Kind, Snapshot, Txn};
+use crate::model::{self, Bottle, BottleOperation, Claim, Kind, Snapshot, Txn};
 use crate::net::bridges::NetworkError;
 use crate::net::enforcement::NetworksError;
 use crate::net::policy::NewPolicy;
-use crate::workload::container::{BottlePart, ContainerError, OptionsRequest};
+use crate::workload::container::{BottlePart, ContainerError};
 use crate::workload::manifest::Warning;
 
 /// A bottle that was registered.
@@ -31,6 +31,7 @@ struct Registration {
     file: BottleFile,
     order: Vec<String>,
     policies: Vec<NewPolicy>,
+    services: BTreeMap<String, model::BottleService>,
 }
 
 impl BottleService {
@@ -42,7 +43,13 @@ impl BottleService {
             return Err(BottleError::NameTaken);
         }
         let policies = plan::policies(&file)?;
-        let plan = Registration { file, order, policies };
+        let services = services(&file)?;
+        let plan = Registration {
+            file,
+            order,
+            policies,
+            services,
+        };
         let service = self.clone();
         self.detached(async move { service.register_planned(plan).await }).await
     }
@@ -79,12 +86,12 @@ impl BottleService {
         let volumes = std::mem::take(&mut draft.volumes);
         for entry in draft.services.values_mut() {
             let is_volume = |mount: &String| volumes.iter().any(|v| mount.split(':').next() == Some(v));
-            entry.mounts.retain(|mount| !is_volume(mount));
+            entry.request.mounts.retain(|mount| !is_volume(mount));
         }
         for name in &plan.order {
-            let options = options(plan, name);
-            let request = plan::request(&draft, name, options, &BTreeMap::new(), &self.0.parts.volume_root);
-            let checked = self.0.parts.containers.check_for_bottle(request).await;
+            let request = plan::request(&draft, name, &BTreeMap::new(), &self.0.parts.volume_root);
+            let container = draft.container_name(name);
+            let checked = self.0.parts.containers.check_for_bottle(container, request).await;
             checked.map_err(BottleError::Create)?;
         }
         Ok(())
@@ -101,7 +108,7 @@ impl BottleService {
         }
         self.make_volumes(bottle).await?;
         for name in &plan.order {
-            self.make_container(bottle, name, options(plan, name)).await?;
+            self.make_container(bottle, name).await?;
         }
         let row = self.update(&bottle.id, |_| {}).await?;
         for id in row.containers.values() {
@@ -163,7 +170,7 @@ impl BottleService {
         made.map(drop).map_err(BottleError::CreateNetwork)
     }
 
-    async fn make_container(&self, bottle: &Bottle, name: &str, options: OptionsRequest) -> Result<(), BottleError> {
+    async fn make_container(&self, bottle: &Bottle, name: &str) -> Result<(), BottleError> {
         let snapshot = self.snapshot();
         let now = snapshot.bottles().get(&bottle.id).map_or(bottle, AsRef::as_ref);
         let address = |name: &'_ String| {
@@ -181,12 +188,13 @@ impl BottleService {
             .filter_map(|name| Some((name.as_str(), address(name)?)))
             .collect();
         let volumes = self.volumes(&bottle.name);
-        let request = plan::request(now, name, options, &addresses, &volumes.0);
+        let request = plan::request(now, name, &addresses, &volumes.0);
         let part = BottlePart {
             bottle_id: bottle.id.clone(),
             service: name.to_owned(),
         };
-        let made = self.0.parts.containers.create_in_bottle(request, part).await;
+        let container = now.container_name(name);
+        let made = self.0.parts.containers.create_in_bottle(container, request, part).await;
         made.map(drop).map_err(BottleError::Create)
     }
 
@@ -205,18 +213,24 @@ impl BottleService {
     }
 }
 
-fn options(plan: &Registration, service: &str) -> OptionsRequest {
-    plan.file.services[service].options.clone()
+/// The services as they are kept, with their choices checked.
+fn services(file: &BottleFile) -> Result<BTreeMap<String, model::BottleService>, BottleError> {
+    let service = |(name, service): (&String, &ServiceFile)| {
+        let mut kept = service.kept.clone();
+        kept.request = service
+            .options
+            .clone()
+            .complete(kept.request)
+            .map_err(BottleError::Create)?;
+        Ok((name.clone(), kept))
+    };
+    file.services.iter().map(service).collect()
 }
 
 fn new_bottle(id: String, plan: &Registration) -> Bottle {
     let file = &plan.file;
-    let services: BTreeMap<_, _> = file
-        .services
-        .iter()
-        .map(|(name, s)| (name.clone(), s.kept.clone()))
-        .collect();
-    let names_a_network = services.values().any(|service| !service.network.is_empty());
+    let services = plan.services.clone();
+    let names_a_network = services.values().any(|service| !service.request.network.is_empty());
     Bottle {
         network: (!names_a_network).then(|| plan::network_name(&id)),
         id,

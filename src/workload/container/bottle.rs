@@ -5,9 +5,9 @@ use std::path::Path;
 use super::hosts::{hosts, hosts_of_services};
 use super::membership::place_of;
 use super::part::{BottlePart, Part};
-use super::{ContainerError, ContainerService, CreateRequest, blocking, bundle};
+use super::{ContainerError, ContainerService, blocking, bundle};
 use crate::image::{Copied, ImageRef};
-use crate::model::{Bottle, PullPolicy, Txn};
+use crate::model::{Bottle, ContainerRequest, PullPolicy, Txn};
 
 /// Enters a container in its bottle, which passes the name on to it.
 pub(super) fn enter(t: &mut Txn, part: &BottlePart, id: &str) -> Result<(), ContainerError> {
@@ -20,9 +20,9 @@ pub(super) fn enter(t: &mut Txn, part: &BottlePart, id: &str) -> Result<(), Cont
 }
 
 impl ContainerService {
-    /// Refuses a request that [`ContainerService::create_in_bottle`] would refuse, as far as that is known in advance.
-    pub async fn check_for_bottle(&self, request: CreateRequest) -> Result<(), ContainerError> {
-        self.check(request, Part::Alone).await.map(drop)
+    /// Refuses what [`ContainerService::create_in_bottle`] would, as far as it can be known before.
+    pub async fn check_for_bottle(&self, name: String, request: ContainerRequest) -> Result<(), ContainerError> {
+        self.check(name, request, Part::Alone).await.map(drop)
     }
 
     /// Copies a directory of an image, which is pulled if absent, to an empty directory of the host.
@@ -33,9 +33,14 @@ impl ContainerService {
         Ok(images.copy_directory(&image, path, target.to_owned()).await?)
     }
 
-    /// Creates the container of a service without starting it, and returns its id.
-    pub async fn create_in_bottle(&self, request: CreateRequest, part: BottlePart) -> Result<String, ContainerError> {
-        self.create_as(request, Part::Bottle(part)).await
+    /// Makes the container of a service that waits for its start, and returns its id.
+    pub async fn create_in_bottle(
+        &self,
+        name: String,
+        request: ContainerRequest,
+        part: BottlePart,
+    ) -> Result<String, ContainerError> {
+        self.create_as(name, request, Part::Bottle(part)).await
     }
 
     /// [`ContainerService::start`], called by the container's bottle.

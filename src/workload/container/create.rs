@@ -7,13 +7,12 @@ use jiff::Timestamp;
 use super::bottle::enter;
 use super::part::Part;
 use super::ports::parse_ports;
-use super::pull::pull_policy_of;
 use super::request::{effective_command, environment};
-use super::{ContainerError, ContainerService, CreateRequest, PodRole, blocking, bundle, options, transitions};
+use super::{ContainerError, ContainerService, PodRole, blocking, bundle, options, transitions};
 use crate::image::{ImageRef, still_present};
 use crate::model::{
-    Attachment, Claim, Container, ContainerImage, ContainerOptions, ContainerSpec, Forward, Holder, Image,
-    ImageRunConfig, Kind, Network, Pod, PodGoal, ProcessSpec, PullPolicy, Txn, container_names, names,
+    Attachment, Claim, Container, ContainerImage, ContainerRequest, ContainerSpec, Forward, Holder, Image,
+    ImageRunConfig, Kind, Network, Pod, PodGoal, ProcessSpec, Txn, container_names, names,
 };
 use crate::net::bridges::ipam;
 use crate::observe::metrics::Verb;
@@ -30,34 +29,33 @@ pub(super) struct CheckedRequest {
     /// `None` for a member of a pod, which uses the network of the pod.
     network: Option<String>,
     forwards: Vec<Forward>,
-    options: ContainerOptions,
-    request: CreateRequest,
+    request: ContainerRequest,
     part: Part,
 }
 
 impl ContainerService {
-    /// Creates a container without starting it and returns its id. A failure leaves nothing behind.
-    pub async fn create(&self, request: CreateRequest) -> Result<String, ContainerError> {
-        self.create_as(request, Part::Alone).await
+    /// Makes a container that waits for its start and returns its id. A failure leaves nothing behind.
+    /// Without a name it gets a random one.
+    pub async fn create(&self, name: String, request: ContainerRequest) -> Result<String, ContainerError> {
+        self.create_as(name, request, Part::Alone).await
     }
 
-    pub(super) async fn create_as(&self, request: CreateRequest, part: Part) -> Result<String, ContainerError> {
+    pub(super) async fn create_as(
+        &self,
+        name: String,
+        request: ContainerRequest,
+        part: Part,
+    ) -> Result<String, ContainerError> {
         let service = self.clone();
         self.detached(Verb::ContainerCreate, async move {
-            let checked = service.check(request, part).await?;
+            let checked = service.check(name, request, part).await?;
             let mut gone = String::new();
             for _ in 0..ENSURE_TRIES {
                 let image = service.image(&checked).await?;
                 let process = service.process(&checked, &image).await?;
                 let mut checked = checked.clone();
-                let disabled = checked
-                    .request
-                    .options
-                    .health_check
-                    .as_ref()
-                    .is_some_and(|check| check.disable);
-                let checks = checked.part.pod().is_none() && !disabled;
-                options::complete(&mut checked.options, &image.config, checks);
+                let checks = checked.part.pod().is_none() && !checked.request.no_health_check;
+                options::complete(&mut checked.request.options, &image.config, checks);
                 match service.create_from(checked, image, process).await {
                     // Another request has just removed or replaced the image: the reference may have a new one now.
                     Err(ContainerError::ImageGone(image)) => gone = image,
@@ -69,62 +67,59 @@ impl ContainerService {
         .await
     }
 
-    /// Refuses impossible requests before anything is downloaded. The reservation checks again everything that others
-    /// may take in the meantime.
-    pub(super) async fn check(&self, request: CreateRequest, part: Part) -> Result<CheckedRequest, ContainerError> {
+    /// Refuses what cannot work before anything is downloaded. What others may take meanwhile is checked again when it
+    /// is reserved.
+    pub(super) async fn check(
+        &self,
+        name: String,
+        mut request: ContainerRequest,
+        part: Part,
+    ) -> Result<CheckedRequest, ContainerError> {
         let role = part.pod().map(|part| &part.role);
         let is_infra = matches!(role, Some(PodRole::Infra));
-        if !request.name.is_empty() && !is_infra && !names::is_container_name(&request.name) {
-            return Err(ContainerError::InvalidName(request.name));
+        if !name.is_empty() && !is_infra && !names::is_container_name(&name) {
+            return Err(ContainerError::InvalidName(name));
         }
         self.confinement().await?;
         let snapshot = self.snapshot();
-        if snapshot.containers().get(&request.name).is_some() {
-            return Err(ContainerError::NameIsId(request.name));
+        if snapshot.containers().get(&name).is_some() {
+            return Err(ContainerError::NameIsId(name));
         }
-        let holder = snapshot.holder(&Claim::ContainerName(request.name.clone()));
-        // The bottle has reserved the name for it.
+        let holder = snapshot.holder(&Claim::ContainerName(name.clone()));
+        // Its bottle has kept the name for it.
         let is_kept = |holder: &Holder| holder.kind == Kind::Bottle && Some(&*holder.id) == part.bottle_id();
         if holder.is_some_and(|holder| !is_kept(holder)) {
-            return Err(ContainerError::NameTaken(request.name));
+            return Err(ContainerError::NameTaken(name));
         }
         let reference = match is_infra && request.image.is_empty() {
             true => None,
             false => Some(ImageRef::parse(&request.image)?),
         };
-        let mut options = match role {
-            Some(PodRole::Member { options, .. }) => ContainerOptions::clone(options),
-            _ => options::check(&request.options)?,
-        };
         if let Some(part) = part.pod() {
-            if !is_infra && options.shm_bytes.is_some() {
+            if !is_infra && request.options.shm_bytes.is_some() {
                 let message = "shmSize: the containers of a pod share its /dev/shm, which has a size already";
                 return Err(ContainerError::InvalidOption(message.into()));
             }
-            options.hostname = Some(part.host_name.clone());
-            if let PodRole::Added { restart } = part.role {
-                options.restart = restart;
-            }
+            request.options.hostname = Some(part.host_name.clone());
         }
         let forwards = parse_ports(&request.ports)?;
         self.check_ports(&forwards)?;
         let network = match role {
             None | Some(PodRole::Infra) => Some(self.network(&request.network)?),
-            Some(PodRole::Member { .. } | PodRole::Added { .. }) => None,
+            Some(PodRole::Member | PodRole::Added) => None,
         };
         let mut policy = self.mount_policy(part.pod_id(), part.bottle_id());
-        if matches!(role, Some(PodRole::Member { .. })) || part.bottle().is_some() {
-            // The description's mounts were checked when it was stored.
+        if matches!(role, Some(PodRole::Member)) || part.bottle().is_some() {
+            // Its description was checked when it was stored.
             policy = policy.with_accepted(bundle::sources(&request.mounts));
         }
         let mounts = request.mounts.clone();
         blocking(move || bundle::mounts(&mounts, &policy).map(drop)).await?;
         Ok(CheckedRequest {
             reference,
-            name: request.name.clone(),
+            name,
             network,
             forwards,
-            options,
             request,
             part,
         })
@@ -145,22 +140,15 @@ impl ContainerService {
         let Some(reference) = &checked.reference else {
             return Ok(self.0.services.images.pause());
         };
-        let pull = match checked.part.pod().map(|part| &part.role) {
-            Some(PodRole::Member { pull, .. }) => *pull,
-            Some(PodRole::Added { .. }) => pull_policy_of(&checked.request.image),
-            Some(PodRole::Infra) | None => PullPolicy::IfNotPresent,
-        };
-        self.obtain_image(reference, pull).await
+        self.obtain_image(reference, checked.request.pull).await
     }
 
     /// The process: the request merged over the image configuration.
     async fn process(&self, checked: &CheckedRequest, image: &Image) -> Result<ProcessSpec, ContainerError> {
         let (request, config): (_, &ImageRunConfig) = (&checked.request, &image.config);
-        let entrypoint = match checked.part.pod().map(|part| &part.role) {
-            Some(PodRole::Member {
-                keep_entrypoint: true, ..
-            }) => &config.entrypoint,
-            _ => &request.options.entrypoint,
+        let entrypoint = match request.keep_entrypoint {
+            true => &config.entrypoint,
+            false => &request.entrypoint,
         };
         let args = effective_command(entrypoint, &request.command, config)?;
         let (env, ignored) = environment(&config.env, &request.env, request.tty);
@@ -173,7 +161,7 @@ impl ContainerService {
             false => "",
         };
         let with_group;
-        let user = match &request.options.user[..] {
+        let user = match &request.user[..] {
             "" => of_image,
             // The manifest of a pod names a group without a user.
             group if group.starts_with(':') && checked.part.pod().is_some() => {
@@ -185,13 +173,13 @@ impl ContainerService {
         let diff_ids: Vec<String> = image.layers.iter().map(|l| l.diff_id.clone()).collect();
         let name = user;
         let user = self.0.services.images.resolve_user(&diff_ids, name).await?;
-        if checked.options.not_root && user.uid == 0 {
+        if request.options.not_root && user.uid == 0 {
             return Err(ContainerError::RunsAsRoot {
                 image: image.id.clone(),
                 user: name.to_owned(),
             });
         }
-        let cwd = [&request.options.working_dir, &config.working_dir]
+        let cwd = [&request.working_dir, &config.working_dir]
             .into_iter()
             .find(|dir| !dir.is_empty());
         let cwd = cwd.map_or("/", |dir| dir).to_owned();
@@ -335,16 +323,14 @@ fn new_row(
         },
         process,
         tty: checked.request.tty,
-        options: checked.options,
+        options: checked.request.options,
         mounts: checked.request.mounts,
         forwards: checked.forwards,
     };
     let mut row = Container::new(id, name, checked.part.role(), spec).being_created(Timestamp::now());
     row.status.attachment = attachment;
-    // A member created by a client waits until the client starts it, even in a running pod.
-    row.journal.stopped_by_user = checked
-        .part
-        .pod()
-        .is_some_and(|part| matches!(part.role, PodRole::Added { .. }));
+    // A member that a client made waits for its client, also in a running pod.
+    let role = checked.part.pod().map(|part| &part.role);
+    row.journal.stopped_by_user = matches!(role, Some(PodRole::Added));
     row
 }

@@ -79,7 +79,6 @@ pub use part::{BottlePart, PodPart, PodRole};
 pub use ports::{Published, are_published, parse_ports};
 pub use pull::pull_policy_of;
 pub use recover::{SWEEPS, Sweeper};
-pub use request::CreateRequest;
 pub use restart::Restarter;
 pub use restart_policy::{DELAYS, next_start};
 pub use spec::HookSettings;

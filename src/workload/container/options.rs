@@ -6,7 +6,7 @@ use oci_spec::runtime::Capability;
 
 use super::{ContainerError, resources};
 use crate::model::names::is_host_name;
-use crate::model::{ContainerOptions, HealthCheck, ImageRunConfig, Probe, RestartPolicy};
+use crate::model::{ContainerOptions, ContainerRequest, HealthCheck, ImageRunConfig, Probe, RestartPolicy};
 use crate::runtime::defaults::CAPABILITIES;
 use crate::runtime::{signal, tmpfs};
 
@@ -72,7 +72,21 @@ pub struct HealthCheckRequest {
     pub end_unhealthy: bool,
 }
 
-/// Checks a request. Unset options stay unset.
+impl OptionsRequest {
+    /// Checks the choices and adds them to what else is asked for.
+    pub fn complete(self, request: ContainerRequest) -> Result<ContainerRequest, ContainerError> {
+        Ok(ContainerRequest {
+            options: check(&self)?,
+            no_health_check: self.health_check.is_some_and(|check| check.disable),
+            entrypoint: self.entrypoint,
+            user: self.user,
+            working_dir: self.working_dir,
+            ..request
+        })
+    }
+}
+
+/// Checks a request. What it leaves open stays open.
 pub fn check(request: &OptionsRequest) -> Result<ContainerOptions, ContainerError> {
     let dir = &request.working_dir;
     if !dir.is_empty() && (!dir.starts_with('/') || dir.contains('\0')) {

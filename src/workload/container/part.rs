@@ -1,6 +1,6 @@
 //! The owner of a new container: none, a pod or a bottle.
 
-use crate::model::{ContainerOptions, PullPolicy, RestartPolicy, Role};
+use crate::model::Role;
 
 /// Membership of a container in a pod. The caller holds the pod's lock.
 #[derive(Debug, Clone)]
@@ -18,20 +18,10 @@ pub struct PodPart {
 pub enum PodRole {
     /// Holds the namespaces. If the request has no image, it uses the built-in one.
     Infra,
-    /// Created from the pod's template.
-    Member {
-        /// Checked options.
-        options: Box<ContainerOptions>,
-        /// When to pull the image.
-        pull: PullPolicy,
-        /// Whether the request's command follows the image's entrypoint.
-        keep_entrypoint: bool,
-    },
-    /// Created by a client, who will start it.
-    Added {
-        /// The restart policy of the pod, which overrides the request's.
-        restart: RestartPolicy,
-    },
+    /// Made from the pod's template.
+    Member,
+    /// Made by a client, who will start it.
+    Added,
 }
 
 /// Membership of a container in a bottle. The caller holds the bottle's lock.
@@ -75,7 +65,7 @@ impl Part {
                 let pod = pod_id.clone();
                 match role {
                     PodRole::Infra => Role::Infra { pod },
-                    PodRole::Member { .. } | PodRole::Added { .. } => Role::Member { pod },
+                    PodRole::Member | PodRole::Added => Role::Member { pod },
                 }
             }
             Self::Bottle(part) => Role::Service {

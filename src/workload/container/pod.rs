@@ -10,19 +10,19 @@ use std::sync::Arc;
 use super::membership::{infra_of, place_of};
 use super::part::{Part, PodPart};
 use super::ports::parse_ports;
-use super::{ContainerError, ContainerService, CreateRequest, OptionsRequest, options, transitions};
-use crate::model::{Container, ContainerOptions, ContainerState, Operation, ProcessId, Role};
+use super::{ContainerError, ContainerService, transitions};
+use crate::model::{Container, ContainerRequest, ContainerState, Operation, ProcessId, Role};
 use crate::observe::metrics::Verb;
 
 impl ContainerService {
-    /// Creates a container of a pod without starting it, and returns its id.
-    pub async fn create_in_pod(&self, request: CreateRequest, part: PodPart) -> Result<String, ContainerError> {
-        self.create_as(request, Part::Pod(part)).await
-    }
-
-    /// Checks the options of a request.
-    pub fn check_options(&self, request: &OptionsRequest) -> Result<ContainerOptions, ContainerError> {
-        options::check(request)
+    /// Makes a container of a pod that waits for its start, and returns its id.
+    pub async fn create_in_pod(
+        &self,
+        name: String,
+        request: ContainerRequest,
+        part: PodPart,
+    ) -> Result<String, ContainerError> {
+        self.create_as(name, request, Part::Pod(part)).await
     }
 
     /// Address of a container; for a member, that of its pod.

@@ -1,36 +1,12 @@
-//! Requests of clients and their conversion to checked values (`docs/spec/api.md` 4.6 to 4.8). Pure.
+//! What runs: a request over the configuration of its image (`docs/spec/api.md` 4.6 and 4.8). Pure.
 
 use super::ContainerError;
-use super::options::OptionsRequest;
 use crate::model::ImageRunConfig;
 use crate::runtime::defaults;
 
-/// A request for a new container. Strings are as the client wrote them.
-#[derive(Debug, Clone, Default)]
-pub struct CreateRequest {
-    /// Image reference.
-    pub image: String,
-    /// Replaces entrypoint and cmd of the image when not empty.
-    pub command: Vec<String>,
-    /// Syntax: see [`super::ports`].
-    pub ports: Vec<String>,
-    /// `<host path>:<container path>[:<options>]`
-    pub mounts: Vec<String>,
-    /// `KEY=VALUE`, applied after the image's.
-    pub env: Vec<String>,
-    /// Name of a network; empty for the default one.
-    pub network: String,
-    /// Whether to create a pseudo-terminal.
-    pub tty: bool,
-    /// Name; empty for a random one.
-    pub name: String,
-    /// Limits and other options.
-    pub options: OptionsRequest,
-}
-
-/// The argument vector to run. A requested command replaces entrypoint and cmd of the image; a requested entrypoint
-/// precedes the requested command and replaces both as well. An entrypoint of one empty word counts as none, in an
-/// image (`ENTRYPOINT [""]`) as in a request (`docker run --entrypoint ""`), and the image's cmd then applies.
+/// The argument vector that runs. A requested command replaces entrypoint and cmd of the image; a requested entrypoint
+/// stands before the requested command, and then nothing of the image counts. An entrypoint of one empty word is none,
+/// in an image (`ENTRYPOINT [""]`) as in a request (`docker run --entrypoint ""`), where the image's cmd then counts.
 pub fn effective_command(
     entrypoint: &[String],
     requested: &[String],

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::json::{Time, nullable, version_0_1};
-use crate::model::{Bottle, BottleService, Condition, Container, Dependency};
+use crate::model::{Bottle, BottleService, Condition, Container, ContainerRequest, Dependency};
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Stored {
@@ -131,13 +131,16 @@ fn service(entry: &Entry) -> BottleService {
         }
     }
     BottleService {
-        image: entry.image.clone(),
-        command: entry.command.clone(),
-        env: entry.env.clone(),
-        ports: entry.ports.clone(),
-        mounts: entry.mount.clone(),
-        network: entry.network.clone(),
-        tty: entry.tty,
+        request: ContainerRequest {
+            image: entry.image.clone(),
+            command: entry.command.clone(),
+            env: entry.env.clone(),
+            ports: entry.ports.clone(),
+            mounts: entry.mount.clone(),
+            network: entry.network.clone(),
+            tty: entry.tty,
+            ..ContainerRequest::default()
+        },
         depends_on,
     }
 }

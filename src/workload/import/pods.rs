@@ -11,7 +11,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::json::{Time, nullable, version};
 use super::services::namespace;
 use crate::model::{
-    Pod, PodContainer, PodGoal, PodSpec, PodTemplate, ReplicaSet, RestartPolicy, Rollout, UpdateStrategy,
+    ContainerRequest, Pod, PodContainer, PodGoal, PodSpec, PodTemplate, ReplicaSet, RestartPolicy, Rollout,
+    UpdateStrategy,
 };
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -225,14 +226,17 @@ fn set_row(id: &str, set: &Set, template: &Template, now: Timestamp) -> ReplicaS
 fn spec(old: &TemplateSpec) -> PodSpec {
     let entry = |entry: &Entry| PodContainer {
         name: entry.name.clone(),
-        image: entry.image.clone(),
-        command: entry.command.clone(),
-        env: entry.env.clone(),
-        ports: entry.port.clone(),
-        mounts: entry.mount.clone(),
-        network: entry.network.clone(),
-        tty: entry.tty,
-        ..PodContainer::default()
+        request: ContainerRequest {
+            image: entry.image.clone(),
+            command: entry.command.clone(),
+            env: entry.env.clone(),
+            ports: entry.port.clone(),
+            mounts: entry.mount.clone(),
+            network: entry.network.clone(),
+            tty: entry.tty,
+            ..ContainerRequest::default()
+        },
+        volume_mounts: Vec::new(),
     };
     PodSpec {
         restart: RestartPolicy::Always,

@@ -257,7 +257,11 @@ fn pods_keep_running_in_their_namespaces() {
     let pod = snapshot.pods().get("01m85d8xepmcxra2ag7x24g2s4").unwrap();
     let entry = &pod.template.spec.containers[0];
     assert_eq!(
-        (&entry.ports[0][..], &entry.mounts[0][..], &entry.env[0][..]),
+        (
+            &entry.request.ports[0][..],
+            &entry.request.mounts[0][..],
+            &entry.request.env[0][..]
+        ),
         ("8077:80", "/srv/data:/d", "A=1")
     );
     let members = || snapshot.containers().iter().filter(|c| c.is_member());

@@ -9,7 +9,7 @@ use super::protocol::{not_a_protocol, protocol};
 use super::reader::{Field, Object};
 use super::{checked, probe, quantity};
 use crate::model::names::is_container_name;
-use crate::model::{ContainerOptions, PodContainer, PullPolicy, Volume, VolumeMount, VolumeSource};
+use crate::model::{ContainerOptions, ContainerRequest, PodContainer, PullPolicy, Volume, VolumeMount, VolumeSource};
 use crate::runtime::mounts;
 use crate::workload::container::{OptionsRequest, pull_policy_of};
 
@@ -49,19 +49,18 @@ pub(super) fn read(field: &Field<'_>, pod: &Surroundings) -> Result<PodContainer
             return Err(object.missing("image", format!("container {name:?} needs an image")));
         }
         let pull = object.optional("imagePullPolicy", pull_policy)?.flatten();
-        let mut entry = PodContainer {
-            name,
+        let mut request = ContainerRequest {
             pull: pull.unwrap_or_else(|| pull_policy_of(&image)),
             image,
             env: env(object)?,
             tty: object.get("tty", Field::boolean)?,
-            ..PodContainer::default()
+            ..ContainerRequest::default()
         };
-        command(&mut entry, object)?;
-        let named = ports(&mut entry, object)?;
-        entry.mounts = mount_strings(object)?;
-        entry.volume_mounts = volume_mounts(&entry.name, object, &pod.volumes)?;
-        entry.working_dir = object.get("workingDir", |field| {
+        command(&mut request, object)?;
+        let named = ports(&mut request, object)?;
+        request.mounts = mount_strings(object)?;
+        let volume_mounts = volume_mounts(&name, object, &pod.volumes)?;
+        request.working_dir = object.get("workingDir", |field| {
             let working_dir = field.string()?;
             checked(
                 field,
@@ -72,21 +71,26 @@ pub(super) fn read(field: &Field<'_>, pod: &Surroundings) -> Result<PodContainer
             )?;
             Ok(working_dir)
         })?;
-        entry.options = limits(object)?;
-        entry.options.stop_seconds = pod.stop_seconds;
-        entry.options.tmpfs = object.get("tmpfs", |field| {
+        request.options = limits(object)?;
+        request.options.stop_seconds = pod.stop_seconds;
+        request.options.tmpfs = object.get("tmpfs", |field| {
             let tmpfs = field.strings()?;
-            let request = OptionsRequest {
+            let options = OptionsRequest {
                 tmpfs,
                 ..OptionsRequest::default()
             };
-            Ok(checked(field, &request)?.tmpfs)
+            Ok(checked(field, &options)?.tmpfs)
         })?;
-        entry.user = security(&mut entry.options, object, pod.identity)?;
-        entry.options.health_check = object.optional("livenessProbe", |field| probe::liveness(field, &named))?;
-        entry.options.end_unhealthy = entry.options.health_check.is_some();
-        entry.options.readiness_check = object.optional("readinessProbe", |field| probe::readiness(field, &named))?;
-        Ok(entry)
+        request.user = security(&mut request.options, object, pod.identity)?;
+        let options = &mut request.options;
+        options.health_check = object.optional("livenessProbe", |field| probe::liveness(field, &named))?;
+        options.end_unhealthy = options.health_check.is_some();
+        options.readiness_check = object.optional("readinessProbe", |field| probe::readiness(field, &named))?;
+        Ok(PodContainer {
+            name,
+            request,
+            volume_mounts,
+        })
     })
 }
 
@@ -102,7 +106,7 @@ fn name(object: &mut Object<'_>) -> Result<String> {
     }
 }
 
-fn command(entry: &mut PodContainer, object: &mut Object<'_>) -> Result<()> {
+fn command(entry: &mut ContainerRequest, object: &mut Object<'_>) -> Result<()> {
     let (command, args) = (object.items("command")?, object.items("args")?);
     entry.keep_entrypoint = command.is_empty() && !args.is_empty();
     let variables = entry.env.iter().filter_map(|variable| variable.split_once('='));
@@ -148,8 +152,8 @@ fn env(object: &mut Object<'_>) -> Result<Vec<String>> {
     Ok(env)
 }
 
-/// Sets the published ports. Those without `hostPort` only define a name.
-fn ports(entry: &mut PodContainer, object: &mut Object<'_>) -> Result<Vec<NamedPort>> {
+/// Fills in the published ports. Those without `hostPort` only give a name.
+fn ports(entry: &mut ContainerRequest, object: &mut Object<'_>) -> Result<Vec<NamedPort>> {
     let mut named = Vec::new();
     for field in object.items("ports")? {
         field.object(|port| {

@@ -119,7 +119,7 @@ fn read_spec(spec: &mut Object<'_>) -> Result<PodSpec> {
         if !names.insert(container.name.clone()) {
             return Err(field.error(format!("container name {:?} is in the pod twice", container.name)));
         }
-        for port in parse_ports(&container.ports).map_err(|error| field.error(error.to_string()))? {
+        for port in parse_ports(&container.request.ports).map_err(|error| field.error(error.to_string()))? {
             ports.add(&port).map_err(|error| field.error(error.to_string()))?;
         }
         containers.push(container);

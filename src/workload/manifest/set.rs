@@ -144,7 +144,7 @@ fn default_rollout(template: &PodManifest) -> Rollout {
         .spec
         .containers
         .iter()
-        .all(|container| container.ports.is_empty())
+        .all(|container| container.request.ports.is_empty())
     {
         true => Rollout::default(),
         false => Rollout {

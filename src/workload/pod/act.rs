@@ -12,11 +12,11 @@ use super::reserve::hand_over;
 use super::{PodError, PodService, check_template, template};
 use crate::model::names::is_ulid;
 use crate::model::{
-    Container, ContainerState, INFRA_PREFIX, Pod, PodContainer, PodGoal, PodTemplate, VolumeSource, fresh_ulid,
-    member_name, pod_status,
+    Container, ContainerRequest, ContainerState, INFRA_PREFIX, Pod, PodContainer, PodGoal, PodTemplate, VolumeSource,
+    fresh_ulid, member_name, pod_status,
 };
 use crate::ops::task;
-use crate::workload::container::{ContainerError, CreateRequest, PodPart, PodRole, pull_policy_of};
+use crate::workload::container::{ContainerError, PodPart, PodRole, pull_policy_of};
 
 /// More rounds than any pod needs: rests, strays, infra twice, members, and spare rounds for concurrent changes.
 const ROUNDS: usize = 12;
@@ -124,19 +124,15 @@ impl PodService {
     }
 
     async fn make_infra(&self, pod: &Pod) -> Result<(), PodError> {
-        let request = CreateRequest {
-            name: format!("{INFRA_PREFIX}{}", pod.id.get(..12).unwrap_or(&pod.id)),
+        let name = format!("{INFRA_PREFIX}{}", pod.id.get(..12).unwrap_or(&pod.id));
+        let request = ContainerRequest {
             image: self.0.settings.infra_image.clone().unwrap_or_default(),
             ports: template::ports(&pod.template.spec),
             network: template::network(&pod.template.spec),
-            ..CreateRequest::default()
+            ..ContainerRequest::default()
         };
-        let part = PodPart {
-            pod_id: pod.id.clone(),
-            role: PodRole::Infra,
-            host_name: template::host_name(pod),
-        };
-        self.0.containers.create_in_pod(request, part).await?;
+        let part = part(pod, PodRole::Infra);
+        self.0.containers.create_in_pod(name, request, part).await?;
         Ok(())
     }
 
@@ -164,14 +160,8 @@ impl PodService {
     async fn make_member(&self, pod: &Pod, entry: &PodContainer) -> Result<(), PodError> {
         let volumes = self.make_volumes(pod).await?;
         let request = template::request(pod, entry, &volumes);
-        let mut options = entry.options.clone();
-        options.restart = pod.template.spec.restart;
-        let role = PodRole::Member {
-            options: Box::new(options),
-            pull: entry.pull,
-            keep_entrypoint: entry.keep_entrypoint,
-        };
-        self.0.containers.create_in_pod(request, part(pod, role)).await?;
+        let (name, part) = (member_name(&pod.id, &entry.name), part(pod, PodRole::Member));
+        self.0.containers.create_in_pod(name, request, part).await?;
         Ok(())
     }
 
@@ -213,7 +203,12 @@ impl PodService {
             .await
     }
 
-    pub(super) async fn add_locked(&self, id: &str, request: CreateRequest) -> Result<String, PodError> {
+    pub(super) async fn add_locked(
+        &self,
+        id: &str,
+        name: String,
+        mut request: ContainerRequest,
+    ) -> Result<String, PodError> {
         let pod = self.get(id)?;
         if pod.owner.is_some() {
             return Err(PodError::Owned { pod: pod.name.clone() });
@@ -221,11 +216,15 @@ impl PodService {
         if pod.goal == PodGoal::Removed {
             return Err(PodError::BeingRemoved(pod.id.clone()));
         }
-        if request.name.is_empty() {
+        if name.is_empty() {
             return Err(PodError::NoContainerName);
         }
-        let options = self.0.containers.check_options(&request.options)?;
-        let entry = entry_of(&request, options);
+        request.pull = pull_policy_of(&request.image);
+        let entry = PodContainer {
+            name,
+            request,
+            volume_mounts: Vec::new(),
+        };
         let grown = with_entry(&pod.template, entry.clone());
         check_template(&grown)?;
         // A pod without a network gets the network of its first container, which this may be.
@@ -235,7 +234,7 @@ impl PodService {
         };
         self.infra_runs(&with).await?;
         self.publish(&with).await?;
-        match self.make_added(&with, &request).await {
+        match self.make_added(&with, &entry).await {
             Ok(member) => {
                 let recorded = self.update(id, move |pod| {
                     pod.template = grown;
@@ -284,13 +283,11 @@ impl PodService {
         Ok(self.0.containers.publish(&infra.id, &ports).await?)
     }
 
-    async fn make_added(&self, pod: &Pod, request: &CreateRequest) -> Result<String, PodError> {
-        let mut wish = request.clone();
-        wish.name = member_name(&pod.id, &request.name);
-        wish.ports.clear();
-        let restart = pod.template.spec.restart;
-        let part = part(pod, PodRole::Added { restart });
-        Ok(self.0.containers.create_in_pod(wish, part).await?)
+    async fn make_added(&self, pod: &Pod, entry: &PodContainer) -> Result<String, PodError> {
+        // Without volumes of the pod: no directory is needed.
+        let request = template::request(pod, entry, Path::new(""));
+        let (name, part) = (member_name(&pod.id, &entry.name), part(pod, PodRole::Added));
+        Ok(self.0.containers.create_in_pod(name, request, part).await?)
     }
 }
 
@@ -302,28 +299,7 @@ fn part(pod: &Pod, role: PodRole) -> PodPart {
     }
 }
 
-/// The entry that creates the same container again.
-fn entry_of(request: &CreateRequest, options: crate::model::ContainerOptions) -> PodContainer {
-    PodContainer {
-        name: request.name.clone(),
-        image: request.image.clone(),
-        pull: pull_policy_of(&request.image),
-        entrypoint: request.options.entrypoint.clone(),
-        command: request.command.clone(),
-        keep_entrypoint: false,
-        env: request.env.clone(),
-        ports: request.ports.clone(),
-        mounts: request.mounts.clone(),
-        volume_mounts: Vec::new(),
-        network: request.network.clone(),
-        tty: request.tty,
-        user: request.options.user.clone(),
-        working_dir: request.options.working_dir.clone(),
-        options,
-    }
-}
-
-/// A new version of a template, with this entry added or replaced by name.
+/// A new version of a template, with one more entry or another one of that name.
 fn with_entry(template: &PodTemplate, entry: PodContainer) -> PodTemplate {
     let mut template = template.clone();
     template.id = fresh_ulid();

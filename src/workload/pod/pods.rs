@@ -12,12 +12,13 @@ use super::{NewPod, PodError, check_template, template};
 use crate::image::ImageRef;
 use crate::model::names::is_name;
 use crate::model::{
-    Claim, Kind, Pod, PodGoal, PodSpec, PodStatus, PodTemplate, Snapshot, Txn, pod_status, pod_statuses,
+    Claim, ContainerRequest, Kind, Pod, PodGoal, PodSpec, PodStatus, PodTemplate, Snapshot, Txn, pod_status,
+    pod_statuses,
 };
 use crate::ops::lock::{KeyGuard, KeyedLocks};
 use crate::ops::task::Operations;
 use crate::store::Store;
-use crate::workload::container::{ContainerError, ContainerService, CreateRequest};
+use crate::workload::container::{ContainerError, ContainerService};
 
 /// Longest name of a pod, and of a namespace (the limits of Kubernetes).
 const MAX_NAME: usize = 253;
@@ -160,8 +161,8 @@ impl PodService {
     /// Obtains all images of a pod, by the pull policies of its containers.
     pub async fn obtain_images(&self, spec: &PodSpec) -> Result<(), PodError> {
         for entry in &spec.containers {
-            let image = ImageRef::parse(&entry.image).map_err(ContainerError::from)?;
-            self.0.containers.obtain_image(&image, entry.pull).await?;
+            let image = ImageRef::parse(&entry.request.image).map_err(ContainerError::from)?;
+            self.0.containers.obtain_image(&image, entry.request.pull).await?;
         }
         Ok(())
     }
@@ -241,9 +242,9 @@ impl PodService {
 
     /// Creates another container in a pod, adds it to the pod's template and returns its id. Does not start it
     /// (`docs/spec/api.md` 5.4, P18).
-    pub async fn add(&self, id: &str, request: CreateRequest) -> Result<String, PodError> {
+    pub async fn add(&self, id: &str, name: String, request: ContainerRequest) -> Result<String, PodError> {
         let service = self.clone();
-        self.locked(id, async move |id| service.add_locked(&id, request).await)
+        self.locked(id, async move |id| service.add_locked(&id, name, request).await)
             .await
     }
 

@@ -32,7 +32,7 @@ impl World {
     fn new(goal: PodGoal) -> Self {
         let mut pod = pod(ID, "shop", &ENTRIES);
         pod.goal = goal;
-        pod.template.spec.containers[0].ports = vec!["8080:80".into()];
+        pod.template.spec.containers[0].request.ports = vec!["8080:80".into()];
         pod.template.spec.restart = RestartPolicy::Always;
         Self {
             pod: Some(pod),
@@ -498,7 +498,7 @@ proptest! {
 #[test]
 fn a_changed_template_is_published() {
     let mut world = running();
-    world.pod.as_mut().unwrap().template.spec.containers[1].ports = vec!["53:53:udp".into()];
+    world.pod.as_mut().unwrap().template.spec.containers[1].request.ports = vec!["53:53:udp".into()];
     let infra = world.infra().unwrap().id.clone();
     assert_eq!(world.steps(Want::Kept), [Step::Publish(infra)]);
     world.settle(Want::Kept);
