@@ -110,21 +110,6 @@ pub struct PodContainer {
     pub volume_mounts: Vec<VolumeMount>,
 }
 
-/// When to pull an image before a container is created from it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub enum PullPolicy {
-    /// If it is not present.
-    #[default]
-    IfNotPresent,
-    /// Always.
-    Always,
-    /// Never: a missing image is an error.
-    Never,
-    /// No policy was given and the tag is `latest`: always, unless the configuration overrides it
-    /// (`pull_policy_latest`).
-    Latest,
-}
-
 /// A volume of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Volume {

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::{ContainerOptions, PullPolicy};
+use super::ContainerOptions;
 
 /// What a container is asked to be, whoever asks: a client, the template of a pod, the file of a bottle, a manifest. Its
 /// choices are checked; its strings are as they were written, in the forms of a create request.
@@ -36,4 +36,19 @@ pub struct ContainerRequest {
     pub options: ContainerOptions,
     /// Whether the image's health check does not count.
     pub no_health_check: bool,
+}
+
+/// When to pull an image before a container is created from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum PullPolicy {
+    /// If it is not present.
+    #[default]
+    IfNotPresent,
+    /// Always.
+    Always,
+    /// Never: a missing image is an error.
+    Never,
+    /// No policy was given and the tag is `latest`: always, unless the configuration overrides it
+    /// (`pull_policy_latest`).
+    Latest,
 }
