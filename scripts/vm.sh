@@ -59,7 +59,7 @@ here=scripts/vm
 # shellcheck source=scripts/vm/checks/uninstall.sh
 . "$here/checks/uninstall.sh"
 # In the order in which they build on each other.
-phases=(install limits service apparmor programs files workloads ports firewalls reboot reset original uninstall)
+phases=(install limits service apparmor programs files ports workloads firewalls reboot reset original uninstall)
 
 bin='' peer='' report='' cache=target/vm suite=trixie mirror='' again='' accel='' nice=15 smp=2 keep=''
 

@@ -1,19 +1,19 @@
 //! Condenser: a high-level container runtime for one Linux host.
 //!
-//! The rooms of the house, top to bottom. A room uses those below it and never one above it; `tests/layers.rs` checks
-//! that. `docs/architecture.md` says what each of them owns and why the walls are where they are.
+//! The modules, top to bottom. A module uses those below it and never one above it; `tests/layers.rs` checks that.
+//! `docs/architecture.md` says what each one owns and why the boundaries are where they are.
 //!
 //! - [`daemon`]: builds every service, recovers, serves, shuts down; the configuration
 //! - [`api`]: HTTP only: listeners, identity, handlers, wire types, OpenAPI
-//! - [`workload`]: what runs: containers, pods, replica sets, services, bottles, builds, manifests
+//! - [`workload`]: containers, pods, replica sets, services, bottles, builds, manifests
 //! - [`net`]: bridges, host ports, packet filter, policies, DNS
 //! - [`image`]: references, registries, layers, unpacking
-//! - [`observe`]: what is told of all this: audit, events, logs, metrics
+//! - [`observe`]: audit, events, logs, metrics
 //! - [`runtime`]: the contract with the low-level runtime, and the driver that starts it
-//! - [`ops`]: how operations are carried out: controllers and locks by key
+//! - [`ops`]: controllers and per-key locks
 //! - [`store`]: makes the state durable
 //! - [`model`]: the state as a value, and pure functions over it
-//! - [`base`]: nothing of Condenser: certificates, sockets, ELF, time
+//! - [`base`]: code that knows nothing of Condenser: certificates, sockets, ELF, time
 
 #![cfg_attr(
     test,

@@ -139,6 +139,57 @@ fn members_of_version_5_are_in_their_pods_and_bottles() {
 }
 
 #[test]
+fn what_version_5_asked_containers_to_be_is_asked_still() {
+    let snapshot = Earlier::new(5, "").open();
+    let image = "192.0.2.1:5000/library/busybox:1";
+    let shop = snapshot.pods().iter().find(|pod| pod.name == "shop").unwrap();
+    let [web, side] = &shop.template.spec.containers[..] else {
+        panic!("{shop:?}")
+    };
+    assert_eq!((&*web.name, &*side.name), ("web", "side"));
+    let request = ContainerRequest {
+        image: image.to_owned(),
+        command: web.request.command.clone(),
+        env: vec!["B=2".to_owned()],
+        ports: vec!["8081:80".to_owned()],
+        ..ContainerRequest::default()
+    };
+    assert_eq!(web.request, request);
+    assert_eq!((&*request.command[0], request.command.len()), ("/bin/sh", 3));
+
+    let blog = snapshot.replicasets().iter().next().unwrap();
+    let [app] = &blog.template.spec.containers[..] else {
+        panic!("{blog:?}")
+    };
+    assert_eq!((&*app.name, &*app.request.image), ("app", image));
+    assert_eq!(
+        (&*app.volume_mounts[0].volume, &*app.volume_mounts[0].path),
+        ("own", "/own")
+    );
+    let ready = app.readiness().unwrap();
+    assert_eq!(
+        (&ready.probe, ready.retries),
+        (&Probe::Exec(vec!["true".to_owned()]), 3)
+    );
+    let own = |pod: &&std::sync::Arc<Pod>| pod.owner.as_ref() == Some(&blog.id);
+    let pods: Vec<_> = snapshot.pods().iter().filter(own).collect();
+    assert_eq!(pods.len(), 2);
+    assert!(pods.iter().all(|pod| pod.template == blog.template));
+
+    let till = snapshot.bottles().iter().next().unwrap();
+    let (app, db) = (&till.services["app"], &till.services["db"]);
+    let request = ContainerRequest {
+        image: image.to_owned(),
+        command: request.command,
+        env: vec!["C=3".to_owned()],
+        mounts: vec!["data:/data".to_owned()],
+        ..ContainerRequest::default()
+    };
+    assert_eq!(db.request, request);
+    assert_eq!((&*app.request.image, &*app.depends_on[0].service), (image, "db"));
+}
+
+#[test]
 fn what_version_5_was_in_the_middle_of_is_known() {
     let snapshot = Earlier::new(5, INTERRUPTED).open();
     let build = snapshot.containers().get("build-01m85fwpkzkj").unwrap();

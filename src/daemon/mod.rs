@@ -1,7 +1,7 @@
 //! Wiring: builds every service from the configuration, recovers, serves, shuts down.
 //!
-//! The order of a start and of a shutdown, and why, is in `docs/architecture.md`; its stages are the functions of `start`
-//! and of [`Daemon::shut_down`]. Containers keep running after a shutdown; their monitors do not need the daemon.
+//! `docs/architecture.md` explains the order of a start and of a shutdown; the stages are the functions of `start` and
+//! of [`Daemon::shut_down`]. Containers keep running after a shutdown; their monitors do not need the daemon.
 
 pub mod config;
 mod copies;
@@ -28,7 +28,7 @@ use crate::workload::container::ContainerService;
 use crate::workload::pod::PodService;
 use crate::workload::replica_set::ReplicaSets;
 
-/// How long operations in progress may take to finish at a shutdown. What is not finished then, recovery undoes.
+/// How long a shutdown waits for operations in progress. Recovery undoes those that have not finished by then.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(30);
 
 /// Why the daemon could not start.
@@ -114,14 +114,14 @@ struct Daemon {
     management: Running,
     /// The controllers, which begin operations too.
     controllers: Running,
-    /// Everything that operations in progress still need: hooks, certificates, DNS, periodic work.
+    /// Services that operations in progress still need: hooks, certificates, DNS, periodic work.
     support: Running,
     reload: Reload,
     config: Config,
 }
 
 impl Daemon {
-    /// First nobody new may ask for anything, then what was asked for is finished, then the rest.
+    /// First stop accepting requests, then finish those in progress, then stop the rest.
     async fn shut_down(self) {
         let finish = async {
             self.stop_asking().await;
@@ -132,17 +132,17 @@ impl Daemon {
             tracing::warn!("some operations did not finish in time; the next start undoes or finishes them");
         }
         self.audit.flush().await;
-        // Last: what operations in progress change is part of it.
+        // Last, because operations in progress still change it.
         self.note_for_copies().await;
     }
 
-    /// Clients and controllers begin nothing more.
+    /// Clients and controllers begin no new operations.
     async fn stop_asking(&self) {
         self.management.end().await;
         self.controllers.end().await;
     }
 
-    /// What was begun is finished, from those who ask others down to those who are asked.
+    /// Finishes operations in progress, callers before callees.
     async fn finish_operations(&self) {
         self.bottles.finish_operations().await;
         self.applier.finish_operations().await;
@@ -151,7 +151,7 @@ impl Daemon {
         self.containers.finish_operations().await;
     }
 
-    /// Leaves what a plain copy of the state would lose beside it.
+    /// Records the metadata that a plain copy of the state would lose in a file beside it.
     async fn note_for_copies(self) {
         let noted = tokio::task::spawn_blocking(move || copies::record_metadata(&self.config)).await;
         if let Err(error) = noted {
@@ -160,7 +160,7 @@ impl Daemon {
     }
 }
 
-/// Tasks that end together.
+/// Tasks that are stopped together.
 #[derive(Default)]
 struct Running {
     stop: CancellationToken,
@@ -168,7 +168,7 @@ struct Running {
 }
 
 impl Running {
-    /// Starts what runs until it is told to stop.
+    /// Spawns a task that runs until it is told to stop.
     fn spawn<F>(&self, run: impl FnOnce(CancellationToken) -> F)
     where
         F: Future<Output = ()> + Send + 'static,

@@ -1,4 +1,4 @@
-//! The stages of a start, in their order. Each is a function; `docs/architecture.md` says why they stand in this order.
+//! The stages of a start, in order. Each is a function; `docs/architecture.md` explains the order.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -45,23 +45,23 @@ use crate::workload::pod::{PodController, PodService};
 use crate::workload::replica_set::{ReplicaSets, SetController};
 use crate::workload::{conditions, import};
 
-/// How many containers restart policies start at the same time.
+/// How many containers the restart policies start in parallel.
 const RESTARTS_AT_ONCE: usize = 4;
-/// How a pod that does not get on waits: each time longer.
+/// Back-off of a pod that cannot be reconciled.
 const POD_BACKOFF: Backoff = Backoff {
     first: Duration::from_secs(1),
     most: Duration::from_secs(60),
 };
-/// How a replica set waits whose rows cannot be written.
+/// Back-off of a replica set whose rows cannot be written.
 const SET_BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(200),
     most: Duration::from_secs(5),
 };
-/// How many replica sets are worked on at once. Their work is one transaction.
+/// How many replica sets are reconciled in parallel. Each one is a single transaction.
 const SET_WORKERS: usize = 2;
-/// How many pods are worked on at once: enough that a few that pull images do not hold up the others.
+/// How many pods are reconciled in parallel: enough that a few that pull images do not delay the others.
 const POD_WORKERS: usize = 8;
-/// What the services of all rooms stand on.
+/// Dependencies that the services of all modules share.
 struct Foundation {
     store: Store,
     images: ImageService,
@@ -72,20 +72,20 @@ struct Foundation {
     conditions: Conditions,
 }
 
-/// Sockets that need no network of ours.
+/// Sockets that do not need our networks.
 struct EarlySockets {
     management: BoundListener,
     ca: BoundListener,
 }
 
-/// The network, and who decides what passes.
+/// The network and its packet filter.
 struct Networking {
     networks: NetworkService,
     firewall: Firewall,
     ports: HostPorts,
 }
 
-/// What was recovered.
+/// The recovered services.
 struct Workloads {
     containers: ContainerService,
     bottles: BottleService,
@@ -107,7 +107,7 @@ impl Daemon {
         support.spawn(|stop| foundation.events.clone().run(commits, stop));
         support.spawn(|stop| watcher.run(stop));
         let hook_app = serve_runtime(&support, &serving, &containers, sockets.ca, hook_sockets);
-        // Before containers are recovered: their states change then.
+        // Before containers are recovered, because recovery changes their states.
         let (firewall, store) = (network.firewall.clone(), foundation.store.clone());
         let (conditions, events) = (foundation.conditions.clone(), foundation.events.clone());
         support.spawn(|stop| firewall.follow(store.clone(), conditions.clone(), stop));
@@ -139,15 +139,15 @@ impl Daemon {
     }
 }
 
-/// What may fail without having touched the machine: directories, store, listeners on loopback. An installation of the
-/// original is taken over here: it is not, when its port is in use.
+/// Steps that may fail without having changed the machine: directories, store, loopback listeners. This also imports an
+/// installation of the original daemon, after binding the listeners: if a port is in use, nothing is imported.
 async fn open_state(
     config: &mut Config,
 ) -> Result<(Foundation, EarlySockets, broadcast::Receiver<Arc<Commit>>), DaemonError> {
     directories::prepare(config)?;
     copies::restore(config);
     let store = Store::open(&config.database())?;
-    // From here on, so that recovery is among them.
+    // From here on, so that it includes recovery.
     let commits = store.subscribe();
     let sockets = EarlySockets {
         management: listen("the management API", config.management_address).await?,
@@ -171,7 +171,7 @@ async fn open_state(
     Ok((foundation, sockets, commits))
 }
 
-/// Bridges and rules, which stand before the first container can start, and the socket of the resolver.
+/// Bridges and rules, which must exist before the first container starts, and the socket of the resolver.
 async fn prepare_network(
     config: &Config,
     foundation: &Foundation,
@@ -194,7 +194,7 @@ async fn prepare_network(
     Ok((network, dns))
 }
 
-/// Certificates, which carry the host's address, then the sockets for hooks, which need the bridges' addresses.
+/// Certificates, which contain the host's address, then the sockets for hooks, which need the bridges' addresses.
 async fn bind_hooks(
     config: &Config,
     foundation: &Foundation,
@@ -211,7 +211,7 @@ async fn bind_hooks(
     Ok((Serving { pki, audit }, sockets))
 }
 
-/// The service of containers, with what confines them and what follows their logs.
+/// The container service, its confinement, and the followers of its logs.
 async fn make_containers(
     config: &Config,
     foundation: &Foundation,
@@ -240,8 +240,8 @@ async fn make_containers(
     )
 }
 
-/// Certificates and hooks are served: recovery makes the runtime call back. Gives the application of hooks, for addresses
-/// that come later.
+/// Serves certificates and hooks, because recovery makes the runtime call back. Returns the hook application, for
+/// addresses that are added later.
 fn serve_runtime(
     support: &Running,
     serving: &Serving,
@@ -262,7 +262,7 @@ fn serve_runtime(
     hook_app
 }
 
-/// What was there before is brought to where its rows say that it should be.
+/// Reconciles what an earlier run left with its rows.
 async fn recover(
     config: &Config,
     foundation: &Foundation,
@@ -298,7 +298,7 @@ async fn recover(
     })
 }
 
-/// What goes on beside requests: figures, the size of logs, drift of the network, certificates that come of age.
+/// Background work: metrics, log rotation, drift of the network, certificate renewal.
 fn keep_up(
     support: &Running,
     config: &Config,
@@ -323,7 +323,7 @@ fn keep_up(
     support.spawn(|stop| following.run(stop, support.tasks.clone()));
 }
 
-/// The management API, and the services that only it has.
+/// The management API, and the services that only it uses.
 fn serve_management(
     config: &Config,
     foundation: &Foundation,
@@ -378,7 +378,7 @@ fn serve_management(
     (running, sets, applier)
 }
 
-/// What keeps rows true.
+/// The controllers.
 fn start_controllers(foundation: &Foundation, ports: HostPorts, workloads: &Workloads, sets: &ReplicaSets) -> Running {
     let controllers = Controllers {
         store: foundation.store.clone(),
@@ -402,7 +402,7 @@ struct Controllers {
 }
 
 impl Controllers {
-    /// `workers` keys are worked on at the same time; one that failed waits by `backoff`.
+    /// Reconciles up to `workers` keys in parallel; a failed key is retried with `backoff`.
     fn start<R: Reconcile>(&self, reconciler: R, backoff: Backoff, workers: usize) {
         let queue = Arc::new(Queue::new(backoff));
         let (store, conditions) = (self.store.clone(), self.conditions.clone());
@@ -411,7 +411,7 @@ impl Controllers {
     }
 }
 
-/// Routes without their description.
+/// Routes without their OpenAPI description.
 fn plain<S: Clone + Send + Sync + 'static>(routes: OpenApiRouter<S>, state: S) -> Router {
     routes.split_for_parts().0.with_state(state)
 }

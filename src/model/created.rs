@@ -1,4 +1,4 @@
-//! The order in which objects are listed, rendered and worked on. Pure.
+//! The order in which objects are listed, rendered and processed. Pure.
 
 use std::sync::Arc;
 
@@ -6,9 +6,9 @@ use jiff::Timestamp;
 
 use super::records::{Bottle, Container, Network, Pod, ReplicaSet, Service};
 
-/// What has a time of its creation.
+/// An object with a creation time.
 pub trait Created {
-    /// When it was made, where that is known, and what tells it from others of that moment.
+    /// The creation time, if known, and a tie-breaker.
     fn created(&self) -> (Option<Timestamp>, &str);
 }
 
@@ -31,7 +31,7 @@ created! {
     Service, id, created_at;
 }
 
-/// The oldest first; by id those of one moment.
+/// Oldest first; objects created at the same moment by id.
 pub fn by_creation<R: Created>(rows: impl IntoIterator<Item = Arc<R>>) -> Vec<Arc<R>> {
     let mut rows: Vec<_> = rows.into_iter().collect();
     rows.sort_by(|a, b| a.created().cmp(&b.created()));

@@ -1,4 +1,4 @@
-//! Which interfaces a name in a policy means at the moment. Pure.
+//! Resolves names in policies to the current interfaces. Pure.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::model::{Claim, Container, Kind, Operation, Pod, ReplicaSet, Role, Snapshot};
 
-/// Namespace of a name that is written without one.
+/// Namespace of an unqualified name.
 const NAMESPACE: &str = "default";
 
 /// An interface of a container or pod in a network.
@@ -22,13 +22,13 @@ pub struct End {
     pub address: Ipv4Addr,
 }
 
-/// Why a name means nothing at the moment.
+/// Why a name cannot be resolved at the moment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unresolved {
-    /// No container, pod or replica set of that name; the contract's words.
+    /// There is no container, pod or replica set of that name; the contract's words.
     #[error("container: {0} not found")]
     NotFound(String),
-    /// The pod is there and has no address yet.
+    /// The pod exists and has no address yet.
     #[error("pod: {0} has no address yet")]
     PodWithoutAddress(String),
     /// No pod of the replica set has an address.
@@ -36,19 +36,19 @@ pub enum Unresolved {
     NoPods(String),
 }
 
-/// What names mean in one snapshot.
+/// Resolves names in one snapshot.
 pub struct Directory<'a> {
     snapshot: &'a Snapshot,
     /// Pod id -> its infra container.
     infra: HashMap<&'a str, &'a Arc<Container>>,
     /// Replica set id -> its pods, by id.
     pods: HashMap<&'a str, Vec<&'a Arc<Pod>>>,
-    /// Namespace and shown name -> replica set.
+    /// Namespace and display name -> replica set.
     sets: HashMap<(&'a str, &'a str), &'a Arc<ReplicaSet>>,
 }
 
 impl<'a> Directory<'a> {
-    /// Looks at every container, pod and replica set once.
+    /// Scans every container, pod and replica set once.
     pub fn new(snapshot: &'a Snapshot) -> Self {
         let infra = snapshot.containers().iter().filter_map(|c| match &c.role {
             Role::Infra { pod } => Some((pod.as_str(), c)),
@@ -69,11 +69,11 @@ impl<'a> Directory<'a> {
         }
     }
 
-    /// The interfaces that a name means; never none.
+    /// Resolves a name to its interfaces; the result is never empty.
     ///
-    /// The first that exists: a container by name or id (a member of a pod means the pod's interface), a pod, a replica
-    /// set (all its pods that have an address). Pods and replica sets are named by id, `<name>` in the namespace
-    /// `default`, or `<namespace>/<name>`; a replica set also by the name of its manifest.
+    /// The first match: a container by name or id (for a member of a pod, the pod's interface), a pod, a replica set
+    /// (all its pods that have an address). Pods and replica sets are named by id, by `<name>` in the namespace
+    /// `default`, or by `<namespace>/<name>`; a replica set also by the name in its manifest.
     pub fn resolve(&self, name: &str) -> Result<Vec<End>, Unresolved> {
         let missing = || Unresolved::NotFound(name.to_owned());
         if let Some(container) = self.container(name) {
@@ -109,7 +109,7 @@ impl<'a> Directory<'a> {
         end(self.snapshot.containers().get(&holder.id)?)
     }
 
-    /// The name that a policy keeps for what a client wrote: an id of a container becomes its name.
+    /// The name that a policy stores for the client's input: the id of a container becomes its name.
     pub fn canonical(&self, written: &str) -> String {
         self.container(written)
             .map_or_else(|| written.to_owned(), |c| c.name.clone())
@@ -147,7 +147,7 @@ fn with_namespace(name: &str) -> (&str, &str) {
     name.split_once('/').unwrap_or((NAMESPACE, name))
 }
 
-/// What is being removed has no interface any more: its rules are gone before its address is free for another.
+/// An object that is being removed has no interface: its rules must be gone before its address is reused.
 fn end(container: &Arc<Container>) -> Option<End> {
     if container.journal.operation == Some(Operation::Delete) {
         return None;

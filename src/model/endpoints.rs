@@ -1,11 +1,11 @@
-//! Which pods stand behind a service at the moment. Pure.
+//! The current endpoints of services. Pure.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use crate::model::{Pod, PodStatus, Service, Snapshot, by_creation, pod_statuses};
 
-/// A pod that takes clients of a service.
+/// A pod that receives clients of a service.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Endpoint {
     /// Its address.
@@ -16,7 +16,7 @@ pub struct Endpoint {
     pub pod_id: String,
 }
 
-/// The endpoints of a service among `pods`, by address: those of its namespace that have all labels of its selector,
+/// The endpoints of a service among `pods`, by address: those in its namespace that have all labels of its selector,
 /// are ready and have an address (`docs/spec/network.md` 11.2, N-22). An empty selector matches none.
 pub fn endpoints(service: &Service, pods: &[(Arc<Pod>, PodStatus)]) -> Vec<Endpoint> {
     if service.selector.is_empty() {
@@ -38,7 +38,7 @@ pub fn endpoints(service: &Service, pods: &[(Arc<Pod>, PodStatus)]) -> Vec<Endpo
     endpoints
 }
 
-/// Whether a pod is of the namespace of a service and has all labels of its selector.
+/// Whether a pod is in the namespace of a service and has all labels of its selector.
 pub fn selects(service: &Service, pod: &Pod) -> bool {
     let labels = &pod.template.labels;
     let has = |(key, value): (&String, &String)| labels.get(key) == Some(value);
@@ -65,7 +65,7 @@ mod tests {
     use crate::model::fixtures::{container, pod, service, tcp_check};
     use crate::model::{ContainerState, PodGoal, Txn};
 
-    /// A pod that runs, with the label `app: <name>`.
+    /// A running pod with the label `app: <name>`.
     fn running(t: &mut Txn, id: &str, name: &str, address: &str) {
         let mut pod = pod(id, name, &["web"]);
         pod.goal = PodGoal::Running;

@@ -1,7 +1,8 @@
-//! The state as a value, and pure functions over it: rows in, answer out. No I/O, no clock, no lock.
+//! The state as a value, and pure functions over it. No I/O, no clock, no lock.
 //!
-//! [`Snapshot`] is the whole state; a [`Txn`] makes the next one. What several services ask of the same rows (is this pod
-//! ready, which addresses stand behind this service, what does this name mean) is answered here, once.
+//! [`Snapshot`] is the whole state; a [`Txn`] produces the next one. Questions that several services ask of the same
+//! rows (is this pod ready, what are the endpoints of this service, what does this name resolve to) are answered here,
+//! once.
 
 pub mod container_names;
 mod created;
@@ -25,7 +26,7 @@ pub use records::*;
 pub(crate) use snapshot::Write;
 pub use snapshot::{BrokenRecord, Change, Claim, Commit, Holder, Kind, Object, Record, Snapshot, Table, Taken, Txn};
 
-/// A new id of a pod, template or set: a ULID in lower case.
+/// A new id for a pod, template or set: a ULID in lower case.
 pub fn fresh_ulid() -> String {
     ulid::Ulid::generate().to_string().to_lowercase()
 }

@@ -1,42 +1,42 @@
-//! The grammars of names. Each says which texts are one; what names mean is elsewhere. Pure.
+//! The syntax of names; resolving them is done elsewhere. Pure.
 
 /// Prefix of the names of infra containers; clients may not use it.
 pub const INFRA_PREFIX: &str = "condenser-pod-infra-";
-/// Most characters of the names of containers, services and what manifests describe.
+/// Maximum length of the names of containers, services and manifest objects.
 pub const MAX_NAME: usize = 128;
-/// Names that a route has taken.
+/// Names that collide with a route.
 const RESERVED: &[&str] = &["stats"];
-/// Names that the kernel keeps for parameters of all interfaces.
+/// Names that the kernel reserves for parameters of all interfaces.
 const ALL_INTERFACES: &[&str] = &["all", "default"];
 
-/// What all names have in common: `[a-zA-Z0-9][a-zA-Z0-9_.-]*`, up to `most` characters.
+/// The syntax common to all names: `[a-zA-Z0-9][a-zA-Z0-9_.-]*`, up to `most` characters.
 pub fn is_name(text: &str, most: usize) -> bool {
     text.len() <= most
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
 }
 
-/// Whether a client may give a container this name: not reserved.
+/// Whether a client may give a container this name: it is not reserved.
 pub fn is_container_name(text: &str) -> bool {
     is_name(text, MAX_NAME) && !RESERVED.contains(&text) && !text.starts_with(INFRA_PREFIX)
 }
 
-/// A name of a network is that of its bridge (`docs/spec/network.md` N-18).
+/// The name of a network is also that of its bridge (`docs/spec/network.md` N-18).
 pub fn is_network_name(text: &str) -> bool {
     is_name(text, 15) && !ALL_INTERFACES.contains(&text)
 }
 
-/// An id of a container: 12 characters of the alphabet of ULIDs, in lower case.
+/// A container id: 12 characters of the ULID alphabet, in lower case.
 pub fn is_container_id(text: &str) -> bool {
     text.len() == 12 && text.bytes().all(is_of_ulid)
 }
 
-/// A ULID in lower case, as the ids of pods and most others are.
+/// A ULID in lower case, such as the id of a pod.
 pub fn is_ulid(text: &str) -> bool {
     text.len() == 26 && text.bytes().all(is_of_ulid)
 }
 
-/// RFC 1123: labels of letters, digits and hyphens, separated by dots; at most 63 characters fit the kernel.
+/// RFC 1123: labels of letters, digits and hyphens, separated by dots; at most 63 characters, the kernel's limit.
 pub fn is_host_name(text: &str) -> bool {
     let is_label = |label: &str| {
         label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')

@@ -1,4 +1,4 @@
-//! What a pod is like at the moment, computed from the rows of its containers. Pure.
+//! The current status of a pod, computed from the rows of its containers. Pure.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,20 +13,20 @@ use crate::model::{
     Container, ContainerState, Health, Pod, PodContainer, PodGoal, PodProblem, RestartPolicy, Snapshot, by_creation,
 };
 
-/// What clients see of a pod's life (`docs/spec/api.md` 8).
+/// The pod state that clients see (`docs/spec/api.md` 8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PodState {
-    /// Nobody started it yet.
+    /// Never started.
     Created,
     /// Infra and all members run.
     Running,
     /// A user stopped it, or it is being removed.
     Stopped,
-    /// It should run, and something of it does not.
+    /// It should run, but one of its containers does not.
     Degraded,
-    /// All its containers have ended with 0, and its restart policy leaves it so.
+    /// All its containers exited with 0 and its restart policy does not restart them.
     Succeeded,
-    /// All its containers have ended, not all of them with 0, and its restart policy leaves it so.
+    /// All its containers exited, not all with 0, and its restart policy does not restart them.
     Failed,
 }
 
@@ -48,26 +48,27 @@ impl fmt::Display for PodState {
 pub struct PodStatus {
     /// Its state.
     pub state: PodState,
-    /// The container that holds its namespaces and its address.
+    /// The infra container.
     pub infra: Option<Arc<Container>>,
-    /// Its other containers, by creation time, then id.
+    /// The other containers, by creation time, then id.
     pub members: Vec<Arc<Container>>,
-    /// Containers in the template; members that exist if there are none.
+    /// Number of containers in the template; if it has none, of existing members.
     pub desired: usize,
-    /// Members that run. Infra never counts.
+    /// Number of running members, without infra.
     pub running: usize,
-    /// Whether all of `desired`, at least one, run and pass their readiness checks: services may send it clients.
+    /// Whether all of `desired`, at least one, run and pass their readiness checks, so that services may send it
+    /// clients.
     pub ready: bool,
-    /// What keeps it from being what it should be, or how it ended.
+    /// Why it is not in its desired state, or how it ended.
     pub problem: Option<PodProblem>,
 }
 
-/// How long a container without a readiness check has to run before somebody else gives way to it. That it runs is all
-/// there is to see of it, and one that fails at its start runs for a moment too.
+/// How long a container without a readiness check must run before another pod is removed in its favour. Running is the
+/// only sign of readiness it gives, and a container that fails at its start runs for a moment too.
 const SETTLING: Duration = Duration::from_secs(2);
 
 impl PodStatus {
-    /// From when on a pod that is ready is not one that has just ended by itself; `None` for one that is not ready.
+    /// When a ready pod stops counting as recently restarted; `None` if it is not ready.
     pub fn steady_from(&self) -> Option<Timestamp> {
         let starts = self
             .members
@@ -76,8 +77,7 @@ impl PodStatus {
         starts.max().flatten().filter(|_| self.ready)
     }
 
-    /// From when on a pod that is ready and has to be so for that many seconds can take the place of another one; `None`
-    /// for one that is not ready.
+    /// When a ready pod that must be ready for that many seconds can replace another one; `None` if it is not ready.
     pub fn available_from(&self, min_ready_seconds: u32) -> Option<Timestamp> {
         let min_ready = Duration::from_secs(min_ready_seconds.into());
         let of = |member: &Arc<Container>| {
@@ -96,21 +96,21 @@ impl PodStatus {
         Some(self.infra.as_ref()?.status.attachment.as_ref()?.address)
     }
 
-    /// The member that was made from an entry of the template.
+    /// The member that was created from a template entry.
     pub fn member(&self, pod: &Pod, entry: &PodContainer) -> Option<&Arc<Container>> {
         let name = member_name(&pod.id, &entry.name);
         self.members.iter().find(|member| member.name == name)
     }
 }
 
-/// Name of the container that is made for an entry of a pod's template: the entry's, and the last 8 characters of the
-/// pod's id (`docs/spec/api.md` 4.2).
+/// Name of the container for an entry of a pod's template: the entry's name and the last 8 characters of the pod's id
+/// (`docs/spec/api.md` 4.2).
 pub fn member_name(pod_id: &str, entry: &str) -> String {
     let tail = pod_id.get(pod_id.len().saturating_sub(8)..).unwrap_or(pod_id);
     format!("{entry}-{tail}")
 }
 
-/// One pod. For many, [`statuses`] looks at the containers only once.
+/// One pod. For many, [`statuses`] scans the containers only once.
 pub fn pod_status(snapshot: &Snapshot, pod: &Pod) -> PodStatus {
     let containers = snapshot.containers().iter();
     of(
@@ -152,7 +152,7 @@ fn of(pod: &Pod, containers: Vec<Arc<Container>>) -> PodStatus {
     };
     let over: Vec<i32> = members.iter().filter_map(|member| final_code(pod, member)).collect();
     let all_over = desired > 0 && over.len() >= desired.max(members.len());
-    // What has done its work is not missing.
+    // A member that has completed is not missing.
     let done = over.iter().filter(|code| **code == 0).count();
     let state = match pod.goal {
         PodGoal::Created => PodState::Created,
@@ -176,7 +176,7 @@ fn of(pod: &Pod, containers: Vec<Arc<Container>>) -> PodStatus {
     }
 }
 
-/// The exit status of a member that has ended and that the restart policy of its pod does not start again.
+/// The exit status of a member that has exited and that the pod's restart policy does not restart.
 fn final_code(pod: &Pod, member: &Container) -> Option<i32> {
     let exit = member.status.exit.as_ref()?;
     let ended = member.status.state == ContainerState::Stopped
@@ -190,8 +190,8 @@ fn final_code(pod: &Pod, member: &Container) -> Option<i32> {
     (ended && stays).then_some(exit.code)
 }
 
-/// What clients are told of a pod that is not as it should be: why the last try to make it so failed, else how its
-/// members have ended.
+/// What to tell clients about a pod that is not in its desired state: why the last reconciliation failed, else how its
+/// members exited.
 fn problem(pod: &Pod, state: PodState, members: &[Arc<Container>]) -> Option<PodProblem> {
     match state {
         PodState::Degraded | PodState::Failed => {}
@@ -271,7 +271,8 @@ mod tests {
         assert_eq!(seen(&shop, vec![infra(), web(Running)]).0, "stopped");
     }
 
-    /// A pod of one or two containers, each in a word: `r`uns, ended with `0` or with `1`, or was ended by a `u`ser.
+    /// A pod of one or two containers, one character each: `r` runs, `0` or `1` is its exit status, `u` was stopped by
+    /// a user.
     fn ended(restart: RestartPolicy, word: &str) -> PodStatus {
         let mut shop = pod("01kh3v8q2m6r4t0x9e5w7yabcd", "shop", &["a", "b"][..word.len()]);
         shop.goal = PodGoal::Running;

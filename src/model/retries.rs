@@ -1,4 +1,4 @@
-//! How often a container was started again, and whether it is to be relied on. Pure.
+//! Counts restarts and decides whether a container counts as stable. Pure.
 
 use std::time::Duration;
 
@@ -6,10 +6,11 @@ use jiff::Timestamp;
 
 use super::{Container, Retries};
 
-/// A run of this length ends a row of restarts.
+/// A run of this length resets the count of restarts.
 const LONG_RUN: Duration = Duration::from_secs(10);
 
-/// How many restarts no long run has followed. A try that led to no run at all leaves the times of the run before it.
+/// How many restarts there were since the last long run. An attempt that did not start keeps the times of the run
+/// before it.
 pub fn in_a_row(c: &Container, started_at: Timestamp) -> u32 {
     let led_to_a_run = c.journal.retries.last.is_none_or(|last| last <= started_at);
     let ran_long = c
@@ -23,7 +24,7 @@ pub fn in_a_row(c: &Container, started_at: Timestamp) -> u32 {
     }
 }
 
-/// Counts a restart that is about to be tried.
+/// Counts a restart that is about to be attempted.
 pub fn count(c: &mut Container, now: Timestamp) {
     let in_a_row = c.status.started_at.map_or(0, |started_at| in_a_row(c, started_at));
     c.status.restarts = c.status.restarts.saturating_add(1);
@@ -33,8 +34,8 @@ pub fn count(c: &mut Container, now: Timestamp) {
     };
 }
 
-/// Until when a container that runs is not to be relied on, because it has ended by itself before and has not run for
-/// long since. `None` when it has not.
+/// Until when a running container does not count as stable, because it exited by itself and has not run for long since.
+/// `None` if it is stable.
 pub fn steady_from(c: &Container) -> Option<Timestamp> {
     let started_at = c.status.started_at.filter(|_| c.journal.retries.in_a_row > 0)?;
     started_at.checked_add(LONG_RUN).ok()

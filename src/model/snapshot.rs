@@ -19,17 +19,17 @@ use crate::base::cause::Cause;
 
 /// A kind of stored object. One SQLite table each.
 pub trait Record: Serialize + DeserializeOwned + Clone + fmt::Debug + Send + Sync + 'static {
-    /// Which kind this is.
+    /// The kind.
     const KIND: Kind;
     /// Key, unique within the kind.
     fn id(&self) -> &str;
-    /// Name a person gave or sees.
+    /// The name that people use.
     fn name(&self) -> &str;
     /// Namespace of the name; empty for kinds without namespaces.
     fn namespace(&self) -> &str {
         ""
     }
-    /// What no other record of any kind may hold at the same time.
+    /// Claims of this record: no record of any kind may hold them at the same time.
     fn claims(&self) -> Vec<Claim> {
         Vec::new()
     }
@@ -37,11 +37,11 @@ pub trait Record: Serialize + DeserializeOwned + Clone + fmt::Debug + Send + Syn
     fn table(snapshot: &Snapshot) -> &Table<Self>;
     /// The table of this kind.
     fn table_mut(snapshot: &mut Snapshot) -> &mut Table<Self>;
-    /// This record as one of all kinds.
+    /// This record as a record of any kind.
     fn object(record: Arc<Self>) -> Object;
 }
 
-/// Declares the kinds: the enum, the tables of the snapshot and the union for change events, which must not diverge.
+/// Declares the kinds: the enum, the tables of the snapshot and the union for change events, which must stay in step.
 macro_rules! kinds {
     ($($kind:ident, $field:ident, $doc:literal);* $(;)?) => {
         /// The kinds of stored objects.
@@ -63,7 +63,7 @@ macro_rules! kinds {
         #[derive(Debug, Clone)]
         pub enum Object { $(#[doc = $doc] $kind(Arc<$kind>)),* }
 
-        /// All state at one revision. Cheap to clone; clones share structure.
+        /// The whole state at one revision. Cheap to clone; clones share structure.
         #[derive(Debug, Clone, Default)]
         pub struct Snapshot {
             revision: u64,
@@ -75,7 +75,7 @@ macro_rules! kinds {
             $(#[doc = concat!("All records of: ", $doc)]
             pub fn $field(&self) -> &Table<$kind> { &self.$field })*
 
-            /// Whether there is nothing at all: a daemon that has served once has stored something.
+            /// Whether it has no records. A daemon that has served once has stored some.
             pub fn is_blank(&self) -> bool { true $(&& self.$field.is_empty())* }
 
             /// Adds a record that was read from disk.
@@ -120,7 +120,7 @@ impl Record for Container {
         &self.name
     }
 
-    /// A name that is another container's id would make that container unreachable, so both are claimed as names.
+    /// A name that equals another container's id would make that container unreachable, so both are claimed as names.
     fn claims(&self) -> Vec<Claim> {
         let mut claims = vec![Claim::ContainerName(self.name.clone())];
         if self.id != self.name {
@@ -133,7 +133,7 @@ impl Record for Container {
 }
 
 impl Forward {
-    /// What nobody else may have. Where the configuration says the address, it may be any.
+    /// The claim of the host port. If the address comes from the configuration, the claim covers all addresses.
     pub fn claim(&self) -> Claim {
         let address = self.host_address.unwrap_or(Ipv4Addr::UNSPECIFIED);
         Claim::HostPort(self.protocol, self.host_port, address)
@@ -151,7 +151,8 @@ impl Record for Bottle {
         &self.name
     }
 
-    /// A name that is another bottle's id would hide that bottle. Names of its containers are kept until they have them.
+    /// A name that equals another bottle's id would hide that bottle. Names of its containers are reserved until they
+    /// exist.
     fn claims(&self) -> Vec<Claim> {
         let own = |word: &str| Claim::Name(Kind::Bottle, String::new(), word.to_owned());
         let mut claims = vec![own(&self.name)];
@@ -306,13 +307,13 @@ impl Record for Import {
 /// Something that at most one record may hold.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Claim {
-    /// A word that means one container: its name or its id.
+    /// A name or an id of a container.
     ContainerName(String),
-    /// A name among the objects of a kind in a namespace.
+    /// A name among the objects of one kind in a namespace.
     Name(Kind, String, String),
     /// An IPv4 address inside the runtime subnet.
     Address(Ipv4Addr),
-    /// A port of the host at one of its addresses; at all of them with 0.0.0.0, which conflicts with each.
+    /// A host port at one address; 0.0.0.0 stands for all addresses and conflicts with each.
     HostPort(Protocol, u16, Ipv4Addr),
     /// Name of a network, which is the name of its bridge.
     Network(String),
@@ -321,7 +322,7 @@ pub enum Claim {
 }
 
 impl Claim {
-    /// Whether not both can be held.
+    /// Whether two claims conflict.
     fn overlaps(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::HostPort(protocol, port, address), Self::HostPort(protocol2, port2, address2)) => {
@@ -333,7 +334,7 @@ impl Claim {
     }
 }
 
-/// A stored document that cannot be understood, or that claims what another one has.
+/// A stored document that cannot be parsed, or whose claims another record holds.
 #[derive(Debug)]
 pub struct BrokenRecord {
     /// Kind of the record.
@@ -355,9 +356,9 @@ pub struct Holder {
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{claim:?} is held by {:?} {}", holder.kind, holder.id)]
 pub struct Taken {
-    /// What was asked for.
+    /// The claim.
     pub claim: Claim,
-    /// Who has it.
+    /// Its holder.
     pub holder: Holder,
 }
 
@@ -390,12 +391,12 @@ impl<R: Record> Table<R> {
             .take_while(move |r| r.id().starts_with(prefix))
     }
 
-    /// How many there are.
+    /// The number of records.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no records.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -410,14 +411,14 @@ impl Snapshot {
         txn.next
     }
 
-    /// What a transaction would lead to, without committing it.
+    /// The state that a transaction would produce, without committing it.
     pub fn preview<T, E>(&self, change: impl FnOnce(&mut Txn) -> Result<T, E>) -> Result<(Self, T), E> {
         let mut txn = Txn::new(self.clone());
         let value = change(&mut txn)?;
         Ok((txn.next, value))
     }
 
-    /// Number of commits since the store was opened. Grows with every published snapshot.
+    /// Number of commits since the store was opened. Every published snapshot increases it.
     pub fn revision(&self) -> u64 {
         self.revision
     }
@@ -427,12 +428,13 @@ impl Snapshot {
         R::table(self).get(id)
     }
 
-    /// Who holds a claim.
+    /// The holder of a claim.
     pub fn holder(&self, claim: &Claim) -> Option<&Holder> {
         self.claims.get(claim)
     }
 
-    /// Who holds what `claim` would take: itself, for most; a port also at other addresses that include its own.
+    /// Holders of all claims that conflict with `claim`: its own holder, and for a port also those of the same port at
+    /// overlapping addresses.
     pub fn rivals(&self, claim: &Claim) -> impl Iterator<Item = &Holder> {
         let (from, to) = match claim {
             Claim::HostPort(protocol, port, _) => (
@@ -447,7 +449,7 @@ impl Snapshot {
             .map(|(_, holder)| holder)
     }
 
-    /// A holder of a port as a person knows it, as in `service default/shop`; the infra container of a pod is the pod.
+    /// The holder of a port in words, as in `service default/shop`; for an infra container, its pod.
     pub fn describe(&self, holder: &Holder) -> String {
         let pod_of = |container: &Container| self.pods.get(container.role.pod()?);
         match holder.kind {
@@ -511,23 +513,23 @@ impl Snapshot {
     }
 }
 
-/// One object before and after a commit. At least one side is there.
+/// One object before and after a commit. At least one side is present.
 #[derive(Debug, Clone)]
 pub struct Change {
     /// Kind of the object.
     pub kind: Kind,
     /// Its id.
     pub id: String,
-    /// As it was; `None` when it is new.
+    /// The old state; `None` if it is new.
     pub old: Option<Object>,
-    /// As it is now; `None` when it was removed.
+    /// The new state; `None` if it was removed.
     pub new: Option<Object>,
 }
 
-/// What one transaction changed.
+/// The changes of one transaction.
 #[derive(Debug, Clone)]
 pub struct Commit {
-    /// Revision of the snapshot that shows it.
+    /// Revision of the snapshot that contains it.
     pub revision: u64,
     /// When it was committed.
     pub at: Timestamp,
@@ -535,14 +537,14 @@ pub struct Commit {
     pub changes: Vec<Change>,
 }
 
-/// A change in the making: reads see its own writes, nobody else does until it is committed.
+/// A change in progress: it reads its own writes, which nobody else sees until the commit.
 pub struct Txn {
     base: Snapshot,
     pub(crate) next: Snapshot,
     pub(crate) writes: BTreeMap<(Kind, String), Write>,
 }
 
-/// The last state of one object within a transaction, as it goes to disk.
+/// The last state of one object within a transaction, as written to disk.
 pub(crate) struct Write {
     pub row: Option<Row>,
     pub old: Option<Object>,
@@ -566,7 +568,7 @@ impl Txn {
         }
     }
 
-    /// The state including what this transaction did so far.
+    /// The state including the writes of this transaction.
     pub fn snapshot(&self) -> &Snapshot {
         &self.next
     }
@@ -576,14 +578,14 @@ impl Txn {
         self.next.get::<R>(id).cloned()
     }
 
-    /// Inserts or replaces a record. Fails, changing nothing, when another record holds one of its claims.
+    /// Inserts or replaces a record. Fails without a change if another record holds one of its claims.
     pub fn put<R: Record>(&mut self, record: R) -> Result<Arc<R>, Taken> {
         let previous = self.next.get::<R>(record.id()).cloned();
         self.next.claim(&record)?;
         if let Some(previous) = &previous {
             self.next.release(previous.as_ref(), &record.claims());
         }
-        // Records are plain data: strings, numbers and lists. Serialising them has no way to fail.
+        // Records are plain data: strings, numbers and lists. Serialising them cannot fail.
         #[allow(clippy::expect_used)]
         let document = serde_json::to_string(&record).expect("plain data");
         let row = Row {
@@ -599,7 +601,7 @@ impl Txn {
         Ok(record)
     }
 
-    /// Changes the record of that id in place; `None` when there is none. Claims are checked as in [`Txn::put`].
+    /// Updates the record of that id in place; `None` if there is none. Claims are checked as in [`Txn::put`].
     pub fn update<R: Record>(&mut self, id: &str, change: impl FnOnce(&mut R)) -> Result<Option<Arc<R>>, Taken> {
         let Some(current) = self.get::<R>(id) else {
             return Ok(None);
@@ -609,7 +611,7 @@ impl Txn {
         self.put(record).map(Some)
     }
 
-    /// Removes a record and with it all its claims. `None` when there was none.
+    /// Removes a record and all its claims. `None` if there was none.
     pub fn remove<R: Record>(&mut self, id: &str) -> Option<Arc<R>> {
         let record = R::table_mut(&mut self.next).0.remove(id)?;
         self.next.release(record.as_ref(), &[]);

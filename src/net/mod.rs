@@ -1,7 +1,6 @@
-//! The network of containers: bridges, ports of the host, rules of the packet filter, policies, the DNS forwarder.
+//! The network of containers: bridges, host ports, packet filter rules, policies, the DNS forwarder.
 //!
-//! Nothing here starts or stops a container. What the rules should be follows from rows of the state alone
-//! ([`enforcement`]).
+//! Nothing here starts or stops a container. The desired rules depend only on rows of the state ([`enforcement`]).
 
 pub mod bridges;
 pub mod dns;

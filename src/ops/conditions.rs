@@ -1,5 +1,5 @@
-//! Conditions: why something is not as it should be, for clients
-//! ([decision 18](../../docs/decisions/0018-conditions-are-observed.md)).
+//! Conditions: tell clients why an object is not in its desired state ([decision
+//! 18](../../docs/decisions/0018-conditions-are-observed.md)).
 //!
 //! ```text
 //! what a controller last tried  --fail, succeed--> Conditions (in memory) --\
@@ -7,10 +7,10 @@
 //!                                                                                    \--> tell --> events
 //! ```
 //!
-//! What follows from rows is computed from them whenever somebody asks ([`of_container`], [`of_pod`], …); what only the
-//! one who tried knows is kept in [`Conditions`], beside the store and never in it: a daemon that starts anew tries anew.
+//! Conditions that follow from rows are computed on demand ([`of_container`], [`of_pod`], …). The result of an attempt,
+//! which no row records, is kept in [`Conditions`], outside the store: a restarted daemon tries again.
 //!
-//! What this module never does: decide anything. No controller reads a condition.
+//! This module never decides anything. No controller reads a condition.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -23,29 +23,29 @@ use tokio::sync::Notify;
 
 use crate::model::{Kind, PolicySettings};
 
-/// The rule set as a whole, which has no record of its own: it is shown as the policy settings.
+/// The whole rule set, which has no record of its own: it is shown as the policy settings.
 pub const RULES: (Kind, &str) = (Kind::PolicySettings, PolicySettings::ID);
 
 /// Longest message, in bytes.
 pub const MAX_MESSAGE: usize = 4096 + 512;
-/// Most conditions that are kept. Those that are true give way first.
+/// Most conditions that are kept. True ones are evicted first.
 const MAX_KEPT: usize = 16_384;
 
-/// What a condition is about.
+/// The type of a condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum ConditionType {
-    /// It does what it is there for.
+    /// It is ready.
     Ready,
-    /// Its last start succeeded: of containers and bottles.
+    /// Its last start succeeded: for containers and bottles.
     Started,
-    /// Its controller made of it what it should be, the last time it tried.
+    /// Its controller's last reconciliation succeeded.
     Reconciled,
-    /// Its ports of the host are its own: of containers and services.
+    /// No other object holds its host ports: for containers and services.
     Published,
 }
 
 impl ConditionType {
-    /// All of them.
+    /// All types.
     pub const ALL: [Self; 4] = [Self::Ready, Self::Started, Self::Reconciled, Self::Published];
 }
 
@@ -60,38 +60,38 @@ impl fmt::Display for ConditionType {
     }
 }
 
-/// Whether a condition holds.
+/// The status of a condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub enum Status {
-    /// It does.
+    /// True.
     True,
-    /// It does not; the reason says why.
+    /// False; the reason says why.
     False,
-    /// It is too early to say.
+    /// Unknown so far.
     Unknown,
 }
 
 /// One thing that is, or is not, as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Condition {
-    /// What it is about.
+    /// Its type.
     pub kind: ConditionType,
-    /// Whether it holds.
+    /// Its status.
     pub status: Status,
-    /// Why, in one word that stays the same; the words of Kubernetes where it has one.
+    /// One stable word that says why; Kubernetes' word if there is one.
     pub reason: String,
-    /// The same in a sentence, with the words of whoever refused. Printable, at most [`MAX_MESSAGE`] bytes.
+    /// The reason as a sentence, with the underlying error. Printable, at most [`MAX_MESSAGE`] bytes.
     pub message: String,
-    /// Since when status, reason and message are what they are.
+    /// When status, reason and message last changed.
     pub changed_at: Timestamp,
-    /// How many tries in a row have failed; 0 where nobody counts them.
+    /// Number of consecutive failed attempts; 0 if they are not counted.
     pub tries: u32,
-    /// When the next one comes by itself, if one does.
+    /// When the next automatic attempt is due, if any.
     pub next_try_at: Option<Timestamp>,
 }
 
 impl Condition {
-    /// A condition that nobody tries anything for.
+    /// A condition without attempts.
     pub fn new(kind: ConditionType, status: Status, reason: &str, message: &str, changed_at: Timestamp) -> Self {
         Self {
             kind,
@@ -104,31 +104,31 @@ impl Condition {
         }
     }
 
-    /// Whether it says the same as `other`, at whatever time.
+    /// Whether it equals `other` apart from the times.
     pub fn says(&self, other: &Self) -> bool {
         let said = |c: &Self| (c.kind, c.status);
         said(self) == said(other) && (&self.reason, &self.message) == (&other.reason, &other.message)
     }
 }
 
-/// Why a try failed.
+/// Why an attempt failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// One word that stays the same.
+    /// One stable word.
     pub reason: &'static str,
     /// A sentence.
     pub message: String,
 }
 
 impl Failure {
-    /// Of an error whose type knows the word.
+    /// From an error whose type knows the word.
     pub fn new(reason: &'static str, error: &impl fmt::Display) -> Self {
         let message = error.to_string();
         Self { reason, message }
     }
 }
 
-/// A condition, and whose it is.
+/// A condition and the object it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Observed {
@@ -139,13 +139,13 @@ pub struct Observed {
 }
 
 impl Observed {
-    /// What there is one of.
+    /// The key: object and type.
     pub fn key(&self) -> (Kind, String, ConditionType) {
         (self.kind, self.id.clone(), self.condition.kind)
     }
 }
 
-/// What was last tried, and what came of it. Clones share it.
+/// The last attempts and their results. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Conditions(Arc<Shared>);
 
@@ -161,14 +161,14 @@ type Key = (Kind, String, ConditionType);
 struct Kept {
     revision: u64,
     of: BTreeMap<Key, Condition>,
-    /// What was told last, also of what follows from rows.
+    /// The conditions last announced, including those computed from rows.
     seen: Vec<Observed>,
-    /// What no row tells the beginning of, as it was first seen.
+    /// When conditions whose start no row records were first seen.
     since: HashMap<Key, Condition>,
 }
 
 impl Conditions {
-    /// A try that failed. `next` is when it is tried again by itself.
+    /// Records a failed attempt. `next` is when it is retried automatically.
     pub fn fail(&self, (kind, id): (Kind, &str), of: ConditionType, failure: &Failure, next: Option<Timestamp>) {
         let now = Timestamp::now();
         self.set(kind, id, of, |before| {
@@ -181,13 +181,13 @@ impl Conditions {
         });
     }
 
-    /// A try that succeeded.
+    /// Records a successful attempt.
     pub fn succeed(&self, (kind, id): (Kind, &str), of: ConditionType) {
         let now = Timestamp::now();
         self.set(kind, id, of, |_| Condition::new(of, Status::True, "Succeeded", "", now));
     }
 
-    /// Nothing is known of it any more.
+    /// Forgets a condition.
     pub fn clear(&self, (kind, id): (Kind, &str), of: ConditionType) {
         let mut kept = self.kept();
         if kept.of.remove(&(kind, id.to_owned(), of)).is_some() {
@@ -197,7 +197,7 @@ impl Conditions {
         }
     }
 
-    /// What is known of an object.
+    /// All conditions of an object.
     pub fn of(&self, kind: Kind, id: &str) -> Vec<Condition> {
         let kept = self.kept();
         let known = |of| kept.of.get(&(kind, id.to_owned(), of)).cloned();
@@ -216,7 +216,7 @@ impl Conditions {
         kept.of.iter().map(entry).collect()
     }
 
-    /// Forgets what is about objects that are gone. `exists` is asked under the lock: give it a view taken in there.
+    /// Takes `view` under the lock and forgets objects that do not exist in it.
     pub fn retain<V>(&self, view: impl FnOnce() -> V, exists: impl Fn(&V, Kind, &str) -> bool) -> V {
         let mut kept = self.kept();
         let (before, view) = (kept.of.len(), view());
@@ -227,17 +227,17 @@ impl Conditions {
         view
     }
 
-    /// Grows with every change, also of numbers of tries.
+    /// Increases with every change, also of the number of attempts.
     pub fn revision(&self) -> u64 {
         self.kept().revision
     }
 
-    /// Returns when what is said of something has changed since the last time.
+    /// Returns when a condition has changed since the last call.
     pub async fn changed(&self) {
         self.0.changed.notified().await;
     }
 
-    /// A condition of whose beginning no row tells: it began when it was first seen.
+    /// For a condition whose start no row records: it starts when it is first seen.
     pub fn dated(&self, kind: Kind, id: &str, status: Status, reason: &str, message: &str) -> Condition {
         let new = Condition::new(ConditionType::Ready, status, reason, message, Timestamp::now());
         let mut kept = self.kept();
@@ -247,7 +247,7 @@ impl Conditions {
         }
     }
 
-    /// Keeps what is seen now; returns what was seen before.
+    /// Stores the conditions seen now; returns the previous ones.
     pub fn remember(&self, now: Vec<Observed>) -> Vec<Observed> {
         let mut kept = self.kept();
         let keys: HashSet<Key> = now.iter().map(Observed::key).collect();
@@ -283,7 +283,7 @@ impl Conditions {
 }
 
 impl Kept {
-    /// One that is true goes for one that is not.
+    /// Evict a true condition to make room for a false one.
     fn make_room(&mut self, new: &Condition) -> bool {
         let is_true = |condition: &Condition| condition.status == Status::True;
         let gone = self.of.iter().find(|(_, condition)| is_true(condition));
@@ -292,7 +292,7 @@ impl Kept {
     }
 }
 
-/// Text of strangers without what a terminal would obey; lines stay lines. Of a long one only the beginning.
+/// External text without terminal control characters; line breaks stay. Long text is truncated.
 fn printable(text: &str) -> String {
     let mut shown = String::new();
     for letter in text.trim_end().chars() {

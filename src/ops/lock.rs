@@ -1,11 +1,11 @@
-//! One lock per object: operations on the same container come one after the other, different ones run in parallel.
+//! One lock per object: operations on one container are serialised, those on different containers run in parallel.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
-/// Locks by key. A key that nobody holds or waits for takes no memory.
+/// Locks by key. A key that nobody holds or waits for uses no memory.
 #[derive(Default)]
 pub struct KeyedLocks(Arc<Mutex<HashMap<String, Arc<AsyncMutex<()>>>>>);
 
@@ -17,7 +17,7 @@ pub struct KeyGuard {
 }
 
 impl KeyedLocks {
-    /// Waits until nobody else holds `key`.
+    /// Waits until `key` is free and locks it.
     pub async fn lock(&self, key: &str) -> KeyGuard {
         let lock = {
             let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -32,7 +32,7 @@ impl KeyedLocks {
         guard
     }
 
-    /// The lock of `key`, unless somebody holds it.
+    /// Locks `key` unless it is held.
     pub fn try_lock(&self, key: &str) -> Option<KeyGuard> {
         let lock = {
             let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -52,7 +52,7 @@ impl Drop for KeyGuard {
     fn drop(&mut self) {
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
         drop(self.held.take());
-        // One reference is the map's own; another one is somebody who waits.
+        // The map holds one reference; any other belongs to a waiter.
         if locks.get(&self.key).is_some_and(|lock| Arc::strong_count(lock) == 1) {
             locks.remove(&self.key);
         }

@@ -1,5 +1,5 @@
-//! How operations are carried out: one lock per object, tasks that outlive their client, and controllers that keep what is
-//! and what should be the same.
+//! Running operations: one lock per object, tasks that outlive their client, and controllers that reconcile the actual
+//! with the desired state.
 
 pub mod conditions;
 pub mod controller;

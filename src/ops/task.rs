@@ -1,13 +1,13 @@
-//! Work in tasks of its own: operations that go on when their client leaves, and what blocks.
+//! Runs work in tasks of its own: operations that continue when their client leaves, and blocking work.
 //!
-//! A panic is a defect of ours, which the log describes; whoever waits gets [`Unfinished`] as their own error.
+//! A panic is a bug of ours and is logged; the waiting caller gets [`Unfinished`].
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::task::JoinError;
 use tokio_util::task::TaskTracker;
 
-/// The work ended without an answer.
+/// The work ended without a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the operation failed unexpectedly; see the daemon's log")]
 pub struct Unfinished;
@@ -23,9 +23,9 @@ impl From<Unfinished> for std::io::Error {
 pub struct Operations(TaskTracker);
 
 impl Operations {
-    /// Runs an operation to its end, also when the caller is dropped. It is one of those that [`Operations::finish`]
-    /// waits for. It begins with the call, and is on the heap: what the caller awaits is small, however much the
-    /// operation keeps, so that operations may call each other without filling the stack of a worker.
+    /// Runs an operation to completion, even if the caller is dropped. [`Operations::finish`] waits for it. It begins
+    /// with the call and lives on the heap: the future that the caller awaits is small, so operations can call each
+    /// other without overflowing the stack of a worker.
     pub fn run<T, E>(
         &self,
         operation: impl Future<Output = Result<T, E>> + Send + 'static,
@@ -38,14 +38,14 @@ impl Operations {
         async move { task.await.unwrap_or_else(unfinished) }.boxed()
     }
 
-    /// Waits until none is in progress. New ones are still taken: close the listeners first.
+    /// Waits until no operation is in progress. New ones are still accepted: close the listeners first.
     pub async fn finish(&self) {
         self.0.close();
         self.0.wait().await;
     }
 }
 
-/// Runs work to its end, also when the caller is dropped; nobody waits for it at a shutdown.
+/// Runs work to completion, even if the caller is dropped; a shutdown does not wait for it.
 pub fn detached<T, E>(work: impl Future<Output = Result<T, E>> + Send + 'static) -> BoxFuture<'static, Result<T, E>>
 where
     T: Send + 'static,
@@ -55,7 +55,7 @@ where
     async move { task.await.unwrap_or_else(unfinished) }.boxed()
 }
 
-/// Runs what blocks, such as work on files, away from the executor.
+/// Runs blocking work, such as file I/O, off the executor.
 pub async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
 where
     T: Send + 'static,

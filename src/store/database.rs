@@ -1,6 +1,6 @@
 //! SQLite persistence: one STRICT table per kind with the columns id, name, namespace and a JSON document.
 //!
-//! The daemon keeps the file locked. An operator looks at a copy of it and of its `-wal` (docs/operations.md).
+//! The daemon keeps the file locked. To inspect it, copy it together with its `-wal` (docs/operations.md).
 
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::model::{Kind, Snapshot, Write};
 /// Version of the tables and documents, kept in `PRAGMA user_version`.
 pub const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 
-/// Each entry takes the database from the version of its index to the next one. Entries are never edited once released.
+/// Each entry migrates the database from the version of its index to the next one. Never edit a released entry.
 const MIGRATIONS: &[Step] = &[Step::Tables("
     CREATE TABLE containers (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
     CREATE TABLE images     (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
@@ -32,7 +32,7 @@ const MIGRATIONS: &[Step] = &[Step::Tables("
     CREATE TABLE bottles (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
 "), Step::Tables("
     CREATE TABLE imports (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
-"), Step::Documents(documents::sort_containers)];
+"), Step::Documents(documents::sort_fields)];
 
 enum Step {
     Tables(&'static str),
@@ -42,7 +42,7 @@ enum Step {
 pub(super) struct Database(Connection);
 
 impl Database {
-    /// Opens or makes the database, checks it, brings its schema up to date and reads everything.
+    /// Opens or creates the database, checks it, migrates its schema and reads everything.
     #[expect(clippy::disallowed_methods, reason = "the error names the file already")]
     pub(super) fn open(path: &Path) -> Result<(Self, Snapshot), StoreError> {
         if let Some(dir) = path.parent() {
@@ -55,7 +55,7 @@ impl Database {
                     source: e.into(),
                 })?;
         }
-        // SQLite makes files with the umask; the store is for root alone.
+        // SQLite creates files with the umask; the store is readable by root only.
         std::fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -68,7 +68,7 @@ impl Database {
         let fail = |e: rusqlite::Error| refusal(path, e);
         let mut connection = Connection::open(path).map_err(fail)?;
         connection.busy_timeout(Duration::from_secs(2)).map_err(fail)?;
-        // EXCLUSIVE: a second daemon on the same files must fail at once, not corrupt what the first one believes.
+        // EXCLUSIVE: a second daemon on the same files must fail at once, not corrupt the state of the first one.
         connection
             .execute_batch("PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;")
             .map_err(fail)?;
@@ -112,7 +112,7 @@ impl Database {
     }
 }
 
-/// Why the database cannot be opened: who holds it, if that is the reason.
+/// Why the database cannot be opened; names the process that has it locked, if there is one.
 fn refusal(path: &Path, error: rusqlite::Error) -> StoreError {
     let path = path.to_owned();
     let busy = [ErrorCode::DatabaseBusy, ErrorCode::DatabaseLocked];

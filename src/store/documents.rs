@@ -1,5 +1,5 @@
-//! Documents of earlier versions, brought into the form of the next one. Like the other steps of a migration these are
-//! never edited once released: they name fields and prefixes as they were, not as the program has them now.
+//! Migrations of stored documents from one version to the next. Like the other migrations they are never edited once
+//! released: they use the field names and prefixes of their time, not the current ones.
 
 use rusqlite::{Transaction, params};
 use serde_json::{Map, Value, json};
@@ -7,12 +7,16 @@ use serde_json::{Map, Value, json};
 type Fields = Map<String, Value>;
 
 /// 5 to 6: the fields of a container are sorted by what they are, and what it is in a pod, bottle or build is a role of
-/// its own instead of two ids and the beginning of a name.
-pub(super) fn sort_containers(txn: &Transaction<'_>) -> rusqlite::Result<()> {
-    rewrite(txn, "containers", container)
+/// its own instead of two ids and the beginning of a name. What pods and bottles ask their containers to be is one
+/// object, the same everywhere.
+pub(super) fn sort_fields(txn: &Transaction<'_>) -> rusqlite::Result<()> {
+    rewrite(txn, "containers", container)?;
+    rewrite(txn, "pods", with_template)?;
+    rewrite(txn, "replicasets", with_template)?;
+    rewrite(txn, "bottles", bottle)
 }
 
-/// A document that cannot be read is left for the load, which says of which kind it is.
+/// Leave a document that cannot be parsed to the loader, which reports its kind.
 fn rewrite(txn: &Transaction<'_>, table: &str, change: impl Fn(Fields) -> Fields) -> rusqlite::Result<()> {
     let mut select = txn.prepare(&format!("SELECT id, document FROM {table}"))?;
     let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -77,6 +81,48 @@ fn container(mut old: Fields) -> Fields {
     new
 }
 
+fn with_template(mut old: Fields) -> Fields {
+    let entries = old
+        .get_mut("template")
+        .and_then(|template| template.pointer_mut("/spec/containers"));
+    let entries = entries.and_then(Value::as_array_mut);
+    entries.into_iter().flatten().for_each(sort_request);
+    old
+}
+
+fn bottle(mut old: Fields) -> Fields {
+    let services = old.get_mut("services").and_then(Value::as_object_mut);
+    services
+        .into_iter()
+        .flatten()
+        .for_each(|(_, service)| sort_request(service));
+    old
+}
+
+fn sort_request(entry: &mut Value) {
+    if let Value::Object(fields) = entry {
+        let request = same(
+            fields,
+            &[
+                "image",
+                "pull",
+                "entrypoint",
+                "command",
+                "keep_entrypoint",
+                "env",
+                "ports",
+                "mounts",
+                "network",
+                "tty",
+                "user",
+                "working_dir",
+                "options",
+            ],
+        );
+        fields.insert("request".into(), Value::Object(request));
+    }
+}
+
 fn role(old: &Fields) -> Value {
     let begins = |field: &str, with: &str| {
         old.get(field)
@@ -93,7 +139,7 @@ fn role(old: &Fields) -> Value {
     }
 }
 
-/// Fields by their new names. What is not there keeps its default.
+/// Renames fields. Missing ones keep their default.
 fn take(old: &mut Fields, names: &[(&str, &str)]) -> Fields {
     let taken = names.iter();
     taken

@@ -1,11 +1,11 @@
-//! Why the store could not do what was asked.
+//! Errors of the store.
 
 use std::path::PathBuf;
 
 use crate::base::cause::Cause;
 use crate::model::{BrokenRecord, Kind};
 
-/// Why the store could not do what was asked.
+/// Why a store operation failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The database cannot be opened or is damaged.
@@ -16,7 +16,7 @@ pub enum StoreError {
         /// What is wrong with it.
         source: Cause,
     },
-    /// Another process, as a rule another daemon, keeps the database to itself.
+    /// Another process, usually another daemon, has the database locked.
     #[error(
         "the state store {path} is in use by {holder}: one daemon at a time can have it; end that one first (its \
          containers go on running), or give this one a root_dir of its own"
@@ -27,7 +27,7 @@ pub enum StoreError {
         /// Pid and program of the process.
         holder: String,
     },
-    /// A stored document cannot be understood.
+    /// A stored document cannot be parsed.
     #[error("the state store has a broken record in {}: {source}", kind.table_name())]
     Document {
         /// Kind of the record.
@@ -35,13 +35,13 @@ pub enum StoreError {
         /// What is wrong with it.
         source: Cause,
     },
-    /// The change could not be written; nothing of it took effect.
+    /// The change could not be written; none of it took effect.
     #[error("cannot write the state store: {0}")]
     Commit(#[source] Cause),
-    /// The closure of a transaction panicked; nothing of it took effect.
+    /// The closure of a transaction panicked; none of it took effect.
     #[error("a state change failed unexpectedly")]
     Panicked,
-    /// The writer has ended, which happens only when the daemon ends.
+    /// The writer has ended, which happens only when the daemon exits.
     #[error("the state store is closed")]
     Closed,
 }

@@ -1,18 +1,18 @@
-//! Who keeps a state store to itself.
+//! Finds the process that has the state store locked.
 
 use std::path::Path;
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
-/// The process that holds a lock on a database: `process 4711 (/usr/local/bin/condenser)`. `None` when nobody does any
-/// more. For starts that are refused: closing the file gives up the locks that this process itself has on it (POSIX).
+/// The process that holds a lock on a database: `process 4711 (/usr/local/bin/condenser)`. `None` if no process does
+/// any more. Call it only when a start is refused: closing the file releases this process' own locks on it (POSIX).
 pub(super) fn of(database: &Path) -> Option<String> {
     let file = fs_err::File::open(database).ok()?;
     let mut lock = libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
-        // To the end of the file, however far that is.
+        // `l_len` 0: to the end of the file.
         l_start: 0,
         l_len: 0,
         l_pid: 0,
@@ -25,7 +25,7 @@ pub(super) fn of(database: &Path) -> Option<String> {
 }
 
 fn describe(pid: i32) -> String {
-    // The kernel does not number processes of other pid namespaces.
+    // The kernel reports no pid for processes of other pid namespaces.
     if pid <= 0 {
         return "a process of another pid namespace".to_owned();
     }
@@ -39,7 +39,7 @@ fn describe(pid: i32) -> String {
 mod tests {
     use super::*;
 
-    /// The other half, a lock of another process, is in `tests/e2e/fresh.rs`.
+    /// The opposite case, a lock of another process, is in `tests/e2e/fresh.rs`.
     #[test]
     fn a_free_file_has_no_holder() {
         let file = tempfile::NamedTempFile::new().unwrap();

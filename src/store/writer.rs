@@ -1,4 +1,4 @@
-//! The store's handle and its one writer thread.
+//! The store's handle and its single writer thread.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -11,9 +11,9 @@ use super::database::Database;
 use super::error::StoreError;
 use crate::model::{Change, Commit, Snapshot, Txn};
 
-/// How many commits a slow subscriber may lag behind before it has to look at the snapshot again.
+/// How many commits a subscriber may lag behind before it must read the snapshot again.
 const EVENT_BACKLOG: usize = 4096;
-/// How many waiting transactions share one commit.
+/// How many queued transactions share one commit.
 const MAX_BATCH: usize = 256;
 
 /// Handle to the state. Clones share it.
@@ -26,7 +26,7 @@ struct Shared {
     jobs: mpsc::Sender<Job>,
 }
 
-/// Runs one transaction on the state so far. Tells what to commit, if anything, and how to answer.
+/// Runs one transaction on the latest state. Returns what to commit, if anything, and how to reply.
 type Job = Box<dyn FnOnce(&Snapshot) -> Done + Send>;
 
 struct Done {
@@ -35,7 +35,7 @@ struct Done {
 }
 
 impl Store {
-    /// Opens the database at `path`, making it if it does not exist, and starts the writer.
+    /// Opens or creates the database at `path` and starts the writer.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let (database, snapshot) = Database::open(path)?;
         let initial = snapshot.clone();
@@ -45,7 +45,7 @@ impl Store {
             events: broadcast::channel(EVENT_BACKLOG).0,
             jobs,
         });
-        // A weak handle: when the last `Store` goes, the queue ends and with it the thread.
+        // A weak handle: when the last `Store` is dropped, the queue closes and the thread ends.
         let weak = Arc::downgrade(&shared);
         std::thread::Builder::new()
             .name("store-writer".into())
@@ -63,9 +63,9 @@ impl Store {
         Ok(Self(shared))
     }
 
-    /// The state as of now.
+    /// The current state.
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        // The lock is held for the copy of a pointer; nothing that can panic runs under it.
+        // The lock is held only to copy a pointer; nothing under it can panic.
         self.0
             .current
             .read()
@@ -73,18 +73,18 @@ impl Store {
             .clone()
     }
 
-    /// Whether the writer answers and the database takes a transaction, one that changes nothing.
+    /// Whether the writer responds and the database accepts a transaction that changes nothing.
     pub async fn check(&self) -> Result<(), StoreError> {
         self.transact(|_| Ok(())).await
     }
 
-    /// Everything that is committed from now on. A receiver that lags has to compare with [`Store::snapshot`].
+    /// Subscribes to all commits from now on. A receiver that lags must compare with [`Store::snapshot`].
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<Commit>> {
         self.0.events.subscribe()
     }
 
-    /// Runs `change` on the newest state, alone. When it returns `Ok`, all of it is committed to disk before this
-    /// returns; when it returns `Err`, nothing of it happens. A dropped future does not stop the transaction.
+    /// Runs `change` on the latest state, exclusively. When it returns `Ok`, all of it is committed to disk before this
+    /// returns; when it returns `Err`, none of it takes effect. Dropping the future does not stop the transaction.
     pub async fn transact<T, E>(&self, change: impl FnOnce(&mut Txn) -> Result<T, E> + Send + 'static) -> Result<T, E>
     where
         T: Send + 'static,
@@ -221,7 +221,7 @@ mod tests {
         put(&store, container("c", "web")).await.unwrap_err();
     }
 
-    /// The writer thread ends shortly after the last handle; until then it holds the exclusive lock.
+    /// The writer thread ends shortly after the last handle is dropped; until then it holds the exclusive lock.
     fn reopen(path: &Path) -> Store {
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
         loop {

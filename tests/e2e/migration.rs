@@ -79,24 +79,24 @@ fn settled(api: &Api) -> Value {
         let seen = all();
         let healthy = seen[0].as_array().unwrap().iter().any(|c| c["health"] == "healthy");
         match healthy && seen[2]["ready"] == 2 && seen == all() {
-            true => Ok(without_times_of_conditions(seen)),
+            true => Ok(without_conditions(seen)),
             false => Err(seen.to_string()),
         }
     })
 }
 
 /// Conditions are observed anew by each daemon.
-fn without_times_of_conditions(mut value: Value) -> Value {
+fn without_conditions(mut value: Value) -> Value {
     match &mut value {
         Value::Object(fields) => {
-            fields.remove("changedAt");
+            fields.retain(|name, _| !name.eq_ignore_ascii_case("conditions"));
             fields
                 .values_mut()
-                .for_each(|field| *field = without_times_of_conditions(field.take()));
+                .for_each(|field| *field = without_conditions(field.take()));
         }
         Value::Array(items) => items
             .iter_mut()
-            .for_each(|item| *item = without_times_of_conditions(item.take())),
+            .for_each(|item| *item = without_conditions(item.take())),
         _ => {}
     }
     value
@@ -131,6 +131,44 @@ fn container_of_version_5(new: &Value) -> Value {
     Value::Object(old)
 }
 
+/// A pod or a set as version 5 had it.
+fn with_template_of_version_5(new: &Value) -> Value {
+    let mut old = new.clone();
+    let entries = old.pointer_mut("/template/spec/containers").unwrap();
+    entries.as_array_mut().unwrap().iter_mut().for_each(spread_request);
+    old
+}
+
+/// A bottle as version 5 had it, which did not keep all that its services ask for.
+fn bottle_of_version_5(new: &Value) -> Value {
+    const KEPT: [&str; 8] = [
+        "image",
+        "command",
+        "env",
+        "ports",
+        "mounts",
+        "network",
+        "tty",
+        "depends_on",
+    ];
+    let mut old = new.clone();
+    for service in old["services"].as_object_mut().unwrap().values_mut() {
+        spread_request(service);
+        service.as_object_mut().unwrap().retain(|key, _| KEPT.contains(&&**key));
+    }
+    old
+}
+
+/// Version 5 had the fields of a request beside the others.
+fn spread_request(entry: &mut Value) {
+    let entry = entry.as_object_mut().unwrap();
+    let Some(Value::Object(mut request)) = entry.remove("request") else {
+        panic!("no request: {entry:?}")
+    };
+    request.remove("no_health_check");
+    entry.append(&mut request);
+}
+
 /// Brings the database of a daemon that is gone back to version 5. In a copy: SQLite does not find its way to files of the
 /// lab.
 fn downgrade(lab: &Lab) {
@@ -141,6 +179,9 @@ fn downgrade(lab: &Lab) {
     std::fs::copy(&log, copy.with_extension("db-wal")).unwrap();
     let database = rusqlite::Connection::open(&copy).unwrap();
     rewrite(&database, "containers", container_of_version_5);
+    rewrite(&database, "pods", with_template_of_version_5);
+    rewrite(&database, "replicasets", with_template_of_version_5);
+    rewrite(&database, "bottles", bottle_of_version_5);
     database.pragma_update(None, "user_version", 5).unwrap();
     database.close().unwrap();
     assert!(!copy.with_extension("db-wal").exists(), "all of it is in the one file");

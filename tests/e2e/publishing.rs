@@ -480,7 +480,7 @@ fn a_port_that_was_taken_while_the_daemon_was_away_is_told_of() {
     lab.daemon().start();
     wait_for("a line in the log", SOON, || {
         let log = lab.daemon().log();
-        let says = |line: &&str| line.contains("WARN") && line.contains("8080/tcp") && line.contains("goes on");
+        let says = |line: &&str| line.contains("WARN") && line.contains("8080/tcp") && line.contains("stays published");
         log.lines().find(says).map(drop).ok_or("nothing said")
     });
     assert_eq!(lab.api().container(&id)["state"], "running");

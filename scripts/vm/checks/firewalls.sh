@@ -3,7 +3,7 @@
 
 host_firewalls() {
     local way
-    for way in none nft-flush nftables-restart iptables-flush ufw ufw-reload ufw-off firewalld firewalld-reload firewalld-trusted firewalld-off; do
+    for way in none nft-flush nftables-restart iptables-flush ufw ufw-reload ufw-off firewalld firewalld-reload firewalld-off; do
         in_machine guest_firewalls "$way"
         flows "$way"
     done
@@ -25,11 +25,13 @@ guest_firewalls() {
             mkdir -p /run/systemd/system/firewalld.service.d
             printf '[Service]\nTimeoutStartSec=20min\n' > /run/systemd/system/firewalld.service.d/slow.conf
             systemctl daemon-reload
-            systemctl start firewalld && within 300 firewall-cmd --quiet --state && firewall-cmd --get-active-zones
+            systemctl start firewalld && within 300 firewall-cmd --quiet --state
+            # As docs/install.md says.
+            firewall-cmd --permanent --zone=trusted --add-source=10.166.0.0/16
+            firewall-cmd --reload && firewall-cmd --get-active-zones
             ;;
         firewalld-reload) firewall-cmd --reload ;;
-        firewalld-trusted) firewall-cmd --zone=trusted --add-source=10.166.0.0/16 && firewall-cmd --get-active-zones ;;
-        firewalld-off) systemctl stop firewalld ;;
+        firewalld-off) firewall-cmd --permanent --zone=trusted --remove-source=10.166.0.0/16 && systemctl stop firewalld ;;
     esac
     # The daemon compares the rules every five seconds.
     sleep 12

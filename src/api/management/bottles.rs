@@ -218,7 +218,7 @@ impl BottleView {
     fn new(snapshot: &Snapshot, bottle: &Bottle, known: &Conditions) -> Self {
         let container = |service: &String| match bottle::container(snapshot, bottle, service) {
             Some(container) => in_utc(container).with_conditions(views(of_container(container, known))),
-            None => ContainerView::missing(&bottle.services[service].image),
+            None => ContainerView::missing(&bottle.services[service].request.image),
         };
         let services = bottle.services.iter();
         let policies = bottle::policies_of(snapshot, bottle);
@@ -247,18 +247,18 @@ impl BottleView {
 impl ServiceView {
     fn new(bottle: &Bottle, service: &BottleService) -> Self {
         let healthy = service.depends_on.iter().filter(|d| d.condition == Condition::Healthy);
-        let network = match &service.network[..] {
+        let network = match &service.request.network[..] {
             "" => bottle.network.clone().unwrap_or_default(),
             named => named.to_owned(),
         };
         Self {
-            image: service.image.clone(),
-            command: service.command.clone(),
-            env: service.env.clone(),
-            ports: service.ports.clone(),
-            mount: service.mounts.clone(),
+            image: service.request.image.clone(),
+            command: service.request.command.clone(),
+            env: service.request.env.clone(),
+            ports: service.request.ports.clone(),
+            mount: service.request.mounts.clone(),
             network,
-            tty: service.tty,
+            tty: service.request.tty,
             depends_on: service.depends_on.iter().map(|d| d.service.clone()).collect(),
             waits_until_healthy: healthy.map(|d| d.service.clone()).collect(),
         }
@@ -400,7 +400,7 @@ mod tests {
     #[test]
     fn a_container_that_is_gone_is_shown_as_missing() {
         let mut blog = bottle("01kh3w0000ab", "blog", &["db", "web"]);
-        blog.services.get_mut("db").unwrap().image = "mysql:8".into();
+        blog.services.get_mut("db").unwrap().request.image = "mysql:8".into();
         blog.containers.insert("db".into(), "01kh3w0001cd".into());
         let view = serde_json::to_value(BottleView::new(&Snapshot::default(), &blog, &Conditions::default())).unwrap();
         let never = "0001-01-01T00:00:00Z";

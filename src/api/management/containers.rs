@@ -17,10 +17,10 @@ use crate::api::{
     ApiError, AuditEntry, Code, Failure, OptionalJson, PathParams, StrictJson, Success, SuccessBody, success,
 };
 use crate::image::ImageRef;
-use crate::model::{Container, Health, Protocol};
+use crate::model::{Container, ContainerRequest, Health, Protocol};
 use crate::workload::conditions::of_container;
 use crate::workload::container;
-use crate::workload::container::{CreateRequest, HealthCheckRequest, OptionsRequest, RestartRequest};
+use crate::workload::container::{ContainerError, HealthCheckRequest, OptionsRequest, RestartRequest};
 use crate::workload::pod::PodError;
 
 /// A container as clients see it.
@@ -339,9 +339,10 @@ pub struct HealthCheckBody {
     end_unhealthy: bool,
 }
 
-impl From<CreateBody> for CreateRequest {
-    fn from(b: CreateBody) -> Self {
-        Self {
+impl CreateBody {
+    fn into_request(self) -> Result<ContainerRequest, ContainerError> {
+        let b = self;
+        let request = ContainerRequest {
             image: b.image,
             command: b.command,
             ports: b.port,
@@ -349,44 +350,45 @@ impl From<CreateBody> for CreateRequest {
             env: b.env,
             network: b.network,
             tty: b.tty,
-            name: b.name,
-            options: OptionsRequest {
-                entrypoint: b.entrypoint,
-                user: b.user,
-                working_dir: b.working_dir,
-                hostname: b.hostname,
-                labels: b.labels,
-                memory: b.memory,
-                memory_swap: b.memory_swap,
-                shm_size: b.shm_size,
-                ulimits: b.ulimits,
-                init: b.init,
-                cpus: b.cpus,
-                pids_limit: b.pids_limit,
-                cap_add: b.cap_add,
-                cap_drop: b.cap_drop,
-                read_only: b.read_only,
-                read_only_tmpfs: b.read_only_tmpfs,
-                tmpfs: b.tmpfs,
-                stop_signal: b.stop_signal,
-                stop_timeout: b.stop_timeout,
-                restart_policy: RestartRequest {
-                    name: b.restart_policy.name,
-                    max_retries: b.restart_policy.max_retries,
-                },
-                health_check: b.health_check.map(|h| HealthCheckRequest {
-                    disable: h.disable,
-                    exec: h.exec,
-                    tcp: h.tcp,
-                    interval: h.interval,
-                    timeout: h.timeout,
-                    retries: h.retries,
-                    start_period: h.start_period,
-                    start_interval: h.start_interval,
-                    end_unhealthy: h.end_unhealthy,
-                }),
+            ..ContainerRequest::default()
+        };
+        let options = OptionsRequest {
+            entrypoint: b.entrypoint,
+            user: b.user,
+            working_dir: b.working_dir,
+            hostname: b.hostname,
+            labels: b.labels,
+            memory: b.memory,
+            memory_swap: b.memory_swap,
+            shm_size: b.shm_size,
+            ulimits: b.ulimits,
+            init: b.init,
+            cpus: b.cpus,
+            pids_limit: b.pids_limit,
+            cap_add: b.cap_add,
+            cap_drop: b.cap_drop,
+            read_only: b.read_only,
+            read_only_tmpfs: b.read_only_tmpfs,
+            tmpfs: b.tmpfs,
+            stop_signal: b.stop_signal,
+            stop_timeout: b.stop_timeout,
+            restart_policy: RestartRequest {
+                name: b.restart_policy.name,
+                max_retries: b.restart_policy.max_retries,
             },
-        }
+            health_check: b.health_check.map(|h| HealthCheckRequest {
+                disable: h.disable,
+                exec: h.exec,
+                tcp: h.tcp,
+                interval: h.interval,
+                timeout: h.timeout,
+                retries: h.retries,
+                start_period: h.start_period,
+                start_interval: h.start_interval,
+                end_unhealthy: h.end_unhealthy,
+            }),
+        };
+        options.complete(request)
     }
 }
 
@@ -502,19 +504,23 @@ pub async fn create(
             .prefixed("service failed: ")
             .with_data(no_id));
     }
-    let pod = std::mem::take(&mut body.pod_id);
+    let (pod, name) = (std::mem::take(&mut body.pod_id), std::mem::take(&mut body.name));
     let created = match &pod[..] {
-        "" => m.containers.create(body.into()).await.map_err(ApiError::from),
-        pod => create_in_pod(&m, pod, body.into()).await.map_err(ApiError::from),
+        "" => create_alone(&m, name, body).await.map_err(ApiError::from),
+        pod => create_in_pod(&m, pod, name, body).await.map_err(ApiError::from),
     };
     let id = created.map_err(|e| e.prefixed("service failed: ").with_data(no_id))?;
     entry.target(|target| target.container_id = id.clone());
     Ok(success("cotainer created", Id { id }))
 }
 
-async fn create_in_pod(m: &Management, pod: &str, request: CreateRequest) -> Result<String, PodError> {
+async fn create_alone(m: &Management, name: String, body: CreateBody) -> Result<String, ContainerError> {
+    m.containers.create(name, body.into_request()?).await
+}
+
+async fn create_in_pod(m: &Management, pod: &str, name: String, body: CreateBody) -> Result<String, PodError> {
     let pod = m.pods.find(pod, super::pods::DEFAULT_NAMESPACE)?;
-    m.pods.add(&pod.id, request).await
+    m.pods.add(&pod.id, name, body.into_request()?).await
 }
 
 /// Start a created or stopped container

@@ -15,7 +15,7 @@ use crate::api::time::rfc3339;
 use crate::api::{
     ApiError, AuditEntry, Code, Failure, PathParams, QueryParams, StrictJson, Success, SuccessBody, success,
 };
-use crate::model::{Pod, PodContainer, PodGoal, PodSpec, PodStatus, PodTemplate, RestartPolicy};
+use crate::model::{ContainerRequest, Pod, PodContainer, PodGoal, PodSpec, PodStatus, PodTemplate, RestartPolicy};
 use crate::workload::conditions::of_pod;
 use crate::workload::container::pull_policy_of;
 use crate::workload::pod::{NewPod, PodError};
@@ -168,15 +168,18 @@ impl From<PodContainerBody> for PodContainer {
     fn from(b: PodContainerBody) -> Self {
         Self {
             name: b.name,
-            pull: pull_policy_of(&b.image),
-            image: b.image,
-            command: b.command,
-            ports: b.port,
-            mounts: b.mount,
-            env: b.env,
-            network: b.network,
-            tty: b.tty,
-            ..Self::default()
+            request: ContainerRequest {
+                pull: pull_policy_of(&b.image),
+                image: b.image,
+                command: b.command,
+                ports: b.port,
+                mounts: b.mount,
+                env: b.env,
+                network: b.network,
+                tty: b.tty,
+                ..ContainerRequest::default()
+            },
+            volume_mounts: Vec::new(),
         }
     }
 }

@@ -192,13 +192,13 @@ fn container(spec: &PodSpec, entry: &PodContainer) -> TemplateContainerView {
     let volumes = entry.volume_mounts.iter().filter_map(of_host);
     TemplateContainerView {
         name: entry.name.clone(),
-        image: entry.image.clone(),
-        command: entry.command.clone(),
-        port: entry.ports.clone(),
-        mount: entry.mounts.iter().cloned().chain(volumes).collect(),
-        env: entry.env.clone(),
-        network: entry.network.clone(),
-        tty: entry.tty,
+        image: entry.request.image.clone(),
+        command: entry.request.command.clone(),
+        port: entry.request.ports.clone(),
+        mount: entry.request.mounts.iter().cloned().chain(volumes).collect(),
+        env: entry.request.env.clone(),
+        network: entry.request.network.clone(),
+        tty: entry.request.tty,
     }
 }
 
@@ -344,7 +344,7 @@ mod tests {
             name: "d".into(),
             source: VolumeSource::HostPath("/srv".into()),
         }];
-        spec.containers[0].mounts = vec!["/a:/b".into()];
+        spec.containers[0].request.mounts = vec!["/a:/b".into()];
         spec.containers[0].volume_mounts = vec![VolumeMount {
             volume: "d".into(),
             path: "/d".into(),

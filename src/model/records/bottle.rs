@@ -3,6 +3,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::ContainerRequest;
+
 /// A bottle: containers that were described in one file and live and go together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bottle {
@@ -12,72 +14,60 @@ pub struct Bottle {
     pub name: String,
     /// Its services by name, as they were written.
     pub services: BTreeMap<String, BottleService>,
-    /// The services, each after all that it depends on.
+    /// The services, each after its dependencies.
     pub start_order: Vec<String>,
-    /// Service -> id of its container, entered together with the container's row. The names of containers that are not
-    /// in here are kept free for them. A container in here may be gone.
+    /// Service -> id of its container, set in the transaction that inserts the container's row. While a container is
+    /// missing here, its name is reserved for it. A container listed here may have been removed.
     pub containers: BTreeMap<String, String>,
     /// Names of its volumes.
     pub volumes: Vec<String>,
-    /// Those of them that its registration makes, while it is being made.
+    /// Those of its volumes that the registration in progress creates.
     #[serde(default)]
     pub new_volumes: Vec<String>,
-    /// The network that comes and goes with it; `None` when a service names one.
+    /// The network that is created and removed with it; `None` when a service names one.
     pub network: Option<String>,
-    /// What the daemon is in the middle of. Recovery undoes or finishes it.
+    /// The operation in progress. Recovery undoes or finishes it.
     pub operation: Option<BottleOperation>,
-    /// When it was registered.
+    /// Registration time.
     pub created_at: Timestamp,
 }
 
-/// The journal of a bottle. Both entries lead to the same end: nothing of it is left.
+/// The journal of a bottle. Recovery treats both entries alike: it removes the whole bottle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BottleOperation {
-    /// It is being made. After a crash all of it is undone.
+    /// Registration. After a crash all of it is undone.
     Register,
-    /// It is being removed. After a crash that is finished.
+    /// Removal. After a crash it is finished.
     Delete {
-        /// Whether its volumes go too.
+        /// Whether its volumes are removed too.
         volumes: bool,
     },
 }
 
-/// A service of a bottle. Strings are as the client wrote them.
+/// A service of a bottle.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct BottleService {
-    /// Image reference.
-    pub image: String,
-    /// Replaces entrypoint and cmd of the image when not empty.
-    pub command: Vec<String>,
-    /// `KEY=VALUE`
-    pub env: Vec<String>,
-    /// `<host>:<container>[:<protocol>]`
-    pub ports: Vec<String>,
-    /// `<host path or volume>:<container path>[:<options>]`
-    pub mounts: Vec<String>,
-    /// Network; empty for that of the bottle, else for the default one.
-    pub network: String,
-    /// Whether it has a pseudo-terminal.
-    pub tty: bool,
+    /// Its container as it was asked for.
+    pub request: ContainerRequest,
     /// What has to be started before it; no service twice.
     pub depends_on: Vec<Dependency>,
 }
 
-/// Something that a service waits for.
+/// A dependency of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dependency {
     /// Another service of the bottle.
     pub service: String,
-    /// How far it has to be.
+    /// The state it must have reached.
     pub condition: Condition,
 }
 
-/// How far a service has to be before those that depend on it are started.
+/// The state a service must reach before its dependents are started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Condition {
-    /// Its process was released.
+    /// Its process has been started.
     #[default]
     Started,
     /// Its health check succeeds.

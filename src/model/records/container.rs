@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// Begins the ids of containers that run a step of a build.
+/// Prefix of the ids of containers that run a build step.
 const BUILD_PREFIX: &str = "build-";
 
 /// A container, from the reservation of its name to the last step of its removal.
@@ -14,33 +14,33 @@ const BUILD_PREFIX: &str = "build-";
 ///    ^            \--------------------^  |
 ///    \------------------------------------/   restart
 /// ```
-/// Where a field belongs: what was asked for and would make the same container again is its [`spec`](ContainerSpec); what
-/// became of that is its [`status`](ContainerStatus); what the daemon must know to go on, and no client is told as such,
-/// is its [`journal`](Journal).
+/// Where a field belongs: the [`spec`](ContainerSpec) holds what was requested and would create the same container
+/// again; the [`status`](ContainerStatus) holds the observed state; the [`journal`](Journal) holds what the daemon
+/// needs to resume its work and clients do not see.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Container {
-    /// 12 characters of lower-case Crockford base32, for a build step with `build-` before them (`docs/spec/api.md`
+    /// 12 characters of lower-case Crockford base32, with the prefix `build-` for a build step (`docs/spec/api.md`
     /// 4.1).
     pub id: String,
     /// Unique among all names and ids of containers.
     pub name: String,
-    /// What it is, and of what. For life.
+    /// What the container is part of; never changes.
     pub role: Role,
-    /// What was asked for.
+    /// The requested configuration.
     pub spec: ContainerSpec,
-    /// What became of it.
+    /// The observed state.
     pub status: ContainerStatus,
-    /// What the daemon is in the middle of, and what it was told.
+    /// The operation in progress and other internal state.
     pub journal: Journal,
 }
 
-/// What a container is, and of what.
+/// What a container is part of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// A container of its own.
+    /// A standalone container.
     Alone,
-    /// It holds the namespaces, the address and the ports of a pod.
+    /// The infra container: it holds the namespaces, the address and the ports of a pod.
     Infra {
         /// Id of the pod.
         pod: String,
@@ -55,21 +55,21 @@ pub enum Role {
         /// Id of the bottle.
         bottle: String,
     },
-    /// It runs a step of a build.
+    /// It runs a build step.
     Build,
 }
 
-/// What was asked for, with what the image and the defaults say where the request does not. It changes only when a pod
-/// publishes other ports.
+/// The requested configuration, completed from the image and the defaults. It changes only when a pod publishes other
+/// ports.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ContainerSpec {
-    /// What its root file system stands on.
+    /// The image it was created from.
     pub image: ContainerImage,
-    /// What runs in it.
+    /// Its process.
     pub process: ProcessSpec,
     /// Whether it has a pseudo-terminal.
     pub tty: bool,
-    /// Limits and other choices of the client.
+    /// Limits and other options.
     #[serde(default)]
     pub options: ContainerOptions,
     /// Bind mounts as the client wrote them (`docs/spec/api.md` 4.7).
@@ -78,51 +78,51 @@ pub struct ContainerSpec {
     pub forwards: Vec<Forward>,
 }
 
-/// The image of a container, as it was when the container was made.
+/// The image of a container, as of the container's creation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerImage {
-    /// Repository as shown; always contains a `/`.
+    /// Repository as displayed; always contains a `/`.
     pub repository: String,
     /// Tag or digest.
     pub reference: String,
-    /// Diff ids (`sha256:…`) of the layers, bottom first. They stay while the container lives.
+    /// Diff ids (`sha256:…`) of the layers, bottom first. These layers are kept as long as the container exists.
     pub layers: Vec<String>,
 }
 
-/// What became of what was asked for, as clients see it.
+/// The observed state, as clients see it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct ContainerStatus {
     /// Where it is in its life cycle.
     pub state: ContainerState,
-    /// Its process, while there is one.
+    /// Its process, while it runs.
     pub process: Option<ProcessId>,
-    /// How the last run ended. `None` before the first end and while it runs again.
+    /// How the last run ended. `None` before the first exit and while it runs again.
     pub exit: Option<Exit>,
-    /// Its place in a network. `None` for members of a pod.
+    /// Its network and address. `None` for members of a pod.
     pub attachment: Option<Attachment>,
-    /// Identity of its certificate, once one was issued.
+    /// Identity in its certificate, once one was issued.
     pub spiffe_id: Option<String>,
-    /// How its health check goes. `None` without one, and while it does not run.
+    /// Health status. `None` if there is no health check or the container does not run.
     #[serde(default)]
     pub health: Option<Health>,
-    /// How its readiness check goes. `None` without one, and while it does not run.
+    /// Readiness status. `None` if there is no readiness check or the container does not run.
     #[serde(default)]
     pub readiness: Option<Health>,
-    /// What its health check says while it does not succeed, and what it said last when that ended the run.
+    /// The last failure of its health check: the current one, or the one that ended the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_failure: Option<CheckFailure>,
-    /// The same of its readiness check.
+    /// The same for its readiness check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub readiness_failure: Option<CheckFailure>,
-    /// Since when its readiness check succeeds.
+    /// Since when its readiness check has succeeded.
     #[serde(default)]
     pub ready_at: Option<Timestamp>,
-    /// How often the restart policy has started it again since a user did.
+    /// How often the restart policy has restarted it since a user last started it.
     #[serde(default)]
     pub restarts: u32,
     /// When its first `creating` began.
     pub creating_at: Option<Timestamp>,
-    /// When the row was made, then when the runtime had created it.
+    /// When the row was inserted, later when the runtime created the container.
     pub created_at: Option<Timestamp>,
     /// Last start.
     pub started_at: Option<Timestamp>,
@@ -130,24 +130,23 @@ pub struct ContainerStatus {
     pub stopped_at: Option<Timestamp>,
 }
 
-/// What the daemon must know to go on after any end of its own, and what it was told to do or leave.
+/// Internal state that must survive a crash of the daemon.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Journal {
-    /// What the daemon is in the middle of. Recovery finishes or undoes it.
+    /// The operation in progress. Recovery finishes or undoes it.
     pub operation: Option<Operation>,
     /// Whether the operation in progress may still have one certificate signed (`docs/spec/security.md` S-04).
     pub certificate_due: bool,
-    /// Whether a start is at work on it, so that its ports are published before its program runs.
+    /// Whether a start is in progress: its ports are published before its program runs.
     #[serde(default)]
     pub starting: bool,
-    /// Whether a user stopped it, or made it in a pod and has not started it yet; then no policy starts it.
+    /// Whether a user stopped it, or created it in a pod and has not started it yet; if so, no policy starts it.
     #[serde(default)]
     pub stopped_by_user: bool,
-    /// Those of its restarts that no run of some length has followed yet.
+    /// Restarts since the last long run.
     #[serde(default)]
     pub retries: Retries,
-    /// The infra process whose namespaces its process shares since it was created last. `None` for all but members of
-    /// a pod.
+    /// The infra process whose namespaces its process joined when it was last created. Only members of a pod have one.
     #[serde(default)]
     pub joined: Option<ProcessId>,
 }
@@ -156,14 +155,14 @@ pub struct Journal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ContainerState {
-    /// Reserved; the runtime has not finished.
+    /// Reserved; the runtime has not created it yet.
     #[default]
     Creating,
-    /// Set up; the process waits for the start.
+    /// Created; the process waits for the start.
     Created,
     /// The process runs.
     Running,
-    /// The process ended.
+    /// The process has exited.
     Stopped,
 }
 
@@ -182,15 +181,15 @@ impl std::fmt::Display for ContainerState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Operation {
-    /// First creation. After a crash everything of it is undone, the row included.
+    /// First creation. After a crash all of it is undone, including the row.
     Create,
-    /// A stopped container is created again. After a crash it is stopped, with all that it owns.
+    /// A stopped container is created again. After a crash it is stopped and keeps all that it owns.
     Restart,
     /// Removal. After a crash it is finished.
     Delete,
 }
 
-/// A process that cannot be confused with a later one of the same number.
+/// A process, identified so that a later one with the same pid is not mistaken for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessId {
     /// Process id in the host's pid namespace.
@@ -204,7 +203,7 @@ pub struct ProcessId {
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
-    /// Exit status, 128 + signal number, or -1 when nobody knows.
+    /// Exit status, 128 + signal number, or -1 if unknown.
     pub code: i32,
     /// `Completed`, `Error` or `OOMKilled`.
     pub reason: String,
@@ -212,7 +211,7 @@ pub struct Exit {
     pub message: String,
 }
 
-/// The process of a container: `process` of the OCI runtime specification, as far as it is settled at creation.
+/// The process of a container: `process` of the OCI runtime specification, as far as it is fixed at creation.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ProcessSpec {
     /// Argument vector, never empty.
@@ -229,32 +228,32 @@ pub struct ProcessSpec {
     pub additional_gids: Vec<u32>,
 }
 
-/// Restarts in a row, from which the delay of the next one follows.
+/// Consecutive restarts, from which the delay before the next one is computed.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Retries {
-    /// How many there were.
+    /// The number of restarts.
     pub in_a_row: u32,
-    /// When the last one was tried, whatever came of it.
+    /// When the last one was attempted, successful or not.
     pub last: Option<Timestamp>,
 }
 
 /// What a client may choose beyond the contract's defaults. `None` is the default.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ContainerOptions {
-    /// Host name; the container's id when not set.
+    /// Host name; defaults to the container's id.
     pub hostname: Option<String>,
-    /// Free words for clients.
+    /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// Most memory, in bytes.
+    /// Memory limit, in bytes.
     pub memory_bytes: Option<u64>,
-    /// Most memory and swap together, in bytes; -1 for as much swap as the host has. Not set: no swap.
+    /// Limit of memory and swap together, in bytes; -1 for unlimited swap. Not set: no swap.
     pub memory_swap: Option<i64>,
-    /// Most processor time, in thousandths of a processor.
+    /// CPU limit, in thousandths of a CPU.
     pub cpu_millis: Option<u32>,
-    /// Most processes and threads.
+    /// Limit of processes and threads.
     pub pids: Option<u32>,
-    /// The capabilities (`CAP_…`) instead of the default set.
+    /// The capabilities (`CAP_…`) that replace the default set.
     pub capabilities: Option<Vec<String>>,
     /// Whether the root file system is read-only.
     pub read_only: bool,
@@ -262,27 +261,27 @@ pub struct ContainerOptions {
     pub shm_bytes: Option<u64>,
     /// Resource limits of its processes.
     pub ulimits: Vec<Ulimit>,
-    /// Whether a small init is its first process and the program the second.
+    /// Whether a small init runs as pid 1 and the program as its child.
     pub init: bool,
-    /// Whether a read-only container has `/run`, `/tmp` and `/var/tmp` in memory.
+    /// Whether a read-only container has `/run`, `/tmp` and `/var/tmp` as tmpfs.
     pub read_only_tmpfs: Option<bool>,
-    /// File systems in memory as the client wrote them: `destination[:options]`.
+    /// tmpfs mounts as the client wrote them: `destination[:options]`.
     pub tmpfs: Vec<String>,
-    /// Signal that asks it to end, as a name with `SIG`.
+    /// Stop signal, as a name with `SIG`.
     pub stop_signal: Option<String>,
-    /// How long it may take to end before it is killed, in seconds.
+    /// Grace period before it is killed, in seconds.
     pub stop_seconds: Option<u32>,
-    /// Whether it is started again when it ends.
+    /// Restart policy.
     pub restart: RestartPolicy,
-    /// How to find out whether it works.
+    /// Health check.
     pub health_check: Option<HealthCheck>,
-    /// Whether an unhealthy container is ended, so that its restart policy takes over (a liveness probe).
+    /// Whether an unhealthy container is stopped so that its restart policy applies (a liveness probe).
     #[serde(default)]
     pub end_unhealthy: bool,
-    /// Whether it must not run as root, also where only the image says who it runs as.
+    /// Whether it must not run as root, even if only the image sets the user.
     #[serde(default)]
     pub not_root: bool,
-    /// How to find out whether a service may send it clients.
+    /// Readiness check: whether services may send it clients.
     #[serde(default)]
     pub readiness_check: Option<HealthCheck>,
 }
@@ -290,15 +289,15 @@ pub struct ContainerOptions {
 /// A resource limit of a process (`getrlimit(2)`). `u64::MAX` is no limit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ulimit {
-    /// Which one, as the kernel names it (`RLIMIT_NOFILE`).
+    /// The limit, as the kernel names it (`RLIMIT_NOFILE`).
     pub resource: String,
-    /// What a process gets.
+    /// Soft limit.
     pub soft: u64,
-    /// What it may raise that to.
+    /// Hard limit.
     pub hard: u64,
 }
 
-/// What happens when a container ends by itself.
+/// What to do when a container exits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "name")]
 pub enum RestartPolicy {
@@ -307,34 +306,34 @@ pub enum RestartPolicy {
     No,
     /// It is started again unless its exit status was 0.
     OnFailure {
-        /// At most that often in a row; 0 for any number.
+        /// Limit of consecutive restarts; 0 for no limit.
         max_retries: u32,
     },
-    /// It is started again, also after a restart of the daemon or the host.
+    /// It is restarted, also after a restart of the daemon or the host.
     Always,
 }
 
 /// A health check. Times in seconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthCheck {
-    /// What is tried.
+    /// The probe.
     pub probe: Probe,
-    /// From the end of a try to the next one.
+    /// From the end of a probe to the next one.
     pub interval: u32,
-    /// How long a try may take.
+    /// Timeout of a probe.
     pub timeout: u32,
-    /// How many failures in a row make it unhealthy.
+    /// Consecutive failures that make it unhealthy.
     pub retries: u32,
-    /// How many successes in a row make it healthy.
+    /// Consecutive successes that make it healthy.
     pub successes: u32,
-    /// How long after a start failures do not count.
+    /// Start period: failures do not count for this long after a start.
     pub start_period: u32,
-    /// From the end of a try to the next one in that time; one second, or the interval if that is shorter, when not set.
+    /// Interval during the start period; defaults to one second, or to the normal interval if that is shorter.
     #[serde(default)]
     pub start_interval: Option<u32>,
 }
 
-/// One way of asking a container whether it works.
+/// One kind of probe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Probe {
@@ -342,7 +341,7 @@ pub enum Probe {
     Exec(Vec<String>),
     /// A TCP port of the container accepts connections.
     Tcp(u16),
-    /// A GET of this path, at this port of the container, is answered with a status from 200 to 399.
+    /// A GET of this path, at this port of the container, returns a status from 200 to 399.
     Http {
         /// Path and query.
         path: String,
@@ -351,24 +350,24 @@ pub enum Probe {
     },
 }
 
-/// What the health check says.
+/// Health status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Health {
-    /// Nothing yet.
+    /// No result yet.
     Starting,
-    /// The last try succeeded.
+    /// The last probe succeeded.
     Healthy,
-    /// Too many tries in a row failed.
+    /// Too many consecutive probes failed.
     Unhealthy,
 }
 
-/// What a check says that does not succeed.
+/// A failing check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckFailure {
-    /// Why the last try failed, and the end of what it put out or was answered.
+    /// Why the last probe failed, and the end of its output or response.
     pub output: String,
-    /// Since when tries fail.
+    /// Since when probes have failed.
     pub since: Timestamp,
 }
 
@@ -384,13 +383,13 @@ pub struct Attachment {
 /// A published port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forward {
-    /// Address of the host that it is published at; 0.0.0.0 for all of them, `None` for the configured one
+    /// Host address that it is published at; 0.0.0.0 for all addresses, `None` for the configured one
     /// (`publish_address`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_address: Option<Ipv4Addr>,
-    /// Port of the host; in a request 0 for any that is free.
+    /// Host port; 0 in a request for any free one.
     pub host_port: u16,
-    /// Port of the container.
+    /// Container port.
     pub container_port: u16,
     /// Transport protocol.
     pub protocol: Protocol,
@@ -416,7 +415,7 @@ impl std::fmt::Display for Protocol {
 }
 
 impl Forward {
-    /// Whether `other` is what this one asks for.
+    /// Whether `other` satisfies this request.
     pub fn allows(&self, other: &Self) -> bool {
         let host_port = match self.host_port {
             0 => other.host_port,
@@ -431,7 +430,7 @@ impl Forward {
 }
 
 impl Role {
-    /// The pod that it is the infra container or a member of.
+    /// The pod of which it is the infra container or a member.
     pub fn pod(&self) -> Option<&str> {
         match self {
             Self::Infra { pod } | Self::Member { pod } => Some(pod),
@@ -449,7 +448,7 @@ impl Role {
 }
 
 impl Container {
-    /// A container of which nothing is there yet, and that nothing is at work on.
+    /// A row for a container that does not exist yet, without an operation in progress.
     pub fn new(id: String, name: String, role: Role, spec: ContainerSpec) -> Self {
         Self {
             id,
@@ -461,7 +460,7 @@ impl Container {
         }
     }
 
-    /// The row that its first creation begins with.
+    /// The row that its first creation starts with.
     pub fn being_created(mut self, now: Timestamp) -> Self {
         self.status.creating_at = Some(now);
         self.status.created_at = Some(now);
@@ -470,19 +469,18 @@ impl Container {
         self
     }
 
-    /// Whether its ports lead to it: from shortly before its program runs until it has ended.
+    /// Whether its ports are forwarded: from shortly before its program runs until it has exited.
     pub fn is_published(&self) -> bool {
         let runs = self.journal.starting || self.status.state == ContainerState::Running;
         runs && self.journal.operation != Some(Operation::Delete)
     }
 
-    /// The interface of the container on the host: `rd_` and the twelve characters of the id, 15 in all, the kernel's
-    /// limit.
+    /// The container's interface on the host: `rd_` and the twelve characters of the id, 15 in all, the kernel's limit.
     pub fn veth(&self) -> String {
         format!("rd_{}", self.id.strip_prefix(BUILD_PREFIX).unwrap_or(&self.id))
     }
 
-    /// Whether it runs a step of a build.
+    /// Whether it runs a build step.
     pub fn is_build(&self) -> bool {
         self.role == Role::Build
     }

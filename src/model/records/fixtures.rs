@@ -1,4 +1,4 @@
-//! Builders for tests all over the crate.
+//! Builders for tests of the whole crate.
 
 use super::*;
 
@@ -22,7 +22,7 @@ pub(crate) fn container(id: &str, name: &str) -> Container {
     Container::new(id.into(), name.into(), Role::Alone, spec)
 }
 
-/// A check of a TCP port that is of one mind after one try.
+/// A check of a TCP port that changes its status after one result.
 pub(crate) fn tcp_check() -> HealthCheck {
     HealthCheck {
         probe: Probe::Tcp(80),
@@ -84,7 +84,10 @@ pub(crate) fn network(name: &str, subnet: &str) -> Network {
 pub(crate) fn pod(id: &str, name: &str, entries: &[&str]) -> Pod {
     let entry = |entry: &&str| PodContainer {
         name: (*entry).into(),
-        image: "busybox".into(),
+        request: ContainerRequest {
+            image: "busybox".into(),
+            ..ContainerRequest::default()
+        },
         ..PodContainer::default()
     };
     Pod {
@@ -145,7 +148,7 @@ pub(crate) fn replica_set(id: &str, name: &str, replicas: u32) -> ReplicaSet {
     }
 }
 
-/// A bottle with services of these names, none of which has a container.
+/// A bottle with services of these names and no containers.
 pub(crate) fn bottle(id: &str, name: &str, services: &[&str]) -> Bottle {
     let service = |name: &&str| ((*name).to_owned(), BottleService::default());
     Bottle {

@@ -14,13 +14,13 @@ pub struct Image {
     pub reference: String,
     /// Digest of the manifest of the selected platform.
     pub manifest_digest: String,
-    /// Digest of the image configuration; the image's id.
+    /// Digest of the image configuration, which is the image's id.
     pub config_digest: String,
     /// Size of configuration and compressed layers, in bytes.
     pub size_bytes: u64,
     /// The layers, bottom first.
     pub layers: Vec<ImageLayer>,
-    /// What a container takes from the image configuration.
+    /// The part of the image configuration that containers inherit.
     pub config: ImageRunConfig,
     /// Operating system (`linux`).
     pub os: String,
@@ -48,7 +48,7 @@ pub struct ImageLayer {
     pub size: u64,
 }
 
-/// `config` of the OCI image specification, as far as it acts here.
+/// The supported part of `config` of the OCI image specification.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageRunConfig {
     /// `Env`
@@ -57,11 +57,11 @@ pub struct ImageRunConfig {
     pub entrypoint: Vec<String>,
     /// `Cmd`
     pub cmd: Vec<String>,
-    /// `WorkingDir`; empty when the image names none.
+    /// `WorkingDir`; empty if the image sets none.
     pub working_dir: String,
-    /// `User`; empty when the image names none.
+    /// `User`; empty if the image sets none.
     pub user: String,
-    /// `StopSignal`; empty when the image names none.
+    /// `StopSignal`; empty if the image sets none.
     #[serde(default)]
     pub stop_signal: String,
     /// `Healthcheck`, unless it is `NONE`.

@@ -4,25 +4,25 @@ use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// The takeover of an earlier installation's stores (`docs/spec/storage.md` 13). Written in the transaction that took
-/// them over, so it is there if and only if all of it is; there is at most one such record.
+/// The import of an earlier installation's stores (`docs/spec/storage.md` 13). Written in the same transaction as the
+/// imported rows, so it exists if and only if they do; there is at most one such record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Import {
     /// [`Import::ID`].
     pub id: String,
     /// When it happened.
     pub at: Timestamp,
-    /// The files that were read, as they were.
+    /// The files that were read.
     pub sources: Vec<ImportedFile>,
-    /// What was dropped or changed on the way, a sentence each.
+    /// What was dropped or changed, one sentence each.
     pub warnings: Vec<String>,
-    /// The network that its container networks were cut from; holds where the configuration says nothing.
+    /// The block that its container networks were allocated from; used unless the configuration sets one.
     pub runtime_subnet: Option<Ipv4Net>,
-    /// Its DNS servers; hold where the configuration says nothing.
+    /// Its DNS servers; used unless the configuration sets any.
     pub dns_upstreams: Vec<SocketAddr>,
 }
 
-/// A file that was taken over.
+/// An imported file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImportedFile {
     /// Its name in the directory of the stores.

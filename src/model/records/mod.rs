@@ -1,5 +1,5 @@
-//! The stored objects: plain data, serialised as one JSON document each. Field names on disk are the names here;
-//! a field that is added later needs `#[serde(default)]`, anything else a migration (`database.rs`).
+//! The stored objects: plain data, each serialised as one JSON document. The field names are those on disk; a field
+//! that is added later needs `#[serde(default)]`, any other change a migration (`database.rs`).
 
 mod bottle;
 mod container;
@@ -8,6 +8,7 @@ mod import;
 mod network;
 mod pod;
 mod policy;
+mod request;
 
 pub use bottle::*;
 pub use container::*;
@@ -16,6 +17,7 @@ pub use import::*;
 pub use network::*;
 pub use pod::*;
 pub use policy::*;
+pub use request::*;
 
 #[cfg(test)]
 pub(crate) mod fixtures;

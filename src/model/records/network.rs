@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 pub struct Network {
     /// Name of network and bridge.
     pub name: String,
-    /// Addresses of its containers.
+    /// Subnet of its containers.
     pub subnet: Ipv4Net,
     /// Address of the bridge.
     pub gateway: Ipv4Addr,
-    /// When it was made; networks are listed and rendered in this order.
+    /// Creation time; networks are listed and rendered in this order.
     pub created_at: Timestamp,
 }

@@ -3,62 +3,62 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{ContainerOptions, HealthCheck, RestartPolicy};
+use super::{ContainerRequest, HealthCheck, RestartPolicy};
 
 /// A pod: containers that share the network, IPC, UTS and user namespaces of its infra container.
 ///
-/// Its containers are the rows whose `pod_id` is its id; the infra container is the one named
-/// `condenser-pod-infra-…` (`docs/spec/api.md` 4.2). The state that clients see is computed from them, never stored.
+/// Its containers are the rows whose role names its id (`docs/spec/api.md` 4.2). The state that clients see is computed
+/// from them, never stored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pod {
-    /// ULID in lower case, for life.
+    /// ULID in lower case; never changes.
     pub id: String,
-    /// Unique among the pods of the namespace, for life.
+    /// Unique among the pods of the namespace; never changes.
     pub name: String,
-    /// Namespace of its name.
+    /// Namespace of the name.
     pub namespace: String,
-    /// Identity that a client may choose; else a ULID.
+    /// UID, which a client may choose; a ULID by default.
     pub uid: String,
-    /// Replica set that made it.
+    /// The replica set that created it.
     pub owner: Option<String>,
-    /// What it consists of. A replica set's pods hold the template of the time they were made.
+    /// The pod spec. Pods of a replica set keep the template they were created from.
     pub template: PodTemplate,
-    /// What it is meant to be. Controllers work towards it.
+    /// Desired state, which controllers reconcile towards.
     pub goal: PodGoal,
-    /// When it was made.
+    /// Creation time.
     pub created_at: Timestamp,
     /// Last start.
     pub started_at: Option<Timestamp>,
     /// Last stop.
     pub stopped_at: Option<Timestamp>,
-    /// Why the last try to make it what it is meant to be failed; `None` after one that did not.
+    /// Why the last reconciliation failed; `None` if it succeeded.
     #[serde(default)]
     pub problem: Option<PodProblem>,
-    /// Of a pod that is being removed: the pod that gets its name in the transaction that forgets it.
+    /// For a pod that is being removed: the pod that takes its name in the transaction that deletes this row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub successor: Option<Box<Pod>>,
 }
 
-/// Why a pod is not what it is meant to be.
+/// Why a pod is not in its desired state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodProblem {
-    /// One word, as the kubelet has it: `ErrImagePull`, `CreateContainerError`, …
+    /// One word, as the kubelet uses it: `ErrImagePull`, `CreateContainerError`, …
     pub reason: String,
-    /// A sentence, with the words of whoever refused.
+    /// A sentence that quotes the underlying error.
     pub message: String,
 }
 
-/// What a pod is meant to be.
+/// Desired state of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PodGoal {
-    /// Nobody started it yet.
+    /// Never started.
     Created,
     /// All its containers run.
     Running,
-    /// A user stopped it: no controller starts it.
+    /// Stopped by a user: no controller starts it.
     Stopped,
-    /// It is being removed. After a crash the removal is finished.
+    /// Being removed. After a crash the removal is finished.
     Removed,
 }
 
@@ -73,7 +73,7 @@ impl std::fmt::Display for PodGoal {
     }
 }
 
-/// What pods are made from. Never changed: a new version has a new id.
+/// The template that pods are created from. Immutable: a new version has a new id.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PodTemplate {
     /// ULID in lower case.
@@ -82,70 +82,45 @@ pub struct PodTemplate {
     pub labels: BTreeMap<String, String>,
     /// Annotations of every pod.
     pub annotations: BTreeMap<String, String>,
-    /// What runs in it.
+    /// Spec of the pods.
     pub spec: PodSpec,
 }
 
-/// What runs in a pod (Kubernetes `PodSpec`, as far as it is supported).
+/// Spec of a pod (Kubernetes `PodSpec`, as far as it is supported).
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct PodSpec {
-    /// Host name; the pod's name when not set.
+    /// Host name; defaults to the pod's name.
     pub hostname: Option<String>,
-    /// What happens when a member ends by itself.
+    /// What to do when a member exits.
     pub restart: RestartPolicy,
-    /// The members, in the order of their start.
+    /// The members, in start order.
     pub containers: Vec<PodContainer>,
-    /// What members may mount by name.
+    /// Volumes that members may mount by name.
     pub volumes: Vec<Volume>,
 }
 
-/// One member of a pod as it was asked for. Strings in the forms of a create request.
+/// One member of a pod as it was asked for.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct PodContainer {
-    /// Unique in the pod.
+    /// Unique within the pod.
     pub name: String,
-    /// Image reference as written.
-    pub image: String,
-    /// When the image is pulled.
-    pub pull: PullPolicy,
-    /// Replaces the image's entrypoint when not empty.
-    pub entrypoint: Vec<String>,
-    /// Arguments. Without `entrypoint` they follow the image's when they came from `args` of a manifest; see
-    /// `keep_entrypoint`.
-    pub command: Vec<String>,
-    /// Whether `command` follows the image's entrypoint (`args` without `command`) instead of replacing it.
-    pub keep_entrypoint: bool,
-    /// `KEY=VALUE`
-    pub env: Vec<String>,
-    /// As in a create request, published on the pod's address.
-    pub ports: Vec<String>,
-    /// `<host path>:<container path>[:<options>]`
-    pub mounts: Vec<String>,
-    /// Volumes of the pod, mounted after `mounts`.
+    /// What it is.
+    pub request: ContainerRequest,
+    /// Volumes of the pod, mounted after the mounts of the request.
     pub volume_mounts: Vec<VolumeMount>,
-    /// Network as written; shown, and used for the pod by its first container that names one.
-    pub network: String,
-    /// Whether it has a pseudo-terminal.
-    pub tty: bool,
-    /// User as `docker run --user` takes it; empty for the image's.
-    pub user: String,
-    /// Working directory; empty for the image's.
-    pub working_dir: String,
-    /// Limits and the rest. `restart` and `hostname` in it are not used: they are the pod's.
-    pub options: ContainerOptions,
 }
 
-/// When an image is pulled before a container is made from it.
+/// When to pull an image before a container is created from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum PullPolicy {
-    /// When it is not there.
+    /// If it is not present.
     #[default]
     IfNotPresent,
-    /// Every time.
+    /// Always.
     Always,
-    /// Never: an absent image is an error.
+    /// Never: a missing image is an error.
     Never,
-    /// Nobody said, and the tag is `latest`: every time, unless the configuration says otherwise
+    /// No policy was given and the tag is `latest`: always, unless the configuration overrides it
     /// (`pull_policy_latest`).
     Latest,
 }
@@ -153,62 +128,62 @@ pub enum PullPolicy {
 /// A volume of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Volume {
-    /// Unique in the pod.
+    /// Unique within the pod.
     pub name: String,
-    /// Where its files are.
+    /// Where its files come from.
     pub source: VolumeSource,
 }
 
-/// Where the files of a volume are.
+/// Where the files of a volume come from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum VolumeSource {
     /// A directory or file of the host.
     HostPath(String),
-    /// A directory of the pod's own, which goes away with it.
+    /// A directory that belongs to the pod and is removed with it.
     EmptyDir,
 }
 
-/// A volume at its place in a container.
+/// A volume mounted in a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeMount {
     /// Name of the volume.
     pub volume: String,
     /// Absolute path in the container.
     pub path: String,
-    /// Whether the container cannot write to it.
+    /// Whether it is mounted read-only.
     pub read_only: bool,
 }
 
-/// A set of pods that are kept alive from one template.
+/// A set of pods that are kept running from one template.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReplicaSet {
-    /// ULID in lower case, for life.
+    /// ULID in lower case; never changes.
     pub id: String,
-    /// The name that is shown and that its pods' names begin with (`docs/spec/api.md` 11.3).
+    /// The display name, which is also the prefix of its pods' names (`docs/spec/api.md` 11.3).
     pub name: String,
-    /// What identifies it for re-apply and delete: `metadata.name` of its manifest. Unique in the namespace.
+    /// Identity for re-apply and delete: `metadata.name` of its manifest. Unique within the namespace.
     pub manifest_name: String,
     /// Namespace of the set and of its pods.
     pub namespace: String,
-    /// How many pods there shall be.
+    /// Desired number of pods.
     pub replicas: u32,
-    /// Labels that a pod without an owner must have to be adopted. Never empty.
+    /// Labels that an unowned pod must have to be adopted. Never empty.
     pub selector: BTreeMap<String, String>,
-    /// What its pods are made from. Pods with another template id are replaced.
+    /// The current template. Pods with another template id are replaced.
     pub template: PodTemplate,
-    /// How pods of an old template are replaced.
+    /// How to replace pods of an old template.
     pub update: UpdateStrategy,
     /// Bounds of [`UpdateStrategy::Rolling`].
     #[serde(default)]
     pub rollout: Rollout,
-    /// Whether it is being removed, with its pods. After a crash the removal is finished.
+    /// Whether it and its pods are being removed. After a crash the removal is finished.
     pub removing: bool,
-    /// When it was made.
+    /// Creation time.
     pub created_at: Timestamp,
 }
 
-/// How the pods of an old template are replaced.
+/// How to replace pods of an old template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UpdateStrategy {
@@ -218,24 +193,24 @@ pub enum UpdateStrategy {
     Rolling,
 }
 
-/// Within which bounds pods are replaced (Kubernetes `RollingUpdateDeployment`).
+/// Limits on replacing pods (Kubernetes `RollingUpdateDeployment`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rollout {
-    /// How many of the wanted pods may be unavailable; a share is rounded down.
+    /// How many of the desired pods may be unavailable; a percentage is rounded down.
     pub max_unavailable: Share,
-    /// How many pods there may be beyond the wanted ones; a share is rounded up.
+    /// How many pods may exist beyond the desired number; a percentage is rounded up.
     pub max_surge: Share,
-    /// For how many seconds a pod must have been ready before it counts as available.
+    /// For how many seconds a pod must be ready before it counts as available.
     pub min_ready_seconds: u32,
 }
 
-/// A number of pods, or a part of the wanted ones.
+/// A number of pods, or a percentage of the desired number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Share {
-    /// So many.
+    /// An absolute number.
     Count(u32),
-    /// So many of a hundred.
+    /// A percentage.
     Percent(u32),
 }
 
@@ -250,8 +225,8 @@ impl Default for Rollout {
 }
 
 impl Rollout {
-    /// How many of `replicas` pods must be available, and how many pods there may be, both numbers of pods. One of them
-    /// always differs from `replicas`, or nothing could be replaced.
+    /// The minimum of available pods and the maximum of existing pods, for `replicas` desired ones. At least one of
+    /// them differs from `replicas`, or nothing could be replaced.
     pub fn bounds(&self, replicas: usize) -> (usize, usize) {
         let (unavailable, surge) = (
             self.max_unavailable.of(replicas, false),
@@ -272,40 +247,40 @@ impl Share {
     }
 }
 
-/// A service: ports of the host, balanced over the ready pods that a selector finds in its namespace.
+/// A service: host ports that are balanced over the ready pods that a selector matches in its namespace.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Service {
-    /// ULID in lower case, for life.
+    /// ULID in lower case; never changes.
     pub id: String,
     /// Unique among the services of the namespace.
     pub name: String,
-    /// Namespace of its name and of its pods.
+    /// Namespace of the service and its pods.
     pub namespace: String,
-    /// Labels of its pods. Empty matches none.
+    /// Label selector for its pods. Empty matches none.
     pub selector: BTreeMap<String, String>,
-    /// Its ports; no host port and protocol twice.
+    /// Its ports; each host port and protocol occurs once.
     pub ports: Vec<ServicePort>,
-    /// For how many seconds a client stays with one pod; `None` for no affinity.
+    /// Session affinity in seconds; `None` for no affinity.
     pub affinity_seconds: Option<u32>,
-    /// When it was made.
+    /// Creation time.
     pub created_at: Timestamp,
 }
 
 /// A port of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {
-    /// Port of the host.
+    /// Host port.
     pub port: u16,
-    /// Port of the pods.
+    /// Pod port.
     pub target_port: u16,
     /// Transport protocol.
     pub protocol: super::Protocol,
-    /// The protocol as the client wrote it, for showing.
+    /// The protocol as the client wrote it, for display.
     pub written_protocol: String,
 }
 
 impl Pod {
-    /// The pod that has the name for longer: this one, or, when it is being removed, what comes in its place.
+    /// The pod that will keep the name: this one or, if it is being removed, its successor.
     pub fn standing(&self) -> Option<&Pod> {
         match self.goal {
             PodGoal::Removed => self.successor.as_deref(),
@@ -315,8 +290,8 @@ impl Pod {
 }
 
 impl PodContainer {
-    /// The check that makes it ready, if there is one.
+    /// Its readiness check, if there is one.
     pub fn readiness(&self) -> Option<&HealthCheck> {
-        self.options.readiness_check.as_ref()
+        self.request.options.readiness_check.as_ref()
     }
 }

@@ -6,23 +6,23 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Protocol;
 
-/// A policy of a user: an exception from what its chain does by default.
+/// A policy of a user: an exception from the default of its chain.
 ///
 /// ```text
 /// added --commit--> committed --remove--> removed --commit--> (gone)
 ///   \--remove, revert--> (gone)   ^---------revert---/
 /// ```
 ///
-/// Rules are made from `committed` and `removed`. Whether the containers that it names exist is never stored.
+/// Rules are made from `committed` and `removed`. Whether the containers it names exist is never stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
-    /// ULID in lower case. Ids grow with every addition: their order is the order of addition.
+    /// ULID in lower case. Ids increase with every addition, so their order is the order of addition.
     pub id: String,
-    /// Where its rules go.
+    /// The chain of its rules.
     pub chain: PolicyChain,
-    /// A container, pod or replica set by its name; it may not exist yet.
+    /// Name of a container, pod or replica set, which may not exist yet.
     pub source: String,
-    /// East-West: as `source`. North-South: an IPv4 address or block.
+    /// East-West: like `source`. North-South: an IPv4 address or block.
     pub destination: String,
     /// `None` for any.
     pub protocol: Option<PolicyProtocol>,
@@ -30,19 +30,19 @@ pub struct Policy {
     pub dport: Option<u16>,
     /// Free text.
     pub comment: String,
-    /// Bottle that it came with and goes with.
+    /// The bottle that it is added and removed with.
     pub owner: Option<String>,
-    /// How far it got.
+    /// Its stage.
     pub stage: PolicyStage,
     /// When it was added.
     pub created_at: Timestamp,
 }
 
-/// How far a policy got.
+/// The stage of a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PolicyStage {
-    /// Not yet in force.
+    /// Not in force yet.
     Added,
     /// In force.
     Committed,
@@ -94,7 +94,7 @@ impl fmt::Display for PolicyChain {
     }
 }
 
-/// A word that names no chain of policies.
+/// The name of an unknown policy chain.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("Chain: {0} is invalid; use RAIND-EW, RAIND-NS-OBS or RAIND-NS-ENF")]
 pub struct UnknownChain(pub String);
@@ -110,7 +110,7 @@ impl FromStr for PolicyChain {
     }
 }
 
-/// A protocol that a policy can be about.
+/// The protocols that a policy can match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs, reason = "well-known names")]
@@ -151,7 +151,7 @@ impl fmt::Display for PolicyProtocol {
     }
 }
 
-/// How traffic that leaves the host is treated when no policy speaks of it (`docs/spec/policy.md` 1).
+/// How to treat traffic that leaves the host when no policy matches (`docs/spec/policy.md` 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NsMode {
@@ -171,7 +171,7 @@ impl fmt::Display for NsMode {
     }
 }
 
-/// A word that names no North-South mode.
+/// The name of an unknown North-South mode.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid mode: {0}; use observe or enforce")]
 pub struct UnknownMode(pub String);
@@ -188,7 +188,7 @@ impl FromStr for NsMode {
     }
 }
 
-/// What is stored and not understood denies (`docs/spec/policy.md` P-03).
+/// A stored mode that we do not know denies (`docs/spec/policy.md` P-03).
 impl<'de> Deserialize<'de> for NsMode {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let word = String::deserialize(deserializer)?;
@@ -199,13 +199,13 @@ impl<'de> Deserialize<'de> for NsMode {
     }
 }
 
-/// What holds where no policy of a user speaks (`docs/spec/policy.md` 7). There is at most one such record; without it
-/// the defaults hold.
+/// The defaults where no user policy matches (`docs/spec/policy.md` 7). There is at most one such record; without it
+/// the contract's defaults apply.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicySettings {
-    /// Mode of the North-South direction that is in force.
+    /// North-South mode in force.
     pub ns_mode: NsMode,
-    /// The mode from the next commit on, if another.
+    /// The mode from the next commit on, if it differs.
     pub ns_pending: Option<NsMode>,
     /// Whether new connections between containers are logged.
     pub ew_logging: bool,

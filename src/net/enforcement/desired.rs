@@ -1,4 +1,4 @@
-//! The rules that should hold, computed from a snapshot. Pure.
+//! Computes the desired rules from a snapshot. Pure.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::model::{
 use crate::net::bridges::{Uplink, in_order};
 use crate::net::firewall::{BalancedPort, Bridge, DesiredRules, FirewallSettings, PublishedPort, ResolvedPolicy};
 
-/// What the rules should be about, as of the snapshot.
+/// The inputs of the rules, as of the snapshot.
 ///
 /// A container publishes its ports while it runs ([`Container::is_published`](crate::model::Container::is_published)).
 pub fn desired(snapshot: &Snapshot, uplink: Option<&Uplink>, settings: &FirewallSettings) -> DesiredRules {
@@ -65,14 +65,14 @@ fn balanced_ports(snapshot: &Snapshot) -> Vec<BalancedPort> {
     all_endpoints(snapshot).into_iter().flat_map(balanced).collect()
 }
 
-/// `None` while an end of the policy means nothing.
+/// `None` while an end of the policy does not resolve.
 fn resolved(policy: &Policy, directory: &Directory<'_>) -> Option<ResolvedPolicy> {
     let sources = directory.resolve(&policy.source).ok()?;
     let (mut pairs, mut from, mut to) = (Vec::new(), Vec::new(), None);
     if policy.chain == PolicyChain::RaindEw {
         let destinations = directory.resolve(&policy.destination).ok()?;
         for source in &sources {
-            // Nobody talks to itself through the bridge.
+            // A container does not talk to itself through the bridge.
             let others = destinations.iter().filter(|d| d.veth != source.veth);
             pairs.extend(others.map(|d| (source.clone(), d.clone())));
         }
@@ -105,7 +105,7 @@ mod tests {
                 let mut c = container("a", "web").address("10.166.0.1").forward(80).in_state(state);
                 (c.journal.operation, c.journal.starting) = (operation, starting);
                 t.put(c).unwrap();
-                // A member of a pod: no address of its own.
+                // A member of a pod has no address of its own.
                 t.put(container("b", "member").forward(81).in_state(ContainerState::Running))
                     .unwrap();
             });

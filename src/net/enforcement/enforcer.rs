@@ -1,4 +1,4 @@
-//! The one task that owns the kernel's rules.
+//! The only task that changes the kernel's rules.
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -8,14 +8,14 @@ use crate::net::bridges::Uplink;
 use crate::net::firewall::{DesiredRules, FirewallError, FirewallSettings, Flow, PacketFilter, sever};
 use crate::store::Store;
 
-/// Handle to the firewall. Clones share it; when the last one is dropped its task ends and the rules stay.
+/// Handle to the firewall. Clones share it; when the last one is dropped, its task ends and the rules stay.
 #[derive(Clone)]
 pub struct Firewall {
     requests: mpsc::UnboundedSender<Request>,
     sources: Sources,
 }
 
-/// What the rules are computed from.
+/// The inputs of the rules.
 #[derive(Clone)]
 struct Sources {
     store: Store,
@@ -35,19 +35,20 @@ enum Request {
     Try(Change, oneshot::Sender<Result<Trial, FirewallError>>),
 }
 
-/// From the state of the store to the one whose rules are tried.
+/// Computes a proposed state, whose rules are tried first, from the current state.
 type Change = Box<dyn FnOnce(&Snapshot) -> Snapshot + Send>;
 
-/// Rules are in the kernel that the store does not say yet. Until this is dropped the kernel gets no others; then it
-/// gets those of the store.
+/// The kernel holds rules that are not in the store yet. Until this is dropped, the kernel gets no other rules;
+/// afterwards it gets those of the store.
 #[must_use = "dropping it ends the trial"]
 pub struct Trial {
     _end: oneshot::Sender<()>,
 }
 
 impl Firewall {
-    /// Takes over whatever an earlier run or the original daemon left, applies the rules of the current snapshot, reads
-    /// them back, and begins to follow the uplink. A host without working ip6tables is logged once and left at that.
+    /// Takes over the rules that an earlier run or the original daemon left, applies those of the current snapshot,
+    /// reads them back, and starts to watch the uplink. If the host has no working ip6tables, log that once and skip
+    /// IPv6.
     pub async fn start(
         store: Store,
         uplink: watch::Receiver<Option<Uplink>>,
@@ -73,13 +74,13 @@ impl Firewall {
         })
     }
 
-    /// What the rules of a snapshot are about, with the uplink as it is now.
+    /// The inputs of the rules for a snapshot, with the current uplink.
     pub fn desired_of(&self, snapshot: &Snapshot) -> DesiredRules {
         self.sources.desired_of(snapshot)
     }
 
-    /// Brings the kernel to the rules of what `change` makes of the store's state, before the store has it: for changes
-    /// that must not be stored when the kernel refuses them. On an error the kernel holds the rules of the store.
+    /// Applies the rules of the state that `change` would produce before that state is stored: for changes that must
+    /// not be stored if the kernel refuses them. On an error the kernel holds the rules of the store.
     pub async fn try_out(
         &self,
         change: impl FnOnce(&Snapshot) -> Snapshot + Send + 'static,
@@ -87,15 +88,15 @@ impl Firewall {
         self.ask(|answer| Request::Try(Box::new(change), answer)).await
     }
 
-    /// Returns when the rules of the snapshot at the time of the call, or of a later one, are in the kernel. Calls that
-    /// come together share one run of the tool; when the rules are there already nothing is run. On an error each table
-    /// holds either its old or its new rules, entirely.
+    /// Returns when the kernel holds the rules of the snapshot at the time of the call, or of a later one. Concurrent
+    /// calls share one run of the tool; if the rules are already in place, nothing is run. On an error each table holds
+    /// either all of its old or all of its new rules.
     pub async fn apply(&self) -> Result<(), FirewallError> {
         self.ask(Request::Apply).await
     }
 
-    /// Ends the established flows that are denied now: the rules let them pass for ever. A failure leaves them, and is
-    /// logged.
+    /// Ends established flows that the rules now deny; otherwise they would pass forever. If this fails, the flows stay
+    /// and the failure is logged.
     pub async fn sever(&self, denied: impl Fn(&Flow) -> bool) {
         match sever(denied).await {
             Ok(flows) => tracing::debug!(flows, "flows that are denied now are ended"),
@@ -103,8 +104,8 @@ impl Firewall {
         }
     }
 
-    /// Compares the kernel's rules with ours and puts back what others changed, removed or flushed. `true` when
-    /// something had to be put back.
+    /// Compares the kernel's rules with ours and restores what others changed, removed or flushed. `true` if anything
+    /// had to be restored.
     pub async fn verify_and_repair(&self) -> Result<bool, FirewallError> {
         self.ask(Request::Verify).await
     }
@@ -166,7 +167,7 @@ impl Worker {
                 Request::Try(change, answer) => trials.push((change, answer)),
             }
         }
-        // Nobody may wait for an answer any more; the work is done all the same.
+        // The caller may have stopped waiting; the work is done anyway.
         if !applies.is_empty() {
             let result = self.apply().await;
             applies.into_iter().for_each(|answer| drop(answer.send(result.clone())));

@@ -1,8 +1,8 @@
-//! Keeps the rules up with the store: whatever changes who may be reached is in the kernel milliseconds later.
+//! Keeps the rules in sync with the store: a change of reachability is in the kernel within milliseconds.
 //!
-//! Operations that depend on a rule apply it themselves and wait; this is for what happens by itself, as a pod that
-//! becomes ready or ends, or a name in a policy that begins to mean somebody. Changes that come together are one run of
-//! the tool, changes that make no difference to the rules are none.
+//! Operations that depend on a rule apply it themselves and wait; this controller handles other changes, such as a pod
+//! that becomes ready or exits, or a policy name that begins to resolve. Changes that arrive together share one run of
+//! the tool; changes that do not affect the rules cause none.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,12 +21,12 @@ const BACKOFF: Backoff = Backoff {
     most: Duration::from_secs(5),
 };
 
-/// The one thing to keep true.
+/// The only key of this controller.
 const RULES: &str = "packet filter rules";
 
 impl Firewall {
-    /// Applies the rules after each change in the store that may concern them, and every [`controller::RESYNC`], until
-    /// `stop`. What fails is logged and tried again.
+    /// Applies the rules after each store change that may affect them, and every [`controller::RESYNC`], until `stop`.
+    /// Failures are logged and retried.
     pub async fn follow(self, store: Store, conditions: Conditions, stop: CancellationToken) {
         let queue = Arc::new(Queue::new(BACKOFF));
         controller::run(Arc::new(self), queue, 1, store, conditions, stop).await;

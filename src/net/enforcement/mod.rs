@@ -1,4 +1,4 @@
-//! Keeps the packet filter as the store says: one task that owns the kernel's rules, and who asks it.
+//! Keeps the packet filter in sync with the store: one task changes the kernel's rules, the other modules here call it.
 
 mod desired;
 mod enforcer;

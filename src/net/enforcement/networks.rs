@@ -1,4 +1,4 @@
-//! Networks together with their rules: a network is there only with default deny and DNS, from the first packet on.
+//! Networks together with their rules: a network has default deny and DNS from its first packet on.
 
 use std::sync::Arc;
 
@@ -7,32 +7,32 @@ use crate::model::Network;
 use crate::net::bridges::{NetworkError, NetworkService};
 use crate::net::firewall::FirewallError;
 
-/// Makes and removes networks.
+/// Creates and removes networks.
 #[derive(Clone)]
 pub struct Networks {
     links: NetworkService,
     firewall: Firewall,
 }
 
-/// Why a network could not be made or removed.
+/// Why a network could not be created or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworksError {
     /// The network itself.
     #[error(transparent)]
     Network(#[from] NetworkError),
-    /// Its rules.
+    /// The rules.
     #[error(transparent)]
     Firewall(#[from] FirewallError),
 }
 
 impl Networks {
-    /// Of these bridges, with their rules in this firewall.
+    /// Manages these bridges, with their rules in this firewall.
     pub fn new(links: NetworkService, firewall: Firewall) -> Self {
         Self { links, firewall }
     }
 
-    /// Makes a network and its rules; nothing is left of a failed attempt. Errors: as [`NetworkService::create`], and
-    /// [`NetworksError::Firewall`].
+    /// Creates a network and its rules; a failed attempt leaves nothing behind. Errors: as [`NetworkService::create`],
+    /// and [`NetworksError::Firewall`].
     pub async fn create(&self, name: &str) -> Result<Arc<Network>, NetworksError> {
         let network = self.links.create(name).await?;
         if let Err(error) = self.firewall.apply().await {
@@ -44,8 +44,8 @@ impl Networks {
         Ok(network)
     }
 
-    /// Removes a network that no container is in, and its rules. Errors: as [`NetworkService::delete`]. Rules that stay
-    /// because the packet filter fails are about a bridge that is gone; they go with the next change of rules.
+    /// Removes a network without containers, and its rules. Errors: as [`NetworkService::delete`]. If the packet filter
+    /// fails, the rules of the removed bridge stay until the next change of rules.
     pub async fn delete(&self, name: &str) -> Result<(), NetworksError> {
         self.links.delete(name).await?;
         if let Err(error) = self.firewall.apply().await {

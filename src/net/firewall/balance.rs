@@ -1,9 +1,9 @@
-//! Ports of services: a chain for each, which spreads new connections evenly over the pods that are ready
-//! (`docs/spec/network.md` 11.3, 13). Pure.
+//! Service ports: one chain each, which spreads new connections evenly over the ready pods (`docs/spec/network.md`
+//! 11.3, 13). Pure.
 //!
 //! A chain without pods is empty: packets fall through to the host itself, which refuses them at once unless it listens
-//! there or its own rules say otherwise. Pods are reached from their own network, from the host and from outside; other
-//! networks of containers stay apart, as they do for published ports.
+//! there or its own rules say otherwise. Pods are reached from their own network, from the host and from outside, but
+//! not from other container networks, as for published ports.
 
 use std::net::Ipv4Addr;
 
@@ -12,12 +12,12 @@ use super::rule::{Chain, Client, Match, Rule, Target};
 use super::state::{BalancedPort, DesiredRules};
 use crate::model::Protocol;
 
-/// The chains of all ports of services.
+/// The chains of all service ports.
 pub(super) fn chains(state: &DesiredRules) -> impl Iterator<Item = Chain> + '_ {
     state.services.iter().map(chain)
 }
 
-/// Jumps for processes of the host and for everybody outside.
+/// Jumps for processes of the host and for clients outside.
 pub(super) fn jumps(state: &DesiredRules) -> impl Iterator<Item = Rule> + '_ {
     let address = state.settings.publish_address;
     state.services.iter().map(move |port| jump(address, None, port))
@@ -40,7 +40,8 @@ fn jump(address: Ipv4Addr, from: Option<&str>, port: &BalancedPort) -> Rule {
     Rule::new(to_port, Target::Jump(chain_name(port).into()))
 }
 
-/// N-26. Ids of one second begin alike; names differ all the same, for no two services have one port and protocol.
+/// N-26. Ids of the same second share a prefix; the names still differ, since no two services share a port and
+/// protocol.
 fn chain_name(port: &BalancedPort) -> String {
     let id = port.service.get(..8).unwrap_or(&port.service);
     let suffix = match port.protocol {
@@ -50,9 +51,9 @@ fn chain_name(port: &BalancedPort) -> String {
     format!("RAIND-SVC-{id}-{}{suffix}", port.host_port)
 }
 
-/// With affinity, clients that were here lately come first and go where they went; the lists of them are per pod, so
-/// that a client stays with one pod on all ports of the service. The kernel keeps the last 100 clients of each pod
-/// (`ip_list_tot` of `xt_recent`) and forgets them when the pod is gone.
+/// With affinity, recent clients are matched first and sent to the same pod; the client lists are per pod, so a client
+/// stays with one pod on all ports of the service. The kernel keeps the last 100 clients of each pod (`ip_list_tot` of
+/// `xt_recent`) and drops the list when the pod is gone.
 fn chain(port: &BalancedPort) -> Chain {
     let mut chain = Chain::new(chain_name(port));
     let all = Match {
@@ -83,7 +84,7 @@ fn chain(port: &BalancedPort) -> Chain {
     chain
 }
 
-/// One of `left` connections (N-24); always when it is the last one left.
+/// One in `left` connections (N-24); unconditional for the last one.
 fn share(left: usize) -> Option<u32> {
     (left > 1).then(|| u32::try_from(left).unwrap_or(u32::MAX))
 }

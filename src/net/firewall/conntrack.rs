@@ -1,12 +1,12 @@
-//! Flows that the kernel remembers although the rules say otherwise now.
+//! Removes conntrack entries that contradict the current rules.
 //!
 //! Address translation is decided once per flow. A TCP connection ends with its peer, but a UDP flow lives as long as
-//! packets come: a client that goes on sending would reach the address of a removed container for ever, or, if it began
+//! packets arrive: a client that keeps sending would reach the address of a removed container forever, or, if it began
 //! before the port was published, never reach the new one. So after a change of published UDP ports, or of the pods
-//! behind a UDP port of a service, such flows are deleted; the next packet makes a new one by the rules in force.
+//! behind a UDP port of a service, such flows are deleted; the next packet creates a new one by the rules in force.
 //!
-//! Established flows pass before any policy is asked. Those that the policies deny from now on are deleted, so that their
-//! next packet is asked about as a new one (`docs/spec/policy.md` P-17).
+//! Established flows are accepted before any policy is evaluated. Those that the policies now deny are deleted, so that
+//! their next packet is evaluated as a new one (`docs/spec/policy.md` P-17).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
@@ -23,23 +23,23 @@ use super::state::{DesiredRules, PublishedPort};
 use crate::model;
 use crate::model::PolicyProtocol;
 
-/// How long the kernel may take to list and delete flows.
+/// Timeout for listing and deleting flows.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes of the largest datagram of netlink; the kernel makes them of half that size at most.
+/// Buffer size for a netlink datagram; the kernel's are at most half that size.
 const DATAGRAM: usize = 1 << 16;
 
-/// A flow over IPv4, as the kernel remembers it.
+/// An IPv4 flow in conntrack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flow {
-    /// `None` for one that no policy can name.
+    /// `None` for a protocol that policies cannot name.
     pub protocol: Option<PolicyProtocol>,
-    /// The client. Without ports they are 0, here and below.
+    /// The client. Protocols without ports have 0, here and below.
     pub source: SocketAddrV4,
-    /// Where the client sends to.
+    /// Original destination.
     pub destination: SocketAddrV4,
-    /// Where the answers come from; differs when the destination is translated.
+    /// Source of the replies; differs from the destination if that is translated.
     answers_from: SocketAddrV4,
-    /// What identifies it to the kernel.
+    /// The kernel's key for it.
     original: Vec<Tuple>,
 }
 
@@ -49,8 +49,8 @@ pub(super) async fn sweep(state: &DesiredRules) -> Result<usize, String> {
     delete(|flow| flow.protocol == Some(PolicyProtocol::Udp) && is_stale(flow, state, &port_mappings)).await
 }
 
-/// Deletes the flows that are denied now. Returns how many there were. Flows with a translated destination are left: it
-/// is not the one that the rules saw.
+/// Deletes the flows that are now denied. Returns how many there were. Skips flows with a translated destination,
+/// because the rules saw a different one.
 pub async fn sever(denied: impl Fn(&Flow) -> bool) -> Result<usize, String> {
     delete(|flow| flow.answers_from == flow.destination && denied(flow)).await
 }
@@ -76,7 +76,7 @@ async fn delete_all(chosen: impl Fn(&Flow) -> bool) -> Result<usize, String> {
         let delete = ConntrackMessage::Delete(vec![ConntrackAttribute::CtaTupleOrig(flow.original)]);
         match kernel.ask(delete, NLM_F_REQUEST | NLM_F_ACK, drop).await {
             Ok(()) => deleted += 1,
-            // It may have ended by itself meanwhile; the others are still to be deleted.
+            // It may have ended by itself meanwhile; continue with the others.
             Err(error) => result = Err(error),
         }
     }
@@ -85,10 +85,9 @@ async fn delete_all(chosen: impl Fn(&Flow) -> bool) -> Result<usize, String> {
 
 /// A netlink socket for one request at a time.
 ///
-/// Anybody who can send packets to the host decides how many flows there are. So each datagram of the answer is read when
-/// the one before it has been looked at, nothing but what is looked for is kept, and who drops the future stops the
-/// reading. `netlink_proto` reads all of an answer in one step, in a task of its own, and writes a line to the log for
-/// each message that nobody waits for any more.
+/// Anybody who can send packets to the host decides how many flows there are. So we read one datagram of the reply at a
+/// time, keep only matching flows, and stop reading when the future is dropped. `netlink_proto` reads the whole reply
+/// in one step, in a task of its own, and logs a line for each message that nobody waits for any more.
 struct Kernel {
     socket: TokioSocket,
     sequence: u32,
@@ -104,7 +103,7 @@ impl Kernel {
         })
     }
 
-    /// Sends a request, and hands each message of the answer to `each`. Messages that cannot be read are left out.
+    /// Sends a request and passes each message of the reply to `each`. Messages that cannot be parsed are skipped.
     async fn ask(
         &mut self,
         message: ConntrackMessage,
@@ -159,7 +158,7 @@ fn is_stale(flow: &Flow, state: &DesiredRules, port_mappings: &[PublishedPort]) 
         .iter()
         .filter(|p| p.protocol == model::Protocol::Udp && p.host_port == to.port() && p.is_at(*to.ip()));
     if answers == to {
-        // Not translated, though now it would be.
+        // Not translated, but a new flow would be.
         let host = [state.uplink.as_ref().map(|u| u.address)];
         let mut local = host
             .into_iter()
@@ -167,7 +166,7 @@ fn is_stale(flow: &Flow, state: &DesiredRules, port_mappings: &[PublishedPort]) 
             .chain(state.bridges.iter().map(|b| b.gateway));
         published.next().is_some() && (to.ip().is_loopback() || local.any(|a| a == *to.ip()))
     } else {
-        // Translated to a container that is not behind this port, or no longer.
+        // Translated to a container that is not, or no longer, behind this port.
         state.settings.runtime_subnet.contains(answers.ip())
             && answers != state.settings.dns
             && !published.any(|p| (p.address, p.container_port) == (*answers.ip(), answers.port()))
@@ -199,7 +198,7 @@ fn flow(message: NetfilterMessage) -> Option<Flow> {
     })
 }
 
-/// Source, destination and protocol of one direction; `None` when it is not IPv4. Without ports they are 0.
+/// Source, destination and protocol of one direction; `None` if it is not IPv4. Protocols without ports have 0.
 fn ends(tuple: &[Tuple]) -> Option<(SocketAddrV4, SocketAddrV4, Option<PolicyProtocol>)> {
     let unset = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
     let (mut source, mut destination, mut known) = (unset, unset, None);

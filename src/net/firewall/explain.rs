@@ -1,4 +1,4 @@
-//! What becomes of a new connection, and which rule says so: the rules that are rendered, asked about one packet. Pure.
+//! The verdict on a new connection and the rule behind it: evaluates the rendered rules for one packet. Pure.
 
 use std::net::Ipv4Addr;
 
@@ -10,7 +10,7 @@ use super::rule::{Chain, Match, Rule, State, Target};
 use super::state::{DesiredRules, PublishedPort};
 use crate::model::{End, PolicyProtocol};
 
-/// Where a packet goes.
+/// Destination of a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Destination {
     /// A container or pod.
@@ -19,31 +19,31 @@ pub enum Destination {
     Address(Ipv4Addr),
 }
 
-/// The first packet of a connection that a container begins.
+/// The first packet of a connection that a container opens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packet {
-    /// Who sends it.
+    /// Sender.
     pub source: End,
-    /// To whom.
+    /// Receiver.
     pub destination: Destination,
-    /// `None` for a protocol that no rule names.
+    /// `None` for a protocol that no rule mentions.
     pub protocol: Option<PolicyProtocol>,
-    /// Destination port; `None` for one that no rule names.
+    /// Destination port; `None` for one that no rule mentions.
     pub port: Option<u16>,
 }
 
-/// What becomes of a packet.
+/// The verdict on a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
     /// Whether it passes.
     pub allowed: bool,
-    /// Chain of the rule that decides; `None` where no rule of ours does.
+    /// Chain of the rule that decides; `None` if none of our rules does.
     pub chain: Option<String>,
     /// That rule as iptables-save prints it.
     pub rule: Option<String>,
-    /// Id of the policy that it comes from.
+    /// Id of the policy that the rule comes from.
     pub policy: Option<String>,
-    /// In words.
+    /// Explanation in words.
     pub reason: String,
 }
 
@@ -67,7 +67,7 @@ impl Verdict {
     }
 }
 
-/// The rules that decide about forwarded packets, to be asked about many.
+/// The rules for forwarded packets, prepared for many queries.
 pub struct Explainer<'a> {
     state: &'a DesiredRules,
     chains: Vec<Chain>,
@@ -84,7 +84,7 @@ impl<'a> Explainer<'a> {
         }
     }
 
-    /// What becomes of it.
+    /// The verdict on a packet.
     pub fn verdict(&self, packet: &Packet) -> Verdict {
         let by_name = packet.protocol.filter(|p| p.has_ports() && packet.port == Some(DOMAIN));
         if let Some(protocol) = by_name {
@@ -165,7 +165,7 @@ impl<'a> Explainer<'a> {
         }
     }
 
-    /// The rule that ends the packet's way through a chain; `None` when it comes back.
+    /// The rule that ends the packet's path through a chain; `None` if the packet returns from it.
     fn walk(&self, name: &str, seen: &Seen<'_>) -> Option<(&Chain, &Rule)> {
         let chain = self.chains.iter().find(|c| c.name == name)?;
         for rule in chain.rules.iter().filter(|r| seen.has(&r.matches)) {
@@ -200,7 +200,7 @@ impl Seen<'_> {
             && m.not_source.is_none_or(|net| !net.contains(&source.address))
             && m.destination.is_none_or(|net| net.contains(&self.address))
             && m.not_destination.is_none_or(|net| !net.contains(&self.address))
-            // What was translated, and what comes from a known port, is no first packet.
+            // Rules that match a translated destination or a source port do not apply to first packets.
             && !m.is_translated
             && m.sport.is_none()
             && m.input.as_deref().is_none_or(|name| is_named(&source.bridge, name))

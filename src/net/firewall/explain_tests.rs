@@ -1,4 +1,4 @@
-//! Answers against the rendered text, read by an evaluator that shares no code with the model.
+//! Compares verdicts with the rendered text, evaluated by code that shares nothing with the model.
 
 use std::collections::HashMap;
 
@@ -52,7 +52,7 @@ fn policy(id: usize, chain: PolicyChain) -> ResolvedPolicy {
     }
 }
 
-/// One of few addresses, protocols and ports, so that policies and packets meet often.
+/// A small set of addresses, protocols and ports, so that policies often match packets.
 struct Dice(StdRng);
 
 impl Dice {
@@ -114,7 +114,7 @@ impl Dice {
     }
 }
 
-/// What the text says: whether it passes, and the log prefix that was met last.
+/// The verdict of the text: whether the packet passes, and the log prefix that was hit last.
 fn read(rules: &str, packet: &Packet) -> Option<(bool, String)> {
     let mut chains: HashMap<&str, Vec<Vec<&str>>> = HashMap::new();
     let filter = rules.split("COMMIT").next().unwrap();

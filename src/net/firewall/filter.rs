@@ -1,4 +1,4 @@
-//! The packet filter of the host: takes the rules that should hold as one value and brings the kernel to them.
+//! The packet filter of the host: takes the desired rules as one value and applies them to the kernel.
 
 use super::plan::{JUMPS, JUMPS6, Jump, Scope, above_ours, applied, plan};
 use super::state::{DesiredRules, PublishedPort};
@@ -11,14 +11,14 @@ use crate::model::Protocol;
 pub struct PacketFilter {
     variant: Variant,
     v4: Side,
-    /// Or why there is none.
+    /// Or why it is unavailable.
     v6: Result<Side, FirewallError>,
-    /// The mapped ports of UDP that the kernel's flows were last compared with.
+    /// The UDP port mappings as of the last cleanup of conntrack entries.
     swept: Option<Vec<PublishedPort>>,
 }
 
 impl PacketFilter {
-    /// Finds the tools; nothing is changed. IPv6 may be missing. Errors: [`FirewallError::Missing`].
+    /// Finds the tools without changing anything. IPv6 may be missing. Errors: [`FirewallError::Missing`].
     pub fn find(variant: Variant) -> Result<Self, FirewallError> {
         Ok(Self {
             variant,
@@ -28,8 +28,8 @@ impl PacketFilter {
         })
     }
 
-    /// Brings the kernel to these rules from whatever an earlier run, or the original daemon, left, and reads them back.
-    /// A host without working ip6tables is logged once and left at that.
+    /// Applies these rules, whatever an earlier run or the original daemon left in the kernel, and reads them back. If
+    /// the host has no working ip6tables, log that once and skip IPv6.
     pub async fn take_over(&mut self, desired: &DesiredRules) -> Result<(), FirewallError> {
         let rules = render(desired);
         let changed = self
@@ -56,8 +56,8 @@ impl PacketFilter {
         Ok(())
     }
 
-    /// Brings the kernel to these rules from those that were applied last; nothing is run when they are the same. On an
-    /// error each table holds either its old or its new rules, entirely.
+    /// Applies these rules on top of those applied last; if they are equal, nothing is run. On an error each table
+    /// holds either all of its old or all of its new rules.
     pub async fn apply(&mut self, desired: &DesiredRules) -> Result<(), FirewallError> {
         let rules = render(desired);
         self.v4.bring_to(&rules.v4).await?;
@@ -68,7 +68,7 @@ impl PacketFilter {
         Ok(())
     }
 
-    /// Compares the kernel with these rules, and puts back what others changed. `true` when something was.
+    /// Compares the kernel with these rules and restores what others changed. `true` if anything was changed.
     pub async fn verify(&mut self, desired: &DesiredRules) -> Result<bool, FirewallError> {
         let rules = render(desired);
         let mut repaired = self.v4.verify(&rules.v4).await?;
@@ -83,7 +83,7 @@ impl PacketFilter {
         Ok(!repaired.is_empty())
     }
 
-    /// Tools that were missing at start may be there now. That they are not has been told.
+    /// Tools that were missing at start may have been installed. If they are still missing, do not log it again.
     async fn try_v6(&mut self, text: &str) {
         let Ok(tool) = Tool::find(self.variant, Family::V6) else {
             return;
@@ -95,7 +95,8 @@ impl PacketFilter {
         }
     }
 
-    /// Only when the mapped ports of UDP changed; a failure leaves stale flows, which end when their clients fall silent.
+    /// Only when the UDP port mappings changed. A failure leaves stale flows, which end when their clients stop
+    /// sending.
     async fn sweep(&mut self, desired: &DesiredRules) {
         let mut udp = desired.port_mappings();
         udp.retain(|way| way.protocol == Protocol::Udp);
@@ -111,8 +112,8 @@ impl PacketFilter {
     }
 }
 
-/// Removes all our rules and chains, and those of the original daemon, for good: for an uninstallation. No daemon may be
-/// running. The second family is tried even if the first fails.
+/// Uninstallation: removes all our rules and chains, and those of the original daemon, for good. No daemon may be
+/// running. IPv6 is tried even if IPv4 fails.
 pub async fn remove_all(variant: Variant) -> Result<(), FirewallError> {
     let v4 = match Tool::find(variant, Family::V4) {
         Ok(tool) => Side::new(tool, &[])
@@ -130,15 +131,15 @@ pub async fn remove_all(variant: Variant) -> Result<(), FirewallError> {
     v4
 }
 
-/// The rules of one family: what we believe the kernel holds, and the tool to change it with.
+/// The rules of one family: the assumed content of the kernel, and the tool to change it with.
 struct Side {
     tool: Tool,
     jumps: &'static [Jump],
-    /// The rendered text in force and the same as data; `None` when the kernel has to be asked.
+    /// The rendered text in force and its parsed form; `None` if the kernel must be read first.
     known: Option<(String, Tables)>,
-    /// The rule of others that stood above ours at the last verification.
+    /// The foreign rule that was above ours at the last verification.
     above: Option<String>,
-    /// Whether it is left there.
+    /// Whether we leave it there.
     yields: bool,
 }
 
@@ -153,8 +154,8 @@ impl Side {
         }
     }
 
-    /// Applies the difference to what we believe; one run of the tool or none. If that is refused, the belief may be
-    /// wrong, and the kernel is asked.
+    /// Applies the difference to the assumed content; one run of the tool or none. If the tool refuses it, the
+    /// assumption may be wrong, so read the kernel and try again.
     async fn bring_to(&mut self, text: &str) -> Result<(), FirewallError> {
         if let Some((known, tables)) = &self.known {
             if known == text {
@@ -176,14 +177,14 @@ impl Side {
         self.reconcile(text, Scope::Upkeep).await.map(drop)
     }
 
-    /// Asks the kernel and applies the difference. Returns what differed, as `table/chain`.
+    /// Reads the kernel and applies the difference. Returns what differed, as `table/chain`.
     async fn reconcile(&mut self, text: &str, scope: Scope) -> Result<Vec<String>, FirewallError> {
         self.known = None;
         let kernel = Tables::parse(&self.tool.save().await?);
         self.bring_from(&kernel, text, scope).await
     }
 
-    /// The same for the periodic comparison, which minds what others have put above ours.
+    /// The same for the periodic verification, which also handles foreign rules above ours.
     async fn verify(&mut self, text: &str) -> Result<Vec<String>, FirewallError> {
         self.known = None;
         let kernel = Tables::parse(&self.tool.save().await?);
@@ -191,8 +192,8 @@ impl Side {
         self.bring_from(&kernel, text, scope).await
     }
 
-    /// A rule above ours may bypass policy, so ours are moved back to the top (`docs/spec/policy.md` P-20). Is it above
-    /// ours again at the next comparison, its program insists, and moving would go on for ever.
+    /// A rule above ours may bypass policy, so we move ours back to the top (`docs/spec/policy.md` P-20). If it is
+    /// above ours again at the next verification, its program insists, and moving ours again would go on forever.
     fn scope_below(&mut self, above: Option<String>) -> Scope {
         let before = std::mem::replace(&mut self.above, above);
         match &self.above {

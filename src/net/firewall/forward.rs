@@ -1,6 +1,6 @@
-//! The chains that decide about forwarded packets (`docs/spec/policy.md` 2), in the order in which packets meet them.
+//! The chains for forwarded packets (`docs/spec/policy.md` 2), in the order in which packets traverse them.
 //!
-//! Policies of users stand at the top of their chain, the last one added first; each with its log rule above it.
+//! User policies are at the top of their chain, the last one added first, each preceded by its log rule.
 
 use super::rule::{Chain, GROUP_EW, Match, Rule, State, Target};
 use super::state::{DesiredRules, ResolvedPolicy};
@@ -13,7 +13,7 @@ const NS_DENY: &str = "RAIND-NS-DENY,id=predefined";
 const GROUP_OBSERVE: u8 = 11;
 const GROUP_ENFORCE: u8 = 12;
 
-/// Where forwarded packets begin.
+/// The entry for forwarded packets.
 pub(super) const ROOT: &str = "RAIND-ROOT";
 const GUARD: &str = "RAIND-GUARD";
 const EAST_WEST: &str = "RAIND-EW";
@@ -52,8 +52,8 @@ fn root(state: &DesiredRules) -> Chain {
     chain
 }
 
-/// P-16: what a container sends has the address that it was given. After established connections: whoever guesses those
-/// has gained nothing that a policy withheld.
+/// P-16: a container must send from its assigned address. This comes after established connections: guessing one of
+/// those gains nothing that a policy denies.
 fn guard(state: &DesiredRules) -> Chain {
     let mut chain = Chain::new(GUARD);
     for interface in &state.interfaces {
@@ -67,8 +67,7 @@ fn guard(state: &DesiredRules) -> Chain {
     chain
 }
 
-/// 2.3. The drop by name prefix catches bridges that have lost their network; the one by list holds for every name
-/// (P-05).
+/// 2.3. The drop by name prefix catches bridges whose network was removed; the one by list works for any name (P-05).
 fn east_west(state: &DesiredRules) -> Chain {
     let logging = state.policy.ew_logging;
     let mut chain = Chain::new(EAST_WEST);
@@ -98,7 +97,7 @@ fn east_west(state: &DesiredRules) -> Chain {
     chain
 }
 
-/// On one bridge by its ports, between two by addresses: a routed packet leaves through a port that is not known yet
+/// On one bridge match by bridge port, between two by address: the output port of a routed packet is not known yet
 /// (P-06).
 fn east_west_match((source, destination): &super::state::Pair, policy: &ResolvedPolicy) -> Match {
     let matches = Match {
@@ -123,7 +122,7 @@ fn east_west_match((source, destination): &super::state::Pair, policy: &Resolved
     }
 }
 
-/// Drops what comes from one of our bridges and goes to one of them: as many rules as bridges, not as pairs.
+/// Drops packets from one of our bridges to any of them, with one rule per bridge instead of one per pair.
 pub(super) fn isolate(state: &DesiredRules, logging: bool) -> Chain {
     let mut chain = Chain::new(ISOLATE);
     for b in state.bridges.iter().map(|b| &b.name) {
@@ -200,7 +199,7 @@ fn ns_enforce(state: &DesiredRules) -> Chain {
     chain
 }
 
-/// The uplink, and whatever else there is (N-28, P-21).
+/// The uplink, and all other interfaces (N-28, P-21).
 fn ways_out(state: &DesiredRules) -> impl Iterator<Item = Option<String>> {
     let uplink = state.uplink.as_ref().map(|u| Some(u.interface.clone()));
     uplink.into_iter().chain([None])
@@ -252,7 +251,7 @@ fn policy_rules(chain: &mut Chain, policy: &ResolvedPolicy, matches: Match, log:
     add(matches, target);
 }
 
-/// P-04: networks are IPv4 only; between containers there is no IPv6 at all, link-local included.
+/// P-04: networks are IPv4 only; all IPv6 between containers is dropped, link-local included.
 pub(super) fn chains6(state: &DesiredRules) -> Vec<Chain> {
     let mut root = Chain::new(ROOT);
     for b in &state.bridges {

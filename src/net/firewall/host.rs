@@ -11,7 +11,7 @@ use crate::model::PolicyProtocol::{Tcp, Udp};
 const INPUT: &str = "RAIND-INPUT";
 const LOCAL: &str = "RAIND-LOCAL";
 
-/// The host's own addresses that nobody else has a way to.
+/// Host addresses that only the host itself may reach.
 pub(super) const LOOPBACK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
 
 /// All of them.
@@ -19,7 +19,7 @@ pub(super) fn chains(state: &DesiredRules) -> [Chain; 2] {
     [input(state), local(state)]
 }
 
-/// N-29: the hook listener answers containers and the host only.
+/// N-29: the hook listener accepts containers and the host only.
 fn input(state: &DesiredRules) -> Chain {
     let mut chain = Chain::new(INPUT);
     for b in &state.bridges {
@@ -33,7 +33,7 @@ fn input(state: &DesiredRules) -> Chain {
     chain
 }
 
-/// What containers may reach on the host. What is not named is up to the host's own rules (`docs/spec/policy.md` 1).
+/// What containers may reach on the host. Everything else is up to the host's own rules (`docs/spec/policy.md` 1).
 fn local(state: &DesiredRules) -> Chain {
     let s = &state.settings;
     let mut chain = Chain::new(LOCAL);

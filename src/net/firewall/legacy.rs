@@ -1,5 +1,5 @@
 //! Rules that the original daemon put directly into built-in chains (`docs/spec/network.md` 5.4, 8.2, 11.3). It never
-//! removed them when it ended; left in place they would open ports to whichever container gets the address next.
+//! removed them on exit; if they stayed, they would open ports to whichever container gets the address next.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -8,23 +8,23 @@ use ipnet::Ipv4Net;
 use super::tables::{Opt, options};
 use crate::net::DEFAULT_SUBNET;
 
-/// What the value of an option has to be.
+/// What the value of an option must be.
 enum Value {
-    /// Anything, as long as it is one value and not negated.
+    /// Any single value that is not negated.
     Any,
     Is(&'static str),
-    /// The runtime subnet of the original, which was fixed.
+    /// The original's fixed runtime subnet.
     Runtime,
-    /// One address inside it.
+    /// One address in that subnet.
     Container,
-    /// Address and port inside it.
+    /// Address and port in that subnet.
     Endpoint,
 }
 use Value::*;
 
 type Shape = (&'static str, &'static str, &'static [(&'static str, Value)]);
 
-/// A rule is a leftover when it has exactly the options of a shape.
+/// A rule is a leftover if it has exactly the options of a shape.
 const SHAPES: &[Shape] = &[
     (
         "filter",
@@ -167,7 +167,7 @@ mod tests {
     use crate::net::firewall::plan::PREFIX;
     use crate::net::firewall::tables::{Tables, target};
 
-    /// Everything that the original had in built-in chains in these recordings, jumps to its own chains aside.
+    /// All rules of the original in built-in chains in these recordings, except jumps to its own chains.
     #[test]
     fn every_rule_of_the_original_is_recognised() {
         for text in [

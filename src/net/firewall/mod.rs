@@ -1,17 +1,17 @@
 //! The packet filter: the desired rules of the whole daemon, applied atomically (`docs/spec/network.md` 5, 8, 13, 14;
 //! `docs/spec/policy.md` 2).
 //!
-//! Everything is computed anew each time: a snapshot of the store and the uplink give a [`DesiredRules`], `rules` turns it
-//! into chains of rules as data, [`render`] writes them as text for iptables, and one task owns making the kernel hold it.
-//! Nothing remembers single rules; what is not rendered is not there.
+//! Everything is recomputed each time: a snapshot of the store and the uplink give a [`DesiredRules`], `rules` turns it
+//! into chains of rules as data, [`render`] writes them as text for iptables, and one task applies it to the kernel. No
+//! single rule is tracked; a rule that is not rendered is removed.
 //!
 //! ```text
 //! snapshot, uplink -> DesiredRules -> rules -> render -> difference to the kernel -> one iptables-restore --noflush
 //!                                                              ^-- iptables-save: at start and on verification
 //! ```
 //!
-//! All rules are in chains of our own, whose names begin with `RAIND-`. Each built-in chain has one jump to each of ours
-//! that it needs:
+//! All rules are in our own chains, whose names begin with `RAIND-`. Each built-in chain has one jump to each chain of
+//! ours that it needs:
 //!
 //! ```text
 //! filter INPUT        RAIND-INPUT -> RAIND-LOCAL      what containers may reach on the host
@@ -26,9 +26,9 @@
 //! ip6: filter FORWARD RAIND-ROOT -> RAIND-ISOLATE     no IPv6 between containers
 //! ```
 //!
-//! What this module never does: touch a rule that is not ours (at start it also removes those that the original daemon
-//! left, which are recognised by their exact shape), change the policy of a chain, resolve a name, or remove the rules
-//! when the daemon ends, for containers go on running.
+//! This module never touches a foreign rule (except at start, when it removes rules that the original daemon left,
+//! recognised by their exact shape), changes the policy of a chain, resolves a name, or removes the rules when the
+//! daemon exits, because containers keep running.
 
 mod balance;
 mod conntrack;
@@ -64,24 +64,24 @@ pub use render::{Ruleset, render};
 pub use state::{BalancedPort, Bridge, DesiredRules, Pair, PublishedPort, ResolvedPolicy};
 pub use tool::Variant;
 
-/// What the firewall is told. The default is the contract's values.
+/// Settings of the firewall. The defaults are the contract's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FirewallSettings {
-    /// The block that networks are cut from.
+    /// The block that networks are allocated from.
     pub runtime_subnet: Ipv4Net,
     /// Where DNS queries of containers are redirected to.
     pub dns: SocketAddrV4,
-    /// Port of the hook listener: open to containers and the host, closed to the outside.
+    /// Port of the hook listener: open to containers and the host, closed to other hosts.
     pub hook_port: u16,
     /// Port of the management API: closed to containers.
     pub management_port: u16,
     /// Port of the certificate listener: closed to containers.
     pub ca_port: u16,
-    /// Address of the host that services are published at, and ports that name none; 0.0.0.0 for all.
+    /// Host address for services and for published ports without one; 0.0.0.0 for all.
     pub publish_address: Ipv4Addr,
-    /// Which of the host's packet filter tools is used.
+    /// Which of the host's packet filter tools to use.
     pub variant: Variant,
-    /// How often the kernel's rules are compared with ours without being asked.
+    /// How often the kernel's rules are verified.
     pub verify_every: Duration,
 }
 
@@ -100,10 +100,10 @@ impl Default for FirewallSettings {
     }
 }
 
-/// Why the rules are not in the kernel.
+/// Why the rules could not be applied.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum FirewallError {
-    /// The tool is not on this host.
+    /// The tool is not installed.
     #[error("cannot find {0} on the PATH, in /usr/sbin or in /sbin; install the package iptables")]
     Missing(String),
     /// The tool could not be run.
@@ -111,15 +111,15 @@ pub enum FirewallError {
     Run {
         /// The tool.
         program: String,
-        /// What the system said.
+        /// The system's error.
         source: Cause,
     },
-    /// The tool took too long; it was killed.
+    /// The tool timed out and was killed.
     #[error("{program} did not end within {seconds} s; another program may hold the lock of the packet filter")]
     Timeout {
         /// The tool.
         program: String,
-        /// The limit.
+        /// The timeout.
         seconds: u64,
     },
     /// The tool or the kernel refused the rules; those in force stay.
@@ -127,19 +127,19 @@ pub enum FirewallError {
     Refused {
         /// The tool.
         program: String,
-        /// What it said, and the line it said it of.
+        /// Its error message, and the line that it refers to.
         message: String,
     },
-    /// The rules in the kernel are not those just written.
+    /// The kernel's rules differ from those just written.
     #[error("the packet filter does not keep the rules: after writing, {0}; another program may be rewriting them")]
     Unverified(String),
-    /// The task that owns the rules has ended, which happens only when the daemon ends.
+    /// The task that owns the rules has ended, which happens only when the daemon exits.
     #[error("the firewall has ended")]
     Stopped,
 }
 
 impl FirewallError {
-    /// The same in one word that stays the same.
+    /// The error as one stable word.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Missing(_) | Self::Run { .. } => "ToolMissing",

@@ -1,4 +1,4 @@
-//! The chains that translate addresses: names, published ports and services inward, everything on its way out.
+//! The chains that translate addresses: DNS, published ports and services inbound, masquerading outbound.
 
 use super::balance;
 use super::host::LOOPBACK;
@@ -7,11 +7,11 @@ use super::rule::{Chain, Match, Rule, Target};
 use super::state::{DesiredRules, PublishedPort};
 use crate::model::PolicyProtocol;
 
-/// What comes in.
+/// Inbound packets.
 pub(super) const PREROUTING: &str = "RAIND-PREROUTING";
 const PORTS: &str = "RAIND-PORTS";
 const POSTROUTING: &str = "RAIND-POSTROUTING";
-/// Where servers of names listen.
+/// Where DNS servers listen.
 pub(super) const DOMAIN: u16 = 53;
 
 /// All of them.
@@ -21,9 +21,10 @@ pub(super) fn chains(state: &DesiredRules) -> Vec<Chain> {
     chains
 }
 
-/// DNS of containers goes to our forwarder, whatever server they ask (`docs/spec/network.md` 5.3). Containers reach the
-/// published ports of their own network only (8.2), everybody else those of all. The original's rule for the uplink took
-/// what the host only passes on, and is not there: the last one is for the uplink too.
+/// Redirects DNS queries of containers to our forwarder, whatever server they address (`docs/spec/network.md` 5.3).
+/// Containers reach the published ports of their own network only (8.2), all others reach those of every network. We do
+/// not copy the original's rule for the uplink, which also caught packets that the host only forwards: the last rule
+/// covers the uplink too.
 fn prerouting(state: &DesiredRules) -> Chain {
     let mut chain = Chain::new(PREROUTING);
     for b in &state.bridges {
@@ -32,7 +33,7 @@ fn prerouting(state: &DesiredRules) -> Chain {
         }
     }
     for p in &state.ports {
-        // Nobody but the host itself has a way to its loopback.
+        // Only the host itself can reach its loopback.
         if !p.host_address.is_loopback() {
             chain.add(to_published(p, Some(&p.bridge)), to_container(p));
         }
@@ -41,8 +42,8 @@ fn prerouting(state: &DesiredRules) -> Chain {
     for b in &state.bridges {
         chain.add(Match::from(&b.name), Target::Return);
     }
-    // What claims to come for the loopback comes from a neighbour: translated, it would pass the kernel's own check. The
-    // host's packets to its loopback are in OUTPUT.
+    // A packet for a loopback address that arrives from outside was forged by a neighbour: translated, it would pass
+    // the kernel's own check. The host's own packets to its loopback are in OUTPUT.
     let to_loopback = Match {
         destination: Some(LOOPBACK),
         ..Match::default()
@@ -52,7 +53,7 @@ fn prerouting(state: &DesiredRules) -> Chain {
     chain
 }
 
-/// The rule that sends queries from a bridge to our forwarder.
+/// The rule that redirects queries from a bridge to our forwarder.
 pub(super) fn dns_redirect(state: &DesiredRules, bridge: &str, protocol: PolicyProtocol) -> Rule {
     let queries = Match {
         input: Some(bridge.to_owned()),
@@ -79,7 +80,7 @@ fn to_container(p: &PublishedPort) -> Target {
     Target::send_to(p.address, p.container_port)
 }
 
-/// The reply path of published ports and services (N-15), then the way out.
+/// The reply path of published ports and services (N-15), then masquerading.
 fn postrouting(state: &DesiredRules) -> Chain {
     let mut chain = Chain::new(POSTROUTING);
     for p in &state.destinations() {
@@ -87,7 +88,7 @@ fn postrouting(state: &DesiredRules) -> Chain {
             destination: Some(p.address.into()),
             ..Match::to_port(p.protocol, p.container_port)
         };
-        // A client on 127.0.0.1, and the container itself, would be answered past the translation.
+        // Replies to a client on 127.0.0.1, or to the container itself, would bypass the translation.
         let from_host = Match {
             output: Some(p.bridge.clone()),
             from_host: true,
@@ -108,7 +109,7 @@ fn postrouting(state: &DesiredRules) -> Chain {
     if let Some(h) = state.uplink.as_ref().map(|u| &u.interface) {
         chain.add(from_containers(Match::to(h)), Target::Masquerade);
     }
-    // Bridged broadcasts pass here too and are not on their way out.
+    // Bridged broadcasts pass here too, although they do not leave the host.
     for b in &state.bridges {
         chain.add(Match::to(&b.name), Target::Return);
     }

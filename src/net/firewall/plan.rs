@@ -1,10 +1,10 @@
-//! From what the kernel has to what it should have: the smallest `iptables-restore --noflush` input. Pure.
+//! The smallest `iptables-restore --noflush` input that turns the kernel's rules into the desired ones. Pure.
 
 use std::fmt::Write;
 
 use super::tables::{Tables, same, target};
 
-/// Every chain of ours, and none of others, is named so.
+/// Prefix of all our chains; no foreign chain has it.
 pub(super) const PREFIX: &str = "RAIND-";
 
 /// A jump from a built-in chain to one of ours.
@@ -16,12 +16,12 @@ pub(super) struct Jump {
     pub place: JumpPosition,
 }
 
-/// Where in the built-in chain a jump belongs.
+/// Position of a jump in the built-in chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum JumpPosition {
-    /// Before the rules of others, in the order of [`JUMPS`].
+    /// Before foreign rules, in the order of [`JUMPS`].
     Top,
-    /// After the rules of others that are there already.
+    /// After the foreign rules that exist already.
     Bottom,
 }
 
@@ -43,29 +43,29 @@ const fn jump(table: &'static str, from: &'static str, to: &'static str, place: 
     Jump { table, from, to, place }
 }
 
-/// How far a plan goes.
+/// Scope of a plan.
 #[derive(Clone, Copy)]
 pub(super) enum Scope {
-    /// At start: jumps are brought to their place, and rules of others that this says are leftovers of ours are removed.
+    /// At start: moves jumps to their place and removes foreign rules that this function reports as leftovers of ours.
     Takeover(fn(table: &str, chain: &str, rule: &str) -> bool),
-    /// Later: each jump is there once, in order and in its place.
+    /// Later: ensures that each jump exists once, in order and in its place.
     Upkeep,
-    /// The same, but rules that others have put above ours stay there: against a program that insists nobody wins.
+    /// The same, but leaves foreign rules above ours: a program that insists would move them back anyway.
     Yield,
-    /// From rules that we wrote to others: in a chain of which most stays, single rules are removed and inserted.
+    /// From rules that we wrote to others: if most of a chain stays, single rules are removed and inserted.
     Change,
 }
 
-/// What to feed to iptables-restore, and why.
+/// The input for iptables-restore, and the reason for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RestoreInput {
     pub input: String,
-    /// `table/chain` of everything that is not as it should be.
+    /// `table/chain` of everything that differs.
     pub differing: Vec<String>,
 }
 
-/// The way from `kernel` to `desired`, or `None` when nothing is to be done. In `kernel`, chains outside ours matter for
-/// jumps and leftovers only.
+/// The plan from `kernel` to `desired`, or `None` if they agree. Foreign chains in `kernel` matter for jumps and
+/// leftovers only.
 pub(super) fn plan(kernel: &Tables, desired: &Tables, jumps: &[Jump], scope: Scope) -> Option<RestoreInput> {
     let mut plan = RestoreInput {
         input: String::new(),
@@ -91,7 +91,7 @@ pub(super) fn plan(kernel: &Tables, desired: &Tables, jumps: &[Jump], scope: Sco
     (!plan.differing.is_empty()).then_some(plan)
 }
 
-/// The kernel's content after `desired` was applied, as far as it concerns us.
+/// The kernel's content after `desired` was applied, as far as we manage it.
 pub(super) fn applied(desired: &Tables, jumps: &[Jump]) -> Tables {
     let mut tables = desired.clone();
     for jump in jumps {
@@ -100,14 +100,13 @@ pub(super) fn applied(desired: &Tables, jumps: &[Jump]) -> Tables {
     tables
 }
 
-/// The first rule of others that stands above a jump of ours that belongs at the top, with its chain
-/// (`docs/spec/policy.md` P-20).
+/// The first foreign rule above a jump of ours that belongs at the top, with its chain (`docs/spec/policy.md` P-20).
 pub(super) fn above_ours(kernel: &Tables, jumps: &[Jump]) -> Option<String> {
     let mut tops = jumps.iter().filter(|jump| jump.place == JumpPosition::Top);
     tops.find_map(|jump| {
         let rules = kernel.rules(jump.table, jump.from)?;
         let first = rules.first().filter(|first| !target(first).is_some_and(is_ours))?;
-        // Without any jump of ours the chain was flushed, and the rule is above nothing.
+        // If the chain has no jump of ours, it was flushed, and the rule is not above anything.
         let has_ours = rules.iter().any(|rule| target(rule).is_some_and(is_ours));
         has_ours.then(|| format!("{} {first}", jump.from))
     })
@@ -121,7 +120,7 @@ fn jump_rule(to: &str) -> String {
     format!("-j {to}")
 }
 
-/// The plan of one table, in the order in which its lines have to come.
+/// The plan of one table, in the order that the lines must have.
 #[derive(Default)]
 struct TablePlan {
     declarations: String,
@@ -146,7 +145,7 @@ impl TablePlan {
             .map(|(chain, _)| chain)
             .filter(|c| !is_ours(c))
             .collect();
-        // A table that was never used has no built-in chains to be listed.
+        // A table that was never used lists no built-in chains.
         others.extend(jumps.iter().filter(|j| j.table == table).map(|j| j.from));
         others.sort_unstable();
         others.dedup();
@@ -156,7 +155,7 @@ impl TablePlan {
             plan.fix_jumps(chain, rules, &expected, scope);
             for rule in rules {
                 let is_leftover = match (target(rule), scope) {
-                    // Where we have jumps they have been dealt with.
+                    // Chains with our jumps have already been handled.
                     (Some(to), _) if is_ours(to) => expected.is_empty() && is_stale(to),
                     (_, Scope::Takeover(is_leftover)) => is_leftover(table, chain, rule),
                     (_, Scope::Upkeep | Scope::Yield | Scope::Change) => false,
@@ -183,19 +182,19 @@ impl TablePlan {
         }
     }
 
-    /// Replaces what is between the rules at both ends that stay; everything when that is most of the chain.
+    /// Replaces the rules between the common head and tail; the whole chain if that is most of it.
     fn edit(&mut self, chain: &str, now: &[String], rules: &[String]) {
         let head = now.iter().zip(rules).take_while(|(a, b)| a == b).count();
         let ends = now[head..].iter().rev().zip(rules[head..].iter().rev());
         let tail = ends.take_while(|(a, b)| a == b).count();
         let (gone, new) = (&now[head..now.len() - tail], &rules[head..rules.len() - tail]);
-        // Of two equal rules the first is removed, wherever it stands.
+        // Of two equal rules the first is removed, wherever it is.
         let is_ambiguous = gone.iter().any(|rule| now[..head].contains(rule));
         if is_ambiguous || gone.len() + new.len() > head + tail {
             return self.rewrite(chain, rules);
         }
         self.differing.push(chain.to_owned());
-        // By content and not by number: if the chain is not what we believe, this is refused and the kernel is asked.
+        // By content, not by number: if the chain is not what we assume, this is refused and the kernel is read.
         for rule in gone {
             let _ = writeln!(self.removals, "-D {chain} {rule}");
         }

@@ -1,4 +1,4 @@
-//! The chains that let through what goes to published ports and services, and its answers.
+//! The chains that accept packets to published ports and services, and the replies.
 
 use super::rule::{Chain, GROUP_EW, Match, Rule, Target};
 use super::state::{DesiredRules, PublishedPort};
@@ -21,7 +21,7 @@ pub(super) fn hairpin(state: &DesiredRules) -> Chain {
     chain
 }
 
-/// The rule that lets through what a container sends to a published port of its own network.
+/// The rule that accepts packets from a container to a published port of its own network.
 pub(super) fn hairpin_accept(p: &PublishedPort) -> Rule {
     let matches = Match {
         input: Some(p.bridge.clone()),
@@ -30,7 +30,7 @@ pub(super) fn hairpin_accept(p: &PublishedPort) -> Rule {
     Rule::new(matches, Target::Accept)
 }
 
-/// What was sent to the port of the host.
+/// Matches packets that were sent to the host port.
 fn translated(p: &PublishedPort) -> Match {
     Match {
         destination: Some(p.address.into()),
@@ -45,7 +45,7 @@ pub(super) fn forwarded(state: &DesiredRules) -> Chain {
     let mut chain = Chain::new(FORWARDED);
     for p in &state.destinations() {
         if let Some(h) = state.uplink.as_ref().map(|u| &u.interface) {
-            // Who is to come by one address of the host only is not let in past it.
+            // A port published at one host address must not be reachable through another one.
             if p.host_address.is_unspecified() {
                 let inward = Match {
                     input: Some(h.clone()),

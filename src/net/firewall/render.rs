@@ -1,5 +1,5 @@
-//! Rules as text for iptables, in the form in which iptables-save prints them, so that what is read back can be compared.
-//! The only place that knows the words of iptables. Pure.
+//! Rules as text for iptables, in the form in which iptables-save prints them, so that the output can be compared. The
+//! only module that knows iptables syntax. Pure.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use super::rule::{Chain, Client, Match, Rule, State, Table, Target};
 use super::rules::rules;
 use super::state::DesiredRules;
 
-/// `iptables-restore --noflush` input of all our chains.
+/// `iptables-restore --noflush` input for all our chains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ruleset {
     /// For iptables.
@@ -67,7 +67,7 @@ impl fmt::Display for Match {
 
 impl Match {
     fn ends(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A block that holds every address is no condition, and is not printed as one.
+        // A block that holds every address is no condition, and iptables-save does not print it.
         let destination = self.destination.filter(|net| net.prefix_len() > 0);
         given(f, "-s", self.source)?;
         given(f, "! -s", self.not_source)?;
@@ -86,7 +86,7 @@ impl Match {
         if self.to_host {
             f.write_str("-m addrtype --dst-type LOCAL ")?;
         }
-        // The states of one match are alternatives, so that both together take two matches.
+        // The states of one match are alternatives, so requiring both takes two matches.
         if self.is_translated {
             f.write_str("-m conntrack --ctstate DNAT ")?;
         }
@@ -142,7 +142,7 @@ fn given(f: &mut fmt::Formatter<'_>, option: &str, value: Option<impl fmt::Displ
     }
 }
 
-/// The probability of one of `left`, rounded as the kernel does it, so that what is read back is the same.
+/// The probability of one in `left`, rounded as the kernel does it, so that it reads back unchanged.
 fn part(left: u32) -> f64 {
     const WHOLE: u32 = 1 << 31;
     f64::from((WHOLE + left / 2) / left.max(1)) / f64::from(WHOLE)

@@ -1,4 +1,4 @@
-//! The rendered rules against the recordings of the original daemon, and as snapshots.
+//! Compares the rendered rules with recordings of the original daemon and with snapshots.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +36,7 @@ fn port(host_port: u16, container_port: u16, protocol: Protocol) -> PublishedPor
     }
 }
 
-/// Which of our chains holds what the original had in a built-in chain.
+/// The chain of ours that corresponds to the original's rules in a built-in chain.
 fn home(table: &str, chain: &str, rule: &str) -> String {
     match (table, chain) {
         ("filter", "FORWARD") if rule.contains("--ctstate DNAT") => "RAIND-HAIRPIN".into(),
@@ -47,7 +47,8 @@ fn home(table: &str, chain: &str, rule: &str) -> String {
     }
 }
 
-/// What we have beyond the recording, chain by chain. Panics when a rule of the recording is missing or out of order.
+/// The rules that we have beyond the recording, chain by chain. Panics if a rule of the recording is missing or out of
+/// order.
 fn beyond(recording: &str, state: &DesiredRules) -> BTreeMap<String, Vec<String>> {
     let recorded = Tables::parse(recording);
     let ours = Tables::parse(&render(state).v4);
@@ -80,7 +81,7 @@ fn beyond(recording: &str, state: &DesiredRules) -> BTreeMap<String, Vec<String>
     beyond
 }
 
-/// The rule of the original that published a port of every host behind this one.
+/// The original's rule that published a port of every host behind this one.
 fn took_transit(line: &str) -> bool {
     line.starts_with("-A PREROUTING -i eth0 ") && line.contains("-j DNAT")
 }
@@ -96,7 +97,7 @@ fn a_fresh_host_has_the_rules_of_the_original_and_those_its_defects_call_for() {
 
 #[test]
 fn published_ports_have_the_rules_of_the_original_with_the_port_of_the_container() {
-    // N-13: the original matched the port of the host where the packet carries that of the container already.
+    // N-13: the original matched the host port where the packet already carries the container port.
     let recording = include_str!("../../../tests/fixtures/iptables-port-forward.txt");
     let corrected: String = recording
         .lines()
@@ -115,7 +116,7 @@ fn published_ports_have_the_rules_of_the_original_with_the_port_of_the_container
 
 #[test]
 fn a_second_network_has_the_rules_of_the_original() {
-    // Recorded with a container that publishes two ports and a second network, whose containers the original left
+    // Recorded with a container that publishes two ports and with a second network, whose containers the original left
     // without DNS (N-19).
     let recording = include_str!("../../../tests/fixtures/iptables-second-network.txt");
     let recording: String = recording
@@ -140,7 +141,7 @@ fn a_second_network_has_the_rules_of_the_original() {
 
 #[test]
 fn enforcement_has_the_rules_of_the_original() {
-    // The recording holds policies and published ports; the chains of the mode are what is compared.
+    // The recording also holds policies and published ports; compare only the chains of the mode.
     let recording = include_str!("../../../tests/fixtures/iptables-enforce.txt");
     let of_mode: String = recording
         .lines()
@@ -173,7 +174,7 @@ fn without_an_uplink_no_rule_names_one() {
     state.uplink = None;
     let v4 = render(&state).v4;
     assert!(!v4.contains("eth0"));
-    // Still out of the host and in again, whatever interface it will be.
+    // The rules still cover leaving and entering the host, for any interface.
     for rule in [
         "-A RAIND-NS-OBS -i raind0 -j ACCEPT",
         "-A RAIND-POSTROUTING -s 10.166.0.0/16 ! -d 10.166.0.0/16 -j MASQUERADE",
@@ -316,7 +317,7 @@ fn policy(
     }
 }
 
-/// The policies of the recordings that took effect, in the order of their addition.
+/// The policies of the recordings that took effect, in order of addition.
 fn recorded_policies() -> Vec<ResolvedPolicy> {
     use crate::model::PolicyChain::{RaindEw, RaindNsEnf, RaindNsObs};
     let (web, api) = (end("01m85d6ag2dj", "10.166.0.2"), end("01m85d7ac6qa", "10.166.0.3"));
@@ -343,7 +344,7 @@ fn recorded_policies() -> Vec<ResolvedPolicy> {
     ]
 }
 
-/// A recording without what is compared elsewhere: the order of built-in chains, N-13.
+/// A recording without the parts that are compared elsewhere: the order of built-in chains, N-13.
 fn chains_of_policy(recording: &str) -> String {
     let of_policy = recording.lines().filter(|l| l.starts_with("-A RAIND-"));
     of_policy.fold("*filter\n".to_owned(), |all, l| all + l + "\n")

@@ -1,4 +1,4 @@
-//! Rules as data: what is rendered for the kernel is the same that is asked about single packets. No word of any packet
+//! Rules as data: the same rules are rendered for the kernel and evaluated for single packets. No syntax of any packet
 //! filter tool is in here; [`render`](super::render) writes them for iptables.
 
 use std::borrow::Cow;
@@ -8,10 +8,10 @@ use ipnet::Ipv4Net;
 
 use crate::model::PolicyProtocol;
 
-/// Listeners that are told of traffic between containers.
+/// Log group for traffic between containers.
 pub(super) const GROUP_EW: u8 = 10;
 
-/// A table of the packet filter with all chains of ours in it.
+/// A table of the packet filter with all our chains in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Table {
     pub name: &'static str,
@@ -33,39 +33,39 @@ pub(super) struct Chain {
 pub(super) struct Rule {
     pub matches: Match,
     pub target: Target,
-    /// Id of the policy of a user that it comes from.
+    /// Id of the user policy that it comes from.
     pub policy: Option<String>,
 }
 
-/// What a packet must have; every `None` and `false` matches all.
+/// Conditions on a packet; a `None` or `false` matches all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Match {
     pub source: Option<Ipv4Net>,
     pub not_source: Option<Ipv4Net>,
     pub destination: Option<Ipv4Net>,
     pub not_destination: Option<Ipv4Net>,
-    /// Where it comes in; a trailing `+` stands for any rest.
+    /// Input interface; a trailing `+` is a wildcard.
     pub input: Option<String>,
     pub not_input: Option<String>,
     pub output: Option<String>,
     pub protocol: Option<PolicyProtocol>,
-    /// From an address of the host.
+    /// The source is a host address.
     pub from_host: bool,
-    /// To an address of the host.
+    /// The destination is a host address.
     pub to_host: bool,
-    /// Its connection was given another destination.
+    /// The destination of its connection was translated.
     pub is_translated: bool,
     pub state: Option<State>,
     pub bridged: bool,
-    /// Port of the bridge that it comes in through.
+    /// Input bridge port.
     pub bridge_in: Option<String>,
-    /// Port of the bridge that it goes out through.
+    /// Output bridge port.
     pub bridge_out: Option<String>,
     pub sport: Option<u16>,
     pub dport: Option<u16>,
     /// TCP: the first packet of a connection.
     pub syn: bool,
-    /// One of so many connections, by chance; not 0.
+    /// One in this many connections, at random; not 0.
     pub one_of: Option<u32>,
     pub client: Option<Client>,
 }
@@ -75,34 +75,34 @@ pub(super) struct Match {
 pub(super) enum State {
     New,
     Known,
-    /// Anything but known.
+    /// Any state except known.
     NotKnown,
 }
 
-/// Lists of the clients that were here lately.
+/// Lists of recent clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Client {
-    /// It is on the list and has not been away for so long; its time begins anew.
+    /// The client is on the list and was last seen within this time; refreshes its entry.
     Returns { list: String, seconds: u32 },
-    /// Any: it is put on the list.
+    /// Matches any client and puts it on the list.
     IsNoted { list: String },
 }
 
-/// What becomes of a packet.
+/// The target of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Target {
     Accept,
     Drop,
     Return,
     Jump(ChainName),
-    /// Goes on after telling a group of listeners.
+    /// Logs to a group and continues.
     Log {
         prefix: String,
         group: u8,
     },
-    /// It and its connection go there instead.
+    /// Translates the destination of the connection.
     SendTo(SocketAddrV4),
-    /// It and its connection come from the host's address instead.
+    /// Translates the source of the connection to the host's address.
     Masquerade,
 }
 
@@ -161,7 +161,7 @@ impl Match {
         }
     }
 
-    /// What goes out there.
+    /// Packets that leave there.
     pub fn to(bridge: &str) -> Self {
         Self {
             output: Some(bridge.to_owned()),
@@ -169,7 +169,7 @@ impl Match {
         }
     }
 
-    /// What comes in there.
+    /// Packets that enter there.
     pub fn from(bridge: &str) -> Self {
         Self {
             input: Some(bridge.to_owned()),
@@ -177,7 +177,7 @@ impl Match {
         }
     }
 
-    /// What comes in and goes out there.
+    /// Packets that enter and leave there.
     pub fn between(input: &str, output: &str) -> Self {
         Self {
             output: Some(output.to_owned()),
@@ -185,7 +185,7 @@ impl Match {
         }
     }
 
-    /// What goes to a port of that protocol.
+    /// Packets to a port of that protocol.
     pub fn to_port(protocol: impl Into<PolicyProtocol>, port: u16) -> Self {
         Self {
             protocol: Some(protocol.into()),

@@ -1,8 +1,8 @@
 //! All rules of a state, as data. Pure.
 //!
 //! `H` is the uplink, `B` a bridge. Rules that name `H` are the contract's (`docs/spec/network.md` 13,
-//! `docs/spec/policy.md` 2). After them stand rules for every other interface that is not a bridge of ours (N-28,
-//! P-21): traffic between our bridges has been dropped before, so what is left is traffic with the outside.
+//! `docs/spec/policy.md` 2). They are followed by rules for every other interface that is not a bridge of ours (N-28,
+//! P-21): traffic between our bridges was dropped before, so the rest is traffic with the outside.
 
 use super::rule::Table;
 use super::state::DesiredRules;

@@ -1,4 +1,4 @@
-//! What the rules are about, as a value: the layer above computes it, this one knows chains and sets, not pods. Pure.
+//! The inputs of the rules as a value: the layer above computes it, this one knows chains and sets, not pods. Pure.
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
@@ -9,12 +9,12 @@ use super::FirewallSettings;
 use crate::model::{End, Endpoint, PolicyChain, PolicyProtocol, PolicySettings, Protocol};
 use crate::net::bridges::Uplink;
 
-/// Everything that decides the rules.
+/// All inputs of the rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DesiredRules {
-    /// The interface out of this host. Without one the rules that name it are left out.
+    /// The uplink. If there is none, the rules that name it are omitted.
     pub uplink: Option<Uplink>,
-    /// The bridges of all networks, in the order of their creation.
+    /// The bridges of all networks, in order of creation.
     pub bridges: Vec<Bridge>,
     /// All published ports, in the order of their containers.
     pub ports: Vec<PublishedPort>,
@@ -22,9 +22,9 @@ pub struct DesiredRules {
     pub services: Vec<BalancedPort>,
     /// All interfaces of containers and pods.
     pub interfaces: Vec<End>,
-    /// What holds where no policy of a user speaks.
+    /// The defaults where no user policy matches.
     pub policy: PolicySettings,
-    /// The policies of users that are in force and mean something, in the order of their addition.
+    /// The user policies that are in force and resolve, in order of addition.
     pub policies: Vec<ResolvedPolicy>,
     /// Ports and addresses.
     pub settings: FirewallSettings,
@@ -33,18 +33,18 @@ pub struct DesiredRules {
 /// Source and destination of an East-West policy.
 pub type Pair = (End, End);
 
-/// A policy of a user with the interfaces that it means.
+/// A user policy with its resolved interfaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResolvedPolicy {
     /// Id of the policy.
     pub policy: String,
     /// Its chain, which says whether it allows or denies.
     pub chain: PolicyChain,
-    /// East-West: who may talk to whom.
+    /// East-West: pairs of source and destination.
     pub pairs: Vec<Pair>,
-    /// North-South: from whom.
+    /// North-South: sources.
     pub sources: Vec<End>,
-    /// North-South: to where.
+    /// North-South: destination.
     pub block: Option<Ipv4Net>,
     /// `None` for any.
     pub protocol: Option<PolicyProtocol>,
@@ -57,22 +57,22 @@ pub struct ResolvedPolicy {
 pub struct Bridge {
     /// Its name.
     pub name: String,
-    /// Addresses of its containers.
+    /// Subnet of its containers.
     pub subnet: Ipv4Net,
     /// Its own address.
     pub gateway: Ipv4Addr,
 }
 
-/// A port of the host that leads to a port of a container.
+/// A host port that is forwarded to a port of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublishedPort {
-    /// Bridge that the container is on.
+    /// Bridge of the container.
     pub bridge: String,
     /// Address of the container.
     pub address: Ipv4Addr,
-    /// Address of the host; 0.0.0.0 for all.
+    /// Host address; 0.0.0.0 for all.
     pub host_address: Ipv4Addr,
-    /// Port of the host.
+    /// Host port.
     pub host_port: u16,
     /// Port of the container.
     pub container_port: u16,
@@ -80,32 +80,32 @@ pub struct PublishedPort {
     pub protocol: Protocol,
 }
 
-/// A port of the host that is balanced over pods.
+/// A host port that is balanced over pods.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BalancedPort {
     /// Id of the service.
     pub service: String,
-    /// Port of the host.
+    /// Host port.
     pub host_port: u16,
-    /// Port of the pods.
+    /// Pod port.
     pub target_port: u16,
     /// Transport protocol.
     pub protocol: Protocol,
-    /// For how many seconds a client stays with one pod; `None` for no affinity.
+    /// Session affinity in seconds; `None` for no affinity.
     pub affinity_seconds: Option<u32>,
-    /// The pods that are ready.
+    /// The ready pods.
     pub endpoints: Vec<Endpoint>,
 }
 
 impl PublishedPort {
-    /// Whether packets to that address of the host come here.
+    /// Whether it applies to packets to that host address.
     pub fn is_at(&self, address: Ipv4Addr) -> bool {
         self.host_address.is_unspecified() || self.host_address == address
     }
 }
 
 impl DesiredRules {
-    /// Every mapping of a port of the host to a port of a container: published ports, then the pods behind services.
+    /// Every mapping of a host port to a port of a container: published ports, then the pods behind services.
     pub fn port_mappings(&self) -> Vec<PublishedPort> {
         let mappings = |port: &BalancedPort| {
             let mapping = |endpoint: &Endpoint| PublishedPort {
@@ -125,8 +125,8 @@ impl DesiredRules {
             .collect()
     }
 
-    /// The ends of all [`port_mappings`](Self::port_mappings), each once however many ports of the host lead there: what
-    /// has to be let through (N-25). Of several the one that is the least narrow.
+    /// The targets of all [`port_mappings`](Self::port_mappings), each once even if several host ports lead there: what
+    /// must be accepted (N-25). If there are several mappings, the least restrictive one.
     pub fn destinations(&self) -> Vec<PublishedPort> {
         let mut seen = HashSet::new();
         let mut port_mappings = self.port_mappings();

@@ -1,4 +1,4 @@
-//! Rules as data: what iptables-save prints and what iptables-restore reads, which is the same format.
+//! Parsed tables: the output of iptables-save and the input of iptables-restore, which share a format.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 pub(super) struct Tables(BTreeMap<String, BTreeMap<String, Vec<String>>>);
 
 impl Tables {
-    /// Reads tables, chains and rules. Comments, counters and policies are passed over.
+    /// Parses tables, chains and rules. Skips comments, counters and chain policies.
     pub fn parse(text: &str) -> Self {
         let mut tables = BTreeMap::<String, BTreeMap<String, Vec<String>>>::new();
         let mut current = String::new();
@@ -43,12 +43,12 @@ impl Tables {
             .map(|(name, rules)| (&**name, &**rules))
     }
 
-    /// The rules of a chain; `None` when there is no such chain.
+    /// The rules of a chain; `None` if there is no such chain.
     pub fn rules(&self, table: &str, chain: &str) -> Option<&[String]> {
         self.0.get(table)?.get(chain).map(Vec::as_slice)
     }
 
-    /// Appends a rule, making the chain if needed.
+    /// Appends a rule; creates the chain if needed.
     pub fn push(&mut self, table: &str, chain: &str, rule: String) {
         let chains = self.0.entry(table.to_owned()).or_default();
         chains.entry(chain.to_owned()).or_default().push(rule);
@@ -63,7 +63,7 @@ pub(super) struct Opt<'a> {
     pub values: Vec<&'a str>,
 }
 
-/// The options of a rule in an order that does not depend on the version of the tool: sorted, without quotes, and without
+/// The options of a rule in a form that does not depend on the version of the tool: sorted, without quotes, and without
 /// the `-m tcp` that some versions print and others imply.
 pub(super) fn options(rule: &str) -> Vec<Opt<'_>> {
     let mut options: Vec<Opt<'_>> = Vec::new();
@@ -88,7 +88,7 @@ pub(super) fn options(rule: &str) -> Vec<Opt<'_>> {
     options
 }
 
-/// The chain or target that a rule leads to.
+/// The target of a rule.
 pub(super) fn target(rule: &str) -> Option<&str> {
     let mut words = words(rule);
     words.by_ref().find(|w| matches!(w, Word::Plain("-j" | "-g")))?;
@@ -99,7 +99,7 @@ pub(super) fn target(rule: &str) -> Option<&str> {
 
 enum Word<'a> {
     Plain(&'a str),
-    /// What stood between double quotes, escapes as they are. Never an option: a comment may look like one.
+    /// A quoted string, escapes unchanged. Never an option: a comment may look like one.
     Quoted(&'a str),
 }
 
@@ -127,7 +127,7 @@ fn words(rule: &str) -> impl Iterator<Item = Word<'_>> {
     })
 }
 
-/// Whether two lists of rules mean the same.
+/// Whether two lists of rules are equivalent.
 pub(super) fn same(a: &[String], b: &[String]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a == b || options(a) == options(b))
 }

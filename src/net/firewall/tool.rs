@@ -1,4 +1,4 @@
-//! Running iptables-save and iptables-restore: found once, argument vectors, a time-out, the tool's own words on failure.
+//! Runs iptables-save and iptables-restore: found once, argument vectors, a timeout, the tool's own message on failure.
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -9,15 +9,15 @@ use tokio::process::Command;
 
 use super::FirewallError;
 
-/// How long one run may take, waiting for the lock included.
+/// Timeout of one run, including the wait for the lock.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the tool itself waits for the lock of the packet filter, in seconds. The nft variant has no lock.
+/// How long the tool itself waits for the xtables lock, in seconds. The nft variant has no lock.
 const LOCK_WAIT: &str = "--wait=20";
 
-/// Which of the host's tools is used; where both are installed they have separate rules in the kernel.
+/// Which of the host's tools to use; if both are installed, each has its own rules in the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Variant {
-    /// What the host calls `iptables`.
+    /// The host's default `iptables`.
     #[default]
     Host,
     /// `iptables-nft`.
@@ -41,7 +41,7 @@ pub(super) struct Tool {
 }
 
 impl Tool {
-    /// Finds the tools on the PATH and where Debian has them, which is not on every PATH.
+    /// Finds the tools on the PATH and in Debian's directories, which not every PATH contains.
     pub fn find(variant: Variant, family: Family) -> Result<Self, FirewallError> {
         let name = match family {
             Family::V4 => "iptables",
@@ -76,7 +76,7 @@ impl Tool {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Applies `input` to what is there; each table of it entirely or not at all.
+    /// Applies `input` on top of the existing rules; each table entirely or not at all.
     pub async fn restore(&self, input: &str) -> Result<(), FirewallError> {
         let output = run(&self.restore, &["--noflush", LOCK_WAIT], Some(input)).await?;
         if output.status.success() {
@@ -107,7 +107,7 @@ async fn run(program: &Path, arguments: &[&str], input: Option<&str>) -> Result<
     let stdin = child.stdin.take();
     let feed = async {
         if let (Some(mut stdin), Some(input)) = (stdin, input) {
-            // A tool that stops reading says why on standard error.
+            // If the tool stops reading, it says why on standard error.
             let _ = stdin.write_all(input.as_bytes()).await;
         }
     };
@@ -144,7 +144,7 @@ fn refused(program: &Path, output: &Output, input: &str) -> FirewallError {
     }
 }
 
-/// The number after the word `line` in the tool's words, as in `line 2 failed` and `Error occurred at line: 2`.
+/// The number after the word `line` in the tool's message, as in `line 2 failed` and `Error occurred at line: 2`.
 fn blamed_line(text: &str) -> Option<usize> {
     let (_, after) = text.rsplit_once("line")?;
     let digits = after.trim_start_matches([':', ' ']);

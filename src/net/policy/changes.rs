@@ -1,4 +1,4 @@
-//! What users stage, what a commit makes of it, and what they see of it. Pure: every change is a step of a transaction.
+//! Staging, commit and display of policies. Pure: every change is a step of a transaction.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ const MAX_COMMENT: usize = 256;
 /// Longest name of a source or destination, in bytes.
 const MAX_NAME: usize = 253;
 
-/// A policy as it was asked for.
+/// A requested policy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NewPolicy {
     /// Name of the chain.
@@ -35,14 +35,14 @@ pub struct NewPolicy {
     pub comment: String,
 }
 
-/// What is seen of a policy's life (`docs/spec/policy.md` 4).
+/// Status of a policy as clients see it (`docs/spec/policy.md` 4).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
     /// Staged.
     BeforeCommit,
     /// In force.
     Applied,
-    /// Committed, and something that it names is not there.
+    /// Committed, but one of its names does not resolve.
     Unresolved(String),
     /// In force until the next commit.
     RemoveNextCommit,
@@ -59,7 +59,7 @@ impl Status {
         }
     }
 
-    /// Why it is so; empty where there is nothing to say.
+    /// The reason; empty if there is none.
     pub fn reason(&self) -> &str {
         match self {
             Self::BeforeCommit | Self::Applied => "",
@@ -74,11 +74,11 @@ impl Status {
 pub struct Entry {
     /// The record.
     pub policy: Arc<Policy>,
-    /// As of the snapshot.
+    /// Status as of the snapshot.
     pub status: Status,
 }
 
-/// The policies of a chain in the order of their addition.
+/// The policies of a chain in order of addition.
 pub fn entries(snapshot: &Snapshot, chain: PolicyChain) -> Vec<Entry> {
     let directory = Directory::new(snapshot);
     let of_chain = snapshot.policies().iter().filter(|p| p.chain == chain);
@@ -104,7 +104,7 @@ pub(super) fn entry(directory: &Directory<'_>, policy: &Arc<Policy>) -> Entry {
     }
 }
 
-/// The mode that clients see for a chain; a pending one with the suffix `_next_commit` (`docs/spec/api.md` 14.1).
+/// The mode that clients see for a chain; a pending mode has the suffix `_next_commit` (`docs/spec/api.md` 14.1).
 pub fn shown_mode(settings: &PolicySettings, chain: PolicyChain) -> String {
     match (chain, settings.ns_pending) {
         (PolicyChain::RaindEw, _) => EAST_WEST_MODE.to_owned(),
@@ -113,7 +113,7 @@ pub fn shown_mode(settings: &PolicySettings, chain: PolicyChain) -> String {
     }
 }
 
-/// Stages a policy. Names of things that do not exist yet are fine; everything else is checked (P-07, P-18).
+/// Stages a policy. Its names may refer to objects that do not exist yet; everything else is checked (P-07, P-18).
 pub(super) fn add(t: &mut Txn, wish: &NewPolicy, owner: Option<&str>) -> Result<Arc<Policy>, PolicyError> {
     let chain: PolicyChain = wish.chain.parse()?;
     let protocol = protocol(&wish.protocol)?;
@@ -157,7 +157,7 @@ pub(super) fn add(t: &mut Txn, wish: &NewPolicy, owner: Option<&str>) -> Result<
     Ok(t.put(policy)?)
 }
 
-/// Comments make no difference, and what is on its way out is no obstacle.
+/// Comments are ignored, and a policy that is being removed is no duplicate.
 fn say_the_same(a: &Policy, b: &Policy) -> bool {
     let content = |p: &Policy| (p.chain, p.protocol, p.dport);
     a.stage != PolicyStage::Removed
@@ -165,7 +165,7 @@ fn say_the_same(a: &Policy, b: &Policy) -> bool {
         && (&a.source, &a.destination, &a.owner) == (&b.source, &b.destination, &b.owner)
 }
 
-/// An id that is greater than all there are, so that the order of ids is the order of addition.
+/// An id greater than all existing ones, so that the order of ids is the order of addition.
 fn next_id(snapshot: &Snapshot, now: Ulid) -> String {
     let last = snapshot.policies().iter().last();
     let last = last.and_then(|p| Ulid::from_string(&p.id).ok());
@@ -210,7 +210,7 @@ fn check_name(field: &str, name: &str) -> Result<(), PolicyError> {
     Ok(())
 }
 
-/// Stages a removal; what was never in force goes at once (P-22). Removing again is fine.
+/// Stages a removal; a policy that was never in force is removed at once (P-22). Removing it again succeeds.
 pub(super) fn remove(t: &mut Txn, id: &str) -> Result<(), PolicyError> {
     let policy = t
         .get::<Policy>(id)
@@ -223,7 +223,7 @@ pub(super) fn remove(t: &mut Txn, id: &str) -> Result<(), PolicyError> {
     Ok(())
 }
 
-/// Stages a mode. The mode in force takes back what is pending (P-23).
+/// Stages a mode. Staging the mode in force cancels a pending one (P-23).
 pub(super) fn set_mode(t: &mut Txn, mode: NsMode) -> Result<(), PolicyError> {
     let mut settings = policies::settings(t.snapshot());
     if settings.ns_pending.is_none() && settings.ns_mode == mode {
@@ -234,7 +234,7 @@ pub(super) fn set_mode(t: &mut Txn, mode: NsMode) -> Result<(), PolicyError> {
     Ok(())
 }
 
-/// What a commit puts in force. Fixed when the commit begins: what is staged while it runs waits for the next one.
+/// The changes of one commit. Fixed when the commit begins: changes staged while it runs wait for the next one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Promotion {
     pub added: BTreeSet<String>,
@@ -243,7 +243,7 @@ pub(super) struct Promotion {
 }
 
 impl Promotion {
-    /// Everything that is staged.
+    /// All staged changes.
     pub fn of(snapshot: &Snapshot) -> Self {
         let in_stage = |stage| {
             let policies = snapshot.policies().iter().filter(move |p| p.stage == stage);
@@ -256,7 +256,7 @@ impl Promotion {
         }
     }
 
-    /// Puts it in force. What is gone meanwhile is passed over.
+    /// Puts the changes in force. Policies that were removed meanwhile are skipped.
     pub fn apply(&self, t: &mut Txn) -> Result<(), PolicyError> {
         for id in &self.added {
             t.update::<Policy>(id, |p| p.stage = PolicyStage::Committed)?;
@@ -274,7 +274,7 @@ impl Promotion {
     }
 }
 
-/// Forgets everything that is staged.
+/// Discards all staged changes.
 pub(super) fn revert(t: &mut Txn) -> Result<(), PolicyError> {
     let staged = Promotion::of(t.snapshot());
     for id in &staged.added {

@@ -109,7 +109,7 @@ fn the_same_policy_is_there_once() {
     let snapshot = build(|t| drop(add(t, &east_west(), None).unwrap()));
     let again = |snapshot: &Snapshot, owner| snapshot.preview(|t| add(t, &east_west(), owner)).map(drop);
     assert!(matches!(again(&snapshot, None), Err(PolicyError::Duplicate(_))));
-    // A bottle brings its own, and what is on its way out is no obstacle.
+    // A bottle brings its own policies, and a policy that is being removed is no duplicate.
     again(&snapshot, Some("bottle")).unwrap();
     let committed = changed(&snapshot, |t| Promotion::of(t.snapshot()).apply(t));
     let id = committed.policies().iter().next().unwrap().id.clone();
@@ -143,7 +143,7 @@ fn a_life_of_a_policy() {
     is(&changed(&marked, revert), &[("db", "applied", ""), unresolved]);
     let gone = changed(&marked, |t| Promotion::of(t.snapshot()).apply(t));
     is(&gone, &[unresolved]);
-    // What was never in force goes at once.
+    // A policy that was never in force is removed at once.
     let never = changed(&staged, |t| remove(t, &ids[1]));
     is(&never, &[("db", "before_commit", "")]);
     is(&changed(&staged, revert), &[]);

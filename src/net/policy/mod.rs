@@ -1,9 +1,8 @@
 //! Network policy between containers (East-West) and out of the host (North-South): `docs/spec/policy.md`.
 //!
-//! Owns what users allow and deny, in two phases: changes are staged, a commit puts them in force, a revert forgets
-//! them. What is in force and what is staged stand apart in the store ([`PolicyStage`], [`PolicySettings`]), so that
-//! everything else that makes rules anew (a container that comes or goes, a restart of the daemon) works from what was
-//! committed and from nothing else.
+//! Owns the rules that users allow and deny, in two phases: changes are staged, a commit puts them in force, a revert
+//! discards them. The store keeps committed and staged state apart ([`PolicyStage`], [`PolicySettings`]), so every
+//! other recomputation of the rules (a container starts or stops, the daemon restarts) uses committed state only.
 //!
 //! ```text
 //! add, remove, mode  -> staged in the store
@@ -11,12 +10,12 @@
 //! container, pod, replica set come and go -> rules of what is committed, anew
 //! ```
 //!
-//! A policy names things that may come and go: a container (also as `<bottle>-<service>`), a member of a pod or the pod
-//! itself, a replica set. [`Directory`] says which interfaces that means at the moment; a committed policy of which an
-//! end means nothing is `unresolved` and has no rules until that changes.
+//! A policy names objects that may not exist all the time: a container (also as `<bottle>-<service>`), a member of a
+//! pod or the pod itself, a replica set. [`Directory`] resolves names to the current interfaces; a committed policy
+//! with an end that does not resolve is `unresolved` and has no rules until it does.
 //!
-//! What this module never does: write rules. [`crate::net::firewall`] renders them from the same snapshot, and answers from
-//! the same rules what becomes of a packet.
+//! This module never writes rules. [`crate::net::firewall`] renders them from the same snapshot, and answers queries
+//! about packets from the same rules.
 
 mod changes;
 mod policies;
@@ -30,40 +29,40 @@ use crate::net::firewall::FirewallError;
 use crate::ops::task::Unfinished;
 use crate::store::StoreError;
 
-/// The mode of the East-West direction; there is only this one.
+/// The only mode of the East-West direction.
 pub const EAST_WEST_MODE: &str = "deny_by_default";
 
-/// Why something about policies was refused or failed.
+/// Why a policy operation was refused or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
-    /// A chain that holds no policies.
+    /// The chain holds no policies.
     #[error(transparent)]
     UnknownChain(#[from] UnknownChain),
-    /// A mode that does not exist.
+    /// The mode does not exist.
     #[error(transparent)]
     UnknownMode(#[from] UnknownMode),
-    /// A field of a request that cannot be meant.
+    /// A field of the request is invalid.
     #[error("{0}")]
     Invalid(String),
-    /// The same policy is there already.
+    /// The same policy exists already.
     #[error("policy {0} says the same; remove it first or change this one")]
     Duplicate(String),
-    /// No policy of that id.
+    /// There is no policy of that id.
     #[error("ID: {0} not found")]
     NotFound(String),
-    /// The mode asked for is in force and no other is pending.
+    /// The requested mode is in force and no other is pending.
     #[error("NS Mode already set in: {0}")]
     ModeAlreadySet(NsMode),
-    /// Somebody asked about a packet from or to something that has no address.
+    /// The query is about a packet from or to something that has no address.
     #[error(transparent)]
     Unresolved(#[from] Unresolved),
-    /// The packet filter refused the rules; those in force, and everything staged, are as before.
+    /// The packet filter refused the rules; those in force, and all staged changes, are unchanged.
     #[error(transparent)]
     Firewall(#[from] FirewallError),
     /// The state store failed; nothing has changed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Another record has what the policy needs, which policies do not do.
+    /// Another record holds a claim of the policy; cannot happen, since policies claim nothing.
     #[error(transparent)]
     Taken(#[from] Taken),
 }

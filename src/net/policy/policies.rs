@@ -1,4 +1,4 @@
-//! The service: staging, commit, and questions about packets.
+//! The policy service: staging, commit, and queries about packets.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -20,50 +20,50 @@ pub struct PolicyService {
     firewall: Firewall,
 }
 
-/// What a commit would change.
+/// The changes that a commit would make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// Policies that would be in force or wait for what they name, with the status that they would have.
+    /// Policies that would be in force or unresolved, with the status that they would have.
     pub added: Vec<Entry>,
-    /// Policies that would be gone, as they are now.
+    /// Policies that would be removed, with their current status.
     pub removed: Vec<Entry>,
-    /// The mode in force and the one that would be, if another.
+    /// The mode in force and the new one, if it differs.
     pub mode: Option<(NsMode, NsMode)>,
-    /// Rules that would be new, as iptables-save prints them.
+    /// Rules that would be added, as iptables-save prints them.
     pub rules_added: Vec<String>,
-    /// Rules that would be gone.
+    /// Rules that would be removed.
     pub rules_removed: Vec<String>,
 }
 
-/// A packet that somebody asks about.
+/// A query about a packet.
 #[derive(Debug, Clone, Default)]
 pub struct Question {
     /// A container, pod or replica set, or its address.
     pub source: String,
     /// The same, or any IPv4 address.
     pub destination: String,
-    /// `icmp`, `tcp`, `udp`, or empty for a protocol that no rule names.
+    /// `icmp`, `tcp`, `udp`, or empty for a protocol that no rule mentions.
     pub protocol: String,
-    /// Destination port; 0 for one that no rule names.
+    /// Destination port; 0 for one that no rule mentions.
     pub port: i64,
 }
 
-/// What becomes of a packet, and which one it is.
+/// The verdict on a packet.
 #[derive(Debug, Clone)]
 pub struct Explanation {
-    /// The packet. Where a name means several interfaces, the first pair that is denied, else the first.
+    /// The packet. If a name resolves to several interfaces, the first pair that is denied, else the first pair.
     pub packet: Packet,
-    /// What becomes of it.
+    /// The verdict.
     pub verdict: Verdict,
 }
 
 impl PolicyService {
-    /// The policies of this store, with their rules in this firewall.
+    /// Manages the policies of this store, with their rules in this firewall.
     pub fn new(store: Store, firewall: Firewall) -> Self {
         Self { store, firewall }
     }
 
-    /// The policies of a chain in the order of their addition, and the mode that is shown for it.
+    /// The policies of a chain in order of addition, and the mode that clients see for it.
     pub fn list(&self, chain: PolicyChain) -> (String, Vec<Entry>) {
         let snapshot = self.store.snapshot();
         let mode = changes::shown_mode(&settings(&snapshot), chain);
@@ -84,13 +84,14 @@ impl PolicyService {
         self.store.transact(move |t| changes::add(t, &wish, None)).await
     }
 
-    /// Stages the removal of a policy; one that was never committed is gone at once. Errors: [`PolicyError::NotFound`].
+    /// Stages the removal of a policy; one that was never committed is removed at once. Errors:
+    /// [`PolicyError::NotFound`].
     pub async fn remove(&self, id: &str) -> Result<(), PolicyError> {
         let id = id.to_owned();
         self.store.transact(move |t| changes::remove(t, &id)).await
     }
 
-    /// Stages a North-South mode. The mode in force takes back what is pending.
+    /// Stages a North-South mode. Staging the mode in force cancels a pending one.
     ///
     /// Errors: [`PolicyError::UnknownMode`], [`PolicyError::ModeAlreadySet`].
     pub async fn set_mode(&self, mode: &str) -> Result<(), PolicyError> {
@@ -98,18 +99,18 @@ impl PolicyService {
         self.store.transact(move |t| changes::set_mode(t, mode)).await
     }
 
-    /// Forgets everything that is staged, in one transaction.
+    /// Discards all staged changes, in one transaction.
     pub async fn revert(&self) -> Result<(), PolicyError> {
         self.store.transact(changes::revert).await
     }
 
-    /// Puts everything that is staged in force. All of it, in the kernel and in the store, or, on an error, nothing.
+    /// Commits all staged changes. Either all take effect, in the kernel and in the store, or, on an error, none.
     pub async fn commit(&self) -> Result<(), PolicyError> {
         let staged = Promotion::of(&self.store.snapshot());
         self.promote(staged).await
     }
 
-    /// What [`PolicyService::commit`] would change.
+    /// The changes that [`PolicyService::commit`] would make.
     pub fn dry_run(&self) -> Result<Difference, PolicyError> {
         let before = self.store.snapshot();
         let staged = Promotion::of(&before);
@@ -125,8 +126,8 @@ impl PolicyService {
         })
     }
 
-    /// Adds the policies of a bottle and puts them, and nothing else, in force: all or, on an error, none. What an
-    /// earlier attempt of the same bottle staged is replaced.
+    /// Adds the policies of a bottle and commits them, and nothing else: all or, on an error, none. Replaces policies
+    /// that an earlier attempt of the same bottle staged.
     pub async fn add_and_commit(&self, wishes: Vec<NewPolicy>, owner: &str) -> Result<Vec<Arc<Policy>>, PolicyError> {
         let bottle = owner.to_owned();
         let stage = move |t: &mut Txn| {
@@ -157,7 +158,8 @@ impl PolicyService {
         Ok(committed.cloned().collect())
     }
 
-    /// Removes the policies of a bottle, committed or not, and their rules, and nothing else. None is fine.
+    /// Removes the policies of a bottle, committed or not, and their rules, and nothing else. Succeeds if there are
+    /// none.
     pub async fn remove_of(&self, owner: &str) -> Result<(), PolicyError> {
         let removed: BTreeSet<_> = ids(&self.store.snapshot(), |p| is_of(p, owner)).into_iter().collect();
         if removed.is_empty() {
@@ -170,10 +172,10 @@ impl PolicyService {
         self.promote(promotion).await
     }
 
-    /// What becomes of the first packet of a connection.
+    /// The verdict on the first packet of a connection.
     ///
-    /// Errors: [`PolicyError::Invalid`] for what cannot be asked, [`PolicyError::Unresolved`] for names that mean
-    /// nothing at the moment.
+    /// Errors: [`PolicyError::Invalid`] for an invalid query, [`PolicyError::Unresolved`] for names that do not resolve
+    /// at the moment.
     pub fn explain(&self, question: &Question) -> Result<Explanation, PolicyError> {
         let snapshot = self.store.snapshot();
         let directory = Directory::new(&snapshot);
@@ -203,16 +205,16 @@ impl PolicyService {
         first.ok_or_else(|| Unresolved::NotFound(question.source.clone()).into())
     }
 
-    /// To its end, also when the caller goes away: what was committed must not leave the connections that it denies.
+    /// Runs to completion, even if the caller is dropped: a commit must also end the connections that it denies.
     async fn promote(&self, promotion: Promotion) -> Result<(), PolicyError> {
         let service = self.clone();
         detached(async move { service.promote_now(promotion).await }).await
     }
 
-    /// The kernel first: what it refuses must not be in the store, or the next start would fail on it.
+    /// Apply to the kernel first: if the store held rules that the kernel refuses, the next start would fail on them.
     async fn promote_now(&self, promotion: Promotion) -> Result<(), PolicyError> {
         let tried = promotion.clone();
-        // A transaction that fails here fails again below, where it is told.
+        // A transaction that fails here fails again below, where the error is returned.
         let candidate = move |now: &Snapshot| match now.preview(|t| tried.apply(t)) {
             Ok((next, ())) => next,
             Err(_) => now.clone(),
@@ -225,7 +227,7 @@ impl PolicyService {
         Ok(())
     }
 
-    /// Ends the connections of containers that may not be made any more (P-17).
+    /// Ends existing connections of containers that the policies now deny (P-17).
     async fn sever_denied(&self) {
         let snapshot = self.store.snapshot();
         let state = self.firewall.desired_of(&snapshot);
@@ -251,7 +253,7 @@ impl PolicyService {
     }
 }
 
-/// Whether a container may no longer make this connection.
+/// Whether the policies now deny this connection of a container.
 fn is_denied(directory: &Directory<'_>, explainer: &Explainer<'_>, flow: &Flow) -> bool {
     let Some(source) = directory.at(*flow.source.ip()) else {
         return false;

@@ -1,4 +1,4 @@
-//! Controllers: level-triggered loops that keep what is and what should be the same.
+//! Controllers: level-triggered loops that reconcile the actual with the desired state.
 
 mod queue;
 mod worker;

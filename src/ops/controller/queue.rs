@@ -1,8 +1,8 @@
 //! The work queue of the controllers: keys, not events.
 //!
-//! A key is in the queue once, however often it is added, and is handed to one worker at a time. What is added while it
-//! is being worked on makes it come again afterwards. A key that failed comes back by itself, each time later: the
-//! delay doubles from [`Backoff::first`] to [`Backoff::most`] and starts anew after a success.
+//! A key is in the queue once, however often it is added, and is handed to one worker at a time. A key that is added
+//! while a worker has it is queued again afterwards. A failed key is retried with back-off: the delay doubles from
+//! [`Backoff::first`] to [`Backoff::most`] and is reset by a success.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
@@ -19,12 +19,12 @@ use crate::ops::conditions::Failure;
 pub struct Backoff {
     /// After the first failure.
     pub first: Duration,
-    /// However many there were.
+    /// The maximum.
     pub most: Duration,
 }
 
 impl Backoff {
-    /// The delay after that many failures in a row, at least one.
+    /// The delay after that many consecutive failures, at least one.
     pub fn delay(&self, failures: u32) -> Duration {
         let factor = 2u32.saturating_pow(failures.saturating_sub(1));
         self.first.saturating_mul(factor).min(self.most)
@@ -39,21 +39,21 @@ pub struct Queue<K> {
 }
 
 struct State<K> {
-    /// When a key may be worked on next. Both views always hold the same keys.
+    /// When each key is due. Both views always hold the same keys.
     due: BTreeMap<K, Instant>,
     order: BTreeSet<(Instant, K)>,
     working: BTreeSet<K>,
     failures: HashMap<K, u32>,
 }
 
-/// What became of a key.
+/// The result of working on a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// Nothing is left to do until it is added again.
+    /// Done until it is added again.
     Done,
-    /// Look again after that time, which is not a failure.
+    /// Look again after that time; not a failure.
     Again(Duration),
-    /// It did not work, for this reason; try again by the rules of the back-off.
+    /// Failed, for this reason; retry with back-off.
     Failed(Failure),
 }
 
@@ -73,7 +73,7 @@ impl<K: Clone + Ord + Hash> Queue<K> {
         }
     }
 
-    /// Adds a key for now. A key that waits after a failure keeps waiting.
+    /// Adds a key that is due now. A key in back-off stays there.
     pub fn add(&self, key: K) {
         self.locked(|state| {
             if state.failures.contains_key(&key) && state.due.contains_key(&key) {
@@ -84,10 +84,10 @@ impl<K: Clone + Ord + Hash> Queue<K> {
         self.changed.notify_waiters();
     }
 
-    /// Waits for a key that is due and that nobody works on. Its worker must call [`Queue::finish`].
+    /// Waits for a key that is due and that no worker has. The worker must call [`Queue::finish`].
     pub async fn next(&self) -> K {
         loop {
-            // Made before the look at the state, so that what is added in between wakes it.
+            // Created before reading the state, so that a key added in between wakes it.
             let changed = self.changed.notified();
             let now = Instant::now();
             let wait = match self.locked(|state| state.take(now)) {
@@ -105,7 +105,7 @@ impl<K: Clone + Ord + Hash> Queue<K> {
         }
     }
 
-    /// Gives a key back. Returns how long one that failed waits for its next try.
+    /// Returns a key. If it failed, returns the delay before the retry.
     pub fn finish(&self, key: K, outcome: &Outcome) -> Option<Duration> {
         let backoff = self.backoff;
         let wait = self.locked(|state| {
@@ -124,7 +124,7 @@ impl<K: Clone + Ord + Hash> Queue<K> {
                     let failures = state.failures.entry(key.clone()).or_default();
                     *failures += 1;
                     let delay = backoff.delay(*failures);
-                    // What was added meanwhile must not shorten the delay.
+                    // A key that was added meanwhile must not shorten the delay.
                     state.unschedule(&key);
                     state.schedule(key, Instant::now() + delay);
                     Some(delay)
@@ -147,7 +147,7 @@ enum Next<K> {
 }
 
 impl<K: Clone + Ord + Hash> State<K> {
-    /// The earlier of two times counts.
+    /// The earlier time wins.
     fn schedule(&mut self, key: K, time: Instant) {
         if self.due.get(&key).is_some_and(|known| *known <= time) {
             return;

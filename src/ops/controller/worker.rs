@@ -1,4 +1,4 @@
-//! The loop of a controller: what changes in the store and a slow resync give keys, workers make each key true.
+//! The controller loop: store changes and a periodic resync add keys, workers reconcile them.
 
 use std::fmt::Display;
 use std::hash::Hash;
@@ -15,29 +15,29 @@ use crate::model::{Change, Kind, Snapshot};
 use crate::ops::conditions::{ConditionType, Conditions};
 use crate::store::Store;
 
-/// How often everything is looked at, for what no event told of (`docs/spec/observability.md`: 5 s).
+/// Resync period, for changes without an event (`docs/spec/observability.md`: 5 s).
 pub const RESYNC: Duration = Duration::from_secs(5);
 
-/// What a controller does.
+/// A controller.
 pub trait Reconcile: Send + Sync + 'static {
-    /// What it keeps true, one by one.
+    /// Identifies one object to reconcile.
     type Key: Clone + Ord + Hash + Display + Send + 'static;
 
-    /// Keys that a change in the store may concern.
+    /// The keys that a store change may affect.
     fn concerned(&self, change: &Change, now: &Snapshot) -> Vec<Self::Key>;
 
     /// All keys.
     fn all(&self, now: &Snapshot) -> Vec<Self::Key>;
 
-    /// The object that a key stands for, whose condition says what came of the last try; `None` for what clients do not
-    /// see.
+    /// The object of a key, whose condition records the result of the last attempt; `None` for objects that clients do
+    /// not see.
     fn subject(&self, key: &Self::Key) -> Option<(Kind, String)>;
 
-    /// Compares what is with what should be, and acts. Errors are logged here, and are an [`Outcome::Failed`].
+    /// Compares actual and desired state, and acts. Errors are logged here and returned as [`Outcome::Failed`].
     fn reconcile(&self, key: &Self::Key) -> impl Future<Output = Outcome> + Send;
 }
 
-/// Runs a controller until `stop`; a reconciliation in progress is finished.
+/// Runs a controller until `stop`; finishes the reconciliation in progress.
 pub async fn run<R: Reconcile>(
     controller: Arc<R>,
     queue: Arc<Queue<R::Key>>,
@@ -66,7 +66,8 @@ pub async fn run<R: Reconcile>(
     tasks.wait().await;
 }
 
-/// What clients are told of a try. One that others were in the way of, or that only waits, says nothing new.
+/// Records the result of an attempt for clients. An attempt that was blocked by others, or that only waits, changes
+/// nothing.
 fn note(conditions: &Conditions, subject: (Kind, &str), outcome: Outcome, wait: Option<Duration>) {
     match outcome {
         Outcome::Done => conditions.succeed(subject, ConditionType::Reconciled),
@@ -79,7 +80,7 @@ fn note(conditions: &Conditions, subject: (Kind, &str), outcome: Outcome, wait: 
 }
 
 async fn feed<R: Reconcile>(controller: &R, queue: &Queue<R::Key>, store: &Store, stop: &CancellationToken) {
-    // Subscribed before the first look at everything, so that nothing falls in between.
+    // Subscribe before the first resync, so that no change is missed.
     let mut commits = store.subscribe();
     let mut resync = tokio::time::interval(RESYNC);
     let everything = || {

@@ -1,4 +1,4 @@
-//! Deleting what a manifest names (`docs/spec/api.md` 11.6).
+//! Deletes the resources that a manifest names (`docs/spec/api.md` 11.6).
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::workload::manifest::{Reference, ResourceKind};
 use crate::workload::pod::PodError;
 use crate::workload::replica_set::SetError;
 
-/// What was deleted, and what was not there. Each in the order of the stream.
+/// The deleted and the missing resources, each in stream order.
 #[derive(Debug, Clone, Default)]
 pub struct Deleted {
     /// Pods, with their containers.
@@ -22,11 +22,11 @@ pub struct Deleted {
     pub sets: Vec<Arc<ReplicaSet>>,
     /// Services.
     pub services: Vec<Arc<Service>>,
-    /// What does not exist.
+    /// Resources that do not exist.
     pub missing: Vec<Reference>,
 }
 
-/// Something that exists.
+/// A resource that exists.
 #[derive(Clone)]
 enum Found {
     Pod(Arc<Pod>),
@@ -35,7 +35,7 @@ enum Found {
 }
 
 impl Applier {
-    /// Removes everything that the stream names and that exists. It is done to its end, also when the caller is dropped.
+    /// Removes all resources that the stream names and that exist. Runs to completion, even if the caller is dropped.
     pub async fn delete(&self, text: &str) -> Result<Deleted, ApplyError> {
         let references = super::read(text, manifest::references).await?;
         let service = self.clone();
@@ -55,7 +55,7 @@ impl Applier {
         if let (true, Some(first)) = (found.is_empty(), missing.first()) {
             return Err(ApplyError::NotFound(first.kind));
         }
-        // Stopping takes seconds, so side by side; and to the end, whatever fails.
+        // Stopping takes seconds, so run in parallel, and to completion even if some fail.
         let removals = join_all(found.iter().map(|object| self.remove(object))).await;
         let results: Vec<_> = found.into_iter().zip(removals).collect();
         if results.iter().any(|(_, result)| result.is_err()) {
@@ -103,7 +103,7 @@ impl Applier {
     }
 }
 
-/// The first failure, and what became of the others.
+/// The first failure, and the results of the others.
 fn failure(results: Vec<(Found, Result<(), Failed>)>) -> ApplyError {
     let (mut first, mut others, mut removed) = (None, Vec::new(), Vec::new());
     for (object, result) in results {

@@ -6,36 +6,36 @@ use crate::workload::manifest::{Document, ManifestError, ResourceKind};
 use crate::workload::pod::PodError;
 use crate::workload::replica_set::SetError;
 
-/// Why a request failed, and what became of what it had done.
+/// Why a request failed, and whether its changes were undone.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    /// The text is wrong. Nothing was changed.
+    /// The text is invalid. Nothing was changed.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    /// A resource could not be made what it shall be. What had been done before was undone.
+    /// A resource could not be applied. Earlier changes were undone.
     #[error("{failed}{place}{undone}")]
     Failed {
-        /// What went wrong.
+        /// The underlying error.
         failed: Box<Failed>,
-        /// Which resource of which document.
+        /// The resource and its document.
         place: String,
-        /// What was undone, and what could not be.
+        /// The changes that were undone, and those that could not be.
         undone: String,
     },
-    /// Nothing of what is to be deleted exists.
+    /// None of the resources to delete exists.
     #[error("{} not found", word(*.0))]
     NotFound(ResourceKind),
-    /// Something could not be removed; what is left of it is removed later.
+    /// A resource could not be removed; the rest of it is removed later.
     #[error("remove failed: {failed} ({what}); {rest}")]
     Remove {
-        /// What went wrong first.
+        /// The first error.
         failed: Box<Failed>,
-        /// Which resource.
+        /// The resource.
         what: String,
-        /// What became of the others.
+        /// The results of the others.
         rest: String,
     },
-    /// The operation ended without an answer: a defect, which the log describes.
+    /// The operation ended without a result: a bug, which is logged.
     #[error("the operation failed unexpectedly; see the daemon's log")]
     Panicked,
 }
@@ -46,17 +46,17 @@ impl From<Unfinished> for ApplyError {
     }
 }
 
-/// What went wrong with one resource, with the words of the contract in front (`docs/spec/api.md` 11.5).
+/// The error of one resource, with the contract's prefix (`docs/spec/api.md` 11.5).
 #[derive(Debug, thiserror::Error)]
 #[error("{}{what}", self.step)]
 pub struct Failed {
     /// `container create failed: ` and the like.
     pub step: &'static str,
-    /// Why.
+    /// The underlying error.
     pub what: ResourceError,
 }
 
-/// The error of a service below.
+/// The error of an underlying service.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "each wraps the error of the part it names")]
 pub enum ResourceError {
@@ -69,7 +69,7 @@ pub enum ResourceError {
 }
 
 impl Failed {
-    /// Whether it was right when it was decided: the resource has come or gone since.
+    /// Whether the error is due to a race: the resource was created or removed after the check.
     pub(super) fn is_overtaken(&self) -> bool {
         matches!(
             self.what,
@@ -78,7 +78,7 @@ impl Failed {
         )
     }
 
-    /// What a step came to.
+    /// Converts the result of a step.
     pub(super) fn at<E: Into<ResourceError>>(step: &'static str) -> impl Fn(E) -> Self {
         move |error| Self {
             step,
@@ -96,7 +96,7 @@ impl From<PodError> for Failed {
 impl From<ServiceError> for Failed {
     fn from(error: ServiceError) -> Self {
         let step = match &error {
-            // The rest of the contract's `service store failed: ` is in its own text.
+            // The error's own text contains the rest of the contract's `service store failed: `.
             ServiceError::Store(_) => "service ",
             _ => "",
         };
@@ -128,7 +128,7 @@ impl ApplyError {
     }
 }
 
-/// A kind as the contract's messages have it.
+/// A kind, as in the contract's messages.
 pub(super) fn word(kind: ResourceKind) -> &'static str {
     match kind {
         ResourceKind::Pod => "pod",

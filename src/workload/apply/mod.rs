@@ -4,14 +4,14 @@
 //! text -> resources -> checks against the state -> images of what is replaced -> pods -> services -> sets
 //! ```
 //!
-//! Everything is checked before the first change. What may fail late comes first: pods need images and processes,
-//! services and sets are rows. Each change leaves its undo; a failure unwinds them in reverse, so that what this request
-//! made is removed and what it changed is put back, and the message says so. Each resource is stored with what it shall be
-//! in one transaction, a pod that replaces another one before that one goes. So a crash in between leaves resources that
-//! the controllers finish, and nothing of those that were not reached; the same manifest applied again goes on from there,
-//! since what is as it shall be is not touched.
+//! Everything is checked before the first change. The steps that are likely to fail come first: pods need images and
+//! processes, services and sets are only rows. Each change records its undo; a failure runs them in reverse, which
+//! removes what this request created and restores what it changed, and the message says so. Each resource is stored
+//! with its desired state in one transaction, and a replacement pod is stored before the old one is removed. So a crash
+//! leaves resources that the controllers finish, and nothing of those that were not reached; applying the same manifest
+//! again continues from there, since resources that match are not touched.
 //!
-//! What it never does: know HTTP, or keep anything of its own.
+//! This module does not know HTTP and keeps no state of its own.
 
 mod delete;
 mod error;
@@ -34,10 +34,10 @@ pub use delete::Deleted;
 pub use error::{ApplyError, Failed, ResourceError};
 use undo::Undo;
 
-/// How often a resource is looked at that others keep making and removing.
+/// How often to retry a resource that others keep creating and removing.
 const TRIES: usize = 5;
 
-/// The services below this one.
+/// The underlying services.
 #[derive(Clone)]
 #[allow(missing_docs)]
 pub struct Applier {
@@ -49,7 +49,7 @@ pub struct Applier {
     pub operations: Operations,
 }
 
-/// What became of a stream.
+/// The result of applying a stream.
 #[derive(Debug, Clone, Default)]
 pub struct Applied {
     /// Its resources, in its order.
@@ -58,22 +58,22 @@ pub struct Applied {
     pub warnings: Vec<DocumentWarning>,
 }
 
-/// A resource as it is now.
+/// A resource in its current state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AppliedResource {
     /// Its kind.
     pub kind: ResourceKind,
     /// Its id.
     pub id: String,
-    /// Its name; of a set the shown one.
+    /// Its name; for a set, the display name.
     pub name: String,
     /// Its namespace.
     pub namespace: String,
-    /// Of a pod: the ids of its members in the order of the template.
+    /// For a pod: the ids of its members in template order.
     pub containers: Vec<String>,
 }
 
-/// A field without effect, and the document that it is in.
+/// A field without effect, and its document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DocumentWarning {
     /// Number of the document, from 1.
@@ -86,14 +86,14 @@ pub struct DocumentWarning {
     pub warning: Warning,
 }
 
-/// Reads a stream away from the executor: a hostile one takes long.
+/// Parses a stream off the executor: a malicious one takes long.
 async fn read<T: Send + 'static>(text: &str, reader: fn(&str) -> Result<T, ManifestError>) -> Result<T, ApplyError> {
     let text = text.to_owned();
     blocking(move || Ok(reader(&text)?)).await
 }
 
 impl Applier {
-    /// Makes true what the stream says. It is done to its end, also when the caller is dropped.
+    /// Applies the stream. Runs to completion, even if the caller is dropped.
     pub async fn apply(&self, text: &str) -> Result<Applied, ApplyError> {
         let documents = read(text, manifest::parse).await?;
         let service = self.clone();
@@ -130,7 +130,7 @@ impl Applier {
         })
     }
 
-    /// What can be known to be wrong before anything is changed.
+    /// Checks that can be made before anything is changed.
     async fn check(&self, resource: &Resource) -> Result<(), Failed> {
         let template = match resource {
             Resource::Pod(pod) => template(pod),
@@ -144,7 +144,7 @@ impl Applier {
         }
     }
 
-    /// What somebody else makes or removes between the look and the deed is looked at again.
+    /// Retries a resource that others created or removed between the check and the change.
     async fn carry_out(&self, resource: &Resource, undo: &mut Vec<Undo>) -> Result<AppliedResource, Failed> {
         for _ in 1..TRIES {
             match self.carry_out_once(resource, undo).await {
@@ -205,7 +205,7 @@ impl Applier {
     }
 }
 
-/// Pods, then services, then sets; each in the order of the stream.
+/// Pods, then services, then sets; each in stream order.
 fn in_order(documents: &[Document]) -> Vec<(usize, &Document)> {
     let rank = |document: &Document| match document.resource {
         Resource::Pod(_) => 0,
@@ -228,7 +228,7 @@ fn warnings(document: Document) -> impl Iterator<Item = DocumentWarning> {
     })
 }
 
-/// With an identity of its own.
+/// A template with a new id.
 fn template(pod: &manifest::PodManifest) -> PodTemplate {
     PodTemplate {
         id: fresh_ulid(),
@@ -251,7 +251,7 @@ fn new_set(wish: &SetManifest) -> NewSet {
     }
 }
 
-/// The object of that name. A name that is another object's id does not mean that one here.
+/// The object of that name. Here a name never matches another object's id.
 fn by_name<R: Record>(snapshot: &Snapshot, namespace: &str, name: &str) -> Option<Arc<R>> {
     let claim = Claim::Name(R::KIND, namespace.to_owned(), name.to_owned());
     snapshot.get::<R>(&snapshot.holder(&claim)?.id).cloned()

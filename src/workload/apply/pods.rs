@@ -14,8 +14,8 @@ const POD: &str = "pod create failed: ";
 const START: &str = "pod start failed: ";
 
 impl Applier {
-    /// A pod of a set is the set's. Before a pod is replaced the images of the new one must be there: that is what
-    /// fails most, and then the old one stays.
+    /// A pod of a set is left to the set. Before a pod is replaced, the images of the new one must be present: pulls
+    /// fail most often, and then the old pod stays.
     pub(super) async fn check_pod(&self, wish: &PodManifest) -> Result<(), Failed> {
         let holder = self.existing(wish);
         let Some(old) = holder.as_ref().and_then(|pod| pod.standing()) else {
@@ -31,13 +31,13 @@ impl Applier {
         obtained.map_err(Failed::at(CONTAINERS))
     }
 
-    /// A pod that is as it shall be is left alone, also when a user stopped it; one that differs is replaced.
+    /// A pod that matches is left alone, even if a user stopped it; one that differs is replaced.
     pub(super) async fn apply_pod(&self, wish: &PodManifest, undo: &mut Vec<Undo>) -> Result<AppliedResource, Failed> {
         let (pod, containers) = match self.existing(wish) {
             None => self.make(wish, None, undo).await?,
             Some(old) if old.goal == PodGoal::Removed => {
                 self.pods.finish_removal(&old.id).await.map_err(Failed::at(POD))?;
-                // Its name is looked at again: a request that a crash cut off may have promised it to another pod.
+                // Check the name again: a request that was cut off by a crash may have reserved it for another pod.
                 return Err(Failed::at(POD)(PodError::NameTaken {
                     namespace: old.namespace.clone(),
                     name: old.name.clone(),
@@ -59,8 +59,8 @@ impl Applier {
         })
     }
 
-    /// Makes a pod, in the place of another one if one is given, and starts it. That it is to run is in its row from the
-    /// start: whatever cuts this off, the controller goes on.
+    /// Creates a pod, replacing another one if given, and starts it. Its row says from the start that it is to run: if
+    /// this is interrupted, the controller continues.
     async fn make(
         &self,
         wish: &PodManifest,
@@ -90,7 +90,8 @@ impl Applier {
         Ok((held.pod().clone(), containers))
     }
 
-    /// The members of a pod that stays. What was not started yet is: nobody asked for it, or another request is just at it.
+    /// The members of a pod that stays. A pod that is not fully started yet gets started: no user stopped it; at most
+    /// another request is starting it too.
     async fn keep(&self, pod: &Pod) -> Result<Vec<String>, Failed> {
         let members = self.members(pod);
         let has_started = |member: &Arc<Container>| member.status.started_at.is_some();

@@ -1,4 +1,4 @@
-//! Taking back what a request has done.
+//! Undoes the changes of a request.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use crate::workload::balancer::{NewService, ServiceError};
 use crate::workload::pod::{NewPod, PodError};
 use crate::workload::replica_set::SetError;
 
-/// How one change is taken back.
+/// How to undo one change.
 pub(super) enum Undo {
     RemovePod(Arc<Pod>),
-    /// Its name and uid come back, its id does not. What took its place goes.
+    /// Its name and uid are restored, its id is not. Its replacement is removed.
     RestorePod(Arc<Pod>),
     RemoveService(Arc<Service>),
     RestoreService(Arc<Service>),
@@ -21,7 +21,7 @@ pub(super) enum Undo {
 }
 
 impl Applier {
-    /// Takes changes back, the last one first, and goes on after failures. Says what came of it, for the message.
+    /// Undoes changes, the last one first, and continues after failures. Returns the result for the message.
     pub(super) async fn undo_all(&self, changes: Vec<Undo>) -> String {
         let (mut undone, mut left) = (Vec::new(), Vec::new());
         for change in changes.into_iter().rev() {
@@ -65,7 +65,7 @@ impl Applier {
     }
 }
 
-/// A pod like one that was removed.
+/// A pod with the properties of one that was removed.
 fn again(pod: &Pod) -> NewPod {
     NewPod {
         name: pod.name.clone(),

@@ -9,7 +9,7 @@ use crate::model::{Claim, Kind, Protocol, Service, ServicePort, Txn, by_creation
 use crate::net::ports::HostPorts;
 use crate::store::Store;
 
-/// Makes, changes, removes and finds services. Clones share the store.
+/// Creates, updates, removes and finds services. Clones share the store.
 #[derive(Clone)]
 pub struct ServiceRegistry {
     store: Store,
@@ -24,13 +24,13 @@ impl ServiceRegistry {
         Self { store, ports, reserved }
     }
 
-    /// Makes a service. Its name and its host ports are reserved with it, or nothing is.
+    /// Creates a service. Reserves its name and its host ports in the same transaction.
     pub async fn create(&self, request: NewService) -> Result<Arc<Service>, ServiceError> {
         self.holding(request, |t, request| put(t, fresh_ulid(), Timestamp::now(), request))
             .await
     }
 
-    /// Makes an existing service what the request says. It keeps its id and its time of creation.
+    /// Updates an existing service to match the request. It keeps its id and its creation time.
     pub async fn replace(&self, id: &str, request: NewService) -> Result<Arc<Service>, ServiceError> {
         let id = id.to_owned();
         self.holding(request, move |t, request| match t.get::<Service>(&id) {
@@ -40,7 +40,7 @@ impl ServiceRegistry {
         .await
     }
 
-    /// Takes the ports of a service from the host, then those and its name from our own records.
+    /// Binds the ports of a service on the host, then claims them and its name in our records.
     async fn holding(
         &self,
         request: NewService,
@@ -49,12 +49,12 @@ impl ServiceRegistry {
         self.check(&request)?;
         self.ports.hold_for_service(&request.ports)?;
         let changed = self.store.transact(move |t| change(t, request)).await;
-        // What was taken for a change that failed, and what the service has given up.
+        // Release ports that were bound for a change that failed, and ports that the service no longer has.
         self.ports.keep();
         changed
     }
 
-    /// Removes a service, which frees its name and its ports. Returns it as it was.
+    /// Removes a service, which frees its name and its ports. Returns its last state.
     pub async fn remove(&self, id: &str) -> Result<Arc<Service>, ServiceError> {
         let id = id.to_owned();
         let removed = self
@@ -126,7 +126,7 @@ mod tests {
     fn registry() -> (tempfile::TempDir, ServiceRegistry) {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("s.db")).unwrap();
-        // An address of its own, which no other test of this machine uses.
+        // An address that no other test on this machine uses.
         let [.., a, b] = std::process::id().to_be_bytes();
         let ports = HostPorts::new(store.clone(), Default::default(), Ipv4Addr::new(127, a, b, 1));
         (dir, ServiceRegistry::new(store, ports, [7755]))

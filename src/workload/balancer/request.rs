@@ -1,4 +1,4 @@
-//! What clients ask for, and what of it is refused. Pure.
+//! Service requests and their validation. Pure.
 
 use std::collections::BTreeMap;
 
@@ -6,23 +6,23 @@ use super::{MAX_AFFINITY, ServiceError};
 use crate::model::names::{MAX_NAME, is_name};
 use crate::model::{Service, ServicePort};
 
-/// A service as it is asked for.
+/// A requested service.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NewService {
     /// Required; unique among the services of the namespace.
     pub name: String,
-    /// Required. Manifests say `default` when they say nothing.
+    /// Required. Manifests default to `default`.
     pub namespace: String,
-    /// Labels of its pods. Empty matches none.
+    /// Label selector for its pods. Empty matches none.
     pub selector: BTreeMap<String, String>,
-    /// Its ports; no host port and protocol twice.
+    /// Its ports; each host port and protocol occurs once.
     pub ports: Vec<ServicePort>,
-    /// For how many seconds a client stays with one pod; `None` for no affinity.
+    /// Session affinity in seconds; `None` for no affinity.
     pub affinity_seconds: Option<u32>,
 }
 
 impl From<&Service> for NewService {
-    /// What would make a service like this one.
+    /// The request that would create a service like this one.
     fn from(service: &Service) -> Self {
         Self {
             name: service.name.clone(),
@@ -35,7 +35,7 @@ impl From<&Service> for NewService {
 }
 
 impl NewService {
-    /// Refuses what could not work. Whether name and ports are free is known only when they are reserved.
+    /// Refuses invalid requests. Conflicts of name and ports only show when they are reserved.
     pub fn check(&self) -> Result<(), ServiceError> {
         if self.name.is_empty() || self.namespace.is_empty() {
             return Err(ServiceError::NameRequired);

@@ -1,4 +1,4 @@
-//! What can be asked of bottles.
+//! The operations on bottles.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use crate::ops::task::Operations;
 use crate::store::Store;
 use crate::workload::container::{ContainerError, ContainerService};
 
-/// What the service works with.
+/// Dependencies of the service.
 #[derive(Clone)]
 #[allow(missing_docs)]
 pub struct BottleParts {
@@ -31,7 +31,7 @@ pub struct BottleParts {
     pub volume_root: PathBuf,
 }
 
-/// All operations on bottles. Clones share one service.
+/// All operations on bottles. Clones share state.
 #[derive(Clone)]
 pub struct BottleService(pub(super) Arc<Inner>);
 
@@ -39,12 +39,12 @@ pub(super) struct Inner {
     pub(super) parts: BottleParts,
     pub(super) locks: KeyedLocks,
     operations: Operations,
-    /// Ends the starts that wait for a service to become healthy, by bottle.
+    /// By bottle, cancels the start that waits for a service to become healthy.
     waiting: Mutex<HashMap<String, CancellationToken>>,
 }
 
 impl BottleService {
-    /// A service over those below it. Nothing happens before [`BottleService::recover`].
+    /// A service on top of these. Nothing happens before [`BottleService::recover`].
     pub fn new(parts: BottleParts) -> Self {
         Self(Arc::new(Inner {
             parts,
@@ -64,8 +64,8 @@ impl BottleService {
         find_in(&self.snapshot(), parameter).ok_or_else(|| BottleError::NotFound(parameter.to_owned()))
     }
 
-    /// Starts all containers in order that do not run. A service whose turn cannot come because of another one's failure
-    /// is left; all others are started, and the first failure is returned.
+    /// Starts all containers that do not run, in order. A service whose dependency failed is skipped; all others are
+    /// started, and the first failure is returned.
     pub async fn start(&self, parameter: &str) -> Result<(), BottleError> {
         self.locked(parameter, async |service, bottle| {
             if bottle.operation.is_some() {
@@ -81,7 +81,7 @@ impl BottleService {
         .await
     }
 
-    /// Stops all containers that run, in reverse order, to the end whatever fails. Returns the first failure.
+    /// Stops all running containers in reverse order, continuing after failures. Returns the first failure.
     pub async fn stop(&self, parameter: &str) -> Result<(), BottleError> {
         self.end_waiting(parameter);
         self.locked(parameter, async |service, bottle| {
@@ -106,7 +106,7 @@ impl BottleService {
         .await
     }
 
-    /// Removes a bottle and all that belongs to it, its volumes only on demand. After a failure it can be repeated.
+    /// Removes a bottle and all its parts, its volumes only on request. Can be repeated after a failure.
     pub async fn delete(&self, parameter: &str, volumes: bool) -> Result<(), BottleError> {
         self.end_waiting(parameter);
         self.locked(parameter, async move |service, bottle| {
@@ -117,7 +117,7 @@ impl BottleService {
         .await
     }
 
-    /// Waits until no operation is in progress, and for no service to become healthy.
+    /// Waits until no operation is in progress, but cancels waits for services to become healthy.
     pub async fn finish_operations(&self) {
         {
             let waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -143,7 +143,7 @@ impl BottleService {
         let (id, parameter, service) = (self.find(parameter)?.id.clone(), parameter.to_owned(), self.clone());
         self.detached(async move {
             let _lock = service.0.locks.lock(&id).await;
-            // It may have gone, or changed, while this waited for its turn.
+            // It may have been removed or changed while this waited for the lock.
             let bottle = service.snapshot().bottles().get(&id).cloned();
             let bottle = bottle.ok_or(BottleError::NotFound(parameter))?;
             operation(service.clone(), bottle).await
@@ -151,7 +151,7 @@ impl BottleService {
         .await
     }
 
-    /// Runs an operation to its end, also when the caller is dropped.
+    /// Runs an operation to completion, even if the caller is dropped.
     pub(super) fn detached<T: Send + 'static>(
         &self,
         operation: impl Future<Output = Result<T, BottleError>> + Send + 'static,
@@ -159,7 +159,7 @@ impl BottleService {
         self.0.operations.run(operation)
     }
 
-    /// What clients can read of the last start.
+    /// Records the result of the last start for clients.
     fn note_start(&self, id: &str, started: &Result<(), BottleError>) {
         let (conditions, subject) = (&self.0.parts.conditions, (Kind::Bottle, id));
         match started {
@@ -171,7 +171,7 @@ impl BottleService {
         }
     }
 
-    /// Ends the wait of a start. The last one counts: starts of a bottle come one after the other.
+    /// A token that cancels the wait of a start. The latest one counts: starts of a bottle are serialised.
     fn begin_waiting(&self, id: &str) -> CancellationToken {
         let token = CancellationToken::new();
         let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -179,7 +179,7 @@ impl BottleService {
         token
     }
 
-    /// A start that waits for a service must not hold up those who want the bottle to end.
+    /// Cancels the wait of a start, which must not block a stop or removal.
     fn end_waiting(&self, parameter: &str) {
         let Ok(bottle) = self.find(parameter) else { return };
         let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,14 +1,14 @@
-//! Times in the words of compose files. Pure.
+//! Durations in the syntax of compose files. Pure.
 
 use crate::workload::manifest::ManifestError;
 use crate::workload::manifest::reader::Field;
 
-/// Longest time in seconds, and most tries of a health check: one day's worth.
+/// Maximum duration in seconds, and maximum retries of a health check: one day's worth.
 pub(super) const MOST: u32 = 86_400;
 /// In nanoseconds.
 const SECOND: u64 = 1_000_000_000;
 
-/// A number of seconds, or a time as `1m30s`, `1.5s` or `500ms`, rounded up to seconds.
+/// A number of seconds, or a duration such as `1m30s`, `1.5s` or `500ms`, rounded up to seconds.
 pub(super) fn seconds(field: &Field<'_>) -> Result<u32, ManifestError> {
     let text = field.string()?;
     let nanos = text
@@ -30,7 +30,7 @@ pub(super) fn seconds(field: &Field<'_>) -> Result<u32, ManifestError> {
     Ok(seconds as u32)
 }
 
-/// Nanoseconds of a time as Go writes it (`time.ParseDuration`): numbers, with fractions, and their units.
+/// Nanoseconds of a duration in Go syntax (`time.ParseDuration`): numbers, with fractions, and their units.
 fn duration(mut text: &str) -> Option<u64> {
     let mut nanos: u64 = 0;
     if text.is_empty() {
@@ -59,7 +59,7 @@ fn duration(mut text: &str) -> Option<u64> {
             whole.parse::<u64>().ok()?
         };
         nanos = nanos.checked_add(whole.checked_mul(scale)?)?;
-        // Digits beyond the ninth say less than a nanosecond of any unit but the hour.
+        // Digits after the ninth are below a nanosecond for all units but the hour.
         let digits = fraction.get(..fraction.len().min(12)).unwrap_or(fraction);
         if !digits.is_empty() {
             let part = digits.parse::<u128>().ok()? * u128::from(scale) / 10u128.pow(digits.len() as u32);

@@ -1,13 +1,13 @@
-//! Names of dependencies in environment entries become their addresses (`docs/spec/api.md` 12.3). Pure.
+//! Replaces names of dependencies in environment entries with their addresses (`docs/spec/api.md` 12.3). Pure.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-/// An entry as the container gets it: a value that is the name of a dependency, or begins with the name and a colon,
-/// has the address instead of the name. Nothing inside a longer text is touched.
+/// An entry as the container gets it: if the value is the name of a dependency, or the name followed by a colon, the
+/// address replaces the name. Names inside longer text are left alone.
 pub fn rewrite(entry: &str, addresses: &BTreeMap<&str, Ipv4Addr>) -> String {
     let replaced = entry.split_once('=').and_then(|(key, value)| {
-        // No name has a colon, so at most one name fits.
+        // No name contains a colon, so at most one name matches.
         let (name, rest) = value.split_at(value.find(':').unwrap_or(value.len()));
         Some(format!("{key}={}{rest}", addresses.get(name)?))
     });

@@ -1,4 +1,4 @@
-//! The bottle file: YAML to checked values (`docs/spec/api.md` 12.1 and, for what the original does not have,
+//! The bottle file: YAML to validated values (`docs/spec/api.md` 12.1 and, for our extensions of the original,
 //! `docs/bottles.md`). Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,13 +8,13 @@ use super::ports::port;
 use super::process_options::{command, environment};
 use super::service_options::{health_check, limits, restart};
 use crate::model::names::is_name;
-use crate::model::{BottleService, Condition, Dependency};
+use crate::model::{BottleService, Condition, ContainerRequest, Dependency};
 use crate::runtime::tmpfs as memory;
 use crate::workload::container::{HealthCheckRequest, OptionsRequest};
 use crate::workload::manifest::reader::{Field, Object, Source};
 use crate::workload::manifest::{ManifestError, Warning, yaml};
 
-/// Longest name of a bottle, service or volume, in bytes.
+/// Maximum length of the name of a bottle, service or volume, in bytes.
 const MAX_NAME: usize = 63;
 
 /// A bottle as its file describes it.
@@ -32,12 +32,12 @@ pub struct BottleFile {
     pub warnings: Vec<Warning>,
 }
 
-/// A service: what is kept of it, and the choices that go into its container.
+/// A service: its stored part, and the options of its container.
 #[derive(Debug, Clone)]
 pub struct ServiceFile {
-    /// As it is stored and shown.
+    /// As it is stored and shown, but for its choices.
     pub kept: BottleService,
-    /// Limits, restart policy and health check.
+    /// Limits, restart policy, health check and other choices, as they were written.
     pub options: OptionsRequest,
 }
 
@@ -55,7 +55,7 @@ pub struct PolicyFile {
 
 type Result<T> = std::result::Result<T, ManifestError>;
 
-/// Reads a file. Unknown fields are ignored and named in the warnings.
+/// Parses a file. Unknown fields are ignored and reported as warnings.
 pub fn parse(text: &str) -> std::result::Result<BottleFile, BottleError> {
     let documents = yaml::documents(text).map_err(ManifestError::from)?;
     let (number, node) = match &documents[..] {
@@ -89,7 +89,7 @@ pub fn parse(text: &str) -> std::result::Result<BottleFile, BottleError> {
     Ok(file)
 }
 
-/// What stands in a mapping whose keys are names.
+/// The entries of a mapping whose keys are names.
 fn named<T>(field: &Field<'_>, read: impl Fn(&Field<'_>) -> Result<T>) -> Result<BTreeMap<String, T>> {
     let entry = |(key, entry): (&str, Field<'_>)| {
         check_name(&entry, key)?;
@@ -106,7 +106,7 @@ fn name(field: &Field<'_>) -> Result<String> {
     Ok(name)
 }
 
-/// Names become names of containers and directories, and `<bottle>-<service>` has to fit too.
+/// Names become names of containers and directories, and `<bottle>-<service>` must fit too.
 fn check_name(field: &Field<'_>, name: &str) -> Result<()> {
     if is_name(name, MAX_NAME) {
         return Ok(());
@@ -129,7 +129,7 @@ fn service(field: &Field<'_>) -> Result<ServiceFile> {
         mounts.extend(object.get("volumes", Field::strings)?);
         let mut env = object.get("env", Field::strings)?;
         env.extend(object.get("environment", environment)?);
-        let kept = BottleService {
+        let request = ContainerRequest {
             image,
             command: object.get("command", command)?,
             env,
@@ -137,6 +137,10 @@ fn service(field: &Field<'_>) -> Result<ServiceFile> {
             mounts,
             network: object.string("network")?,
             tty: object.get("tty", Field::boolean)?,
+            ..ContainerRequest::default()
+        };
+        let kept = BottleService {
+            request,
             depends_on: object.get("depends_on", depends_on)?,
         };
         Ok(ServiceFile {
@@ -157,7 +161,7 @@ fn options(object: &mut Object<'_>) -> Result<OptionsRequest> {
     })
 }
 
-/// One place or a list of them, as compose files have it.
+/// One entry or a list of them, as in compose files.
 fn tmpfs(field: &Field<'_>) -> Result<Vec<String>> {
     let texts = match field.is_list() {
         true => field.strings()?,
@@ -169,7 +173,7 @@ fn tmpfs(field: &Field<'_>) -> Result<Vec<String>> {
     Ok(texts)
 }
 
-/// A list of names, or a mapping from names to `{condition: …}`. What stands twice counts once.
+/// A list of names, or a mapping from names to `{condition: …}`. Duplicates count once.
 fn depends_on(field: &Field<'_>) -> Result<Vec<Dependency>> {
     let mut all: Vec<Dependency> = if field.is_mapping() {
         let entry = |(name, entry): (&str, Field<'_>)| {
@@ -199,7 +203,7 @@ fn condition(field: &Field<'_>) -> Result<Condition> {
     }
 }
 
-/// A volume is a directory; there is nothing to say about it.
+/// A volume is a directory; it has no options.
 fn volume(field: &Field<'_>) -> Result<()> {
     match field.is_nothing() {
         true => Ok(()),
@@ -224,11 +228,12 @@ fn policy(field: &Field<'_>) -> Result<PolicyFile> {
     })
 }
 
-/// What is mounted is a path of the host or a volume of the bottle.
+/// A mount source is a path of the host or a volume of the bottle.
 fn check_volumes(file: &BottleFile) -> std::result::Result<(), BottleError> {
     for (service, entry) in &file.services {
         let sources = entry
             .kept
+            .request
             .mounts
             .iter()
             .filter_map(|mount| Some(mount.split_once(':')?.0));

@@ -1,4 +1,5 @@
-//! Bottles: groups of containers that one file describes and that live and go together (`docs/spec/api.md` 12).
+//! Bottles: groups of containers that one file describes and that are created and removed together (`docs/spec/api.md`
+//! 12).
 //!
 //! ```text
 //! register: row, names -> policies -> network -> volumes -> containers in start order -> done
@@ -7,15 +8,14 @@
 //! delete:   containers in reverse order -> policies -> network -> (volumes) -> row
 //! ```
 //!
-//! The row comes first and goes last. It says in [`BottleOperation`](crate::model::BottleOperation) that the bottle is
-//! being made or removed; an undo, a removal and what recovery does after a crash are one and the same: everything of the
-//! bottle goes, whatever of it is there. While a bottle is being made its row keeps the names of its containers free.
+//! The row is inserted first and removed last. [`BottleOperation`](crate::model::BottleOperation) in it records that
+//! the bottle is being created or removed. Undo, removal and recovery after a crash are the same procedure: remove
+//! every part of the bottle that exists. During creation the row reserves the names of the bottle's containers.
 //!
-//! Services find each other by name: in `/etc/hosts` of their containers, and where an environment entry begins with the
-//! name of a dependency.
+//! Services find each other by name: in `/etc/hosts` of their containers, and in environment entries whose value begins
+//! with the name of a dependency.
 //!
-//! What this module never does: touch a container, network or policy that is not the bottle's, or volumes that it was
-//! not told to remove.
+//! This module never touches a container, network or policy of others, or volumes that it was not asked to remove.
 
 mod bottles;
 mod duration;

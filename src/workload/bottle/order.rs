@@ -1,32 +1,32 @@
-//! The order in which the services of a bottle are started (`docs/spec/api.md` 12.2). Pure.
+//! The start order of the services of a bottle (`docs/spec/api.md` 12.2). Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Why there is no order.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OrderError {
-    /// A service waits for one that the file does not have.
+    /// A service depends on one that is not in the file.
     #[error("service \"{service}\" depends on unknown service \"{dependency}\"")]
     Unknown {
-        /// The one that waits.
+        /// The dependent.
         service: String,
-        /// What it waits for.
+        /// The dependency.
         dependency: String,
     },
-    /// Services wait for each other, or one for itself.
+    /// Services depend on each other, or one on itself.
     #[error("dependency cycle detected")]
     Cycle,
-    /// A service waits until another one is healthy, which nobody can tell.
+    /// A service waits for another one to become healthy that has no health check.
     #[error("service \"{service}\" waits for \"{dependency}\" to be healthy, which has no healthcheck")]
     NoHealthCheck {
-        /// The one that waits.
+        /// The dependent.
         service: String,
-        /// What it waits for.
+        /// The dependency.
         dependency: String,
     },
 }
 
-/// Each service after all that it depends on; of those that may come next, the first by name.
+/// Each service after its dependencies; ties are broken by name.
 pub fn start_order(dependencies: &BTreeMap<&str, Vec<&str>>) -> Result<Vec<String>, OrderError> {
     for (service, needed) in dependencies {
         if let Some(unknown) = needed.iter().find(|needed| !dependencies.contains_key(*needed)) {
@@ -88,7 +88,7 @@ mod tests {
     }
 
     proptest! {
-        /// Edges only point to smaller numbers, so there is always an order.
+        /// Edges only point to smaller numbers, so an order always exists.
         #[test]
         fn every_order_keeps_all_dependencies(edges in prop::collection::vec((0usize..20, 0usize..20), 0..60)) {
             let names: Vec<String> = (0..20).map(|n| format!("s{n}")).collect();

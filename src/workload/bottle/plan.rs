@@ -1,4 +1,4 @@
-//! From a bottle to what is made of it, and what it looks like. Pure.
+//! Translates a bottle into policies, container requests and display state. Pure.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,11 +10,10 @@ use ipnet::IpNet;
 use super::env::rewrite;
 use super::order::start_order;
 use super::{BottleError, BottleFile, OrderError};
-use crate::model::{Bottle, Condition, Container, Policy, PolicyChain, PolicyStage, Snapshot};
+use crate::model::{Bottle, Condition, Container, ContainerRequest, Policy, PolicyChain, PolicyStage, Snapshot};
 use crate::net::policy::NewPolicy;
-use crate::workload::container::{CreateRequest, OptionsRequest};
 
-/// The order in which the services of a file are started.
+/// The start order of the services of a file.
 pub fn order(file: &BottleFile) -> Result<Vec<String>, OrderError> {
     let needed = |name: &'_ str| {
         let service = &file.services[name];
@@ -25,7 +24,7 @@ pub fn order(file: &BottleFile) -> Result<Vec<String>, OrderError> {
         let healthy = |d: &&crate::model::Dependency| d.condition == Condition::Healthy;
         for dependency in entry.kept.depends_on.iter().filter(healthy) {
             let check = file.services[&dependency.service].options.health_check.as_ref();
-            // Without one of its own it may have its image's, which is not known here.
+            // Without a check of its own it may have its image's, which is not known here.
             if check.is_some_and(|check| check.disable) {
                 let (service, dependency) = (service.clone(), dependency.service.clone());
                 return Err(OrderError::NoHealthCheck { service, dependency });
@@ -35,7 +34,7 @@ pub fn order(file: &BottleFile) -> Result<Vec<String>, OrderError> {
     Ok(order)
 }
 
-/// The word of a bottle file for a chain.
+/// The bottle file's name for a chain.
 pub fn policy_kind(chain: PolicyChain) -> &'static str {
     match chain {
         PolicyChain::RaindEw => "east-west",
@@ -44,7 +43,7 @@ pub fn policy_kind(chain: PolicyChain) -> &'static str {
     }
 }
 
-/// The policies of a file; services of the bottle are meant by the names of their containers (`docs/spec/policy.md` 8).
+/// The policies of a file; its services are referred to by the names of their containers (`docs/spec/policy.md` 8).
 pub fn policies(file: &BottleFile) -> Result<Vec<NewPolicy>, BottleError> {
     let refused = |problem: &str| Err(BottleError::PolicyFile(problem.to_owned()));
     let meant = |name: &str| match file.services.contains_key(name) {
@@ -75,21 +74,21 @@ pub fn policies(file: &BottleFile) -> Result<Vec<NewPolicy>, BottleError> {
     file.policies.iter().map(policy).collect()
 }
 
-/// Name of the automatic network of a bottle with that id: 15 characters, the kernel's limit.
+/// Name of the automatic network of the bottle with that id: 15 characters, the kernel's limit.
 pub fn network_name(id: &str) -> String {
     format!("raind{}", id.get(..10).unwrap_or(id))
 }
 
-/// What is asked for to make the container of a service. `volumes` is the directory of the bottle's volumes.
+/// The create request for the container of a service. `volumes` is the directory of the bottle's volumes.
 pub fn request(
     bottle: &Bottle,
     service: &str,
-    options: OptionsRequest,
     addresses: &BTreeMap<&str, Ipv4Addr>,
     volumes: &Path,
-) -> CreateRequest {
-    let entry = &bottle.services[service];
-    let direct = |name: &&str| entry.depends_on.iter().any(|d| d.service == **name);
+) -> ContainerRequest {
+    let service = &bottle.services[service];
+    let entry = &service.request;
+    let direct = |name: &&str| service.depends_on.iter().any(|d| d.service == **name);
     let addresses = addresses.iter().filter(|(name, _)| direct(name));
     let addresses = addresses.map(|(name, address)| (*name, *address)).collect();
     let network = match (&entry.network[..], &bottle.network) {
@@ -102,20 +101,15 @@ pub fn request(
         }
         _ => text.clone(),
     };
-    CreateRequest {
-        image: entry.image.clone(),
-        command: entry.command.clone(),
-        ports: entry.ports.clone(),
+    ContainerRequest {
         mounts: entry.mounts.iter().map(mount).collect(),
         env: entry.env.iter().map(|entry| rewrite(entry, &addresses)).collect(),
         network: network.to_owned(),
-        tty: entry.tty,
-        name: bottle.container_name(service),
-        options,
+        ..entry.clone()
     }
 }
 
-/// Where a volume is mounted: the image of each service that mounts it and the path in its containers, in start order.
+/// The mounts of a volume: image and container path for each service that mounts it, in start order.
 pub fn mounts_of<'a>(bottle: &'a Bottle, volume: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
     let services = bottle.start_order.iter().filter_map(|name| bottle.services.get(name));
     services.flat_map(move |service| {
@@ -123,17 +117,17 @@ pub fn mounts_of<'a>(bottle: &'a Bottle, volume: &'a str) -> impl Iterator<Item 
             Some((source, rest)) if source == volume => Some(rest.split(':').next().unwrap_or(rest)),
             _ => None,
         };
-        let paths = service.mounts.iter().filter_map(of_volume);
-        paths.map(|path| (&service.image[..], path))
+        let paths = service.request.mounts.iter().filter_map(of_volume);
+        paths.map(|path| (&service.request.image[..], path))
     })
 }
 
-/// The container of a service, if it is there.
+/// The container of a service, if it exists.
 pub fn container<'a>(snapshot: &'a Snapshot, bottle: &Bottle, service: &str) -> Option<&'a Arc<Container>> {
     snapshot.containers().get(bottle.containers.get(service)?)
 }
 
-/// The state that all containers are in; `abnormal` when they differ or one is gone, `unknown` when there is none.
+/// The state that all containers share; `abnormal` if they differ or one is missing, `unknown` if there are none.
 pub fn status(snapshot: &Snapshot, bottle: &Bottle) -> String {
     let mut states = bottle.containers.keys().map(|service| {
         let container = container(snapshot, bottle, service);
@@ -146,7 +140,7 @@ pub fn status(snapshot: &Snapshot, bottle: &Bottle) -> String {
     }
 }
 
-/// The policies of a bottle that are in force, in the order of its file.
+/// The committed policies of a bottle, in the order of its file.
 pub fn policies_of(snapshot: &Snapshot, bottle: &Bottle) -> Vec<Arc<Policy>> {
     let own = |policy: &&Arc<Policy>| policy.owner.as_ref() == Some(&bottle.id) && policy.stage != PolicyStage::Added;
     snapshot.policies().iter().filter(own).cloned().collect()
@@ -212,31 +206,19 @@ mod tests {
         bottle.network = Some(network_name(&bottle.id));
         bottle.volumes = vec!["data".into()];
         let web = bottle.services.get_mut("web").unwrap();
-        web.env = vec!["DB=db:3306".into(), "SELF=web".into(), "X=cache".into()];
-        web.mounts = vec!["data:/var/data:ro".into(), "/srv:/srv".into()];
+        web.request.env = vec!["DB=db:3306".into(), "SELF=web".into(), "X=cache".into()];
+        web.request.mounts = vec!["data:/var/data:ro".into(), "/srv:/srv".into()];
         web.depends_on = vec![crate::model::Dependency {
             service: "db".into(),
             condition: Condition::Started,
         }];
         let addresses = BTreeMap::from([("db", [10, 166, 1, 1].into()), ("cache", [10, 166, 1, 2].into())]);
-        let made = request(
-            &bottle,
-            "web",
-            OptionsRequest::default(),
-            &addresses,
-            Path::new("/v/blog"),
-        );
+        let made = request(&bottle, "web", &addresses, Path::new("/v/blog"));
         assert_eq!(made.env, ["DB=10.166.1.1:3306", "SELF=web", "X=cache"]);
         assert_eq!(made.mounts, ["/v/blog/data:/var/data:ro", "/srv:/srv"]);
-        assert_eq!((&*made.name, &*made.network), ("blog-web", "raind01kh3w0000"));
-        bottle.services.get_mut("web").unwrap().network = "raind0".into();
-        let made = request(
-            &bottle,
-            "web",
-            OptionsRequest::default(),
-            &addresses,
-            Path::new("/v/blog"),
-        );
+        assert_eq!(made.network, "raind01kh3w0000");
+        bottle.services.get_mut("web").unwrap().request.network = "raind0".into();
+        let made = request(&bottle, "web", &addresses, Path::new("/v/blog"));
         assert_eq!(made.network, "raind0");
     }
 
@@ -249,8 +231,8 @@ mod tests {
             ("db", "d", vec!["/srv:/s", "data:/d"]),
         ] {
             let service = bottle.services.get_mut(name).unwrap();
-            service.image = image.into();
-            service.mounts = mounts.into_iter().map(str::to_owned).collect();
+            service.request.image = image.into();
+            service.request.mounts = mounts.into_iter().map(str::to_owned).collect();
         }
         assert_eq!(
             mounts_of(&bottle, "data").collect::<Vec<_>>(),

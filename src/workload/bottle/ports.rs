@@ -3,7 +3,7 @@
 use crate::workload::manifest::ManifestError;
 use crate::workload::manifest::reader::{Field, Object};
 
-/// One entry of `ports`, as the string that means the same.
+/// Converts one entry of `ports` into the equivalent string.
 pub(super) fn port(field: &Field<'_>) -> Result<String, ManifestError> {
     if field.is_mapping() {
         return field.object(long);
@@ -21,7 +21,7 @@ fn long(port: &mut Object<'_>) -> Result<String, ManifestError> {
         protocol if protocol.is_empty() => "tcp".to_owned(),
         protocol => protocol,
     };
-    // `mode` is for clusters, the other two are for readers.
+    // `mode` is for clusters, the other two are for human readers.
     for name in ["mode", "name", "app_protocol"] {
         port.field(name);
     }
@@ -35,7 +35,7 @@ mod tests {
     fn ports(text: &str) -> Result<Vec<String>, String> {
         let text = format!("bottle: {{name: x}}\nservices: {{web: {{image: i, ports: {text}}}}}\n");
         let file = parse(&text).map_err(|e| e.to_string())?;
-        Ok(file.services["web"].kept.ports.clone())
+        Ok(file.services["web"].kept.request.ports.clone())
     }
 
     #[test]

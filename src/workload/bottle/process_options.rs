@@ -1,4 +1,4 @@
-//! What runs in a service and as whom, in the words of compose files. Pure.
+//! The process of a service and its user, in the syntax of compose files. Pure.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ pub(super) fn process(object: &mut Object<'_>) -> Result<OptionsRequest> {
         |object: &mut Object<'_>, name: &str, read: &dyn Fn(&Field<'_>, &mut OptionsRequest) -> Result<()>| {
             let Some(field) = object.field(name) else { return Ok(()) };
             read(&field, &mut all)?;
-            // All that was read before is right.
+            // All preceding fields are valid.
             check_options(&all)
                 .map(drop)
                 .map_err(|error| field.error(error.to_string()))
@@ -66,7 +66,7 @@ pub(super) fn process(object: &mut Object<'_>) -> Result<OptionsRequest> {
     Ok(all)
 }
 
-/// A list of words, or one text that is cut into words.
+/// A list of words, or one string that is split into words.
 pub(super) fn command(field: &Field<'_>) -> Result<Vec<String>> {
     match field.is_list() {
         true => field.strings(),
@@ -74,7 +74,7 @@ pub(super) fn command(field: &Field<'_>) -> Result<Vec<String>> {
     }
 }
 
-/// `KEY=VALUE` entries, from a list of them or from a mapping. Variables without a value are named in a warning.
+/// `KEY=VALUE` entries, from a list or a mapping. Variables without a value are reported in a warning.
 pub(super) fn environment(field: &Field<'_>) -> Result<Vec<String>> {
     let mut entries = Vec::new();
     for (name, value, place) in pairs(field)? {
@@ -97,7 +97,7 @@ fn labels(field: &Field<'_>) -> Result<BTreeMap<String, String>> {
         .collect())
 }
 
-/// Names and values of a list of `NAME=VALUE` or `NAME`, or of a mapping, whose values may be `null`.
+/// Names and values from a list of `NAME=VALUE` or `NAME`, or from a mapping, whose values may be `null`.
 fn pairs<'a>(field: &Field<'a>) -> Result<Vec<(String, Option<String>, Field<'a>)>> {
     if field.is_list() {
         let pair = |item: Field<'a>| {

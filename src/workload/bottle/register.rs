@@ -1,4 +1,4 @@
-//! Registration: everything of a bottle is made, in the order of its start, and nothing is started.
+//! Registration: creates all parts of a bottle, containers in start order, and starts nothing.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -7,14 +7,14 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::volumes::Volumes;
-use super::{BottleError, BottleFile, BottleService, parse, plan};
+use super::{BottleError, BottleFile, BottleService, ServiceFile, parse, plan};
 use crate::image::Copied;
 use crate::model::container_names::fresh_id;
-use crate::model::{Bottle, BottleOperation, Claim, Kind, Snapshot, Txn};
+use crate::model::{self, Bottle, BottleOperation, Claim, Kind, Snapshot, Txn};
 use crate::net::bridges::NetworkError;
 use crate::net::enforcement::NetworksError;
 use crate::net::policy::NewPolicy;
-use crate::workload::container::{BottlePart, ContainerError, OptionsRequest};
+use crate::workload::container::{BottlePart, ContainerError};
 use crate::workload::manifest::Warning;
 
 /// A bottle that was registered.
@@ -26,15 +26,16 @@ pub struct Registered {
     pub warnings: Vec<Warning>,
 }
 
-/// A checked file.
+/// A validated file.
 struct Registration {
     file: BottleFile,
     order: Vec<String>,
     policies: Vec<NewPolicy>,
+    services: BTreeMap<String, model::BottleService>,
 }
 
 impl BottleService {
-    /// Makes a bottle from the text of its file. A failure leaves nothing behind.
+    /// Creates a bottle from the text of its file. A failure leaves nothing behind.
     pub async fn register(&self, text: &str) -> Result<Registered, BottleError> {
         let file = parse(text)?;
         let order = plan::order(&file)?;
@@ -42,7 +43,13 @@ impl BottleService {
             return Err(BottleError::NameTaken);
         }
         let policies = plan::policies(&file)?;
-        let plan = Registration { file, order, policies };
+        let services = services(&file)?;
+        let plan = Registration {
+            file,
+            order,
+            policies,
+            services,
+        };
         let service = self.clone();
         self.detached(async move { service.register_planned(plan).await }).await
     }
@@ -50,7 +57,7 @@ impl BottleService {
     async fn register_planned(&self, plan: Registration) -> Result<Registered, BottleError> {
         self.check_containers(&plan).await?;
         let id = fresh_bottle_id(&self.snapshot());
-        // Taken before the row exists: the first to see the row must not be faster than we are.
+        // Lock before the row exists, so that nobody who sees the row can get the lock first.
         let _lock = self.0.locks.lock(&id).await;
         let row = new_bottle(id, &plan);
         let reserved = self.0.parts.store.transact(move |t| reserve(t, row)).await?;
@@ -71,26 +78,26 @@ impl BottleService {
         }
     }
 
-    /// Refuses what no container can be made from, before there is anything to undo.
+    /// Refuses invalid containers before there is anything to undo.
     async fn check_containers(&self, plan: &Registration) -> Result<(), BottleError> {
         let mut draft = new_bottle(String::new(), plan);
-        // What does not exist yet cannot be looked at.
+        // Objects that do not exist yet cannot be checked.
         draft.network = None;
         let volumes = std::mem::take(&mut draft.volumes);
         for entry in draft.services.values_mut() {
             let is_volume = |mount: &String| volumes.iter().any(|v| mount.split(':').next() == Some(v));
-            entry.mounts.retain(|mount| !is_volume(mount));
+            entry.request.mounts.retain(|mount| !is_volume(mount));
         }
         for name in &plan.order {
-            let options = options(plan, name);
-            let request = plan::request(&draft, name, options, &BTreeMap::new(), &self.0.parts.volume_root);
-            let checked = self.0.parts.containers.check_for_bottle(request).await;
+            let request = plan::request(&draft, name, &BTreeMap::new(), &self.0.parts.volume_root);
+            let container = draft.container_name(name);
+            let checked = self.0.parts.containers.check_for_bottle(container, request).await;
             checked.map_err(BottleError::Create)?;
         }
         Ok(())
     }
 
-    /// Everything after the row. The caller undoes it as a whole.
+    /// All steps after the row. The caller undoes them as a whole.
     async fn set_up(&self, bottle: &Bottle, plan: &Registration) -> Result<Arc<Bottle>, BottleError> {
         let parts = &self.0.parts;
         if !plan.policies.is_empty() {
@@ -101,7 +108,7 @@ impl BottleService {
         }
         self.make_volumes(bottle).await?;
         for name in &plan.order {
-            self.make_container(bottle, name, options(plan, name)).await?;
+            self.make_container(bottle, name).await?;
         }
         let row = self.update(&bottle.id, |_| {}).await?;
         for id in row.containers.values() {
@@ -114,13 +121,13 @@ impl BottleService {
         self.update(&bottle.id, whole).await
     }
 
-    /// New volumes begin with what the image of a service has at the place they are mounted at: of the first service in
-    /// order whose image has files there, else of the first one whose image has a directory there. They are made before
-    /// any container, which would go on to see the directory that it was made with.
+    /// A new volume is initialised from an image, with the files at the path where the volume is mounted: from the
+    /// first service in order whose image has files there, else from the first one whose image has a directory there.
+    /// Volumes are created before any container, because a container keeps the directory it was created with.
     async fn make_volumes(&self, bottle: &Bottle) -> Result<(), BottleError> {
         let volumes = self.volumes(&bottle.name);
         let new = volumes.missing(&bottle.volumes).await?;
-        // Written down first: what a crash leaves of them goes with the rest.
+        // Record them first, so that recovery removes what a crash leaves of them.
         let noted = new.clone();
         self.update(&bottle.id, move |bottle| bottle.new_volumes = noted)
             .await?;
@@ -157,13 +164,13 @@ impl BottleService {
     async fn make_network(&self, bottle: &Bottle, network: &str) -> Result<(), BottleError> {
         let made = self.0.parts.networks.create(network).await;
         if let Err(NetworksError::Network(NetworkError::Exists(_))) = &made {
-            // It is somebody else's, so it must not go with the bottle.
+            // It belongs to another owner, so it must not be removed with the bottle.
             self.update(&bottle.id, |bottle| bottle.network = None).await?;
         }
         made.map(drop).map_err(BottleError::CreateNetwork)
     }
 
-    async fn make_container(&self, bottle: &Bottle, name: &str, options: OptionsRequest) -> Result<(), BottleError> {
+    async fn make_container(&self, bottle: &Bottle, name: &str) -> Result<(), BottleError> {
         let snapshot = self.snapshot();
         let now = snapshot.bottles().get(&bottle.id).map_or(bottle, AsRef::as_ref);
         let address = |name: &'_ String| {
@@ -181,16 +188,17 @@ impl BottleService {
             .filter_map(|name| Some((name.as_str(), address(name)?)))
             .collect();
         let volumes = self.volumes(&bottle.name);
-        let request = plan::request(now, name, options, &addresses, &volumes.0);
+        let request = plan::request(now, name, &addresses, &volumes.0);
         let part = BottlePart {
             bottle_id: bottle.id.clone(),
             service: name.to_owned(),
         };
-        let made = self.0.parts.containers.create_in_bottle(request, part).await;
+        let container = now.container_name(name);
+        let made = self.0.parts.containers.create_in_bottle(container, request, part).await;
         made.map(drop).map_err(BottleError::Create)
     }
 
-    /// Changes the row.
+    /// Updates the row.
     pub(super) async fn update(
         &self,
         id: &str,
@@ -205,18 +213,24 @@ impl BottleService {
     }
 }
 
-fn options(plan: &Registration, service: &str) -> OptionsRequest {
-    plan.file.services[service].options.clone()
+/// The services as they are kept, with their choices checked.
+fn services(file: &BottleFile) -> Result<BTreeMap<String, model::BottleService>, BottleError> {
+    let service = |(name, service): (&String, &ServiceFile)| {
+        let mut kept = service.kept.clone();
+        kept.request = service
+            .options
+            .clone()
+            .complete(kept.request)
+            .map_err(BottleError::Create)?;
+        Ok((name.clone(), kept))
+    };
+    file.services.iter().map(service).collect()
 }
 
 fn new_bottle(id: String, plan: &Registration) -> Bottle {
     let file = &plan.file;
-    let services: BTreeMap<_, _> = file
-        .services
-        .iter()
-        .map(|(name, s)| (name.clone(), s.kept.clone()))
-        .collect();
-    let names_a_network = services.values().any(|service| !service.network.is_empty());
+    let services = plan.services.clone();
+    let names_a_network = services.values().any(|service| !service.request.network.is_empty());
     Bottle {
         network: (!names_a_network).then(|| plan::network_name(&id)),
         id,
@@ -231,7 +245,7 @@ fn new_bottle(id: String, plan: &Registration) -> Bottle {
     }
 }
 
-/// The name of the bottle and those of its containers, all or nothing.
+/// Reserves the name of the bottle and those of its containers, all or nothing.
 fn reserve(t: &mut Txn, bottle: Bottle) -> Result<Arc<Bottle>, BottleError> {
     t.put(bottle).map_err(|taken| match taken.claim {
         Claim::ContainerName(name) => BottleError::Create(ContainerError::NameTaken(name)),
@@ -244,7 +258,7 @@ fn is_taken(snapshot: &Snapshot, name: &str) -> bool {
     snapshot.holder(&claim).is_some()
 }
 
-/// An id that no bottle is known by and whose network no other bottle has (B9).
+/// An id that no other bottle has as name or id, and whose network name is free (B9).
 fn fresh_bottle_id(snapshot: &Snapshot) -> String {
     loop {
         let id = fresh_id(snapshot, Timestamp::now());

@@ -1,4 +1,4 @@
-//! Removal: what undoes a registration, deletes a bottle and cleans up after a crash.
+//! Removal: undoes a registration, deletes a bottle and cleans up after a crash.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use crate::net::enforcement::NetworksError;
 use crate::workload::container::ContainerError;
 
 impl BottleService {
-    /// Undoes registrations and finishes removals that were interrupted. Containers are recovered before. Trouble with
-    /// one bottle is logged; it can be deleted again.
+    /// Undoes registrations and finishes removals that were interrupted. Containers must be recovered first. Errors of
+    /// one bottle are logged; it can be deleted again.
     pub async fn recover(&self) {
         for bottle in self.list() {
             let Some(operation) = bottle.operation else { continue };
@@ -22,10 +22,10 @@ impl BottleService {
         }
     }
 
-    /// Takes everything of a bottle away; the row, and with it the name, goes last. Every step may have been done before.
-    /// Goes on after an error, but then keeps the row, so that the rest can be tried again, and returns the first error.
+    /// Removes everything of a bottle; the row, and with it the name, goes last. Every step is idempotent. After an
+    /// error it continues but keeps the row, so that the removal can be retried, and returns the first error.
     pub(super) async fn dismantle(&self, bottle: &Bottle, operation: BottleOperation) -> Result<(), BottleError> {
-        // The journal first: from here on a crash leads to the end of this.
+        // Write the journal first: from here on, recovery after a crash finishes the removal.
         let bottle = self
             .update(&bottle.id, move |row| row.operation = Some(operation))
             .await?;
@@ -51,7 +51,7 @@ impl BottleService {
         let volumes = self.volumes(&bottle.name);
         note(match operation {
             BottleOperation::Delete { volumes: true } => volumes.remove(&bottle.volumes).await,
-            // No container of it ever ran: what is in its new volumes came from images.
+            // None of its containers ever ran, so the new volumes contain only files from images.
             BottleOperation::Register => match volumes.remove(&bottle.new_volumes).await {
                 Ok(()) => volumes.remove_empty(&bottle.volumes).await,
                 failed => failed,

@@ -1,4 +1,4 @@
-//! Limits, restart policy and health check of a service, in the words of compose files. Pure.
+//! Limits, restart policy and health check of a service, in the syntax of compose files. Pure.
 
 use super::duration::{MOST, seconds};
 use super::process_options::process;
@@ -26,7 +26,7 @@ pub(super) fn restart(field: &Field<'_>) -> Result<RestartRequest> {
     }
 }
 
-/// `mem_limit`, `memswap_limit`, `shm_size`, `ulimits`, `init`, `cpus`, `pids_limit`, and what [`process`] reads.
+/// `mem_limit`, `memswap_limit`, `shm_size`, `ulimits`, `init`, `cpus`, `pids_limit`, and the fields of [`process`].
 pub(super) fn limits(object: &mut Object<'_>) -> Result<OptionsRequest> {
     let cpus = |field: &Field<'_>| match field.string()?.parse::<f64>() {
         Ok(cpus) if cpus.is_finite() => Ok(cpus),
@@ -52,7 +52,7 @@ pub(super) fn limits(object: &mut Object<'_>) -> Result<OptionsRequest> {
     })
 }
 
-/// A mapping from names to numbers, or to `{soft: …, hard: …}`; as `docker run` has them.
+/// A mapping from names to numbers, or to `{soft: …, hard: …}`; as in `docker run`.
 fn ulimits(field: &Field<'_>) -> Result<Vec<String>> {
     let limit = |(name, value): (&str, Field<'_>)| {
         if !value.is_mapping() {
@@ -82,7 +82,7 @@ fn bytes(text: &str) -> Option<u64> {
     (bytes <= i64::MAX as f64).then_some(bytes as u64)
 }
 
-/// A health check. One that is disabled says so: the image's must not take its place.
+/// A health check. A disabled one is recorded explicitly, so that the image's is not used instead.
 pub(super) fn health_check(field: &Field<'_>) -> Result<Option<HealthCheckRequest>> {
     field.object(|object| {
         let disabled = object.get("disable", Field::boolean)?;

@@ -1,4 +1,4 @@
-//! Start: services in order, each when what it depends on is as far as it has to be.
+//! Start: services in order, each when its dependencies have reached the required state.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,17 +11,18 @@ use super::{BottleError, BottleService, plan};
 use crate::model::{Bottle, Condition, Container, ContainerState, Health, HealthCheck, RestartPolicy};
 use crate::workload::container::ContainerError;
 
-/// For what the times of a health check leave out: starting the probe, noticing, writing down.
+/// Margin for delays that the times of a health check do not cover: starting the probe, noticing and recording the
+/// result.
 const SLACK: Duration = Duration::from_secs(10);
 
-/// How a wait for a healthy service goes.
+/// State of the wait for a healthy service.
 #[derive(Debug, PartialEq, Eq)]
 enum Wait {
     /// It is healthy.
     Over,
     /// It may become so.
     GoOn,
-    /// It will not, for this reason.
+    /// It cannot become healthy, for this reason.
     Hopeless(&'static str),
 }
 
@@ -39,7 +40,7 @@ fn judge(container: Option<&Container>) -> Wait {
     }
 }
 
-/// After this time a check has said something, unless the service keeps being started again.
+/// A health check has a result after this time, unless the service keeps restarting.
 fn patience(check: Option<&HealthCheck>) -> Duration {
     let seconds = |check: &HealthCheck| {
         let tries = u64::from(check.retries) * u64::from(check.interval.saturating_add(check.timeout));
@@ -98,7 +99,7 @@ impl BottleService {
             let service = name.to_owned();
             Err(BottleError::NotHealthy { service, reason })
         };
-        // Subscribed before the first look, so that nothing falls in between.
+        // Subscribe before the first check, so that no change is missed.
         let mut commits = self.0.parts.store.subscribe();
         let container = || plan::container(&self.snapshot(), bottle, name).cloned();
         if container().is_some_and(|c| c.spec.options.health_check.is_none()) {

@@ -1,8 +1,8 @@
-//! Volumes of bottles: `<root>/<bottle>/<volume>`. They outlive their bottle and are there again for the next one of that
-//! name, until they are removed on demand. Neither name has a slash, so no two bottles share a directory.
+//! Volumes of bottles: `<root>/<bottle>/<volume>`. They outlive their bottle and are reused by the next one of that
+//! name, until they are removed on request. Neither name contains a slash, so no two bottles share a directory.
 //!
-//! A new volume is filled beside its place, `<root>/<bottle>/.new-<volume>`, and gets its name when it is whole: what a
-//! crash leaves is a whole volume or none. No volume has such a name, because theirs begin with a letter or digit.
+//! A new volume is filled in `<root>/<bottle>/.new-<volume>` and renamed when it is complete, so a crash leaves either
+//! a complete volume or none. No volume has such a name, because volume names begin with a letter or digit.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -16,31 +16,31 @@ use crate::ops::task::blocking;
 pub(super) struct Volumes(pub PathBuf);
 
 impl Volumes {
-    /// Those that are not there.
+    /// The volumes that do not exist.
     pub async fn missing(&self, names: &[String]) -> Result<Vec<String>, BottleError> {
         let (root, names) = (self.0.clone(), names.to_vec());
         blocking(move || Ok(names.into_iter().filter(|name| !root.join(name).exists()).collect())).await
     }
 
-    /// An empty directory, root's, in which a new volume can be filled. It is none before [`Volumes::publish`].
+    /// An empty directory, owned by root, to fill a new volume in. It becomes a volume with [`Volumes::publish`].
     pub async fn stage(&self, name: &str) -> Result<PathBuf, BottleError> {
         self.each(&[staging(name)], |path| {
             absent_is_fine(fs_err::remove_dir_all(path))?;
             std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path)?;
-            // Whatever the umask is.
+            // Regardless of the umask.
             fs_err::set_permissions(path, PermissionsExt::from_mode(0o755))
         })
         .await?;
         Ok(self.0.join(staging(name)))
     }
 
-    /// Removes what was filled, if anything was.
+    /// Removes a partially filled volume, if there is one.
     pub async fn discard(&self, name: &str) -> Result<(), BottleError> {
         self.each(&[staging(name)], |path| absent_is_fine(fs_err::remove_dir_all(path)))
             .await
     }
 
-    /// Makes a volume of what was filled, durable.
+    /// Turns a filled directory into a volume, durably.
     pub async fn publish(&self, name: &str) -> Result<(), BottleError> {
         let staged = self.0.join(staging(name));
         self.each(&[name.to_owned()], move |path| {
@@ -51,7 +51,7 @@ impl Volumes {
         .await
     }
 
-    /// Makes what is missing. Whoever a container's process is, it can write: nobody else gets into the directory above.
+    /// Creates missing volumes. Any user of a container can write to them: nobody else can enter the parent directory.
     pub async fn make(&self, names: &[String]) -> Result<(), BottleError> {
         self.each(names, |path| {
             let exists = path.exists();
@@ -64,7 +64,7 @@ impl Volumes {
         .await
     }
 
-    /// Removes them with all that is in them.
+    /// Removes the volumes with their content.
     pub async fn remove(&self, names: &[String]) -> Result<(), BottleError> {
         let staged: Vec<String> = names.iter().map(|name| staging(name)).collect();
         self.each(&[names, &staged].concat(), |path| {
@@ -74,7 +74,7 @@ impl Volumes {
         self.remove_root().await
     }
 
-    /// Removes those that nothing was ever written to: the undo of [`Volumes::make`].
+    /// Removes the volumes that are still empty: the undo of [`Volumes::make`].
     pub async fn remove_empty(&self, names: &[String]) -> Result<(), BottleError> {
         self.each(names, |path| absent_is_fine(if_empty(path))).await?;
         self.remove_root().await
@@ -102,7 +102,7 @@ impl Volumes {
     }
 }
 
-/// Where a volume is filled.
+/// Where a new volume is filled.
 fn staging(name: &str) -> String {
     format!(".new-{name}")
 }
@@ -142,7 +142,7 @@ mod tests {
             0o700,
             "as its users left it"
         );
-        // What a crash left of a volume is begun anew, and goes with the rest.
+        // A partial volume that a crash left is started over, and is removed with the rest.
         let staged = volumes.stage("logs").await.unwrap();
         std::fs::write(staged.join("half"), "1").unwrap();
         let staged = volumes.stage("logs").await.unwrap();

@@ -1,7 +1,7 @@
-//! Command lines as one text, cut into words as a shell would cut them (POSIX.1-2017, Shell Command Language 2.2 and
-//! 2.6.5), without its expansions: a dollar is a dollar. Pure.
+//! Splits command lines into words like a shell (POSIX.1-2017, Shell Command Language 2.2 and 2.6.5), but without
+//! expansions: a dollar is literal. Pure.
 
-/// Why a text is no command line.
+/// Why a text is not a valid command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum WordsError {
     #[error("a quote is not closed")]
@@ -13,7 +13,7 @@ pub(super) enum WordsError {
 /// The words of a command line.
 pub(super) fn words(text: &str) -> Result<Vec<String>, WordsError> {
     let mut words = Vec::new();
-    // `None` between words; quotes can make an empty one.
+    // `None` between words; quotes can produce an empty word.
     let mut word: Option<String> = None;
     let mut rest = text.chars();
     while let Some(c) = rest.next() {
@@ -22,7 +22,7 @@ pub(super) fn words(text: &str) -> Result<Vec<String>, WordsError> {
             '\'' => quoted(&mut rest, word.get_or_insert_default())?,
             '"' => double_quoted(&mut rest, word.get_or_insert_default())?,
             '\\' => match rest.next() {
-                // A line that goes on.
+                // Line continuation.
                 Some('\n') => {}
                 Some(c) => word.get_or_insert_default().push(c),
                 None => return Err(WordsError::Backslash),

@@ -1,5 +1,5 @@
-//! Conditions of objects: what follows from their rows, joined with what was last tried
-//! ([`Conditions`](crate::ops::conditions::Conditions)), and the events that tell of changes.
+//! Conditions of objects: derived from their rows and the outcome of recent tries
+//! ([`Conditions`](crate::ops::conditions::Conditions)), and the events that report changes.
 
 mod observed;
 mod tell;

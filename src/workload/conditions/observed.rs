@@ -1,4 +1,4 @@
-//! The conditions of every object at one revision of the store: what follows from its rows, and what is known beside them.
+//! The conditions of every object at one revision of the store: derived from its rows and the recorded failures.
 
 use std::sync::Arc;
 
@@ -13,19 +13,18 @@ use crate::ops::conditions::{Condition, Conditions, Observed, RULES, Status};
 use crate::workload::container::{OOM_KILLED, next_start};
 use crate::workload::replica_set::{SetStatus, set_statuses};
 
-/// Those of a container.
+/// The conditions of a container.
 pub fn of_container(c: &Container, known: &Conditions) -> Vec<Condition> {
     ready(c).into_iter().chain(known.of(Kind::Container, &c.id)).collect()
 }
 
-/// Those of a pod. It is ready when its containers are; if not, what is wrong with the first of them is what is wrong
-/// with the pod.
+/// The conditions of a pod. It is ready when its containers are; otherwise it reports the first problem among them.
 pub fn of_pod(pod: &Pod, status: &PodStatus, known: &Conditions) -> Vec<Condition> {
     let own = pod_ready(pod, status, known);
     own.into_iter().chain(known.of(Kind::Pod, &pod.id)).collect()
 }
 
-/// Those of a replica set.
+/// The conditions of a replica set.
 pub fn of_set(set: &ReplicaSet, status: &SetStatus, known: &Conditions) -> Vec<Condition> {
     let (kind, id) = (Kind::ReplicaSet, &set.id);
     let counted = || format!("{} of {} pods are ready", status.ready, set.replicas);
@@ -38,7 +37,7 @@ pub fn of_set(set: &ReplicaSet, status: &SetStatus, known: &Conditions) -> Vec<C
     own.into_iter().chain(known.of(kind, id)).collect()
 }
 
-/// Those of a service, given its endpoints and all pods.
+/// The conditions of a service, given its endpoints and all pods.
 pub fn of_service(
     service: &Service,
     endpoints: &[Endpoint],
@@ -118,7 +117,7 @@ pub fn all(snapshot: &Snapshot, known: &Conditions) -> Vec<Observed> {
     all
 }
 
-/// Whether there is such an object.
+/// Whether that object exists.
 pub(super) fn exists(snapshot: &Snapshot, kind: Kind, id: &str) -> bool {
     match kind {
         Kind::Container => snapshot.get::<Container>(id).is_some(),
@@ -131,7 +130,7 @@ pub(super) fn exists(snapshot: &Snapshot, kind: Kind, id: &str) -> bool {
     }
 }
 
-/// Of a container that runs or should; `None` for one that nobody wants to run.
+/// The Ready condition of a container that runs or should run; `None` for others.
 fn ready(c: &Container) -> Option<Condition> {
     match c.status.state {
         _ if c.is_build() => None,
@@ -170,7 +169,7 @@ fn ended(c: &Container) -> Option<Condition> {
     }
     let reason = match &exit.reason[..] {
         OOM_KILLED => OOM_KILLED,
-        // Only of a program that could not be executed anything is said.
+        // Only an exit of a program that could not be executed has a message.
         _ if !exit.message.is_empty() => "StartError",
         _ if next.is_some() && c.journal.retries.in_a_row > 0 => "CrashLoopBackOff",
         other => other,

@@ -1,4 +1,4 @@
-//! Tells those who watch what begins or ceases to be wrong.
+//! Sends events when something begins or ceases to be wrong.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -13,11 +13,11 @@ use crate::ops::conditions::{Condition, Conditions, Observed, Status};
 use crate::ops::controller::RESYNC;
 use crate::store::Store;
 
-/// Changes that come within this time are told together. What is wrong for less is not told.
+/// Collects changes for this time. Shorter problems are not reported.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Compares, after each change and for what time alone changes every [`RESYNC`], what is wrong with what was told, until
-/// `stop`. Conditions of what is gone are forgotten.
+/// Until `stop`, compares all conditions with the reported ones and sends events: after each change, and every
+/// [`RESYNC`] for changes caused by time alone. Forgets the conditions of deleted objects.
 pub async fn tell(store: Store, known: Conditions, events: Events, stop: CancellationToken) {
     let mut commits = store.subscribe();
     let mut resync = tokio::time::interval(RESYNC);
@@ -28,7 +28,7 @@ pub async fn tell(store: Store, known: Conditions, events: Events, stop: Cancell
             () = known.changed() => {}
             commit = commits.recv() => if matches!(commit, Err(RecvError::Closed)) { return },
         }
-        // The look below is at all of them.
+        // Drain the queue: the comparison below covers all changes.
         while matches!(commits.try_recv(), Ok(_) | Err(TryRecvError::Lagged(_))) {}
         let snapshot = known.retain(|| store.snapshot(), |snapshot, kind, id| exists(snapshot, kind, id));
         let now = all(&snapshot, &known);
@@ -41,7 +41,7 @@ pub async fn tell(store: Store, known: Conditions, events: Events, stop: Cancell
     }
 }
 
-/// What is told of a condition that was wrong and of which nothing is known any more.
+/// The event for a failed condition that has disappeared.
 fn cleared(old: &Observed) -> Observed {
     let condition = Condition::new(old.condition.kind, Status::True, "Cleared", "", Timestamp::now());
     Observed {
@@ -50,7 +50,7 @@ fn cleared(old: &Observed) -> Observed {
     }
 }
 
-/// The events between two views.
+/// The events between two observations.
 fn news(before: &[Observed], now: &[Observed], gone: impl Fn(&Observed) -> Option<Observed>) -> Vec<Event> {
     let old: HashMap<_, _> = before.iter().map(|o| (o.key(), o)).collect();
     let is_wrong = |o: &Observed| o.condition.status == Status::False;

@@ -1,7 +1,7 @@
-//! Attaching to terminals (`docs/spec/api.md` 6, `docs/spec/runtime.md` 12): which socket, and who may have it.
+//! Attaching to terminals (`docs/spec/api.md` 6, `docs/spec/runtime.md` 12): finds the socket and limits its clients.
 //!
-//! The runtime serves a terminal on a socket in the container's directory: `tty.sock` for that of the container,
-//! `exec_tty.sock` for that of the latest exec, a link to `exec_tty.<n>.sock`. What goes over it is not looked at here.
+//! The runtime serves a terminal on a socket in the container's directory: `tty.sock` for the container,
+//! `exec_tty.sock` for the latest exec, a link to `exec_tty.<n>.sock`. This module does not interpret the traffic.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,29 +17,29 @@ use tokio::time::{Instant, sleep};
 use super::{ContainerError, ContainerService, MAX_CLIENTS, blocking};
 use crate::model::ContainerState;
 
-/// After start or exec it may take a moment until the runtime listens.
+/// The runtime may need a moment after start or exec before it listens.
 const DIAL_PAUSE: Duration = Duration::from_millis(50);
 const DIAL_LIMIT: Duration = Duration::from_secs(2);
 
 const TTY: &str = "tty.sock";
 const EXEC_TTY: &str = "exec_tty.sock";
 
-/// How many clients each socket has.
+/// The number of clients of each socket.
 #[derive(Debug, Default)]
 pub(super) struct Clients(Mutex<HashMap<PathBuf, usize>>);
 
-/// The right to one connection to a terminal. It counts as a client until it is dropped.
+/// Permission for one connection to a terminal. Counts as a client until dropped.
 #[derive(Debug)]
 pub struct Terminal {
     directory: PathBuf,
     name: &'static str,
     clients: Arc<Clients>,
-    /// What is counted.
+    /// The key of the client count.
     socket: PathBuf,
 }
 
 impl ContainerService {
-    /// The terminal of a container that was created with one, and has not ended.
+    /// The terminal of a container that was created with one and has not ended.
     pub async fn terminal(&self, parameter: &str) -> Result<Terminal, ContainerError> {
         let container = self.find(parameter)?;
         if !container.spec.tty {
@@ -123,7 +123,7 @@ impl Terminal {
         }
     }
 
-    /// Through a descriptor of the directory, because a socket address holds no more than 107 bytes.
+    /// Connects through a descriptor of the directory, because a socket address is limited to 107 bytes.
     async fn dial(&self) -> io::Result<UnixStream> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(&self.directory, flags, Mode::empty())?;
@@ -131,7 +131,7 @@ impl Terminal {
     }
 }
 
-/// No socket, nobody behind it, or so many that wait that one more cannot.
+/// The socket does not exist, nobody listens on it, or its backlog is full.
 fn is_too_early(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -141,7 +141,7 @@ fn is_too_early(error: &io::Error) -> bool {
 
 #[cfg(test)]
 impl Terminal {
-    /// The terminal of a container whose directory is this.
+    /// The terminal of a container with this directory.
     pub(crate) fn in_directory(directory: &std::path::Path) -> Self {
         let clients = Arc::new(Clients::default());
         #[allow(clippy::expect_used, reason = "nobody else counts")]

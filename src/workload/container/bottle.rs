@@ -1,15 +1,15 @@
-//! Containers of bottles: only their bottle starts, stops and removes them, and they know each other by name.
+//! Containers of bottles: only the bottle starts, stops and removes them, and they resolve each other by service name.
 
 use std::path::Path;
 
 use super::hosts::{hosts, hosts_of_services};
 use super::membership::place_of;
 use super::part::{BottlePart, Part};
-use super::{ContainerError, ContainerService, CreateRequest, blocking, bundle};
+use super::{ContainerError, ContainerService, blocking, bundle};
 use crate::image::{Copied, ImageRef};
-use crate::model::{Bottle, PullPolicy, Txn};
+use crate::model::{Bottle, ContainerRequest, PullPolicy, Txn};
 
-/// Enters a container in its bottle, which gives up the name for it.
+/// Enters a container in its bottle, which passes the name on to it.
 pub(super) fn enter(t: &mut Txn, part: &BottlePart, id: &str) -> Result<(), ContainerError> {
     let (service, id) = (part.service.clone(), id.to_owned());
     let entered = t.update::<Bottle>(&part.bottle_id, |bottle| drop(bottle.containers.insert(service, id)));
@@ -21,11 +21,11 @@ pub(super) fn enter(t: &mut Txn, part: &BottlePart, id: &str) -> Result<(), Cont
 
 impl ContainerService {
     /// Refuses what [`ContainerService::create_in_bottle`] would, as far as it can be known before.
-    pub async fn check_for_bottle(&self, request: CreateRequest) -> Result<(), ContainerError> {
-        self.check(request, Part::Alone).await.map(drop)
+    pub async fn check_for_bottle(&self, name: String, request: ContainerRequest) -> Result<(), ContainerError> {
+        self.check(name, request, Part::Alone).await.map(drop)
     }
 
-    /// Copies a directory of an image, pulled if it is not here, to an empty directory of the host.
+    /// Copies a directory of an image, which is pulled if absent, to an empty directory of the host.
     pub async fn copy_from_image(&self, image: &str, path: &str, target: &Path) -> Result<Copied, ContainerError> {
         let reference = ImageRef::parse(image)?;
         let image = self.obtain_image(&reference, PullPolicy::IfNotPresent).await?;
@@ -34,21 +34,26 @@ impl ContainerService {
     }
 
     /// Makes the container of a service that waits for its start, and returns its id.
-    pub async fn create_in_bottle(&self, request: CreateRequest, part: BottlePart) -> Result<String, ContainerError> {
-        self.create_as(request, Part::Bottle(part)).await
+    pub async fn create_in_bottle(
+        &self,
+        name: String,
+        request: ContainerRequest,
+        part: BottlePart,
+    ) -> Result<String, ContainerError> {
+        self.create_as(name, request, Part::Bottle(part)).await
     }
 
-    /// [`ContainerService::start`] for the bottle of a container.
+    /// [`ContainerService::start`], called by the container's bottle.
     pub async fn start_in_bottle(&self, id: &str) -> Result<(), ContainerError> {
         self.start_found(self.row(id)?, id).await.map(drop)
     }
 
-    /// [`ContainerService::stop`] for the bottle of a container.
+    /// [`ContainerService::stop`], called by the container's bottle.
     pub async fn stop_in_bottle(&self, id: &str) -> Result<(), ContainerError> {
         self.stop_found(self.row(id)?, id).await.map(drop)
     }
 
-    /// Has the container see in its `/etc/hosts` all services of its bottle that have an address by now.
+    /// Updates the container's `/etc/hosts` with all services of its bottle that have an address by now.
     pub async fn refresh_hosts(&self, id: &str) -> Result<(), ContainerError> {
         let _lock = self.0.locks.lock(id).await;
         let (snapshot, container) = (self.snapshot(), self.row(id)?);

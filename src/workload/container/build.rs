@@ -1,11 +1,11 @@
-//! A build step: a container that runs one command on the layers of an image in the making, and is gone afterwards.
+//! A build step: a container that runs one command on the layers of an unfinished image and is then removed.
 //!
 //! ```text
 //! row (build-<12>, raind/build) -> bundle -> create -> start -> end | time-out | cancelled -> harvest -> removed
 //! ```
-//! It is a container like others, with an address, rules and a certificate of its own, and it is listed while it runs.
-//! The whole of it is one operation that goes on when its caller is dropped. Recovery removes whatever is left of one
-//! after a crash ([`recover`](super::recover)): the build that wanted it is gone too.
+//! It is a container like others, with its own address, rules and certificate, and is listed while it runs. The step is
+//! one operation, which continues when its caller is dropped. After a crash, recovery removes all remains of a step
+//! ([`recover`](super::recover)), because its build is gone too.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,36 +24,36 @@ use crate::net::bridges::ipam;
 use crate::observe::metrics::Verb;
 use crate::runtime::StopRequest;
 
-/// Repository that build containers are listed with. It has a `/`, which clients look for.
+/// Repository that build containers are listed with. Clients expect a `/` in it.
 const REPOSITORY: &str = "raind/build";
 /// Tag that build containers are listed with.
 const REFERENCE: &str = "latest";
-/// How much of its output a failed step tells, in bytes.
+/// How much of a failed step's output is reported, in bytes.
 pub const OUTPUT_TAIL: usize = 4096;
 
 /// A command to run on layers.
 #[derive(Debug, Clone)]
 pub struct BuildStep {
-    /// Diff ids of the layers, bottom first. The caller keeps them from being swept.
+    /// Diff ids of the layers, bottom first. The caller protects them from the sweep.
     pub layers: Vec<String>,
     /// Argument vector.
     pub args: Vec<String>,
     /// `KEY=VALUE` entries; presets are added.
     pub env: Vec<String>,
-    /// Working directory; made if it is not there.
+    /// Working directory; created if absent.
     pub cwd: String,
     /// Name of the network; empty for the default one.
     pub network: String,
     /// How long the command may take.
     pub time_limit: Duration,
-    /// Ends the command before its time.
+    /// Cancels the command.
     pub cancelled: CancellationToken,
 }
 
 /// How a step ended.
 #[derive(Debug)]
 pub enum StepEnd<T> {
-    /// The command succeeded; what the harvest returned.
+    /// The command succeeded; holds the result of the harvest.
     Done(T),
     /// The command failed.
     Failed {
@@ -76,7 +76,7 @@ enum Waited {
 }
 
 impl ContainerService {
-    /// Whether a build step can run in that network; an empty name is the default one.
+    /// Checks whether a build step can run in that network; an empty name is the default one.
     pub fn check_build_network(&self, name: &str) -> Result<(), ContainerError> {
         let network = self.network_or_default(name);
         match self.snapshot().networks().get(&network) {
@@ -85,9 +85,8 @@ impl ContainerService {
         }
     }
 
-    /// Runs a command on layers. When it succeeds, `harvest` is given the upper directory of its overlay, which holds
-    /// what the command changed; when that has returned, everything of the container is removed, as it is on every
-    /// other path.
+    /// Runs a command on layers. After success, `harvest` gets the upper directory of the overlay, which holds the
+    /// command's changes. The container is removed completely after the harvest, and on every other path.
     pub async fn run_build_step<T, H>(
         &self,
         step: BuildStep,
@@ -124,7 +123,7 @@ impl ContainerService {
             tracing::info!(container.id = %id, "creating build container");
             self.set_up(&container).await?;
             if let Err(error) = self.release(id).await {
-                // A program that is not there or cannot be executed is the build file's fault.
+                // If the program is missing or not executable, the build file is wrong.
                 return match self.find(id)?.status.exit.clone().filter(|exit| exit.code > 0) {
                     Some(exit) => Ok(StepEnd::Failed {
                         exit,
@@ -192,11 +191,11 @@ impl ContainerService {
         Ok(String::from_utf8_lossy(&tail).into_owned())
     }
 
-    /// Ends and removes a build container, whatever of it is there. The caller holds its lock.
+    /// Ends and removes a build container, in whatever state it is. The caller holds its lock.
     pub(super) async fn remove_build(&self, id: &str) -> Result<(), ContainerError> {
         let Ok(container) = self.find(id) else { return Ok(()) };
         let state = self.runtime_state(id).await;
-        // The row may be behind: a crash between the runtime's answer and ours.
+        // The row may be outdated: the daemon may have crashed before it recorded the runtime's answer.
         if state.is_some_and(|state| state.status == crate::runtime::state::Status::Running)
             && let Err(error) = self.0.services.runtime.stop(id, &StopRequest::default()).await
         {

@@ -17,12 +17,12 @@ use crate::runtime::dir::ContainerDir;
 use crate::runtime::mounts::{MountError, Policy};
 use crate::runtime::{defaults, mounts};
 
-/// Resolver of a container without a network of its own; its queries are redirected like all others.
+/// Resolver of a container without its own network; its queries are redirected like all others.
 const FALLBACK_RESOLVER: Ipv4Addr = Ipv4Addr::new(8, 8, 8, 8);
 
 impl ContainerService {
-    /// Writes everything that the runtime reads. On a restart the same is written again: the host's address, and with
-    /// it a hook's URL, may have changed.
+    /// Writes all files that the runtime reads. A restart writes them again: the host's address, and with it the URL of
+    /// a hook, may have changed.
     pub(super) async fn write_bundle(
         &self,
         container: &Container,
@@ -52,7 +52,7 @@ impl ContainerService {
         let dir = self.dir(&container.id);
         blocking(move || {
             let gateway = network.as_ref().map(|n| n.gateway);
-            // What a container did to its own root outlives a restart.
+            // The container's changes to its root survive a restart.
             let is_new = !dir.diff().exists();
             make_directories(&dir)?;
             if is_new {
@@ -89,13 +89,13 @@ impl ContainerService {
     }
 }
 
-/// Where a container reaches the daemon: the host's address, else that of the default network's bridge.
+/// The address at which a container reaches the daemon: the host's, else that of the default network's bridge.
 fn host_address(uplink: Option<Ipv4Addr>, default: Option<&Network>, gateway: Ipv4Addr) -> Ipv4Addr {
     uplink.or(default.map(|n| n.gateway)).unwrap_or(gateway)
 }
 
 impl ContainerService {
-    /// Which sources of mounts a container of that pod or bottle may have.
+    /// The mount sources that a container of that pod or bottle may use.
     pub(super) fn mount_policy(&self, pod_id: Option<&str>, bottle_id: Option<&str>) -> Policy {
         let (settings, snapshot) = (&self.0.settings, self.snapshot());
         let of_pod = pod_id.map(|id| settings.pod_root.join(id).join("volumes"));
@@ -107,8 +107,8 @@ impl ContainerService {
             .fold(policy, |policy, volumes| policy.with_volumes(&volumes))
     }
 
-    /// Refuses mount strings that no container could be created with. For descriptions that are stored: their
-    /// containers, made later, may have what was accepted here. Looks at the texts alone.
+    /// Refuses mount strings that can never be used to create a container. For stored descriptions: containers created
+    /// from them later may use the mounts accepted here. Checks only the strings.
     pub(crate) fn check_mount_sources<'a>(&self, texts: impl IntoIterator<Item = &'a str>) -> Result<(), MountError> {
         let policy = &self.0.settings.mount_policy;
         texts
@@ -155,7 +155,7 @@ fn make_directories(dir: &ContainerDir) -> Result<(), ContainerError> {
             .create(path)
             .map_err(|e| named(path, e))
     };
-    // `diff` is what the container sees as its root, so this is where others are kept out.
+    // `diff` is the container's root and needs its own mode, so this directory keeps others out.
     make(dir.path(), 0o700)?;
     for path in [dir.diff(), dir.work(), dir.merged(), dir.etc()] {
         make(&path, 0o755)?;
@@ -164,8 +164,8 @@ fn make_directories(dir: &ContainerDir) -> Result<(), ContainerError> {
     make(&dir.cert(), 0o700)
 }
 
-/// The root of an overlay looks like the root of its upper directory, so that one takes after the image: owner and mode
-/// are those of the topmost layer that says something about its root, that is, whose root is not as it was made.
+/// The root of an overlay shows the attributes of its upper directory. Gives `upper` the owner and mode of the topmost
+/// layer that sets them for its root, that is, whose root does not have the initial ones.
 fn inherit_root(upper: &Path, lower_dirs: &[PathBuf]) -> Result<(), ContainerError> {
     for layer in lower_dirs {
         let root = fs_err::metadata(layer)?;
@@ -196,7 +196,7 @@ fn write_etc(
     Ok(())
 }
 
-/// Gives a file that a container has mounted another text: it has to stay the same file.
+/// Overwrites a file that is mounted in a container in place: the mount keeps its inode.
 #[expect(clippy::disallowed_methods, reason = "the error names the file already")]
 pub(super) fn overwrite(path: &Path, text: &str) -> Result<(), ContainerError> {
     let write = || {
@@ -207,7 +207,7 @@ pub(super) fn overwrite(path: &Path, text: &str) -> Result<(), ContainerError> {
     write().map_err(|e| named(path, e))
 }
 
-/// Replaces a file as a whole: after a crash there is the old text or the new one, never half of it.
+/// Replaces a file atomically: after a crash it has the old text or the new one.
 #[expect(clippy::disallowed_methods, reason = "the error names the file already")]
 fn replace(path: &Path, mode: u32, text: &str) -> Result<(), ContainerError> {
     let staged = path.with_extension("new");

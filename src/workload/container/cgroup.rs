@@ -1,6 +1,6 @@
-//! The daemon's part of cgroups (`docs/spec/runtime.md` 11): on a pure cgroup v2 machine it makes the parent, enables
-//! the controllers, and removes the directories of containers. On cgroup v1 and hybrid machines all of it is the
-//! runtime's, and nothing here acts, except on what a runtime that was killed has left ([`remove_everywhere`]).
+//! The daemon's part of cgroups (`docs/spec/runtime.md` 11): on a pure cgroup v2 machine it creates the parent, enables
+//! the controllers, and removes the directories of containers. On cgroup v1 and hybrid machines the runtime does all
+//! this, and this module only removes what a killed runtime left ([`remove_everywhere`]).
 
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
@@ -13,18 +13,18 @@ const CONTROLLERS: [&str; 4] = ["cpu", "memory", "pids", "io"];
 /// How long a cgroup may stay busy after its last process ended.
 const BUSY_LIMIT: Duration = Duration::from_secs(2);
 
-/// Whether the machine has cgroup v2 alone.
+/// Whether the machine uses only cgroup v2.
 fn is_unified() -> bool {
     rustix::fs::statfs(MOUNT).is_ok_and(|fs| fs.f_type == nix::sys::statfs::CGROUP2_SUPER_MAGIC.0)
 }
 
-/// Makes the parent and enables what can be enabled. Returns a sentence for the log.
+/// Creates the parent and enables all available controllers. Returns a sentence for the log.
 pub(super) fn prepare() -> std::io::Result<String> {
     if !is_unified() {
         return Ok("cgroup v1 or hybrid: limits are set in the v1 hierarchies by the runtime".into());
     }
     fs_err::create_dir_all(PARENT)?;
-    // A root that another manager owns may refuse; what it has enabled decides then.
+    // Another manager may own the root and refuse the write; then the controllers that it has enabled must do.
     let mut missing = Vec::new();
     for directory in [MOUNT, PARENT] {
         missing = enable(Path::new(directory));
@@ -35,7 +35,7 @@ pub(super) fn prepare() -> std::io::Result<String> {
     })
 }
 
-/// Enables the controllers for the children of a cgroup; returns those that stay off.
+/// Enables the controllers for the children of a cgroup; returns those that could not be enabled.
 fn enable(directory: &Path) -> Vec<&'static str> {
     let control = directory.join("cgroup.subtree_control");
     let enabled = || fs_err::read_to_string(&control).unwrap_or_default();
@@ -55,7 +55,7 @@ fn directory(id: &str) -> PathBuf {
     Path::new(PARENT).join(id)
 }
 
-/// Makes the directory of a container; a runtime that finds it only fills it.
+/// Creates the directory of a container; the runtime uses an existing one.
 pub(super) fn create(id: &str) -> std::io::Result<()> {
     if is_unified() {
         fs_err::create_dir_all(directory(id))
@@ -64,7 +64,7 @@ pub(super) fn create(id: &str) -> std::io::Result<()> {
     }
 }
 
-/// The directories in which containers have theirs: one, or one for each hierarchy of version 1.
+/// The parents of containers' directories: one, or one for each hierarchy of version 1.
 pub(super) fn parents() -> Vec<PathBuf> {
     if is_unified() {
         return vec![PARENT.into()];
@@ -77,8 +77,8 @@ pub(super) fn parents() -> Vec<PathBuf> {
         .collect()
 }
 
-/// Removes all directories of a container without processes, with what the container made in them. Goes on after an
-/// error and returns the last one.
+/// Removes all directories of a container without processes, with cgroups that the container created in them. Continues
+/// after an error and returns the last one.
 pub(super) fn remove_everywhere(id: &str) -> std::io::Result<()> {
     let mut result = Ok(());
     for directory in parents().iter().map(|parent| parent.join(id)) {
@@ -89,7 +89,7 @@ pub(super) fn remove_everywhere(id: &str) -> std::io::Result<()> {
     result
 }
 
-/// The files of a cgroup are the kernel's: only directories can be removed, from the innermost.
+/// The kernel owns the files of a cgroup: only directories can be removed, innermost first.
 fn remove_tree(directory: &Path) -> std::io::Result<()> {
     for entry in fs_err::read_dir(directory)? {
         let entry = entry?;
@@ -100,8 +100,8 @@ fn remove_tree(directory: &Path) -> std::io::Result<()> {
     fs_err::remove_dir(directory)
 }
 
-/// Whether swap can be limited here, as seen from the directory of a container that was made. A kernel may be built or
-/// started without it (`swapaccount=0`).
+/// Whether swap can be limited here, as seen in the existing directory of a container. A kernel may be built or booted
+/// without swap accounting (`swapaccount=0`).
 pub(super) fn counts_swap(id: &str) -> bool {
     match is_unified() {
         true => directory(id).join("memory.swap.max").exists(),
@@ -109,7 +109,7 @@ pub(super) fn counts_swap(id: &str) -> bool {
     }
 }
 
-/// Mode 0555 once the runtime has written the limits.
+/// Sets mode 0555 after the runtime has written the limits.
 pub(super) fn seal(id: &str) {
     if is_unified()
         && let Err(error) = fs_err::set_permissions(directory(id), std::fs::Permissions::from_mode(0o555))
@@ -118,7 +118,7 @@ pub(super) fn seal(id: &str) {
     }
 }
 
-/// Removes the directory of a container. The runtime may have done it.
+/// Removes the directory of a container, unless the runtime already has.
 pub(super) async fn remove(id: &str) -> std::io::Result<()> {
     if !is_unified() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! Create: validate, have the image, reserve, write the bundle, let the runtime set it up.
+//! Create: validate, obtain the image, reserve, write the bundle, have the runtime set it up.
 
 use std::sync::Arc;
 
@@ -7,59 +7,57 @@ use jiff::Timestamp;
 use super::bottle::enter;
 use super::part::Part;
 use super::ports::parse_ports;
-use super::pull::pull_policy_of;
 use super::request::{effective_command, environment};
-use super::{ContainerError, ContainerService, CreateRequest, PodRole, blocking, bundle, options, transitions};
+use super::{ContainerError, ContainerService, PodRole, blocking, bundle, options, transitions};
 use crate::image::{ImageRef, still_present};
 use crate::model::{
-    Attachment, Claim, Container, ContainerImage, ContainerOptions, ContainerSpec, Forward, Holder, Image,
-    ImageRunConfig, Kind, Network, Pod, PodGoal, ProcessSpec, PullPolicy, Txn, container_names, names,
+    Attachment, Claim, Container, ContainerImage, ContainerRequest, ContainerSpec, Forward, Holder, Image,
+    ImageRunConfig, Kind, Network, Pod, PodGoal, ProcessSpec, Txn, container_names, names,
 };
 use crate::net::bridges::ipam;
 use crate::observe::metrics::Verb;
 
-/// How often an image that vanishes between pull and use is asked for again.
+/// How often to obtain an image again that is removed between pull and use.
 const ENSURE_TRIES: usize = 3;
 
-/// A request whose every part was checked without looking at an image.
+/// A request that passed all checks that need no image.
 #[derive(Clone)]
 pub(super) struct CheckedRequest {
     /// `None` for the built-in image.
     reference: Option<ImageRef>,
     name: String,
-    /// `None` for a member of a pod, which has no place of its own.
+    /// `None` for a member of a pod, which uses the network of the pod.
     network: Option<String>,
     forwards: Vec<Forward>,
-    options: ContainerOptions,
-    request: CreateRequest,
+    request: ContainerRequest,
     part: Part,
 }
 
 impl ContainerService {
     /// Makes a container that waits for its start and returns its id. A failure leaves nothing behind.
-    pub async fn create(&self, request: CreateRequest) -> Result<String, ContainerError> {
-        self.create_as(request, Part::Alone).await
+    /// Without a name it gets a random one.
+    pub async fn create(&self, name: String, request: ContainerRequest) -> Result<String, ContainerError> {
+        self.create_as(name, request, Part::Alone).await
     }
 
-    pub(super) async fn create_as(&self, request: CreateRequest, part: Part) -> Result<String, ContainerError> {
+    pub(super) async fn create_as(
+        &self,
+        name: String,
+        request: ContainerRequest,
+        part: Part,
+    ) -> Result<String, ContainerError> {
         let service = self.clone();
         self.detached(Verb::ContainerCreate, async move {
-            let checked = service.check(request, part).await?;
+            let checked = service.check(name, request, part).await?;
             let mut gone = String::new();
             for _ in 0..ENSURE_TRIES {
                 let image = service.image(&checked).await?;
                 let process = service.process(&checked, &image).await?;
                 let mut checked = checked.clone();
-                let disabled = checked
-                    .request
-                    .options
-                    .health_check
-                    .as_ref()
-                    .is_some_and(|check| check.disable);
-                let checks = checked.part.pod().is_none() && !disabled;
-                options::complete(&mut checked.options, &image.config, checks);
+                let checks = checked.part.pod().is_none() && !checked.request.no_health_check;
+                options::complete(&mut checked.request.options, &image.config, checks);
                 match service.create_from(checked, image, process).await {
-                    // Removed or replaced by another request in this moment: the reference may mean a new one now.
+                    // Another request has just removed or replaced the image: the reference may have a new one now.
                     Err(ContainerError::ImageGone(image)) => gone = image,
                     result => return result,
                 }
@@ -71,49 +69,47 @@ impl ContainerService {
 
     /// Refuses what cannot work before anything is downloaded. What others may take meanwhile is checked again when it
     /// is reserved.
-    pub(super) async fn check(&self, request: CreateRequest, part: Part) -> Result<CheckedRequest, ContainerError> {
+    pub(super) async fn check(
+        &self,
+        name: String,
+        mut request: ContainerRequest,
+        part: Part,
+    ) -> Result<CheckedRequest, ContainerError> {
         let role = part.pod().map(|part| &part.role);
         let is_infra = matches!(role, Some(PodRole::Infra));
-        if !request.name.is_empty() && !is_infra && !names::is_container_name(&request.name) {
-            return Err(ContainerError::InvalidName(request.name));
+        if !name.is_empty() && !is_infra && !names::is_container_name(&name) {
+            return Err(ContainerError::InvalidName(name));
         }
         self.confinement().await?;
         let snapshot = self.snapshot();
-        if snapshot.containers().get(&request.name).is_some() {
-            return Err(ContainerError::NameIsId(request.name));
+        if snapshot.containers().get(&name).is_some() {
+            return Err(ContainerError::NameIsId(name));
         }
-        let holder = snapshot.holder(&Claim::ContainerName(request.name.clone()));
+        let holder = snapshot.holder(&Claim::ContainerName(name.clone()));
         // Its bottle has kept the name for it.
         let is_kept = |holder: &Holder| holder.kind == Kind::Bottle && Some(&*holder.id) == part.bottle_id();
         if holder.is_some_and(|holder| !is_kept(holder)) {
-            return Err(ContainerError::NameTaken(request.name));
+            return Err(ContainerError::NameTaken(name));
         }
         let reference = match is_infra && request.image.is_empty() {
             true => None,
             false => Some(ImageRef::parse(&request.image)?),
         };
-        let mut options = match role {
-            Some(PodRole::Member { options, .. }) => ContainerOptions::clone(options),
-            _ => options::check(&request.options)?,
-        };
         if let Some(part) = part.pod() {
-            if !is_infra && options.shm_bytes.is_some() {
+            if !is_infra && request.options.shm_bytes.is_some() {
                 let message = "shmSize: the containers of a pod share its /dev/shm, which has a size already";
                 return Err(ContainerError::InvalidOption(message.into()));
             }
-            options.hostname = Some(part.host_name.clone());
-            if let PodRole::Added { restart } = part.role {
-                options.restart = restart;
-            }
+            request.options.hostname = Some(part.host_name.clone());
         }
         let forwards = parse_ports(&request.ports)?;
         self.check_ports(&forwards)?;
         let network = match role {
             None | Some(PodRole::Infra) => Some(self.network(&request.network)?),
-            Some(PodRole::Member { .. } | PodRole::Added { .. }) => None,
+            Some(PodRole::Member | PodRole::Added) => None,
         };
         let mut policy = self.mount_policy(part.pod_id(), part.bottle_id());
-        if matches!(role, Some(PodRole::Member { .. })) || part.bottle().is_some() {
+        if matches!(role, Some(PodRole::Member)) || part.bottle().is_some() {
             // Its description was checked when it was stored.
             policy = policy.with_accepted(bundle::sources(&request.mounts));
         }
@@ -121,10 +117,9 @@ impl ContainerService {
         blocking(move || bundle::mounts(&mounts, &policy).map(drop)).await?;
         Ok(CheckedRequest {
             reference,
-            name: request.name.clone(),
+            name,
             network,
             forwards,
-            options,
             request,
             part,
         })
@@ -145,27 +140,20 @@ impl ContainerService {
         let Some(reference) = &checked.reference else {
             return Ok(self.0.services.images.pause());
         };
-        let pull = match checked.part.pod().map(|part| &part.role) {
-            Some(PodRole::Member { pull, .. }) => *pull,
-            Some(PodRole::Added { .. }) => pull_policy_of(&checked.request.image),
-            Some(PodRole::Infra) | None => PullPolicy::IfNotPresent,
-        };
-        self.obtain_image(reference, pull).await
+        self.obtain_image(reference, checked.request.pull).await
     }
 
-    /// What runs: the request over the image configuration.
+    /// The process: the request merged over the image configuration.
     async fn process(&self, checked: &CheckedRequest, image: &Image) -> Result<ProcessSpec, ContainerError> {
         let (request, config): (_, &ImageRunConfig) = (&checked.request, &image.config);
-        let entrypoint = match checked.part.pod().map(|part| &part.role) {
-            Some(PodRole::Member {
-                keep_entrypoint: true, ..
-            }) => &config.entrypoint,
-            _ => &request.options.entrypoint,
+        let entrypoint = match request.keep_entrypoint {
+            true => &config.entrypoint,
+            false => &request.entrypoint,
         };
         let args = effective_command(entrypoint, &request.command, config)?;
         let (env, ignored) = environment(&config.env, &request.env, request.tty);
         if !ignored.is_empty() {
-            // Their values may be secrets, their names are not known: only the number is said.
+            // The values may be secrets and the names are unknown, so log only the number.
             tracing::warn!(count = ignored.len(), image = %image.id, "environment entries without '=' have no effect");
         }
         let of_image = match self.0.settings.run_as_image_user {
@@ -173,9 +161,9 @@ impl ContainerService {
             false => "",
         };
         let with_group;
-        let user = match &request.options.user[..] {
+        let user = match &request.user[..] {
             "" => of_image,
-            // The manifest of a pod names a group and no user.
+            // The manifest of a pod names a group without a user.
             group if group.starts_with(':') && checked.part.pod().is_some() => {
                 with_group = format!("{}{group}", of_image.split(':').next().unwrap_or_default());
                 &with_group
@@ -185,17 +173,17 @@ impl ContainerService {
         let diff_ids: Vec<String> = image.layers.iter().map(|l| l.diff_id.clone()).collect();
         let name = user;
         let user = self.0.services.images.resolve_user(&diff_ids, name).await?;
-        if checked.options.not_root && user.uid == 0 {
+        if request.options.not_root && user.uid == 0 {
             return Err(ContainerError::RunsAsRoot {
                 image: image.id.clone(),
                 user: name.to_owned(),
             });
         }
-        let cwd = [&request.options.working_dir, &config.working_dir]
+        let cwd = [&request.working_dir, &config.working_dir]
             .into_iter()
             .find(|dir| !dir.is_empty());
         let cwd = cwd.map_or("/", |dir| dir).to_owned();
-        // Without its primary group among the supplementary ones a process could drop it (CVE-2023-25173).
+        // Unless the primary group is among the supplementary ones, a process could drop it (CVE-2023-25173).
         let mut additional_gids = vec![user.gid];
         additional_gids.extend(user.additional_gids.into_iter().filter(|gid| *gid != user.gid));
         Ok(ProcessSpec {
@@ -215,7 +203,7 @@ impl ContainerService {
         process: ProcessSpec,
     ) -> Result<String, ContainerError> {
         let id = container_names::fresh_id(&self.snapshot(), Timestamp::now());
-        // Taken before the row exists: the first to see the row must not be faster than we are.
+        // Lock before the row exists, so that nobody who sees the row can get ahead of this operation.
         let _lock = self.0.locks.lock(&id).await;
         let container = self.reserve(id, checked, image, process).await?;
         let id = container.id.clone();
@@ -235,7 +223,7 @@ impl ContainerService {
         }
     }
 
-    /// Name, address, host ports and row, all or nothing.
+    /// Reserves name, address and host ports and writes the row, all or nothing.
     async fn reserve(
         &self,
         id: String,
@@ -245,7 +233,7 @@ impl ContainerService {
     ) -> Result<Arc<Container>, ContainerError> {
         let ports = self.0.services.ports.clone();
         let reserve = self.0.services.store.transact(move |t| {
-            // Between pull and now the image may have been removed; its layers are only safe under a committed row.
+            // The image may have been removed since the pull; only a committed row protects its layers.
             if !still_present(t, &image) {
                 return Err(ContainerError::ImageGone(image.id.clone()));
             }
@@ -267,8 +255,8 @@ impl ContainerService {
         reserve.await
     }
 
-    /// Everything after the row: directory, rules, runtime, and the state it leads to, with which the operation is over.
-    /// Hooks have normally told of the state already. The caller undoes it as a whole.
+    /// Everything after the row: directory, rules, runtime, and the resulting state, which completes the operation.
+    /// Hooks have usually reported that state already. On failure the caller undoes everything.
     pub(super) async fn set_up(&self, container: &Container) -> Result<(), ContainerError> {
         let host = self.host_of(container)?;
         self.write_bundle(container, host.as_ref()).await?;
@@ -335,16 +323,14 @@ fn new_row(
         },
         process,
         tty: checked.request.tty,
-        options: checked.options,
+        options: checked.request.options,
         mounts: checked.request.mounts,
         forwards: checked.forwards,
     };
     let mut row = Container::new(id, name, checked.part.role(), spec).being_created(Timestamp::now());
     row.status.attachment = attachment;
     // A member that a client made waits for its client, also in a running pod.
-    row.journal.stopped_by_user = checked
-        .part
-        .pod()
-        .is_some_and(|part| matches!(part.role, PodRole::Added { .. }));
+    let role = checked.part.pod().map(|part| &part.role);
+    row.journal.stopped_by_user = matches!(role, Some(PodRole::Added));
     row
 }

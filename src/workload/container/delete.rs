@@ -1,4 +1,4 @@
-//! Delete, and the undo of a create: both take a container apart, whatever of it is there.
+//! Delete, and the undo of a create: both dismantle a container, in whatever state it is.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::runtime::StopRequest;
 use crate::runtime::state::Status;
 
 impl ContainerService {
-    /// Removes a container that does not run; returns its id. After a failure it can be repeated.
+    /// Removes a container that does not run; returns its id. Can be repeated after a failure.
     pub async fn delete(&self, parameter: &str) -> Result<String, ContainerError> {
         let container = self.find(parameter)?;
         refuse_managed(&container, parameter, "delete operation", "rm")?;
@@ -31,12 +31,12 @@ impl ContainerService {
         .await
     }
 
-    /// Takes everything of a container away; the row goes last and with it, in one transaction, its name, address and
-    /// ports. Every step may have been done before. Goes on after an error, but then keeps the row, so that the rest
-    /// can be tried again, and returns the first error.
+    /// Removes everything that belongs to a container. The row goes last, in one transaction with its name, address and
+    /// ports. Any step may have been done before. Continues after an error, but then keeps the row for another try, and
+    /// returns the first error.
     pub(super) async fn dismantle(&self, container: &Container) -> Result<(), ContainerError> {
         let id = &container.id;
-        // The journal first: from here on a crash leads to the end of this, whatever it was the undo of.
+        // Write the journal first: after a crash, recovery completes this removal, even if it undoes another operation.
         self.update(id, |c| {
             c.journal.operation = Some(Operation::Delete);
             Ok(())
@@ -66,7 +66,7 @@ impl ContainerService {
                 .await
                 .map_err(|e| cleanup("delete cgroup subtree failed", e)),
         );
-        // The runtime's own record is in it: without that a second try could not reach a process that is left.
+        // The directory holds the runtime's record: without it a second try could not reach a remaining process.
         if is_forgotten {
             let directory = self.dir(id).path().to_owned();
             note(
@@ -76,7 +76,7 @@ impl ContainerService {
                 .await,
             );
         }
-        // A row that is being deleted publishes nothing. Its rules must be gone before its address is free for another.
+        // A row in deletion publishes nothing. Its rules must go before its address is reused.
         note(
             self.follow_ports()
                 .await
@@ -98,7 +98,7 @@ impl ContainerService {
         Ok(())
     }
 
-    /// Removes the layers of a container that is gone if no image needs them. They are swept at the next start too.
+    /// Removes the layers of a removed container if no image needs them. The next start sweeps them as well.
     async fn sweep_layers(&self, layers: &[String]) {
         let snapshot = self.snapshot();
         let mut images = snapshot.images().iter();
@@ -110,8 +110,8 @@ impl ContainerService {
         }
     }
 
-    /// Ends what runs, and has the runtime forget it, if it ever knew it: a create can fail before it heard of it. What was
-    /// left may run although its row does not say so, or has none: of a start whose outcome could not be told.
+    /// Ends the process and makes the runtime forget the container, if it knows it: a create can fail before that. A
+    /// process may run although its row does not say so, or without a row, if the outcome of its start was unknown.
     pub(super) async fn forget_in_runtime(&self, id: &str, step: &'static str) -> Result<(), ContainerError> {
         let recorded = self.runtime_state(id).await.filter(|s| s.status == Status::Running);
         let lives = recorded.and_then(|s| s.process()).is_some_and(|p| p.is_alive());
@@ -123,13 +123,13 @@ impl ContainerService {
         self.delete_in_runtime(id).await
     }
 
-    /// Makes the runtime forget a container. One without a state file is unknown to it; what is left of its volatile files
-    /// then is nobody's.
+    /// Makes the runtime forget a container. Without a state file the runtime does not know it; its remaining volatile
+    /// files are then garbage.
     pub(super) async fn delete_in_runtime(&self, id: &str) -> Result<(), ContainerError> {
         let state = self.dir(id).state();
         if state.exists()
             && let Err(source) = self.0.services.runtime.delete(id).await
-            // A create that a crash of the daemon cut off undoes itself at the same time, and may have been faster.
+            // A create that a crash of the daemon interrupted cleans up concurrently, and may have been faster.
             && state.exists()
         {
             let step = "delete container failed";
@@ -147,7 +147,7 @@ impl ContainerService {
     }
 }
 
-/// Removes the runtime's lock of a container, which a runtime that was killed leaves. One that is held is its holder's.
+/// Removes the lock that a killed runtime left for a container. A lock that is held stays.
 fn remove_lock(path: &Path) -> std::io::Result<()> {
     let lock = match fs_err::File::open(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),

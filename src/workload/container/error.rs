@@ -1,4 +1,4 @@
-//! What can go wrong with a container. The texts are the contract's (`docs/spec/api.md` 5); the API adds its prefix.
+//! Container errors. The texts are part of the contract (`docs/spec/api.md` 5); the API adds its prefix.
 
 use crate::base::cause::Cause;
 use crate::image::ImageError;
@@ -11,77 +11,77 @@ use crate::runtime::RuntimeError;
 use crate::runtime::hook::HookEvent;
 use crate::store::StoreError;
 
-/// Why an operation on a container failed. Nothing of a failed operation stays, unless its variant says so.
+/// Why an operation on a container failed. A failed operation leaves nothing behind unless its variant says so.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the fields are the words of the text above them")]
 pub enum ContainerError {
-    /// No container of that name, id or id prefix.
+    /// No container has that name, id or id prefix.
     #[error("container: {0} not found")]
     NotFound(String),
-    /// A prefix that several ids begin with.
+    /// Several ids begin with the prefix.
     #[error("container: {0} is ambiguous; give more of the id, or the name")]
     Ambiguous(String),
     /// The pod does not exist.
     #[error("pod: {0} not found")]
     PodNotFound(String),
-    /// A member of a pod whose infra container does not run, or ended meanwhile.
+    /// The container is a member of a pod whose infra container does not run, or has ended in the meantime.
     #[error("pod {0} has no running infra container to join; start the pod")]
     NoInfra(String),
-    /// The bottle does not exist, or no more.
+    /// The bottle does not exist, or no longer.
     #[error("bottle: {0} not found")]
     BottleNotFound(String),
-    /// A name outside the grammar, or reserved.
+    /// The name is outside the grammar, or reserved.
     #[error(
         "invalid container name: {0:?}; use up to 128 letters, digits, '_', '.', '-', beginning with a letter or digit"
     )]
     InvalidName(String),
-    /// A name that would hide another container.
+    /// The name would hide another container.
     #[error("invalid container name: {0:?} is the id of another container")]
     NameIsId(String),
     /// Another container has the name.
     #[error("name: {0} already used by other container")]
     NameTaken(String),
-    /// The image cannot be had.
+    /// The image cannot be obtained.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// The image was removed or replaced while the container was being made.
+    /// The image was removed or replaced while the container was being created.
     #[error("image {0} was removed meanwhile; try again")]
     ImageGone(String),
-    /// Neither request nor image say what to run.
+    /// Neither the request nor the image names a command.
     #[error("create spec failed: no command: the image has neither entrypoint nor cmd, so the request must name one")]
     NoCommand,
-    /// A container that must not run as root, and whose image runs as nobody else.
+    /// The container must not run as root, and its image names no other user.
     #[error(
         "container has runAsNonRoot and image {image} runs as root (USER {user:?}); give runAsUser, or an image with \
          another USER"
     )]
     RunsAsRoot { image: String, user: String },
-    /// AppArmor is required and not there.
+    /// AppArmor is required but not available.
     #[error("containers must be confined (require_apparmor) and cannot be: {0}")]
     Unconfined(String),
-    /// A mount string that is refused.
+    /// A mount string is refused.
     #[error("create spec failed: {0}")]
     InvalidMount(#[source] Cause),
-    /// A limit or other choice that cannot be.
+    /// A limit or other option is invalid.
     #[error("invalid option: {0}")]
     InvalidOption(String),
-    /// A port string outside the grammar.
+    /// A port string is outside the grammar.
     #[error(
         "forward rule failed: port format failed: {0}; write [address:][host:]container[/protocol], as in 8080:80 or \
          5353:53/udp"
     )]
     PortFormat(String),
-    /// A port number or protocol that does not exist.
+    /// The port number or protocol does not exist.
     #[error("forward rule failed: {0}")]
     InvalidPort(String),
-    /// Somebody else has the host port.
+    /// The host port is taken.
     #[error("forward rule failed: host port {port}/{protocol} is already used by {holder}")]
     PortTaken {
         port: u16,
         protocol: crate::model::Protocol,
         holder: String,
     },
-    /// The kernel does not let us hold a port.
+    /// The kernel refuses to bind a port.
     #[error("forward rule failed: {0}")]
     Port(#[source] PortError),
     /// The network does not exist.
@@ -105,7 +105,7 @@ pub enum ContainerError {
     /// Attach to a container that was created without a terminal.
     #[error("container: {0} has tty mode disabled.\nif attach operation needed, use -t option when create container")]
     NoTerminal(String),
-    /// One client more than a terminal takes.
+    /// The terminal has its maximum number of clients.
     #[error("container: {0} already has {max} attached clients; detach one first", max = super::MAX_CLIENTS)]
     TooManyClients(String),
     /// Exec without a command.
@@ -122,25 +122,25 @@ pub enum ContainerError {
         bottle: String,
         word: &'static str,
     },
-    /// A hook that cannot occur in that state.
+    /// The hook event cannot occur in that state.
     #[error("event {event} is not expected in state {state}")]
     UnexpectedEvent { event: HookEvent, state: ContainerState },
-    /// A certificate was asked for outside a create or restart, or a second time.
+    /// A certificate was requested outside a create or restart, or a second time.
     #[error("invalid container id")]
     NoCertificateDue,
     /// A runtime call failed; `step` is the contract's prefix.
     #[error("{step}: {source}")]
     Runtime { step: &'static str, source: RuntimeError },
-    /// A later step of a removal failed. The container stays, marked; the removal can be repeated.
+    /// A later step of a removal failed. The container stays, marked as failed; the removal can be repeated.
     #[error("{step}: {source}")]
     Cleanup { step: &'static str, source: Cause },
-    /// The runtime's description of the container could not be made: a defect.
+    /// The OCI configuration of the container could not be built: a defect.
     #[error("create spec failed: {0}")]
     Spec(#[source] Cause),
-    /// Another record has what the container needs and should be its own.
+    /// Another record holds something that should belong only to this container.
     #[error("reserve failed: {:?} is taken", .0.claim)]
     Claim(#[source] Taken),
-    /// More lines of a log than are given out at once.
+    /// More lines of a log than the maximum.
     #[error("invalid tail lines: max={0}")]
     TooManyLines(usize),
     /// Files of the container cannot be written or read.
@@ -149,13 +149,13 @@ pub enum ContainerError {
     /// The rules could not be applied.
     #[error(transparent)]
     Firewall(#[from] FirewallError),
-    /// An interface could not be handled.
+    /// A network interface could not be configured.
     #[error(transparent)]
     Network(#[from] NetworkError),
     /// The state could not be written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The operation ended without an answer: a defect, which the log describes.
+    /// The operation ended without a result: a defect, which the log describes.
     #[error("the operation failed unexpectedly; see the daemon's log")]
     Panicked,
 }
@@ -177,7 +177,7 @@ impl From<PortError> for ContainerError {
 }
 
 impl ContainerError {
-    /// Why a container is not there or does not run, in one word that stays the same: the kubelet's where it has one.
+    /// A stable one-word reason why a container is missing or does not run; the kubelet's word where it has one.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Image(error) => error.reason(),
@@ -212,7 +212,7 @@ impl ContainerError {
                 Self::PortTaken { port, protocol, holder }
             }
             Claim::ContainerName(name) => Self::NameTaken(name.clone()),
-            // An address is drawn in the same transaction from those that nobody claims.
+            // An address is chosen from the unclaimed ones in the same transaction.
             _ => Self::Claim(taken),
         }
     }

@@ -1,4 +1,4 @@
-//! Exec: one more process in a running container, launched only or waited for.
+//! Exec: runs another process in a running container, with or without waiting for its end.
 
 use std::time::Duration;
 
@@ -9,23 +9,23 @@ use crate::observe::metrics::Verb;
 use crate::runtime::RuntimeError;
 use crate::runtime::exec::ExecOutcome;
 
-/// Longest time-out of an exec that is waited for.
+/// Longest time-out of an exec that waits.
 pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// How long the process of a container may be on its way out.
+/// How long a container's process may take to exit.
 const DYING: Duration = Duration::from_millis(200);
 
-/// An exec that is waited for.
+/// An exec that waits for its process.
 #[derive(Debug, Clone)]
 pub struct ExecRequest {
     /// Argument vector, not empty.
     pub command: Vec<String>,
-    /// After this the process is killed, with what it has started. More than 0, at most an hour.
+    /// When this has passed, the process and its descendants are killed. More than 0, at most an hour.
     pub timeout: Option<Duration>,
 }
 
 impl ContainerService {
-    /// Starts a process and returns when it was executed. Its output goes to `exec.log`, or to the exec terminal.
+    /// Starts a process and returns once it executes. Its output goes to `exec.log`, or to the exec terminal.
     pub async fn exec(&self, parameter: &str, tty: bool, command: Vec<String>) -> Result<(), ContainerError> {
         let container = self.check_exec(parameter, &command)?;
         let service = self.clone();
@@ -41,8 +41,8 @@ impl ContainerService {
         .await
     }
 
-    /// Runs a process to its end. Dropping the future kills it: the process exists for its caller only. Neither that it
-    /// fails, nor that it cannot be executed, is an error.
+    /// Runs a process to its end. Dropping the future kills it, since only the caller needs it. A failing or
+    /// non-executable program is not an error.
     pub async fn exec_wait(&self, parameter: &str, request: ExecRequest) -> Result<ExecOutcome, ContainerError> {
         if let Some(timeout) = request.timeout
             && (timeout.is_zero() || timeout > MAX_TIMEOUT)
@@ -79,8 +79,8 @@ impl ContainerService {
     }
 }
 
-/// The container may have ended since its row was read, at any step of the exec: what failed then says nothing. A process
-/// on its way out gives up its namespaces before the kernel calls it dead.
+/// The container may have ended at any step of the exec, so the step's error is not conclusive. An exiting process
+/// gives up its namespaces before the kernel reports it dead.
 async fn failed(container: &Container, source: RuntimeError) -> ContainerError {
     let ended = match &container.status.process {
         Some(process) => tokio::time::timeout(DYING, wait_for_end(process)).await.is_ok(),

@@ -1,14 +1,14 @@
-//! Health: asks containers, while they run, whether they work, and writes down what they say when it changes.
+//! Health: probes running containers and records changes of the result.
 //!
 //! ```text
 //! starts -> starting -> healthy <-> unhealthy
 //!               \-------------------^
 //! ```
 //!
-//! A container may have two checks of the same kind: of its health, which ends it when it is unhealthy and its creator
-//! wants that (a liveness probe; the restart policy decides what comes next), and of its readiness, which says whether
-//! services may send it clients. Each has a task for as long as its process lives. The answers in a row are counted in
-//! memory: a daemon that restarts begins to count anew, from what the row says.
+//! A container may have two checks of the same kind. The health check ends an unhealthy container if its creator wants
+//! that (a liveness probe; the restart policy then decides). The readiness check decides whether services send it
+//! clients. Each has one task per process. Consecutive answers are counted in memory: a restarted daemon counts anew,
+//! from the state in the row.
 
 mod probe;
 
@@ -28,14 +28,14 @@ use crate::ops::controller::{Outcome, Reconcile};
 /// Longest pause between two tries during the start period, until the first success.
 const STARTING_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The controller of checks: keeps one task for each check of a process.
+/// The controller of checks: runs one task for each check of a process.
 pub struct Prober {
     containers: ContainerService,
     probed: Mutex<HashMap<String, (ProcessId, JoinSet<()>)>>,
 }
 
 impl Prober {
-    /// Of all containers of that service.
+    /// Probes all containers of that service.
     pub fn new(containers: ContainerService) -> Self {
         Self {
             containers,
@@ -58,7 +58,7 @@ impl Reconcile for Prober {
         now.containers().iter().map(|c| c.id.clone()).collect()
     }
 
-    /// What checks say is in the row.
+    /// The row holds the results of checks.
     fn subject(&self, _: &String) -> Option<(Kind, String)> {
         None
     }
@@ -72,7 +72,7 @@ impl Reconcile for Prober {
         let process = row.and_then(|c| c.status.process.as_ref());
         let mut probed = self.probed.lock().unwrap_or_else(PoisonError::into_inner);
         let (Some(row), Some(process)) = (row, process) else {
-            // Its tasks end with it.
+            // Dropping it ends its tasks.
             probed.remove(id);
             return Outcome::Done;
         };
@@ -91,7 +91,7 @@ impl Reconcile for Prober {
     }
 }
 
-/// What a check is about.
+/// The purpose of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Aspect {
     Health,
@@ -120,7 +120,7 @@ impl Aspect {
         }
     }
 
-    /// Writes down what the answers come to; says since when it is so.
+    /// Records the result, and since when it holds.
     fn note(self, c: &mut Container, health: Health, output: Option<String>, now: Timestamp) {
         let since = self.failure(c).map_or(now, |known| known.since);
         let (of, failure) = match self {
@@ -135,7 +135,7 @@ impl Aspect {
     }
 }
 
-/// What the answers so far come to.
+/// The result of the answers so far.
 #[derive(Debug)]
 struct Tally {
     health: Health,
@@ -152,7 +152,7 @@ impl Tally {
         }
     }
 
-    /// One more answer. In the start period a failure does not count, until the first success.
+    /// Adds an answer. In the start period failures do not count until the first success.
     fn note(&mut self, check: &HealthCheck, success: bool, in_start_period: bool) {
         if success {
             self.failures = 0;
@@ -172,7 +172,7 @@ impl Tally {
         }
     }
 
-    /// From the end of a try to the next one.
+    /// The pause from the end of one try to the next.
     fn pause(&self, check: &HealthCheck, in_start_period: bool) -> Duration {
         let interval = Duration::from_secs(check.interval.into());
         if in_start_period && self.health == Health::Starting {
@@ -185,7 +185,7 @@ impl Tally {
 }
 
 impl ContainerService {
-    /// Asks one process until it is gone, or until this is dropped.
+    /// Probes one process until it is gone, or until this is dropped.
     async fn keep_asking(self, row: Arc<Container>, process: ProcessId, aspect: Aspect, check: HealthCheck) {
         let id = &row.id;
         let mut tally = Tally::from(aspect.of(&row).unwrap_or(Health::Starting));
@@ -208,7 +208,7 @@ impl ContainerService {
             if now.status.process.as_ref() != Some(&process) {
                 return;
             }
-            // One failure of a container that is healthy is none yet.
+            // A single failure of a healthy container is not reported yet.
             let failed = answer.err().filter(|_| tally.health != Health::Healthy);
             let is_new = aspect.of(now) != Some(tally.health);
             if is_new {
@@ -249,13 +249,13 @@ impl ContainerService {
         }
     }
 
-    /// Ends a process that does not work. A user's stop it is not.
+    /// Ends a process that does not work. This does not count as a user's stop.
     async fn end_unhealthy(&self, id: &str, process: ProcessId) {
         let (service, name) = (self.clone(), id.to_owned());
         let ended = self.detached(Verb::ContainerStop, async move {
             let _lock = service.0.locks.lock(&name).await;
             let container = service.find(&name)?;
-            // It may have ended, or recovered, while this waited for its turn.
+            // It may have ended or recovered while this waited for the lock.
             if container.status.process != Some(process) || container.status.health != Some(Health::Unhealthy) {
                 return Ok(());
             }

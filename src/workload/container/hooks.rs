@@ -1,6 +1,6 @@
-//! Reports of the runtime (`docs/spec/api.md` 16), and the right to one certificate per operation (17).
+//! Reports of the runtime (`docs/spec/api.md` 16), and the permission for one certificate per operation (17).
 //!
-//! They come in while the operation that caused them waits for the runtime, so nothing here takes the container's lock.
+//! Reports arrive while the operation that caused them waits for the runtime, so this module takes no container lock.
 
 use jiff::Timestamp;
 
@@ -10,7 +10,7 @@ use crate::runtime::hook::{HookEvent, HookState};
 use crate::runtime::state::RuntimeState;
 
 impl ContainerService {
-    /// Applies a report. The caller has checked that the reporter speaks for this container.
+    /// Applies a report. The caller has authenticated the reporter as this container.
     pub async fn hook(&self, event: HookEvent, report: HookState) -> Result<(), ContainerError> {
         let id = report.id;
         let process = match event {
@@ -43,7 +43,7 @@ impl ContainerService {
         Ok(())
     }
 
-    /// Uses up the one certificate that a create or restart in progress may have signed, and records the identity.
+    /// Uses up the one certificate that a create or restart in progress may request, and records the identity.
     pub async fn take_certificate_slot(&self, id: &str) -> Result<(), ContainerError> {
         let taken = self.update(id, |c| {
             if c.status.state != ContainerState::Creating || !c.journal.certificate_due {
@@ -59,7 +59,7 @@ impl ContainerService {
         })
     }
 
-    /// What the network and the cgroup of a container need once they exist.
+    /// Applies the settings that need the network and cgroup of a container to exist.
     async fn attached(&self, container: &Container) {
         if container.status.attachment.is_some()
             && let Err(error) = self.0.services.networks.container_attached(&container.veth()).await
@@ -69,7 +69,7 @@ impl ContainerService {
         cgroup::seal(&container.id);
     }
 
-    /// The process as `state.json` names it. A file that is just being replaced is read again.
+    /// The process named in `state.json`. Retries while the file is being replaced.
     pub(super) async fn runtime_process(&self, id: &str) -> Option<ProcessId> {
         self.runtime_state(id).await.and_then(|state| state.process())
     }

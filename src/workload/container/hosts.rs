@@ -17,14 +17,14 @@ pub(super) fn host_name(container: &Container) -> &str {
     container.spec.options.hostname.as_ref().unwrap_or(&container.id)
 }
 
-/// Lines of `/etc/hosts` for the services of the container's bottle, itself included, that have an address.
+/// The `/etc/hosts` lines of all services of the container's bottle, including its own, that have an address.
 pub(super) fn hosts_of_services(snapshot: &Snapshot, container: &Container) -> String {
     let mut lines = String::new();
     let bottle = container.role.bottle().and_then(|id| snapshot.bottles().get(id));
     for (service, id) in bottle.iter().flat_map(|bottle| &bottle.containers) {
         let member = snapshot.containers().get(id);
         if let Some((member, place)) = member.and_then(|member| Some((member, place_of(snapshot, member)?))) {
-            // Writing to a string has no way to fail.
+            // Writing to a string cannot fail.
             let _ = writeln!(lines, "{} {service} {}", place.address, member.name);
         }
     }

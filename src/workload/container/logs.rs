@@ -1,4 +1,4 @@
-//! The log of a container (`docs/spec/api.md` 5.10): what it wrote, or for one with a terminal, what was shown there.
+//! The log of a container (`docs/spec/api.md` 5.10): its output or, with a terminal, the terminal's output.
 
 use std::io;
 use std::path::PathBuf;
@@ -13,36 +13,36 @@ use crate::model::{Change, Container, ContainerState, Kind, Object};
 use crate::observe::logs;
 use crate::observe::logs::{Follow, LogReader, Selection, View};
 
-/// Lines when the client does not say.
+/// Default number of lines.
 pub const DEFAULT_LINES: i64 = 100;
-/// Most lines that are counted from the end.
+/// Maximum number of lines counted from the end.
 pub const MAX_LINES: usize = 5000;
 
-/// Which part of a log, and how.
+/// Which part of a log to return, and how.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LogRequest {
-    /// Only so many lines from the end; a number below 0 counts as 0.
+    /// Only this many lines from the end; a negative number counts as 0.
     pub lines: Option<i64>,
     /// Only lines written at this time or later.
     pub since: Option<Timestamp>,
-    /// Whether each line begins with the time it was written at.
+    /// Whether each line begins with the time of its write.
     pub timestamps: bool,
-    /// Whether what is written later follows, until the container has ended.
+    /// Whether to follow the log until the container ends.
     pub follow: bool,
 }
 
 impl ContainerService {
-    /// Path of the log of a container. What was put aside is beside it.
+    /// Path of the log of a container. Rotated files are beside it.
     pub fn log_path(&self, parameter: &str) -> Result<PathBuf, ContainerError> {
         Ok(self.log_of(&*self.find(parameter)?))
     }
 
-    /// Path of the log of a container that was found already.
+    /// Path of the log of a known container.
     pub fn log_of(&self, container: &Container) -> PathBuf {
         self.dir(&container.id).log(container.spec.tty)
     }
 
-    /// The log in pieces, which are read as they are taken. No log yet is an empty one.
+    /// The log in chunks, which are read on demand. A missing log is empty.
     pub async fn log(
         &self,
         parameter: &str,
@@ -59,7 +59,7 @@ impl ContainerService {
         Ok(logs::stream(reader, follow))
     }
 
-    /// Returns when the container has ended or is gone, also when it was started again a moment later.
+    /// Returns when the run has ended or the container is gone, even if it has been started again since.
     pub(super) async fn run_ended(self, id: String) {
         let mut commits = self.0.services.store.subscribe();
         let runs = || {
@@ -97,7 +97,7 @@ impl LogRequest {
     }
 }
 
-/// Whether the container stops or goes with this change.
+/// Whether this change stops or removes the container.
 fn ends(change: &Change, id: &str) -> bool {
     if change.kind != Kind::Container || change.id != id {
         return false;

@@ -1,4 +1,4 @@
-//! What the rows say of pods and their containers: who holds the namespaces, who joins them, and where they are. Pure.
+//! Pods and their containers in the rows: which one holds the namespaces, which ones join, and their addresses. Pure.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ pub fn infra_of<'a>(snapshot: &'a Snapshot, pod_id: &str) -> Option<&'a Arc<Cont
     containers.find(|c| c.is_infra() && c.role.pod() == Some(pod_id))
 }
 
-/// The place of a container in a network: its own, or its pod's.
+/// The place of a container in a network: its own, or that of its pod.
 pub(super) fn place_of<'a>(snapshot: &'a Snapshot, container: &'a Container) -> Option<&'a Attachment> {
     let of_pod = || infra_of(snapshot, container.role.pod()?)?.status.attachment.as_ref();
     container.status.attachment.as_ref().or_else(of_pod)

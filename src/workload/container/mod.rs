@@ -7,12 +7,12 @@
 //! ```
 //!
 //! This module owns the row, the directory and the life cycle of every container. An operation of several steps first
-//! writes into the row what it is ([`Operation`](crate::model::Operation)); that is the journal from which
-//! [`recover`](ContainerService::recover) undoes or finishes it after a crash. One lock per container puts operations in
-//! order; hooks never take it, because they run inside the operation that holds it. Operations run in tasks of their
-//! own: a client that goes away does not leave one half-done.
+//! records itself in the row ([`Operation`](crate::model::Operation)), the journal from which
+//! [`recover`](ContainerService::recover) undoes or finishes it after a crash. One lock per container serializes
+//! operations; hooks never take it, because they run inside the operation that holds it. Operations run in their own
+//! tasks: a client that disconnects does not interrupt them.
 //!
-//! What it never does: start processes (that is `runtime`), write rules (`firewall`), or know HTTP.
+//! This module never starts processes (`runtime` does), writes rules (`firewall` does), or speaks HTTP.
 
 mod attach;
 mod bottle;
@@ -79,20 +79,19 @@ pub use part::{BottlePart, PodPart, PodRole};
 pub use ports::{Published, are_published, parse_ports};
 pub use pull::pull_policy_of;
 pub use recover::{SWEEPS, Sweeper};
-pub use request::CreateRequest;
 pub use restart::Restarter;
 pub use restart_policy::{DELAYS, next_start};
 pub use spec::HookSettings;
 pub(crate) use transitions::unseen_exit;
 
-/// Clients of one terminal at a time, a limit of the runtime (`docs/spec/runtime.md` 12.6).
+/// Maximum number of clients of one terminal, a limit of the runtime (`docs/spec/runtime.md` 12.6).
 pub const MAX_CLIENTS: usize = 16;
-/// Why a run ended that took more memory than it may have.
+/// Reason for the end of a run that exceeded its memory limit.
 pub const OOM_KILLED: &str = "OOMKilled";
-/// Shortest id prefix that a client may use for an id.
+/// Shortest id prefix that clients may use.
 const MIN_PREFIX: usize = 4;
 
-/// What the service needs to know of the installation.
+/// The service's settings.
 #[derive(Debug, Clone)]
 pub struct ContainerSettings {
     /// Directory of the container directories.
@@ -101,29 +100,29 @@ pub struct ContainerSettings {
     pub pod_root: PathBuf,
     /// Directory of the volumes of bottles.
     pub volume_root: PathBuf,
-    /// What of the host containers may have mounted.
+    /// Which paths of the host containers may mount.
     pub mount_policy: Policy,
-    /// Volatile directory of the runtime, looked at for leftovers.
+    /// Volatile directory of the runtime, searched for leftovers.
     pub runtime_run_dir: PathBuf,
-    /// Network of a container that names none.
+    /// Default network of containers.
     pub default_network: String,
-    /// TCP ports of the host that the daemon itself needs; publishing one would cut it off.
+    /// TCP ports of the host that the daemon itself needs and containers cannot publish.
     pub reserved_ports: Vec<u16>,
     /// Whether processes run as the user that the image names.
     pub run_as_image_user: bool,
-    /// What confines containers, where the kernel has it.
+    /// The confinement of containers, where the kernel supports it.
     pub apparmor: Arc<AppArmor>,
-    /// Whether a container without confinement is refused.
+    /// Whether to refuse containers without confinement.
     pub require_apparmor: bool,
     /// How hooks reach the daemon.
     pub hooks: HookSettings,
     /// How much of each log is kept.
     pub log_limits: LogLimits,
-    /// Whether [`PullPolicy::Latest`](crate::model::PullPolicy::Latest) is `Always`; else it is `IfNotPresent`.
+    /// Whether [`PullPolicy::Latest`](crate::model::PullPolicy::Latest) means `Always`; else it means `IfNotPresent`.
     pub pull_latest: bool,
 }
 
-/// The services below this one.
+/// The services that this one uses.
 #[derive(Clone)]
 #[allow(missing_docs)]
 pub struct Services {
@@ -152,7 +151,7 @@ struct Inner {
 }
 
 impl ContainerService {
-    /// A service over those below it. Nothing happens before [`ContainerService::recover`].
+    /// Creates a service over the others. It does nothing before [`ContainerService::recover`].
     pub fn new(settings: ContainerSettings, services: Services) -> Self {
         Self(Arc::new(Inner {
             services,
@@ -169,7 +168,7 @@ impl ContainerService {
         list(&self.snapshot())
     }
 
-    /// The container of that name, id, or prefix (at least four characters) of exactly one id, in this order.
+    /// The container with that name, else id, else unique id prefix of at least four characters.
     pub fn find(&self, parameter: &str) -> Result<Arc<Container>, ContainerError> {
         find_in(&self.snapshot(), parameter)
     }
@@ -179,7 +178,7 @@ impl ContainerService {
         self.0.operations.finish().await;
     }
 
-    /// Whether what is started next is confined by AppArmor; an error where it must be and cannot.
+    /// Whether AppArmor confines containers started now; an error if it is required but unavailable.
     async fn confinement(&self) -> Result<bool, ContainerError> {
         match self.0.settings.apparmor.confine().await {
             Confinement::Confined => Ok(true),
@@ -198,7 +197,7 @@ impl ContainerService {
         ContainerDir::new(&self.0.settings.root, id)
     }
 
-    /// Runs an operation to its end, also when the caller is dropped, and counts it.
+    /// Runs an operation to its end, even if the caller is dropped, and counts it.
     fn detached<T: Send + 'static>(
         &self,
         verb: Verb,
@@ -209,7 +208,7 @@ impl ContainerService {
         self.0.operations.run(operation)
     }
 
-    /// Changes one row. A row that is gone is [`ContainerError::NotFound`].
+    /// Changes one row. If the row is gone, returns [`ContainerError::NotFound`].
     async fn update<T: Send + 'static>(
         &self,
         id: &str,
@@ -256,7 +255,7 @@ fn find_in(snapshot: &Snapshot, parameter: &str) -> Result<Arc<Container>, Conta
     Err(ContainerError::NotFound(parameter.to_owned()))
 }
 
-/// Refuses what only the bottle of a container may do. `phrase` and `word` are those of the client's command line.
+/// Refuses operations reserved for the container's bottle. `phrase` and `word` are those of the client's command line.
 fn refuse_managed(
     container: &Container,
     parameter: &str,
@@ -277,7 +276,7 @@ fn refuse_managed(
     }
 }
 
-/// Work on files, away from the executor.
+/// Runs blocking file access outside the executor.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ContainerError> + Send + 'static,
 ) -> Result<T, ContainerError> {

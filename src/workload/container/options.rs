@@ -1,4 +1,4 @@
-//! Limits and other choices of a create request: checked, and translated into what is stored. Pure.
+//! Limits and other options of a create request: checked and converted to the stored form. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,23 +6,23 @@ use oci_spec::runtime::Capability;
 
 use super::{ContainerError, resources};
 use crate::model::names::is_host_name;
-use crate::model::{ContainerOptions, HealthCheck, ImageRunConfig, Probe, RestartPolicy};
+use crate::model::{ContainerOptions, ContainerRequest, HealthCheck, ImageRunConfig, Probe, RestartPolicy};
 use crate::runtime::defaults::CAPABILITIES;
 use crate::runtime::{signal, tmpfs};
 
-/// Least memory that a container can start with, in bytes.
+/// Minimum memory limit with which a container can start, in bytes.
 const MIN_MEMORY: u64 = 6 << 20;
-/// Most processes that a kernel can have.
+/// Maximum number of processes that a kernel supports.
 const MAX_PIDS: u32 = 1 << 22;
 /// Longest grace period of a stop: one hour.
 const MAX_STOP_SECONDS: u32 = 3600;
-/// Longest time of a health check in seconds, and most retries.
+/// Maximum time of a health check in seconds, and maximum number of retries.
 const MAX_CHECK: u32 = 3600;
-/// Most labels, and most bytes of a name or value.
+/// Maximum number of labels, and maximum length of a name or value in bytes.
 const MAX_LABELS: usize = 256;
 const MAX_LABEL_BYTES: usize = 4096;
 
-/// Choices as the client wrote them. Zero values stand for the default.
+/// Options as the client wrote them. Zero values stand for the default.
 #[derive(Debug, Clone, Default)]
 #[allow(missing_docs, reason = "the wire type in `api::management` describes them")]
 pub struct OptionsRequest {
@@ -72,13 +72,27 @@ pub struct HealthCheckRequest {
     pub end_unhealthy: bool,
 }
 
+impl OptionsRequest {
+    /// Checks the choices and adds them to what else is asked for.
+    pub fn complete(self, request: ContainerRequest) -> Result<ContainerRequest, ContainerError> {
+        Ok(ContainerRequest {
+            options: check(&self)?,
+            no_health_check: self.health_check.is_some_and(|check| check.disable),
+            entrypoint: self.entrypoint,
+            user: self.user,
+            working_dir: self.working_dir,
+            ..request
+        })
+    }
+}
+
 /// Checks a request. What it leaves open stays open.
 pub fn check(request: &OptionsRequest) -> Result<ContainerOptions, ContainerError> {
     let dir = &request.working_dir;
     if !dir.is_empty() && (!dir.starts_with('/') || dir.contains('\0')) {
         return Err(invalid(format!("workingDir {dir:?} is not an absolute path")));
     }
-    // One that is disabled is none, and the image's neither.
+    // A disabled check means no check, not even that of the image.
     let own = request.health_check.as_ref().filter(|check| !check.disable);
     Ok(ContainerOptions {
         hostname: hostname(&request.hostname)?,
@@ -157,8 +171,8 @@ fn pids(limit: u32) -> Result<Option<u32>, ContainerError> {
     Ok((limit > 0).then_some(limit))
 }
 
-/// The default set without those dropped and with those added. Names with or without `CAP_`, in any case; `ALL` may be
-/// dropped, so that only those added remain.
+/// The default set minus the dropped and plus the added ones. Names with or without `CAP_`, in any case; dropping `ALL`
+/// leaves only the added ones.
 fn capabilities(add: &[String], drop: &[String]) -> Result<Option<Vec<String>>, ContainerError> {
     if add.is_empty() && drop.is_empty() {
         return Ok(None);
@@ -192,7 +206,7 @@ fn capability(name: &str) -> Result<String, ContainerError> {
     }
 }
 
-/// File systems in memory, no two of them at one place.
+/// In-memory file systems, at most one per path.
 fn tmpfs(texts: &[String]) -> Result<Vec<String>, ContainerError> {
     let mut places = BTreeSet::new();
     for text in texts {
@@ -216,15 +230,15 @@ fn stop_signal(name: &str) -> Result<Option<String>, ContainerError> {
     }
 }
 
-/// The one spelling of a signal that is stored; `None` for what is none.
+/// The stored spelling of a signal; `None` if the name is not a signal.
 fn spelled(text: &str) -> Option<String> {
     let name = signal::name(signal::parse(text)?);
     let has_name = name.bytes().any(|b| b.is_ascii_alphabetic());
     Some(if has_name { format!("SIG{name}") } else { name })
 }
 
-/// What an image says about how its containers end and whether they work, where the request says nothing. `checks`:
-/// whether the image's health check counts (Kubernetes has its own).
+/// Fills options that the request leaves open from the image: stop signal and health check. `checks` tells whether the
+/// image's health check counts (Kubernetes has its own).
 pub(super) fn complete(options: &mut ContainerOptions, image: &ImageRunConfig, checks: bool) {
     if options.stop_signal.is_none() && !image.stop_signal.is_empty() {
         options.stop_signal = spelled(&image.stop_signal);
@@ -252,7 +266,7 @@ fn stop_seconds(seconds: Option<u32>) -> Result<Option<u32>, ContainerError> {
 fn restart(request: &RestartRequest) -> Result<RestartPolicy, ContainerError> {
     let policy = match &request.name[..] {
         "" | "no" => RestartPolicy::No,
-        // A user's stop ends both.
+        // Both end with a user's stop.
         "always" | "unless-stopped" => RestartPolicy::Always,
         "on-failure" => {
             return Ok(RestartPolicy::OnFailure {

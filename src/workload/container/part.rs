@@ -1,52 +1,42 @@
-//! What a new container is a part of: of nothing, of a pod or of a bottle.
+//! The owner of a new container: none, a pod or a bottle.
 
-use crate::model::{ContainerOptions, PullPolicy, RestartPolicy, Role};
+use crate::model::Role;
 
-/// What a container is in a pod. The caller holds the pod's lock.
+/// Membership of a container in a pod. The caller holds the pod's lock.
 #[derive(Debug, Clone)]
 pub struct PodPart {
     /// The pod.
     pub pod_id: String,
-    /// What it is there.
+    /// Its role in the pod.
     pub role: PodRole,
     /// Host name of all containers of the pod.
     pub host_name: String,
 }
 
-/// What a container is in a pod.
+/// The role of a container in a pod.
 #[derive(Debug, Clone)]
 pub enum PodRole {
-    /// The holder of its namespaces. Without an image in the request it is made from the built-in one.
+    /// Holds the namespaces. If the request has no image, it uses the built-in one.
     Infra,
     /// Made from the pod's template.
-    Member {
-        /// Its options, checked.
-        options: Box<ContainerOptions>,
-        /// When its image is pulled.
-        pull: PullPolicy,
-        /// Whether the request's command follows the image's entrypoint.
-        keep_entrypoint: bool,
-    },
+    Member,
     /// Made by a client, who will start it.
-    Added {
-        /// What happens when it ends by itself; the pod's, whatever the request says.
-        restart: RestartPolicy,
-    },
+    Added,
 }
 
-/// What a container is in a bottle. The caller holds the bottle's lock.
+/// Membership of a container in a bottle. The caller holds the bottle's lock.
 #[derive(Debug, Clone)]
 pub struct BottlePart {
-    /// The bottle. Its row keeps the name of the container free.
+    /// The bottle. Its row reserves the name of the container.
     pub bottle_id: String,
     /// Name of the service.
     pub service: String,
 }
 
-/// What a new container is a part of.
+/// The owner of a new container.
 #[derive(Debug, Clone)]
 pub(super) enum Part {
-    /// Of nothing.
+    /// No owner.
     Alone,
     Pod(PodPart),
     Bottle(BottlePart),
@@ -67,7 +57,7 @@ impl Part {
         }
     }
 
-    /// What the row says of it.
+    /// The role that the row records.
     pub fn role(&self) -> Role {
         match self {
             Self::Alone => Role::Alone,
@@ -75,7 +65,7 @@ impl Part {
                 let pod = pod_id.clone();
                 match role {
                     PodRole::Infra => Role::Infra { pod },
-                    PodRole::Member { .. } | PodRole::Added { .. } => Role::Member { pod },
+                    PodRole::Member | PodRole::Added => Role::Member { pod },
                 }
             }
             Self::Bottle(part) => Role::Service {

@@ -1,8 +1,8 @@
 //! Containers of pods: the infra container, which holds the namespaces and the address, and the members, which join
 //! them (`docs/spec/runtime.md` 14).
 //!
-//! A member is never put anywhere else: before its create the infra process must live, by pid, start time and boot, and
-//! after it it must live still. Then the paths in between were its own, whatever its pid may mean later.
+//! A member never joins any other namespaces: the infra process (by pid, start time and boot) must be alive both before
+//! and after the member's create. Then the paths used in between were its own, even if its pid is reused later.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -10,27 +10,27 @@ use std::sync::Arc;
 use super::membership::{infra_of, place_of};
 use super::part::{Part, PodPart};
 use super::ports::parse_ports;
-use super::{ContainerError, ContainerService, CreateRequest, OptionsRequest, options, transitions};
-use crate::model::{Container, ContainerOptions, ContainerState, Operation, ProcessId, Role};
+use super::{ContainerError, ContainerService, transitions};
+use crate::model::{Container, ContainerRequest, ContainerState, Operation, ProcessId, Role};
 use crate::observe::metrics::Verb;
 
 impl ContainerService {
     /// Makes a container of a pod that waits for its start, and returns its id.
-    pub async fn create_in_pod(&self, request: CreateRequest, part: PodPart) -> Result<String, ContainerError> {
-        self.create_as(request, Part::Pod(part)).await
+    pub async fn create_in_pod(
+        &self,
+        name: String,
+        request: ContainerRequest,
+        part: PodPart,
+    ) -> Result<String, ContainerError> {
+        self.create_as(name, request, Part::Pod(part)).await
     }
 
-    /// Checks the choices of a request.
-    pub fn check_options(&self, request: &OptionsRequest) -> Result<ContainerOptions, ContainerError> {
-        options::check(request)
-    }
-
-    /// Address of a container, for members that of their pod.
+    /// Address of a container; for a member, that of its pod.
     pub fn address(&self, container: &Container) -> Option<Ipv4Addr> {
         Some(place_of(&self.snapshot(), container)?.address)
     }
 
-    /// Has a container publish these ports instead of those it has, all or none.
+    /// Replaces the published ports of a container, all or none.
     pub async fn publish(&self, id: &str, ports: &[String]) -> Result<(), ContainerError> {
         let forwards = parse_ports(ports)?;
         let row = self.row(id)?;
@@ -47,14 +47,14 @@ impl ContainerService {
             c.spec.forwards = forwards;
             Ok(())
         });
-        // Also when it failed: what was taken for it is let go of.
+        // Release the unused ports after a failure as well.
         let published = published.await;
         self.follow_ports().await?;
         published
     }
 
-    /// Brings a container of a pod to `stopped`, whether it runs or waits for its start. Its restart policy leaves it so:
-    /// whether it runs again is the pod's.
+    /// Brings a running or created container of a pod to `stopped`. Its restart policy does not start it again: the pod
+    /// decides that.
     pub async fn end(&self, id: &str) -> Result<(), ContainerError> {
         let (service, id) = (self.clone(), id.to_owned());
         self.detached(Verb::ContainerStop, async move {
@@ -64,7 +64,7 @@ impl ContainerService {
         .await
     }
 
-    /// Removes a container of a pod whatever its state.
+    /// Removes a container of a pod, whatever its state.
     pub async fn end_and_delete(&self, id: &str) -> Result<(), ContainerError> {
         let (service, id) = (self.clone(), id.to_owned());
         self.detached(Verb::ContainerDelete, async move {
@@ -102,14 +102,14 @@ impl ContainerService {
         }
     }
 
-    /// The row of exactly that id.
+    /// The row with exactly that id.
     pub(super) fn row(&self, id: &str) -> Result<Arc<Container>, ContainerError> {
         let row = self.snapshot().containers().get(id).cloned();
         row.ok_or_else(|| ContainerError::NotFound(id.to_owned()))
     }
 
     /// The infra process that a member is about to join; `None` for other containers. An infra container that is being
-    /// taken apart is none.
+    /// dismantled does not count.
     pub(super) fn host_of(&self, container: &Container) -> Result<Option<ProcessId>, ContainerError> {
         let Role::Member { pod } = &container.role else {
             return Ok(None);

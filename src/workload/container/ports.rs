@@ -1,10 +1,10 @@
-//! Published ports as clients write them, and what they become. Pure.
+//! Published ports: from the client's notation to port forwards. Pure.
 //!
 //! ```text
 //! [[<address>:][<host>]:]<container>[/<protocol>]        numbers, or ranges `<first>-<last>` of one length
 //! ```
-//! is what docker, podman and compose take; the protocol may also stand behind a colon (`docs/spec/api.md` 4.6).
-//! Without a number of the host the port gets one that is free.
+//! This is the syntax of docker, podman and compose; the protocol may also follow a colon (`docs/spec/api.md` 4.6).
+//! Without a host port, a free one is assigned.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -13,10 +13,10 @@ use std::ops::RangeInclusive;
 use super::ContainerError;
 use crate::model::{Forward, Protocol};
 
-/// Most ports that one container publishes. Each needs a descriptor and some rules.
+/// Maximum number of published ports of one container. Each needs a descriptor and some rules.
 const MAX_PORTS: usize = 2_000;
 
-/// Parses all port strings; the same port of the host twice is refused.
+/// Parses all port strings; refuses duplicate host ports.
 pub fn parse_ports(texts: &[String]) -> Result<Vec<Forward>, ContainerError> {
     let mut forwards: Vec<Forward> = Vec::with_capacity(texts.len());
     let mut published = Published::default();
@@ -34,12 +34,12 @@ pub fn parse_ports(texts: &[String]) -> Result<Vec<Forward>, ContainerError> {
     Ok(forwards)
 }
 
-/// Ports of the host, each of which may be there once at an address.
+/// Ports of the host, each at most once per address.
 #[derive(Debug, Default)]
 pub struct Published(HashMap<(u16, Protocol), Vec<Option<Ipv4Addr>>>);
 
 impl Published {
-    /// Refuses a port that is there already.
+    /// Refuses a port that is already present.
     pub fn add(&mut self, forward: &Forward) -> Result<(), ContainerError> {
         let (port, protocol) = (forward.host_port, forward.protocol);
         let known = self.0.entry((port, protocol)).or_default();
@@ -51,7 +51,7 @@ impl Published {
     }
 }
 
-/// Whether what was asked for, where a port may have no number of the host, is what is there.
+/// Whether the published ports are the requested ones; a request may leave the host port open.
 pub fn are_published(wanted: &[Forward], published: &[Forward]) -> bool {
     wanted.len() == published.len() && wanted.iter().zip(published).all(|(wanted, there)| wanted.allows(there))
 }
@@ -61,7 +61,7 @@ fn overlap(a: Option<Ipv4Addr>, b: Option<Ipv4Addr>) -> bool {
     a == b || is_any(a) || is_any(b)
 }
 
-/// Parses one port string, which means more than one port when it has a range.
+/// Parses one port string. A range yields several ports.
 fn parse_port(text: &str) -> Result<Vec<Forward>, ContainerError> {
     let (ports, protocol) = split_protocol(text);
     if ports.starts_with('[') || ports.matches(':').count() > 2 && ports.split(':').all(is_hexadecimal) {
@@ -111,7 +111,7 @@ fn parse_port(text: &str) -> Result<Vec<Forward>, ContainerError> {
     Ok(hosts.zip(containers).map(forward).collect())
 }
 
-/// What stands behind a slash, or a word behind the last colon.
+/// Splits off the protocol: the text after a slash, or a word after the last colon.
 fn split_protocol(text: &str) -> (&str, Option<&str>) {
     if let Some((ports, protocol)) = text.rsplit_once('/') {
         return (ports, Some(protocol));
@@ -153,7 +153,7 @@ mod tests {
 
     use super::*;
 
-    /// In the way that `docker ps` shows them.
+    /// In the format of `docker ps`.
     fn parsed(texts: &[&str]) -> Result<Vec<String>, String> {
         let texts: Vec<String> = texts.iter().map(|t| (*t).to_owned()).collect();
         let shown = |f: &Forward| {

@@ -1,22 +1,22 @@
-//! When the ports of a container lead to it: from shortly before its program runs until it has ended.
+//! When published ports reach a container: from shortly before its program runs until it ends.
 //!
 //! ```text
 //! start: held by sockets -> row says so (`starting`) -> rules -> program runs -> ends: row -> rules and sockets go
 //! ```
-//! Before and after that the host refuses clients at once, as it does for any port that nobody has, and anybody may take
-//! the port. Who has it when a container is started keeps it, and the start fails.
+//! At other times the host refuses clients at once, as on any unused port, and any program may take the port. If
+//! another program has it when the container starts, the start fails.
 
 use super::ports::parse_ports;
 use super::{ContainerError, ContainerService};
 use crate::model::{Container, Forward, Protocol};
 
 impl ContainerService {
-    /// Refuses port strings that [`ContainerService::create`] would.
+    /// Refuses port strings that [`ContainerService::create`] would refuse.
     pub fn check_published(&self, ports: &[String]) -> Result<(), ContainerError> {
         self.check_ports(&parse_ports(ports)?)
     }
 
-    /// Refuses ports that the daemon itself needs or a program of the host has now.
+    /// Refuses ports that the daemon itself needs or that a program of the host uses now.
     pub(super) fn check_ports(&self, forwards: &[Forward]) -> Result<(), ContainerError> {
         let reserved = &self.0.settings.reserved_ports;
         let is_reserved = |f: &&Forward| f.protocol == Protocol::Tcp && reserved.contains(&f.host_port);
@@ -30,19 +30,19 @@ impl ContainerService {
         Ok(self.0.services.ports.check(forwards)?)
     }
 
-    /// Takes the ports of a container that is about to be started; nothing is held after a failure.
+    /// Binds the ports of a container that is about to start; after a failure it holds none.
     pub(super) fn hold_ports(&self, container: &Container) -> Result<(), ContainerError> {
         Ok(self.0.services.ports.hold(&container.spec.forwards)?)
     }
 
-    /// Returns when rules and sockets are as the rows say.
+    /// Returns when rules and sockets match the rows.
     pub(super) async fn follow_ports(&self) -> Result<(), ContainerError> {
         let applied = self.0.services.firewall.apply().await;
         self.0.services.ports.keep();
         Ok(applied?)
     }
 
-    /// The same after an end, for a container that had ports. The rules are tried again by themselves.
+    /// Does the same after the end of a container with ports. Failed rules are retried automatically.
     pub(super) async fn unpublish(&self, container: &Container) {
         if !container.spec.forwards.is_empty()
             && let Err(error) = self.follow_ports().await

@@ -1,4 +1,4 @@
-//! When the image of a container is asked for at its registry.
+//! When to ask the registry for a container's image.
 
 use std::sync::Arc;
 
@@ -6,8 +6,8 @@ use super::{ContainerError, ContainerService};
 use crate::image::{ImageError, ImageRef, Platform};
 use crate::model::{Image, PullPolicy};
 
-/// The policy for an image of a pod of which nobody says when to pull it, as Kubernetes has it: a tag that moves is asked
-/// for every time, every other reference when it is not there. What cannot be parsed is refused elsewhere.
+/// The default pull policy for an image of a pod, as in Kubernetes: always pull a moving tag, pull every other
+/// reference only if absent. References that cannot be parsed are refused elsewhere.
 pub fn pull_policy_of(image: &str) -> PullPolicy {
     match ImageRef::parse(image) {
         Ok(image) if image.reference() == "latest" => PullPolicy::Latest,
@@ -16,8 +16,8 @@ pub fn pull_policy_of(image: &str) -> PullPolicy {
 }
 
 impl ContainerService {
-    /// The image, by the rules of a policy. With [`PullPolicy::Always`] a registry that does not answer is a failure also
-    /// when the image is here: nobody could tell whether it is the right one.
+    /// The image, obtained by a policy. With [`PullPolicy::Always`] an unreachable registry is a failure even if the
+    /// image is here, because it may be out of date.
     pub async fn obtain_image(&self, image: &ImageRef, policy: PullPolicy) -> Result<Arc<Image>, ContainerError> {
         let policy = match policy {
             PullPolicy::Latest if self.0.settings.pull_latest => PullPolicy::Always,
@@ -37,7 +37,7 @@ impl ContainerService {
     }
 }
 
-/// An image that is here is not used because the registry was to be asked: the user may not know that there is a choice.
+/// Adds a hint: the image is here, but the policy required the registry. The user may not know of the other policies.
 fn with_way_out(error: ImageError) -> ImageError {
     let way_out = |message: String| {
         format!("{message} (an image of that name is here; imagePullPolicy: IfNotPresent would use it)")

@@ -1,32 +1,8 @@
-//! What a client may ask for, and its translation into checked values (`docs/spec/api.md` 4.6 to 4.8). Pure.
+//! What runs: a request over the configuration of its image (`docs/spec/api.md` 4.6 and 4.8). Pure.
 
 use super::ContainerError;
-use super::options::OptionsRequest;
 use crate::model::ImageRunConfig;
 use crate::runtime::defaults;
-
-/// A request for a new container. Strings are as the client wrote them.
-#[derive(Debug, Clone, Default)]
-pub struct CreateRequest {
-    /// Image reference.
-    pub image: String,
-    /// Replaces entrypoint and cmd of the image when not empty.
-    pub command: Vec<String>,
-    /// In the forms of [`super::ports`].
-    pub ports: Vec<String>,
-    /// `<host path>:<container path>[:<options>]`
-    pub mounts: Vec<String>,
-    /// `KEY=VALUE`, after the image's.
-    pub env: Vec<String>,
-    /// Name of a network; empty for the default one.
-    pub network: String,
-    /// Whether to make a pseudo-terminal.
-    pub tty: bool,
-    /// Name; empty for a random one.
-    pub name: String,
-    /// Limits and other choices.
-    pub options: OptionsRequest,
-}
 
 /// The argument vector that runs. A requested command replaces entrypoint and cmd of the image; a requested entrypoint
 /// stands before the requested command, and then nothing of the image counts. An entrypoint of one empty word is none,
@@ -52,8 +28,8 @@ pub fn effective_command(
     Ok(command)
 }
 
-/// The environment: image, then request, presets for what is missing ([`defaults::environment`]). Entries without `=` have
-/// no effect; they come back in the second list so that the log can tell of them.
+/// The environment: the image's, then the request's, then missing presets ([`defaults::environment`]). Entries without
+/// `=` are ignored and returned in the second list for the log.
 pub fn environment(image: &[String], requested: &[String], terminal: bool) -> (Vec<String>, Vec<String>) {
     let entries = || image.iter().chain(requested);
     let ignored = entries()
@@ -95,7 +71,7 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(effective_command(&[], &[], &without).unwrap(), ["c"]);
-        // As a member of a pod with args and without a command.
+        // A member of a pod with args but no command.
         assert_eq!(
             effective_command(&without.entrypoint, &strings(&["r"]), &without).unwrap(),
             ["r"]

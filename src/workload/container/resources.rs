@@ -1,4 +1,4 @@
-//! What the processes of a container may use beyond memory, processors and tasks: swap, shared memory, resource limits.
+//! Resource limits of a container besides memory, CPUs and pids: swap, shared memory, rlimits.
 
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::CapabilitySet;
@@ -7,9 +7,9 @@ use super::ContainerError;
 use crate::model::Ulimit;
 use crate::runtime::defaults::{MEMORY_LIMIT, OPEN_FILES};
 
-/// Least size of `/dev/shm`: a page.
+/// Minimum size of `/dev/shm`: a page.
 const MIN_SHM: u64 = 4096;
-/// Names of `ulimits` with those of the kernel (`getrlimit(2)`).
+/// Maps names of `ulimits` to those of the kernel (`getrlimit(2)`).
 const RESOURCES: [(&str, &str, Resource); 16] = [
     ("as", "RLIMIT_AS", Resource::As),
     ("core", "RLIMIT_CORE", Resource::Core),
@@ -30,14 +30,14 @@ const RESOURCES: [(&str, &str, Resource); 16] = [
 ];
 const OPEN_FILES_LIMIT: &str = "RLIMIT_NOFILE";
 const UNLIMITED: u64 = u64::MAX;
-/// No process may have more open files (`proc_sys_fs(5)`).
+/// The kernel's upper bound for open files per process (`proc_sys_fs(5)`).
 const NR_OPEN: &str = "/proc/sys/fs/nr_open";
 
 fn invalid(message: impl Into<String>) -> ContainerError {
     ContainerError::InvalidOption(message.into())
 }
 
-/// Memory and swap together. 0 is the default, no swap; `memory` likewise stands for its default.
+/// Memory and swap together. 0 means the default, no swap; `memory` 0 also means its default.
 pub(super) fn memory_swap(total: i64, memory: u64) -> Result<Option<i64>, ContainerError> {
     let memory = if memory == 0 { MEMORY_LIMIT as u64 } else { memory };
     match total {
@@ -61,7 +61,7 @@ pub(super) fn shm(bytes: u64) -> Result<Option<u64>, ContainerError> {
     }
 }
 
-/// `name=soft[:hard]`; of several with one name the last counts.
+/// `name=soft[:hard]`; if a name is repeated, the last one counts.
 pub(super) fn ulimits(texts: &[String]) -> Result<Vec<Ulimit>, ContainerError> {
     let mut limits: Vec<Ulimit> = Vec::new();
     for text in texts {
@@ -118,15 +118,15 @@ fn most_open_files() -> u64 {
     text.trim().parse().unwrap_or(OPEN_FILES)
 }
 
-/// What this process cannot give more of; `None` when it can raise its own limits, or has none.
+/// The hard limit that this process cannot exceed; `None` if it may raise its limits, or has none.
 fn own_limit(resource: Resource) -> Option<u64> {
     let most = getrlimit(resource).maximum?;
     let sets = rustix::thread::capabilities(None).ok()?;
     (!sets.effective.contains(CapabilitySet::SYS_RESOURCE)).then_some(most)
 }
 
-/// What a container gets that asks for nothing: as many open files as the daemon may have, but no absurd number. A soft
-/// limit that is meant for users' shells (1024) is not passed on.
+/// The defaults: as many open files as the daemon may have, within reason. A low soft limit meant for users' shells
+/// (1024) is not inherited.
 pub(super) fn default_ulimits() -> Vec<Ulimit> {
     let open_files = getrlimit(Resource::Nofile).maximum.unwrap_or(UNLIMITED).min(OPEN_FILES);
     vec![Ulimit {
@@ -136,7 +136,7 @@ pub(super) fn default_ulimits() -> Vec<Ulimit> {
     }]
 }
 
-/// The defaults with the client's in their place.
+/// The defaults, overridden by the client's choices.
 pub(super) fn effective(defaults: &[Ulimit], chosen: &[Ulimit]) -> Vec<Ulimit> {
     let is_chosen = |limit: &&Ulimit| chosen.iter().any(|other| other.resource == limit.resource);
     let left = defaults.iter().filter(|limit| !is_chosen(limit));

@@ -1,16 +1,16 @@
-//! The restart policy: a container that ended by itself is started again, later each time.
+//! The restart policy: restarts containers that ended by themselves, with a growing delay.
 //!
 //! ```text
 //! ends -> waits (100 ms, 200 ms, … 1 min) -> started again -> ran for 10 s: the next wait is the first one again
 //! ```
 //!
-//! When it is due follows from its row alone, so a daemon that was killed goes on where it was: an end that nobody saw
-//! and a start that was cut off count like any other. A user's stop wins. A try is counted before it is made; one that
-//! brings the daemon down backs off too.
+//! The due time depends only on the row, so a daemon that was killed continues where it was: unseen ends and
+//! interrupted starts count like all others. A user's stop takes precedence. A try is counted before it is made, so one
+//! that crashes the daemon backs off too.
 //!
-//! Members of a pod are started again by the policy of the pod, while the pod is meant to run and in the namespaces that
-//! they were in. Infra containers, and members whose infra container ended, are the pod controller's. What was never
-//! started is nobody's here.
+//! Members restart by the policy of their pod, while the pod's goal is to run and only in the same namespaces. Infra
+//! containers, and members whose infra container ended, are left to the pod controller. This controller ignores
+//! containers that were never started.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ impl Reconcile for Restarter {
         now.containers().iter().map(|c| c.id.clone()).collect()
     }
 
-    /// What came of a start is told where it is tried, whoever wanted it.
+    /// The start itself records its outcome, whoever requested it.
     fn subject(&self, _: &String) -> Option<(Kind, String)> {
         None
     }
@@ -63,7 +63,7 @@ impl Reconcile for Restarter {
         if let Err(error) = &tried {
             tracing::warn!(container.id = %id, %error, "the restart policy could not start a container");
         }
-        // A failed try is in the row, and with it when the next one is due.
+        // The row records a failed try, which determines the time of the next one.
         match self.0.wait_for_restart(id) {
             Some(wait) if !wait.is_zero() => Outcome::Again(wait),
             Some(_) => match tried {
@@ -76,14 +76,14 @@ impl Reconcile for Restarter {
 }
 
 impl ContainerService {
-    /// How long until the policy of a container starts it again; `None` when it does not.
+    /// The delay until the policy restarts a container; `None` if it does not.
     fn wait_for_restart(&self, id: &str) -> Option<Duration> {
         let (snapshot, now) = (self.snapshot(), Timestamp::now());
         let due = due(snapshot.containers().get(id)?, &snapshot, now)?;
         Some(due.duration_since(now).try_into().unwrap_or(Duration::ZERO))
     }
 
-    /// Starts a container again if its policy still says so when its turn comes.
+    /// Restarts a container if its policy still requires it once the lock is held.
     async fn restart(&self, id: &str) -> Result<(), ContainerError> {
         let (service, id) = (self.clone(), id.to_owned());
         self.detached(Verb::ContainerStart, async move {

@@ -1,4 +1,4 @@
-//! When a container is due to be started again. Pure.
+//! When a restart policy is due. Pure.
 
 use std::time::Duration;
 
@@ -9,18 +9,18 @@ use crate::model::retries::in_a_row;
 use crate::model::{Container, ContainerState, PodGoal, RestartPolicy, Snapshot};
 use crate::ops::controller::Backoff;
 
-/// How long the container stays ended before it is started again.
+/// The delay between the end of a container and its restart.
 pub const DELAYS: Backoff = Backoff {
     first: Duration::from_millis(100),
     most: Duration::from_secs(60),
 };
 
-/// When the policy of a container starts it again; `None` when it does not.
+/// When the policy restarts a container; `None` if it does not.
 pub(super) fn due(c: &Container, snapshot: &Snapshot, now: Timestamp) -> Option<Timestamp> {
     due_by(policy(c, snapshot)?, c, now)
 }
 
-/// The same as far as the row alone tells, for showing.
+/// The same, judged by the row alone, for display.
 pub fn next_start(c: &Container) -> Option<Timestamp> {
     due_by(c.spec.options.restart, c, Timestamp::MAX)
 }
@@ -37,7 +37,7 @@ fn due_by(policy: RestartPolicy, c: &Container, now: Timestamp) -> Option<Timest
         (ContainerState::Stopped, RestartPolicy::OnFailure { max_retries }) => {
             c.status.exit.as_ref().is_none_or(|exit| exit.code != 0) && (max_retries == 0 || in_a_row < max_retries)
         }
-        // A start was cut off after its first half.
+        // A start was interrupted after its first half.
         (ContainerState::Created, _) => true,
         (ContainerState::Creating | ContainerState::Running, _) => false,
     };
@@ -46,7 +46,7 @@ fn due_by(policy: RestartPolicy, c: &Container, now: Timestamp) -> Option<Timest
     }
     let last = c.status.stopped_at.max(c.journal.retries.last).unwrap_or(started_at);
     if last > now {
-        // The clock was set back; it must not wait until that has caught up.
+        // The clock was set back: do not wait until it catches up.
         return Some(now);
     }
     Some(
@@ -55,7 +55,7 @@ fn due_by(policy: RestartPolicy, c: &Container, now: Timestamp) -> Option<Timest
     )
 }
 
-/// That of the pod for a member, as long as the pod is meant to run and its namespaces are there.
+/// The policy of the container. For a member it is the pod's, while the pod's goal is to run and its namespaces exist.
 fn policy(c: &Container, snapshot: &Snapshot) -> Option<RestartPolicy> {
     let Some(id) = c.role.pod() else {
         return Some(c.spec.options.restart);

@@ -1,7 +1,7 @@
-//! Keeps the logs of containers within their limits while they run.
+//! Rotates the logs of running containers to keep them within their limits.
 //!
-//! One task per container that has run, woken when something is written. It then pauses for as long as the logs cannot
-//! reach the limit in, so that a container that writes without end costs a few looks per second.
+//! One task per container that has run, woken by writes. It then sleeps for the minimum time that a writer needs to
+//! reach the limit, so that a container that writes constantly costs only a few checks per second.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -15,14 +15,14 @@ use super::ContainerService;
 use crate::model::{Container, Kind, Object};
 use crate::observe::logs::{LogLimits, Watcher, bound};
 
-/// Faster than anything writes, in bytes per second.
+/// Assumed maximum rate of writes, in bytes per second.
 const FASTEST: u64 = 1 << 30;
-/// Bounds of the pause between two looks.
+/// Bounds of the pause between two checks.
 const SHORTEST: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_secs(1);
 
 impl ContainerService {
-    /// Works until `stop`. What was written while nobody did this is put aside at the first write.
+    /// Runs until `stop`. Logs that grew while this did not run are rotated at the next write.
     pub async fn bound_logs(self, stop: CancellationToken) {
         let mut commits = self.0.services.store.subscribe();
         let mut bounded = Bounded {
@@ -55,7 +55,7 @@ impl ContainerService {
     }
 }
 
-/// The containers whose logs are looked after.
+/// The containers whose logs are rotated.
 struct Bounded {
     watcher: Watcher,
     limits: LogLimits,
@@ -64,7 +64,7 @@ struct Bounded {
 }
 
 impl Bounded {
-    /// Only what runs writes.
+    /// Only running containers write.
     fn add(&mut self, container: &Container, logs: impl FnOnce() -> PathBuf) {
         if container.status.process.is_some() && self.ids.insert(container.id.clone()) {
             let (watcher, limits, id, logs) = (self.watcher.clone(), self.limits, container.id.clone(), logs());

@@ -1,5 +1,5 @@
 //! `config.json`: one container as an OCI runtime bundle that the original Droplet, ours and strict runtimes accept
-//! (`docs/spec/runtime.md` 15.2). Pure: everything that is looked up on the host comes in through [`SpecContext`].
+//! (`docs/spec/runtime.md` 15.2). Pure: all data of the host comes in through [`SpecContext`].
 
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
@@ -46,18 +46,18 @@ pub struct HookSettings {
     pub root_env: Option<PathBuf>,
 }
 
-/// What the configuration of one container takes from the host.
+/// Data of the host for the configuration of one container.
 #[derive(Debug)]
 pub struct SpecContext<'a> {
     /// Directory of the container.
     pub dir: &'a ContainerDir,
     /// Layer directories, topmost first.
     pub lower_dirs: &'a [PathBuf],
-    /// Bind mounts, checked.
+    /// Checked bind mounts.
     pub mounts: Vec<Mount>,
-    /// By which rule; the runtime looks again.
+    /// The policy that allowed them; the runtime checks again.
     pub policy: &'a Policy,
-    /// Pid of the infra process whose namespaces the container joins, for a member of a pod.
+    /// For a member of a pod: pid of the infra process whose namespaces the container joins.
     pub host: Option<i32>,
     /// Address of the container's bridge.
     pub gateway: Ipv4Addr,
@@ -67,21 +67,21 @@ pub struct SpecContext<'a> {
     pub host_interface: &'a str,
     /// Address at which the daemon is reached from inside the container.
     pub host_address: Ipv4Addr,
-    /// Whether AppArmor is on and the profile is loaded.
+    /// Whether AppArmor is enabled and the profile is loaded.
     pub apparmor: bool,
-    /// Whether the container may not run without it.
+    /// Whether AppArmor is required.
     pub require_apparmor: bool,
     /// Whether this kernel can limit swap.
     pub counts_swap: bool,
-    /// Resource limits where the container says nothing.
+    /// Default resource limits.
     pub ulimits: &'a [Ulimit],
-    /// User and group ids of the host, as [`defaults::ids_of`](crate::runtime::defaults::ids_of) has them.
+    /// User and group ids of the host, in the form of [`defaults::ids_of`](crate::runtime::defaults::ids_of).
     pub ids: [&'a [(u32, u32)]; 2],
     /// Hooks.
     pub hooks: &'a HookSettings,
 }
 
-/// The document, as a JSON value: it holds keys that the `oci-spec` types cannot express.
+/// The document as a JSON value: it has keys that the `oci-spec` types cannot express.
 pub fn config_json(container: &Container, context: &SpecContext<'_>) -> Result<Value, OciSpecError> {
     let spec = SpecBuilder::default()
         .version("1.0.2")
@@ -109,7 +109,7 @@ pub fn config_json(container: &Container, context: &SpecContext<'_>) -> Result<V
         .annotations(annotations(container, context))
         .build()?;
     let stop_hook = hook(context, HookEvent::StopContainer)?;
-    // Converting plain data to a JSON value has no way to fail.
+    // Converting plain data to a JSON value cannot fail.
     let mut value = serde_json::to_value(spec).unwrap_or_default();
     value["hooks"]["stopContainer"] = json!([stop_hook]);
     value["linux"]["apparmorProfile"] = json!(APPARMOR_PROFILE);
@@ -151,7 +151,7 @@ fn process(container: &Container, context: &SpecContext<'_>) -> Result<oci_spec:
         .build()
 }
 
-/// Names that are stored were checked when they were.
+/// Stored names were checked before they were stored.
 fn rlimits(limits: &[Ulimit]) -> Result<Vec<PosixRlimit>, OciSpecError> {
     let known = limits
         .iter()
@@ -163,7 +163,7 @@ fn rlimits(limits: &[Ulimit]) -> Result<Vec<PosixRlimit>, OciSpecError> {
     known.map(rlimit).collect()
 }
 
-/// That of the row, and the name of the host, which shells and programs look for.
+/// The environment of the row, plus the host name, which shells and programs read.
 fn environment(container: &Container) -> Vec<String> {
     let mut env = container.spec.process.env.clone();
     if !env.iter().any(|entry| entry.starts_with("HOSTNAME=")) {
@@ -173,10 +173,10 @@ fn environment(container: &Container) -> Vec<String> {
     env
 }
 
-/// Shared memory of a size of its own, the user's file systems in memory, and bind mounts, in that order. Those that a
-/// read-only container has anyway give way to both.
+/// Shared memory with a custom size, the user's tmpfs mounts, and bind mounts, in that order. They override the default
+/// tmpfs mounts of a read-only container.
 fn mounts(options: &ContainerOptions, binds: &[Mount]) -> Result<Vec<Mount>, OciSpecError> {
-    // Checked when they were stored.
+    // Checked before they were stored.
     let mut all: Vec<Tmpfs> = options
         .tmpfs
         .iter()
@@ -209,12 +209,12 @@ fn mounts(options: &ContainerOptions, binds: &[Mount]) -> Result<Vec<Mount>, Oci
         .collect()
 }
 
-/// A value of the specification by the name it has in a document.
+/// The enum value for a name in an OCI document.
 fn named<T: DeserializeOwned>(name: &str) -> Option<T> {
     serde_json::from_value(json!(name)).ok()
 }
 
-/// The default set or the client's. Names that are stored were checked when they were.
+/// The default set or the client's. Stored names were checked before they were stored.
 fn capabilities(options: &ContainerOptions) -> HashSet<Capability> {
     match &options.capabilities {
         None => CAPABILITIES.into_iter().filter_map(named).collect(),
@@ -252,7 +252,7 @@ fn linux(container: &Container, context: &SpecContext<'_>) -> Result<oci_spec::r
     let [uids, gids] = context.ids;
     let groups = identity(gids)?;
     let sysctl = match context.host {
-        // Those of the network namespace that it joins are set already.
+        // The sysctls of the joined network namespace are already set.
         Some(_) => HashMap::new(),
         None => network_sysctls(&groups),
     };
@@ -269,21 +269,21 @@ fn linux(container: &Container, context: &SpecContext<'_>) -> Result<oci_spec::r
         .build()
 }
 
-/// In OCI, as in Docker, swap is counted together with the memory: as much as the memory is none.
+/// OCI, like Docker, counts swap together with memory: a value equal to the memory limit means no swap.
 fn memory(options: &ContainerOptions, counts_swap: bool) -> Result<oci_spec::runtime::LinuxMemory, OciSpecError> {
     let limit = options.memory_bytes.map_or(MEMORY_LIMIT, |bytes| bytes as i64);
     let memory = LinuxMemoryBuilder::default().limit(limit);
     match counts_swap {
         true => memory.swap(options.memory_swap.unwrap_or(limit)),
-        // The file is not there, and who writes it fails.
+        // The file does not exist, and writing it would fail.
         false => memory,
     }
     .build()
 }
 
-/// Low ports and ping for users other than root: in a network namespace of its own nobody else's are touched.
+/// Allows low ports and ping for non-root users; the container's own network namespace confines the effect.
 fn network_sysctls(groups: &[LinuxIdMapping]) -> HashMap<String, String> {
-    // The kernel refuses a range with a group that the user namespace does not have.
+    // The kernel refuses a range with a group that is not mapped in the user namespace.
     let ends = groups
         .iter()
         .map(|groups| groups.container_id().saturating_add(groups.size()));
@@ -294,8 +294,8 @@ fn network_sysctls(groups: &[LinuxIdMapping]) -> HashMap<String, String> {
     ])
 }
 
-/// All of its own; or those that the containers of a pod share by the paths of the one that holds them, the user
-/// namespace first, because the others belong to it.
+/// New namespaces; or for a member of a pod, paths to the shared ones of the infra container, the user namespace first
+/// because it owns the others.
 fn namespaces(host: Option<i32>) -> Result<Vec<LinuxNamespace>, OciSpecError> {
     use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network, Pid, User, Uts};
     let own = |kind| LinuxNamespaceBuilder::default().typ(kind).build();
@@ -333,10 +333,10 @@ fn seccomp(options: &ContainerOptions) -> Result<LinuxSeccomp, OciSpecError> {
         .build()
 }
 
-/// A report to the hook listener with the container's own certificate.
+/// A hook that reports to the hook listener with the container's own certificate.
 ///
-/// `createContainer` runs in the container's network namespace and needs an address that is reachable from there; all
-/// others use `localhost`, which stays right when the host's address changes.
+/// `createContainer` runs in the container's network namespace and needs an address reachable from there; all others
+/// use `localhost`, which stays valid when the host's address changes.
 fn hook(context: &SpecContext<'_>, event: HookEvent) -> Result<Hook, OciSpecError> {
     let host = match event {
         HookEvent::CreateContainer => context.host_address.to_string(),
@@ -353,7 +353,7 @@ fn hook(context: &SpecContext<'_>, event: HookEvent) -> Result<Hook, OciSpecErro
     )
 }
 
-/// The request for the container's certificate, with the shared hook client pair.
+/// The hook that requests the container's certificate, with the shared hook client pair.
 fn certificate_hook(context: &SpecContext<'_>) -> Result<Hook, OciSpecError> {
     let url = format!("https://localhost:{}/v1/pki/sign", context.hooks.ca_port);
     let dir = &context.hooks.cert_dir;
@@ -488,7 +488,7 @@ mod tests {
         config_json(&c, &context).unwrap()
     }
 
-    /// Sets of capabilities have no order of their own.
+    /// Sorts sets of capabilities, which are unordered.
     fn sorted(mut value: Value) -> Value {
         for set in ["bounding", "permitted", "effective"] {
             if let Value::Array(names) = &mut value["process"]["capabilities"][set] {

@@ -1,4 +1,4 @@
-//! Start: of a created container, and again of a stopped one.
+//! Start: of a created container, and restart of a stopped one.
 
 use std::sync::Arc;
 
@@ -9,19 +9,19 @@ use crate::model::{Container, ContainerState, Kind, Operation, Retries, retries}
 use crate::observe::metrics::Verb;
 use crate::ops::conditions::{ConditionType, Failure};
 
-/// Who wants a container to run.
+/// Who starts a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Starter {
-    /// A request. What the restart policy has counted ends with it, and so does an earlier stop.
+    /// A request. It resets the restart counter and an earlier stop.
     User,
-    /// The restart policy, which counts.
+    /// The restart policy, which counts its tries.
     Policy,
 }
 
 impl Starter {
     fn note(self, c: &mut Container) {
         match self {
-            // The starts of infra containers are counted by the pod controller.
+            // The pod controller counts the starts of infra containers.
             _ if c.is_infra() => c.journal.stopped_by_user = false,
             Self::User => {
                 c.journal.stopped_by_user = false;
@@ -34,14 +34,14 @@ impl Starter {
 }
 
 impl ContainerService {
-    /// Releases the process; returns the id. A stopped container is created again first.
+    /// Releases the process; returns the id. A stopped container is first created again.
     pub async fn start(&self, parameter: &str) -> Result<String, ContainerError> {
         let container = self.find(parameter)?;
         refuse_managed(&container, parameter, "operation", "start")?;
         self.start_found(container, parameter).await
     }
 
-    /// The same for everybody who may start it.
+    /// The start itself, without the check for a managing bottle.
     pub(super) async fn start_found(
         &self,
         container: Arc<Container>,
@@ -51,7 +51,7 @@ impl ContainerService {
         self.detached(Verb::ContainerStart, async move {
             let id = container.id.clone();
             let _lock = service.0.locks.lock(&id).await;
-            // It may have gone while this waited for its turn.
+            // It may have been removed while this waited for the lock.
             let container = service.find(&id).map_err(|_| ContainerError::NotFound(parameter))?;
             transitions::check_allowed("start", &container)?;
             service.bring_up(&container, Starter::User).await?;
@@ -61,7 +61,7 @@ impl ContainerService {
         .await
     }
 
-    /// What a start does, under the container's lock; clients can read why it failed.
+    /// Starts a container under its lock, and records a failure for clients to read.
     pub(super) async fn bring_up(&self, container: &Container, starter: Starter) -> Result<(), ContainerError> {
         let done = self.try_to_bring_up(container, starter).await;
         let (conditions, subject) = (&self.0.services.conditions, (Kind::Container, &container.id[..]));
@@ -81,7 +81,7 @@ impl ContainerService {
     async fn try_to_bring_up(&self, container: &Container, starter: Starter) -> Result<(), ContainerError> {
         if let Err(taken) = self.hold_ports(container) {
             if starter == Starter::Policy {
-                // It was a try, and the next one comes later.
+                // The try counts, and delays the next one.
                 self.update(&container.id, move |c| {
                     starter.note(c);
                     Ok(())
@@ -118,12 +118,12 @@ impl ContainerService {
                 self.follow_ports().await?;
             }
         }
-        // Between the first time and the row that wants them, the change of another container may have let them go.
+        // A change of another container may have released the ports before the row claimed them.
         self.hold_ports(container)?;
         self.release(&container.id).await
     }
 
-    /// The restart's first half. A failure leaves the container stopped, with all that it owns.
+    /// The first half of a restart. On failure the container stays stopped and keeps everything it owns.
     async fn create_again(&self, container: &Container, starter: Starter) -> Result<(), ContainerError> {
         let row = self
             .update(&container.id, move |c| {
@@ -160,8 +160,8 @@ impl ContainerService {
         Err(error)
     }
 
-    /// Of a member whose program could not be executed: the restart policy of its pod tries again, as the kubelet does, and
-    /// what was never started is nobody's there.
+    /// For a member whose program could not be executed: the restart policy of its pod retries, as the kubelet does,
+    /// but ignores containers that were never started.
     async fn count_as_run(&self, id: &str) {
         let counted = self.update(id, |c| {
             if c.role.pod().is_some() && c.status.state == ContainerState::Stopped {
@@ -175,11 +175,11 @@ impl ContainerService {
     }
 
     pub(super) async fn release(&self, id: &str) -> Result<(), ContainerError> {
-        // The profile is applied when the program is executed, which may be long after the create.
+        // The profile is applied at exec, which may be long after the create.
         self.confinement().await?;
         let started = self.0.services.runtime.start(id).await;
         if let Err(source) = started {
-            // A program that cannot be executed ends the container with 126 or 127; the runtime has recorded that.
+            // A program that cannot be executed ends the container with 126 or 127, as recorded by the runtime.
             if self.settle_exit(id).await {
                 self.count_as_run(id).await;
             }
@@ -192,7 +192,7 @@ impl ContainerService {
         self.update(id, move |c| {
             let now = Timestamp::now();
             transitions::running(c, process, now);
-            // One that has ended already was started all the same.
+            // A process that has already ended was started nevertheless.
             c.status.started_at.get_or_insert(now);
             Ok(())
         })

@@ -1,4 +1,4 @@
-//! Stop: the signal, KILL after the grace period, and the exit recorded.
+//! Stop: sends the signal, sends KILL after the grace period, and records the exit.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,19 +11,18 @@ use crate::observe::metrics::Verb;
 use crate::ops::conditions::ConditionType;
 use crate::runtime::StopRequest;
 
-/// How long a stop waits until the end of a container is recorded that ended by itself: longer than a dead monitor is
-/// waited for.
+/// How long a stop waits for the record of an exit that happened by itself; longer than the wait for a dead monitor.
 const RECORD_LIMIT: Duration = Duration::from_secs(5);
 
 impl ContainerService {
-    /// Ends the process of a running container for its user, so that no restart policy starts it again; returns the id.
+    /// Stops a running container for its user, so that no restart policy restarts it; returns the id.
     pub async fn stop(&self, parameter: &str) -> Result<String, ContainerError> {
         let container = self.find(parameter)?;
         refuse_managed(&container, parameter, "operation", "stop")?;
         self.stop_found(container, parameter).await
     }
 
-    /// The same for everybody who may stop it.
+    /// The stop itself, without the check for a managing bottle.
     pub(super) async fn stop_found(
         &self,
         container: Arc<Container>,
@@ -35,7 +34,7 @@ impl ContainerService {
             let _lock = service.0.locks.lock(&id).await;
             service.find(&id).map_err(|_| ContainerError::NotFound(parameter))?;
             let snapshot = service.snapshot();
-            // Before the end, which the restart policy sees.
+            // Set this before the process ends, because the end triggers the restart policy.
             let awaits_restart = service
                 .update(&id, move |c| {
                     let awaits_restart = restart_policy::due(c, &snapshot, Timestamp::now()).is_some();
@@ -46,7 +45,7 @@ impl ContainerService {
                     Ok(awaits_restart)
                 })
                 .await?;
-            // Nobody tries any more.
+            // No more restarts are due.
             let conditions = &service.0.services.conditions;
             conditions.clear((Kind::Container, &id), ConditionType::Started);
             if awaits_restart {
@@ -60,7 +59,7 @@ impl ContainerService {
         .await
     }
 
-    /// Whoever calls this holds the lock of the container and has seen it run.
+    /// Ends the process. The caller holds the lock of the container and has seen it run.
     pub(super) async fn end_process(&self, id: &str) -> Result<(), ContainerError> {
         let request = stop_request(&self.find(id)?.spec.options);
         let stopped = self.0.services.runtime.stop(id, &request).await;
@@ -69,14 +68,14 @@ impl ContainerService {
         }
         let row = self.find(id)?;
         self.unpublish(&row).await;
-        // It may have ended by itself a moment before: what was asked for is the case.
+        // It may have just ended by itself: then the stop has succeeded.
         match (stopped, self.find(id)?.status.process.clone()) {
             (Err(source), Some(process)) if process.is_alive() => Err(ContainerError::Runtime {
                 step: "stop failed",
                 source,
             }),
             (Err(_), Some(process)) => {
-                // The row is going to say so; whoever waits for the stop wants to see it.
+                // The exit is about to be recorded; clients expect to see it when the stop returns.
                 let _ = tokio::time::timeout(RECORD_LIMIT, self.ended(id, &process, process.parent())).await;
                 Ok(())
             }
@@ -85,7 +84,7 @@ impl ContainerService {
     }
 }
 
-/// What the container's creator chose, else the defaults of the contract.
+/// The choice of the container's creator, else the defaults of the contract.
 fn stop_request(options: &ContainerOptions) -> StopRequest {
     let default = StopRequest::default();
     StopRequest {

@@ -1,7 +1,7 @@
-//! The life cycle as a table: what an event does to a row, and in which states it may come (`docs/spec/api.md` 16).
+//! The state machine: how events change a row, and in which states they are valid (`docs/spec/api.md` 16).
 //!
-//! Pure. The new state follows from the event and never from the text of a report; within one run it never goes back,
-//! so reports that arrive twice or late are harmless.
+//! Pure. The new state depends on the event and never on the text of a report; within one run it never moves backward,
+//! so duplicate or late reports are harmless.
 
 use jiff::Timestamp;
 
@@ -9,7 +9,7 @@ use super::ContainerError;
 use crate::model::{Container, ContainerState, Exit, Health, Operation, ProcessId};
 use crate::runtime::hook::HookEvent;
 
-/// Exit of a run whose end nobody saw.
+/// The exit of a run whose end was not seen.
 pub fn unseen_exit() -> Exit {
     Exit {
         code: -1,
@@ -18,7 +18,7 @@ pub fn unseen_exit() -> Exit {
     }
 }
 
-/// Applies a report of the runtime. `process` is what `state.json` says, `exit` what the report says.
+/// Applies a report of the runtime. `process` comes from `state.json`, `exit` from the report.
 pub fn apply_event(
     c: &mut Container,
     event: HookEvent,
@@ -33,19 +33,19 @@ pub fn apply_event(
         }
         (HookEvent::CreateContainer, Creating) => created(c, process, now),
         (HookEvent::Poststart, Created) => running(c, process, now),
-        // The process ended before this was reported.
+        // The process ended before this report arrived.
         (HookEvent::Poststart, Stopped) => c.status.started_at = Some(now),
         (HookEvent::StopContainer, Created | Running | Stopped) => stopped(c, exit, now),
-        // A late word of the previous run, while the container is being made again.
+        // A late report of the previous run, while the container is being created again.
         (HookEvent::StopContainer, Creating) if c.journal.operation == Some(Operation::Restart) => {}
-        // The removal in progress takes the row away itself, as its last step.
+        // The removal in progress deletes the row itself, as its last step.
         (HookEvent::Poststop, Creating | Created | Stopped) => {}
         (event, state) => return Err(ContainerError::UnexpectedEvent { event, state }),
     }
     Ok(())
 }
 
-/// The runtime has set the container up. Exit information of the previous run ends here.
+/// The runtime has created the container. Clears the exit of the previous run.
 pub fn created(c: &mut Container, process: Option<ProcessId>, now: Timestamp) {
     if c.status.state != ContainerState::Creating {
         return;
@@ -72,7 +72,7 @@ pub fn running(c: &mut Container, process: Option<ProcessId>, now: Timestamp) {
     (c.status.health_failure, c.status.readiness_failure, c.status.ready_at) = (None, None, None);
 }
 
-/// The process ended. A second report of the same end replaces what was guessed, never what was known.
+/// The process ended. A second report of the same end replaces an assumed exit, never a known one.
 pub fn stopped(c: &mut Container, exit: Exit, now: Timestamp) {
     let known = c.status.exit.as_ref().is_some_and(|e| e.code != -1);
     if c.status.state == ContainerState::Stopped && (known || exit.code == -1) {
@@ -88,7 +88,7 @@ pub fn stopped(c: &mut Container, exit: Exit, now: Timestamp) {
     c.status.exit = Some(exit);
 }
 
-/// That process ended, which somebody saw who holds no lock: a row that is of another run by now is left alone.
+/// That process ended, reported without the lock: a row that has a newer run stays unchanged.
 pub fn ended(c: &mut Container, process: &ProcessId, exit: Exit, now: Timestamp) {
     if c.status.process.as_ref() == Some(process) && c.status.state != ContainerState::Creating {
         stopped(c, exit, now);

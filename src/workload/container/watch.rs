@@ -1,8 +1,8 @@
-//! Exits nobody reported: a descriptor of every process that lives, and what to do when it ends.
+//! Unreported exits: watches a descriptor of every living process and handles its end.
 //!
-//! The runtime's monitor reports an exit through the stopContainer hook. This is the fallback for a report that is lost
-//! (a monitor that was killed, a daemon that was down). It reads what the monitor wrote into `state.json`, and only
-//! when nothing is known records [`unseen_exit`](super::transitions::unseen_exit).
+//! The runtime's monitor reports exits through the stopContainer hook. This is the fallback for lost reports (the
+//! monitor was killed, the daemon was down). It reads the monitor's record in `state.json`, and records
+//! [`unseen_exit`](super::transitions::unseen_exit) only if there is none.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -18,13 +18,13 @@ use super::{ContainerError, ContainerService, transitions};
 use crate::model::{ContainerState, Exit, ProcessId};
 use crate::runtime::state::Status;
 
-/// How long to wait for the report of an exit whose monitor is gone or unknown: it may be on its way.
+/// How long to wait for an exit report whose monitor is gone or unknown: it may be under way.
 const REPORT_GRACE: Duration = Duration::from_secs(3);
-/// How long to wait for a monitor that still lives. It writes the exit down in milliseconds, but a machine may be busy.
+/// How long to wait for a living monitor. It writes the exit within milliseconds, but a machine may be busy.
 const MONITOR_LIMIT: Duration = Duration::from_secs(60);
-/// How often is looked for that, at least.
+/// Longest pause between checks for the report.
 const REPORT_PAUSE: Duration = Duration::from_millis(100);
-/// How often an exit is tried to be recorded.
+/// Longest pause between tries to record an exit.
 const RECORD_PAUSE: Duration = Duration::from_secs(2);
 
 /// The watched process of each container.
@@ -40,7 +40,7 @@ impl Drop for Watched {
 }
 
 impl ContainerService {
-    /// Watches the process of the row, if it has one. Asking twice is harmless.
+    /// Watches the process of the row, if it has one. Repeated calls are harmless.
     pub(super) fn watch(&self, id: &str) {
         let Some(process) = self
             .snapshot()
@@ -57,7 +57,7 @@ impl ContainerService {
         {
             return;
         }
-        // A weak handle: a watch must not keep the service alive.
+        // A weak handle, so that a watch does not keep the service alive.
         let (service, name, identity) = (std::sync::Arc::downgrade(&self.0), id.to_owned(), process.clone());
         let task = tokio::spawn(async move {
             let monitor = identity.parent();
@@ -84,8 +84,8 @@ impl ContainerService {
         }
     }
 
-    /// The process is gone: waits for the report of its monitor, then records the exit that the monitor wrote into
-    /// `state.json`. If no report can come any more, or none comes for too long, the exit status is unknown.
+    /// The process is gone: waits for its monitor's report, then records the exit in `state.json`. If no report can
+    /// come any more, or none comes in time, the exit status is unknown.
     pub(super) async fn ended(&self, id: &str, process: &ProcessId, monitor: Option<ProcessId>) {
         let since = tokio::time::Instant::now();
         let mut pause = Duration::from_millis(5);
@@ -114,7 +114,7 @@ impl ContainerService {
                 return;
             }
             tokio::time::sleep(pause).await;
-            // It goes on until the row says so, also when the row cannot be written for long.
+            // Continues until the row is updated, even if the row cannot be written for a long time.
             pause = (pause * 2).min(if is_late { RECORD_PAUSE } else { REPORT_PAUSE });
         }
     }
@@ -124,7 +124,7 @@ impl ContainerService {
         state.filter(|s| s.status == Status::Stopped).and_then(|s| s.exit())
     }
 
-    /// Records an exit that the runtime has written down. Whether there was one.
+    /// Records the exit that the runtime has written. Returns whether there was one.
     pub(super) async fn settle_exit(&self, id: &str) -> bool {
         let Some(exit) = self.exit_on_file(id).await else {
             return false;
@@ -133,8 +133,8 @@ impl ContainerService {
         true
     }
 
-    /// Records the end of a process that had no monitor of ours: the original's runtime started it, and nobody knows its
-    /// exit status.
+    /// Records the end of a process without a monitor of ours: the original's runtime started it, and its exit status
+    /// is unknown.
     pub(super) async fn settle_unseen(&self, id: &str) {
         let row = self.snapshot().containers().get(id).cloned();
         if row
@@ -145,7 +145,7 @@ impl ContainerService {
         }
     }
 
-    /// Records the exit of the run that the row is of. The caller holds the lock of the container.
+    /// Records the exit of the row's current run. The caller holds the lock of the container.
     async fn record_exit(&self, id: &str, exit: Exit) {
         let recorded = self.update(id, move |c| {
             if c.status.state != ContainerState::Creating {
@@ -156,8 +156,8 @@ impl ContainerService {
         is_recorded(id, recorded.await);
     }
 
-    /// Records the end of that process, for one who holds no lock: the container may run anew by now. Whether there is
-    /// nothing left to do.
+    /// Records the end of that process without the lock: the container may run anew by now. Returns whether nothing is
+    /// left to do.
     async fn record_end(&self, id: &str, process: ProcessId, exit: Exit) -> bool {
         let recorded = self.update(id, move |c| {
             transitions::ended(c, &process, exit, Timestamp::now());
@@ -167,7 +167,7 @@ impl ContainerService {
     }
 }
 
-/// Whether it is, or nobody is there any more to record it of.
+/// Whether the exit is recorded, or its container is gone.
 fn is_recorded(id: &str, recorded: Result<(), ContainerError>) -> bool {
     match recorded {
         Ok(()) | Err(ContainerError::NotFound(_)) => true,
@@ -178,7 +178,7 @@ fn is_recorded(id: &str, recorded: Result<(), ContainerError>) -> bool {
     }
 }
 
-/// Returns when the process is gone; at once when it is already.
+/// Returns when the process is gone, at once if it already is.
 pub(super) async fn wait_for_end(process: &ProcessId) {
     if let Some(fd) = process.pidfd() {
         // SAFETY: an `OwnedFd` names one open file description for as long as it lives, and the `AsyncFd` owns it.
@@ -190,7 +190,7 @@ pub(super) async fn wait_for_end(process: &ProcessId) {
             }
         }
     }
-    // Gone, or there is no descriptor for it.
+    // The process is gone, or has no descriptor.
     while process.is_alive() {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

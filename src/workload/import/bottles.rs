@@ -1,7 +1,7 @@
 //! `bsm.json`: bottles (`docs/spec/storage.md` 3.6). Pure.
 //!
-//! A container that is gone stays entered: our bottle is then `abnormal`, which is how a client sees that something of it
-//! is missing, and its start says which.
+//! A container that no longer exists stays listed: our bottle is then `abnormal`, which tells clients that a part is
+//! missing, and starting it says which.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::json::{Time, nullable, version_0_1};
-use crate::model::{Bottle, BottleService, Condition, Container, Dependency};
+use crate::model::{Bottle, BottleService, Condition, Container, ContainerRequest, Dependency};
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Stored {
@@ -55,7 +55,7 @@ struct Entry {
     depends_on: Vec<String>,
 }
 
-/// The policies themselves are in their own store; here only the id counts.
+/// The policies themselves are in their own store; only the id is read here.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Policy {
@@ -70,12 +70,12 @@ struct Policy {
 }
 
 impl Stored {
-    /// Whether there is such a bottle.
+    /// Whether the bottle exists.
     pub(super) fn has(&self, id: &str) -> bool {
         self.bottles.contains_key(id)
     }
 
-    /// The bottle that a policy came with.
+    /// The bottle that a policy belongs to.
     pub(super) fn owner_of(&self, policy: &str) -> Option<String> {
         let has_policy = |(_, bottle): &(&String, &Record)| bottle.policies.iter().any(|p| p.id == policy);
         self.bottles.iter().find(has_policy).map(|(id, _)| id.clone())
@@ -92,7 +92,7 @@ impl Stored {
                     ));
                 }
             }
-            // A service that the order leaves out would never be started, one that it makes up cannot be.
+            // A service that is missing from the order would never be started, and an unknown one in it cannot be.
             let mut start_order: Vec<String> = Vec::new();
             for name in record.start_order.iter().chain(record.services.keys()) {
                 if record.services.contains_key(name) && !start_order.contains(name) {
@@ -131,13 +131,16 @@ fn service(entry: &Entry) -> BottleService {
         }
     }
     BottleService {
-        image: entry.image.clone(),
-        command: entry.command.clone(),
-        env: entry.env.clone(),
-        ports: entry.ports.clone(),
-        mounts: entry.mount.clone(),
-        network: entry.network.clone(),
-        tty: entry.tty,
+        request: ContainerRequest {
+            image: entry.image.clone(),
+            command: entry.command.clone(),
+            env: entry.env.clone(),
+            ports: entry.ports.clone(),
+            mounts: entry.mount.clone(),
+            network: entry.network.clone(),
+            tty: entry.tty,
+            ..ContainerRequest::default()
+        },
         depends_on,
     }
 }

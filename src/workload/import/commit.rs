@@ -1,6 +1,6 @@
-//! The one transaction. The original checked uniqueness outside of its locks or not at all, so its stores can hold what
-//! ours cannot: two containers of a name, two publishers of a port. Of two the first keeps what they fight for; the other
-//! one stays, without it, and that is told.
+//! The single transaction. The original checked uniqueness outside its locks or not at all, so its stores can hold
+//! conflicts that ours cannot: two containers with the same name, two publishers of a port. The first one keeps the
+//! claim; the other one is imported without it, with a warning.
 
 use std::collections::BTreeSet;
 
@@ -8,10 +8,10 @@ use super::{Rows, tail};
 use crate::model::{Attachment, Bottle, Claim, Container, Import, Record, Service, Taken, Txn};
 use crate::store::StoreError;
 
-/// More claims than any record can have to give up: each host port of both protocols, and some.
+/// More than the number of claims that any record can have to give up: each host port of both protocols, and some.
 const TRIES: usize = 200_000;
 
-/// Puts everything, and the record with all warnings last.
+/// Inserts all rows, and last the import record with all warnings.
 pub(super) fn write(t: &mut Txn, rows: Rows, mut record: Import) -> Result<Import, StoreError> {
     let warnings = &mut record.warnings;
     for network in rows.networks {
@@ -48,7 +48,7 @@ pub(super) fn write(t: &mut Txn, rows: Rows, mut record: Import) -> Result<Impor
     if let Some(settings) = rows.settings {
         fit(t, settings, warnings, |_, _| None);
     }
-    // The only one of its kind, and it claims nothing.
+    // The only record of its kind, and it has no claims.
     t.put(record.clone())
         .map_err(|taken| StoreError::Commit(taken.into()))?;
     Ok(record)
@@ -57,7 +57,7 @@ pub(super) fn write(t: &mut Txn, rows: Rows, mut record: Import) -> Result<Impor
 fn put_containers(t: &mut Txn, rows: Vec<Container>, warnings: &mut Vec<String>) {
     let ids: BTreeSet<String> = rows.iter().map(|c| c.id.clone()).collect();
     for mut container in rows {
-        // An id cannot be given up, so whoever is called like it does.
+        // An id cannot be given up, so the record whose name equals it gives up the name.
         if ids.contains(&container.name) && container.name != container.id {
             let said = format!("the name {} is another container's id", container.name);
             container.name = format!("{}-{}", container.name, container.id);
@@ -94,7 +94,7 @@ fn settle_container(container: &mut Container, claim: &Claim) -> Option<String> 
 
 fn settle_bottle(bottle: &mut Bottle, claim: &Claim) -> Option<String> {
     match claim {
-        // Somebody else has the name of a container that it never got.
+        // Another object has the name of a container that this bottle never got.
         Claim::ContainerName(name) => {
             let service = name.strip_prefix(&format!("{}-", bottle.name))?.to_owned();
             bottle.containers.insert(service.clone(), String::new());
@@ -122,7 +122,7 @@ fn settle_service(service: &mut Service, claim: &Claim) -> Option<String> {
     }
 }
 
-/// Puts a record, giving up one claim after the other that somebody else has. `give_up` says what that leads to.
+/// Inserts a record and gives up, one by one, claims that other records hold. `give_up` describes the consequence.
 fn fit<R: Record>(
     t: &mut Txn,
     mut record: R,

@@ -1,7 +1,7 @@
 //! `csm.json`: containers (`docs/spec/storage.md` 3.1). Pure.
 //!
-//! The store has neither environment nor mounts nor working directory; they are taken from the container's config.json,
-//! and from its image when that cannot be read.
+//! The store has no environment, mounts or working directory; they are taken from the container's config.json, or from
+//! its image if that cannot be read.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ use crate::runtime::dir::valid_id;
 use crate::runtime::state::{REASON_COMPLETED, REASON_ERROR};
 use crate::workload::container::unseen_exit;
 
-/// Begins the ids of containers that run a step of a build. Such a container is of no use without the build.
+/// Prefix of the ids of containers that run a build step. Such a container is useless without the build.
 const BUILD: &str = "build-";
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -59,13 +59,13 @@ struct Record {
     stopped_at: Time,
     #[serde(rename = "finished_at")]
     finished_at: Time,
-    // Never filled by the original.
+    // The original never set it.
     labels: Value,
     annotations: Value,
     attempt: u64,
 }
 
-/// What else a row is made from.
+/// The other inputs of a row.
 pub(super) struct Around<'a> {
     pub seen: &'a Seen,
     pub images: &'a [Image],
@@ -86,7 +86,7 @@ impl Stored {
         self.kept().any(|(kept, _)| kept == id)
     }
 
-    /// An id becomes part of paths, so one that the original cannot have given is no container.
+    /// An id becomes part of paths, so skip containers with an id that the original cannot have assigned.
     fn kept(&self) -> impl Iterator<Item = (&String, &Record)> {
         self.containers
             .iter()
@@ -104,7 +104,7 @@ impl Stored {
     }
 }
 
-/// Members of a pod whose process is in the network namespace of the pod's infra container belong to that process.
+/// Members of a pod that are in the network namespace of the pod's infra container are bound to its process.
 fn join(rows: &mut [Container], seen: &Seen) {
     let network = |c: &Container| seen.get(&c.id).and_then(|looks| looks.network);
     let infra: BTreeMap<String, (ProcessId, (u64, u64))> = rows
@@ -178,7 +178,7 @@ fn row(id: &str, record: &Record, around: &Around<'_>, warnings: &mut Vec<String
     row
 }
 
-/// The original knows infra containers by their names alone.
+/// The original identifies infra containers by name only.
 fn role(record: &Record, around: &Around<'_>) -> Role {
     let bottle = || text(&record.bottle_id).filter(|bottle| around.bottles.has(bottle));
     match text(&record.pod_id) {
@@ -188,7 +188,7 @@ fn role(record: &Record, around: &Around<'_>) -> Role {
     }
 }
 
-/// What an operator should know of a container.
+/// Warns about facts an operator should know.
 fn tell(
     record: &Record,
     looks: &Looks,
@@ -228,7 +228,7 @@ fn mounts(looks: &Looks) -> Vec<String> {
         .collect()
 }
 
-/// Where the container is in its life, by its record and what was seen.
+/// The state of the container, from its record and the findings.
 fn life(record: &Record, looks: &Looks) -> (ContainerState, Option<ProcessId>, Option<Exit>) {
     let ended = |exit: Exit| (ContainerState::Stopped, None, Some(exit));
     let failed = |message: &str| Exit {
@@ -258,7 +258,7 @@ fn recorded(record: &Record) -> Exit {
     }
 }
 
-/// What ran and is going to run: always as the runtime's root, as the original has it.
+/// The process that ran and will run again: always as the runtime's root, as in the original.
 fn process_spec(record: &Record, looks: &Looks, image: Option<&ImageRunConfig>) -> ProcessSpec {
     let of_image = ImageRunConfig::default();
     let of_image = image.unwrap_or(&of_image);

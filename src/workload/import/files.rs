@@ -1,4 +1,4 @@
-//! The files of the original's stores, and its locks. The only place that reads them.
+//! The files of the original's stores, and its locks. The only module that reads them.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -22,24 +22,24 @@ const STORES: [&str; 7] = [
     "ipam.json",
     "npm.json",
 ];
-/// Companions of the policies' store: what is committed, and what a revert that was cut off has put aside. `.tmp` is
-/// never read: what is in it was never true.
+/// Companions of the policies' store: the committed state, and the backup of an interrupted revert. `.tmp` is never
+/// read, because its content was never in force.
 const COMPANIONS: [&str; 2] = ["npm.json.running", "npm.json.org"];
 
-/// The content of all files that are there, by name.
+/// The content of all existing files, by name.
 #[derive(Debug, Default)]
 pub(super) struct Files {
     pub directory: PathBuf,
     pub contents: BTreeMap<String, Vec<u8>>,
 }
 
-/// The original's locks. As long as this lives, no operation of the original gets anywhere.
+/// The original's locks. While this lives, all operations of the original are blocked.
 #[derive(Debug)]
 pub(super) struct Locks {
     _files: Vec<File>,
 }
 
-/// Takes the locks and reads everything; `None` when there is no store.
+/// Takes the locks and reads everything; `None` if there is no store.
 #[expect(clippy::disallowed_methods, reason = "the error names the file already")]
 pub(super) fn open(directory: &Path) -> Result<Option<(Locks, Files)>, ImportError> {
     let locks = lock(directory)?;
@@ -52,7 +52,7 @@ pub(super) fn open(directory: &Path) -> Result<Option<(Locks, Files)>, ImportErr
             Err(error) => return Err(ImportError::Read { path, error }),
         }
     }
-    // Beside the real one it is what a revert that succeeded did not get to remove.
+    // If the real file exists, this is a leftover of a successful revert.
     if contents.contains_key("npm.json") {
         contents.remove("npm.json.org");
     }
@@ -87,7 +87,7 @@ fn lock(directory: &Path) -> Result<Locks, ImportError> {
 }
 
 impl Files {
-    /// What was read, for the record.
+    /// The files that were read, for the record.
     pub fn sources(&self) -> Vec<ImportedFile> {
         let file = |(name, content): (&String, &Vec<u8>)| ImportedFile {
             name: name.clone(),

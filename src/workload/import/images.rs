@@ -1,4 +1,4 @@
-//! `ilm.json`: images (`docs/spec/storage.md` 3.3). Pure, but for the adoption of their files.
+//! `ilm.json`: images (`docs/spec/storage.md` 3.3). Pure, except for the adoption of their files.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -36,7 +36,7 @@ struct Record {
     created_at: Time,
 }
 
-/// The row's id for an image as the original's records name it; `None` for one that no client can name.
+/// The row's id for an image as the original's records name it; `None` if no client can name it.
 pub(super) fn image(repository: &str, reference: &str) -> Option<ImageRef> {
     let mark = if reference.contains(':') { '@' } else { ':' };
     ImageRef::parse(&format!("{repository}{mark}{reference}")).ok()
@@ -66,7 +66,7 @@ impl Stored {
     }
 }
 
-/// The rows of the images that are whole. Their files are in the image store afterwards.
+/// The rows of the complete images. Afterwards their files are in the image store.
 pub(super) async fn adopt(
     stored: &Stored,
     images: &ImageService,

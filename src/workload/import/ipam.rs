@@ -40,7 +40,7 @@ struct DnsProxy {
 struct Pool {
     interface: String,
     subnet: Ipv4Net,
-    /// Address of the bridge, with the length of the prefix.
+    /// Address of the bridge, with the prefix length.
     address: Ipv4Net,
     #[serde(default, deserialize_with = "nullable")]
     allocations: BTreeMap<Ipv4Addr, Allocation>,
@@ -67,7 +67,7 @@ struct OldForward {
 }
 
 impl Stored {
-    /// What container networks are cut from.
+    /// The block that container networks are allocated from.
     pub(super) fn subnet(&self) -> Option<Ipv4Net> {
         self.runtime_subnet.map(|subnet| subnet.trunc())
     }
@@ -78,7 +78,7 @@ impl Stored {
         upstreams.map(|ip| SocketAddr::new(*ip, 53)).collect()
     }
 
-    /// The networks; their times keep them in the order of the pools.
+    /// The networks; their creation times preserve the order of the pools.
     pub(super) fn networks(&self, now: Timestamp) -> Vec<Network> {
         let network = |(n, pool): (usize, &Pool)| Network {
             name: pool.interface.clone(),
@@ -89,7 +89,7 @@ impl Stored {
         self.pools.iter().enumerate().map(network).collect()
     }
 
-    /// Place and published ports of a container.
+    /// Network address and published ports of a container.
     pub(super) fn place(&self, id: &str, warnings: &mut Vec<String>) -> (Option<Attachment>, Vec<Forward>) {
         let all = self
             .pools
@@ -121,7 +121,8 @@ impl Stored {
         (Some(place), forwards)
     }
 
-    /// Tells what is dropped, and what an operator should know. `keeps` says whether a container of that id becomes a row.
+    /// Warns about dropped entries and other facts an operator should know. `keeps` says whether a container becomes a
+    /// row.
     pub(super) fn check(&self, keeps: impl Fn(&str) -> bool, warnings: &mut Vec<String>) {
         for (n, pool) in self.pools.iter().enumerate() {
             for (address, allocation) in &pool.allocations {
@@ -144,7 +145,7 @@ impl Stored {
     }
 }
 
-/// A protocol as the original's users wrote it; empty is TCP.
+/// A protocol as users of the original wrote it; empty is TCP.
 pub(super) fn protocol(word: &str) -> Option<Protocol> {
     match &*word.to_ascii_lowercase() {
         "" | "tcp" => Some(Protocol::Tcp),

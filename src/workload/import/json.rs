@@ -1,5 +1,5 @@
-//! How the original writes JSON (`docs/spec/storage.md` 2), and how it is read: `null` and absent are empty, the year 1
-//! is never, unknown members are told and skipped. Pure.
+//! The JSON of the original (`docs/spec/storage.md` 2) and how we read it: `null` and absent are empty, the year 1 is
+//! never, unknown members are skipped with a warning. Pure.
 
 use std::collections::BTreeSet;
 
@@ -11,10 +11,10 @@ use serde_json::Value;
 use super::ImportError;
 use super::files::Files;
 
-/// How many unknown members of a file are named.
+/// How many unknown members of a file to name.
 const NAMED: usize = 8;
 
-/// Reads one of the files; `None` when it is not there.
+/// Reads one of the files; `None` if it does not exist.
 pub(super) fn parse<S: DeserializeOwned + Serialize>(
     files: &Files,
     name: &str,
@@ -29,7 +29,7 @@ pub(super) fn parse<S: DeserializeOwned + Serialize>(
     };
     let stored: S = serde_json::from_slice(content).map_err(broken)?;
     let said: Value = serde_json::from_slice(content).map_err(broken)?;
-    // What was understood can be written again; what is then missing was not.
+    // Serialise the parsed value again; members that are missing from the result were not understood.
     let understood = serde_json::to_value(&stored).map_err(broken)?;
     let mut unknown = BTreeSet::new();
     compare(&said, &understood, "", &mut unknown);
@@ -61,7 +61,7 @@ fn compare(said: &Value, understood: &Value, path: &str, unknown: &mut BTreeSet<
     }
 }
 
-/// `null` as the default.
+/// Reads `null` as the default.
 pub(super) fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(d: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(d)?.unwrap_or_default())
 }
@@ -83,7 +83,7 @@ pub(super) fn version_0_1<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::
     version(d, &["0.1.0"])
 }
 
-/// A time, or never.
+/// A time; the year 1 is `None`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Time(pub Option<Timestamp>);
 

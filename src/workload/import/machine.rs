@@ -1,10 +1,9 @@
-//! What the machine says of the original's containers: which live, and what their bundles say. The only place that looks
-//! at it, and the one that completes their state files.
+//! Inspects the machine for the original's containers: which of them run, and what their bundles contain. The only
+//! module that does this, and the one that completes their state files.
 //!
-//! The original wrote a pid and nothing that tells its process from a later one of the same number. So a process is
-//! believed to be the container's when it is in the container's cgroup, or when it is older than the state file that
-//! names it. What was found out is then written into the state file, in the members that our runtime has for it and the
-//! original ignores; from there on a pid that comes to mean something else deceives nobody.
+//! The original recorded only a pid, which may have been reused. So we accept a process as the container's if it is in
+//! the container's cgroup, or if it is older than the state file that names it. The result is then written to the state
+//! file, in the members that our runtime uses and the original ignores; from then on a reused pid is recognised.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -20,26 +19,26 @@ use crate::model::{Container, ContainerState, ProcessId};
 use crate::runtime::dir::ContainerDir;
 use crate::runtime::state::{RuntimeState, Status};
 
-/// How far the kernel's time of the start of a process and the clock may be apart.
+/// Tolerance between the kernel's start time of a process and the clock.
 const CLOCK_SLACK: Duration = Duration::from_secs(2);
 
-/// What there is of each container, by id.
+/// The findings on each container, by id.
 pub(super) type Seen = BTreeMap<String, Looks>;
 
-/// What there is of a container.
+/// The findings on a container.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Looks {
-    /// Whether its directory is there.
+    /// Whether its directory exists.
     pub directory: bool,
-    /// Its process, if it lives.
+    /// Its process, if it runs.
     pub process: Option<ProcessId>,
     /// The network namespace of that process: device and inode.
     pub network: Option<(u64, u64)>,
-    /// What its config.json says, if it can be read.
+    /// The content of its config.json, if it can be read.
     pub bundle: Option<Bundle>,
 }
 
-/// What is taken from a config.json.
+/// The parts of a config.json that are used.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs, reason = "members of the OCI runtime specification")]
@@ -69,7 +68,7 @@ pub(super) struct Mount {
     pub options: Vec<String>,
 }
 
-/// Looks at all of them: their ids and recorded pids.
+/// Inspects all of them, given their ids and recorded pids.
 pub(super) fn look<'a>(pids: impl Iterator<Item = (&'a String, i32)>, places: &Places) -> Seen {
     let looks = |(id, pid): (&String, i32)| (id.clone(), look_at(id, pid, places));
     pids.map(looks).collect()
@@ -103,7 +102,7 @@ fn is_member(procs: &Path, pid: i32) -> bool {
     text.lines().any(|line| line.trim().parse() == Ok(pid))
 }
 
-/// Whether a process was there when a file was written last.
+/// Whether a process existed when a file was last written.
 fn is_older_than(process: &ProcessId, file: &Path) -> bool {
     let written = fs_err::metadata(file).and_then(|m| m.modified());
     let (Ok(written), Some(started)) = (written, started_at(process)) else {
@@ -125,8 +124,8 @@ fn started_at(process: &ProcessId) -> Option<SystemTime> {
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs(boot.checked_add(since_boot)?))
 }
 
-/// Makes the state files say what was found out. Doing it again changes nothing. One that cannot be read is left as it is:
-/// the original does not replace them atomically, and the row says what is known.
+/// Writes the findings to the state files. Idempotent. A file that cannot be read is left unchanged: the original does
+/// not replace them atomically, and the row has the findings.
 pub(super) fn complete_states(root: &Path, containers: &[Container]) -> io::Result<()> {
     for container in containers {
         let dir = ContainerDir::new(root, &container.id);
@@ -153,7 +152,7 @@ fn completed(mut state: RuntimeState, container: &Container) -> RuntimeState {
             state.pid_start_time = Some(process.start_time);
             state.boot_id = Some(process.boot_id.clone());
         }
-        // Whatever has this pid now, it is not the container.
+        // Whatever process has this pid now, it is not the container.
         (None, ContainerState::Stopped) if state.status != Status::Stopped => {
             state.status = Status::Stopped;
             (state.pid, state.shim_pid) = (0, 0);

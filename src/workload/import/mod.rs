@@ -1,4 +1,4 @@
-//! The takeover of an installation of the original: its seven JSON stores become rows, once, at the first start
+//! The import of an installation of the original: its seven JSON stores become rows, once, at the first start
 //! (`docs/spec/storage.md` 13).
 //!
 //! ```text
@@ -7,14 +7,14 @@
 //!   -> parsed, all of them          (json, containers, ipam, images, pods, services, bottles, policies)
 //!   -> looked at the machine        (machine)   which of its containers live
 //!   -> rows                         (the same modules, pure)
-//!   -> images adopted, state files of the containers completed: right whoever goes on from here
+//!   -> images adopted, state files of the containers completed: harmless if the import stops here
 //!   -> one transaction              (commit)    rows and the record of the takeover, all or nothing
 //! ```
-//! A database is blank as long as nothing was ever committed to it; the takeover's own record ends that. So a takeover
-//! that is cut off anywhere begins from the beginning at the next start, and one that was committed is never repeated.
+//! A database is blank until the first commit; the import's own record ends that. So an import that is interrupted at
+//! any point is repeated from the beginning at the next start, and one that was committed is never repeated.
 //!
-//! What it never does: write to a JSON store, or remove anything. What of the machine (directories, links, rules)
-//! belongs to nothing that was taken over, the usual recovery removes afterwards.
+//! This module never writes to a JSON store or removes anything. Directories, links and rules on the machine that
+//! belong to nothing imported are removed later by the usual recovery.
 
 mod bottles;
 mod commit;
@@ -41,7 +41,7 @@ use crate::model::{Bottle, Container, Image, Import, Network, Pod, Policy, Polic
 use crate::ops::task::{Unfinished, blocking};
 use crate::store::{Store, StoreError};
 
-/// Why an installation was not taken over. Nothing was committed then.
+/// Why an installation was not imported. Nothing was committed.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     /// A store cannot be read.
@@ -49,14 +49,14 @@ pub enum ImportError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         error: std::io::Error,
     },
     /// A store is in use.
     #[error("{} is held by another process: the original daemon still runs; stop it first", .0.display())]
     Locked(PathBuf),
-    /// A store is not what the original writes, or of a version that is not known.
+    /// A store has an invalid format or an unknown version.
     #[error(
         "cannot take over {}: {message}; nothing was changed (repair the file, or move the JSON files away to begin \
          with nothing)", path.display()
@@ -64,7 +64,7 @@ pub enum ImportError {
     Broken {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and where.
+        /// The error and its position.
         message: String,
     },
     /// The image store failed.
@@ -76,37 +76,36 @@ pub enum ImportError {
     /// The transaction failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// File work ended unexpectedly.
+    /// A file task ended unexpectedly.
     #[error(transparent)]
     Task(#[from] Unfinished),
 }
 
-/// Where things are.
+/// Paths of the original.
 #[derive(Debug, Clone)]
 pub struct Places {
     /// Directory of the stores.
     pub stores: PathBuf,
     /// Directory of the container directories.
     pub containers: PathBuf,
-    /// Directory in which each container has a cgroup (v2).
+    /// Directory with a cgroup (v2) for each container.
     pub cgroups: PathBuf,
 }
 
-/// Takes over what is there, if this is the first start. Returns what an import has taken over, at this start or an
-/// earlier one; the daemon follows what the operator of the original had chosen. Nobody may sweep images or use the store
-/// meanwhile.
+/// Imports existing stores if this is the first start. Returns the import record of this start or an earlier one; the
+/// daemon follows the settings of the original that are in it. Nobody may prune images or use the store meanwhile.
 pub async fn run(places: &Places, store: &Store, images: &ImageService) -> Result<Option<Arc<Import>>, ImportError> {
     take_over(places, store, images).await?;
     Ok(store.snapshot().imports().get(Import::ID).cloned())
 }
 
-/// The takeover alone. `Ok` without doing anything when the database is not blank or there is no store.
+/// The import itself. Returns `Ok` and does nothing if the database is not blank or there is no store.
 pub async fn take_over(places: &Places, store: &Store, images: &ImageService) -> Result<(), ImportError> {
     if !store.snapshot().is_blank() {
         return Ok(());
     }
     let stores = places.stores.clone();
-    // The locks are held until the commit.
+    // Hold the locks until the commit.
     let Some((_locks, files)) = blocking(move || files::open(&stores)).await? else {
         return Ok(());
     };
@@ -150,11 +149,11 @@ struct Old {
     services: services::Stored,
     bottles: bottles::Stored,
     policies: policies::Stored,
-    /// What was last committed of the policies.
+    /// The policies of the last commit.
     committed: Option<policies::Stored>,
 }
 
-/// All that becomes of them.
+/// The result of the mapping.
 #[derive(Debug, Default)]
 struct Rows {
     networks: Vec<Network>,
@@ -179,7 +178,7 @@ impl Old {
             bottles: json::parse(files, "bsm.json", warnings)?.unwrap_or_default(),
             policies: match json::parse(files, "npm.json", warnings)? {
                 Some(policies) => policies,
-                // A revert was cut off.
+                // A revert was interrupted.
                 None => json::parse(files, "npm.json.org", warnings)?.unwrap_or_default(),
             },
             committed: json::parse(files, "npm.json.running", warnings)?,
@@ -215,7 +214,7 @@ impl Old {
     }
 }
 
-/// The end of an id or word, for names that must differ.
+/// The end of an id or word, to make names unique.
 fn tail(id: &str) -> &str {
     id.get(id.len().saturating_sub(8)..).unwrap_or(id)
 }

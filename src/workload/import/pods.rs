@@ -1,7 +1,7 @@
 //! `psm.json`: pods, templates, replica sets (`docs/spec/storage.md` 3.4). Pure.
 //!
-//! Our pods hold their template themselves, so a template that no pod and no set uses is dropped by not being looked at.
-//! Namespaces and their owner are not stored: they follow from the infra container's process, which was looked at.
+//! Our pods contain their template, so a template that no pod and no set uses is simply not read. Namespaces and their
+//! owner are not stored: they follow from the infra container's process, which was checked.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::json::{Time, nullable, version};
 use super::services::namespace;
 use crate::model::{
-    Pod, PodContainer, PodGoal, PodSpec, PodTemplate, ReplicaSet, RestartPolicy, Rollout, UpdateStrategy,
+    ContainerRequest, Pod, PodContainer, PodGoal, PodSpec, PodTemplate, ReplicaSet, RestartPolicy, Rollout,
+    UpdateStrategy,
 };
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -27,7 +28,7 @@ pub(super) struct Stored {
     replica_sets: BTreeMap<String, Set>,
 }
 
-/// The earlier ones lack templates and sets, nothing else.
+/// Earlier versions lack only templates and sets.
 fn version_0_3<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {
     version(d, &["0.1.0", "0.2.0", "0.3.0"])
 }
@@ -126,7 +127,7 @@ struct Set {
 struct SetSpec {
     name: String,
     namespace: String,
-    /// The original accepted any number and failed over a negative one later.
+    /// The original accepted any number, and a negative one failed later.
     replicas: i64,
     template_id: String,
     #[serde(deserialize_with = "nullable")]
@@ -134,8 +135,8 @@ struct SetSpec {
 }
 
 impl Stored {
-    /// What a pod is meant to be; `None` when there is no such pod. The original starts a pod again that its user did
-    /// not stop. One without a template has nothing to be made from: no controller touches it.
+    /// Desired state of a pod; `None` if there is no such pod. The original restarts a pod that its user did not stop.
+    /// A pod without a template cannot be recreated, so no controller touches it.
     pub(super) fn goal(&self, pod: &str) -> Option<PodGoal> {
         let record = self.pods.get(pod)?;
         Some(match &*record.state {
@@ -221,18 +222,21 @@ fn set_row(id: &str, set: &Set, template: &Template, now: Timestamp) -> ReplicaS
     }
 }
 
-/// The original starts members again that ended.
+/// The original restarts members that exited.
 fn spec(old: &TemplateSpec) -> PodSpec {
     let entry = |entry: &Entry| PodContainer {
         name: entry.name.clone(),
-        image: entry.image.clone(),
-        command: entry.command.clone(),
-        env: entry.env.clone(),
-        ports: entry.port.clone(),
-        mounts: entry.mount.clone(),
-        network: entry.network.clone(),
-        tty: entry.tty,
-        ..PodContainer::default()
+        request: ContainerRequest {
+            image: entry.image.clone(),
+            command: entry.command.clone(),
+            env: entry.env.clone(),
+            ports: entry.port.clone(),
+            mounts: entry.mount.clone(),
+            network: entry.network.clone(),
+            tty: entry.tty,
+            ..ContainerRequest::default()
+        },
+        volume_mounts: Vec::new(),
     };
     PodSpec {
         restart: RestartPolicy::Always,

@@ -1,5 +1,5 @@
-//! `npm.json`: policies and their modes, and `npm.json.running`, what of them was committed last
-//! (`docs/spec/policy.md` 3, 4, 7). Pure.
+//! `npm.json`: policies and their modes, and `npm.json.running`: the policies of the last commit (`docs/spec/policy.md`
+//! 3, 4, 7). Pure.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -13,7 +13,7 @@ use super::bottles;
 use super::json::{nullable, version};
 use crate::model::{NsMode, Policy, PolicyChain, PolicyProtocol, PolicySettings, PolicyStage};
 
-/// What a mode has behind it that holds from the next commit on.
+/// Suffix of a mode that is in force from the next commit on.
 const PENDING: &str = "_next_commit";
 const REMOVED: &str = "remove_next_commit";
 const ADDED: &str = "before_commit";
@@ -99,7 +99,7 @@ impl Stored {
         PolicyChain::ALL.into_iter().flat_map(stored)
     }
 
-    /// The policies and the modes; no modes when the store was never written.
+    /// The policies and the modes; no modes if the store was never written.
     pub(super) fn rows(
         &self,
         committed: Option<&Self>,
@@ -107,7 +107,7 @@ impl Stored {
         now: Timestamp,
         warnings: &mut Vec<String>,
     ) -> (Vec<Policy>, Option<PolicySettings>) {
-        // Committed and no longer in the list: in force until the next commit all the same.
+        // Committed and no longer in the list: still in force until the next commit.
         let listed: BTreeSet<&str> = self.records().map(|(_, record)| &*record.id).collect();
         let unlisted = committed.into_iter().flat_map(Self::records);
         let unlisted = unlisted.filter(|(_, record)| !listed.contains(&*record.id) && record.status != ADDED);
@@ -132,7 +132,7 @@ impl Stored {
 
     fn settings(&self, committed: Option<&Self>, warnings: &mut Vec<String>) -> PolicySettings {
         let stored = &*self.defaults.north_south.mode;
-        // What is not understood denies (P-03).
+        // An unknown mode denies (P-03).
         let mut mode = |word: &str| {
             word.parse().unwrap_or_else(|_| {
                 warnings.push(format!("North-South mode {word:?} is not known and taken for enforce"));
@@ -160,7 +160,7 @@ impl Stored {
     }
 }
 
-/// How far a listed policy got; `None` for one that was removed before it was ever committed.
+/// The stage of a listed policy; `None` for one that was removed before it was ever committed.
 fn stage(record: &Record, committed: Option<&Stored>) -> Option<PolicyStage> {
     let in_force = match committed {
         Some(committed) => committed
@@ -176,7 +176,7 @@ fn stage(record: &Record, committed: Option<&Stored>) -> Option<PolicyStage> {
     }
 }
 
-/// Whether a commit has looked at it.
+/// Whether a commit has processed it.
 fn is_decided(record: &Record) -> bool {
     matches!(&*record.status, "applied" | "unresolved")
 }

@@ -1,4 +1,4 @@
-//! The recorded stores of the original (`tests/fixtures/original`), mapped.
+//! Imports the recorded stores of the original (`tests/fixtures/original`).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +16,7 @@ fn fixture(name: &str) -> Vec<u8> {
     std::fs::read(Path::new(FIXTURES).join(name)).unwrap()
 }
 
-/// The recorded stores of a step, and more files in place of those.
+/// The recorded stores of a step, with some files replaced.
 fn files(step: &str, more: &[(&str, &str)]) -> Files {
     let mut contents = BTreeMap::new();
     for store in ["csm", "psm", "ssm", "bsm", "ilm", "ipam", "npm"] {
@@ -39,7 +39,7 @@ fn parse(files: &Files) -> (Old, Vec<String>) {
     (old, warnings)
 }
 
-/// A machine on which all of these live, the pod's in one network.
+/// A machine on which all of these run, the pod's in one network namespace.
 fn all_live(old: &Old) -> Seen {
     let looks = |(id, pid): (&String, i32)| {
         let process = (pid > 0).then(|| ProcessId {
@@ -75,7 +75,7 @@ fn images() -> Vec<Image> {
         .into()
 }
 
-/// Rows as the transaction leaves them, and all warnings.
+/// The rows after the transaction, and all warnings.
 fn stored(old: &Old, seen: &Seen) -> (Snapshot, Vec<String>) {
     let mut warnings = Vec::new();
     let now = Timestamp::now();
@@ -105,7 +105,7 @@ fn every_recorded_store_is_understood_whole() {
         assert_eq!(warnings, [""; 0], "{step}");
         let (snapshot, warnings) = stored(&old, &all_live(&old));
         assert!(!snapshot.is_blank());
-        // Some were recorded with policies that the original accepts and nobody can make a rule of.
+        // Some were recorded with policies that the original accepts but for which no rule is possible.
         let told: Vec<_> = warnings
             .iter()
             .filter(|w| !w.contains("no rule can be made of it"))
@@ -257,7 +257,11 @@ fn pods_keep_running_in_their_namespaces() {
     let pod = snapshot.pods().get("01m85d8xepmcxra2ag7x24g2s4").unwrap();
     let entry = &pod.template.spec.containers[0];
     assert_eq!(
-        (&entry.ports[0][..], &entry.mounts[0][..], &entry.env[0][..]),
+        (
+            &entry.request.ports[0][..],
+            &entry.request.mounts[0][..],
+            &entry.request.env[0][..]
+        ),
         ("8077:80", "/srv/data:/d", "A=1")
     );
     let members = || snapshot.containers().iter().filter(|c| c.is_member());
@@ -273,7 +277,7 @@ fn pods_keep_running_in_their_namespaces() {
         let status = crate::model::pod_status(&snapshot, snapshot.pods().get(member.role.pod().unwrap()).unwrap());
         assert!(status.ready, "{status:?}");
     }
-    // One that is somewhere else has to be made anew.
+    // A member in another namespace must be created again.
     let stray = members().next().unwrap().id.clone();
     seen.get_mut(&stray).unwrap().network = Some((4, 2));
     assert_eq!(
@@ -367,7 +371,7 @@ fn policies_are_staged_as_they_were() {
         (NsMode::Observe, Some(NsMode::Enforce))
     );
     assert!(!settings.ew_logging && settings.ns_logging);
-    // Without the committed state; and after a revert that was cut off.
+    // Without the committed state; and after an interrupted revert.
     let (stages, settings) = rows(&[("npm.json.org", &staged)]);
     assert_eq!(stages, [(1, Committed), (2, Removed), (3, Added), (4, Removed)]);
     assert_eq!(

@@ -9,11 +9,11 @@ use super::protocol::{not_a_protocol, protocol};
 use super::reader::{Field, Object};
 use super::{checked, probe, quantity};
 use crate::model::names::is_container_name;
-use crate::model::{ContainerOptions, PodContainer, PullPolicy, Volume, VolumeMount, VolumeSource};
+use crate::model::{ContainerOptions, ContainerRequest, PodContainer, PullPolicy, Volume, VolumeMount, VolumeSource};
 use crate::runtime::mounts;
 use crate::workload::container::{OptionsRequest, pull_policy_of};
 
-/// What would change what runs, and is not supported.
+/// Unsupported fields that would change what runs.
 const REFUSED: &[&str] = &[
     "envFrom",
     "lifecycle",
@@ -23,14 +23,14 @@ const REFUSED: &[&str] = &[
     "restartPolicyRules",
 ];
 
-/// What a container has from its pod.
+/// Settings that a container inherits from its pod.
 pub(super) struct Surroundings {
     pub volumes: Vec<Volume>,
     pub stop_seconds: Option<u32>,
     pub identity: Identity,
 }
 
-/// Who the processes run as; `None` is the image's.
+/// The user of the processes; `None` is the image's.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Identity {
     user: Option<u32>,
@@ -49,19 +49,18 @@ pub(super) fn read(field: &Field<'_>, pod: &Surroundings) -> Result<PodContainer
             return Err(object.missing("image", format!("container {name:?} needs an image")));
         }
         let pull = object.optional("imagePullPolicy", pull_policy)?.flatten();
-        let mut entry = PodContainer {
-            name,
+        let mut request = ContainerRequest {
             pull: pull.unwrap_or_else(|| pull_policy_of(&image)),
             image,
             env: env(object)?,
             tty: object.get("tty", Field::boolean)?,
-            ..PodContainer::default()
+            ..ContainerRequest::default()
         };
-        command(&mut entry, object)?;
-        let named = ports(&mut entry, object)?;
-        entry.mounts = mount_strings(object)?;
-        entry.volume_mounts = volume_mounts(&entry.name, object, &pod.volumes)?;
-        entry.working_dir = object.get("workingDir", |field| {
+        command(&mut request, object)?;
+        let named = ports(&mut request, object)?;
+        request.mounts = mount_strings(object)?;
+        let volume_mounts = volume_mounts(&name, object, &pod.volumes)?;
+        request.working_dir = object.get("workingDir", |field| {
             let working_dir = field.string()?;
             checked(
                 field,
@@ -72,25 +71,30 @@ pub(super) fn read(field: &Field<'_>, pod: &Surroundings) -> Result<PodContainer
             )?;
             Ok(working_dir)
         })?;
-        entry.options = limits(object)?;
-        entry.options.stop_seconds = pod.stop_seconds;
-        entry.options.tmpfs = object.get("tmpfs", |field| {
+        request.options = limits(object)?;
+        request.options.stop_seconds = pod.stop_seconds;
+        request.options.tmpfs = object.get("tmpfs", |field| {
             let tmpfs = field.strings()?;
-            let request = OptionsRequest {
+            let options = OptionsRequest {
                 tmpfs,
                 ..OptionsRequest::default()
             };
-            Ok(checked(field, &request)?.tmpfs)
+            Ok(checked(field, &options)?.tmpfs)
         })?;
-        entry.user = security(&mut entry.options, object, pod.identity)?;
-        entry.options.health_check = object.optional("livenessProbe", |field| probe::liveness(field, &named))?;
-        entry.options.end_unhealthy = entry.options.health_check.is_some();
-        entry.options.readiness_check = object.optional("readinessProbe", |field| probe::readiness(field, &named))?;
-        Ok(entry)
+        request.user = security(&mut request.options, object, pod.identity)?;
+        let options = &mut request.options;
+        options.health_check = object.optional("livenessProbe", |field| probe::liveness(field, &named))?;
+        options.end_unhealthy = options.health_check.is_some();
+        options.readiness_check = object.optional("readinessProbe", |field| probe::readiness(field, &named))?;
+        Ok(PodContainer {
+            name,
+            request,
+            volume_mounts,
+        })
     })
 }
 
-/// It becomes a part of the container's own name, `<name>-<8 characters>`.
+/// It becomes part of the container's own name, `<name>-<8 characters>`.
 fn name(object: &mut Object<'_>) -> Result<String> {
     let Some(field) = object.field("name").filter(|field| !field.is_nothing()) else {
         return Err(object.missing("name", "a container needs a name"));
@@ -102,7 +106,7 @@ fn name(object: &mut Object<'_>) -> Result<String> {
     }
 }
 
-fn command(entry: &mut PodContainer, object: &mut Object<'_>) -> Result<()> {
+fn command(entry: &mut ContainerRequest, object: &mut Object<'_>) -> Result<()> {
     let (command, args) = (object.items("command")?, object.items("args")?);
     entry.keep_entrypoint = command.is_empty() && !args.is_empty();
     let variables = entry.env.iter().filter_map(|variable| variable.split_once('='));
@@ -128,7 +132,7 @@ fn pull_policy(field: &Field<'_>) -> Result<Option<PullPolicy>> {
 
 fn env(object: &mut Object<'_>) -> Result<Vec<String>> {
     let mut env: Vec<String> = Vec::new();
-    // Those above it. Of several with one name the last counts.
+    // Variables defined above it are known. Of duplicates the last one wins.
     let mut known = HashMap::new();
     for field in object.items("env")? {
         let (name, value) = field.object(|entry| {
@@ -149,7 +153,7 @@ fn env(object: &mut Object<'_>) -> Result<Vec<String>> {
 }
 
 /// Fills in the published ports. Those without `hostPort` only give a name.
-fn ports(entry: &mut PodContainer, object: &mut Object<'_>) -> Result<Vec<NamedPort>> {
+fn ports(entry: &mut ContainerRequest, object: &mut Object<'_>) -> Result<Vec<NamedPort>> {
     let mut named = Vec::new();
     for field in object.items("ports")? {
         field.object(|port| {
@@ -230,9 +234,9 @@ fn volume_mounts(container: &str, object: &mut Object<'_>, volumes: &[Volume]) -
     Ok(mounts)
 }
 
-/// The paths must be ones that a container may have mounted (`docs/spec/api.md` 4.7).
+/// The paths must be allowed as mounts of a container (`docs/spec/api.md` 4.7).
 fn check_mount(volume: &Volume, mount: &VolumeMount) -> std::result::Result<(), String> {
-    // The directory of an emptyDir is the daemon's; any source that is allowed stands for it.
+    // The daemon chooses the directory of an emptyDir; check any allowed source in its place.
     let source = match &volume.source {
         VolumeSource::HostPath(path) => path,
         VolumeSource::EmptyDir => "/volume",
@@ -284,8 +288,8 @@ fn limits(object: &mut Object<'_>) -> Result<ContainerOptions> {
     checked(object.whole(), &request)
 }
 
-/// Fills in what the security context says, and gives the user as `docker run --user` takes it; a group alone goes with
-/// the image's user.
+/// Applies the security context, and returns the user in the form of `docker run --user`; a group alone is combined
+/// with the image's user.
 fn security(options: &mut ContainerOptions, object: &mut Object<'_>, pod: Identity) -> Result<String> {
     options.not_root = pod.not_root == Some(true);
     let Some(field) = object.field("securityContext") else {
@@ -334,7 +338,7 @@ fn security(options: &mut ContainerOptions, object: &mut Object<'_>, pod: Identi
     })
 }
 
-/// The part of a security context that pods and containers have in common.
+/// The fields that the security contexts of pods and containers share.
 pub(super) fn identity(context: &mut Object<'_>) -> Result<Identity> {
     for profile in ["seccompProfile", "appArmorProfile"] {
         context.get(profile, |field| {

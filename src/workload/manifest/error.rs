@@ -2,11 +2,11 @@
 
 use super::yaml::YamlError;
 
-/// A manifest that is refused: what is wrong, and the document, line and field it stands in.
+/// An invalid manifest: the error, and its document, line and field.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{problem}{}", self.place())]
 pub struct ManifestError {
-    /// What is wrong.
+    /// The error.
     pub problem: Problem,
     /// Number of the document in the stream, from 1.
     pub document: usize,
@@ -16,26 +16,26 @@ pub struct ManifestError {
     pub field: String,
 }
 
-/// What is wrong with a manifest. The first five are words of the contract that stand for themselves
-/// (`docs/spec/api.md` 11.5); the API puts `invalid yaml: ` before the others.
+/// The error in a manifest. The first five are fixed texts of the contract (`docs/spec/api.md` 11.5); the API puts
+/// `invalid yaml: ` before the others.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// A document does not say what it is.
+    /// A document has no kind.
     #[error("kind is required; use one of Pod, Deployment, ReplicaSet, Service and List")]
     NoKind,
-    /// A kind that this daemon does not have.
+    /// An unsupported kind.
     #[error("unsupported kind: {0}; use one of Pod, Deployment, ReplicaSet, Service and List")]
     UnsupportedKind(String),
-    /// Anything but a service, where only a service is taken.
+    /// A resource other than a service, where only services are accepted.
     #[error("unsupported kind: {0}; only Service is taken here")]
     NotAService(String),
     /// A service without a name.
     #[error("name and namespace are required; write them in metadata, the namespace may be missing")]
     NoServiceName,
-    /// The stream has no document that says anything.
+    /// All documents of the stream are empty.
     #[error("no resource in the body; send at least one document with a kind")]
     Nothing,
-    /// A service is asked for, and there is no document.
+    /// A service is expected, but there is no document.
     #[error("service manifest not found; send a document with kind: Service")]
     NoService,
     /// Everything else.
@@ -44,7 +44,7 @@ pub enum Problem {
 }
 
 impl ManifestError {
-    /// Where it is, for people.
+    /// The position, for people.
     fn place(&self) -> String {
         if matches!(self.problem, Problem::Nothing | Problem::NoService) {
             return String::new();

@@ -1,18 +1,18 @@
 //! References to environment variables in commands and values, by the rules of Kubernetes (`Container.command` of the
 //! core API). Pure.
 //!
-//! `$(NAME)` of a known variable is its value, of an unknown one it stays as it is. `$$` is one dollar, so that `$$(NAME)`
-//! is the text `$(NAME)`. Every other dollar stands for itself. Only variables that the manifest itself gives the
-//! container are known, and what a value holds is not looked at again.
+//! `$(NAME)` of a known variable becomes its value; of an unknown one it is unchanged. `$$` is one dollar, so
+//! `$$(NAME)` gives the text `$(NAME)`. Every other dollar is literal. Only variables that the manifest itself sets for
+//! the container are known, and values are not expanded again.
 
 use std::collections::HashMap;
 
-/// Replaces references to known variables. `None` when the result would be longer than `most` bytes: references to
-/// references to references unfold without end otherwise.
+/// Expands references to known variables. `None` if the result would be longer than `most` bytes: nested references
+/// would otherwise grow without limit.
 pub(super) fn expand(text: &str, known: &HashMap<String, String>, most: usize) -> Option<String> {
     let mut out = String::new();
     let mut rest = text;
-    // Without a closing bracket ahead nothing is looked for any more: a search per dollar would take its square of time.
+    // If there is no closing bracket ahead, stop: searching again at every dollar would take quadratic time.
     let mut closes = true;
     while let Some(at) = rest.find('$') {
         out += &rest[..at];
@@ -26,7 +26,7 @@ pub(super) fn expand(text: &str, known: &HashMap<String, String>, most: usize) -
             out.push('$');
             after
         } else if let Some(end) = end {
-            // The reference is `(`, the name and `)`.
+            // The reference consists of `(`, the name and `)`.
             match known.get(&after[1..=end]) {
                 Some(value) => out += value,
                 None => out += &rest[at..at + end + 3],

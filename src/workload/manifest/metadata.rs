@@ -7,7 +7,7 @@ use crate::model::names::{MAX_NAME, is_name};
 
 type Result<T> = std::result::Result<T, ManifestError>;
 
-/// Name and namespace, empty when not written.
+/// Name and namespace, empty if absent.
 pub(super) fn identity(metadata: &mut Object<'_>) -> Result<(String, String)> {
     let name = |field: &Field<'_>| {
         let name = field.string()?;
@@ -21,7 +21,7 @@ pub(super) fn identity(metadata: &mut Object<'_>) -> Result<(String, String)> {
     Ok((metadata.get("name", name)?, metadata.get("namespace", name)?))
 }
 
-/// The namespace of what may name none.
+/// The namespace of an object for which it is optional.
 pub(super) fn or_default(namespace: String) -> String {
     if namespace.is_empty() {
         DEFAULT_NAMESPACE.to_owned()

@@ -1,9 +1,9 @@
 //! Manifests: Kubernetes-style descriptions of pods, replica sets and services (`docs/spec/api.md` 11).
 //!
-//! Text becomes trees that know their lines (`yaml`), trees become resources (`resource`, `pod`, `container`, …). A field
-//! that we support acts; one that would change what runs and that we do not support is an error that names it; any other
-//! is named in a [`Warning`]. `docs/manifests.md` has the table. All of this is pure: what is said about a manifest here
-//! depends on nothing but its text.
+//! Text is parsed into trees with line numbers (`yaml`), trees into resources (`resource`, `pod`, `container`, …).
+//! Supported fields take effect; an unsupported field that would change what runs is an error that names it; any other
+//! is reported in a [`Warning`]. `docs/manifests.md` has the table. All of this is pure: the result depends only on the
+//! text of the manifest.
 
 mod container;
 mod error;
@@ -30,25 +30,25 @@ use std::collections::BTreeMap;
 use crate::model::{ContainerOptions, PodSpec};
 use crate::workload::container::{OptionsRequest, check_options};
 
-/// What pods are made from, without the identity of a template.
+/// A pod template without its id.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct PodManifest {
     /// `metadata.name`; never empty for a `Pod`.
     pub name: String,
-    /// `metadata.namespace`; empty when not written.
+    /// `metadata.namespace`; empty if absent.
     pub namespace: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Annotations.
     pub annotations: BTreeMap<String, String>,
-    /// What runs in it.
+    /// The pod spec.
     pub spec: PodSpec,
 }
 
-/// Namespace of what names none.
+/// Default namespace.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
-/// Choices of a container, checked as those of a create request are.
+/// Options of a container, validated like those of a create request.
 fn checked(field: &reader::Field<'_>, request: &OptionsRequest) -> Result<ContainerOptions, ManifestError> {
     check_options(request).map_err(|error| field.error(error.to_string()))
 }

@@ -1,8 +1,8 @@
-//! Files that were put behind one another: where one ends that YAML alone would not end. Pure.
+//! Concatenated files: finds boundaries that YAML itself does not see. Pure.
 //!
-//! A byte order mark may begin every document of a stream (YAML 1.2.2, 5.2), and every file that an editor wrote with
-//! one. JSON objects may follow each other without a separator, as `cat *.json` and `kubectl get -o json` in a loop
-//! give them.
+//! Every document of a stream may begin with a byte order mark (YAML 1.2.2, 5.2), as may every file that an editor
+//! saved with one. JSON objects may follow each other without a separator, as `cat *.json` and `kubectl get -o json` in
+//! a loop produce them.
 
 use std::borrow::Cow;
 
@@ -13,13 +13,13 @@ const MARK: char = '\u{feff}';
 /// A part of a text that is a YAML stream of its own.
 #[derive(Debug, PartialEq)]
 pub(super) struct Piece<'a> {
-    /// Without byte order marks before its documents.
+    /// The text, without byte order marks before its documents.
     pub text: Cow<'a, str>,
-    /// Lines of the whole text before it.
+    /// Number of lines of the whole text before it.
     pub lines_before: usize,
 }
 
-/// The parts of a text, in order. Mostly it is one.
+/// The parts of a text, in order. Usually there is one.
 pub(super) fn pieces(text: &str) -> Vec<Piece<'_>> {
     let whole = || Piece {
         text: text.into(),
@@ -32,7 +32,7 @@ pub(super) fn pieces(text: &str) -> Vec<Piece<'_>> {
     let mut lines = 0;
     let mut yaml = Yaml::default();
     for document in documents(text) {
-        // An anchor is known in its own document only, so documents can be read one by one.
+        // Anchors are local to a document, so documents can be read one by one.
         let (marker, body) = match document.starts_with("---") {
             true => document.split_at(document.find('\n').map_or(document.len(), |end| end + 1)),
             false => ("", document),
@@ -61,7 +61,7 @@ pub(super) fn pieces(text: &str) -> Vec<Piece<'_>> {
     pieces
 }
 
-/// Documents that YAML can separate by itself.
+/// Documents that YAML itself can separate.
 #[derive(Default)]
 struct Yaml {
     text: String,
@@ -90,8 +90,8 @@ fn count(text: &str) -> usize {
     text.matches('\n').count()
 }
 
-/// The text from each document marker to the next one. A line that begins with `---` and a blank is one wherever it
-/// stands, in a text as well (YAML 1.2.2, 9.1.2).
+/// The text from each document marker to the next one. A line that begins with `---` and a blank is a marker anywhere,
+/// even inside a scalar (YAML 1.2.2, 9.1.2).
 fn documents(text: &str) -> Vec<&str> {
     let mut cuts = vec![0];
     let mut at = 0;
@@ -103,7 +103,7 @@ fn documents(text: &str) -> Vec<&str> {
         if is_marker && at > 0 {
             cuts.push(at);
         }
-        // The mark itself is left out of what follows.
+        // Skip the mark itself.
         if is_marker && bare.len() < line.len() {
             let last = cuts.len() - 1;
             cuts[last] = at + MARK.len_utf8();
@@ -115,7 +115,7 @@ fn documents(text: &str) -> Vec<&str> {
     cuts.iter().zip(ends).filter_map(cut).collect()
 }
 
-/// The text without a byte order mark before what it says first.
+/// The text without a byte order mark before its first content.
 fn without_mark(text: &str) -> Cow<'_, str> {
     let mut at = 0;
     for line in text.split_inclusive('\n') {
@@ -131,7 +131,7 @@ fn without_mark(text: &str) -> Cow<'_, str> {
     text.into()
 }
 
-/// The objects of a text that is nothing but JSON objects, each with what stands before it; nothing for another text.
+/// The objects of a text that consists of JSON objects only, each with the text before it; empty for other text.
 fn json_objects(text: &str) -> Vec<&str> {
     let mut objects = Vec::new();
     let mut rest = text;
@@ -143,7 +143,7 @@ fn json_objects(text: &str) -> Vec<&str> {
         let mut values = serde_json::Deserializer::from_str(said).into_iter::<IgnoredAny>();
         let end = match values.next() {
             Some(Ok(_)) if said.starts_with('{') => values.byte_offset(),
-            // What is wrong with it is said by who reads it.
+            // The parser reports the error.
             _ if !objects.is_empty() && said.starts_with('{') => said.len(),
             _ => return Vec::new(),
         };

@@ -10,7 +10,7 @@ use super::{PodManifest, checked, container};
 use crate::model::{PodSpec, RestartPolicy, Volume, VolumeSource};
 use crate::workload::container::{OptionsRequest, Published, parse_ports};
 
-/// What would change what runs, and is not supported.
+/// Unsupported fields that would change what runs.
 const REFUSED: &[&str] = &[
     "initContainers",
     "ephemeralContainers",
@@ -43,7 +43,7 @@ pub(super) fn read(object: &mut Object<'_>) -> Result<PodManifest> {
     })
 }
 
-/// The same where name and namespace may be missing.
+/// The same, but name and namespace are optional.
 pub(super) fn read_template(object: &mut Object<'_>) -> Result<PodManifest> {
     let mut pod = PodManifest::default();
     if let Some(metadata) = object.field("metadata") {
@@ -119,7 +119,7 @@ fn read_spec(spec: &mut Object<'_>) -> Result<PodSpec> {
         if !names.insert(container.name.clone()) {
             return Err(field.error(format!("container name {:?} is in the pod twice", container.name)));
         }
-        for port in parse_ports(&container.ports).map_err(|error| field.error(error.to_string()))? {
+        for port in parse_ports(&container.request.ports).map_err(|error| field.error(error.to_string()))? {
             ports.add(&port).map_err(|error| field.error(error.to_string()))?;
         }
         containers.push(container);
@@ -157,7 +157,7 @@ fn volume(volume: &mut Object<'_>) -> Result<Option<Volume>> {
             source.string("path")
         })
     })?;
-    // `emptyDir:` without anything in it is null, which stands for an absent field everywhere else.
+    // An empty `emptyDir:` is null, which means an absent field everywhere else.
     let empty_dir = volume.has("emptyDir");
     volume.get("emptyDir", |field| field.object(|source| source.refuse(&["medium"])))?;
     let source = match (&host_path[..], empty_dir) {

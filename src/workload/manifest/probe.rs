@@ -4,10 +4,10 @@ use super::error::ManifestError;
 use super::reader::{Field, Object};
 use crate::model::{HealthCheck, Probe};
 
-/// Longest time of a probe in seconds, and most tries: one day's worth.
+/// Maximum duration of a probe setting in seconds, and maximum number of tries: one day's worth.
 const MOST: i64 = 86_400;
 
-/// A port of the container by the name that probes may use.
+/// A port of the container with the name that probes may use.
 pub(super) struct NamedPort {
     pub name: String,
     pub port: u16,
@@ -15,7 +15,7 @@ pub(super) struct NamedPort {
 
 type Result<T> = std::result::Result<T, ManifestError>;
 
-/// A container that fails it is ended.
+/// A container that fails it is stopped.
 pub(super) fn liveness(field: &Field<'_>, ports: &[NamedPort]) -> Result<HealthCheck> {
     let check = read(field, ports)?;
     match check.successes {
@@ -24,7 +24,7 @@ pub(super) fn liveness(field: &Field<'_>, ports: &[NamedPort]) -> Result<HealthC
     }
 }
 
-/// A container that fails it gets no clients from services.
+/// A container that fails it receives no clients from services.
 pub(super) fn readiness(field: &Field<'_>, ports: &[NamedPort]) -> Result<HealthCheck> {
     read(field, ports)
 }
@@ -88,7 +88,7 @@ fn http(get: &mut Object<'_>, ports: &[NamedPort]) -> Result<Probe> {
     })
 }
 
-/// A number, or the name of a port of the container.
+/// A number, or the name of a container port.
 fn port(object: &mut Object<'_>, ports: &[NamedPort]) -> Result<u16> {
     let Some(field) = object.field("port") else {
         return Err(object.missing("port", "a port is required"));

@@ -1,6 +1,6 @@
 //! Kubernetes quantities: `500m`, `1.5`, `64Mi`, `1G`, `1e9`. Pure.
 
-/// A quantity in thousandths, rounded up; `None` when the text is none or when it is out of all proportion.
+/// A quantity in thousandths, rounded up; `None` if the text is invalid or the value is absurdly large.
 fn thousandths(text: &str) -> Option<u128> {
     let end = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')
@@ -18,7 +18,7 @@ fn thousandths(text: &str) -> Option<u128> {
     Some(digits.checked_mul(numerator)?.checked_mul(1000)?.div_ceil(divisor))
 }
 
-/// What a suffix multiplies with, as a fraction.
+/// The multiplier of a suffix, as a fraction.
 fn scale(suffix: &str) -> Option<(u128, u128)> {
     Some(match suffix {
         "" => (1, 1),
@@ -51,7 +51,7 @@ pub(super) fn bytes(text: &str) -> Option<u64> {
     thousandths(text)?.div_ceil(1000).try_into().ok()
 }
 
-/// A quantity of processors, in thousandths of one.
+/// A quantity of CPU, in thousandths of one.
 pub(super) fn millis(text: &str) -> Option<u32> {
     thousandths(text)?.try_into().ok()
 }

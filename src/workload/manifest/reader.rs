@@ -1,4 +1,4 @@
-//! Reading fields out of YAML nodes: every refusal knows its place, and what nobody asked for becomes a warning.
+//! Reads fields from YAML nodes: every error has a position, and every unread field becomes a warning.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -9,7 +9,7 @@ use super::error::{ManifestError, Problem};
 use super::expand::expand;
 use super::yaml::{Node, Value};
 
-/// By how many bytes references to variables may make the texts of a stream longer, all together.
+/// By how many bytes expanding variables may grow the texts of a stream, in total.
 pub(super) const MOST_GROWTH: usize = 4 << 20;
 
 /// A field that has no effect.
@@ -19,21 +19,21 @@ pub struct Warning {
     pub field: String,
     /// Its line in the stream, from 1.
     pub line: usize,
-    /// Why it has none.
+    /// Why it has no effect.
     pub message: String,
 }
 
-/// What all fields of a document share.
+/// State shared by all fields of a document.
 #[derive(Debug)]
 pub(crate) struct Source {
     /// Number of the document, from 1.
     pub document: usize,
     warnings: RefCell<Vec<Warning>>,
-    /// What is left of [`MOST_GROWTH`].
+    /// The remainder of [`MOST_GROWTH`].
     room: Cell<usize>,
 }
 
-/// A node and the way to it.
+/// A node and the path to it.
 #[derive(Debug, Clone)]
 pub(crate) struct Field<'a> {
     source: &'a Source,
@@ -44,7 +44,7 @@ pub(crate) struct Field<'a> {
 /// A mapping that is being read. Absent fields and `null` are the same.
 pub(crate) struct Object<'a> {
     field: Field<'a>,
-    /// What nobody has asked for yet.
+    /// Fields that have not been read yet.
     rest: Vec<(&'a str, &'a Arc<Node>)>,
 }
 
@@ -55,7 +55,7 @@ impl Source {
         Self::with_room(document, MOST_GROWTH)
     }
 
-    /// A document of a stream, after others.
+    /// The next document of a stream.
     pub(super) fn with_room(document: usize, room: usize) -> Self {
         Self {
             document,
@@ -64,7 +64,7 @@ impl Source {
         }
     }
 
-    /// What this document leaves to those after it.
+    /// The remaining budget for the next document.
     pub(super) fn room(&self) -> usize {
         self.room.get()
     }
@@ -85,7 +85,7 @@ impl<'a> Field<'a> {
         self.node
     }
 
-    /// A refusal of this field.
+    /// An error at this field.
     pub fn error(&self, problem: impl Into<String>) -> ManifestError {
         self.problem(Problem::Other(problem.into()))
     }
@@ -99,7 +99,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// Tells the client that this field has no effect.
+    /// Warns the client that this field has no effect.
     pub fn warn(&self, message: impl Into<String>) {
         self.source.warnings.borrow_mut().push(Warning {
             field: self.path.clone(),
@@ -111,7 +111,7 @@ impl<'a> Field<'a> {
     /// The text as written; `null` is empty.
     pub fn string(&self) -> Result<String> {
         match &self.node.value {
-            // Nothing that it could become (argument, variable, path, name) can hold one.
+            // No value it can become (argument, variable, path, name) may contain NUL.
             Value::Scalar { text, .. } if text.contains('\0') => Err(self.error("must not contain a NUL character")),
             Value::Scalar { text, .. } => Ok(text.clone()),
             Value::Null => Ok(String::new()),
@@ -119,7 +119,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// A text of this field with its references to known variables replaced.
+    /// The text of this field with references to known variables expanded.
     pub(super) fn expand(&self, text: &str, known: &HashMap<String, String>) -> Result<String> {
         let room = self.source.room.get();
         let expanded = expand(text, known, text.len().saturating_add(room)).ok_or_else(|| {
@@ -140,7 +140,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// A whole number in decimal digits, not in quotes.
+    /// An unquoted integer in decimal digits.
     pub fn integer(&self, range: RangeInclusive<i64>) -> Result<i64> {
         let number = self.plain().and_then(|text| text.parse::<i64>().ok());
         match number {
@@ -168,7 +168,7 @@ impl<'a> Field<'a> {
         Ok(items.iter().enumerate().map(item).collect())
     }
 
-    /// Reads a mapping. What `read` leaves is named in a warning.
+    /// Reads a mapping. Fields that `read` does not read become warnings.
     pub fn object<T>(&self, read: impl FnOnce(&mut Object<'a>) -> Result<T>) -> Result<T> {
         let mut object = Object {
             field: self.clone(),
@@ -182,7 +182,7 @@ impl<'a> Field<'a> {
         Ok(value)
     }
 
-    /// A mapping whose keys are not known, in the order of the text.
+    /// A mapping with arbitrary keys, in the order of the text.
     pub fn mapping(&self) -> Result<Vec<(&'a str, Field<'a>)>> {
         let entry = |(key, node): &'a (String, Arc<Node>)| {
             let field = Field {
@@ -213,7 +213,7 @@ impl<'a> Field<'a> {
         self.items()?.iter().map(Field::string).collect()
     }
 
-    /// Whether it says nothing: `null`, `false`, empty.
+    /// Whether it is empty: `null`, `false`, an empty value.
     pub fn is_nothing(&self) -> bool {
         match &self.node.value {
             Value::Null => true,
@@ -223,7 +223,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// The text of a scalar that is not in quotes.
+    /// The text of an unquoted scalar.
     pub fn plain(&self) -> Option<&'a str> {
         match &self.node.value {
             Value::Scalar { text, quoted: false } => Some(text),
@@ -240,19 +240,19 @@ impl<'a> Field<'a> {
 }
 
 impl<'a> Object<'a> {
-    /// The mapping itself, for refusals that concern several of its fields or one that is missing.
+    /// The mapping itself, for errors about several of its fields or a missing one.
     pub fn whole(&self) -> &Field<'a> {
         &self.field
     }
 
-    /// A field that is there and not `null`.
+    /// A field that is present and not `null`.
     pub fn field(&mut self, name: &str) -> Option<Field<'a>> {
         let at = self.rest.iter().position(|(key, _)| *key == name)?;
         let (key, node) = self.rest.swap_remove(at);
         (node.value != Value::Null).then(|| self.child(key, node))
     }
 
-    /// The same as [`Object::field`], read by `read`; the zero value when it is not there.
+    /// Like [`Object::field`], converted by `read`; the default value if it is absent.
     pub fn get<T: Default>(&mut self, name: &str, read: impl FnOnce(&Field<'a>) -> Result<T>) -> Result<T> {
         self.field(name).map_or_else(|| Ok(T::default()), |field| read(&field))
     }
@@ -269,7 +269,7 @@ impl<'a> Object<'a> {
         self.get(name, Field::items)
     }
 
-    /// Refuses fields that would change what runs, unless they say nothing.
+    /// Refuses unsupported fields that would change what runs, unless they are empty.
     pub fn refuse(&mut self, names: &[&str]) -> Result<()> {
         for name in names {
             if let Some(field) = self.field(name).filter(|field| !field.is_nothing()) {
@@ -281,12 +281,12 @@ impl<'a> Object<'a> {
         Ok(())
     }
 
-    /// Whether the field is there, be it `null`. It stays to be read.
+    /// Whether the field is present, even if it is `null`. Does not count as reading it.
     pub fn has(&self, name: &str) -> bool {
         self.rest.iter().any(|(key, _)| *key == name)
     }
 
-    /// Tells the client what it means that a field is missing.
+    /// Warns the client about the consequence of a missing field.
     pub fn warn_of_missing(&self, name: &str, message: impl Into<String>) {
         Field {
             path: self.path_of(name),
@@ -295,7 +295,7 @@ impl<'a> Object<'a> {
         .warn(message);
     }
 
-    /// The place of a field that is missing.
+    /// The position of a missing field.
     pub fn missing(&self, name: &str, problem: impl Into<String>) -> ManifestError {
         let mut error = self.field.error(problem);
         error.field = self.path_of(name);

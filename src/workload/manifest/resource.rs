@@ -1,4 +1,4 @@
-//! Streams of documents, the kinds they may have, and lists of them.
+//! Streams of documents, the supported kinds, and lists of resources.
 
 use super::error::{ManifestError, Problem};
 use super::metadata::or_default;
@@ -16,13 +16,13 @@ pub struct Document {
     pub line: usize,
     /// `kind` as written.
     pub kind: String,
-    /// What it asks for.
+    /// The requested object.
     pub resource: Resource,
     /// Fields that have no effect.
     pub warnings: Vec<Warning>,
 }
 
-/// What a document asks for. Names and namespaces in it are never empty.
+/// The content of a document. Names and namespaces in it are never empty.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Resource {
     /// A pod.
@@ -33,7 +33,7 @@ pub enum Resource {
     Service(NewService),
 }
 
-/// The kinds of resources as the store has them: a `Deployment` is a replica set.
+/// The kinds of resources as stored: a `Deployment` is a replica set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ResourceKind {
     /// `Pod`
@@ -44,14 +44,14 @@ pub enum ResourceKind {
     Service,
 }
 
-/// What identifies a resource.
+/// The identity of a resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
     /// Its kind.
     pub kind: ResourceKind,
     /// `kind` as written.
     pub written_kind: String,
-    /// Its name; of a replica set that which identifies it, see [`SetManifest`].
+    /// Its name; for a replica set the identifying one, see [`SetManifest`].
     pub name: String,
     /// Its namespace.
     pub namespace: String,
@@ -59,8 +59,7 @@ pub struct Reference {
 
 type Result<T> = std::result::Result<T, ManifestError>;
 
-/// All resources of a stream, in its order; at least one. One that is wrong makes the whole stream wrong, as does one
-/// that is described twice.
+/// All resources of a stream, in order; at least one. An invalid or duplicate resource makes the whole stream invalid.
 pub fn parse(text: &str) -> Result<Vec<Document>> {
     let mut documents: Vec<Document> = Vec::new();
     each(text, &mut |root, source| {
@@ -98,7 +97,7 @@ fn nothing(problem: Problem) -> ManifestError {
     }
 }
 
-/// What a stream names, in its order, be it nothing. Kind, name and namespace suffice, whatever else the documents say.
+/// The resources that a stream names, in order, possibly none. Only kind, name and namespace are read.
 pub fn references(text: &str) -> Result<Vec<Reference>> {
     let mut references = Vec::new();
     each(text, &mut |root, _| {
@@ -132,7 +131,7 @@ pub fn references(text: &str) -> Result<Vec<Reference>> {
     Ok(references)
 }
 
-/// The service that the first document describes which is not empty (`docs/spec/api.md` 10).
+/// The service in the first document that is not empty (`docs/spec/api.md` 10).
 pub fn service(text: &str) -> Result<(NewService, Vec<Warning>)> {
     let documents = yaml::documents(text)?;
     let Some((number, node)) = documents.first() else {
@@ -162,7 +161,7 @@ fn each(text: &str, act: &mut dyn FnMut(&Field<'_>, &Source) -> Result<()>) -> R
     Ok(())
 }
 
-/// The depth of lists in lists is that of the tree, which is limited.
+/// The tree limits the nesting of lists.
 fn each_in(root: &Field<'_>, source: &Source, act: &mut dyn FnMut(&Field<'_>, &Source) -> Result<()>) -> Result<()> {
     if !is_list(root.node()) {
         return act(root, source);
@@ -219,7 +218,7 @@ fn resource(kind: ResourceKind, written: &str, object: &mut Object<'_>) -> Resul
     }
 }
 
-/// What every resource has and nobody reads.
+/// Fields that every resource has and that we ignore.
 fn known(object: &mut Object<'_>) {
     for name in ["apiVersion", "kind"] {
         object.field(name);

@@ -7,7 +7,7 @@ use super::reader::{Field, Object};
 use crate::model::ServicePort;
 use crate::workload::balancer::{MAX_AFFINITY, NewService};
 
-/// How long a client stays with one pod when the manifest asks for affinity without saying how long, in seconds.
+/// Default session affinity of a manifest that sets no time, in seconds.
 const AFFINITY_SECONDS: i64 = 10_800;
 
 type Result<T> = std::result::Result<T, ManifestError>;
@@ -66,7 +66,7 @@ fn port(object: &mut Object<'_>) -> Result<ServicePort> {
         Some(_) => number(field),
         None => Err(field.error("must be a port number; names of ports are not supported here")),
     })?;
-    // A name is for people.
+    // The name is informational.
     object.field("name");
     let written_protocol = match object.string("protocol")? {
         none if none.is_empty() => "tcp".to_owned(),

@@ -9,28 +9,28 @@ use super::{PodManifest, metadata, pod};
 use crate::model::{RestartPolicy, Rollout, Share, UpdateStrategy};
 use crate::workload::replica_set::MAX_REPLICAS;
 
-/// What a replica set is to be.
+/// The desired replica set.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SetManifest {
-    /// What identifies it for re-apply and delete: `metadata.name`, or the shown name when there is none.
+    /// Identity for re-apply and delete: `metadata.name`, or the display name if there is none.
     pub manifest_name: String,
-    /// The name that is shown and that its pods' names begin with: the template's, or the set's.
+    /// The display name, which is also the prefix of its pods' names: the template's, or the set's.
     pub name: String,
     /// Namespace of the set and of its pods: the template's, or the set's.
     pub namespace: String,
-    /// How many pods there shall be.
+    /// Desired number of pods.
     pub replicas: u32,
-    /// Labels that a pod without an owner must have to be adopted; empty matches none.
+    /// Labels that an unowned pod must have to be adopted; empty matches none.
     pub selector: BTreeMap<String, String>,
-    /// What its pods are made from. Its own name and namespace are the set's.
+    /// The pod template. Its own name and namespace are the set's.
     pub template: PodManifest,
-    /// How pods of an old template are replaced.
+    /// How to replace pods of an old template.
     pub update: UpdateStrategy,
-    /// Within which bounds.
+    /// The limits of a rolling update.
     pub rollout: Rollout,
 }
 
-/// Longest `minReadySeconds`: one day.
+/// Maximum `minReadySeconds`: one day.
 const MAX_MIN_READY: i64 = 86_400;
 
 type Result<T> = std::result::Result<T, ManifestError>;
@@ -73,7 +73,7 @@ pub(super) fn read(object: &mut Object<'_>, deployment: bool) -> Result<SetManif
     })
 }
 
-/// Name and namespace, whatever else the document says.
+/// Name and namespace; the rest of the document is ignored.
 pub(super) fn identity(object: &mut Object<'_>) -> Result<(String, String)> {
     let identity = |field: &Field<'_>| field.object(metadata::identity);
     let own = object.get("metadata", identity)?;
@@ -125,7 +125,7 @@ fn read_spec(spec: &mut Object<'_>, deployment: bool) -> Result<Spec> {
     let mut rollout = rollout.unwrap_or_else(|| default_rollout(&template));
     let min_ready = spec.optional("minReadySeconds", |field| field.integer(0..=MAX_MIN_READY))?;
     rollout.min_ready_seconds = min_ready.unwrap_or_default() as u32;
-    // A client may wait so long; that it has passed is no reason to do anything.
+    // A deadline for waiting clients; the daemon does nothing when it passes.
     if let Some(field) = spec.field("progressDeadlineSeconds") {
         field.warn("has no effect: a rollout goes on until it is done or changed");
     }
@@ -138,13 +138,13 @@ fn read_spec(spec: &mut Object<'_>, deployment: bool) -> Result<Spec> {
     })
 }
 
-/// Two pods cannot publish one port of the host, so the old one has to go first.
+/// Two pods cannot publish the same host port, so the old one must go first.
 fn default_rollout(template: &PodManifest) -> Rollout {
     match template
         .spec
         .containers
         .iter()
-        .all(|container| container.ports.is_empty())
+        .all(|container| container.request.ports.is_empty())
     {
         true => Rollout::default(),
         false => Rollout {
@@ -200,7 +200,7 @@ fn rolling(field: &Field<'_>) -> Result<Rollout> {
     })
 }
 
-/// A number of pods, or a part of the wanted ones in percent.
+/// A number of pods, or a percentage of the desired number.
 fn share(field: &Field<'_>) -> Result<Share> {
     let text = field.string()?;
     match text.strip_suffix('%') {

@@ -27,7 +27,7 @@ fn fields(warnings: &[Warning]) -> Vec<&str> {
     warnings.iter().map(|warning| &warning.field[..]).collect()
 }
 
-/// A pod with one container that has these further lines.
+/// A pod with one container that has these additional lines.
 fn with(lines: &str) -> String {
     let indented: String = lines.lines().map(|line| format!("\n    {line}")).collect();
     format!("kind: Pod\nmetadata: {{name: p}}\nspec:\n  containers:\n  - name: c\n    image: i{indented}\n")
@@ -109,29 +109,32 @@ fn everything_that_is_supported() {
 
     let web = &pod.spec.containers[0];
     assert_eq!(
-        (&web.name[..], &web.image[..], web.pull),
+        (&web.name[..], &web.request.image[..], web.request.pull),
         ("web", "nginx:1.10", PullPolicy::Always)
     );
     assert_eq!(
-        (&web.command[..], web.keep_entrypoint),
+        (&web.request.command[..], web.request.keep_entrypoint),
         (&["/bin/web", "-v", "5"].map(str::to_owned)[..], false)
     );
-    assert_eq!(web.env, ["MODE=yes", "EMPTY="]);
-    assert_eq!(web.ports, ["8080:80:tcp", "5353:53:udp"]);
-    assert_eq!(web.mounts, ["/srv/a:/a:ro"]);
-    assert_eq!(web.options.tmpfs, ["/run:exec"]);
-    assert!(web.volume_mounts[0].read_only && !web.volume_mounts[1].read_only && web.tty);
-    assert_eq!((&web.user[..], &web.working_dir[..]), ("2000:1000", "/srv"));
+    assert_eq!(web.request.env, ["MODE=yes", "EMPTY="]);
+    assert_eq!(web.request.ports, ["8080:80:tcp", "5353:53:udp"]);
+    assert_eq!(web.request.mounts, ["/srv/a:/a:ro"]);
+    assert_eq!(web.request.options.tmpfs, ["/run:exec"]);
+    assert!(web.volume_mounts[0].read_only && !web.volume_mounts[1].read_only && web.request.tty);
     assert_eq!(
-        (web.options.memory_bytes, web.options.cpu_millis),
+        (&web.request.user[..], &web.request.working_dir[..]),
+        ("2000:1000", "/srv")
+    );
+    assert_eq!(
+        (web.request.options.memory_bytes, web.request.options.cpu_millis),
         (Some(64 << 20), Some(500))
     );
     assert_eq!(
-        web.options.capabilities.as_deref(),
+        web.request.options.capabilities.as_deref(),
         Some(&["CAP_NET_BIND_SERVICE".to_owned()][..])
     );
-    assert!(web.options.read_only && web.options.end_unhealthy && web.options.not_root);
-    assert_eq!(web.options.stop_seconds, Some(5));
+    assert!(web.request.options.read_only && web.request.options.end_unhealthy && web.request.options.not_root);
+    assert_eq!(web.request.options.stop_seconds, Some(5));
     let check = |probe, interval, timeout, retries, successes, start_period| HealthCheck {
         probe,
         interval,
@@ -142,15 +145,15 @@ fn everything_that_is_supported() {
         start_interval: None,
     };
     let alive = check(Probe::Exec(vec!["/bin/true".into()]), 10, 1, 3, 1, 3);
-    assert_eq!(web.options.health_check, Some(alive));
+    assert_eq!(web.request.options.health_check, Some(alive));
     let path = "/healthz".into();
     let ready = check(Probe::Http { path, port: 80 }, 2, 3, 4, 5, 0);
-    assert_eq!(web.options.readiness_check, Some(ready));
+    assert_eq!(web.request.options.readiness_check, Some(ready));
 
     let side = &pod.spec.containers[1];
-    assert!(side.keep_entrypoint && !side.options.end_unhealthy);
+    assert!(side.request.keep_entrypoint && !side.request.options.end_unhealthy);
     assert_eq!(
-        (&side.user[..], &side.command[..]),
+        (&side.request.user[..], &side.request.command[..]),
         ("1000:1000", &["x".to_owned()][..])
     );
 }
@@ -161,8 +164,8 @@ fn variables_are_put_into_commands_and_later_variables() {
         "env: [{name: A, value: 1}, {name: B, value: $(A)2}]\ncommand: [x, $(B), $(C)]\nargs: [--a=$(A)]",
     ));
     let container = &pod.spec.containers[0];
-    assert_eq!(container.env, ["A=1", "B=12"]);
-    assert_eq!(container.command, ["x", "12", "$(C)", "--a=1"]);
+    assert_eq!(container.request.env, ["A=1", "B=12"]);
+    assert_eq!(container.request.command, ["x", "12", "$(C)", "--a=1"]);
 }
 
 #[test]
@@ -171,15 +174,15 @@ fn two_dollars_are_one_in_all_places() {
         "env: [{name: A, value: a$$b}, {name: B, value: $$(A)}]\ncommand: [sh, -c, 'echo $$(date) $(A) $$$(A)']",
     ));
     let container = &pod.spec.containers[0];
-    assert_eq!(container.env, ["A=a$b", "B=$(A)"]);
-    assert_eq!(container.command, ["sh", "-c", "echo $(date) a$b $a$b"]);
+    assert_eq!(container.request.env, ["A=a$b", "B=$(A)"]);
+    assert_eq!(container.request.command, ["sh", "-c", "echo $(date) a$b $a$b"]);
 }
 
 #[test]
 fn images_whose_tag_moves_are_pulled_every_time_unless_the_manifest_says_otherwise() {
     let pull = |image: &str, line: &str| {
         let text = with(line).replace("image: i", &format!("image: {image}"));
-        pod(&text).spec.containers[0].pull
+        pod(&text).spec.containers[0].request.pull
     };
     assert_eq!(pull("nginx", ""), PullPolicy::Latest);
     assert_eq!(pull("nginx:latest", "imagePullPolicy:"), PullPolicy::Latest);
@@ -193,7 +196,7 @@ fn images_whose_tag_moves_are_pulled_every_time_unless_the_manifest_says_otherwi
 fn a_stream_without_a_resource_is_refused() {
     for text in ["", " \n", "---\n# nothing\n---\n", "\u{feff}"] {
         assert_eq!(parse(text).unwrap_err().problem, Problem::Nothing, "{text:?}");
-        // Clients of the original delete nothing with success.
+        // If there is nothing to delete, clients of the original expect success.
         assert_eq!(references(text).unwrap(), [], "{text:?}");
     }
 }
@@ -323,7 +326,7 @@ fn what_a_container_cannot_have(#[case] line: &str, #[case] field: &str) {
 #[case("{runAsGroup: 5}", ":5")]
 fn who_a_container_runs_as(#[case] context: &str, #[case] user: &str) {
     let text = with(&format!("securityContext: {context}"));
-    assert_eq!(pod(&text).spec.containers[0].user, user);
+    assert_eq!(pod(&text).spec.containers[0].request.user, user);
 }
 
 #[rstest]
@@ -625,7 +628,7 @@ fn references_do_not_unfold_to_large_texts() {
     let error = parse(&with_env(&env)).unwrap_err();
     assert!(error.to_string().contains("references to variables"), "{error}");
     assert!(error.field.starts_with("spec.containers[0].env["), "{error}");
-    // The limit is one of the stream: a document each would be as bad.
+    // The limit applies to the stream: spread over many documents it would be as bad.
     let named = |name: &str| with_env(&env[..18]).replacen("name: a}", &format!("name: {name}}}"), 1);
     assert!(parse(&named("one")).is_ok());
     let error = parse(&[named("one"), named("two")].join("---\n")).unwrap_err();
@@ -643,7 +646,7 @@ fn many_ports_are_read_in_the_time_of_many_ports() {
     }
     let begun = std::time::Instant::now();
     parse(&text).unwrap();
-    // It was minutes when every container looked at all ports before it.
+    // This took minutes when every container compared its ports with those of all others before it.
     assert!(
         begun.elapsed() < std::time::Duration::from_secs(20),
         "{:?}",

@@ -1,8 +1,8 @@
-//! YAML text as trees of nodes that know their line (YAML 1.2.2, over the events of `granit-parser`). Pure.
+//! YAML text as trees of nodes with line numbers (YAML 1.2.2, over the events of `granit-parser`). Pure.
 //!
-//! Nothing is resolved here: a scalar is its text as written and whether it stood in quotes, so that `1.10`, `0x10` and
-//! `yes` survive, and the reader of a field decides what it must be. Anchors and merge keys (`<<`) are followed; a key
-//! that stands twice in a mapping is an error. What an input of a few bytes can unfold to is limited.
+//! Scalars are not resolved here: a scalar is its text as written and whether it was quoted, so `1.10`, `0x10` and
+//! `yes` survive, and the reader of a field decides the type. Anchors and merge keys (`<<`) are followed; a duplicate
+//! key in a mapping is an error. The expansion of aliases is limited.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -11,43 +11,43 @@ use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
 
 use super::pieces::pieces;
 
-/// Most nodes of all documents together, aliases counted as what they stand for.
+/// Maximum number of nodes in all documents together, with aliases expanded.
 const MAX_NODES: usize = 100_000;
-/// Deepest nesting, aliases followed.
+/// Maximum nesting depth, with aliases expanded.
 const MAX_DEPTH: usize = 64;
 
-/// A value and where it stands.
+/// A value and its position.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
     /// Its line in the text, from 1.
     pub line: usize,
-    /// What it is.
+    /// Its value.
     pub value: Value,
-    /// Nodes in it, itself included.
+    /// Number of nodes, including itself.
     size: usize,
-    /// Levels in it, its own included.
+    /// Number of levels, including its own.
     depth: usize,
 }
 
-/// What a node is.
+/// The value of a node.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
-    /// Nothing, `~` or `null`.
+    /// Empty, `~` or `null`.
     Null,
     /// Text.
     Scalar {
         /// As written; escapes, folding and quotes are resolved.
         text: String,
-        /// Whether it can only be a string: it stood in quotes or in a block.
+        /// Whether it must be a string: it was quoted or a block scalar.
         quoted: bool,
     },
     /// A sequence.
     List(Vec<Arc<Node>>),
-    /// A mapping, in the order of the text; no key twice.
+    /// A mapping, in the order of the text; keys are unique.
     Map(Vec<(String, Arc<Node>)>),
 }
 
-/// Why a text is not usable YAML.
+/// Why a text is not valid YAML.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{problem}")]
 pub struct YamlError {
@@ -55,11 +55,11 @@ pub struct YamlError {
     pub document: usize,
     /// Line in the text, from 1.
     pub line: usize,
-    /// What is wrong.
+    /// The error.
     pub problem: String,
 }
 
-/// The documents that are not empty, with their numbers from 1; empty ones have numbers too.
+/// The non-empty documents, numbered from 1; empty ones are counted too.
 pub fn documents(text: &str) -> Result<Vec<(usize, Arc<Node>)>, YamlError> {
     let mut builder = Builder::default();
     for piece in pieces(text) {
@@ -78,7 +78,7 @@ pub fn documents(text: &str) -> Result<Vec<(usize, Arc<Node>)>, YamlError> {
     Ok(builder.done)
 }
 
-/// A line and what is wrong there.
+/// A line and the error there.
 type Problem = (usize, String);
 
 #[derive(Default)]
@@ -86,13 +86,13 @@ struct Builder {
     number: usize,
     done: Vec<(usize, Arc<Node>)>,
     total: usize,
-    /// Lines of the text before the piece that is read.
+    /// Number of lines of the text before this piece.
     lines_before: usize,
     open: Vec<Open>,
     anchors: HashMap<usize, Arc<Node>>,
 }
 
-/// A collection whose end has not come yet.
+/// An open collection.
 struct Open {
     line: usize,
     anchor: usize,
@@ -160,7 +160,7 @@ impl Builder {
     }
 
     fn end(&mut self) -> Result<(), Problem> {
-        // The parser balances the events of a collection.
+        // The parser guarantees balanced events.
         let Some(open) = self.open.pop() else { return Ok(()) };
         let value = match open.items {
             Items::List(items) => Value::List(items),
@@ -187,7 +187,7 @@ impl Builder {
         self.place(line, node)
     }
 
-    /// Puts a complete node where it belongs.
+    /// Adds a complete node to its parent.
     fn place(&mut self, line: usize, node: Arc<Node>) -> Result<(), Problem> {
         if self.open.len() + node.depth > MAX_DEPTH {
             return Err((line, too_deep()));
@@ -259,7 +259,7 @@ fn new_key(node: &Node, line: usize, keys: &mut BTreeSet<String>) -> Result<Stri
     }
 }
 
-/// Adds what the mapping itself does not say. Of several merged mappings the first counts.
+/// Adds the merged keys that the mapping itself does not set. Of several merged mappings the first one wins.
 fn merge(entries: &mut Vec<(String, Arc<Node>)>, mut keys: BTreeSet<String>, merged: &Node) -> Result<(), Problem> {
     let not_a_mapping = |node: &Node| {
         (
@@ -285,7 +285,7 @@ fn is_string(tag: Option<&Tag>) -> bool {
     tag.is_some_and(|tag| tag.core_suffix() == Some("str") || tag.original() == "!")
 }
 
-/// A tag that we do not know could make a value something else than it seems.
+/// An unknown tag could change the meaning of a value.
 fn known_tag(tag: Option<&Tag>, line: usize) -> Result<(), Problem> {
     match tag {
         Some(tag) if tag.core_suffix().is_none() && tag.original() != "!" => {

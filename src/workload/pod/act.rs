@@ -1,4 +1,4 @@
-//! Doing the steps of a plan. The caller holds the pod's lock.
+//! Executes the steps of a plan. The caller holds the pod's lock.
 
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -12,18 +12,18 @@ use super::reserve::hand_over;
 use super::{PodError, PodService, check_template, template};
 use crate::model::names::is_ulid;
 use crate::model::{
-    Container, ContainerState, INFRA_PREFIX, Pod, PodContainer, PodGoal, PodTemplate, VolumeSource, fresh_ulid,
-    member_name, pod_status,
+    Container, ContainerRequest, ContainerState, INFRA_PREFIX, Pod, PodContainer, PodGoal, PodTemplate, VolumeSource,
+    fresh_ulid, member_name, pod_status,
 };
 use crate::ops::task;
-use crate::workload::container::{ContainerError, CreateRequest, PodPart, PodRole, pull_policy_of};
+use crate::workload::container::{ContainerError, PodPart, PodRole, pull_policy_of};
 
-/// More rounds than any pod needs: rests, strays, infra twice, members, and some for what others do meanwhile.
+/// More rounds than any pod needs: rests, strays, infra twice, members, and spare rounds for concurrent changes.
 const ROUNDS: usize = 12;
 
 impl PodService {
-    /// Removes directories of pods that are no more, known by the form of their id: what else is there is somebody's. What is
-    /// unfinished of the others is the controller's.
+    /// Removes directories of deleted pods, recognized by the form of their id; leaves all other directories alone. The
+    /// controller continues unfinished work on existing pods.
     pub async fn recover(&self) -> Result<(), PodError> {
         let snapshot = self.snapshot();
         let root = self.0.settings.root.clone();
@@ -42,8 +42,8 @@ impl PodService {
         .await
     }
 
-    /// Brings a pod to its goal, or as far as can be now: then the answer is when to go on. A pod that is gone is at
-    /// its goal. What keeps it from its goal can be read in its row.
+    /// Brings a pod to its goal, or as close as possible now; then returns when to continue. A missing pod is at its
+    /// goal. Records in the row why the pod could not reach its goal.
     pub(super) async fn settle(&self, id: &str, want: Want) -> Result<Option<Duration>, PodError> {
         let settled = self.settle_once(id, want).await;
         let problem = match &settled {
@@ -74,7 +74,7 @@ impl PodService {
                 NextSteps::Steps(steps) => {
                     let starts = steps.iter().any(|step| matches!(step, Step::Start(_)));
                     self.perform(pod, steps).await?;
-                    // Members are started once: one that ends at once is its restart policy's.
+                    // Start members only once: the restart policy handles one that ends at once.
                     if starts && want == Want::Started {
                         want = Want::Kept;
                     }
@@ -84,9 +84,9 @@ impl PodService {
         Err(PodError::Unsettled(id.to_owned()))
     }
 
-    /// Ends and removals side by side, as each may take seconds; the rest in order. All of it to the end, whatever fails:
-    /// no step needs another one's outcome, and a member that cannot be made or started must not hold up the others.
-    /// The first failure is the answer.
+    /// Runs ends and removals in parallel, since each may take seconds, and the rest in order. Runs every step despite
+    /// failures: the steps are independent, and a member that cannot be created or started must not block the others.
+    /// Returns the first failure.
     async fn perform(&self, pod: &Arc<Pod>, steps: Vec<Step>) -> Result<(), PodError> {
         let (apart, in_order): (Vec<_>, Vec<_>) = steps
             .into_iter()
@@ -113,7 +113,7 @@ impl PodService {
                 None => Ok(()),
             },
             Step::Start(id) => match containers.start(&id).await {
-                // Its restart policy or a client was faster.
+                // Its restart policy or a client has started it already.
                 Ok(_) | Err(ContainerError::AlreadyStarted(_) | ContainerError::NotFound(_)) => Ok(()),
                 Err(error) => Err(error.into()),
             },
@@ -124,23 +124,19 @@ impl PodService {
     }
 
     async fn make_infra(&self, pod: &Pod) -> Result<(), PodError> {
-        let request = CreateRequest {
-            name: format!("{INFRA_PREFIX}{}", pod.id.get(..12).unwrap_or(&pod.id)),
+        let name = format!("{INFRA_PREFIX}{}", pod.id.get(..12).unwrap_or(&pod.id));
+        let request = ContainerRequest {
             image: self.0.settings.infra_image.clone().unwrap_or_default(),
             ports: template::ports(&pod.template.spec),
             network: template::network(&pod.template.spec),
-            ..CreateRequest::default()
+            ..ContainerRequest::default()
         };
-        let part = PodPart {
-            pod_id: pod.id.clone(),
-            role: PodRole::Infra,
-            host_name: template::host_name(pod),
-        };
-        self.0.containers.create_in_pod(request, part).await?;
+        let part = part(pod, PodRole::Infra);
+        self.0.containers.create_in_pod(name, request, part).await?;
         Ok(())
     }
 
-    /// Counts the starts in a row, for the delay before the next one.
+    /// Counts consecutive starts, which determine the delay before the next one.
     async fn start_infra(&self, id: &str) -> Result<(), PodError> {
         let id = id.to_owned();
         let row = id.clone();
@@ -150,7 +146,7 @@ impl PodService {
                     c.status.restarts = rebuilds(c);
                 }
             };
-            // Nothing that the change touches can be claimed by others.
+            // The change touches nothing that others can claim.
             let _ = t.update::<Container>(&row, again);
             Ok::<_, PodError>(())
         });
@@ -164,18 +160,12 @@ impl PodService {
     async fn make_member(&self, pod: &Pod, entry: &PodContainer) -> Result<(), PodError> {
         let volumes = self.make_volumes(pod).await?;
         let request = template::request(pod, entry, &volumes);
-        let mut options = entry.options.clone();
-        options.restart = pod.template.spec.restart;
-        let role = PodRole::Member {
-            options: Box::new(options),
-            pull: entry.pull,
-            keep_entrypoint: entry.keep_entrypoint,
-        };
-        self.0.containers.create_in_pod(request, part(pod, role)).await?;
+        let (name, part) = (member_name(&pod.id, &entry.name), part(pod, PodRole::Member));
+        self.0.containers.create_in_pod(name, request, part).await?;
         Ok(())
     }
 
-    /// The pod's own volumes, made if they are not there. Open to every user of its containers; the directory above
+    /// Creates the pod's own volumes if absent. Every user of its containers can write to them; the directory above
     /// keeps the host's users out.
     async fn make_volumes(&self, pod: &Pod) -> Result<PathBuf, PodError> {
         let own = self.0.settings.root.join(&pod.id);
@@ -202,7 +192,7 @@ impl PodService {
         .await
     }
 
-    /// Volumes, then the row; the name goes to the successor, if there is one.
+    /// Removes the volumes, then the row; a successor, if any, gets the name.
     async fn forget(&self, id: &str) -> Result<(), PodError> {
         let own = self.0.settings.root.join(id);
         blocking(move || remove_directory(&own)).await?;
@@ -213,7 +203,12 @@ impl PodService {
             .await
     }
 
-    pub(super) async fn add_locked(&self, id: &str, request: CreateRequest) -> Result<String, PodError> {
+    pub(super) async fn add_locked(
+        &self,
+        id: &str,
+        name: String,
+        mut request: ContainerRequest,
+    ) -> Result<String, PodError> {
         let pod = self.get(id)?;
         if pod.owner.is_some() {
             return Err(PodError::Owned { pod: pod.name.clone() });
@@ -221,21 +216,25 @@ impl PodService {
         if pod.goal == PodGoal::Removed {
             return Err(PodError::BeingRemoved(pod.id.clone()));
         }
-        if request.name.is_empty() {
+        if name.is_empty() {
             return Err(PodError::NoContainerName);
         }
-        let options = self.0.containers.check_options(&request.options)?;
-        let entry = entry_of(&request, options);
+        request.pull = pull_policy_of(&request.image);
+        let entry = PodContainer {
+            name,
+            request,
+            volume_mounts: Vec::new(),
+        };
         let grown = with_entry(&pod.template, entry.clone());
         check_template(&grown)?;
-        // A pod without a network gets that of its first container, which this may be.
+        // A pod without a network gets the network of its first container, which this may be.
         let with = Pod {
             template: grown.clone(),
             ..Pod::clone(&pod)
         };
         self.infra_runs(&with).await?;
         self.publish(&with).await?;
-        match self.make_added(&with, &request).await {
+        match self.make_added(&with, &entry).await {
             Ok(member) => {
                 let recorded = self.update(id, move |pod| {
                     pod.template = grown;
@@ -253,12 +252,12 @@ impl PodService {
         }
     }
 
-    /// Infra, and nothing else: other members are not part of what was asked for.
+    /// Has infra run, and nothing else: the request does not concern other members.
     async fn infra_runs(&self, pod: &Pod) -> Result<(), PodError> {
         let bare = |pod: &Pod| {
             let mut pod = pod.clone();
             pod.template.spec.containers.clear();
-            // Also when a user stopped it: what is stopped are the members.
+            // Even if a user stopped the pod: that stops only its members.
             pod.goal = PodGoal::Created;
             pod
         };
@@ -284,13 +283,11 @@ impl PodService {
         Ok(self.0.containers.publish(&infra.id, &ports).await?)
     }
 
-    async fn make_added(&self, pod: &Pod, request: &CreateRequest) -> Result<String, PodError> {
-        let mut wish = request.clone();
-        wish.name = member_name(&pod.id, &request.name);
-        wish.ports.clear();
-        let restart = pod.template.spec.restart;
-        let part = part(pod, PodRole::Added { restart });
-        Ok(self.0.containers.create_in_pod(wish, part).await?)
+    async fn make_added(&self, pod: &Pod, entry: &PodContainer) -> Result<String, PodError> {
+        // Without volumes of the pod: no directory is needed.
+        let request = template::request(pod, entry, Path::new(""));
+        let (name, part) = (member_name(&pod.id, &entry.name), part(pod, PodRole::Added));
+        Ok(self.0.containers.create_in_pod(name, request, part).await?)
     }
 }
 
@@ -299,27 +296,6 @@ fn part(pod: &Pod, role: PodRole) -> PodPart {
         pod_id: pod.id.clone(),
         role,
         host_name: template::host_name(pod),
-    }
-}
-
-/// The entry that makes the same container again.
-fn entry_of(request: &CreateRequest, options: crate::model::ContainerOptions) -> PodContainer {
-    PodContainer {
-        name: request.name.clone(),
-        image: request.image.clone(),
-        pull: pull_policy_of(&request.image),
-        entrypoint: request.options.entrypoint.clone(),
-        command: request.command.clone(),
-        keep_entrypoint: false,
-        env: request.env.clone(),
-        ports: request.ports.clone(),
-        mounts: request.mounts.clone(),
-        volume_mounts: Vec::new(),
-        network: request.network.clone(),
-        tty: request.tty,
-        user: request.options.user.clone(),
-        working_dir: request.options.working_dir.clone(),
-        options,
     }
 }
 

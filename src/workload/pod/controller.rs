@@ -1,4 +1,4 @@
-//! The controller of pods: makes the goal of every pod true, with a growing delay after failures.
+//! The controller of pods: brings every pod to its goal, with a growing delay after failures.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use crate::model::{Change, Kind, Object, Pod, Snapshot};
 use crate::ops::conditions::Failure;
 use crate::ops::controller::{Outcome, Reconcile};
 
-/// When a pod that was in operation is looked at again.
+/// How soon to reconcile a pod again that another operation held.
 const BUSY: Duration = Duration::from_millis(500);
 
-/// Keeps pods true. Keys are ids of pods.
+/// Reconciles pods. Keys are ids of pods.
 pub struct PodController(PodService);
 
 impl PodController {
@@ -49,7 +49,7 @@ impl Reconcile for PodController {
     }
 
     async fn reconcile(&self, id: &String) -> Outcome {
-        // Whoever is at work on the pod brings it to its goal.
+        // The operation that holds the pod brings it to its goal.
         let Some(_lock) = self.0.try_lock(id) else {
             return Outcome::Again(BUSY);
         };

@@ -1,4 +1,4 @@
-//! What can go wrong with a pod. The texts are the contract's (`docs/spec/api.md` 8); the API adds its prefix.
+//! Pod errors. The texts are part of the contract (`docs/spec/api.md` 8); the API adds its prefix.
 
 use crate::model::PodProblem;
 use crate::ops::task::Unfinished;
@@ -8,25 +8,25 @@ use crate::workload::container::ContainerError;
 /// Why an operation on a pod failed.
 #[derive(Debug, thiserror::Error)]
 pub enum PodError {
-    /// No pod of that id, and none of that name in the namespace.
+    /// No pod has that id, or that name in the namespace.
     #[error("pod: {0} not found")]
     NotFound(String),
-    /// Without a name.
+    /// The pod has no name.
     #[error("pod name is required")]
     NoName,
-    /// A name or namespace outside the grammar.
+    /// The name or namespace is outside the grammar.
     #[error(
         "invalid pod {what}: {text:?}; use up to {most} letters, digits, '_', '.', '-', beginning with a letter or digit"
     )]
     InvalidName {
         /// `name` or `namespace`
         what: &'static str,
-        /// As given.
+        /// The given text.
         text: String,
-        /// Longest.
+        /// Maximum length.
         most: usize,
     },
-    /// Another pod has the name, and the request does not say that it is to be replaced.
+    /// Another pod has the name, and the request does not ask to replace it.
     #[error("pod {namespace}/{name} exists; give another name, or a uid of its own to replace it")]
     NameTaken {
         /// Namespace of both.
@@ -34,34 +34,34 @@ pub enum PodError {
         /// Name of both.
         name: String,
     },
-    /// A template that cannot be carried out.
+    /// The template cannot be realized.
     #[error("pod template invalid: {0}")]
     InvalidTemplate(String),
-    /// A container for a pod that a set keeps like its other pods.
+    /// The request adds a container to a pod of a replica set, which keeps its pods alike.
     #[error("pod {pod} is kept by a replica set; change the template of the set instead")]
     Owned {
         /// Name of the pod.
         pod: String,
     },
-    /// A container for a pod without a name.
+    /// The request adds a container without a name to a pod.
     #[error("a container of a pod needs a name")]
     NoContainerName,
-    /// The pod is going away.
+    /// The pod is being removed.
     #[error("pod {0} is being removed")]
     BeingRemoved(String),
-    /// The pod did not come to what it should be, although no step failed: something else keeps changing it.
+    /// The pod did not reach its goal although no step failed: something else keeps changing it.
     #[error("pod {0} keeps changing; it will be tried again")]
     Unsettled(String),
-    /// A container of it.
+    /// A container of the pod failed.
     #[error(transparent)]
     Container(#[from] ContainerError),
-    /// Its volumes.
+    /// The volumes of the pod failed.
     #[error("volumes: {0}")]
     Volumes(#[source] std::io::Error),
     /// The state could not be written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The operation ended without an answer: a defect, which the log describes.
+    /// The operation ended without a result: a defect, which the log describes.
     #[error("the operation failed unexpectedly; see the daemon's log")]
     Panicked,
 }
@@ -73,7 +73,7 @@ impl From<Unfinished> for PodError {
 }
 
 impl PodError {
-    /// Why a pod could not be brought to its goal, in one word that stays the same: the kubelet's where it has one.
+    /// A stable one-word reason why a pod did not reach its goal; the kubelet's word where it has one.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NotFound(_) | Self::BeingRemoved(_) | Self::Unsettled(_) => "Unsettled",
@@ -84,7 +84,7 @@ impl PodError {
         }
     }
 
-    /// What clients are told of a pod that could not be brought to its goal; nothing where it is only a matter of time.
+    /// The problem to report to clients for a pod that did not reach its goal; none if it only needs more time.
     pub(super) fn problem(&self) -> Option<PodProblem> {
         match self {
             Self::NotFound(_) | Self::BeingRemoved(_) | Self::Unsettled(_) => None,

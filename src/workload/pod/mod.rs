@@ -7,19 +7,19 @@
 //!     \----------------+------------------+--> Removed --> (gone)
 //! ```
 //!
-//! This module owns the row of every pod and which containers it consists of. An operation writes the goal first and
-//! then acts; whatever keeps it from finishing (a crash, a registry that is down), the [controller](PodController) goes
-//! on towards the goal. What has to be done is decided by a pure function over one snapshot (`plan`); each step of it
-//! can be repeated. One lock per pod puts operations in order, and the controller leaves alone what is in operation.
+//! This module owns the row of every pod and its list of containers. An operation writes the goal first and then acts;
+//! if anything interrupts it (a crash, an unreachable registry), the [controller](PodController) continues towards the
+//! goal. A pure function over one snapshot decides the steps (`plan`); each step can be repeated. One lock per pod
+//! serializes operations, and the controller skips pods with an operation in progress.
 //!
-//! A pod that takes another one's place is in the other's row, as its successor, before anything of the other is taken down.
-//! It gets a row and the name in the transaction that forgets the other one (`reserve`), so a crash never leaves neither.
+//! A pod that replaces another one is recorded in the other's row, as its successor, before the other is torn down. It
+//! gets a row and the name in the transaction that deletes the other (`reserve`), so a crash never leaves neither.
 //!
-//! The infra container holds the namespaces and the address. When it dies, they are gone: it is started again in place,
-//! and every member after it. Id, UID and name of a pod are for life.
+//! The infra container holds the namespaces and the address. They are gone when it dies: it is restarted in place,
+//! followed by every member. Id, UID and name of a pod never change.
 //!
-//! What it never does: let a member run in other namespaces than those of the living infra container, restart a single
-//! member that ended (its restart policy does, see `container`), or touch a pod that nobody started or a user stopped.
+//! Never lets a member run in namespaces other than those of the living infra container, restarts a single member that
+//! ended (its restart policy does, see `container`), or touches a pod that nobody started or a user stopped.
 
 mod act;
 mod controller;

@@ -1,8 +1,8 @@
-//! What pods are made from.
+//! The description of a new pod.
 
 use crate::model::{PodGoal, PodTemplate};
 
-/// A pod to be made.
+/// A pod to create.
 #[derive(Debug, Clone)]
 pub struct NewPod {
     /// Unique in the namespace.
@@ -11,10 +11,10 @@ pub struct NewPod {
     pub namespace: String,
     /// Identity chosen by the client; `None` for a new one.
     pub uid: Option<String>,
-    /// Replica set that makes it.
+    /// Replica set that creates it.
     pub owner: Option<String>,
-    /// What it consists of.
+    /// Its containers and volumes.
     pub template: PodTemplate,
-    /// What it is meant to be. With [`PodGoal::Running`] the controller makes and starts its containers.
+    /// Its goal. With [`PodGoal::Running`] the controller creates and starts its containers.
     pub goal: PodGoal,
 }

@@ -1,7 +1,7 @@
-//! What has to be done with a pod. Pure: one snapshot in, the next steps out.
+//! The plan for a pod. Pure: takes one snapshot and returns the next steps.
 //!
-//! Steps of one plan do not depend on each other's outcome. When they are done the plan is made anew, until it is
-//! [`NextSteps::Done`]; so whatever happens in between, and wherever a crash cuts it off, is seen.
+//! The steps of one plan do not depend on each other's outcome. After them a new plan is made, until it is
+//! [`NextSteps::Done`]; so each plan takes account of concurrent changes and crashes.
 
 use std::time::Duration;
 
@@ -12,33 +12,33 @@ use crate::model::{Container, ContainerState, Operation, Pod, PodGoal, PodStatus
 use crate::ops::controller::Backoff;
 use crate::workload::container::{are_published, parse_ports};
 
-/// How long a pod whose infra container keeps dying waits until it is rebuilt.
+/// How long to wait before rebuilding a pod whose infra container keeps dying.
 const REBUILD: Backoff = Backoff {
     first: Duration::from_millis(250),
     most: Duration::from_secs(15),
 };
-/// An infra container that ran that long did not die of what it is.
+/// An infra container that ran this long resets the delay.
 const STEADY: Duration = Duration::from_secs(10);
-/// How long something that others are at work on is left alone.
+/// How long to leave a container alone that another operation holds.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// On whose behalf.
+/// The caller's wish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Want {
-    /// A user: the containers shall be there.
+    /// A user: the containers shall exist.
     Made,
     /// A user: all of them shall run.
     Started,
-    /// The controller: it shall be as its goal says. A member that ended is its restart policy's.
+    /// The controller: the pod shall meet its goal. The restart policy handles members that ended.
     Kept,
 }
 
-/// What comes next.
+/// The next actions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum NextSteps {
     /// Nothing.
     Done,
-    /// Nothing before that time has passed.
+    /// Nothing until this time has passed.
     Wait(Duration),
     /// These, in this order.
     Steps(Vec<Step>),
@@ -47,21 +47,21 @@ pub(super) enum NextSteps {
 /// One step. Doing it again is harmless.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Makes the infra container.
+    /// Creates the infra container.
     MakeInfra,
     /// Starts the infra container of that id.
     StartInfra(String),
     /// Has the infra container of that id publish the ports of the template.
     Publish(String),
-    /// Makes the member of the entry of that index.
+    /// Creates the member of the entry with that index.
     Make(usize),
     /// Starts the member of that id.
     Start(String),
-    /// Ends what runs in the container of that id; the container stays.
+    /// Ends the process of the container with that id; the container stays.
     End(String),
-    /// Takes the container of that id away.
+    /// Deletes the container with that id.
     Delete(String),
-    /// Takes away the pod, which has no containers any more.
+    /// Deletes the pod, which has no containers any more.
     Forget,
 }
 
@@ -98,8 +98,8 @@ fn ends(status: &PodStatus, of: impl Fn(&Container) -> bool) -> Vec<Step> {
     members.map(|member| Step::End(member.id.clone())).collect()
 }
 
-/// Whether it holds on to namespaces, running or about to. What somebody is just creating again says so when it is done:
-/// until then its row still names the namespaces of its last run.
+/// Whether it uses namespaces, running or about to. A container that is just being created again does not count: until
+/// that is done its row still names the namespaces of its last run.
 fn lives(container: &Container) -> bool {
     container.journal.operation.is_none()
         && matches!(
@@ -108,7 +108,7 @@ fn lives(container: &Container) -> bool {
         )
 }
 
-/// First what is in the way, then infra, then the members.
+/// First removes obstacles, then brings up infra, then the members.
 fn towards(pod: &Pod, status: &PodStatus, want: Want, now: Timestamp) -> NextSteps {
     let half_gone = |c: &&std::sync::Arc<Container>| c.journal.operation == Some(Operation::Delete);
     let containers = || status.infra.iter().chain(&status.members);
@@ -140,7 +140,7 @@ fn towards(pod: &Pod, status: &PodStatus, want: Want, now: Timestamp) -> NextSte
     }
 }
 
-/// What is left once the infra container runs and nobody is in other namespaces than its own.
+/// The remaining steps once infra runs and no member is in other namespaces.
 fn members(pod: &Pod, status: &PodStatus, infra: &Container, want: Want) -> Vec<Step> {
     let entries = &pod.template.spec.containers;
     // Ports of a stored template were parsed before it was stored.
@@ -160,9 +160,9 @@ fn members(pod: &Pod, status: &PodStatus, infra: &Container, want: Want) -> Vec<
 
 /// Whether a member has to be started.
 fn is_due(pod: &Pod, member: &Container, infra: &Container, want: Want) -> bool {
-    // One that a client made in a running pod waits for its client, also when infra died meanwhile.
+    // A member that a client created in a running pod waits for its client, even if infra died in the meantime.
     let waits = member.journal.stopped_by_user && member.status.started_at.is_none();
-    // One that was quick is not started a second time for the same request.
+    // Do not start a member twice for one request if it ended quickly.
     let had_its_run = member.status.state == ContainerState::Stopped
         && !member.journal.stopped_by_user
         && pod.started_at.is_some()
@@ -173,13 +173,13 @@ fn is_due(pod: &Pod, member: &Container, infra: &Container, want: Want) -> bool 
         _ if want == Want::Started && !had_its_run => true,
         _ if waits => false,
         ContainerState::Created => true,
-        // A stop that was not a stop of the pod is undone (`docs/spec/api.md` 19).
+        // Undo the stop of a single member (`docs/spec/api.md` 19).
         ContainerState::Stopped if member.journal.stopped_by_user => true,
         ContainerState::Stopped => member.journal.joined != infra.status.process && !is_over(member, infra),
     }
 }
 
-/// Whether a member had ended before the infra container did, and its restart policy was content with that.
+/// Whether a member ended before the infra container did, and its restart policy did not require a restart.
 fn is_over(member: &Container, infra: &Container) -> bool {
     let before =
         matches!((member.status.stopped_at, infra.status.stopped_at), (Some(member), Some(infra)) if member < infra);
@@ -192,7 +192,7 @@ fn is_over(member: &Container, infra: &Container) -> bool {
         }
 }
 
-/// How many starts in a row an infra container has had when it is started now, the first one not counted.
+/// The number of consecutive starts of an infra container when it starts now, not counting the first one.
 pub(super) fn rebuilds(infra: &Container) -> u32 {
     match (infra.status.started_at, infra.status.stopped_at) {
         (Some(started), Some(stopped)) if elapsed(started, stopped) >= STEADY => 1,
@@ -209,7 +209,7 @@ fn rebuild_delay(infra: &Container, now: Timestamp) -> Option<Duration> {
     delay.checked_sub(waited).filter(|rest| !rest.is_zero())
 }
 
-/// Zero when the clock was set back.
+/// The time between both; zero if the clock was set back.
 fn elapsed(from: Timestamp, to: Timestamp) -> Duration {
     to.duration_since(from).try_into().unwrap_or_default()
 }

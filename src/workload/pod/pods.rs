@@ -1,4 +1,4 @@
-//! What can be asked of pods.
+//! The operations on pods.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,22 +12,23 @@ use super::{NewPod, PodError, check_template, template};
 use crate::image::ImageRef;
 use crate::model::names::is_name;
 use crate::model::{
-    Claim, Kind, Pod, PodGoal, PodSpec, PodStatus, PodTemplate, Snapshot, Txn, pod_status, pod_statuses,
+    Claim, ContainerRequest, Kind, Pod, PodGoal, PodSpec, PodStatus, PodTemplate, Snapshot, Txn, pod_status,
+    pod_statuses,
 };
 use crate::ops::lock::{KeyGuard, KeyedLocks};
 use crate::ops::task::Operations;
 use crate::store::Store;
-use crate::workload::container::{ContainerError, ContainerService, CreateRequest};
+use crate::workload::container::{ContainerError, ContainerService};
 
 /// Longest name of a pod, and of a namespace (the limits of Kubernetes).
 const MAX_NAME: usize = 253;
 const MAX_NAMESPACE: usize = 63;
-/// How often a name that another request keeps taking is tried for.
+/// How often to try for a name that other requests keep taking.
 const CREATE_TRIES: usize = 5;
-/// How long a request waits for what others are at work on.
+/// How long a request waits for concurrent operations.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What the service needs to know of the installation.
+/// The service's settings.
 #[derive(Debug, Clone)]
 pub struct PodSettings {
     /// Directory of the pods' own directories, `<root>/pod`.
@@ -48,7 +49,7 @@ pub(super) struct Inner {
     operations: Operations,
 }
 
-/// A pod that its holder works on: the controller leaves it alone until this is dropped.
+/// A pod locked by its holder: the controller leaves it alone until this is dropped.
 pub struct HeldPod {
     pods: PodService,
     pod: Arc<Pod>,
@@ -56,24 +57,24 @@ pub struct HeldPod {
 }
 
 impl HeldPod {
-    /// Its row at the time it was stored.
+    /// Its row as stored.
     pub fn pod(&self) -> &Arc<Pod> {
         &self.pod
     }
 
-    /// As [`PodService::prepare`].
+    /// Does the same as [`PodService::prepare`].
     pub async fn prepare(&self) -> Result<Vec<String>, PodError> {
         self.pods.prepare_locked(&self.pod.id).await
     }
 
-    /// As [`PodService::start`].
+    /// Does the same as [`PodService::start`].
     pub async fn start(&self) -> Result<(), PodError> {
         self.pods.start_locked(&self.pod.id).await
     }
 }
 
 impl PodService {
-    /// A service over the containers. Nothing happens before [`PodService::recover`].
+    /// Creates a service over the containers. It does nothing before [`PodService::recover`].
     pub fn new(settings: PodSettings, store: Store, containers: ContainerService) -> Self {
         Self(Arc::new(Inner {
             settings,
@@ -84,7 +85,7 @@ impl PodService {
         }))
     }
 
-    /// All pods by creation time, then id, with what they are like.
+    /// All pods with their status, by creation time, then id.
     pub fn list(&self) -> Vec<(Arc<Pod>, PodStatus)> {
         pod_statuses(&self.snapshot())
     }
@@ -94,8 +95,8 @@ impl PodService {
         find_in(&self.snapshot(), parameter, namespace).ok_or_else(|| PodError::NotFound(parameter.to_owned()))
     }
 
-    /// Whether pods may be made from a template here: [`check_template`], what the configuration lets containers have of the
-    /// host, and no program of the host has one of the ports.
+    /// Checks whether pods can be created from a template here: [`check_template`], the host paths that the
+    /// configuration allows, and whether programs of the host use its ports.
     pub fn check_template(&self, template: &PodTemplate) -> Result<(), PodError> {
         check_template(template)?;
         let mounts = template::host_mounts(&template.spec);
@@ -104,16 +105,16 @@ impl PodService {
         Ok(self.0.containers.check_published(&template::ports(&template.spec))?)
     }
 
-    /// Stores a pod; no container is made (`docs/spec/api.md` 8.3).
+    /// Stores a pod without creating containers (`docs/spec/api.md` 8.3).
     ///
-    /// A pod of the same name is returned, unchanged, if it has the same uid, removed first if the request has another
-    /// one, and otherwise in the way ([`PodError::NameTaken`]). A replacement that has begun is finished by the controller
-    /// if it must.
+    /// If a pod has the name already: with the same uid it is returned unchanged; with another uid in the request it is
+    /// replaced; without one the request fails ([`PodError::NameTaken`]). If a replacement is interrupted, the
+    /// controller finishes it.
     pub async fn create(&self, pod: NewPod) -> Result<Arc<Pod>, PodError> {
         Ok(self.put_down(pod, None).await?.0)
     }
 
-    /// As [`PodService::create`], also in the place of the pod of that id, and nobody else is at work on the new pod yet.
+    /// [`PodService::create`], which may also replace the pod with that id, and locks the new pod.
     pub async fn hold(&self, pod: NewPod, instead_of: Option<String>) -> Result<HeldPod, PodError> {
         let (pod, lock) = self.put_down(pod, instead_of).await?;
         let lock = match lock {
@@ -127,7 +128,7 @@ impl PodService {
         })
     }
 
-    /// Stores a pod, and returns the lock of one that is new.
+    /// Stores a pod; if it is new, returns its lock as well.
     async fn put_down(
         &self,
         pod: NewPod,
@@ -142,7 +143,7 @@ impl PodService {
                 Reserved::Pod(pod, lock) => Some((pod, lock)),
                 Reserved::After { old, next } => {
                     self.finish_removal(&old).await?;
-                    // It is not there if somebody deleted the old pod, or put another one in its place.
+                    // The new pod is missing if the old one was deleted, or replaced by another one.
                     next.and_then(|(id, lock)| Some((self.get(&id).ok()?, Some(lock))))
                 }
             };
@@ -157,17 +158,17 @@ impl PodService {
         })
     }
 
-    /// Has all images of a pod here, by the policies of its containers.
+    /// Obtains all images of a pod, by the pull policies of its containers.
     pub async fn obtain_images(&self, spec: &PodSpec) -> Result<(), PodError> {
         for entry in &spec.containers {
-            let image = ImageRef::parse(&entry.image).map_err(ContainerError::from)?;
-            self.0.containers.obtain_image(&image, entry.pull).await?;
+            let image = ImageRef::parse(&entry.request.image).map_err(ContainerError::from)?;
+            self.0.containers.obtain_image(&image, entry.request.pull).await?;
         }
         Ok(())
     }
 
-    /// Makes what the template lists and the pod lacks, and starts nothing but infra. Returns the ids of the members
-    /// in the order of the template.
+    /// Creates missing containers of the template and starts only infra. Returns the ids of the members in the order of
+    /// the template.
     pub async fn prepare(&self, id: &str) -> Result<Vec<String>, PodError> {
         let service = self.clone();
         self.locked(id, async move |id| service.prepare_locked(&id).await).await
@@ -182,7 +183,7 @@ impl PodService {
         Ok(members.map(|member| member.id.clone()).collect())
     }
 
-    /// Makes what the pod lacks and starts all that does not run. A failure leaves the goal: the controller goes on.
+    /// Creates missing containers and starts all that do not run. A failure keeps the goal: the controller continues.
     pub async fn start(&self, id: &str) -> Result<(), PodError> {
         let service = self.clone();
         self.locked(id, async move |id| service.start_locked(&id).await).await
@@ -196,7 +197,7 @@ impl PodService {
         Ok(())
     }
 
-    /// Stops the members that run. Infra goes on, and with it the address.
+    /// Stops the running members. Infra continues to run and keeps the address.
     pub async fn stop(&self, id: &str) -> Result<(), PodError> {
         let service = self.clone();
         self.locked(id, async move |id| {
@@ -210,8 +211,8 @@ impl PodService {
         .await
     }
 
-    /// Takes the pod away with all that belongs to it, also with what was to come in its place. After a failure or a crash
-    /// the controller finishes it.
+    /// Removes the pod with everything that belongs to it, and cancels its replacement. After a failure or a crash the
+    /// controller finishes the removal.
     pub async fn remove(&self, id: &str) -> Result<(), PodError> {
         self.get(id)?;
         let service = self.clone();
@@ -221,7 +222,7 @@ impl PodService {
                 Ok(())
             });
             match mark.await {
-                // Somebody else's removal was faster.
+                // Another removal was faster.
                 Err(PodError::NotFound(_)) => return Ok(()),
                 result => result?,
             }
@@ -232,18 +233,18 @@ impl PodService {
         .await
     }
 
-    /// Sees a pod off that is being removed. One that is gone is fine.
+    /// Completes the removal of a pod. A missing pod is not an error.
     pub async fn finish_removal(&self, id: &str) -> Result<(), PodError> {
         let service = self.clone();
         self.locked(id, async move |id| service.complete(&id, Want::Kept).await)
             .await
     }
 
-    /// Makes one more container in a pod, which then is part of its template, and returns its id. It is not started
+    /// Creates another container in a pod, adds it to the pod's template and returns its id. Does not start it
     /// (`docs/spec/api.md` 5.4, P18).
-    pub async fn add(&self, id: &str, request: CreateRequest) -> Result<String, PodError> {
+    pub async fn add(&self, id: &str, name: String, request: ContainerRequest) -> Result<String, PodError> {
         let service = self.clone();
-        self.locked(id, async move |id| service.add_locked(&id, request).await)
+        self.locked(id, async move |id| service.add_locked(&id, name, request).await)
             .await
     }
 
@@ -265,7 +266,7 @@ impl PodService {
         self.0.locks.try_lock(id)
     }
 
-    /// Runs an operation under the pod's lock and to its end, also when the caller is dropped.
+    /// Runs an operation to its end under the pod's lock, even if the caller is dropped.
     async fn locked<T: Send + 'static, F: Future<Output = Result<T, PodError>> + Send>(
         &self,
         id: &str,
@@ -316,7 +317,7 @@ impl PodService {
         update.await
     }
 
-    /// [`PodService::settle`] for a user, who waits.
+    /// [`PodService::settle`] for a user who waits.
     async fn complete(&self, id: &str, want: Want) -> Result<(), PodError> {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         while let Some(delay) = self.settle(id, want).await? {

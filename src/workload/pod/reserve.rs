@@ -1,4 +1,4 @@
-//! Who gets a name. Inside of one transaction, without I/O.
+//! Reservation of pod names, inside one transaction and without I/O.
 //!
 //! ```text
 //! old          --replace-->  old (Removed, successor: new)  --last container gone-->  new
@@ -12,21 +12,21 @@ use super::{NewPod, PodError};
 use crate::model::{Claim, Kind, Pod, PodGoal, Snapshot, Txn, fresh_ulid, member_name};
 use crate::ops::lock::{KeyGuard, KeyedLocks};
 
-/// What became of an attempt to reserve a name.
+/// The result of a reservation.
 pub(super) enum Reserved {
-    /// The pod: new, with its lock, or known by its uid.
+    /// The pod: a new one with its lock, or an existing one with the same uid.
     Pod(Arc<Pod>, Option<KeyGuard>),
-    /// A pod that has to go first.
+    /// A pod that must be removed first.
     After {
         /// Its id.
         old: String,
-        /// Id and lock of the new pod, which is the old one's successor now.
+        /// Id and lock of the new pod, now the old one's successor.
         next: Option<(String, KeyGuard)>,
     },
 }
 
-/// Stores a pod, or promises it the name of one that then has to go: because the uid is another one, or because
-/// `instead_of` is the id of the pod that would have kept the name.
+/// Stores a pod, or records it as the successor of the pod that has the name and must go: because it has another uid,
+/// or because `instead_of` is the id of the pod that would keep the name.
 pub(super) fn reserve(
     t: &mut Txn,
     wish: NewPod,
@@ -68,7 +68,7 @@ pub(super) fn reserve(
     Ok(reserved)
 }
 
-/// Forgets a pod and stores its successor, if it has one.
+/// Deletes a pod and stores its successor, if any.
 pub(super) fn hand_over(t: &mut Txn, id: &str, now: Timestamp) -> Result<(), PodError> {
     let successor = t.remove::<Pod>(id).and_then(|old| old.successor.clone());
     let Some(mut pod) = successor.map(|pod| *pod) else {
@@ -79,7 +79,7 @@ pub(super) fn hand_over(t: &mut Txn, id: &str, now: Timestamp) -> Result<(), Pod
     put(t, pod).map(drop)
 }
 
-/// A row with an id of its own, locked before anybody can know it.
+/// A row with a fresh id, locked before anyone else can see it.
 fn row(snapshot: &Snapshot, wish: NewPod, locks: &KeyedLocks) -> (Pod, KeyGuard) {
     let (id, lock) = loop {
         let id = fresh_id(snapshot);
@@ -105,7 +105,7 @@ fn row(snapshot: &Snapshot, wish: NewPod, locks: &KeyedLocks) -> (Pod, KeyGuard)
     (pod, lock)
 }
 
-/// An id whose beginning and end no other pod has, nor will have: names of containers are made from them.
+/// An id whose beginning and end are unique among pods, because they become part of container names.
 pub(crate) fn fresh_id(snapshot: &Snapshot) -> String {
     let infra = |id: &str| id.get(..12).unwrap_or(id).to_owned();
     loop {

@@ -1,34 +1,34 @@
-//! Templates: what can be carried out, and what a pod's containers are asked for. Pure.
+//! Templates: their validation, and the create requests of a pod's containers. Pure.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use super::PodError;
 use crate::image::ImageRef;
-use crate::model::{Pod, PodContainer, PodSpec, PodTemplate, Volume, VolumeMount, VolumeSource, member_name, names};
+use crate::model::{
+    ContainerRequest, Pod, PodContainer, PodSpec, PodTemplate, Volume, VolumeMount, VolumeSource, names,
+};
 use crate::runtime::mounts;
 use crate::workload::container;
-use crate::workload::container::{CreateRequest, OptionsRequest};
 
-/// What a member's name has beyond its entry's: `-` and 8 characters.
+/// Length of the suffix of a member's name: `-` and 8 characters.
 const SUFFIX: usize = 9;
-/// Longest name of a container.
 /// Longest host name that the kernel takes.
 const MAX_HOST_NAME: usize = 63;
 
-/// Whether pods can be made from a template: every container has a name of its own and an image reference that can be
-/// parsed, ports and mounts have their form, no host port is published twice, and every mounted volume exists.
+/// Checks whether pods can be created from a template: container names are unique, image references, ports and mounts
+/// are well-formed, no host port is published twice, and every mounted volume exists.
 pub fn check_template(template: &PodTemplate) -> Result<(), PodError> {
     check(&template.spec).map_err(PodError::InvalidTemplate)
 }
 
-/// What the containers of a template would have mounted of the host, as mount strings.
+/// The host paths that the containers of a template mount, as mount strings.
 pub(super) fn host_mounts(spec: &PodSpec) -> Vec<String> {
     let of_volumes = spec.volumes.iter().filter_map(|volume| match &volume.source {
         VolumeSource::HostPath(path) => Some(mount_text(path, "/mnt", false)),
         VolumeSource::EmptyDir => None,
     });
-    let of_containers = spec.containers.iter().flat_map(|entry| entry.mounts.clone());
+    let of_containers = spec.containers.iter().flat_map(|entry| entry.request.mounts.clone());
     of_volumes.chain(of_containers).collect()
 }
 
@@ -65,12 +65,12 @@ fn check(spec: &PodSpec) -> Result<(), String> {
 
 fn check_entry(spec: &PodSpec, entry: &PodContainer) -> Result<(), String> {
     let name = &entry.name;
-    if entry.image.is_empty() {
+    if entry.request.image.is_empty() {
         return Err(format!("container image required: {name}"));
     }
     let named = |error: &dyn std::fmt::Display| format!("container {name}: {error}");
-    ImageRef::parse(&entry.image).map_err(|e| named(&e))?;
-    for text in &entry.mounts {
+    ImageRef::parse(&entry.request.image).map_err(|e| named(&e))?;
+    for text in &entry.request.mounts {
         mounts::parse(text).map_err(|e| named(&e))?;
     }
     for mount in &entry.volume_mounts {
@@ -89,18 +89,21 @@ fn mount_text(source: &str, destination: &str, read_only: bool) -> String {
     format!("{source}:{destination}:{}", if read_only { "ro" } else { "rw" })
 }
 
-/// The ports that the pod's address publishes: those of all entries.
+/// The ports that the pod's address publishes: the ports of all entries.
 pub(super) fn ports(spec: &PodSpec) -> Vec<String> {
-    spec.containers.iter().flat_map(|entry| entry.ports.clone()).collect()
+    spec.containers
+        .iter()
+        .flat_map(|entry| entry.request.ports.clone())
+        .collect()
 }
 
-/// Network of the pod as written: of the first entry that names one; empty for the default.
+/// The network of the pod as written: from the first entry that names one; empty for the default.
 pub(super) fn network(spec: &PodSpec) -> String {
-    let mut named = spec.containers.iter().map(|entry| &entry.network);
+    let mut named = spec.containers.iter().map(|entry| &entry.request.network);
     named.find(|network| !network.is_empty()).cloned().unwrap_or_default()
 }
 
-/// Host name of all containers of a pod: the one it asks for, else its name, cut off as the kubelet does it.
+/// Host name of all containers of a pod: the requested one, else the pod's name, truncated as by the kubelet.
 pub(super) fn host_name(pod: &Pod) -> String {
     let name = pod.template.spec.hostname.as_ref().unwrap_or(&pod.name);
     // Names are ASCII.
@@ -109,27 +112,18 @@ pub(super) fn host_name(pod: &Pod) -> String {
 }
 
 /// What is asked for to make the member of an entry. `volumes` is the directory of the pod's own volumes.
-pub(super) fn request(pod: &Pod, entry: &PodContainer, volumes: &Path) -> CreateRequest {
-    let sources: BTreeMap<&str, &Volume> = pod.template.spec.volumes.iter().map(|v| (&v.name[..], v)).collect();
-    let mut mounts = entry.mounts.clone();
+pub(super) fn request(pod: &Pod, entry: &PodContainer, volumes: &Path) -> ContainerRequest {
+    let spec = &pod.template.spec;
+    let sources: BTreeMap<&str, &Volume> = spec.volumes.iter().map(|v| (&v.name[..], v)).collect();
+    let mut request = entry.request.clone();
     let mounted = entry.volume_mounts.iter();
-    mounts.extend(mounted.filter_map(|mount| Some(volume_mount(sources.get(&mount.volume[..])?, mount, volumes))));
-    CreateRequest {
-        image: entry.image.clone(),
-        command: entry.command.clone(),
-        ports: Vec::new(),
-        mounts,
-        env: entry.env.clone(),
-        network: String::new(),
-        tty: entry.tty,
-        name: member_name(&pod.id, &entry.name),
-        options: OptionsRequest {
-            entrypoint: entry.entrypoint.clone(),
-            user: entry.user.clone(),
-            working_dir: entry.working_dir.clone(),
-            ..OptionsRequest::default()
-        },
-    }
+    let mounted = mounted.filter_map(|mount| Some(volume_mount(sources.get(&mount.volume[..])?, mount, volumes)));
+    request.mounts.extend(mounted);
+    // These are the pod's.
+    request.ports.clear();
+    request.network.clear();
+    request.options.restart = spec.restart;
+    request
 }
 
 fn volume_mount(volume: &Volume, mount: &VolumeMount, volumes: &Path) -> String {
@@ -173,11 +167,11 @@ mod tests {
     #[case(|s: &mut PodSpec| s.containers[1].name = "web".into(), "web is used twice")]
     #[case(|s: &mut PodSpec| s.containers[1].name = "a/b".into(), "a/b")]
     #[case(|s: &mut PodSpec| s.containers[1].name = "a".repeat(120), "is not usable")]
-    #[case(|s: &mut PodSpec| s.containers[1].image.clear(), "container image required: side")]
-    #[case(|s: &mut PodSpec| s.containers[1].image = "A/..".into(), "container side: invalid image reference")]
-    #[case(|s: &mut PodSpec| s.containers[1].ports.push("1:2:tcp:3".into()), "port format failed: 1:2:tcp:3")]
-    #[case(|s: &mut PodSpec| s.containers.iter_mut().for_each(|c| c.ports.push("80:80".into())), "published twice")]
-    #[case(|s: &mut PodSpec| s.containers[1].mounts.push("proc:/x".into()), "invalid mount source")]
+    #[case(|s: &mut PodSpec| s.containers[1].request.image.clear(), "container image required: side")]
+    #[case(|s: &mut PodSpec| s.containers[1].request.image = "A/..".into(), "container side: invalid image reference")]
+    #[case(|s: &mut PodSpec| s.containers[1].request.ports.push("1:2:tcp:3".into()), "port format failed: 1:2:tcp:3")]
+    #[case(|s: &mut PodSpec| s.containers.iter_mut().for_each(|c| c.request.ports.push("80:80".into())), "published twice")]
+    #[case(|s: &mut PodSpec| s.containers[1].request.mounts.push("proc:/x".into()), "invalid mount source")]
     #[case(|s: &mut PodSpec| s.containers[0].volume_mounts[0].volume = "nope".into(), "volume \"nope\" does not exist")]
     #[case(|s: &mut PodSpec| s.containers[0].volume_mounts[0].path = "data".into(), "invalid mount destination")]
     #[case(|s: &mut PodSpec| s.containers[0].volume_mounts[0].path = "/a:b".into(), "contains ':'")]
@@ -205,11 +199,10 @@ mod tests {
             volume("own", VolumeSource::EmptyDir),
             volume("host", VolumeSource::HostPath("/srv".into())),
         ];
-        spec.containers[0].mounts = vec!["/a:/b".into()];
+        spec.containers[0].request.mounts = vec!["/a:/b".into()];
         spec.containers[0].volume_mounts = vec![mount("own", false), mount("host", true)];
         let request = request(&shop, &shop.template.spec.containers[0], Path::new("/v"));
         assert_eq!(request.mounts, ["/a:/b", "/v/own:/own:rw", "/srv:/host:ro"]);
-        assert_eq!(request.name, "web-5w7yabcd");
         assert_eq!(host_name(&shop), "shop");
         let long = |name: String| host_name(&pod("01kh3v8q2m6r4t0x9e5w7yabcd", &name, &[]));
         assert_eq!(long("a".repeat(80)), "a".repeat(63));

@@ -1,4 +1,4 @@
-//! The controller of replica sets: looks at a set whenever something happens that may concern it.
+//! The controller of replica sets: reconciles a set after each change that may concern it.
 
 use super::ReplicaSets;
 use super::replica_sets::is_orphan_of;
@@ -6,7 +6,7 @@ use crate::model::{Change, Container, Kind, Object, Pod, Snapshot};
 use crate::ops::conditions::Failure;
 use crate::ops::controller::{Outcome, Reconcile};
 
-/// Keeps sets true. Keys are ids of sets.
+/// Reconciles sets. Keys are ids of sets.
 pub struct SetController(ReplicaSets);
 
 impl SetController {

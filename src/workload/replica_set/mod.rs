@@ -1,4 +1,4 @@
-//! Replica sets: pods from one template, kept at a number and rolled over to a new template.
+//! Replica sets: a fixed number of pods from one template, with rollout of new templates.
 
 mod controller;
 mod plan;

@@ -1,17 +1,17 @@
-//! What has to be done with a replica set. Pure: what is wanted and what is there in, what to change out.
+//! The plan for a replica set. Pure: takes the desired and the current state, and returns the changes.
 //!
 //! The rules, in this order:
-//! 1. Pods of an old template go: all at once with [`UpdateStrategy::Replace`]. With [`UpdateStrategy::Rolling`] as many
-//!    as the available ones of the new template make up for: those that are not available first, because nothing is lost
-//!    with them, then others as long as enough are available. New pods that never become available so push out no more
-//!    than `max_unavailable` old ones, also when the old ones do not work either (Kubernetes, `Deployment`).
-//! 2. Of pods beyond the wanted number those go that are of least use: not running before not ready before ready, then
-//!    those of an old template, then the youngest.
-//! 3. Gaps are filled with pods that match and belong to nobody, then with new ones. While pods of an old template are
-//!    there, there may be `max_surge` pods beyond the wanted number.
+//! 1. Pods of an old template are removed: all at once with [`UpdateStrategy::Replace`]. With
+//!    [`UpdateStrategy::Rolling`] only as many as available new pods can replace: unavailable ones first, as they are
+//!    no loss, then others while enough are available. So new pods that never become available displace at most
+//!    `max_unavailable` old ones, even if those do not work either (Kubernetes, `Deployment`).
+//! 2. Surplus pods are removed, the least useful first: not running before not ready before ready, then those of an old
+//!    template, then the youngest.
+//! 3. Gaps are filled with matching pods without an owner, then with new ones. While pods of an old template exist,
+//!    there may be `max_surge` surplus pods.
 //!
-//! A pod that is being removed is not among what is there, so a plan that has been carried out leads to one that does
-//! nothing until something changes.
+//! Pods that are being removed do not count as current, so after a plan has been executed the next one is empty until
+//! something changes.
 
 use std::cmp::Reverse;
 
@@ -19,25 +19,25 @@ use jiff::Timestamp;
 
 use crate::model::{Rollout, UpdateStrategy};
 
-/// What a set shall be.
+/// The desired state of a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Wanted {
     /// How many pods.
     pub replicas: usize,
-    /// How those of an old template are replaced.
+    /// How to replace pods of an old template.
     pub update: UpdateStrategy,
-    /// Within which bounds.
+    /// The bounds of a rollout.
     pub rollout: Rollout,
 }
 
-/// Of how much use a pod is.
+/// How useful a pod is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fitness {
-    /// Something of it does not run, or a user stopped it.
+    /// A part of it does not run, or a user stopped it.
     Down,
-    /// It runs, but cannot take clients.
+    /// It runs, but services cannot send clients to it.
     Unready,
-    /// It does all it should, and has done so long enough to rely on it.
+    /// It works, and has done so for long enough to count as available.
     Ready,
 }
 
@@ -46,22 +46,22 @@ pub(super) enum Fitness {
 pub(super) struct Replica {
     /// Its id.
     pub id: String,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// Of how much use it is.
+    /// How useful it is.
     pub fitness: Fitness,
-    /// Whether it was made from a template that is no more the set's.
+    /// Whether it was created from a former template of the set.
     pub outdated: bool,
 }
 
-/// What to change, all of it at once.
+/// The changes, to be made all at once.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Changes {
     /// Ids of pods to remove.
     pub remove: Vec<String>,
     /// Ids of pods to adopt.
     pub adopt: Vec<String>,
-    /// How many pods to make.
+    /// How many pods to create.
     pub create: usize,
 }
 
@@ -72,10 +72,10 @@ impl Changes {
     }
 }
 
-/// What has to change. `orphans` are ids of pods that the set may adopt, in order of preference.
+/// The necessary changes. `orphans` are ids of pods that the set may adopt, in order of preference.
 pub(super) fn changes(wanted: Wanted, replicas: &[Replica], orphans: &[String]) -> Changes {
     let mut kept: Vec<&Replica> = replicas.iter().collect();
-    // The least useful first.
+    // Least useful first.
     kept.sort_by_key(|r| (r.fitness, !r.outdated, Reverse((r.created_at, &r.id))));
     let mut going = match wanted.update {
         UpdateStrategy::Replace => usize::MAX,
@@ -94,7 +94,7 @@ pub(super) fn changes(wanted: Wanted, replicas: &[Replica], orphans: &[String]) 
     }
     let surplus = match wanted.update {
         UpdateStrategy::Replace => kept.len().saturating_sub(wanted.replicas),
-        // What is too much of a rollout goes with its old pods.
+        // A rollout removes its surplus together with the old pods.
         UpdateStrategy::Rolling => 0,
     };
     remove.extend(kept.drain(..surplus));
@@ -108,7 +108,7 @@ pub(super) fn changes(wanted: Wanted, replicas: &[Replica], orphans: &[String]) 
     }
 }
 
-/// How many pods of an old template may go. `pods` in the order in which they are taken.
+/// How many pods of an old template may be removed. `pods` is in order of removal.
 fn dispensable(wanted: Wanted, pods: &[&Replica]) -> usize {
     let (least, _) = wanted.rollout.bounds(wanted.replicas);
     let is_available = |r: &Replica| r.fitness == Fitness::Ready;
@@ -123,7 +123,7 @@ fn count(pods: &[&Replica], of: impl Fn(&Replica) -> bool) -> usize {
     pods.iter().filter(|r| of(r)).count()
 }
 
-/// Moves the first of those that match, at most so many.
+/// Moves the first matching pods, at most `most`.
 fn take<'a>(from: &mut Vec<&'a Replica>, to: &mut Vec<&'a Replica>, most: usize, of: impl Fn(&Replica) -> bool) {
     let mut left = most;
     to.extend(from.extract_if(.., |r| {

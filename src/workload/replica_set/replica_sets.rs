@@ -1,15 +1,15 @@
-//! Replica sets: as many pods of a template as are wanted, kept alive.
+//! Replica sets: keep a desired number of pods of a template alive.
 //!
 //! ```text
 //! kept true --remove--> removing --last pod gone--> (gone)
 //! ```
 //!
-//! This module owns the rows of sets, and which pods there are of each. What to change is decided (`set_plan`) and
-//! written in one transaction: rows of new pods with names of their own, owners of adopted ones, goals of those that go.
-//! So nothing is ever made twice for one gap, and a crash leaves either all of a decision or nothing. Carrying out the
-//! goals is the [`PodController`](super::PodController)'s, as are pods that fail: a set counts them and waits.
+//! This module owns the rows of sets and decides which pods belong to each. It decides (`set_plan`) and writes all
+//! changes in one transaction: rows of new pods with unique names, owners of adopted ones, goals of removed ones. So a
+//! gap is never filled twice, and a crash leaves either a whole decision or nothing. The
+//! [`PodController`](super::PodController) realizes the goals and handles failing pods: a set counts them and waits.
 //!
-//! What it never does: start, stop or restart a container, or touch a pod that belongs to nobody unless it adopts it.
+//! This module never starts, stops or restarts a container, or touches a pod without an owner except to adopt it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,28 +28,28 @@ use crate::ops::task::{Operations, Unfinished};
 use crate::store::{Store, StoreError};
 use crate::workload::pod::{PodError, PodService, fresh_id};
 
-/// Most pods of one set: more than one host can run.
+/// Maximum number of pods of one set: more than one host can run.
 pub const MAX_REPLICAS: u32 = 10_000;
-/// How many pods of a set are removed at a time for a client that waits.
+/// How many pods of a set to remove in parallel while a client waits.
 const REMOVALS: usize = 8;
 
-/// Why an operation on a replica set failed. The texts are the contract's (`docs/spec/api.md` 9); the API adds its
-/// prefix.
+/// Why an operation on a replica set failed. The texts are part of the contract (`docs/spec/api.md` 9); the API adds
+/// its prefix.
 #[derive(Debug, thiserror::Error)]
 pub enum SetError {
-    /// No set of that id, and none that the name means.
+    /// No set has that id, or the name identifies none.
     #[error("replicaSetId={0} not found")]
     NotFound(String),
-    /// The set is going away.
+    /// The set is being removed.
     #[error("replica set {0} is being removed")]
     BeingRemoved(String),
-    /// Its pods could not be made, or not all of them removed; what is left is tried again.
+    /// Its pods could not be created, or some not removed; the controller retries the rest.
     #[error(transparent)]
     Pod(#[from] PodError),
     /// The state could not be written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The operation ended without an answer: a defect, which the log describes.
+    /// The operation ended without a result: a defect, which the log describes.
     #[error("the operation failed unexpectedly; see the daemon's log")]
     Panicked,
 }
@@ -61,7 +61,7 @@ impl From<Unfinished> for SetError {
 }
 
 impl SetError {
-    /// The same in one word that stays the same.
+    /// A stable one-word reason.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Pod(error) => error.reason(),
@@ -71,12 +71,12 @@ impl SetError {
     }
 }
 
-/// What a set is to be.
+/// The desired state of a set.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewSet {
-    /// What identifies it in the namespace.
+    /// The name that identifies it in the namespace.
     pub manifest_name: String,
-    /// The name that is shown and that its pods' names begin with.
+    /// The displayed name and prefix of its pods' names.
     pub name: String,
     /// Namespace of the set and of its pods.
     pub namespace: String,
@@ -84,38 +84,37 @@ pub struct NewSet {
     pub replicas: u32,
     /// Labels of pods that may be adopted; empty matches none.
     pub selector: BTreeMap<String, String>,
-    /// What its pods are made from. Its id counts only when the set has no template like it.
+    /// The template of its pods. Its id only counts if the set has no equal template.
     pub template: PodTemplate,
-    /// How pods of an old template are replaced.
+    /// How to replace pods of an old template.
     pub update: UpdateStrategy,
-    /// Within which bounds.
+    /// The bounds of a rollout.
     pub rollout: Rollout,
 }
 
-/// What became of a set that was applied.
+/// The result of applying a set.
 #[derive(Debug, Clone)]
 pub struct AppliedSet {
-    /// As it is now.
+    /// Its new state.
     pub set: Arc<ReplicaSet>,
-    /// As it was; `None` when it is new.
+    /// Its previous state; `None` if it is new.
     pub before: Option<Arc<ReplicaSet>>,
 }
 
-/// How a set is doing. All numbers are without the pods that are being removed.
+/// The status of a set. No number includes pods that are being removed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SetStatus {
-    /// Pods that it has.
+    /// The number of its pods.
     pub current: usize,
-    /// Those of them that services may send clients to, and that have not just ended by themselves.
+    /// Pods that services may send clients to, and that have not just ended by themselves.
     pub ready: usize,
-    /// Those that have been so for long enough to take the place of others.
+    /// Pods that have been ready for long enough to replace others.
     pub available: usize,
-    /// Those that were made from its template.
+    /// Pods created from its current template.
     pub updated: usize,
-    /// What is wrong with one of its pods, of those of its template if there is one; the message begins with the name of
-    /// the pod.
+    /// The problem of one of its pods, preferably one of its current template; the message begins with the pod's name.
     pub problem: Option<PodProblem>,
-    /// Whether that pod was made from its template.
+    /// Whether that pod was created from its current template.
     pub of_template: bool,
 }
 
@@ -128,7 +127,7 @@ pub struct ReplicaSets {
 }
 
 impl ReplicaSets {
-    /// A service over pods.
+    /// Creates a service over pods.
     pub fn new(store: Store, pods: PodService) -> Self {
         let operations = Operations::default();
         Self {
@@ -144,7 +143,7 @@ impl ReplicaSets {
         set_statuses(&snapshot, &pod_statuses(&snapshot), Timestamp::now())
     }
 
-    /// How a set is doing.
+    /// The status of a set.
     pub fn status(&self, set: &ReplicaSet) -> SetStatus {
         let (mut sum, now) = (SetStatus::default(), Timestamp::now());
         for (pod, status) in pod_statuses(&self.store.snapshot()) {
@@ -155,8 +154,8 @@ impl ReplicaSets {
         sum
     }
 
-    /// The set of that id, else of that name in the namespace: the one that identifies it, else the shown one if it
-    /// means one set only.
+    /// The set with that id, else with that name in the namespace: an identifying name, else a displayed one if it is
+    /// unique.
     pub fn find(&self, parameter: &str, namespace: &str) -> Result<Arc<ReplicaSet>, SetError> {
         let found = self.store.snapshot().replicasets().get(parameter).cloned();
         found
@@ -164,32 +163,32 @@ impl ReplicaSets {
             .ok_or_else(|| SetError::NotFound(parameter.to_owned()))
     }
 
-    /// The set of that name alone.
+    /// The set with that name, not id.
     pub fn named(&self, name: &str, namespace: &str) -> Option<Arc<ReplicaSet>> {
         named(&self.store.snapshot(), name, namespace)
     }
 
-    /// Makes a set, or makes an existing one of that identity what is asked for. It keeps its id, and its template as
-    /// long as that says the same. Pods follow.
+    /// Creates a set, or updates the set with the same identity. An update keeps the id, and the template if its
+    /// content is the same. The pods follow later.
     pub async fn apply(&self, wish: NewSet) -> Result<AppliedSet, SetError> {
         self.pods.check_template(&wish.template)?;
         self.store.transact(move |t| apply_in(t, wish)).await
     }
 
-    /// Puts an updated set back to what it was.
+    /// Restores the previous state of an updated set.
     pub async fn restore(&self, before: Arc<ReplicaSet>) -> Result<(), SetError> {
         let id = before.id.clone();
         self.change(&id, move |set| *set = ReplicaSet::clone(&before)).await
     }
 
-    /// Changes the number of pods. They follow.
+    /// Changes the number of pods. The pods follow later.
     pub async fn scale(&self, id: &str, replicas: u32) -> Result<(), SetError> {
         self.change(id, move |set| set.replicas = replicas).await?;
         tracing::info!(replicaset.id = %id, replicas, "replica set scaled");
         Ok(())
     }
 
-    /// Takes a set away with its pods. After a failure or a crash the controller finishes it.
+    /// Removes a set with its pods. After a failure or a crash the controller finishes the removal.
     pub async fn remove(&self, id: &str) -> Result<(), SetError> {
         let (service, id) = (self.clone(), id.to_owned());
         self.operations.run(async move { service.remove_now(&id).await }).await
@@ -223,7 +222,7 @@ impl ReplicaSets {
                 Err(error) => return Err(error.into()),
             }
         }
-        // The controller may have been faster.
+        // The controller may have done it already.
         self.reconcile(id).await?;
         tracing::info!(replicaset.id = %id, "replica set removed");
         Ok(())
@@ -243,8 +242,7 @@ impl ReplicaSets {
         update.await
     }
 
-    /// Decides and writes what a set needs; nothing for one that needs nothing or is gone. Returns when time alone may
-    /// make a difference.
+    /// Decides and writes the changes of a set, if any. Returns when to reconcile again if only time passes.
     pub(super) async fn reconcile(&self, id: &str) -> Result<Option<Duration>, SetError> {
         if decide(&self.store.snapshot(), id, Timestamp::now()).is_some() {
             let id = id.to_owned();
@@ -256,7 +254,7 @@ impl ReplicaSets {
     }
 }
 
-/// All sets of a snapshot with its pods, by creation time, then id.
+/// All sets of a snapshot with their status, by creation time, then id.
 pub fn set_statuses(
     snapshot: &Snapshot,
     pods: &[(Arc<Pod>, PodStatus)],
@@ -278,15 +276,15 @@ pub fn set_statuses(
     sets.into_iter().map(with_status).collect()
 }
 
-/// What a set needs.
+/// The next action for a set.
 enum Decision {
-    /// Its pods have to change.
+    /// Change its pods.
     Pods(Arc<ReplicaSet>, Changes),
-    /// It is being removed and has no pods any more.
+    /// Delete its row: it is being removed and has no pods any more.
     Forget,
 }
 
-/// Pure. `None` when there is nothing to do.
+/// Decides the next action. Pure. `None` if there is nothing to do.
 fn decide(snapshot: &Snapshot, id: &str, now: Timestamp) -> Option<Decision> {
     let set = snapshot.replicasets().get(id)?;
     let replicas: Vec<Replica> = pod_statuses(snapshot)
@@ -318,8 +316,8 @@ fn decide(snapshot: &Snapshot, id: &str, now: Timestamp) -> Option<Decision> {
     (!changes.is_empty()).then(|| Decision::Pods(set.clone(), changes))
 }
 
-/// When the next pod of a rollout becomes available if nothing happens to it; `None` when none will, or nothing waits for
-/// it.
+/// When the next pod of a rollout becomes available if nothing else happens; `None` without such a pod, or without a
+/// rollout.
 fn next_look(snapshot: &Snapshot, id: &str, now: Timestamp) -> Option<Duration> {
     let set = snapshot.replicasets().get(id).filter(|set| !set.removing)?;
     let pods: Vec<_> = pod_statuses(snapshot)
@@ -359,7 +357,7 @@ fn owned<'a>(snapshot: &'a Snapshot, set: &'a str) -> impl Iterator<Item = &'a A
         .filter(move |pod| pod.owner.as_deref() == Some(set))
 }
 
-/// Pods that run, belong to nobody and have the labels of the selector, the oldest first.
+/// Running pods without an owner that have the labels of the selector, oldest first.
 fn orphans(snapshot: &Snapshot, set: &ReplicaSet) -> Vec<String> {
     let is_over = |pod: &Pod| matches!(pod_status(snapshot, pod).state, PodState::Succeeded | PodState::Failed);
     let fits = |pod: &&Arc<Pod>| is_orphan_of(set, pod) && !is_over(pod);
@@ -389,7 +387,7 @@ fn reconcile_in(t: &mut Txn, id: &str, now: Timestamp) -> Result<(), SetError> {
                 change_pod(t, pod, |pod| pod.goal = PodGoal::Removed)?;
             }
             for pod in &changes.adopt {
-                // What it consists of stays; it counts as one of the set's pods until the set's template changes.
+                // Its content stays; it counts as a current pod of the set until the set's template changes.
                 change_pod(t, pod, |pod| {
                     pod.owner = Some(set.id.clone());
                     pod.template.id = set.template.id.clone();
@@ -427,7 +425,7 @@ fn create_pod(t: &mut Txn, set: &ReplicaSet) -> Result<(), SetError> {
     t.put(pod).map(drop).map_err(|_| taken(&name))
 }
 
-/// `<set>-<8 random characters>` that no pod of the namespace has (`docs/spec/api.md` 9.6).
+/// An unused name in the namespace, `<set>-<8 random characters>` (`docs/spec/api.md` 9.6).
 fn fresh_name(snapshot: &Snapshot, set: &ReplicaSet) -> String {
     loop {
         let ulid = fresh_ulid();
@@ -478,8 +476,8 @@ fn apply_in(t: &mut Txn, wish: NewSet) -> Result<AppliedSet, SetError> {
     }
 }
 
-/// The version of a template that says the same: that of the set, else one that pods of the set were made from and still
-/// have, so that a change that is taken back leaves those pods alone.
+/// The id of an existing version with the same content: the set's, else one that pods of the set still have, so that
+/// reverting a change leaves those pods alone.
 fn known_version(snapshot: &Snapshot, set: &ReplicaSet, template: &PodTemplate) -> Option<String> {
     let says_the_same = |other: &PodTemplate| {
         (&other.labels, &other.annotations, &other.spec) == (&template.labels, &template.annotations, &template.spec)
@@ -489,7 +487,7 @@ fn known_version(snapshot: &Snapshot, set: &ReplicaSet, template: &PodTemplate) 
     }
     let mut versions: BTreeMap<&str, bool> = BTreeMap::new();
     for pod in owned(snapshot, &set.id).filter(|pod| pod.goal != PodGoal::Removed) {
-        // A pod that was adopted has the version of its set and says something else.
+        // An adopted pod has the version id of its set but other content.
         *versions.entry(&pod.template.id).or_insert(true) &= says_the_same(&pod.template);
     }
     let mut same = versions
@@ -503,7 +501,7 @@ fn put(t: &mut Txn, set: ReplicaSet) -> Result<Arc<ReplicaSet>, SetError> {
     t.put(set).map_err(|_| taken(&name))
 }
 
-/// A name that was free when it was drawn in the same transaction, or that the record had already.
+/// Unlikely error: the name was checked in the same transaction, or belonged to the record already.
 fn taken(name: &str) -> SetError {
     SetError::Pod(PodError::Unsettled(name.to_owned()))
 }

@@ -63,15 +63,18 @@ fn every_field_arrives() {
     assert_eq!((&*file.name, file.services.len()), ("blog", 3));
     assert_eq!(file.volumes, BTreeSet::from(["data".to_owned()]));
     let web = &file.services["web"].kept;
-    assert_eq!(web.command, ["nginx", "-g", "daemon off;"]);
-    assert_eq!((&*web.network, web.tty, &*web.ports[0]), ("raind0", true, "8080:80"));
-    assert_eq!(web.mounts, ["/srv/www:/www:ro"]);
+    assert_eq!(web.request.command, ["nginx", "-g", "daemon off;"]);
+    assert_eq!(
+        (&*web.request.network, web.request.tty, &*web.request.ports[0]),
+        ("raind0", true, "8080:80")
+    );
+    assert_eq!(web.request.mounts, ["/srv/www:/www:ro"]);
     let waits: Vec<_> = web.depends_on.iter().map(|d| (&*d.service, d.condition)).collect();
     assert_eq!(waits, [("db", Condition::Healthy), ("cache", Condition::Started)]);
     assert_eq!(file.services["cache"].kept.depends_on.len(), 1);
     let db = &file.services["db"];
-    assert_eq!(db.kept.env, ["MYSQL_DATABASE=blog", "VERSION=1.10"]);
-    assert_eq!(db.kept.mounts, ["data:/var/lib/mysql"]);
+    assert_eq!(db.kept.request.env, ["MYSQL_DATABASE=blog", "VERSION=1.10"]);
+    assert_eq!(db.kept.request.mounts, ["data:/var/lib/mysql"]);
     let options = &db.options;
     assert_eq!(
         (options.memory, options.cpus, options.pids_limit),
@@ -188,8 +191,8 @@ fn what_compose_files_say_about_a_process() {
     ));
     assert_eq!(file.warnings, []);
     let service = &file.services["a"];
-    assert_eq!(service.kept.command, ["sh", "-c", "echo $HOME"]);
-    assert_eq!(service.kept.env, ["A=1", "B=x=y", "C="]);
+    assert_eq!(service.kept.request.command, ["sh", "-c", "echo $HOME"]);
+    assert_eq!(service.kept.request.env, ["A=1", "B=x=y", "C="]);
     let options = &service.options;
     assert_eq!(options.entrypoint, ["/init", "--now"]);
     assert_eq!(
@@ -211,13 +214,13 @@ fn environment_is_a_list_or_a_mapping() {
         "env: [FIRST=1], environment: {A: 1.10, B: yes, C: null, D: '', E: 'x y', F: ~}",
     ));
     assert_eq!(
-        file.services["a"].kept.env,
+        file.services["a"].kept.request.env,
         ["FIRST=1", "A=1.10", "B=yes", "D=", "E=x y"]
     );
     let fields: Vec<_> = file.warnings.iter().map(|warning| &*warning.field).collect();
     assert_eq!(fields, ["services.a.environment.C", "services.a.environment.F"]);
     let file = parsed(&with("environment: [A=1, PASSED_ON]"));
-    assert_eq!(file.services["a"].kept.env, ["A=1"]);
+    assert_eq!(file.services["a"].kept.request.env, ["A=1"]);
     assert_eq!(file.warnings[0].field, "services.a.environment[1]");
 }
 

@@ -151,7 +151,7 @@ fn a_pod_says_what_is_wrong_with_its_container() {
     let words = "container web-5w7yabcd: ended with exit status 127 (Error): nope: not found in PATH";
     assert_eq!(broken.message, words);
 
-    // What a start failed at says more than how the last run ended.
+    // The failure of a start takes precedence over the exit of the last run.
     let taken = Failure::new("PortTaken", &"port 80 is taken");
     known.fail((Kind::Container, "a"), Started, &taken, Some(at(200)));
     let condition = of_shop(stopped(1, "Error", ""), &known);
@@ -160,7 +160,7 @@ fn a_pod_says_what_is_wrong_with_its_container() {
         ("PortTaken", Some(at(200)))
     );
 
-    // And what its controller failed at comes first.
+    // The failure of the pod's controller takes precedence over both.
     let image = Failure::new("ErrImagePull", &"no such image");
     known.fail((Kind::Pod, POD), Reconciled, &image, None);
     let condition = of_shop(running, &known);

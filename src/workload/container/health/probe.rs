@@ -1,4 +1,4 @@
-//! One try of a check.
+//! A single try of a check.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -17,21 +17,21 @@ use crate::model::{Container, HealthCheck, Probe};
 use crate::workload::container::exec::MAX_TIMEOUT;
 use crate::workload::container::{ContainerService, ExecRequest};
 
-/// How much of what a command puts out or a server answers is kept, in bytes.
+/// How much of a command's output or a server's answer is kept, in bytes.
 const MAX_OUTPUT: usize = 4096;
-/// How long the rest of an answer is waited for, once its status has said that it is a failure.
+/// How long to wait for the rest of an answer whose status is already a failure.
 const BODY_PATIENCE: Duration = Duration::from_millis(250);
 
-/// Why a try failed, which is also its text.
+/// Why a try failed; displays as text.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ProbeError {
     why: String,
-    /// The end of what the command put out, or the beginning of what the server answered.
+    /// The end of the command's output, or the beginning of the server's answer.
     output: Vec<u8>,
 }
 
 impl ProbeError {
-    /// With what was put out, if anything was.
+    /// The error text with the output, if there is any.
     pub(super) fn into_output(self) -> String {
         match String::from_utf8_lossy(&self.output).trim() {
             "" => self.why,
@@ -54,7 +54,7 @@ impl From<String> for ProbeError {
 }
 
 impl ContainerService {
-    /// Asks once, for at most the check's time-out.
+    /// Probes once, for at most the check's time-out.
     pub(super) async fn probe(&self, row: &Container, check: &HealthCheck) -> Result<(), ProbeError> {
         let timeout = Duration::from_secs(check.timeout.into()).clamp(Duration::from_secs(1), MAX_TIMEOUT);
         let address = |port| {
@@ -62,7 +62,7 @@ impl ContainerService {
             Ok::<_, String>(SocketAddr::from((address, port)))
         };
         match &check.probe {
-            // The runtime watches the time, and kills what takes longer.
+            // The runtime enforces the time-out and kills the process.
             Probe::Exec(command) => self.succeeds(&row.id, command, timeout).await,
             Probe::Tcp(port) => {
                 let connected = within(timeout, connect(address(*port)?)).await;
@@ -102,7 +102,7 @@ async fn connect(address: SocketAddr) -> Result<TcpStream, String> {
     TcpStream::connect(address).await.map_err(|e| format!("{address}: {e}"))
 }
 
-/// Redirections are not followed: they are a success.
+/// Does not follow redirections; they count as success.
 async fn get(address: SocketAddr, path: &str) -> Result<(), ProbeError> {
     let failed = |error: &dyn std::fmt::Display| format!("GET {path} at {address}: {error}");
     let stream = TokioIo::new(connect(address).await?);
@@ -134,7 +134,7 @@ async fn beginning_of(mut body: Incoming) -> Vec<u8> {
             beginning.extend_from_slice(frame.data_ref().map_or(&[][..], |data| &data[..]));
         }
     };
-    // What has come until then is enough.
+    // A partial answer is good enough.
     let _ = tokio::time::timeout(BODY_PATIENCE, read).await;
     beginning.truncate(MAX_OUTPUT);
     beginning
@@ -148,7 +148,7 @@ mod tests {
 
     use super::*;
 
-    /// A server that answers one request with that text, and the request it got.
+    /// A server that answers one request with that text and returns the request.
     async fn server(answer: &'static str) -> (SocketAddr, tokio::task::JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -13,7 +13,7 @@ fn check(retries: u32, successes: u32) -> HealthCheck {
     }
 }
 
-/// What a check says after each answer: `+` a success, `-` a failure, `.` a failure in the start period.
+/// The state after each answer: `+` a success, `-` a failure, `.` a failure in the start period.
 fn told(check: &HealthCheck, answers: &str) -> Vec<Health> {
     let mut tally = Tally::from(Starting);
     let after = answers.chars().map(|answer| {
@@ -55,7 +55,7 @@ fn while_it_starts_it_is_asked_more_often() {
 }
 
 proptest! {
-    /// The result follows from the last answers only: the newest row of equal ones that was long enough.
+    /// The result depends only on the last answers: the newest sufficiently long series of equal ones.
     #[test]
     fn the_last_long_row_decides(answers in proptest::collection::vec(any::<bool>(), 0..60), retries in 1u32..5, successes in 1u32..5) {
         let text: String = answers.iter().map(|success| if *success { '+' } else { '-' }).collect();

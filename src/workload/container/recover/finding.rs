@@ -1,5 +1,5 @@
-//! What the machine shows of a container, and what that means for its row. Pure, but for the look whether a process is
-//! there.
+//! The state of a container on the machine, and its meaning for the row. Pure, except for checking whether a process
+//! exists.
 
 use jiff::Timestamp;
 
@@ -8,23 +8,23 @@ use crate::runtime::state::{RuntimeState, Status};
 use crate::workload::container::transitions;
 use crate::workload::container::transitions::unseen_exit;
 
-/// A container that nothing was at work on.
+/// The state of a container without an operation in progress.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
-    /// Its row says that it has stopped, which does not change by itself.
+    /// Its row says stopped, which is final without an operation.
     Stopped,
-    /// Its process is there. `released` when it has been started.
+    /// Its process exists.
     Lives {
-        /// Its identity, as completely as it is known.
+        /// Its identity, as complete as known.
         process: ProcessId,
         /// Whether it was started.
         released: bool,
     },
-    /// Its process is gone, or its number has another owner.
+    /// Its process is gone, or its pid has been reused.
     Ended(Exit),
 }
 
-/// Compares a row with what the runtime has on file and with the processes of this boot.
+/// Compares a row with the runtime's record and the processes of this boot.
 pub fn of(row: &Container, state: Option<&RuntimeState>, boot: &str) -> Finding {
     if row.status.state == ContainerState::Stopped {
         return Finding::Stopped;
@@ -44,8 +44,8 @@ pub fn of(row: &Container, state: Option<&RuntimeState>, boot: &str) -> Finding 
     }
 }
 
-/// The process on file, with what the row knows of it where the file is silent: a runtime that records a bare number
-/// would have us take whoever has that number now.
+/// The recorded process, completed from the row: with only a pid from the runtime we could adopt an unrelated process
+/// that has reused it.
 fn identity(on_file: Option<ProcessId>, in_row: Option<&ProcessId>) -> Option<ProcessId> {
     let Some(mut process) = on_file else {
         return in_row.cloned();
@@ -61,7 +61,7 @@ fn identity(on_file: Option<ProcessId>, in_row: Option<&ProcessId>) -> Option<Pr
     Some(process)
 }
 
-/// The exit of a process whose monitor did not live to write it down.
+/// The exit of a process whose monitor died before it recorded one.
 fn unrecorded_exit(process: Option<&ProcessId>, boot: &str) -> Exit {
     let is_of_another_boot = |process: &ProcessId| !process.boot_id.is_empty() && process.boot_id != boot;
     let mut exit = unseen_exit();
@@ -72,7 +72,7 @@ fn unrecorded_exit(process: Option<&ProcessId>, boot: &str) -> Exit {
 }
 
 impl Finding {
-    /// Makes the row say so.
+    /// Applies the finding to the row.
     pub fn apply(self, row: &mut Container, now: Timestamp) {
         match self {
             Self::Stopped => {}
@@ -132,7 +132,7 @@ mod tests {
             lives(false),
             "the row is believed"
         );
-        // Started in the moment before the end of the daemon.
+        // Started just before the daemon ended.
         let mut released = row(Created, None);
         found(&released, Some(running)).apply(&mut released, Timestamp::now());
         assert_eq!((released.status.state, released.status.process), (Running, Some(me())));
@@ -174,7 +174,7 @@ mod tests {
             panic!("of another boot");
         };
         assert_eq!((exit.code, exit.message.contains("restarted")), (-1, true));
-        // A runtime that records the number alone: the row knows of which boot it is.
+        // A runtime that records only the pid: the row knows its boot.
         let bare = on_file(
             Status::Running,
             Some(&ProcessId {

@@ -1,15 +1,15 @@
-//! Leftovers: what carries a container's id on this machine and belongs to no row.
+//! Leftovers: objects on this machine that carry a container's id but belong to no row.
 //!
-//! Directories, the runtime's volatile files, host ends of veth pairs, cgroups, and mounts inside container directories.
-//! They are told from things of others by the form of the id and by their place; whatever else is there is never
-//! touched. Addresses, names and ports cannot be left over: they are part of the row. Rules neither: they are rendered
-//! from rows as a whole.
+//! These are directories, volatile files of the runtime, host ends of veth pairs, cgroups, and mounts inside container
+//! directories. They are recognized by the form of the id and by their location; nothing else is touched. Addresses,
+//! names and ports cannot be left over, because they are part of the row, nor can rules, because they are always
+//! rendered from all rows.
 //!
-//! First the machine is looked at, then the rows, both again under the lock of the id: a row is written before anything
-//! of its container is made and goes after everything else, so what has no row by then has no owner.
+//! The scan reads the machine first and the rows second, and repeats both under the lock of the id: a row is written
+//! before anything of its container is created and removed last, so an object without a row has no owner.
 //!
-//! Whether an interface has an owner is asked of the rows ([`Container::veth`](crate::model::Container::veth)) and never
-//! judged by its name: that of a build does not have the whole of its id.
+//! An interface's owner is looked up in the rows ([`Container::veth`](crate::model::Container::veth)), not derived from
+//! its name: that of a build contains only a part of its id.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::ErrorKind;
@@ -21,13 +21,13 @@ use rustix::mount::{UnmountFlags, unmount};
 use crate::model::names::is_container_id;
 use crate::workload::container::{ContainerError, ContainerService, blocking, cgroup};
 
-/// After the id, in the name of the runtime's lock: all that one leaves which was killed at its very beginning.
+/// Suffix after the id in the name of the runtime's lock: often all that a killed runtime leaves.
 const LOCK_SUFFIX: &str = ".lock";
 
-/// Things by the id that they carry.
+/// Leftovers by container id.
 type Leftovers = BTreeMap<String, Found>;
 
-/// What there is of a container without a row.
+/// The leftovers of one container.
 #[derive(Debug, Default)]
 struct Found {
     /// For the log.
@@ -36,11 +36,11 @@ struct Found {
     links: Vec<String>,
 }
 
-/// Before the id, in the name of an interface.
+/// Prefix before the id in the name of an interface.
 const LINK_PREFIX: &str = "rd_";
 
 impl ContainerService {
-    /// Removes what belongs to no row, with one log line for each id. Whether all of it could be removed.
+    /// Removes everything that belongs to no row, with one log line per id. Returns whether all of it could be removed.
     pub(super) async fn remove_leftovers(&self) -> bool {
         let found = match self.leftovers().await {
             Ok(found) => found,
@@ -51,11 +51,11 @@ impl ContainerService {
         };
         let mut is_clean = true;
         for id in found.into_keys() {
-            // Somebody is at work on it.
+            // An operation is in progress on it.
             let Some(_lock) = self.0.locks.try_lock(&id) else {
                 continue;
             };
-            // A removal that was at work during the first look has left nothing.
+            // A removal that was in progress during the first scan has finished.
             let Ok(Some(found)) = self.leftovers().await.map(|mut now| now.remove(&id)) else {
                 continue;
             };
@@ -71,7 +71,7 @@ impl ContainerService {
         is_clean
     }
 
-    /// Everything that carries an id and has no row.
+    /// Everything that carries an id but has no row.
     async fn leftovers(&self) -> Result<Leftovers, ContainerError> {
         let links = self.0.services.networks.links().await?;
         let (root, volatile) = (self.0.settings.root.clone(), self.0.settings.runtime_run_dir.clone());
@@ -141,8 +141,7 @@ fn note<'a>(found: &'a mut Leftovers, id: &str, kind: &'static str) -> Option<&'
     Some(thing)
 }
 
-/// Removes a directory with all that is in it. What is mounted there belongs to somebody else, and is not part of it: it is
-/// unmounted and keeps its files.
+/// Removes a directory recursively. Mounts in it belong to somebody else: they are unmounted, and their files stay.
 pub fn remove_directory(directory: &Path) -> std::io::Result<()> {
     for mount in mounts_below(directory)?.iter().rev() {
         unmount(mount, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
@@ -154,7 +153,7 @@ pub fn remove_directory(directory: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Mount points below a directory, in the order in which they were mounted.
+/// Mount points below a directory, in mount order.
 fn mounts_below(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     let text = fs_err::read("/proc/self/mountinfo")?;
     let points = text.split(|byte| *byte == b'\n').filter_map(mount_point);
@@ -163,7 +162,7 @@ fn mounts_below(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
         .collect())
 }
 
-/// The fifth field of a line, in which blanks and backslashes are octal escapes (proc(5)).
+/// The fifth field of a line; blanks and backslashes in it are octal escapes (proc(5)).
 fn mount_point(line: &[u8]) -> Option<PathBuf> {
     let field = line.split(|byte| *byte == b' ').nth(4)?;
     let mut path = Vec::with_capacity(field.len());
@@ -190,7 +189,7 @@ fn mount_point(line: &[u8]) -> Option<PathBuf> {
     Some(std::ffi::OsString::from_vec(path).into())
 }
 
-/// Whether a name is one that only we give: a container id, with or without the mark of a build.
+/// Whether a name has a form that only we use: a container id, with or without the prefix of a build.
 fn looks_like_id(name: &str) -> bool {
     let id = name.strip_prefix("build-").unwrap_or(name);
     is_container_id(id)

@@ -1,16 +1,16 @@
-//! Recovery: after any end of the daemon, rows and machine are made to agree again, and they are kept so.
+//! Recovery: makes rows and machine consistent after any end of the daemon, and keeps them so.
 //!
 //! ```text
-//! start ─> every row that nothing was at work on is compared with its process   (all together, before anything is served)
-//!       ─> what an operation was at work on is undone or finished, leftovers go (served meanwhile if it takes long)
-//! later ─> the same two for what failed or was left since                       ([`Sweeper`])
+//! start ─> compare every row without an operation with its process            (all together, before serving)
+//!       ─> undo or finish interrupted operations, remove leftovers            (serving meanwhile if it takes long)
+//! later ─> both again for everything that failed or was left over since       ([`Sweeper`])
 //! ```
 //!
-//! 1. [`finding`]: alive, a container is adopted and watched; gone, its exit is recorded.
-//! 2. A row that an operation was at work on is undone (create), put back (restart) or finished (delete).
-//! 3. [`leftovers`]: what belongs to no row is removed. Only things that carry a container id are touched.
+//! 1. [`finding`]: a living container is adopted and watched; the exit of a dead one is recorded.
+//! 2. An interrupted operation is undone (create), rolled back (restart) or finished (delete).
+//! 3. [`leftovers`]: everything without a row is removed. Only things that carry a container id are touched.
 //!
-//! The hook listener must already serve: the runtime reports while it cleans up.
+//! The hook listener must already serve: the runtime reports during the cleanup.
 
 mod finding;
 mod leftovers;
@@ -32,15 +32,15 @@ use super::{ContainerError, ContainerService, blocking, cgroup, transitions};
 pub(super) use self::leftovers::remove_directory;
 pub use self::sweeper::{SWEEPS, Sweeper};
 
-/// How many containers are taken apart at the same time.
+/// How many containers are dismantled in parallel.
 const PARALLEL: usize = 16;
-/// How long what was interrupted may hold up the start. It goes on afterwards, under the locks of its containers.
+/// How long interrupted operations may delay the start. Recovery then continues under the locks of their containers.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 impl ContainerService {
-    /// Brings rows and machine together. When it returns every row says what is the case, but for those that an
-    /// operation was at work on, if they take longer than two seconds. Trouble with one container is logged and does not
-    /// stop the others.
+    /// Reconciles rows and machine. On return every row is correct, except those with an interrupted operation that
+    /// takes longer than two seconds to undo or finish. Failures of single containers are logged and do not stop the
+    /// others.
     pub async fn recover(&self) -> Result<(), ContainerError> {
         let begun = Instant::now();
         let cgroups = blocking(|| Ok(cgroup::prepare()?)).await?;
@@ -72,8 +72,8 @@ impl ContainerService {
         Ok(())
     }
 
-    /// Compares rows that nothing was at work on with the machine: one look at all of them, one transaction. Returns how
-    /// many live and how many have ended.
+    /// Compares all rows without an operation with the machine: one scan, one transaction. Returns how many run and how
+    /// many have ended.
     async fn compare(&self, rows: Vec<Arc<Container>>) -> Result<(usize, usize), ContainerError> {
         let states = self.runtime_states(&rows).await?;
         let boot = boot_id();
@@ -102,7 +102,7 @@ impl ContainerService {
         Ok((adopted.len(), ended))
     }
 
-    /// Rows that are as they were seen; one that a report has changed since knows better.
+    /// Skips rows that have changed since the scan: a report of the runtime is more recent.
     async fn record(&self, findings: Vec<(Arc<Container>, Finding)>) -> Result<(), ContainerError> {
         let record = self.0.services.store.transact(move |t| {
             for (seen, finding) in findings {
@@ -118,7 +118,7 @@ impl ContainerService {
         record.await
     }
 
-    /// What the runtime has on file of each; `None` when that is nothing or cannot be read.
+    /// The runtime's record of each row; `None` if there is none or it cannot be read.
     async fn runtime_states(&self, rows: &[Arc<Container>]) -> Result<Vec<Option<RuntimeState>>, ContainerError> {
         let files: Vec<_> = rows.iter().map(|row| self.dir(&row.id).state()).collect();
         let read = blocking(move || Ok(files.iter().map(|file| RuntimeState::read(file)).collect::<Vec<_>>()));
@@ -126,15 +126,15 @@ impl ContainerService {
         for (row, state) in rows.iter().zip(read.await?) {
             states.push(match state {
                 Ok(state) => state,
-                // Just being replaced by a runtime that does not do so atomically.
+                // A runtime may be replacing the file, and not atomically.
                 Err(_) => self.runtime_state(&row.id).await,
             });
         }
         Ok(states)
     }
 
-    /// Undoes or finishes what an operation was at work on, if nothing is at work on it now; looks again at what waits to be
-    /// started. A row that is gone or idle meanwhile needs nothing. Errors are logged.
+    /// Undoes or finishes an interrupted operation unless another one is in progress; checks again rows that wait for a
+    /// start. Rows that are gone or idle by now need nothing. Errors are logged.
     async fn unwind(&self, id: &str) -> Result<(), ContainerError> {
         let Some(_lock) = self.0.locks.try_lock(id) else {
             return Ok(());
@@ -168,7 +168,7 @@ impl ContainerService {
         done
     }
 
-    /// A container that was being created again is stopped, as it was before.
+    /// Stops a container that was being created again, as it was stopped before.
     async fn undo_restart(&self, id: &str) -> Result<(), ContainerError> {
         self.forget_in_runtime(id, "undo of a restart failed").await?;
         self.update(id, |c| {
@@ -184,12 +184,12 @@ impl ContainerService {
     }
 }
 
-/// Whether no operation was at work on it. The container of a build is always part of one.
+/// Whether no operation was in progress. The container of a build is always part of one.
 fn is_idle(row: &Container) -> bool {
     row.journal.operation.is_none() && !row.is_build()
 }
 
-/// Whether it is alive, and nobody has written down that it was started.
+/// Whether its process is alive but not recorded as started.
 fn may_run(row: &Container) -> bool {
     row.status.state == ContainerState::Created && row.status.process.as_ref().is_some_and(ProcessId::is_alive)
 }

@@ -1,8 +1,9 @@
-//! The controller of what is left: it takes up again what an operation, a start or a removal could not finish.
+//! The sweeper: retries the cleanup that an operation, a start or a removal could not finish.
 //!
-//! A failed removal keeps its row, and with it an address, a name and ports that nobody can use. Every resync looks for
-//! such rows and for leftovers without a row; what fails is tried again, each time later. A start whose outcome could not
-//! be written (a full disk) leaves a row in `created`: as long as these live they are compared with what the runtime says.
+//! A failed removal keeps its row, and with it an address, a name and ports that nobody else can use. Every resync
+//! finds such rows and leftovers without a row, and retries failures with a growing delay. If the outcome of a start
+//! could not be written (a full disk), the row stays `created`; while its process lives, it is compared with the
+//! runtime's state.
 
 use std::fmt::{self, Display};
 use std::time::Duration;
@@ -13,21 +14,21 @@ use crate::ops::conditions::Failure;
 use crate::ops::controller::{Backoff, Outcome, Reconcile};
 use crate::workload::container::ContainerService;
 
-/// How the delay grows when something cannot be removed.
+/// Backoff of failed removals.
 pub const SWEEPS: Backoff = Backoff {
     first: Duration::from_secs(1),
     most: Duration::from_secs(8),
 };
 
-/// Removes what is left of containers, while the daemon runs.
+/// Removes leftovers of containers while the daemon runs.
 pub struct Sweeper(pub ContainerService);
 
-/// What there may be to sweep.
+/// A possible leftover.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Litter {
-    /// A row that an operation was at work on, or that may have been started, by its id.
+    /// The id of a row whose operation was interrupted, or that may have been started.
     Row(String),
-    /// Things without a row.
+    /// Objects without a row.
     Leftovers,
 }
 
@@ -43,7 +44,7 @@ impl Display for Litter {
 impl Reconcile for Sweeper {
     type Key = Litter;
 
-    /// Nothing: an operation that has just begun or failed is somebody's.
+    /// Nothing: an operation that has just begun or failed is still handled by its caller.
     fn concerned(&self, _: &Change, _: &Snapshot) -> Vec<Litter> {
         Vec::new()
     }
@@ -74,7 +75,7 @@ impl Reconcile for Sweeper {
     }
 }
 
-/// A build holds no lock while its command runs; only once its removal has begun nobody else is going to end it.
+/// A build holds no lock while its command runs; it is litter only once its removal has begun.
 fn is_litter(row: &Container) -> bool {
     match row.is_build() {
         true => row.journal.operation == Some(Operation::Delete),

@@ -13,7 +13,7 @@ fn at(millis: i64) -> Timestamp {
     Timestamp::from_millisecond(1_700_000_000_000 + millis).unwrap()
 }
 
-/// A container with that policy that was started at 0 and ended at 1,000.
+/// A container with that policy, started at 0 and ended at 1,000.
 fn ended(policy: RestartPolicy, code: i32) -> Container {
     let mut c = container("a", "web").in_state(Stopped);
     c.spec.options.restart = policy;
@@ -38,7 +38,7 @@ fn due_at(c: &Container) -> Option<i64> {
 #[case(RestartPolicy::Always, 137, Some(1100))]
 #[case(ON_FAILURE, 0, None)]
 #[case(ON_FAILURE, 1, Some(1100))]
-// An end that nobody saw, as after a crash of the machine.
+// An unseen end, as after a crash of the machine.
 #[case(ON_FAILURE, -1, Some(1100))]
 fn the_policies(#[case] policy: RestartPolicy, #[case] code: i32, #[case] due: Option<i64>) {
     assert_eq!(due_at(&ended(policy, code)), due);
@@ -93,7 +93,7 @@ fn a_maximum_is_for_restarts_in_a_row() {
 
 #[test]
 fn tries_that_fail_are_further_and_further_apart() {
-    // It ran for an hour; then its program was gone, and no try led to a run.
+    // It ran for an hour; then its program disappeared, and every try failed.
     let mut c = ended(RestartPolicy::Always, 1);
     c.status.stopped_at = Some(at(3_600_000));
     let mut now = at(3_600_000);
@@ -156,8 +156,8 @@ fn members_follow_their_pod() {
 }
 
 proptest! {
-    /// A life of runs: whatever their lengths and codes are, `always` comes back after a delay within the bounds, each
-    /// at most twice the one before, and a run of ten seconds starts anew.
+    /// A series of runs: whatever their lengths and exit codes, `always` restarts after a delay within the bounds, each
+    /// at most twice the previous one, and a run of ten seconds resets it.
     #[test]
     fn delays_stay_within_their_bounds(runs in proptest::collection::vec((0i64..30_000, -1i32..256, any::<bool>()), 1..40)) {
         let mut c = ended(RestartPolicy::Always, 0);
@@ -180,7 +180,7 @@ proptest! {
         }
     }
 
-    /// Nothing but a user undoes a user's stop.
+    /// Only a user can revert a user's stop.
     #[test]
     fn a_stop_wins(state in prop_oneof![Just(Creating), Just(Created), Just(Running), Just(Stopped)], code in -1i32..256,
             millis in -100_000i64..100_000) {

@@ -20,7 +20,7 @@ fn process(pid: i32) -> Option<ProcessId> {
     })
 }
 
-/// A pod in memory, on which steps are carried out and accidents happen.
+/// A simulated pod, on which steps are executed and accidents happen.
 #[derive(Debug, Clone)]
 struct World {
     pod: Option<Pod>,
@@ -32,7 +32,7 @@ impl World {
     fn new(goal: PodGoal) -> Self {
         let mut pod = pod(ID, "shop", &ENTRIES);
         pod.goal = goal;
-        pod.template.spec.containers[0].ports = vec!["8080:80".into()];
+        pod.template.spec.containers[0].request.ports = vec!["8080:80".into()];
         pod.template.spec.restart = RestartPolicy::Always;
         Self {
             pod: Some(pod),
@@ -170,7 +170,7 @@ impl World {
         }
     }
 
-    /// Follows plans to the end and returns how many rounds that took.
+    /// Executes plans until none is left and returns the number of rounds.
     fn settle(&mut self, want: Want) -> usize {
         for round in 0..8 {
             match self.next(want) {
@@ -182,7 +182,7 @@ impl World {
         panic!("it does not come to an end: {self:?}");
     }
 
-    /// Nothing but infra and one member per entry, all running, all members in infra's namespaces.
+    /// Whether infra and one member per entry exist and nothing else, all running, all members in infra's namespaces.
     fn is_whole(&self) -> bool {
         let host = self.host();
         let running = self.containers.iter().all(|c| c.status.state == Running);
@@ -305,7 +305,7 @@ fn a_member_that_is_being_created_again_is_not_in_dead_namespaces() {
     let mut world = running();
     let id = world.member(0).id.clone();
     let member = world.with(&id);
-    // As the runtime's hook leaves the row, before the create returns.
+    // The row as the runtime's hook leaves it, before the create returns.
     (member.status.state, member.journal.operation, member.journal.joined) =
         (Created, Some(Operation::Restart), process(1));
     assert_eq!(world.next(Want::Kept), NextSteps::Done);
@@ -333,7 +333,7 @@ fn an_infra_that_keeps_dying_is_waited_for_longer_each_time() {
     let id = world.infra().unwrap().id.clone();
     let mut waits = Vec::new();
     for _ in 0..8 {
-        // Dead in the second of its start.
+        // Infra died in the second in which it started.
         let infra = world.with(&id);
         infra.status.state = Stopped;
         infra.status.process = None;
@@ -379,18 +379,18 @@ fn what_others_have_begun_is_finished_or_waited_for() {
     assert_eq!(world.next(Want::Kept), NextSteps::Wait(PAUSE));
 }
 
-/// Something that happens to a pod while nobody is at work on it.
+/// An event in a pod while no operation holds it.
 #[derive(Debug, Clone)]
 enum Event {
     /// The process of a container ends.
     Dies(usize, i32),
-    /// Somebody deletes a container that does not run.
+    /// A client deletes a container that does not run.
     Vanishes(usize),
-    /// A deletion is cut off.
+    /// A deletion is interrupted.
     HalfGone(usize),
-    /// Somebody starts a stopped container; for a member that is refused without a living infra.
+    /// A client starts a stopped container; for a member this is refused without a living infra.
     Starts(usize),
-    /// Only some of the next steps are done, as when the daemon is killed.
+    /// Only some of the next steps are executed, as when the daemon is killed.
     Some(usize),
     Goal(PodGoal),
     Time(i64),
@@ -453,7 +453,7 @@ impl World {
 }
 
 proptest! {
-    /// From whatever accidents leave, a start ends with the whole pod and then rests.
+    /// After any accidents, a start completes the pod and then rests.
     #[test]
     fn a_start_always_ends_with_the_whole_pod(events in events()) {
         let mut world = World::new(PodGoal::Running);
@@ -464,7 +464,7 @@ proptest! {
         prop_assert_eq!(world.next(Want::Kept), NextSteps::Done);
     }
 
-    /// The controller alone leaves nothing to do but restarts of single members, and nobody in dead namespaces.
+    /// The controller alone leaves only restarts of single members to do, and no member in dead namespaces.
     #[test]
     fn the_controller_always_comes_to_rest(events in events()) {
         let mut world = World::new(PodGoal::Running);
@@ -484,7 +484,7 @@ proptest! {
         prop_assert_eq!(settled, format!("{:?}", world), "it oscillates");
     }
 
-    /// A removal ends with nothing.
+    /// A removal leaves nothing behind.
     #[test]
     fn a_removal_always_ends_with_nothing(events in events()) {
         let mut world = World::new(PodGoal::Running);
@@ -498,7 +498,7 @@ proptest! {
 #[test]
 fn a_changed_template_is_published() {
     let mut world = running();
-    world.pod.as_mut().unwrap().template.spec.containers[1].ports = vec!["53:53:udp".into()];
+    world.pod.as_mut().unwrap().template.spec.containers[1].request.ports = vec!["53:53:udp".into()];
     let infra = world.infra().unwrap().id.clone();
     assert_eq!(world.steps(Want::Kept), [Step::Publish(infra)]);
     world.settle(Want::Kept);

@@ -19,7 +19,7 @@ fn running(id: &str) -> Pod {
     }
 }
 
-/// The only pod: whoever holds the name.
+/// The only pod: the holder of the name.
 fn only(t: &Txn) -> Arc<Pod> {
     let mut pods = t.snapshot().pods().iter();
     let pod = pods.next().cloned().expect("no pod");
@@ -93,7 +93,7 @@ fn a_uid_says_whether_a_pod_is_the_one_or_in_the_way() {
         assert_eq!(only(t).goal, PodGoal::Running);
 
         let (_, next) = replace(t, Some("other"), None);
-        // What is promised counts, not what is going.
+        // The successor counts, not the pod being removed.
         let promised = reserve(t, wish(Some("other")), None, &locks);
         assert!(matches!(promised, Ok(Reserved::After { next: None, .. })));
         assert!(matches!(
@@ -104,7 +104,7 @@ fn a_uid_says_whether_a_pod_is_the_one_or_in_the_way() {
     });
 }
 
-/// A request that failed puts back what was there, however far its replacement has come.
+/// A failed request restores the previous pod, no matter how far its replacement has come.
 #[test]
 fn a_replacement_can_be_replaced_before_it_is_there_and_after() {
     Snapshot::build(|t| {
@@ -124,7 +124,7 @@ fn a_replacement_can_be_replaced_before_it_is_there_and_after() {
         let (going, _) = replace(t, Some("old"), None);
         assert_eq!(going, next);
 
-        // Nobody is promised the name of one that is only going.
+        // A pod that is being removed without a successor gives its name to nobody yet.
         t.update::<Pod>(&next, |pod| pod.successor = None).unwrap();
         let wait = reserve(t, wish(None), None, &locks);
         assert!(matches!(wait, Ok(Reserved::After { next: None, .. })));

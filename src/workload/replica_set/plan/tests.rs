@@ -6,7 +6,7 @@ use super::Fitness::{Down, Ready, Unready};
 use super::*;
 use crate::model::Share;
 
-/// Pods in a word each: `r`eady, `u`nready or `d`own, in capitals when of an old template; ids and ages in order.
+/// Pods as one letter each: `r`eady, `u`nready or `d`own, capitals for an old template; ids and ages ascend.
 fn pods(word: &str) -> Vec<Replica> {
     let pod = |(at, letter): (usize, char)| Replica {
         id: at.to_string(),
@@ -64,7 +64,7 @@ fn a_plain_set(#[case] replicas: usize, #[case] word: &str, #[case] remove: &str
     );
 }
 
-// A quarter of three is one more and none less.
+// A quarter of three: one above, none below.
 #[rstest]
 #[case(3, "RRR", "", 1)]
 #[case(3, "RRRu", "", 0)]
@@ -73,7 +73,7 @@ fn a_plain_set(#[case] replicas: usize, #[case] word: &str, #[case] remove: &str
 #[case(3, "RRru", "", 0)]
 #[case(3, "RRrr", "1", 1)]
 #[case(3, "Rrrr", "0", 0)]
-// Pods that do not work go when as many of the new ones do, and before those that work.
+// Broken old pods go once as many new ones work, and before working old ones.
 #[case(3, "RUD", "", 1)]
 #[case(3, "DDD", "", 1)]
 #[case(3, "RUDr", "2", 1)]
@@ -82,7 +82,7 @@ fn a_plain_set(#[case] replicas: usize, #[case] word: &str, #[case] remove: &str
 #[case(1, "Ru", "", 0)]
 #[case(1, "Rr", "0", 0)]
 #[case(3, "RR", "", 2)]
-// Scaled meanwhile.
+// Scaled during the rollout.
 #[case(2, "RRrr", "0 1", 0)]
 #[case(2, "RRRr", "1 2", 1)]
 #[case(2, "RRuu", "", 0)]
@@ -113,7 +113,7 @@ fn bounds_are_what_the_manifest_says() {
     assert_eq!(rolls(Share::Percent(50), none, "RRRR"), ("2 3".into(), 2));
     assert_eq!(rolls(none, Share::Percent(100), "RRRR"), ("".into(), 4));
     assert_eq!(rolls(Share::Percent(100), none, "RRRR"), ("0 1 2 3".into(), 4));
-    // Shares that round to nothing: one is unavailable.
+    // Percentages that round to zero: one may be unavailable.
     assert_eq!(rolls(Share::Percent(10), none, "RRRR"), ("3".into(), 1));
     assert_eq!(Rollout::default().bounds(10), (8, 13));
     assert_eq!(Rollout::default().bounds(1), (1, 2));
@@ -127,7 +127,7 @@ fn orphans_fill_gaps_and_no_more() {
     assert_eq!(seen(Replace, 1, "r", &["x"]), ("".into(), "".into(), 0));
 }
 
-/// A set, its pods and what else there is.
+/// A set, its pods and other pods.
 #[derive(Debug, Clone)]
 struct World {
     wanted: Wanted,
@@ -136,7 +136,7 @@ struct World {
     made: usize,
 }
 
-/// What may happen to it.
+/// An event in the simulated world.
 #[derive(Debug, Clone)]
 enum Event {
     Scale(usize),
@@ -186,7 +186,7 @@ impl World {
         changes
     }
 
-    /// What no plan may ever do.
+    /// Checks the invariants of every plan.
     fn check(&self, changes: &Changes) {
         let (replicas, before) = (self.wanted.replicas, self.pods.len());
         let (least, most) = self.wanted.rollout.bounds(replicas);
@@ -250,7 +250,7 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    /// Whatever has happened: once the world is quiet and pods come up, the set becomes what it shall be and stays so.
+    /// After any events: once the world is quiet and pods come up, the set reaches its desired state and keeps it.
     #[test]
     fn it_arrives_and_stays(
         replicas in 0usize..12,
@@ -275,14 +275,14 @@ proptest! {
         prop_assert!(world.pods.iter().all(|pod| !pod.outdated));
         let ids = |world: &World| world.pods.iter().map(|pod| pod.id.clone()).collect::<std::collections::BTreeSet<_>>();
         prop_assert_eq!(ids(&world).len(), world.pods.len(), "an id is there twice");
-        // Pods that fail are their own controller's business: nothing is made for them, nothing goes.
+        // The pod controller handles failing pods: the set neither creates nor removes any for them.
         for fitness in [Ready, Unready, Down, Ready] {
             world.pods.iter_mut().for_each(|pod| pod.fitness = fitness);
             prop_assert!(world.plan_and_act().is_empty());
         }
     }
 
-    /// A plan that was carried out is not followed by another one as long as nothing else happens.
+    /// After a plan has been executed, the next one is empty unless something else happens.
     #[test]
     fn it_does_not_swing(
         replicas in 0usize..12,

@@ -2,7 +2,7 @@ use super::*;
 use crate::model::ContainerState;
 use crate::model::fixtures::{container, pod, replica_set};
 
-/// Runs changes on top of each other and gives the outcome.
+/// Applies changes one after another and returns the resulting snapshot.
 fn after(change: impl FnOnce(&mut Txn)) -> Snapshot {
     Snapshot::build(change)
 }
@@ -15,7 +15,7 @@ fn with_goal(snapshot: &Snapshot, goal: PodGoal) -> usize {
     pods(snapshot).iter().filter(|pod| pod.goal == goal).count()
 }
 
-/// A pod that runs and belongs to nobody.
+/// A running pod without an owner.
 fn stray(id: &str, name: &str) -> Pod {
     Pod {
         goal: PodGoal::Running,
@@ -173,7 +173,7 @@ fn an_adopted_pod_is_replaced_with_the_next_template() {
         t.put(replica_set("s", "shop", 1)).unwrap();
         reconcile_in(t, "s", Timestamp::now()).unwrap();
         let mut next = wish(&t.get::<ReplicaSet>("s").unwrap());
-        next.template.spec.containers[0].image = "busybox:2".into();
+        next.template.spec.containers[0].request.image = "busybox:2".into();
         let applied = apply_in(t, next).unwrap();
         t_ids.push(applied.set.template.id.clone());
         reconcile_in(t, "s", Timestamp::now()).unwrap();
@@ -205,7 +205,7 @@ fn a_template_that_is_taken_back_is_the_version_that_pods_still_have() {
             },
             ..next.clone()
         };
-        next.template.spec.containers[0].image = "busybox:2".into();
+        next.template.spec.containers[0].request.image = "busybox:2".into();
         assert_eq!(apply_in(t, next).unwrap().set.template.id, "another");
         reconcile_in(t, "s", now).unwrap();
         assert_eq!(with_goal(t.snapshot(), PodGoal::Running), 2);
@@ -228,7 +228,7 @@ fn a_template_that_is_taken_back_is_the_version_that_pods_still_have() {
 fn an_adopted_pod_is_no_version_of_a_template() {
     after(|t| {
         let mut own = stray("match", "shop");
-        own.template.spec.containers[0].image = "own:1".into();
+        own.template.spec.containers[0].request.image = "own:1".into();
         t.put(own.clone()).unwrap();
         t.put(replica_set("s", "shop", 1)).unwrap();
         reconcile_in(t, "s", Timestamp::now()).unwrap();
