@@ -1,4 +1,4 @@
-//! What a request is called in the audit log and how much it matters (`docs/spec/api.md` 21,
+//! The action name of a request in the audit log, and its severity (`docs/spec/api.md` 21,
 //! `docs/spec/observability.md` 6.2 and O-16): reads are information, changes medium, removals high.
 
 use axum::http::Method;
@@ -7,7 +7,7 @@ use crate::observe::audit::Severity;
 use crate::observe::audit::Severity::{Critical, High, Information, Low, Medium};
 use crate::runtime::hook::HookEvent;
 
-/// The action of a request and its severity. `event` is the header of hooks.
+/// The action of a request and its severity. `event` is the event header of hooks.
 pub fn action_of(method: &Method, path: &str, event: Option<&str>) -> (&'static str, Severity) {
     let segments: Vec<_> = path.split('/').skip(1).collect();
     let Some((&"v1", route)) = segments.split_first() else {
@@ -121,7 +121,7 @@ fn hook(event: Option<&str>) -> &'static str {
 mod tests {
     use super::*;
 
-    /// Every route of `docs/spec/api.md` 1, with the action and severity of section 21, and those that came later.
+    /// Every route of `docs/spec/api.md` 1, with the action and severity of section 21, and the routes added later.
     const ROUTES: &str = "
         GET /v1/containers container.list information
         POST /v1/containers container.create medium

@@ -1,7 +1,7 @@
-//! Writes one audit record for every request of a listener, refused ones included (`docs/spec/api.md` 21).
+//! Writes one audit record for every request of a listener, including refused requests (`docs/spec/api.md` 21).
 //!
-//! A record is complete when nobody can add to it any more: the answer has been sent or given up, and every clone of its
-//! [`AuditEntry`] is gone. So a WebSocket session that keeps a clone is recorded when it ends.
+//! A record is complete when the answer has been sent or abandoned and every clone of its [`AuditEntry`] has been
+//! dropped. Therefore a WebSocket session that keeps a clone is recorded when it ends.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,13 +26,13 @@ use super::time::rfc3339;
 use crate::observe::audit::{Actor, AuditLog, Outcome, Record, RequestInfo, ResultInfo, Severity, Target};
 use crate::runtime::hook::EVENT_HEADER;
 
-/// The record of the request in progress, to which a handler adds what it learns. Clones share it.
+/// The audit record of the current request. Handlers add details to it. Clones share it.
 #[derive(Clone, Default)]
 pub struct AuditEntry(Arc<Pending>);
 
 #[derive(Default)]
 struct Pending {
-    /// `None` where requests are not recorded.
+    /// `None` if the request is not recorded.
     begun: Option<Begun>,
     learned: Mutex<Learned>,
     bytes: AtomicU64,
@@ -57,17 +57,17 @@ struct Learned {
 }
 
 impl AuditEntry {
-    /// Says what the request is about. Environment variables must not get in.
+    /// Sets the target of the request. It must not contain environment variables.
     pub fn target(&self, change: impl FnOnce(&mut Target)) {
         self.learn(|learned| change(&mut learned.target));
     }
 
-    /// Says something that has no member in [`Target`].
+    /// Adds a detail that has no field in [`Target`].
     pub fn extra(&self, name: &str, value: impl Into<Value>) {
         self.learn(|learned| drop(learned.extra.insert(name.to_owned(), value.into())));
     }
 
-    /// Counts bytes sent outside of the response body, as over a WebSocket.
+    /// Counts bytes sent outside the response body, for example over a WebSocket.
     pub fn add_bytes(&self, n: u64) {
         self.0.bytes.fetch_add(n, Ordering::Relaxed);
     }
@@ -85,7 +85,7 @@ impl<S: Send + Sync> FromRequestParts<S> for AuditEntry {
     }
 }
 
-/// Records a request. Stands in front of everything that can refuse it.
+/// Records a request. It wraps every layer that can refuse the request.
 pub async fn record(State(log): State<AuditLog>, mut request: Request, next: Next) -> Response {
     let entry = AuditEntry(Arc::new(Pending {
         begun: Some(Begun::new(log, &request)),
@@ -108,7 +108,7 @@ impl Begun {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let path = request.uri().path();
         let (action, severity) = action_of(request.method(), path, text(EVENT_HEADER));
-        // HTTP/1.1 names the host in a header, HTTP/2 in the URI.
+        // HTTP/1.1 has the host in a header, HTTP/2 in the URI.
         let host = text(header::HOST.as_str()).or_else(|| request.uri().authority().map(|a| a.as_str()));
         Self {
             at: Instant::now(),
@@ -134,7 +134,7 @@ impl Drop for Pending {
     fn drop(&mut self) {
         let Some(begun) = self.begun.take() else { return };
         let learned = std::mem::take(self.learned.get_mut().unwrap_or_else(PoisonError::into_inner));
-        // Without an answer the request was cut off in the middle, as at the end of the daemon.
+        // A request without an answer was interrupted, for example by the daemon's shutdown.
         let (status, reason) = learned
             .answer
             .unwrap_or((StatusCode::INTERNAL_SERVER_ERROR, "the request was cut off".into()));
@@ -167,7 +167,7 @@ impl Drop for Pending {
     }
 }
 
-/// Who is at the other end, for a record.
+/// The client, in the form of the audit record.
 pub(super) fn actor(peer: &PeerIdentity) -> Actor {
     let certificate = peer.certificate.as_ref();
     Actor {
@@ -177,14 +177,14 @@ pub(super) fn actor(peer: &PeerIdentity) -> Actor {
     }
 }
 
-/// The id that the client gave its request, if it is harmless (`docs/spec/observability.md` O-26).
+/// The client's request id, if it is safe to log (`docs/spec/observability.md` O-26).
 fn client_id(headers: &HeaderMap) -> Option<String> {
     let id = headers.get("x-request-id")?.to_str().ok()?;
     let harmless = |c: u8| c.is_ascii_alphanumeric() || b"._/-".contains(&c);
     ((1..=128).contains(&id.len()) && id.bytes().all(harmless)).then(|| id.to_owned())
 }
 
-/// A body that counts what is sent of it.
+/// A body that counts the bytes sent.
 struct CountedBody {
     inner: Body,
     entry: AuditEntry,

@@ -1,7 +1,7 @@
-//! What failed, as a word for programs (`docs/spec/errors.md`), and the status that goes with it.
+//! Error codes for programs (`docs/spec/errors.md`) and their HTTP statuses.
 //!
-//! A sentence may change, and one status stands for many causes; a code neither changes nor goes away. A new cause that
-//! programs should tell from others gets a new code.
+//! Messages may change, and one status covers many causes; a code is never changed or removed. Add a new code for a new
+//! cause that programs must be able to distinguish.
 
 use axum::http::StatusCode;
 use serde::{Serialize, Serializer};
@@ -22,7 +22,7 @@ macro_rules! codes {
             /// Every code, in the order of `docs/spec/errors.md`.
             pub const ALL: &[Self] = &[$(Self::$name),+];
 
-            /// The word on the wire.
+            /// The code on the wire.
             pub const fn word(self) -> &'static str {
                 match self {
                     $(Self::$name => $word,)+
@@ -40,173 +40,173 @@ macro_rules! codes {
 }
 
 codes! {
-    /// The body cannot be read, or does not have the form of the route.
+    /// The body cannot be parsed, or does not match the route.
     InvalidBody = "invalid_body", BAD_REQUEST;
-    /// A parameter of the query is unknown, missing or wrong.
+    /// A query parameter is unknown, missing or invalid.
     InvalidQuery = "invalid_query", BAD_REQUEST;
-    /// A parameter in the path is empty or wrong.
+    /// A path parameter is empty or invalid.
     InvalidPath = "invalid_path", BAD_REQUEST;
     /// A WebSocket handshake was expected.
     WebSocketRequired = "websocket_required", BAD_REQUEST;
-    /// The body is longer than the route takes.
+    /// The body exceeds the size limit of the route.
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE;
-    /// There is no such path.
+    /// The path does not exist.
     RouteNotFound = "route_not_found", NOT_FOUND;
-    /// The path is there, but not for this method.
+    /// The path does not support this method.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED;
 
-    /// The client showed no certificate.
+    /// The client sent no certificate.
     CertificateRequired = "certificate_required", UNAUTHORIZED;
-    /// The certificate has another role than the listener serves.
+    /// The certificate does not have the role that the listener requires.
     RoleDenied = "role_denied", FORBIDDEN;
-    /// A page of another site may not open a terminal.
+    /// The origin of the page is not allowed to open a terminal.
     OriginDenied = "origin_denied", FORBIDDEN;
-    /// The certificate does not speak for the container that a hook is about.
+    /// The certificate does not belong to the container of the hook.
     ReporterDenied = "reporter_denied", FORBIDDEN;
-    /// A hook that does not exist.
+    /// The hook does not exist.
     UnknownEvent = "unknown_event", BAD_REQUEST;
-    /// A hook that cannot occur in the state of the container.
+    /// The hook is not allowed in the state of the container.
     UnexpectedEvent = "unexpected_event", CONFLICT;
-    /// Not a signing request, or not signed with its own key.
+    /// The body is not a certificate signing request, or is not signed with its own key.
     InvalidCsr = "invalid_csr", BAD_REQUEST;
-    /// A signing request for somebody who gets no certificate this way, or not now.
+    /// The subject of the signing request gets no certificate from this route, or not in its state.
     CsrDenied = "csr_denied", FORBIDDEN;
-    /// A certificate could not be made.
+    /// The certificate could not be created.
     CertificateFailed = "certificate_failed", INTERNAL_SERVER_ERROR;
 
-    /// A name outside its grammar, missing, or the id of something else.
+    /// The name is invalid, missing, or the id of another object.
     InvalidName = "invalid_name", BAD_REQUEST;
     /// Another object has the name.
     NameTaken = "name_taken", CONFLICT;
-    /// A value that cannot be, or that excludes another.
+    /// The value is invalid, or conflicts with another one.
     InvalidOption = "invalid_option", BAD_REQUEST;
-    /// A mount that is malformed or not allowed.
+    /// The mount is invalid or not allowed.
     InvalidMount = "invalid_mount", BAD_REQUEST;
-    /// A port that is malformed or cannot be.
+    /// The port is invalid.
     InvalidPort = "invalid_port", BAD_REQUEST;
-    /// Somebody else has a port of the host.
+    /// Another container or program uses the host port.
     PortTaken = "port_taken", CONFLICT;
-    /// Nobody says which program to run.
+    /// Neither the request nor the image has a command.
     CommandMissing = "command_missing", BAD_REQUEST;
-    /// The image runs as root, and the container must not.
+    /// The image runs as root, but the container must not.
     RunsAsRoot = "runs_as_root", BAD_REQUEST;
     /// The image has no such user or group.
     UnknownUser = "unknown_user", BAD_REQUEST;
-    /// What is to run or to be mounted does not fit the image.
+    /// The command or a mount is incompatible with the image.
     RuntimeRefused = "runtime_refused", BAD_REQUEST;
 
-    /// No container of that name or id.
+    /// No container has that name or id.
     ContainerNotFound = "container_not_found", NOT_FOUND;
-    /// The ids of several containers begin so.
+    /// The id prefix matches several containers.
     ContainerAmbiguous = "container_ambiguous", CONFLICT;
-    /// The container runs already.
+    /// The container is already running.
     AlreadyStarted = "already_started", CONFLICT;
     /// The state of the container does not allow it.
     WrongState = "wrong_state", CONFLICT;
-    /// The container does not run.
+    /// The container is not running.
     NotRunning = "not_running", CONFLICT;
     /// The container has no terminal.
     NoTerminal = "no_terminal", CONFLICT;
-    /// A terminal has as many clients as it takes.
+    /// The terminal has the maximum number of clients.
     TooManyClients = "too_many_clients", CONFLICT;
-    /// The container is its bottle's.
+    /// The container belongs to a bottle.
     ManagedByBottle = "managed_by_bottle", CONFLICT;
 
-    /// Not an image reference.
+    /// The image reference is invalid.
     InvalidImageReference = "invalid_image_reference", BAD_REQUEST;
-    /// The image is not on this host.
+    /// The image is not in the local store.
     ImageNotFound = "image_not_found", NOT_FOUND;
     /// The registry does not have the image.
     ManifestNotFound = "manifest_not_found", NOT_FOUND;
-    /// The image is not there for the platform.
+    /// The image is not available for the platform.
     PlatformNotFound = "platform_not_found", NOT_FOUND;
-    /// The reference names something else than a container image.
+    /// The reference is not a container image.
     NotAnImage = "not_an_image", BAD_REQUEST;
-    /// The image was removed or replaced meanwhile.
+    /// The image was removed or replaced during the operation.
     ImageGone = "image_gone", CONFLICT;
-    /// A container stands on the image.
+    /// A container uses the image.
     ImageInUse = "image_in_use", CONFLICT;
-    /// A layer is lost on this host.
+    /// A layer of the image is missing on this host.
     LayerLost = "layer_lost", CONFLICT;
-    /// The image is broken or wants to write outside of itself.
+    /// The image is invalid, or tries to write outside its directory.
     BadImage = "bad_image", BAD_GATEWAY;
-    /// The registry wants other credentials.
+    /// The registry refused the credentials.
     RegistryDenied = "registry_denied", BAD_GATEWAY;
-    /// The registry wants fewer requests.
+    /// The registry limits the request rate.
     RegistryLimited = "registry_limited", BAD_GATEWAY;
-    /// The registry cannot be reached or does not answer as it should.
+    /// The registry cannot be reached or returned an invalid answer.
     RegistryFailed = "registry_failed", BAD_GATEWAY;
 
-    /// The archive with the files for a build is not taken.
+    /// The archive of the build context is refused.
     InvalidBuildContext = "invalid_build_context", BAD_REQUEST;
-    /// The build file is missing or wrong.
+    /// The build file is missing or invalid.
     InvalidBuildFile = "invalid_build_file", BAD_REQUEST;
-    /// A step of the build cannot be carried out.
+    /// A build step cannot be executed.
     BuildStepRefused = "build_step_refused", BAD_REQUEST;
-    /// A command of the build failed.
+    /// A build command failed.
     BuildCommandFailed = "build_command_failed", BAD_REQUEST;
-    /// A command of the build took too long.
+    /// A build command exceeded the time limit.
     BuildCommandTimeout = "build_command_timeout", BAD_REQUEST;
 
     /// No such network.
     NetworkNotFound = "network_not_found", NOT_FOUND;
     /// Containers are in the network.
     NetworkInUse = "network_in_use", CONFLICT;
-    /// The default network stays.
+    /// The default network cannot be deleted.
     DefaultNetwork = "default_network", CONFLICT;
     /// The network has no free address.
     AddressesExhausted = "addresses_exhausted", CONFLICT;
-    /// There is no room for one more network.
+    /// No subnet is left for another network.
     SubnetsExhausted = "subnets_exhausted", CONFLICT;
 
     /// No such pod.
     PodNotFound = "pod_not_found", NOT_FOUND;
-    /// A pod that cannot be carried out.
+    /// The pod specification is invalid.
     InvalidPod = "invalid_pod", BAD_REQUEST;
-    /// The pod is not started.
+    /// The pod has not been started.
     PodNotRunning = "pod_not_running", CONFLICT;
-    /// The pod is its replica set's.
+    /// The pod belongs to a replica set.
     ManagedByReplicaSet = "managed_by_replica_set", CONFLICT;
-    /// Something else keeps changing the pod.
+    /// Concurrent changes of the pod prevented the operation.
     PodUnsettled = "pod_unsettled", CONFLICT;
     /// No such replica set.
     ReplicaSetNotFound = "replica_set_not_found", NOT_FOUND;
     /// No such service.
     ServiceNotFound = "service_not_found", NOT_FOUND;
-    /// A manifest that is malformed or says what cannot be.
+    /// The manifest is invalid.
     InvalidManifest = "invalid_manifest", BAD_REQUEST;
-    /// A manifest of a kind that this daemon does not have.
+    /// The kind of the manifest is not supported.
     UnsupportedKind = "unsupported_kind", BAD_REQUEST;
 
     /// No such bottle.
     BottleNotFound = "bottle_not_found", NOT_FOUND;
-    /// A bottle file that is malformed or says what cannot be.
+    /// The bottle file is invalid.
     InvalidBottle = "invalid_bottle", BAD_REQUEST;
-    /// A service of the bottle had to become healthy and did not.
+    /// A service of the bottle did not become healthy.
     NotHealthy = "not_healthy", CONFLICT;
-    /// The object is going away.
+    /// The object is being deleted.
     BeingRemoved = "being_removed", CONFLICT;
 
     /// No such policy.
     PolicyNotFound = "policy_not_found", NOT_FOUND;
-    /// No such list of policies.
+    /// No such policy chain.
     ChainNotFound = "chain_not_found", NOT_FOUND;
-    /// A policy or mode that cannot be.
+    /// The policy or mode is invalid.
     InvalidPolicy = "invalid_policy", BAD_REQUEST;
-    /// The same policy is there.
+    /// The same policy already exists.
     PolicyExists = "policy_exists", CONFLICT;
-    /// The mode is in force.
+    /// The mode is already in force.
     ModeAlreadySet = "mode_already_set", CONFLICT;
-    /// An end of a packet is nothing that there is.
+    /// The source or destination does not exist.
     EndNotFound = "end_not_found", NOT_FOUND;
-    /// An end of a packet has no address yet.
+    /// The source or destination has no address yet.
     EndWithoutAddress = "end_without_address", NOT_FOUND;
 
     /// The low-level runtime failed.
     RuntimeFailed = "runtime_failed", INTERNAL_SERVER_ERROR;
-    /// AppArmor is required and cannot be had.
+    /// AppArmor is required but not available.
     AppArmorUnavailable = "apparmor_unavailable", INTERNAL_SERVER_ERROR;
-    /// The kernel does not give a port.
+    /// The kernel refused a port.
     PortFailed = "port_failed", INTERNAL_SERVER_ERROR;
     /// The kernel refused a change of links, addresses or parameters.
     NetworkFailed = "network_failed", INTERNAL_SERVER_ERROR;
@@ -216,11 +216,11 @@ codes! {
     StoreFailed = "store_failed", INTERNAL_SERVER_ERROR;
     /// Files could not be read or written.
     FilesFailed = "files_failed", INTERNAL_SERVER_ERROR;
-    /// Something could not be removed, or not all of it.
+    /// An object could not be removed completely.
     RemovalFailed = "removal_failed", INTERNAL_SERVER_ERROR;
-    /// The daemon is ending, or the client has gone.
+    /// The daemon is shutting down, or the client has disconnected.
     Cancelled = "cancelled", INTERNAL_SERVER_ERROR;
-    /// A defect of the daemon.
+    /// A bug in the daemon.
     Internal = "internal", INTERNAL_SERVER_ERROR;
 }
 
@@ -260,7 +260,7 @@ mod tests {
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
     }
 
-    /// The sources below a directory, without this file.
+    /// The text of the sources below a directory, without this file.
     fn sources(directory: &Path, text: &mut String) {
         for entry in std::fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();

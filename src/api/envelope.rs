@@ -1,4 +1,4 @@
-//! The response envelope (`docs/spec/api.md` 3.2): one JSON object, one line, ended by a line feed.
+//! The response envelope (`docs/spec/api.md` 3.2): one JSON object on one line, terminated by a line feed.
 
 use std::borrow::Cow;
 
@@ -83,7 +83,7 @@ pub fn success<T: Serialize>(message: impl Into<Cow<'static, str>>, data: T) -> 
     }
 }
 
-/// 200 with data or without.
+/// 200 with optional data.
 pub fn success_with<T: Serialize>(message: impl Into<Cow<'static, str>>, data: Option<T>) -> Success<MaybeBody<T>> {
     Success {
         code: StatusCode::OK,
@@ -107,7 +107,7 @@ pub fn done(message: impl Into<Cow<'static, str>>) -> Success<Done> {
 }
 
 impl<B> Success<B> {
-    /// The same with 201 instead of 200. Only for the routes that `docs/spec/api.md` 1 marks so.
+    /// The same with status 201. Only for the routes that `docs/spec/api.md` 1 marks with 201.
     pub fn created(mut self) -> Self {
         self.code = StatusCode::CREATED;
         self
@@ -146,7 +146,7 @@ pub(super) fn write(code: StatusCode, body: &impl Serialize) -> (StatusCode, Byt
     (code, line.into())
 }
 
-/// The response with what [`write`] made.
+/// The response with the output of [`write`].
 pub(super) fn send((code, line): (StatusCode, Bytes)) -> Response {
     let length = HeaderValue::from(line.len());
     let mut response = (code, line).into_response();

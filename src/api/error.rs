@@ -1,4 +1,4 @@
-//! Failures on the wire: a code with its status, a sentence and sometimes data (`docs/spec/api.md` 0.1 and 3.2).
+//! Error answers: a code with its status, a message and optional data (`docs/spec/api.md` 0.1 and 3.2).
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -6,24 +6,25 @@ use axum::response::{IntoResponse, Response};
 use super::Code;
 use super::envelope::{Failure, render};
 
-/// A failed request. Domain errors become one of these in the `api` module and nowhere else.
+/// A failed request. Domain errors are converted to this type only in the `api` module.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{message}")]
 pub struct ApiError {
-    /// The cause, for programs; the status goes with it.
+    /// The error code, which determines the status.
     pub code: Code,
-    /// What was wrong and, where there is one, the way out. Clients print it.
+    /// The problem and, if there is one, the remedy. Clients print it.
     pub message: String,
-    /// Only what the table in `docs/spec/api.md` 3.2 allows for the route: clients decode failures like successes.
+    /// Only the data that the table in `docs/spec/api.md` 3.2 allows for the route: clients decode it like the data of
+    /// a success.
     pub data: Option<serde_json::Value>,
 }
 
-/// An error that can be the answer to a request.
+/// An error that can be sent to a client.
 pub trait Coded: std::error::Error {
-    /// The cause, for programs.
+    /// The error code.
     fn code(&self) -> Code;
 
-    /// What the contract puts in front of the sentence.
+    /// The prefix that the contract requires before the message.
     fn prefix(&self) -> &'static str {
         ""
     }
@@ -35,12 +36,12 @@ impl<E: Coded> From<E> for ApiError {
     }
 }
 
-/// The sentence of a failure, as an extension of its response, for those who record requests.
+/// The message of a failure, as a response extension for the audit log.
 #[derive(Debug, Clone)]
 pub struct Reason(pub String);
 
 impl ApiError {
-    /// A failure for that cause.
+    /// A failure with this code.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self {
             code,
@@ -49,7 +50,7 @@ impl ApiError {
         }
     }
 
-    /// HTTP status, one of those of `docs/spec/api.md` 0.1.
+    /// The HTTP status, one of those in `docs/spec/api.md` 0.1.
     pub fn status(&self) -> StatusCode {
         self.code.status()
     }
@@ -60,7 +61,7 @@ impl ApiError {
         self
     }
 
-    /// The same with `prefix` in front of the message, as in `service failed: `.
+    /// The same with `prefix` before the message, as in `service failed: `.
     pub fn prefixed(mut self, prefix: &str) -> Self {
         self.message.insert_str(0, prefix);
         self

@@ -1,4 +1,4 @@
-//! What handlers read from a request (`docs/spec/api.md` 3.1 and 3.5). Every refusal is an [`ApiError`].
+//! Extractors for requests (`docs/spec/api.md` 3.1 and 3.5). Every rejection is an [`ApiError`].
 
 use std::time::Duration;
 
@@ -14,20 +14,20 @@ use serde_json::Value;
 use super::error::Coded;
 use super::{ApiError, Code, json_fields};
 
-/// Largest JSON or YAML body, hook state and signing request, in bytes.
+/// Maximum size of a JSON or YAML body, hook state and signing request, in bytes.
 pub const BODY_LIMIT: usize = 1 << 20;
 
-/// How much of a body that is too large is read before the connection is given up, in bytes.
+/// How much of an oversized body is read before the connection is closed, in bytes.
 const DISCARD_LIMIT: usize = 64 << 20;
-/// How long a client may take to send such a body.
+/// Time limit for sending an oversized body.
 const BODY_TIME: Duration = Duration::from_secs(30);
 
-/// A JSON object as body. `Content-Type` is ignored; `null` stands for the zero value, anywhere; bytes after the value are an
-/// error. The type says `#[serde(default, deny_unknown_fields)]` at every depth.
+/// A JSON object as body. `Content-Type` is ignored; `null` means the default value at every depth; bytes after the
+/// value are an error. The type must have `#[serde(default, deny_unknown_fields)]` at every depth.
 #[derive(Debug)]
 pub struct StrictJson<T>(pub T);
 
-/// As [`StrictJson`], but no body at all counts as `{}`.
+/// Like [`StrictJson`], but a missing body counts as `{}`.
 #[derive(Debug)]
 pub struct OptionalJson<T>(pub T);
 
@@ -35,7 +35,7 @@ pub struct OptionalJson<T>(pub T);
 #[derive(Debug)]
 pub struct PathParams<T>(pub T);
 
-/// Query parameters. Unknown ones were refused before ([`query`](super::query)).
+/// Query parameters. The check in [`query`](super::query) has already refused unknown ones.
 #[derive(Debug)]
 pub struct QueryParams<T>(pub T);
 
@@ -89,7 +89,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for QueryParams<T>
     }
 }
 
-/// The sentence for an empty path parameter; several routes have their own spelling.
+/// The message for an empty path parameter; several routes have their own spelling.
 fn missing(route: &str, parameter: &str) -> String {
     let of_container = route.strip_prefix("/v1/containers/{containerId}/");
     match (of_container, parameter) {
@@ -101,16 +101,16 @@ fn missing(route: &str, parameter: &str) -> String {
     }
 }
 
-/// Why a body could not be read.
+/// The error of reading a body.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
-    /// It is longer than the route takes.
+    /// It exceeds the limit of the route.
     #[error("request body too large: at most {limit} bytes are accepted")]
     TooLarge {
-        /// What the route takes, in bytes.
+        /// The limit of the route, in bytes.
         limit: usize,
     },
-    /// The connection broke, or the client broke the rules of HTTP.
+    /// The connection failed, or the client violated HTTP.
     #[error("the request body ended early: {0}")]
     Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -125,7 +125,7 @@ impl Coded for BodyError {
 }
 
 impl BodyError {
-    /// The answer, with `prefix` in front when the body is broken; of one that is too large it would say nothing.
+    /// The error answer. `prefix` is used only if the body is invalid, because it would not help for an oversized body.
     pub fn refusal(self, prefix: &str) -> ApiError {
         match self {
             Self::TooLarge { .. } => self.into(),
@@ -134,7 +134,7 @@ impl BodyError {
     }
 }
 
-/// The whole body of a request, if it is not longer than `limit` bytes.
+/// The whole body of a request, up to `limit` bytes.
 pub async fn read_body(request: Request, limit: usize) -> Result<Bytes, BodyError> {
     read_body_within(request, limit, BODY_TIME).await
 }
@@ -148,7 +148,7 @@ async fn read_body_within(request: Request, limit: usize, time: Duration) -> Res
         .unwrap_or_else(|_| Err(BodyError::Broken(format!("it took longer than {time:?}").into())))
 }
 
-/// Reads a body to its end. What is over the limit is thrown away, but read: most clients look for the answer only when
+/// Reads a body to its end. Data over the limit is read and discarded, because most clients read the answer only after
 /// they have sent everything.
 async fn collect(mut body: Body, limit: usize) -> Result<Bytes, BodyError> {
     let mut kept = BytesMut::new();
@@ -169,7 +169,7 @@ async fn collect(mut body: Body, limit: usize) -> Result<Bytes, BodyError> {
     Ok(kept.freeze())
 }
 
-/// Whether the client has announced too long a body and asks before it sends it.
+/// Whether the client announced an oversized body and waits for `100 Continue`.
 fn waits_for_consent(headers: &HeaderMap, limit: usize) -> bool {
     let length = headers
         .get(header::CONTENT_LENGTH)
@@ -182,7 +182,7 @@ async fn read_json_body(request: Request) -> Result<Bytes, ApiError> {
     body.map_err(|error| error.refusal("invalid json: "))
 }
 
-/// One JSON object, by the rules of [`StrictJson`].
+/// One JSON object, with the rules of [`StrictJson`].
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     if body.trim_ascii().is_empty() {
         return Err(ApiError::new(Code::InvalidBody, "invalid json: EOF"));
@@ -190,7 +190,7 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     let invalid = |e: String| ApiError::new(Code::InvalidBody, format!("invalid json: {e}"));
     let json_fields::Distinct(value) = serde_json::from_slice(body).map_err(|e| invalid(e.to_string()))?;
     let value = without_nulls(value);
-    // A struct could also be read from a list of its fields.
+    // Serde would also accept a list of the fields for a struct.
     if !value.is_object() {
         return Err(ApiError::new(Code::InvalidBody, "invalid json: not an object"));
     }
@@ -198,7 +198,7 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     json_fields::read(value).map_err(invalid)
 }
 
-/// `null` on its own is `{}`; a member that is `null` counts as absent.
+/// A top-level `null` becomes `{}`; a member that is `null` counts as missing.
 fn without_nulls(value: Value) -> Value {
     fn strip(value: &mut Value) {
         match value {

@@ -1,5 +1,5 @@
-//! What happens on a listener before there is a request: how many handshakes an address may leave unfinished, and the
-//! audit records of refused ones (`docs/spec/observability.md` O-18).
+//! Handles connections before their first request: limits unfinished handshakes per address and audits refused
+//! connections (`docs/spec/observability.md` O-18).
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -13,10 +13,10 @@ use super::identity::PeerIdentity;
 use super::time::rfc3339;
 use crate::observe::audit::{AuditLog, Outcome, Record, RequestInfo, ResultInfo, Severity, Target};
 
-/// Unfinished handshakes per address. The hook listener can be reached by every container; none may use up the daemon's
-/// descriptors.
+/// Maximum number of unfinished handshakes per address. Every container can reach the hook listener; none may exhaust
+/// the daemon's descriptors.
 const PER_ADDRESS: usize = 64;
-/// Records of refused connections in one [`WINDOW`]; further ones are counted.
+/// Maximum number of records of refused connections in one [`WINDOW`]; further ones are only counted.
 const RECORDS: u32 = 20;
 const WINDOW: Duration = Duration::from_secs(60);
 
@@ -31,7 +31,7 @@ pub struct OpenHandshake<'a> {
 }
 
 impl Handshakes {
-    /// `None` when the address has too many already. The host itself is trusted with any number.
+    /// `None` if the address has too many already. Loopback has no limit.
     pub fn enter(&self, address: IpAddr) -> Option<OpenHandshake<'_>> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(address).or_default();
@@ -55,7 +55,7 @@ impl Drop for OpenHandshake<'_> {
     }
 }
 
-/// Records refused connections, so many per minute that nobody can fill the disk with them.
+/// Records refused connections, with a rate limit so that clients cannot fill the disk.
 pub struct Refusals {
     log: AuditLog,
     window: Mutex<Window>,
@@ -68,7 +68,7 @@ struct Window {
 }
 
 impl Refusals {
-    /// Records go to `log`.
+    /// Writes records to `log`.
     pub fn new(log: AuditLog) -> Self {
         let window = Window {
             begun: Instant::now(),
@@ -81,7 +81,7 @@ impl Refusals {
         }
     }
 
-    /// A connection of this peer never came to a request.
+    /// Records that a connection of this peer failed before a request.
     pub fn record(&self, peer: SocketAddr, reason: &str) {
         tracing::debug!(%peer, reason, "connection refused");
         let admitted = self
@@ -122,7 +122,7 @@ impl Refusals {
 }
 
 impl Window {
-    /// Whether one more record may be written at `now`, and how many were left out before it.
+    /// If another record may be written at `now`: the number of records skipped before it.
     fn admit(&mut self, now: Instant) -> Option<u32> {
         if now.duration_since(self.begun) >= WINDOW {
             self.begun = now;

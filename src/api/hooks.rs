@@ -1,4 +1,4 @@
-//! The hook listener (port 7756): what the runtime reports of containers (`docs/spec/api.md` 16).
+//! The hook listener (port 7756): container events from the runtime (`docs/spec/api.md` 16).
 
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
@@ -12,10 +12,10 @@ use crate::base::pki::SpiffeId;
 use crate::runtime::hook::{EVENT_HEADER, HookEvent, HookState};
 use crate::workload::container::{ContainerError, ContainerService};
 
-/// The words that a report may use for a state.
+/// The states that a report may contain.
 const STATES: [&str; 4] = ["creating", "created", "running", "stopped"];
 
-/// The routes of the hook listener, with their description.
+/// The routes of the hook listener, with their OpenAPI description.
 pub fn routes() -> OpenApiRouter<ContainerService> {
     OpenApiRouter::new().routes(routes!(report))
 }
@@ -61,7 +61,7 @@ async fn report(
     Ok(done("hook applied"))
 }
 
-/// A certificate speaks for the container whose id it carries, by exactly that id, and for nothing else.
+/// A certificate may report only on the container with exactly the id that it contains.
 fn check_reporter(containers: &ContainerService, caller: &SpiffeId, reported: &str) -> Result<(), String> {
     let SpiffeId::Container(id) = caller else {
         return Err(format!("invalid spiffe path: {caller}"));

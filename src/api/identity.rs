@@ -1,4 +1,5 @@
-//! Who may use a listener (`docs/spec/api.md` 2). Judged before routing: a wrong role gets 403 also for unknown paths.
+//! Authorization of clients per listener (`docs/spec/api.md` 2). It runs before routing: a wrong role gets 403 even for
+//! unknown paths.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,23 +14,23 @@ use super::{ApiError, Code};
 use crate::base::pki::spiffe::uri_names;
 use crate::base::pki::{SpiffeError, SpiffeId};
 
-/// The client of a connection. An extension of each of its requests.
+/// The client of a connection. It is an extension of each request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerIdentity {
     /// Address and port.
     pub address: SocketAddr,
-    /// What the client showed. The handshake has verified it against our CA.
+    /// The client's certificate. The handshake has verified it against our CA.
     pub certificate: Option<PeerCertificate>,
 }
 
 /// A client certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerCertificate {
-    /// Who it speaks for.
+    /// The SPIFFE id.
     pub spiffe: Result<SpiffeId, SpiffeError>,
-    /// All URIs among its names.
+    /// All URIs in its subject alternative names.
     pub uris: Vec<String>,
-    /// SHA-256 of its DER form, hex.
+    /// SHA-256 of its DER form, in hex.
     pub fingerprint: String,
 }
 
@@ -57,14 +58,14 @@ impl PeerCertificate {
     }
 }
 
-/// Whom a listener serves.
+/// The client role of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Users of the management API, `spiffe://raind/cli/<name>`.
     Cli,
-    /// Containers reporting on themselves, `spiffe://raind/container/<id>`.
+    /// Containers that report on themselves, `spiffe://raind/container/<id>`.
     Container,
-    /// The runtime asking for certificates, `spiffe://raind/droplet/<name>`.
+    /// The runtime, which requests certificates, `spiffe://raind/droplet/<name>`.
     Droplet,
 }
 
@@ -79,7 +80,7 @@ impl Role {
     }
 }
 
-/// Lets only clients of this role pass.
+/// Accepts only clients with this role.
 pub async fn require(State(role): State<Role>, request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<Arc<PeerIdentity>>();
     let refusal = match peer.and_then(|peer| peer.certificate.as_ref()) {
@@ -90,7 +91,7 @@ pub async fn require(State(role): State<Role>, request: Request, next: Next) -> 
     refusal.into_response()
 }
 
-/// The identity that a request was admitted with.
+/// The identity with which a request was admitted.
 #[derive(Debug, Clone)]
 pub struct Caller(pub SpiffeId);
 

@@ -1,4 +1,4 @@
-//! Reading typed values from JSON so that an error names the field and what it takes.
+//! Deserializes JSON so that an error names the field and the expected type.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// What a type is called where users read it, by the words of serde and of its derived code.
+/// Names of types in error messages: serde's wording and ours.
 const KINDS: [(&str, &str); 12] = [
     ("a sequence", "a list"),
     ("a map", "an object"),
@@ -22,8 +22,8 @@ const KINDS: [(&str, &str); 12] = [
     ("f64", "a number"),
 ];
 
-/// A JSON value in which every object has each name once. Two of a name are a mistake, and no two readers agree on which
-/// one counts.
+/// A JSON value without duplicate keys. Duplicate keys are an error, because parsers disagree about the value that is
+/// used.
 pub(super) struct Distinct(pub(super) Value);
 
 impl<'de> Deserialize<'de> for Distinct {
@@ -90,25 +90,25 @@ impl<'de> Visitor<'de> for Distinctly {
     }
 }
 
-/// The value of that type, or `port[1]: invalid type: integer 8, expected a string`.
+/// The value of that type, or an error like `port[1]: invalid type: integer 8, expected a string`.
 pub(super) fn read<T: DeserializeOwned>(value: Value) -> Result<T, String> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         let reason = plain(&error.inner().to_string());
-        // Of a field that there is not, the reason has the name.
+        // For an unknown field, the reason already has the name.
         let path = match reason.starts_with("unknown field") {
             true => path.rsplit_once('.').map_or("", |(object, _)| object),
             false => &path,
         };
         match path {
-            // The document itself.
+            // The error is about the whole document.
             "" | "." => reason,
             path => format!("{path}: {reason}"),
         }
     })
 }
 
-/// No text of a request may hold a NUL: nothing that it could become (argument, variable, path, name) can.
+/// Strings in a request must not contain NUL, because arguments, variables, paths and names cannot.
 pub(super) fn refuse_nul(value: &Value) -> Result<(), String> {
     match first_nul(value, String::new()) {
         Some(path) => Err(format!("{path} contains a NUL character")),
@@ -134,7 +134,7 @@ fn first_nul(value: &Value, path: String) -> Option<String> {
     }
 }
 
-/// The reason in words that name no type of a programming language.
+/// The reason without the names of Rust types.
 fn plain(reason: &str) -> String {
     let Some((found, expected)) = reason.rsplit_once(", expected ") else {
         return reason.to_owned();

@@ -1,8 +1,8 @@
-//! What of a request's body nobody has read when the answer is there.
+//! Drains the unread rest of a request body after the answer.
 //!
-//! A handler that refuses early (a wrong path, query or name) has not read the body, and many clients look for the answer
-//! only when they have sent everything: to them a body that is cut off is an error of the connection, and the sentence is
-//! lost. So the rest is read and thrown away, beside the answer, within limits.
+//! A handler that refuses a request early (a wrong path, query or name) has not read the body. Many clients read the
+//! answer only after they have sent everything: if the connection is closed before, they report a connection error and
+//! lose the message. Therefore the rest is read and discarded in the background, within limits.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -13,20 +13,20 @@ use bytes::{Buf, Bytes};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio_util::sync::CancellationToken;
 
-/// How much is thrown away before the client is cut off, in bytes, and for how long.
+/// How much is discarded before the connection is closed, in bytes, and for how long.
 const MAX_BYTES: usize = 64 << 20;
 const MAX_TIME: Duration = Duration::from_secs(30);
 
-/// The body of a request, which is read to its end when it is dropped before.
+/// The body of a request. If it is dropped early, the rest is drained.
 pub(super) struct Drained {
     body: Option<Incoming>,
-    /// The client sends nothing before it is asked to, and nobody has asked.
+    /// The client waits for `100 Continue`, which has not been sent.
     waits: bool,
     shutdown: CancellationToken,
 }
 
 impl Drained {
-    /// `shutdown` ends the reading.
+    /// `shutdown` stops the draining.
     pub(super) fn request(request: Request<Incoming>, shutdown: &CancellationToken) -> Request<Self> {
         let waits = request.headers().contains_key(header::EXPECT);
         request.map(|body| Self {

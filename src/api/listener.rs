@@ -1,4 +1,4 @@
-//! Sockets: accepts connections, shakes hands, serves HTTP, and stops in an orderly way.
+//! Sockets: accepts connections, does the TLS handshake, serves HTTP, and shuts down gracefully.
 //!
 //! ```text
 //! accept ── first byte ── TLS handshake ── HTTP/1.1 or HTTP/2, as ALPN says ── request, request, … ── closed
@@ -6,10 +6,10 @@
 //!              └─> a hint, 400 └─> alert, audited                                 └─> may finish
 //! ```
 //!
-//! A slow client holds nothing but its own connection: everything before the handlers has a time-out, and the number of
-//! unfinished handshakes per address is bounded. A request that has begun is carried out to its end, also when its
-//! client goes away: half of an operation helps nobody. A handler that works for its client only can ask for the
-//! [`Client`].
+//! A slow client blocks only its own connection: everything before the handlers has a time-out, and the number of
+//! unfinished handshakes per address is limited. A request that has started runs to completion, even if its client
+//! disconnects, so that no operation stops halfway. A handler whose work is only for its client can take the [`Client`]
+//! extractor.
 
 use std::convert::Infallible;
 use std::io;
@@ -41,18 +41,18 @@ use crate::base::pki::Pki;
 use crate::base::sockets;
 use crate::observe::audit::AuditLog;
 
-/// How long a client may take for the TLS handshake.
+/// Time limit for the TLS handshake.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
-/// How long a client may take for the head of a request; an idle HTTP/1.1 connection is closed after it.
+/// Time limit for the head of a request; an idle HTTP/1.1 connection is closed after it.
 const HEADER_TIME: Duration = Duration::from_secs(30);
-/// How often an idle HTTP/2 client is asked whether it is still there, and how long it may take to answer.
+/// Interval of pings to an idle HTTP/2 client, and time limit for its answer.
 const PING_TIME: Duration = Duration::from_secs(30);
-/// How long the listener pauses when the system has no descriptor left for a new connection.
+/// Delay before the next `accept` when no file descriptor is available.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long, and for how many pieces of input, a refused client may go on sending.
+/// How long, and for how many reads, the input of a refused client is drained.
 const LINGER_TIME: Duration = Duration::from_secs(1);
 const LINGER_READS: usize = 64;
-/// What a client gets that speaks plain HTTP.
+/// The answer to a client that uses plain HTTP.
 const PLAIN_HTTP_HINT: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
 
 /// A socket that listens but does not yet accept.
@@ -63,13 +63,13 @@ pub struct BoundListener {
 }
 
 impl BoundListener {
-    /// The address, with the port that the system chose if 0 was asked for.
+    /// The address, with the port that the system assigned if 0 was requested.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 }
 
-/// Listens on an address, which a daemon that was killed just now may hold for a moment. The error names it.
+/// Listens on an address. Retries, because a daemon that was just killed may still hold it. The error has the address.
 pub async fn bind(address: SocketAddr) -> io::Result<BoundListener> {
     let named = |e: io::Error| io::Error::new(e.kind(), format!("cannot listen on {address}: {e}"));
     let socket = sockets::when_free(|| TcpListener::bind(address)).await.map_err(named)?;
@@ -77,7 +77,7 @@ pub async fn bind(address: SocketAddr) -> io::Result<BoundListener> {
     Ok(BoundListener { socket, address })
 }
 
-/// Serves `app` on all of `listeners` until `shutdown`; then lets requests in progress finish, for at most `grace`.
+/// Serves `app` on all `listeners` until `shutdown`; then waits for requests in progress, for at most `grace`.
 pub async fn serve(
     listeners: Vec<BoundListener>,
     pki: Arc<Pki>,
@@ -114,11 +114,11 @@ struct Server {
     app: Router,
     handshakes: Handshakes,
     refusals: Refusals,
-    /// No new connections and requests.
+    /// Cancelled: accept no new connections and requests.
     shutdown: CancellationToken,
-    /// No connections at all any more.
+    /// Cancelled: close all connections.
     cut_off: CancellationToken,
-    /// Connections and requests.
+    /// Open connections and requests in progress.
     tasks: TaskTracker,
 }
 
@@ -159,14 +159,14 @@ impl Server {
         }
     }
 
-    /// `None` for a client that closed the connection before it said anything.
+    /// `None` if the client closed the connection without sending anything.
     async fn handshake(&self, mut stream: TcpStream) -> io::Result<Option<TlsStream<TcpStream>>> {
         stream.set_nodelay(true)?;
         let mut first = [0];
         if stream.peek(&mut first).await? == 0 {
             return Ok(None);
         }
-        // A TLS record of a handshake begins with 22; a request begins with the letters of its method.
+        // The first byte of a TLS handshake record is 22; an HTTP request starts with the letters of its method.
         if first[0].is_ascii_uppercase() {
             stream.write_all(PLAIN_HTTP_HINT).await?;
             linger(stream).await;
@@ -196,7 +196,7 @@ impl Server {
             request.extensions_mut().insert(client);
             let request = Drained::request(request, &server.shutdown);
             let answer = server.tasks.spawn(server.app.clone().oneshot(request.map(Body::new)));
-            // Dropped when the connection ends before the answer.
+            // Dropped if the connection closes before the answer.
             async move {
                 let answer = answer.await;
                 presence.answered();
@@ -242,7 +242,7 @@ fn answered(answer: Result<Result<Response<Body>, Infallible>, tokio::task::Join
     match answer {
         Ok(Ok(response)) => response,
         Ok(Err(never)) => match never {},
-        // Handlers that panic are caught further in; this is what stands around them.
+        // Panics of handlers are caught further in; this catches panics of the outer layers.
         Err(error) => {
             tracing::error!(%error, "a request failed unexpectedly");
             let message = "internal error: the request failed unexpectedly";
@@ -251,7 +251,7 @@ fn answered(answer: Result<Result<Response<Body>, Infallible>, tokio::task::Join
     }
 }
 
-/// Ends a connection so that its last words arrive: closing a socket with unread input would discard them, and a client
+/// Closes a connection so that the last data arrives: closing a socket with unread input would discard it, and a client
 /// has usually sent its request before it learns that it is refused.
 async fn linger(mut stream: TcpStream) {
     let drain = async {
@@ -264,11 +264,11 @@ async fn linger(mut stream: TcpStream) {
         }
         io::Result::Ok(())
     };
-    // Nothing depends on the outcome.
+    // The result does not matter.
     let _ = timeout(LINGER_TIME, drain).await;
 }
 
-/// Errors of `accept` that say nothing about the next connection.
+/// Whether an error of `accept` concerns only one connection.
 fn is_about_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -1,11 +1,12 @@
-//! HTTP, and nothing but HTTP: what a request means on the wire and how an answer looks (`docs/spec/api.md` 0 to 3).
+//! The HTTP layer: the wire format of requests and answers (`docs/spec/api.md` 0 to 3).
 //!
 //! A handler reads its parameters with the extractors of [`extract`], calls one method of a domain service and renders
-//! with [`success`] or [`ApiError`], which has a [`Code`]; it holds no rule. [`routing::app`] puts around the routes of a listener what they have
-//! in common: the audit record, the check of the client's role, envelopes for unknown paths and methods and for handlers
-//! that panicked. [`listener::serve`] puts that on sockets.
+//! the answer with [`success`] or with [`ApiError`], which has a [`Code`]; it contains no domain logic.
+//! [`routing::app`] adds the common layers of a listener: the audit record, the check of the client's role, and
+//! envelopes for unknown paths and methods and for handlers that panicked. [`listener::serve`] serves the result on
+//! sockets.
 //!
-//! Known oddities of the wire that stay for old clients and must not spread: `DELETE …/actions/delete`, `statedAt`,
+//! The API keeps these oddities for old clients; do not add more: `DELETE …/actions/delete`, `statedAt`,
 //! `cotainer created`, `missing brige`, `csr signture invalid`, the capitalised fields of networks.
 
 pub mod action;

@@ -1,7 +1,7 @@
-//! The machine-readable description of the management API, collected from the handlers themselves.
+//! The OpenAPI description of the management API, generated from the handlers.
 //!
-//! Handlers say what is particular to them. What all of them share is added here once: that a client certificate is
-//! required, the answers that stand around every handler, and names that are unique over the whole document.
+//! Handlers describe only their own details. This module adds the common parts: the required client certificate, the
+//! answers of the layers around every handler, and operation ids that are unique in the whole document.
 
 use axum::http::StatusCode;
 use utoipa::openapi::path::{Operation, PathItem};
@@ -41,7 +41,7 @@ struct Description;
 /// Name of the security scheme in the document.
 const CERTIFICATE: &str = "clientCertificate";
 
-/// The document, the same for the same code.
+/// The document. It depends only on the code.
 pub fn document() -> utoipa::openapi::OpenApi {
     let (_, mut document) = OpenApiRouter::with_openapi(Description::openapi())
         .merge(management::routes())
@@ -55,12 +55,12 @@ pub fn document() -> utoipa::openapi::OpenApi {
 /// The document, OpenAPI 3.1, indented.
 pub fn openapi_json() -> String {
     let document = document();
-    // A document made of strings, numbers and lists has no way to fail.
+    // Serializing a document of strings, numbers and lists cannot fail.
     let text = document.to_pretty_json().unwrap_or_default();
     text + "\n"
 }
 
-/// What all operations have in common.
+/// Adds the common parts to all operations.
 struct Shared;
 
 impl Modify for Shared {
@@ -94,7 +94,7 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
 }
 
 fn complete(operation: &mut Operation) {
-    // The name of a handler is unique in its file only, and a file is a tag.
+    // The name of a handler is unique only in its file, and each file has one tag.
     let tag = operation.tags.iter().flatten().next();
     if let (Some(tag), Some(name)) = (tag, &operation.operation_id) {
         operation.operation_id = Some(format!("{tag}_{name}"));
@@ -105,7 +105,7 @@ fn complete(operation: &mut Operation) {
     };
     add("403", "The client certificate has another role");
     add("500", "");
-    // Of every route: a name in the query that it does not know.
+    // Every route refuses unknown query parameters.
     add("400", "");
     if operation.request_body.is_some() {
         add("413", "");
@@ -182,7 +182,7 @@ mod tests {
     fn every_answer_is_described() {
         for (operation, content) in all() {
             let responses = content["responses"].as_object().unwrap();
-            // A WebSocket begins with 101.
+            // A successful WebSocket upgrade answers 101.
             let success = |code: &str| code.starts_with('2') || code == "101";
             assert!(responses.keys().any(|code| success(code)), "{operation}");
             for code in ["400", "403", "500"] {
@@ -206,7 +206,7 @@ mod tests {
         for (operation, _) in all() {
             let (method, path) = operation.split_once(' ').unwrap();
             let method = method.to_uppercase().parse().unwrap();
-            // A bottle's action is a parameter; each has its own name in the audit log.
+            // The action of a bottle is a path parameter; each action has its own name in the audit log.
             let path = path.replace("{action}", "start");
             let (action, _) = super::super::action::action_of(&method, &path, None);
             assert_ne!(action, "unknown", "{operation}");

@@ -22,7 +22,7 @@ pub struct Signing {
     pub pki: Arc<Pki>,
 }
 
-/// The routes of the certificate listener, with their description.
+/// The routes of the certificate listener, with their OpenAPI description.
 pub fn routes() -> OpenApiRouter<Signing> {
     OpenApiRouter::new().routes(routes!(sign))
 }
@@ -39,7 +39,7 @@ async fn sign(
     request: Request,
 ) -> Result<impl IntoResponse, ApiError> {
     let body = read_body(request, BODY_LIMIT).await.map_err(|e| match e {
-        // Clients know this one as a 400.
+        // Clients expect 400 for this error.
         BodyError::TooLarge { .. } => ApiError::new(Code::InvalidBody, "request body: request too large"),
         BodyError::Broken(reason) => ApiError::new(Code::InvalidBody, format!("request body: {reason}")),
     })?;

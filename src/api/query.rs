@@ -1,5 +1,5 @@
-//! Names in the query of a request: a name that the route does not know is refused, because a client that means `tail` and
-//! is given everything would never learn that it should have written `tail_lines`.
+//! Refuses unknown query parameters. Otherwise a client that sends `tail` instead of `tail_lines` would get the whole
+//! log and not notice the mistake.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -14,13 +14,14 @@ use utoipa::openapi::{OpenApi, RefOr};
 
 use super::{ApiError, Code};
 
-/// Later clients of the original send it with some requests; for others it has no effect (`docs/spec/api.md` 20.2).
+/// Later clients of the original send it with some requests; on other routes it has no effect (`docs/spec/api.md`
+/// 20.2).
 const ANYWHERE: &str = "stream";
 
-/// Path as in the description, method -> the names that it knows.
+/// Path as in the OpenAPI description, method -> the accepted parameters.
 type Known = HashMap<(String, Method), BTreeSet<String>>;
 
-/// Puts the check around routes that the document describes. Others are left alone.
+/// Adds the check to the routes that the document describes. Other routes are not changed.
 pub fn checked(routes: Router, document: &OpenApi) -> Router {
     routes.layer(from_fn_with_state(Arc::new(known(document)), check))
 }
@@ -63,7 +64,7 @@ fn refusal(known: &Known, request: &Request) -> Option<ApiError> {
     request.uri().query()?;
     let path = request.extensions().get::<MatchedPath>()?.as_str().to_owned();
     let known = known.get(&(path, request.method().clone()))?;
-    // What cannot be read is said by who reads it.
+    // The extractor of the handler reports an unreadable query.
     let Query(given) = Query::<Vec<(String, String)>>::try_from_uri(request.uri()).ok()?;
     let is_unknown = |name: &String| name != ANYWHERE && !name.is_empty() && !known.contains(name);
     let unknown = given.into_iter().map(|(name, _)| name).find(is_unknown)?;

@@ -1,4 +1,4 @@
-//! What all routes of a listener have in common: answers for requests that no handler serves (`docs/spec/api.md` 3.1).
+//! Common behaviour of all routes of a listener: answers for requests without a handler (`docs/spec/api.md` 3.1).
 
 use std::any::Any;
 
@@ -15,7 +15,8 @@ use super::identity::Role;
 use super::{ApiError, Code, audit, identity};
 use crate::observe::audit::AuditLog;
 
-/// Everything that one listener serves: the routes, for clients of this role, each request recorded.
+/// The complete application of one listener: the routes, restricted to clients of this role, with an audit record per
+/// request.
 pub fn app(routes: Router, role: Role, log: AuditLog) -> Router {
     let around = ServiceBuilder::new()
         .layer(from_fn_with_state(log, audit::record))
@@ -23,7 +24,7 @@ pub fn app(routes: Router, role: Role, log: AuditLog) -> Router {
     Router::new().fallback_service(around.service(finish(routes)))
 }
 
-/// Completes the routes of one listener: 404, 405 and panics are answered with envelopes.
+/// Completes the routes of one listener: answers 404, 405 and panics with envelopes.
 pub fn finish(routes: Router) -> Router {
     let routes = routes.fallback(unknown_path).method_not_allowed_fallback(wrong_method);
     let around = ServiceBuilder::new()
@@ -41,7 +42,8 @@ async fn wrong_method() -> ApiError {
     ApiError::new(Code::MethodNotAllowed, "method not allowed")
 }
 
-/// The router answers HEAD wherever there is a GET; the contract wants 405. So HEAD is hidden from it, and from `Allow`.
+/// The router answers HEAD for every GET route, but the contract requires 405. Therefore HEAD is hidden from it and
+/// from `Allow`.
 async fn exact_methods(mut request: Request, next: Next) -> Response {
     let head = request.method() == Method::HEAD;
     if head {

@@ -1,11 +1,11 @@
-//! Times on the wire (`docs/spec/api.md` 4.4), where one may be missing.
+//! Optional times on the wire (`docs/spec/api.md` 4.4).
 
 use jiff::Timestamp;
 
-/// What clients are sent for a time that was never set.
+/// The wire form of a time that was never set.
 pub const NEVER: &str = "0001-01-01T00:00:00Z";
 
-/// A time as a string; [`NEVER`] when it was not set.
+/// A time as a string; [`NEVER`] if it was not set.
 pub fn rfc3339(time: Option<Timestamp>) -> String {
     time.map_or_else(|| NEVER.to_owned(), crate::base::time::rfc3339)
 }

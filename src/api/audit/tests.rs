@@ -21,7 +21,7 @@ impl Fixture {
         Self { dir, log }
     }
 
-    /// The answer (as text) to a request of this client, from a listener for users with a few routes.
+    /// The answer (as text) to a request of this client, from a management listener with a few routes.
     async fn call(&self, request: axum::http::request::Builder, uri: &str) -> String {
         let routes = Router::new()
             .route("/v1/images", post(pull))

@@ -1,5 +1,5 @@
-//! `/v1/containers/{containerId}/attach` and `…/exec/attach` (`docs/spec/api.md` 6): a WebSocket that is a pipe to the
-//! socket of a terminal.
+//! `/v1/containers/{containerId}/attach` and `…/exec/attach` (`docs/spec/api.md` 6): a WebSocket that is connected to
+//! the socket of a terminal.
 //!
 //! ```text
 //! refused: an envelope  │ 101 ── dial ──> pipe ──> 1000 "stream closed"          one side has ended
@@ -7,8 +7,8 @@
 //!                       │          └──> 1013 "target not ready"
 //! ```
 //!
-//! What goes over the pipe is not looked at. A client that does not read is disconnected by the runtime; here waits no
-//! more than one piece of output. A close by the client is answered with its own code, as RFC 6455 wants.
+//! The data is not interpreted. The runtime disconnects a client that does not read; this module buffers at most one
+//! chunk of output. A close frame of the client is answered with its own code, as RFC 6455 requires.
 
 use std::time::Duration;
 
@@ -27,14 +27,14 @@ use super::containers::about;
 use crate::api::{ApiError, AuditEntry, Code, Failure, PathParams};
 use crate::workload::container::Terminal;
 
-/// Most bytes of output in one message.
+/// Maximum number of bytes of output in one message.
 const PIECE: usize = 32 << 10;
-/// Most bytes of one message of a client: the longest frame that the runtime takes, and some more.
+/// Maximum size of a client message in bytes: the longest frame that the runtime accepts, with some margin.
 const MAX_MESSAGE: usize = (8 << 20) + (64 << 10);
-/// How long a client may take to answer a close.
+/// Time limit for the client's answer to a close.
 const CLOSING: Duration = Duration::from_secs(2);
 
-/// Why a session ends.
+/// The reason why a session ends.
 type Farewell = (u16, &'static str);
 const STREAM_CLOSED: Farewell = (close_code::NORMAL, "stream closed");
 const NOT_READY: Farewell = (close_code::AGAIN, "target not ready");
@@ -96,7 +96,7 @@ fn open(
         refusal.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, version);
         return Ok(refusal);
     };
-    // The daemon waits for the session, which is a task of its own.
+    // The session is a separate task, and the daemon waits for it.
     let (stop, token) = (m.sessions.stop.clone(), m.sessions.tasks.token());
     let upgrade = upgrade.max_message_size(MAX_MESSAGE).max_frame_size(MAX_MESSAGE);
     Ok(upgrade.on_upgrade(async move |socket| {
@@ -105,8 +105,8 @@ fn open(
     }))
 }
 
-/// A page of another site must not reach a terminal through the browser of an administrator. Browsers name the site,
-/// other clients usually do not (`docs/spec/security.md` S-16).
+/// A page of another site must not reach a terminal through an administrator's browser. Browsers send the origin, other
+/// clients usually do not (`docs/spec/security.md` S-16).
 fn check_origin(headers: &HeaderMap, allowed: &[String]) -> Result<(), ApiError> {
     let Some(origin) = headers.get(header::ORIGIN) else {
         return Ok(());
@@ -122,13 +122,13 @@ fn check_origin(headers: &HeaderMap, allowed: &[String]) -> Result<(), ApiError>
     Err(ApiError::new(Code::OriginDenied, message))
 }
 
-/// Serves one client until it or the terminal ends. Its end is also that of the audit record.
+/// Serves one client until it disconnects or the terminal ends. Then the audit record is complete.
 async fn session(mut socket: WebSocket, terminal: Terminal, entry: AuditEntry, stop: CancellationToken) {
     let farewell = tokio::select! {
         farewell = pipe(&mut socket, &terminal, &entry) => farewell,
         () = stop.cancelled() => SHUTTING_DOWN,
     };
-    // Nothing depends on the outcome: the client may have gone long ago.
+    // The result does not matter: the client may have disconnected before.
     let _ = tokio::time::timeout(CLOSING, close(socket, farewell)).await;
 }
 
@@ -145,7 +145,7 @@ async fn pipe(socket: &mut WebSocket, terminal: &Terminal, entry: &AuditEntry) -
     STREAM_CLOSED
 }
 
-/// Returns when the terminal has no more, or the client takes no more.
+/// Returns when the terminal has no more output, or the client accepts no more.
 async fn forward_output(
     mut terminal: impl AsyncRead + Unpin,
     mut client: impl Sink<Message> + Unpin,
@@ -161,7 +161,7 @@ async fn forward_output(
     }
 }
 
-/// Returns when the client has gone. A terminal that takes no more is no end: it may still have output.
+/// Returns when the client has disconnected. It continues if the terminal accepts no input, because output may follow.
 async fn forward_input(
     mut client: impl Stream<Item = Result<Message, axum::Error>> + Unpin,
     mut terminal: impl AsyncWrite + Unpin,
@@ -171,19 +171,19 @@ async fn forward_input(
         match message {
             Message::Binary(piece) if taken => taken = terminal.write_all(&piece).await.is_ok(),
             Message::Close(_) => return,
-            // Text is ignored; pings are answered by the library.
+            // Text is ignored; the library answers pings.
             _ => {}
         }
     }
 }
 
-/// Says why, and waits for the answer, without which the last output might not arrive.
+/// Sends the close reason and waits for the answer; otherwise the last output might not arrive.
 async fn close(mut socket: WebSocket, (code, reason): Farewell) {
     let frame = CloseFrame {
         code,
         reason: reason.into(),
     };
-    // Fails when the client has closed; the loop then sends the answer.
+    // Fails if the client has closed; then the loop sends the answer.
     let _ = socket.send(Message::Close(Some(frame))).await;
     while let Some(Ok(_)) = socket.recv().await {}
 }

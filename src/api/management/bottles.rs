@@ -281,7 +281,7 @@ impl BottlePolicyView {
     }
 }
 
-/// Says in the audit record which bottle a request is about.
+/// Sets the bottle of a request in the audit record.
 fn about(m: &Management, entry: &AuditEntry, parameter: &str) {
     entry.extra("bottle_id", parameter);
     if let Ok(bottle) = m.bottles.find(parameter) {
@@ -349,8 +349,8 @@ pub async fn get(
 
 /// Start, stop or delete a bottle
 ///
-/// `start` starts all containers in order that do not run, `stop` stops those that run in reverse order, `delete` removes
-/// everything of the bottle.
+/// `start` starts all containers in order that do not run, `stop` stops those that run in reverse order, `delete`
+/// removes everything of the bottle.
 #[utoipa::path(post, path = "/v1/bottle/{bottleId}/actions/{action}", tag = "bottles",
     params(("bottleId" = String, Path, description = "Name or id"),
         ("action" = String, Path, description = "`start`, `stop` or `delete`"), ActionOptions),
@@ -378,7 +378,7 @@ pub async fn act(
     Ok(success("bottle action done", BottleParameter { id }))
 }
 
-/// A container with times in UTC. It has no pod.
+/// A container with times in UTC and without a pod.
 fn in_utc(container: &Container) -> ContainerView {
     let address = container.status.attachment.as_ref().map(|place| place.address);
     let utc = |time: Option<Timestamp>| time.map_or_else(|| rfc3339(None), |time| time.to_string());

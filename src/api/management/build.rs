@@ -10,7 +10,7 @@ use super::Management;
 use crate::api::{ApiError, AuditEntry, Client, Failure, QueryParams, Success, SuccessBody, success};
 use crate::workload::build::{BuildError, BuildRequest};
 
-/// Build file when the client names none.
+/// Default path of the build file.
 const DRIPFILE: &str = "Dripfile";
 
 /// What to build.
@@ -65,7 +65,7 @@ pub async fn build(
     let context = body.into_data_stream().map_err(std::io::Error::other);
     let image = tokio::select! {
         built = m.builds.build(request, context, &m.sessions.stop) => built?,
-        // Nobody reads this. The build ends with its future.
+        // The client is gone, so nobody reads this. Dropping the future cancels the build.
         () = client.gone() => return Err(BuildError::Cancelled.into()),
     };
     Ok(success("build completed", BuiltImage { image }))

@@ -1,4 +1,4 @@
-//! Answers that say the same until the store changes: written once, sent to everybody who asks.
+//! Cached answers: serialized once, and sent to every client until the store changes.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::api::envelope;
 use crate::api::envelope::Success;
 
-/// The answer of one route. Clones share it.
+/// The cached answer of one route. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct CachedResponse(Arc<Mutex<Option<Written>>>);
 
@@ -20,12 +20,12 @@ struct Written {
     answer: (StatusCode, Bytes),
 }
 
-/// Of the snapshot and of the conditions beside it.
+/// The revisions of the snapshot and of the conditions.
 type Revision = (u64, u64);
 
 impl CachedResponse {
-    /// The answer for this snapshot and these conditions, of which `revision` is that before they are read; it may depend
-    /// on nothing else.
+    /// The answer for this snapshot and these conditions. It must not depend on anything else. Read
+    /// `revision` before both.
     pub(super) fn get<B: Serialize>(&self, revision: Revision, answer: impl FnOnce() -> Success<B>) -> Response {
         let kept = self.lock().clone().filter(|kept| kept.revision == revision);
         let answer = kept.map_or_else(|| answer().write(), |kept| kept.answer);
@@ -35,7 +35,7 @@ impl CachedResponse {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Written>> {
-        // What it guards is replaced as a whole.
+        // Each update replaces the whole value, so a poisoned lock is harmless.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

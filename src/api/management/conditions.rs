@@ -1,4 +1,4 @@
-//! Conditions on the wire, as a field of the objects that they are of, and `/v1/firewall/status`. Not in the original.
+//! Conditions on the wire, as a field of their objects, and `/v1/firewall/status`. Not in the original.
 
 use axum::extract::State;
 use jiff::Timestamp;
@@ -54,7 +54,7 @@ impl From<Condition> for ConditionView {
     }
 }
 
-/// As a field of their object.
+/// The conditions as a field of their object.
 pub(super) fn views(conditions: Vec<Condition>) -> Vec<ConditionView> {
     conditions.into_iter().map(Into::into).collect()
 }

@@ -101,7 +101,7 @@ pub struct ForwardView {
 }
 
 impl ContainerView {
-    /// `address` is that of its pod, for a member of one.
+    /// For a member of a pod, `address` is the pod's address.
     pub(super) fn new(c: &Container, address: Option<Ipv4Addr>) -> Self {
         let exit = c.status.exit.as_ref();
         Self {
@@ -145,7 +145,7 @@ impl ContainerView {
 }
 
 impl ContainerView {
-    /// The same with the times of its making, creation, start and end in another notation.
+    /// The same with other strings for the four times.
     pub(super) fn with_times(self, [creating_at, created_at, stated_at, stopped_at]: [String; 4]) -> Self {
         Self {
             creating_at,
@@ -156,7 +156,7 @@ impl ContainerView {
         }
     }
 
-    /// A container that is gone, made from that image.
+    /// A container of that image that no longer exists.
     pub(super) fn missing(image: &str) -> Self {
         let never = || rfc3339(None);
         let reference = ImageRef::parse(image);
@@ -272,7 +272,7 @@ pub struct CreateBody {
     health_check: Option<HealthCheckBody>,
 }
 
-/// A list of texts, or a mapping from places to options, as `HostConfig.Tmpfs` of Docker has it.
+/// A list of strings, or a map from paths to options, like Docker's `HostConfig.Tmpfs`.
 fn tmpfs<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
     struct Either;
     impl<'de> Visitor<'de> for Either {
@@ -408,7 +408,7 @@ pub struct StartBody {
     tty: bool,
 }
 
-/// Says in the audit record which container a request is about.
+/// Sets the container of a request in the audit record.
 pub(super) fn about(m: &Management, entry: &AuditEntry, parameter: &str) {
     entry.target(|target| match m.containers.find(parameter) {
         Ok(container) => {
@@ -419,7 +419,7 @@ pub(super) fn about(m: &Management, entry: &AuditEntry, parameter: &str) {
     });
 }
 
-/// Failure of an operation on one container; the parameter comes back as `data.id`.
+/// The error of an operation on one container; `data.id` has the parameter.
 fn of(parameter: &str) -> impl Fn(crate::workload::container::ContainerError) -> ApiError + '_ {
     move |error| {
         ApiError::from(error)
@@ -436,7 +436,7 @@ pub async fn list(State(m): State<Management>) -> Response {
     m.cached.containers.get((snapshot.revision(), conditions), || {
         let containers = container::list(&snapshot);
         let own = |c: &Container| c.status.attachment.as_ref().map(|a| a.address);
-        // Of all containers of a pod only infra has an address.
+        // In a pod, only the infra container has an address.
         let of_pods: HashMap<&str, Ipv4Addr> = containers
             .iter()
             .filter_map(|c| Some((c.role.pod()?, own(c)?)))
@@ -498,7 +498,7 @@ pub async fn create(
         .iter()
         .position(|entry| entry.find('=').is_none_or(|at| at == 0))
     {
-        // The entry itself may be a secret.
+        // The message must not contain the entry, which may be a secret.
         let message = format!("env[{n}] is not NAME=value; variables of the client's environment are not known here");
         return Err(ApiError::new(Code::InvalidBody, message)
             .prefixed("service failed: ")

@@ -1,19 +1,19 @@
-//! `/v1/events`: what happens, as server-sent events. Not in the contract, but in its words.
+//! `/v1/events`: changes of objects, as server-sent events. Not in the contract, but with its terms.
 //!
 //! ```text
 //! id: 1770473214976263
 //!
-//! id: 1770473214976264
-//! event: change
-//! data: {"sequence":1770473214976264,"time":"…","kind":"container","action":"changed","id":"01m857ssbz87","name":"web",
-//!        "oldState":"created","newState":"running"}
+//! id: 1770473214976264 event: change data:
+//! {"sequence":1770473214976264,"time":"…","kind":"container","action":"changed","id":"01m857ssbz87","name":"web",
+//! "oldState":"created","newState":"running"}
 //!
 //! id: 1770473214976264
 //! : heartbeat
 //! ```
 //!
-//! The first block only names the place where the client is, so that it misses nothing when it asks again with
-//! `Last-Event-ID` (or `since`). `reset` and `lagged` tell that events are missing, and that lists have to be read again.
+//! The first block has only the current position, so that a client misses nothing when it reconnects with
+//! `Last-Event-ID` (or `since`). `reset` and `lagged` mean that events are missing and that the client must read the
+//! lists again.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -35,7 +35,7 @@ use crate::api::{ApiError, Code, Failure, QueryParams};
 use crate::model::{Health, Kind};
 use crate::observe::events::{Action, Event, Filter, Item, Subscription};
 
-/// After this long without an event a client is told that the connection lives.
+/// Interval of heartbeats when there are no events.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// Which events.
@@ -165,7 +165,7 @@ fn number(text: &str) -> Result<u64, ApiError> {
 
 fn kind(word: &str) -> Result<Kind, ApiError> {
     let word: StrDeserializer<'_, serde::de::value::Error> = word.into_deserializer();
-    // It says which ones there are.
+    // The error lists the valid kinds.
     Kind::deserialize(word).map_err(|error| invalid(format!("invalid kind: {error}")))
 }
 
@@ -192,7 +192,7 @@ fn rendered(subscription: Subscription, heartbeat: Duration) -> impl Stream<Item
 
 fn render(item: &Item, sequence: u64) -> sse::Event {
     let (name, data) = match item {
-        // A struct of strings and numbers has no way to fail.
+        // Serializing a struct of strings and numbers cannot fail.
         Item::Event(event) => (
             "change",
             serde_json::to_string(&EventView::new(sequence, event)).unwrap_or_default(),

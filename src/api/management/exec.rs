@@ -1,4 +1,4 @@
-//! `…/actions/exec` (`docs/spec/api.md` 5.8). Waiting for the end is not in the contract; it is off by default.
+//! `…/actions/exec` (`docs/spec/api.md` 5.8). `wait` is not in the contract and is off by default.
 
 use std::time::Duration;
 
@@ -45,8 +45,8 @@ pub enum Executed {
 pub struct Ended {
     /// The parameter as given.
     id: String,
-    /// Exit status, or 128 + signal number; 137 after a time-out. 127 when there is no such program, 126 when it cannot be
-    /// executed; `stderr` then says why.
+    /// Exit status, or 128 + signal number; 137 after a time-out. 127 when there is no such program, 126 when it cannot
+    /// be executed; `stderr` then says why.
     exit_code: i32,
     /// Standard output, at most its last MiB. What is not UTF-8 is replaced by U+FFFD.
     stdout: String,
@@ -71,7 +71,7 @@ impl Ended {
     }
 }
 
-/// Most output is UTF-8 and need not be copied.
+/// Most output is valid UTF-8 and does not need to be copied.
 fn text(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
 }
@@ -118,7 +118,7 @@ pub async fn exec(
     };
     let executed = executed.map_err(|error| {
         let error = error.prefixed("service failed: ");
-        // Only malformed requests carry data on this route.
+        // On this route, only invalid requests have data in the error.
         if error.status() == StatusCode::BAD_REQUEST {
             error.with_data(json!({ "id": id }))
         } else {
@@ -128,7 +128,7 @@ pub async fn exec(
     Ok(success("container executed", executed))
 }
 
-/// The process exists for this client: it does not outlive it, nor a shutdown.
+/// Kills the process when its client disconnects or the daemon shuts down.
 async fn wait(m: &Management, client: &Client, id: &str, body: ExecBody) -> Result<Executed, ApiError> {
     let request = ExecRequest {
         command: body.command,

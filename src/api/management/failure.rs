@@ -1,4 +1,4 @@
-//! Which code an error of a service becomes (`docs/spec/errors.md`), and so which status.
+//! Maps errors of services to codes (`docs/spec/errors.md`), and thereby to statuses.
 
 use crate::api::Code;
 use crate::api::error::Coded;

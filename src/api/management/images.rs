@@ -128,7 +128,7 @@ pub async fn pull(
     Ok(success("pull completed", body))
 }
 
-/// The contract's words, and what they mean.
+/// The contract's wording, and an explanation.
 fn not_here(image: &str) -> ApiError {
     ApiError::new(
         Code::ImageNotFound,

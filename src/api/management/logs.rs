@@ -1,8 +1,8 @@
 //! `/v1/containers/{containerId}/log` (`docs/spec/api.md` 5.10).
 //!
-//! Added to the contract: `all`, `since`, `timestamps` and `follow`. Without them the answer is what it always was. An
-//! answer of unknown length that is cut off (the daemon ends, the log is deleted faster than it is read) ends with an
-//! error of the transfer, so that it cannot be taken for a whole one.
+//! Extensions of the contract: `all`, `since`, `timestamps` and `follow`. Without them the answer is unchanged. If a
+//! streamed answer is interrupted (the daemon shuts down, or the log is deleted faster than it is read), it ends with a
+//! transfer error, so that a client does not take it for complete.
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -58,7 +58,7 @@ pub async fn log(
     let body = if request.follow {
         Body::from_stream(until(m.sessions.stop, pieces))
     } else if request.lines.is_some() {
-        // No more than fits into memory, so the answer can say how long it is.
+        // The log fits into memory, so the answer can have a length.
         let text = pieces.try_collect::<Vec<Bytes>>().await;
         Body::from(text.map_err(|error| failed(ContainerError::from(error)))?.concat())
     } else {
@@ -67,7 +67,7 @@ pub async fn log(
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response())
 }
 
-/// The pieces; an error in their place when `stop` comes first.
+/// The chunks, or an error if `stop` is cancelled first.
 fn until(
     stop: CancellationToken,
     pieces: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
@@ -120,14 +120,14 @@ fn flag(name: &str, value: &Option<String>) -> Result<bool, ApiError> {
     }
 }
 
-/// A time, or how long before `now` it was.
+/// A point in time, or a duration before `now`.
 fn moment(text: &str, now: Timestamp) -> Result<Timestamp, ApiError> {
     let ago = || {
         text.parse::<SignedDuration>()
             .ok()
             .and_then(|ago| now.checked_sub(ago).ok())
     };
-    // In a query a plus sign that was not escaped is a blank.
+    // In a query, an unescaped plus sign is decoded as a space.
     let time = || text.replace(' ', "+").parse().ok();
     ago().or_else(time).ok_or_else(|| {
         invalid(format!(

@@ -1,4 +1,4 @@
-//! `/metrics`: what Prometheus scrapes. Not in the original.
+//! `/metrics`: metrics for Prometheus. Not in the original.
 
 use axum::extract::State;
 use axum::http::header;

@@ -1,7 +1,7 @@
-//! The management API (port 7755): every route it has, and what the handlers share.
+//! The management API (port 7755): all its routes, and code that handlers share.
 //!
-//! One file per resource. A handler parses, calls one method of a service and renders; which status an error of a
-//! service becomes is decided in [`failure`].
+//! There is one file per resource. A handler parses the request, calls one method of a service and renders the answer;
+//! [`failure`] maps errors of services to codes.
 
 mod attach;
 mod bottles;
@@ -68,11 +68,11 @@ pub struct Management {
     pub conditions: Conditions,
     pub sessions: Sessions,
     pub cached: Cached,
-    /// Values of `Origin` that may open a WebSocket besides the API's own.
+    /// Values of `Origin` that may open a WebSocket, in addition to the API's own address.
     pub allowed_origins: Arc<[String]>,
 }
 
-/// Answers of the lists that grow long and are asked for often.
+/// Cached answers of lists that are long and requested often.
 #[derive(Debug, Clone, Default)]
 #[allow(missing_docs)]
 pub struct Cached {
@@ -80,16 +80,16 @@ pub struct Cached {
     pub pods: CachedResponse,
 }
 
-/// What goes on after its request was answered: terminals, and answers without an end.
+/// Tasks that outlive their request: terminals and streamed answers.
 #[derive(Debug, Clone)]
 pub struct Sessions {
-    /// Ends them all.
+    /// Stops them all.
     pub stop: CancellationToken,
-    /// Waited for after `stop`.
+    /// The shutdown waits for it after `stop`.
     pub tasks: TaskTracker,
 }
 
-/// All routes, with their description.
+/// All routes, with their OpenAPI description.
 pub fn routes() -> OpenApiRouter<Management> {
     OpenApiRouter::new()
         .routes(routes!(containers::list, containers::create))

@@ -20,7 +20,7 @@ use crate::workload::conditions::of_pod;
 use crate::workload::container::pull_policy_of;
 use crate::workload::pod::{NewPod, PodError};
 
-/// Namespace of a request that names none.
+/// Default namespace of a request.
 pub(super) const DEFAULT_NAMESPACE: &str = "default";
 
 /// A pod as clients see it.
@@ -241,7 +241,7 @@ pub struct PodId {
     pod_id: String,
 }
 
-/// The pod that a request is about; in the audit record too.
+/// The pod of a request, which is also set in the audit record.
 fn find(m: &Management, entry: &AuditEntry, parameter: &str, scope: &Scope) -> Result<Arc<Pod>, PodError> {
     entry.extra("pod_id", parameter);
     let pod = m.pods.find(parameter, scope.namespace())?;
@@ -250,7 +250,7 @@ fn find(m: &Management, entry: &AuditEntry, parameter: &str, scope: &Scope) -> R
     Ok(pod)
 }
 
-/// Failure of an operation on one pod; the parameter comes back as `data.podId`.
+/// The error of an operation on one pod; `data.podId` has the parameter.
 fn of<'a>(parameter: &'a str, prefix: &'a str) -> impl Fn(PodError) -> ApiError + 'a {
     move |error| {
         ApiError::from(error)

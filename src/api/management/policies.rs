@@ -302,7 +302,7 @@ pub async fn list(
     Ok(success("get list success", list))
 }
 
-/// The names of other routes are no chains and no ids.
+/// Rejects path segments that other routes use, because they are neither chains nor ids.
 pub fn no_chain_or_policy() -> MethodRouter<Management> {
     let word = |uri: Uri| uri.path().rsplit('/').next().unwrap_or_default().to_owned();
     let unknown = |word: String| ApiError::new(Code::ChainNotFound, UnknownChain(word).to_string());

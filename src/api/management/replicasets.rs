@@ -1,4 +1,4 @@
-//! `/v1/replicasets` (`docs/spec/api.md` 9). They are made through manifests only.
+//! `/v1/replicasets` (`docs/spec/api.md` 9). Replica sets are created only by manifests.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -229,7 +229,7 @@ pub struct ReplicaSetId {
     replica_set_id: String,
 }
 
-/// The set that a request is about; in the audit record too.
+/// The set of a request, which is also set in the audit record.
 fn find(m: &Management, entry: &AuditEntry, parameter: &str, scope: &Scope) -> Result<Arc<ReplicaSet>, SetError> {
     entry.extra("replicaset_id", parameter);
     let set = m.sets.find(parameter, scope.namespace())?;

@@ -268,7 +268,7 @@ fn word(kind: ResourceKind) -> &'static str {
     }
 }
 
-/// A resource in the audit record.
+/// A resource in the form of the audit record.
 fn told(kind: &str, namespace: &str, name: &str) -> Value {
     format!("{kind} {namespace}/{name}").into()
 }

@@ -185,7 +185,7 @@ fn endpoint_views(service: &Service, endpoints: &[Endpoint]) -> Vec<EndpointView
     endpoints.iter().flat_map(view).collect()
 }
 
-/// The service that a request is about; in the audit record too.
+/// The service of a request, which is also set in the audit record.
 fn find(m: &Management, entry: &AuditEntry, parameter: &str, scope: &Scope) -> Result<Arc<Service>, ServiceError> {
     entry.extra("service_id", parameter);
     let service = m.services.find(parameter, scope.namespace())?;
@@ -268,7 +268,7 @@ async fn create_from(
     Ok(success("service created", view).created())
 }
 
-/// The name is the one thing that this route asks for in bare words.
+/// A missing name is the only error without the prefix on this route.
 fn refused(error: ManifestError) -> ApiError {
     let prefix = match error.problem {
         Problem::NoServiceName => "",

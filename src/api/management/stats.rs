@@ -157,7 +157,7 @@ mod tests {
         map
     }
 
-    /// `data` of a recorded answer.
+    /// The `data` of a recorded answer.
     fn recorded(recording: &str) -> Value {
         let recording: Value = serde_json::from_str(recording).unwrap();
         let body: Value = serde_json::from_str(recording["response"]["body"].as_str().unwrap()).unwrap();

@@ -1,7 +1,7 @@
-//! What the types of a request do not say about its values: names, words that are one of a few, ranges.
+//! Constraints of requests that the types do not express: patterns, enumerations, ranges.
 //!
-//! The rules themselves are where requests are checked. They stand here once more so that a client, or a test that makes
-//! up requests, can know them before it asks. A rule for a field that does not exist fails a test.
+//! The checks themselves are in the code that validates requests. The constraints repeat them so that clients, and
+//! tests that generate requests, know them in advance. A constraint for a field that does not exist fails a test.
 
 use serde_json::Value;
 use utoipa::Number;
@@ -11,29 +11,29 @@ use utoipa::openapi::{OpenApi, RefOr, Schema};
 
 use super::operations;
 
-/// What a value has to be.
+/// The constraint of a value.
 #[derive(Clone, Copy)]
 enum Rule {
-    /// A regular expression (ECMA-262) that it matches.
+    /// It must match this regular expression (ECMA-262).
     Pattern(&'static str),
-    /// One of these words.
+    /// It must be one of these strings.
     OneOf(&'static [&'static str]),
-    /// A number within these bounds.
+    /// It must be a number in this range.
     Range(isize, isize),
-    /// A text of this length, in characters.
+    /// It must be a string of this length, in characters.
     Length(usize, usize),
-    /// A list of at least so many.
+    /// It must be a list with at least this many items.
     AtLeast(usize),
 }
 
 use Rule::{AtLeast, Length, OneOf, Pattern, Range};
 
-/// `[registry/]path[:tag][@digest]`, as far as a pattern can tell.
+/// `[registry/]path[:tag][@digest]`, as precisely as a pattern can express it.
 const IMAGE: Rule = Pattern(
     "^([a-z0-9]+((\\.|_|__|-+)[a-z0-9]+)*(:[0-9]{1,5})?/)?[a-z0-9]+((\\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\\.|_|__|-+)\
      [a-z0-9]+)*)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[a-f0-9]{64})?$",
 );
-/// A port of the host and one of the container, and what may stand beside them.
+/// A host port and a container port, with optional address and protocol.
 const PUBLISHED: Rule = Pattern("^[^:]+:[^:]+(:.*)?$");
 const CHAINS: Rule = OneOf(&["RAIND-EW", "RAIND-NS-OBS", "RAIND-NS-ENF"]);
 const PROTOCOLS: Rule = OneOf(&["", "icmp", "tcp", "udp"]);
@@ -41,7 +41,7 @@ const PORT: Rule = Range(0, 65_535);
 const CHECK_TIME: Rule = Range(1, 3600);
 const NOTHING: Rule = Length(0, 0);
 
-/// Schema, field, rule.
+/// Schema, field, constraint.
 const FIELDS: &[(&str, &str, Rule)] = &[
     ("CreateBody", "image", IMAGE),
     ("CreateBody", "name", Pattern("^([A-Za-z0-9][A-Za-z0-9_.-]{0,127})?$")),
@@ -92,7 +92,7 @@ const FIELDS: &[(&str, &str, Rule)] = &[
     ("PolicyBody", "dport", PORT),
     ("PolicyBody", "comment", Length(0, 256)),
     ("ModeBody", "mode", OneOf(&["observe", "enforce"])),
-    // What answers say.
+    // Fields of answers.
     (
         "ContainerView",
         "state",
@@ -107,7 +107,7 @@ const FIELDS: &[(&str, &str, Rule)] = &[
     ("Failure", "status", OneOf(&["fail"])),
 ];
 
-/// Operation (`*` for every one), parameter, rule.
+/// Operation (`*` for all), parameter, constraint.
 const PARAMETERS: &[(&str, &str, Rule)] = &[
     ("*", "containerId", Length(1, 128)),
     ("*", "podId", Length(1, 253)),
@@ -129,7 +129,7 @@ const PARAMETERS: &[(&str, &str, Rule)] = &[
     ("images_build", "tag", IMAGE),
 ];
 
-/// Adds the rules to a document. Returns those whose field or parameter is not there.
+/// Adds the constraints to a document. Returns those whose field or parameter does not exist.
 pub(super) fn apply(document: &mut OpenApi) -> Vec<String> {
     let mut lost = Vec::new();
     for (schema, field, rule) in FIELDS {
@@ -170,7 +170,7 @@ fn parameters(operation: &mut Operation) -> impl Iterator<Item = &mut Parameter>
 }
 
 impl Rule {
-    /// Whether it could be added: a reference to another schema cannot be changed.
+    /// Returns whether it could be added: a reference to another schema cannot be changed.
     fn add_to(self, schema: &mut RefOr<Schema>) -> bool {
         match schema {
             RefOr::T(Schema::Object(object)) => {

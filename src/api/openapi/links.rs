@@ -1,12 +1,12 @@
-//! Which request comes after which: what an answer gives that others take (OpenAPI 3.1, Link Object). So a reader finds the
-//! way, and a test that makes up requests can go it.
+//! Links between operations: values of an answer that other requests take as parameters (OpenAPI 3.1, Link Object).
+//! Readers, and tests that generate requests, can follow them.
 
 use utoipa::openapi::link::Link;
 use utoipa::openapi::{OpenApi, RefOr};
 
 use super::operations;
 
-/// What an answer of an operation gives, where in it, and to which parameter of which operations.
+/// A value in an answer of an operation, and the parameter of other operations that takes it.
 struct Gives {
     from: &'static str,
     status: &'static str,
@@ -132,7 +132,7 @@ const fn gives(
     }
 }
 
-/// Adds the links to a document. Returns those whose operations, answer or parameter are not there.
+/// Adds the links to a document. Returns those whose operation, answer or parameter does not exist.
 pub(super) fn apply(document: &mut OpenApi) -> Vec<String> {
     let mut lost = Vec::new();
     for link in LINKS {

@@ -12,7 +12,7 @@ use super::*;
 
 type Client = WebSocketStream<TcpStream>;
 
-/// A terminal that a test plays, and a server with one route that attaches to it.
+/// A terminal that the test simulates, and a server with one route that attaches to it.
 struct Place {
     dir: tempfile::TempDir,
     listener: UnixListener,
@@ -75,7 +75,7 @@ async fn in_time<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), future).await.unwrap()
 }
 
-/// Output until the close, and the close.
+/// The output until the close frame, and the close frame.
 async fn rest(client: &mut Client) -> (Vec<u8>, u16, String) {
     let mut output = Vec::new();
     in_time(async {
@@ -99,7 +99,7 @@ async fn rest(client: &mut Client) -> (Vec<u8>, u16, String) {
 async fn bytes_go_both_ways_unchanged() {
     let place = Place::new().await;
     let (mut client, mut terminal) = place.attach().await;
-    // The borders of messages mean nothing.
+    // Message boundaries have no meaning.
     for piece in [&b"\x01\0\0\0\x04\0\x18"[..], b"\0\x50\0\0", b"\0\0\x03ls\n"] {
         client.send(binary(piece)).await.unwrap();
     }
@@ -127,7 +127,7 @@ async fn what_was_written_last_arrives_although_input_is_not_taken() {
     for _ in 0..5 {
         client.send(binary(b"nobody reads this")).await.unwrap();
     }
-    // The answer says that all of it was dealt with.
+    // The pong shows that everything before it was processed.
     client.send(tungstenite::Message::Ping("x".into())).await.unwrap();
     let answer = in_time(client.next()).await.unwrap().unwrap();
     assert_eq!(answer, tungstenite::Message::Pong("x".into()));
