@@ -15,6 +15,7 @@
 //! - [`model`]: the state as a value, and pure functions over it
 //! - [`base`]: code that knows nothing of Condenser: certificates, sockets, ELF, time
 
+#![warn(clippy::too_many_lines)]
 #![cfg_attr(
     test,
     allow(

@@ -1,5 +1,6 @@
 //! The daemon: arguments -> [`Config`] -> [`daemon::run`].
 
+#![warn(clippy::too_many_lines)]
 #![cfg_attr(
     test,
     allow(

@@ -3,7 +3,6 @@
     clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
-    clippy::too_many_lines,
     reason = "a failed expectation is a failed test"
 )]
 

@@ -10,6 +10,8 @@
 //! configuration besides its arguments. It never waits longer than [`client::TOTAL_TIME`]. If the daemon refuses a
 //! request, the agent fails.
 
+#![warn(clippy::too_many_lines)]
+
 mod certificate;
 mod client;
 mod error;

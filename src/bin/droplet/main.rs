@@ -16,6 +16,7 @@
 //! - [`config`]: the content of `config.json`
 //! - [`wait`]: waits for descriptors
 
+#![warn(clippy::too_many_lines)]
 #![cfg_attr(
     test,
     allow(
