@@ -241,7 +241,7 @@ mod tests {
         let writer = std::thread::spawn(move || {
             for number in 0..1500 {
                 append(&path, &format!("{number}\n"));
-                rotate(&path, 15).unwrap();
+                rotate(&path, 40).unwrap();
                 ahead.send(()).unwrap();
             }
         });
