@@ -9,6 +9,7 @@ use crate::error::AgentError;
 use crate::options::Options;
 
 /// Posts `body` to the daemon.
+#[expect(clippy::disallowed_methods, reason = "the error names the file already")]
 pub fn post(options: &Options, headers: &[(&str, &str)], body: Vec<u8>) -> Result<Response, AgentError> {
     let read = |path: &Path| {
         std::fs::read(path).map_err(|e| AgentError::Client(Cause::new(format!("{}: {e}", path.display()))))
