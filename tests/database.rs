@@ -1,5 +1,7 @@
 //! Databases of earlier versions (`tests/fixtures/databases`), opened by this one: every row is there and says the same.
+
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "a failed expectation is a failed test"

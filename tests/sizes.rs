@@ -4,6 +4,8 @@
 //! Lines are counted as Clippy does: those of the body, without comments and empty ones. The tree is formatted by rustfmt,
 //! so that a function ends at the first brace as far to the left as it began.
 
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests")]
+
 use std::path::{Path, PathBuf};
 
 /// What a function should have at most.
