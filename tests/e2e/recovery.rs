@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{HOST, Inventory, Lab, Place, delete, get, wait_for};
+use crate::support::{HOST, Inventory, Lab, Place, SOON, delete, get, wait_for, when};
 use crate::{lab_with_busybox, until_term};
 
 /// Two resyncs, and what a busy machine adds.
@@ -272,6 +272,11 @@ fn what_others_change_is_put_right_within_a_resync() {
     }));
     let answers = || lab.outside_get(&format!("{HOST}:8080"), "/").map(drop);
     wait_for("the web server", Duration::from_secs(5), answers);
+    // It answers each client from a process of its own, which may live on for a moment.
+    wait_for("the process of the answer to end", SOON, || {
+        let servers = lab.machine().run(&["sh", "-c", "pgrep -fc '^/bin/httpd'"]);
+        when(servers, |count| count.trim() == "1")
+    });
     let whole = lab.inventory();
     let from = lab.daemon().log().len();
     let veth = format!("rd_{id}");
