@@ -23,7 +23,7 @@ use crate::daemon::config::Config;
 use crate::daemon::notify::ServiceManager;
 use crate::observe::audit::AuditLog;
 use crate::workload::apply::Applier;
-use crate::workload::bottle::BottleService;
+use crate::workload::bottle::Bottles;
 use crate::workload::container::ContainerService;
 use crate::workload::pod::PodService;
 use crate::workload::replica_set::ReplicaSets;
@@ -105,7 +105,7 @@ pub async fn run(config: Config, manager: ServiceManager) -> Result<(), DaemonEr
 
 struct Daemon {
     containers: ContainerService,
-    bottles: BottleService,
+    bottles: Bottles,
     pods: PodService,
     sets: ReplicaSets,
     applier: Applier,

@@ -12,7 +12,7 @@ use crate::net::bridges::DEFAULT_NETWORK;
 use crate::net::firewall::FirewallSettings;
 use crate::runtime::apparmor::AppArmor;
 use crate::runtime::dir::{DEFAULT_ROOT, RUNTIME_RUN_DIR};
-use crate::runtime::mounts::Policy;
+use crate::runtime::mounts::MountPolicy;
 use crate::workload::build::BuildSettings;
 use crate::workload::container::{ContainerSettings, HookSettings};
 use crate::workload::import;
@@ -82,7 +82,7 @@ pub(super) fn container(config: &Config, apparmor: Arc<AppArmor>) -> ContainerSe
             ca_port: config.ca_address.port(),
             root_env: (root != Path::new(DEFAULT_ROOT)).then(|| root.clone()),
         },
-        mount_policy: Policy::of_daemon(
+        mount_policy: MountPolicy::of_daemon(
             &config.allowed_mount_prefixes,
             &[config.root_dir.clone(), config.log_dir.clone(), config.run_dir.clone()],
         ),

@@ -38,7 +38,7 @@ use crate::runtime::droplet::Droplet;
 use crate::store::Store;
 use crate::workload::apply::Applier;
 use crate::workload::balancer::ServiceRegistry;
-use crate::workload::bottle::{BottleParts, BottleService};
+use crate::workload::bottle::{BottleParts, Bottles};
 use crate::workload::build::BuildService;
 use crate::workload::container::{ContainerService, DELAYS, Prober, Restarter, SWEEPS, Services, Sweeper};
 use crate::workload::pod::{PodController, PodService};
@@ -88,7 +88,7 @@ struct Networking {
 /// The recovered services.
 struct Workloads {
     containers: ContainerService,
-    bottles: BottleService,
+    bottles: Bottles,
     pods: PodService,
     policies: PolicyService,
 }
@@ -279,7 +279,7 @@ async fn recover(
     network.ports.keep();
     manager.starting("recovering pods and bottles").await;
     let policies = PolicyService::new(store.clone(), network.firewall.clone());
-    let bottles = BottleService::new(BottleParts {
+    let bottles = Bottles::new(BottleParts {
         store: store.clone(),
         containers: containers.clone(),
         networks: Networks::new(network.networks.clone(), network.firewall.clone()),

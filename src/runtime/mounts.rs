@@ -1,7 +1,7 @@
 //! Bind mounts as users write them: `source:destination[:options]` (`docs/spec/runtime.md` 5.4, 16.5).
 //!
 //! The daemon validates them when a container is created, the runtime again when it sets one up, both with this code
-//! and the same [`Policy`]. [`parse`] and [`Mount::from_config`] check the text only; [`Mount::open_source`] checks
+//! and the same [`MountPolicy`]. [`parse`] and [`Mount::from_config`] check the text only; [`Mount::open_source`] checks
 //! the host and returns a descriptor, so that the object that was checked is the one that gets mounted. A bind mount
 //! is always nosuid, nodev, private and recursive; `ro` and `noexec` are optional.
 
@@ -10,11 +10,11 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags};
 
-pub use policy::Policy;
+pub use policy::MountPolicy;
 
 mod policy;
 
-/// Annotation of config.json with the [`Policy`] as JSON text. Without it the runtime uses its own policy.
+/// Annotation of config.json with the [`MountPolicy`] as JSON text. Without it the runtime uses its own policy.
 pub const POLICY_ANNOTATION: &str = "io.raind.mounts.policy";
 /// Destinations in the container where nothing may be mounted. `/` itself is refused too.
 const DENIED_DESTINATIONS: [&str; 4] = ["/proc", "/sys", "/dev", "/boot"];
@@ -121,7 +121,7 @@ impl Mount {
     }
 
     /// Checks the path of the source against the policy.
-    pub fn check_source(&self, policy: &Policy) -> Result<(), MountError> {
+    pub fn check_source(&self, policy: &MountPolicy) -> Result<(), MountError> {
         policy.judge(&self.source).map_err(|why| MountError::Source {
             path: self.source.display().to_string(),
             why,
@@ -130,7 +130,7 @@ impl Mount {
 
     /// Opens the source and checks its real path: parents may be symbolic links to a denied directory.
     #[expect(clippy::disallowed_methods, reason = "the error names the file already")]
-    pub fn open_source(&self, policy: &Policy) -> Result<Source, MountError> {
+    pub fn open_source(&self, policy: &MountPolicy) -> Result<Source, MountError> {
         let text = || self.source.display().to_string();
         let refused = |why| MountError::Source { path: text(), why };
         self.check_source(policy)?;

@@ -39,7 +39,7 @@ use crate::ops::conditions::Conditions;
 use crate::store::Store;
 use crate::workload::apply::Applier;
 use crate::workload::balancer::ServiceRegistry;
-use crate::workload::bottle::BottleService;
+use crate::workload::bottle::Bottles;
 use crate::workload::build::BuildService;
 use crate::workload::container::ContainerService;
 use crate::workload::pod::PodService;
@@ -53,7 +53,7 @@ pub use cached::CachedResponse;
 pub struct Management {
     pub store: Store,
     pub containers: ContainerService,
-    pub bottles: BottleService,
+    pub bottles: Bottles,
     pub pods: PodService,
     pub services: ServiceRegistry,
     pub sets: ReplicaSets,

@@ -11,13 +11,13 @@ const ALIAS: &str = "condenser";
 
 /// The desired state of a bridge: of type bridge, with this address, up.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Bridge {
+pub(super) struct BridgeLink {
     pub name: String,
     pub address: Ipv4Addr,
     pub prefix: u8,
 }
 
-impl Bridge {
+impl BridgeLink {
     /// The bridge of a network.
     pub fn of(network: &Network) -> Self {
         Self {

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tokio::sync::{Mutex, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::bridge::{Bridge, is_ours};
+use super::bridge::{BridgeLink, is_ours};
 use super::netlink::{Link, Netlink, Port, Seen};
 use super::sysctl::Sysctl;
 use super::uplink::UplinkWatch;
@@ -110,7 +110,7 @@ impl NetworkService {
             }
             Err(error) => Err(error),
         };
-        let dns = Bridge::of_dns().ensure(&self.0.netlink, &seen).await;
+        let dns = BridgeLink::of_dns().ensure(&self.0.netlink, &seen).await;
         result = result.and(note(DNS_LINK, dns));
         for network in in_order(&self.0.store.snapshot()) {
             match note(&network.name, self.ensure(&network, &seen).await) {
@@ -296,7 +296,7 @@ impl NetworkService {
 
     /// Returns the changes.
     async fn ensure(&self, network: &Network, seen: &Seen) -> Result<Vec<String>, NetworkError> {
-        let mut done = Bridge::of(network).ensure(&self.0.netlink, seen).await?;
+        let mut done = BridgeLink::of(network).ensure(&self.0.netlink, seen).await?;
         done.extend(self.0.sysctl.prepare_bridge(&network.name).await?);
         Ok(done)
     }

@@ -61,7 +61,7 @@ pub(super) const ROOTS_SOCKET: &str = "it is a socket of root; name it in allowe
 /// The allowed sources of bind mounts. The daemon writes the policy into config.json, so that the runtime, which
 /// checks last, applies the same policy. Paths are absolute and clean.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Policy {
+pub struct MountPolicy {
     /// Refused, together with everything in them and with their parent directories.
     denied: Vec<PathBuf>,
     /// Allowed nevertheless, together with everything in them.
@@ -75,7 +75,7 @@ pub struct Policy {
     volumes: Vec<PathBuf>,
 }
 
-impl Policy {
+impl MountPolicy {
     /// The policy of a daemon: `allowed` is configured, `closed` are the daemon's own directories.
     pub fn of_daemon(allowed: &[PathBuf], closed: &[PathBuf]) -> Self {
         let mut closed = closed.to_vec();
@@ -157,7 +157,7 @@ mod tests {
 
     fn judge(allowed: &[&str], path: &str) -> Result<(), String> {
         let paths = |list: &[&str]| list.iter().map(PathBuf::from).collect::<Vec<_>>();
-        Policy::of_daemon(&paths(allowed), &paths(&["/srv/condenser", "/run/raind"]))
+        MountPolicy::of_daemon(&paths(allowed), &paths(&["/srv/condenser", "/run/raind"]))
             .with_volumes(Path::new("/srv/condenser/volumes/blog"))
             .judge(Path::new(path))
     }
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn the_runtime_alone_knows_the_volumes_of_a_default_installation() {
-        let judge = |path: &str| Policy::of_runtime().judge(Path::new(path));
+        let judge = |path: &str| MountPolicy::of_runtime().judge(Path::new(path));
         for path in [
             "/etc/raind/pod/01kh/volumes/data",
             "/etc/raind/pod/01kh/volumes/data/sub",
@@ -238,9 +238,9 @@ mod tests {
 
     #[test]
     fn the_runtime_reads_what_the_daemon_writes() {
-        let policy = Policy::of_daemon(&["/data".into()], &["/srv/c".into()]).with_accepted(["/etc/app".into()]);
+        let policy = MountPolicy::of_daemon(&["/data".into()], &["/srv/c".into()]).with_accepted(["/etc/app".into()]);
         let text = serde_json::to_string(&policy).unwrap();
-        assert_eq!(serde_json::from_str::<Policy>(&text).unwrap(), policy);
+        assert_eq!(serde_json::from_str::<MountPolicy>(&text).unwrap(), policy);
         policy.judge(Path::new("/etc/app")).unwrap();
     }
 }

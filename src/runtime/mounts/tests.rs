@@ -51,7 +51,7 @@ fn a_source_is_an_absolute_path(#[case] source: &str) {
 #[case("/srv/../..")]
 fn a_source_on_the_list_is_refused_whether_it_exists_or_not(#[case] source: &str) {
     let mount = parse(&format!("{source}:/d")).unwrap();
-    let error = mount.open_source(&Policy::of_runtime()).unwrap_err();
+    let error = mount.open_source(&MountPolicy::of_runtime()).unwrap_err();
     assert!(matches!(error, MountError::Source { .. }), "{error}");
 }
 
@@ -88,11 +88,11 @@ fn config_entries_have_the_forms_of_the_original() {
 fn a_source_is_judged_by_what_it_resolves_to() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
-    let open = |source: PathBuf, policy: &Policy| {
+    let open = |source: PathBuf, policy: &MountPolicy| {
         let mount = parse(&format!("{}:/d", source.display())).unwrap();
         mount.open_source(policy).map(|s| s.directory)
     };
-    let policy = Policy::of_runtime();
+    let policy = MountPolicy::of_runtime();
     std::fs::create_dir_all(path("data/sub")).unwrap();
     std::fs::write(path("file"), "").unwrap();
     std::os::unix::fs::symlink("/proc", path("link")).unwrap();
@@ -109,7 +109,7 @@ fn a_source_is_judged_by_what_it_resolves_to() {
     );
     let none = path("none").display().to_string();
     assert_eq!(refused(path("none")), format!("stat {none}: no such file or directory"));
-    let ours = Policy::of_daemon(&[], &[path("data")]);
+    let ours = MountPolicy::of_daemon(&[], &[path("data")]);
     assert!(open(path("data/sub"), &ours).is_err() && open(path("file"), &ours).is_ok());
     // An accepted source that now leads to another directory.
     std::fs::create_dir(path("there")).unwrap();
@@ -127,11 +127,14 @@ fn a_socket_of_root_has_to_be_allowed() {
     let path = dir.path().join("any.sock");
     let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
     let mount = parse(&format!("{}:/d", path.display())).unwrap();
-    let refused = mount.open_source(&Policy::of_daemon(&[], &[])).unwrap_err().to_string();
+    let refused = mount
+        .open_source(&MountPolicy::of_daemon(&[], &[]))
+        .unwrap_err()
+        .to_string();
     assert!(refused.contains("a socket of root"), "{refused}");
     mount
-        .open_source(&Policy::of_daemon(std::slice::from_ref(&path), &[]))
+        .open_source(&MountPolicy::of_daemon(std::slice::from_ref(&path), &[]))
         .unwrap();
     std::os::unix::fs::chown(&path, Some(1000), None).unwrap();
-    mount.open_source(&Policy::of_daemon(&[], &[])).unwrap();
+    mount.open_source(&MountPolicy::of_daemon(&[], &[])).unwrap();
 }

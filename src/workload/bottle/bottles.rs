@@ -33,7 +33,7 @@ pub struct BottleParts {
 
 /// All operations on bottles. Clones share state.
 #[derive(Clone)]
-pub struct BottleService(pub(super) Arc<Inner>);
+pub struct Bottles(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
     pub(super) parts: BottleParts,
@@ -43,8 +43,8 @@ pub(super) struct Inner {
     waiting: Mutex<HashMap<String, CancellationToken>>,
 }
 
-impl BottleService {
-    /// A service on top of these. Nothing happens before [`BottleService::recover`].
+impl Bottles {
+    /// A service on top of these. Nothing happens before [`Bottles::recover`].
     pub fn new(parts: BottleParts) -> Self {
         Self(Arc::new(Inner {
             parts,

@@ -33,7 +33,7 @@ mod start;
 mod volumes;
 mod words;
 
-pub use bottles::{BottleParts, BottleService};
+pub use bottles::{BottleParts, Bottles};
 pub use error::BottleError;
 pub use file::{BottleFile, PolicyFile, ServiceFile, parse};
 pub use order::OrderError;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::volumes::Volumes;
-use super::{BottleError, BottleFile, BottleService, ServiceFile, parse, plan};
+use super::{BottleError, BottleFile, Bottles, ServiceFile, parse, plan};
 use crate::image::Copied;
 use crate::model::container_names::fresh_id;
 use crate::model::{self, Bottle, BottleOperation, Claim, Kind, Snapshot, Txn};
@@ -34,7 +34,7 @@ struct Registration {
     services: BTreeMap<String, model::BottleService>,
 }
 
-impl BottleService {
+impl Bottles {
     /// Creates a bottle from the text of its file. A failure leaves nothing behind.
     pub async fn register(&self, text: &str) -> Result<Registered, BottleError> {
         let file = parse(text)?;

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{BottleError, BottleService};
+use super::{BottleError, Bottles};
 use crate::model::{Bottle, BottleOperation};
 use crate::net::bridges::NetworkError;
 use crate::net::enforcement::NetworksError;
 use crate::workload::container::ContainerError;
 
-impl BottleService {
+impl Bottles {
     /// Undoes registrations and finishes removals that were interrupted. Containers must be recovered first. Errors of
     /// one bottle are logged; it can be deleted again.
     pub async fn recover(&self) {

@@ -7,7 +7,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{BottleError, BottleService, plan};
+use super::{BottleError, Bottles, plan};
 use crate::model::{Bottle, Condition, Container, ContainerState, Health, HealthCheck, RestartPolicy};
 use crate::workload::container::ContainerError;
 
@@ -49,7 +49,7 @@ fn patience(check: Option<&HealthCheck>) -> Duration {
     Duration::from_secs(check.map_or(0, seconds)) + SLACK
 }
 
-impl BottleService {
+impl Bottles {
     pub(super) async fn start_in_order(&self, bottle: &Bottle, stop: &CancellationToken) -> Result<(), BottleError> {
         let mut failed = BTreeSet::new();
         let mut result = Ok(());

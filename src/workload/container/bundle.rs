@@ -14,7 +14,7 @@ use super::{ContainerError, ContainerService, blocking, cgroup, resources};
 use crate::base::cause::Cause;
 use crate::model::{Container, Network, ProcessId};
 use crate::runtime::dir::ContainerDir;
-use crate::runtime::mounts::{MountError, Policy};
+use crate::runtime::mounts::{MountError, MountPolicy};
 use crate::runtime::{defaults, mounts};
 
 /// Resolver of a container without its own network; its queries are redirected like all others.
@@ -96,7 +96,7 @@ fn host_address(uplink: Option<Ipv4Addr>, default: Option<&Network>, gateway: Ip
 
 impl ContainerService {
     /// The mount sources that a container of that pod or bottle may use.
-    pub(super) fn mount_policy(&self, pod_id: Option<&str>, bottle_id: Option<&str>) -> Policy {
+    pub(super) fn mount_policy(&self, pod_id: Option<&str>, bottle_id: Option<&str>) -> MountPolicy {
         let (settings, snapshot) = (&self.0.settings, self.snapshot());
         let of_pod = pod_id.map(|id| settings.pod_root.join(id).join("volumes"));
         let bottle = bottle_id.and_then(|id| snapshot.bottles().get(id));
@@ -126,14 +126,14 @@ pub(super) fn sources(texts: &[String]) -> Vec<PathBuf> {
 }
 
 /// Checks mount strings against the policy and the host's files (`docs/spec/runtime.md` 5.4).
-pub(super) fn mounts(texts: &[String], policy: &Policy) -> Result<Vec<Mount>, ContainerError> {
+pub(super) fn mounts(texts: &[String], policy: &MountPolicy) -> Result<Vec<Mount>, ContainerError> {
     texts
         .iter()
         .map(|text| mount(text, policy).map_err(ContainerError::InvalidMount))
         .collect()
 }
 
-fn mount(text: &str, policy: &Policy) -> Result<Mount, Cause> {
+fn mount(text: &str, policy: &MountPolicy) -> Result<Mount, Cause> {
     let mount = mounts::parse(text)?;
     let source = mount.open_source(policy)?;
     let (kind, options) = mount.to_config(source.directory);

@@ -64,7 +64,7 @@ use crate::ops::task::Operations;
 use crate::runtime::Runtime;
 use crate::runtime::apparmor::{AppArmor, Confinement};
 use crate::runtime::dir::ContainerDir;
-use crate::runtime::mounts::Policy;
+use crate::runtime::mounts::MountPolicy;
 use crate::store::Store;
 
 pub use attach::Terminal;
@@ -101,7 +101,7 @@ pub struct ContainerSettings {
     /// Directory of the volumes of bottles.
     pub volume_root: PathBuf,
     /// Which paths of the host containers may mount.
-    pub mount_policy: Policy,
+    pub mount_policy: MountPolicy,
     /// Volatile directory of the runtime, searched for leftovers.
     pub runtime_run_dir: PathBuf,
     /// Default network of containers.

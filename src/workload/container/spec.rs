@@ -24,7 +24,7 @@ use crate::runtime::defaults::{
 };
 use crate::runtime::dir::ContainerDir;
 use crate::runtime::hook::HookEvent;
-use crate::runtime::mounts::Policy;
+use crate::runtime::mounts::MountPolicy;
 use crate::runtime::tmpfs::Tmpfs;
 use crate::runtime::{mounts as bind_mounts, tmpfs};
 
@@ -56,7 +56,7 @@ pub struct SpecContext<'a> {
     /// Checked bind mounts.
     pub mounts: Vec<Mount>,
     /// The policy that allowed them; the runtime checks again.
-    pub policy: &'a Policy,
+    pub policy: &'a MountPolicy,
     /// For a member of a pod: pid of the infra process whose namespaces the container joins.
     pub host: Option<i32>,
     /// Address of the container's bridge.
@@ -462,7 +462,7 @@ mod tests {
             dir: &dir,
             lower_dirs: &["/etc/raind/image/l/AB".into(), "/etc/raind/image/l/CD".into()],
             mounts: Vec::new(),
-            policy: &Policy::of_runtime(),
+            policy: &MountPolicy::of_runtime(),
             host,
             gateway: [10, 166, 0, 254].into(),
             prefix_len: 24,

@@ -31,7 +31,7 @@ struct Record {
     #[serde(deserialize_with = "nullable")]
     containers: BTreeMap<String, String>,
     #[serde(deserialize_with = "nullable")]
-    policies: Vec<Policy>,
+    policies: Vec<OldPolicy>,
     network: String,
     network_auto: bool,
     created_at: Time,
@@ -58,7 +58,7 @@ struct Entry {
 /// The policies themselves are in their own store; only the id is read here.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Policy {
+struct OldPolicy {
     id: String,
     #[serde(rename = "type")]
     kind: String,

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use condenser::runtime::defaults::{ANNOTATION_CONFINED, ANNOTATION_INIT};
-use condenser::runtime::mounts::{POLICY_ANNOTATION, Policy};
+use condenser::runtime::mounts::{MountPolicy, POLICY_ANNOTATION};
 use serde::{Deserialize, Deserializer};
 
 pub use annotations::{
@@ -137,8 +137,10 @@ impl Config {
     }
 
     /// Returns the policy for the sources of bind mounts.
-    pub fn mount_policy(&self) -> Result<Policy, ConfigError> {
-        Ok(self.annotation(POLICY_ANNOTATION)?.unwrap_or_else(Policy::of_runtime))
+    pub fn mount_policy(&self) -> Result<MountPolicy, ConfigError> {
+        Ok(self
+            .annotation(POLICY_ANNOTATION)?
+            .unwrap_or_else(MountPolicy::of_runtime))
     }
 
     /// Returns the namespace of this type, if it is listed.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use condenser::runtime::mounts::{Mount, MountError, Policy};
+use condenser::runtime::mounts::{Mount, MountError, MountPolicy};
 use condenser::runtime::tmpfs::{KIND as TMPFS, Tmpfs, TmpfsError};
 
 use super::apparmor;
@@ -51,8 +51,8 @@ pub struct Plan {
     pub image: Option<ImageConfig>,
     /// The user's bind mounts.
     pub mounts: Vec<Mount>,
-    /// Policy for the sources of bind mounts.
-    pub policy: Policy,
+    /// MountPolicy for the sources of bind mounts.
+    pub policy: MountPolicy,
     /// The user's tmpfs mounts.
     pub tmpfs: Vec<Tmpfs>,
     /// Namespaces to join.

@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use condenser::runtime::mounts::{Mount, Policy};
+use condenser::runtime::mounts::{Mount, MountPolicy};
 use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
@@ -24,7 +24,7 @@ pub struct Bind {
 /// Attaches the user's bind mounts below `directory`. Returns them with their destinations in the container.
 pub fn attach_mounts(
     mounts: &[Mount],
-    policy: &Policy,
+    policy: &MountPolicy,
     root: &Path,
     directory: &Path,
 ) -> Result<Vec<Bind>, RootfsError> {

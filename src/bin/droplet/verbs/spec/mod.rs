@@ -173,7 +173,7 @@ fn namespaces(args: &Args) -> Result<Vec<Value>, Failure> {
 
 fn mount(text: &str) -> Result<Value, mounts::MountError> {
     let mount = mounts::parse(text)?;
-    let source = mount.open_source(&mounts::Policy::of_runtime())?;
+    let source = mount.open_source(&mounts::MountPolicy::of_runtime())?;
     let (kind, options) = mount.to_config(source.directory);
     Ok(json!({
         "destination": mount.destination,
