@@ -4,6 +4,8 @@
 //! Lenient where registries are: media types are missing or mixed, lists are `null`. Strict where leniency would
 //! allow two readings of one document: one with the shape of both a manifest and an index is refused.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Deserializer};
 
 use super::digest::Digest;
@@ -181,6 +183,9 @@ impl ImageConfig {
                 user: raw.config.user,
                 stop_signal: raw.config.stop_signal,
                 health_check: health::read(&raw.config.healthcheck, &raw.config.shell),
+                volumes: raw.config.volumes.into_keys().collect(),
+                exposed_ports: raw.config.exposed_ports.into_keys().collect(),
+                labels: raw.config.labels,
             },
         })
     }
@@ -229,6 +234,12 @@ struct RawRun {
     healthcheck: serde_json::Value,
     #[serde(default)]
     shell: serde_json::Value,
+    #[serde(default, deserialize_with = "or_default")]
+    volumes: BTreeMap<String, serde::de::IgnoredAny>,
+    #[serde(default, deserialize_with = "or_default")]
+    exposed_ports: BTreeMap<String, serde::de::IgnoredAny>,
+    #[serde(default, deserialize_with = "or_default")]
+    labels: BTreeMap<String, String>,
 }
 
 /// A list of words; old images have a single string instead.

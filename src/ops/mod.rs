@@ -4,4 +4,5 @@
 pub mod conditions;
 pub mod controller;
 pub mod lock;
+pub mod progress;
 pub mod task;

@@ -1,3 +1,5 @@
+use std::collections::{BTreeMap, BTreeSet};
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -67,4 +69,13 @@ pub struct ImageRunConfig {
     /// `Healthcheck`, unless it is `NONE`.
     #[serde(default)]
     pub health_check: Option<HealthCheck>,
+    /// `Volumes`: absolute paths.
+    #[serde(default)]
+    pub volumes: BTreeSet<String>,
+    /// `ExposedPorts`: `80/tcp`.
+    #[serde(default)]
+    pub exposed_ports: BTreeSet<String>,
+    /// `Labels`
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
 }

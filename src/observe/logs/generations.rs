@@ -2,10 +2,14 @@
 //! are identified by inode.
 
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use fs_err::File;
+
+/// How often a file that moves while it is looked for is looked for again.
+const ATTEMPTS: u32 = 100;
 
 /// An open file of a log.
 #[derive(Debug)]
@@ -29,6 +33,10 @@ impl Generation {
 
     pub fn size(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
+    }
+
+    fn is_deleted(&self) -> io::Result<bool> {
+        Ok(self.file.metadata()?.nlink() == 0)
     }
 }
 
@@ -75,12 +83,15 @@ pub(super) fn open_all(path: &Path) -> io::Result<Vec<Generation>> {
     Ok(found)
 }
 
-/// The file after the one with that inode.
-pub(super) fn after(path: &Path, inode: u64) -> io::Result<Next> {
-    loop {
-        // Files only move to higher numbers, and so does this search: it cannot miss an existing one.
-        let Some(place) = candidates(path).position(|candidate| inode_of(&candidate) == Some(inode)) else {
-            let removed = candidates(path).next().is_none();
+/// The file after that one.
+pub(super) fn after(path: &Path, current: &Generation) -> io::Result<Next> {
+    for _ in 0..ATTEMPTS {
+        // Files only move to higher numbers, and so does this search; what it misses has moved past its end meanwhile.
+        let Some(place) = candidates(path).position(|candidate| inode_of(&candidate) == Some(current.inode)) else {
+            if !current.is_deleted()? {
+                continue;
+            }
+            let removed = open_all(path)?.is_empty();
             return Ok(if removed { Next::Nothing } else { Next::Lost });
         };
         let place = place as u32;
@@ -94,10 +105,12 @@ pub(super) fn after(path: &Path, inode: u64) -> io::Result<Next> {
         // been taken meanwhile, nothing has moved past this search.
         let empty_since = if next.is_some() { at + 1 } else { 0 };
         let unmoved = (empty_since..place).all(|n| inode_of(&aside(path, n)).is_none());
-        if unmoved && inode_of(&aside(path, place)) == Some(inode) {
+        if unmoved && inode_of(&aside(path, place)) == Some(current.inode) {
             return Ok(next.map_or(Next::Nothing, Next::File));
         }
     }
+    // It exists, but not here: somebody has moved the log away.
+    Ok(Next::Nothing)
 }
 
 fn aside(path: &Path, n: u32) -> PathBuf {
@@ -109,14 +122,31 @@ fn aside(path: &Path, n: u32) -> PathBuf {
     name.into()
 }
 
-/// The names of all files, newest first. At most one name in a row is missing: that of a file being renamed, or the
-/// current one before its writer has created it again.
+/// The names that files may have, newest first, up to the highest number in the directory. Files move while one goes
+/// through them, so the directory is listed again at its end.
 fn candidates(path: &Path) -> impl Iterator<Item = PathBuf> {
-    let mut missing = 0;
-    (0..).map(|n| aside(path, n)).take_while(move |candidate| {
-        missing = if inode_of(candidate).is_some() { 0 } else { missing + 1 };
-        missing < 2
+    let mut known = None;
+    (0..).map_while(move |n| {
+        if known.is_none_or(|highest| n > highest) {
+            known = highest_number(path).max(known);
+        }
+        known.is_some_and(|highest| n <= highest).then(|| aside(path, n))
     })
+}
+
+/// `None` if the log has no file.
+fn highest_number(path: &Path) -> Option<u32> {
+    let name = path.file_name()?;
+    let entries = fs_err::read_dir(path.parent()?).ok()?;
+    let number = |entry: io::Result<fs_err::DirEntry>| {
+        let entry = entry.ok()?.file_name();
+        let rest = entry.as_bytes().strip_prefix(name.as_bytes())?;
+        match rest.strip_prefix(b".") {
+            Some(digits) => str::from_utf8(digits).ok()?.parse().ok(),
+            None => rest.is_empty().then_some(0),
+        }
+    };
+    entries.filter_map(number).max()
 }
 
 fn inode_of(path: &Path) -> Option<u64> {
@@ -178,7 +208,7 @@ mod tests {
         let text = |generation: &Generation| std::io::read_to_string(generation.file.try_clone().unwrap()).unwrap();
         let all = open_all(&log).unwrap();
         assert_eq!(all.iter().map(text).collect::<Vec<_>>(), ["2", "4", "5"]);
-        let Next::File(next) = after(&log, all[0].inode).unwrap() else {
+        let Next::File(next) = after(&log, &all[0]).unwrap() else {
             panic!("there is one")
         };
         assert_eq!(next.inode, all[1].inode);
@@ -188,18 +218,40 @@ mod tests {
     }
 
     #[test]
+    fn numbers_may_be_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        for name in ["log", "log.3", "log.7", "log.x", "logs", "other.9"] {
+            std::fs::write(dir.path().join(name), name).unwrap();
+        }
+        let all = open_all(&log).unwrap();
+        assert_eq!(all.len(), 3);
+        assert!(matches!(after(&log, &all[0]).unwrap(), Next::File(next) if next.inode == all[1].inode));
+    }
+
+    #[test]
+    fn a_log_that_was_moved_away_goes_on_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        std::fs::write(&log, "old").unwrap();
+        let old = open_all(&log).unwrap().remove(0);
+        std::fs::rename(&log, dir.path().join("elsewhere")).unwrap();
+        assert!(matches!(after(&log, &old).unwrap(), Next::Nothing));
+    }
+
+    #[test]
     fn the_newest_has_no_next_until_its_writer_goes_on() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
         assert!(open_all(&log).unwrap().is_empty());
         std::fs::write(&log, "old").unwrap();
         let old = open_all(&log).unwrap().remove(0);
-        assert!(matches!(after(&log, old.inode).unwrap(), Next::Nothing));
+        assert!(matches!(after(&log, &old).unwrap(), Next::Nothing));
         rotate(&log, 1).unwrap();
-        assert!(matches!(after(&log, old.inode).unwrap(), Next::Nothing));
+        assert!(matches!(after(&log, &old).unwrap(), Next::Nothing));
         std::fs::write(&log, "new").unwrap();
-        assert!(matches!(after(&log, old.inode).unwrap(), Next::File(_)));
+        assert!(matches!(after(&log, &old).unwrap(), Next::File(_)));
         rotate(&log, 1).unwrap();
-        assert!(matches!(after(&log, old.inode).unwrap(), Next::Lost));
+        assert!(matches!(after(&log, &old).unwrap(), Next::Lost));
     }
 }

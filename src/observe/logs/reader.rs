@@ -94,7 +94,7 @@ impl LogReader {
             if !piece.is_empty() || self.end.is_in(place.generation.inode) {
                 return Ok(piece);
             }
-            match after(&self.log, place.generation.inode)? {
+            match after(&self.log, &place.generation)? {
                 Next::Nothing => return Ok(Vec::new()),
                 Next::File(next) => {
                     // The writer has moved to the next file, so this one is complete.
