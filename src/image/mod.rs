@@ -15,7 +15,7 @@
 //! [`manifest`] and [`platform`] say what is wanted; [`pull`] puts it together; [`stream`], [`archive`], [`unpack`] and
 //! [`tree`] turn a blob into a directory; [`layers`] keeps directories, [`chain`] those that
 //! depend on what is below; [`view`] and [`user`] look into them. [`draft`]
-//! (with [`capture`] and [`documents`]) makes an image here; [`copy`] gives a part of one away. [`adopt`] takes over what an earlier installation unpacked.
+//! (with [`capture`] and [`documents`]) makes an image here; [`cleaning`], [`uses`] and [`prune`] decide what may go, [`space`] measures and [`room`] keeps the disk from filling up; [`copy`] gives a part of one away. [`adopt`] takes over what an earlier installation unpacked.
 //!
 //! This module never runs anything, mounts anything that others can see, decides who may pull, keeps compressed
 //! blobs, or trusts a byte from a registry that no digest covers.
@@ -26,6 +26,7 @@ mod artifact;
 mod beneath;
 mod capture;
 mod chain;
+mod cleaning;
 mod copy;
 mod digest;
 mod documents;
@@ -39,10 +40,13 @@ mod manifest;
 mod pause;
 mod platform;
 pub(crate) mod printable;
+mod prune;
 mod pull;
 pub(crate) mod record;
 mod reference;
 mod registry;
+mod room;
+mod space;
 mod stack;
 mod stream;
 #[cfg(test)]
@@ -50,6 +54,7 @@ pub(crate) mod testing;
 pub(crate) mod tree;
 mod unpack;
 mod user;
+mod uses;
 mod view;
 
 use std::collections::{HashMap, HashSet};
@@ -65,6 +70,7 @@ use crate::observe::metrics::{Activity, Verb};
 use crate::ops::task;
 use crate::store::Store;
 
+use self::cleaning::stacks_of;
 use self::digest::Digest;
 use self::layers::LayerStore;
 use self::manifest::ImageConfig;
@@ -77,10 +83,13 @@ pub use self::copy::Copied;
 pub use self::draft::{Draft, Scratch};
 pub use self::error::{ImageError, RegistryTrouble};
 pub use self::platform::Platform;
+pub use self::prune::ImagePrune;
 pub use self::pull::Progress;
 pub use self::reference::ImageRef;
 pub use self::registry::{Patience, Registries, RegistryEntries, RegistryEntry, RegistrySettings};
+pub use self::space::{ImageSpace, ImagesSpace};
 pub use self::user::User;
+pub use self::uses::Hold;
 
 /// Maximum number of concurrent downloads. One more than there are processors, because each of them sometimes waits
 /// for the network or the disk.
@@ -119,6 +128,8 @@ struct Inner {
     downloads: Semaphore,
     pause: Arc<Image>,
     flights: Mutex<HashMap<(ImageRef, Platform), Flight>>,
+    /// Images that are about to be used, and by how many.
+    held: Mutex<HashMap<ImageRef, usize>>,
 }
 
 /// A running pull, shared by everybody who waits for it.
@@ -139,6 +150,7 @@ impl ImageService {
             downloads: Semaphore::new(MAX_DOWNLOADS.min(cores + 1)),
             pause: Arc::new(pause::image(Digest::of(&archive), archive.len())),
             flights: Mutex::default(),
+            held: Mutex::default(),
             settings,
             store,
             activity,
@@ -158,12 +170,8 @@ impl ImageService {
             let laid_out = links.into_iter().map(|link| link.chain_id);
             needed.extend(laid_out.filter(|id| layers.layer(id).exists()));
             mend(&layers, &needed)?;
-            // In the background: it reads every file of layers that an earlier version unpacked.
-            std::thread::spawn(move || {
-                if let Err(error) = layers.record_all(&needed) {
-                    tracing::warn!(%error, "cannot write the records of layers; the next start tries again");
-                }
-            });
+            // In the background: it reads every file of layers that have no record yet.
+            std::thread::spawn(move || layers.record_all(&needed));
             Ok(())
         })
         .await?;
@@ -269,27 +277,13 @@ impl ImageService {
 
     /// All images, by repository and reference.
     pub fn list(&self) -> Vec<Arc<Image>> {
-        let mut images: Vec<_> = self.0.store.snapshot().images().iter().cloned().collect();
-        images.sort_by(|a, b| (&a.repository, &a.reference).cmp(&(&b.repository, &b.reference)));
-        images
+        self.list_in(&self.0.store.snapshot())
     }
 
-    /// Disk usage of the image in bytes, shared layers included: allocated blocks, each inode once
-    /// (`docs/spec/storage.md` D-44).
-    pub async fn disk_usage(&self, image: &ImageRef) -> Result<u64, ImageError> {
-        let row = self.get(image)?;
-        let blobs: HashSet<Digest> = document_digests(&row).collect();
-        let stack = stack::stack(&row.diff_ids());
-        let layers = self.0.layers.clone();
-        let pins = layers.pin(blobs.iter().copied().chain(stack::digests(&row.diff_ids())).collect());
-        blocking(move || {
-            let _pins = pins;
-            let mut directories: HashSet<Digest> = stack.iter().map(|link| link.diff_id).collect();
-            let laid_out = stack.iter().map(|link| link.chain_id);
-            directories.extend(laid_out.filter(|id| layers.has_layer(id).unwrap_or(false)));
-            layers.usage(&directories, &blobs)
-        })
-        .await
+    fn list_in(&self, snapshot: &Snapshot) -> Vec<Arc<Image>> {
+        let mut images: Vec<_> = snapshot.images().iter().cloned().collect();
+        images.sort_by(|a, b| (&a.repository, &a.reference).cmp(&(&b.repository, &b.reference)));
+        images
     }
 
     /// Removes an image that no container uses, and those of its layers that nothing else uses.
@@ -390,36 +384,6 @@ impl Drop for Landing<'_> {
             .unwrap_or_else(PoisonError::into_inner)
             .remove(self.1);
     }
-}
-
-impl Inner {
-    async fn sweep(&self) -> Result<(), ImageError> {
-        let (layers, store, pause) = (self.layers.clone(), self.store.clone(), self.pause.clone());
-        let needed = move || {
-            let mut needed = needed(&store.snapshot());
-            needed.extend(pause.layers.iter().filter_map(|l| l.diff_id.parse::<Digest>().ok()));
-            needed
-        };
-        blocking(move || layers.sweep(needed)).await
-    }
-}
-
-/// Every digest that rows refer to.
-fn needed(snapshot: &Snapshot) -> HashSet<Digest> {
-    let stacks = stacks_of(snapshot);
-    let mut needed: HashSet<Digest> = stacks.iter().flat_map(|diff_ids| stack::digests(diff_ids)).collect();
-    needed.extend(snapshot.images().iter().flat_map(|i| document_digests(i)));
-    needed
-}
-
-/// The stacks of layers that rows name, each once, by diff ids, bottom first.
-fn stacks_of(snapshot: &Snapshot) -> HashSet<Vec<String>> {
-    let of_images = snapshot.images().iter().map(|image| image.diff_ids());
-    let of_containers = snapshot
-        .containers()
-        .iter()
-        .map(|container| container.spec.image.layers.clone());
-    of_images.chain(of_containers).collect()
 }
 
 /// Restores layers that were copied without extended attributes, and logs the ones that cannot be restored.

@@ -21,12 +21,14 @@ use super::digest::Digest;
 use super::manifest::{Descriptor, Document, ImageConfig, Manifest};
 use super::platform::choose;
 use super::registry::{Fetched, Session, Source};
-use super::stream::{BlobReader, Digests, LayerLimits, LayerReader};
+use super::room::{Room, check_fits};
+use super::stream::{BlobReader, Digests, LayerLimits, unpacked};
 use super::tree::TreeError;
 use super::unpack::unpack;
 use super::{ImageError, ImageRef, Inner, Platform, blocking, chain, stack};
 use crate::base::cause::Cause;
 use crate::model::{Image, ImageLayer};
+use crate::ops::task;
 
 /// How many chunks of a blob are buffered between network and unpacking.
 const PIECES: usize = 64;
@@ -74,7 +76,7 @@ pub(super) async fn pull(
     drop(pins);
     // Layers that a failed pull left behind, or that only the replaced row used.
     inner
-        .sweep()
+        .sweep_in_background()
         .await
         .unwrap_or_else(|error| tracing::warn!(%error, "unused layers stay for now"));
     result
@@ -212,6 +214,7 @@ async fn fetch_missing(
         let sizes = plan.work.iter().map(|(_, layer)| layer.size);
         p.total_bytes = sizes.fold(0, u64::saturating_add);
     });
+    check_space(inner, &plan.work).await?;
     fetch_layers(inner, session, &plan.work, progress).await?;
     let size_bytes = plan
         .layers
@@ -259,6 +262,22 @@ async fn fetch_missing(
     let committed = inner.store.transact(move |t| Ok::<_, ImageError>(t.put(row)?)).await;
     drop(pins);
     committed
+}
+
+/// Fails if the missing layers cannot fit on the disk.
+async fn check_space(inner: &Arc<Inner>, work: &[(Digest, Descriptor)]) -> Result<(), ImageError> {
+    let layers = inner.layers.clone();
+    let work: Vec<(Digest, u64)> = work.iter().map(|(diff_id, layer)| (*diff_id, layer.size)).collect();
+    task::blocking(move || {
+        let mut missing = 0_u64;
+        for (diff_id, size) in work {
+            if !layers.has_layer(&diff_id)? {
+                missing = missing.saturating_add(size);
+            }
+        }
+        check_fits(&layers, missing)
+    })
+    .await
 }
 
 /// Downloads the missing layers. After the first failure the others stop too. Returns only when all have ended and
@@ -356,7 +375,16 @@ impl Transfer<'_> {
         self.try_source(session.itself()).await
     }
 
+    /// A blob that came in several ranges and is wrong is downloaded once more as one stream: the server may not know
+    /// ranges as well as it says.
     async fn try_source(&self, source: &Source) -> Result<(), ImageError> {
+        match self.download(source).await {
+            Err(ImageError::BadLayer { .. }) if source.distrust_ranges() => self.download(source).await,
+            done => done,
+        }
+    }
+
+    async fn download(&self, source: &Source) -> Result<(), ImageError> {
         let (sender, receiver) = mpsc::channel(PIECES);
         let unpacking = {
             let (inner, expected) = (self.inner.clone(), self.expected);
@@ -395,13 +423,24 @@ fn unpack_layer(inner: &Inner, blob: BlobReader, expected: Digests) -> Result<()
         ratio: inner.settings.max_layer_ratio,
         ratio_from: inner.settings.layer_ratio_from,
     };
-    let reader = LayerReader::new(blob, limits).map_err(|e| bad(e.to_string()))?;
-    let mut reader = std::io::BufReader::with_capacity(128 << 10, reader);
-    unpack(&mut reader, staged.path(), inner.settings.max_layer_entries).map_err(|error| match error {
-        TreeError::Refused(message) => bad(message),
-        TreeError::System(message) => ImageError::Io(Cause::new(message)),
+    let room = Room::new(&inner.layers)?;
+    let (unpacked, found) = unpacked(
+        blob,
+        limits,
+        |before, now| room.check(before, now),
+        |archive| {
+            unpack(&mut *archive, staged.path(), inner.settings.max_layer_entries)?;
+            archive.finish().map_err(|e| TreeError::Refused(e.to_string()))
+        },
+    );
+    unpacked.map_err(|error| {
+        let is_system = matches!(error, TreeError::System(_));
+        room.reason(is_system).unwrap_or_else(|| match error {
+            TreeError::Refused(message) => bad(message),
+            TreeError::System(message) => ImageError::Io(Cause::new(message)),
+        })
     })?;
-    let found = reader.into_inner().finish().map_err(|e| bad(e.to_string()))?;
+    let found = found.map_err(|e| bad(e.to_string()))?;
     if found.blob != expected.blob {
         return Err(bad(format!("digest mismatch: the registry sent {}", found.blob)));
     }

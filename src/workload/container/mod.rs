@@ -40,6 +40,7 @@ mod resources;
 mod restart;
 mod restart_policy;
 mod rotation;
+mod space;
 mod spec;
 mod start;
 mod stop;
@@ -81,6 +82,7 @@ pub use pull::pull_policy_of;
 pub use recover::{SWEEPS, Sweeper};
 pub use restart::Restarter;
 pub use restart_policy::{DELAYS, next_start};
+pub use space::ContainerSpace;
 pub use spec::HookSettings;
 pub(crate) use transitions::unseen_exit;
 
