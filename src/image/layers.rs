@@ -22,6 +22,7 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::fs::RenameFlags;
@@ -46,6 +47,10 @@ pub(super) struct LayerStore {
     sizes: Mutex<HashMap<Digest, u64>>,
     /// Layers that were published and have no record yet.
     unrecorded: Mutex<HashSet<Digest>>,
+    /// Whether something was published since the last sync began.
+    is_dirty: AtomicBool,
+    /// Held while a sync is under way.
+    syncing: Mutex<()>,
 }
 
 impl LayerStore {
@@ -60,6 +65,8 @@ impl LayerStore {
             turns: Mutex::default(),
             sizes: Mutex::default(),
             unrecorded: Mutex::default(),
+            is_dirty: AtomicBool::new(true),
+            syncing: Mutex::default(),
         };
         for directory in [&store.layers, &store.records, &store.blobs, &store.staging] {
             private_directory(directory)?;
@@ -128,12 +135,13 @@ impl LayerStore {
         if path.exists() && !self.has_layer(diff_id)? {
             // The existing layer is unusable. Exchange the two; dropping the value deletes the old one.
             let here = rustix::fs::CWD;
+            self.is_dirty.store(true, Ordering::Release);
             rustix::fs::renameat_with(here, &staged.0, here, &path, RenameFlags::EXCHANGE)
                 .map_err(|e| named(e, &path))?;
             // That of the damaged one may be missing or wrong.
             absent_is_fine(fs_err::remove_file(self.record_of(diff_id)))?;
         } else {
-            rename(&staged.0, &path)?;
+            self.rename(&staged.0, &path)?;
         }
         lock(&self.unrecorded).insert(*diff_id);
         Ok(())
@@ -201,14 +209,14 @@ impl LayerStore {
     pub(super) fn adopt_layer(&self, directory: &Path, name: &Digest) -> io::Result<()> {
         let staged = Staged(self.staging.join(unique()));
         fs_err::os::unix::fs::symlink(directory, &staged.0)?;
-        rename(&staged.0, &self.layer(name))
+        self.rename(&staged.0, &self.layer(name))
     }
 
     /// Stores a document.
     pub(super) fn publish_blob(&self, digest: &Digest, body: &[u8]) -> io::Result<()> {
         let staged = Staged(self.staging.join(unique()));
         fs_err::File::create_new(&staged.0)?.write_all(body)?;
-        rename(&staged.0, &self.blobs.join(digest.hex()))
+        self.rename(&staged.0, &self.blobs.join(digest.hex()))
     }
 
     /// A stored document, if it exists.
@@ -220,10 +228,31 @@ impl LayerStore {
         }
     }
 
-    /// Makes everything that has its final name durable, with one `syncfs`. That also waits for other writers to the
-    /// same file system; one `fsync` per file would be many times slower.
+    /// Renames to a name that must be free or have the same content.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let here = rustix::fs::CWD;
+        match rustix::fs::renameat_with(here, from, here, to, RenameFlags::NOREPLACE) {
+            Ok(()) => {
+                self.is_dirty.store(true, Ordering::Release);
+                Ok(())
+            }
+            Err(Errno::EXIST) => Ok(()),
+            Err(e) => Err(named(e, to)),
+        }
+    }
+
+    /// Makes everything that has its final name durable, with one `syncfs`, unless that has been done. It also waits for
+    /// other writers to the same file system; one `fsync` per file would be many times slower.
     pub(super) fn sync(&self) -> io::Result<()> {
-        rustix::fs::syncfs(self.directory()?).map_err(|e| named(e, &self.layers))
+        let _turn = lock(&self.syncing);
+        if !self.is_dirty.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let directory = self.directory()?;
+        rustix::fs::syncfs(directory).map_err(|e| {
+            self.is_dirty.store(true, Ordering::Release);
+            named(e, &self.layers)
+        })
     }
 
     /// Protects these digests from sweeps, whether or not they exist yet, for as long as the value lives.
@@ -393,15 +422,6 @@ fn private_directory(path: &Path) -> io::Result<()> {
         .create(path)
         .map_err(|e| naming(&e, path))?;
     fs_err::set_permissions(path, PermissionsExt::from_mode(0o700))
-}
-
-/// Renames to a name that must be free or have the same content.
-fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    let here = rustix::fs::CWD;
-    match rustix::fs::renameat_with(here, from, here, to, RenameFlags::NOREPLACE) {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(e) => Err(named(e, to)),
-    }
 }
 
 fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
@@ -592,6 +612,8 @@ mod tests {
             turns: Mutex::default(),
             sizes: Mutex::default(),
             unrecorded: Mutex::default(),
+            is_dirty: AtomicBool::new(true),
+            syncing: Mutex::default(),
         };
         let path = store.layer(&Digest::of(b"")).display().to_string();
         let container = "/etc/raind/container/01m857ssbz87";

@@ -294,22 +294,11 @@ async fn fetch_layers(
         .map(|(diff_id, layer)| fetch_layer(inner, session, diff_id, layer, &stop, progress))
         .collect();
     let mut outcome = Ok(());
-    // Start writeback of finished layers while the rest is unpacked, so that the final sync has little to wait for.
-    let mut syncs = Vec::new();
     while let Some(result) = running.next().await {
         if outcome.is_ok() && result.is_err() {
             stop.cancel();
             outcome = result;
         }
-        if outcome.is_ok() && !running.is_empty() {
-            let layers = inner.layers.clone();
-            syncs.push(tokio::spawn(blocking(move || layers.sync())));
-        }
-    }
-    // Their errors matter: the kernel reports a failed write only once.
-    for sync in syncs {
-        let synced = sync.await.map_err(|e| ImageError::Io(e.into()));
-        outcome = outcome.and(synced.flatten());
     }
     outcome
 }

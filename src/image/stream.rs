@@ -411,7 +411,7 @@ mod tests {
             assert!(said.contains("max_layer_bytes") && digests.is_err(), "{said}");
         }
         // Who stops early stops the other thread.
-        let (_, digests) = unpacked(blob(&gzip(&data), 5000), bytes(4_000_000), |_, _| Ok(()), drop);
+        let (_, digests) = unpacked(blob(&gzip(&data), 5000), bytes(4_000_000), |_, _| Ok(()), |_| ());
         digests.unwrap_err();
         let full = |_, now| match now > 1_000_000 {
             true => Err(io::Error::new(io::ErrorKind::StorageFull, "full")),
