@@ -13,6 +13,7 @@
 use std::collections::HashSet;
 use std::io::{self, BufReader, BufWriter, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -445,7 +446,10 @@ impl Shown {
     fn stage(layers: &Layers) -> io::Result<Self> {
         let staged = layers.inner.layers.stage()?;
         for name in ["upper", "work", "merged"] {
-            fs_err::create_dir(staged.path().join(name))?;
+            let path = staged.path().join(name);
+            fs_err::create_dir(&path)?;
+            // The root of the mount has the mode of the upper directory, whatever the umask is.
+            fs_err::set_permissions(&path, PermissionsExt::from_mode(0o755))?;
         }
         Ok(Self {
             upper: staged.path().join("upper"),

@@ -22,6 +22,8 @@ use crate::ops::task::blocking;
 
 /// Mode of files that the build file itself holds.
 const HEREDOC_MODE: u32 = 0o644;
+/// Mode of a directory that an archive is unpacked to.
+const DIRECTORY_MODE: u32 = 0o755;
 
 /// Where the files of one instruction are, and which.
 #[derive(Clone)]
@@ -290,6 +292,7 @@ impl Origins {
                 let is_archive = is_file && {
                     let file = File::from(context::open(&source.root, &path).map_err(|e| tree::error(e, &path))?);
                     fs_err::create_dir(&directory)?;
+                    fs_err::set_permissions(&directory, PermissionsExt::from_mode(DIRECTORY_MODE))?;
                     unpack_archive(file, &directory, limits).map_err(|problem| match problem {
                         TreeError::Refused(why) => BuildError::Refused(format!("{}: {why}", printable(&path))),
                         problem => problem.into(),

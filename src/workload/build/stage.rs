@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::cache::Key;
-use super::file::{self, Instruction, Step};
+use super::file::{self, Arg, Instruction, Step};
 use super::files;
 use super::plan::Base;
 use super::settings::Settings;
@@ -160,6 +160,9 @@ impl Stage<'_> {
     async fn carry_out(&mut self, at: At<'_>) -> Result<(), BuildError> {
         let env = self.settings.env();
         let vars = |name: &str| self.scope.value(&self.build.plan.globals, &env, name);
+        if let Instruction::Arg(args) = &at.step.instruction {
+            return self.declare(at, args).await;
+        }
         match at.step.resolve(&vars)? {
             Instruction::Copy(copy) => self.copy(at, *copy).await,
             Instruction::Run(run) => self.run(at, *run).await,
@@ -176,6 +179,24 @@ impl Stage<'_> {
         }
     }
 
+    /// `ARG`. Later ones of the same instruction may use earlier ones; a default that is not used need not be right.
+    async fn declare(&mut self, at: At<'_>, args: &[Arg]) -> Result<(), BuildError> {
+        let (globals, env) = (&self.build.plan.globals, self.settings.env());
+        for arg in args {
+            let default = arg.default.as_ref().filter(|_| !globals.is_given(&arg.name));
+            let vars = |name: &str| self.scope.value(globals, &env, name);
+            let default = default.map(|default| at.step.resolve_default(default, &vars));
+            let resolved = Arg {
+                name: arg.name.clone(),
+                default: default.transpose()?,
+            };
+            self.scope.declare(globals, &resolved);
+        }
+        self.draft.note(at.step.text.clone());
+        self.report(at, StepState::Done).await;
+        Ok(())
+    }
+
     /// An instruction that changes no file.
     fn set(&mut self, instruction: Instruction) {
         let settings = &mut self.settings;
@@ -183,10 +204,6 @@ impl Stage<'_> {
             Instruction::Cmd(command) => settings.set_cmd(&command),
             Instruction::Entrypoint(command) => settings.set_entrypoint(&command),
             Instruction::Env(pairs) => pairs.iter().for_each(|(key, value)| settings.set_env(key, value)),
-            Instruction::Arg(args) => {
-                let globals = &self.build.plan.globals;
-                args.iter().for_each(|arg| self.scope.declare(globals, arg));
-            }
             Instruction::Label(pairs) => pairs.iter().for_each(|(key, value)| settings.add_label(key, value)),
             Instruction::Expose(ports) => ports.iter().for_each(|port| settings.expose(port)),
             Instruction::Volume(paths) => paths.iter().for_each(|path| settings.add_volume(path)),
@@ -196,7 +213,7 @@ impl Stage<'_> {
             Instruction::HealthCheck(check) => settings.set_health_check(&check),
             Instruction::OnBuild(text) => settings.add_trigger(&text),
             Instruction::Maintainer(author) => settings.author = Some(author),
-            Instruction::Copy(_) | Instruction::Run(_) | Instruction::Workdir(_) => {}
+            Instruction::Arg(_) | Instruction::Copy(_) | Instruction::Run(_) | Instruction::Workdir(_) => {}
         }
     }
 

@@ -42,14 +42,23 @@ impl Globals {
             args: BTreeMap::new(),
         };
         for global in &file.global_args {
-            let default = file.resolve_global(global, &|name| globals.in_from(name))?;
             let name = &global.arg.name;
+            // A default that is not used need not be right.
+            let value = match given.get(name) {
+                Some(given) => Some(given.clone()),
+                None => file.resolve_global(global, &|name| globals.in_from(name))?,
+            };
             let automatic = || globals.platforms.get(&name[..]).cloned();
-            if let Some(value) = given.get(name).cloned().or(default).or_else(automatic) {
+            if let Some(value) = value.or_else(automatic) {
                 globals.args.insert(name.clone(), value);
             }
         }
         Ok(globals)
+    }
+
+    /// Whether the request has a value for an `ARG`.
+    pub(super) fn is_given(&self, name: &str) -> bool {
+        self.given.contains_key(name)
     }
 
     /// The value of a variable of a `FROM`.

@@ -15,6 +15,7 @@ impl Place {
         let place = Self(tempfile::tempdir().unwrap());
         for directory in ["context/dir/sub", "image/real", "image/tmp", "outside"] {
             std::fs::create_dir_all(place.path(directory)).unwrap();
+            std::fs::set_permissions(place.path(directory), PermissionsExt::from_mode(0o755)).unwrap();
         }
         std::fs::write(place.path("context/file"), "1").unwrap();
         std::fs::set_permissions(place.path("context/file"), PermissionsExt::from_mode(0o4755)).unwrap();
@@ -180,7 +181,7 @@ fn what_is_excluded_and_what_keeps_its_directories() {
     assert_eq!(names(&place.path("image/few")), ["link"]);
     let mut chosen = selection(&["dir/sub/deep", "dir/./note.md"]);
     chosen.parents = true;
-    place.copy_as(&chosen, &placement("/kept")).unwrap();
+    place.copy_as(&chosen, &placement("/kept/")).unwrap();
     let kept = ["dir/", "dir/sub/", "dir/sub/deep", "note.md"];
     assert_eq!(names(&place.path("image/kept")), kept);
     let mut chosen = selection(&["**/de?p"]);
