@@ -16,6 +16,8 @@
 mod context;
 mod dripfile;
 mod error;
+#[allow(dead_code, unused_imports, reason = "builds move over to it")]
+mod file;
 mod files;
 
 use std::fs::File;
