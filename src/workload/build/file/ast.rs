@@ -151,23 +151,24 @@ pub enum RunSecurity {
     Insecure,
 }
 
-/// `--mount` of a `RUN`. `kind` and `from` are final; all else is after [`Step::resolve`], since it may have variables.
+/// `--mount` of a `RUN`. `from` is final; all else is after [`Step::resolve`], since it may have variables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
     /// The flag's value, as written.
     pub text: String,
     /// `type`; `bind` by default.
     pub kind: MountKind,
-    /// `from`: a stage (name in lower case, or number) or an image, instead of the context (bind) or of nothing (cache).
+    /// `from`: a stage ([`BuildFile::stage`]) or an image, instead of the context (bind) or of nothing (cache).
     pub from: Option<String>,
     /// `source`, `src`: a path in `from` or the context.
     pub source: Option<String>,
     /// `target`, `dst`, `destination`: a path in the container, relative to `WORKDIR`. Always there for `bind`, `cache`
-    /// and `tmpfs`.
+    /// and `tmpfs`, and for `secret` unless it has `env` (default: `/run/secrets/` and the base name of its id).
     pub target: Option<String>,
     /// `readonly`, `ro`, `rw`, `readwrite`. By default `bind` is read-only, and nothing else is.
     pub readonly: bool,
-    /// `id` of a cache (default: its target), secret (default: base name of its target) or ssh agent (`default`).
+    /// `id` of a cache (default: its target), secret (default: its `source`, or the base name of its target) or ssh agent
+    /// (default: `default`). Always there for these.
     pub id: Option<String>,
     /// `sharing` of a cache.
     pub sharing: Sharing,
@@ -222,7 +223,7 @@ pub struct Copy {
     pub sources: Vec<Source>,
     /// A path, relative to `WORKDIR`; as written, so that a final `/` tells a directory.
     pub destination: String,
-    /// `--from`: a stage (name in lower case, or number) or an image. `None` of `ADD`.
+    /// `--from`: a stage ([`BuildFile::stage`]) or an image. `None` of `ADD`.
     pub from: Option<String>,
     /// `--chown`: `user`, `user:group`, `:group`; names or numbers.
     pub chown: Option<String>,

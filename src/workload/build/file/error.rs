@@ -2,8 +2,11 @@
 
 use std::fmt;
 
+/// How much of the file's own text a sentence repeats.
+const SHOWN: usize = 120;
+
 /// Why a build file is refused: where, and a sentence.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileError {
     /// Name of the file.
     pub file: String,
@@ -14,6 +17,8 @@ pub struct FileError {
     /// The sentence.
     pub problem: Problem,
 }
+
+impl std::error::Error for FileError {}
 
 impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -38,4 +43,32 @@ impl Problem {
     pub fn new(sentence: impl Into<String>) -> Self {
         Self(sentence.into())
     }
+
+    pub(super) fn not_text() -> Self {
+        Self::new("the build file is not UTF-8 text without NUL")
+    }
+
+    pub(super) fn at(self, file: &str, line: u32, instruction: &str) -> FileError {
+        FileError {
+            file: file.to_owned(),
+            line,
+            instruction: instruction.to_owned(),
+            problem: self,
+        }
+    }
+}
+
+/// Text of the file within a sentence: short, and without control characters.
+pub(super) fn shown(text: &str) -> String {
+    let mut shown = String::new();
+    for c in text.chars().take(SHOWN) {
+        match c.is_control() {
+            true => shown.extend(c.escape_debug()),
+            false => shown.push(c),
+        }
+    }
+    if text.chars().nth(SHOWN).is_some() {
+        shown.push('…');
+    }
+    shown
 }

@@ -4,7 +4,7 @@
 //! ```text
 //! parse(name, bytes) -> BuildFile { global_args, stages: [ Stage { base, name, steps: [ Step ] } ] }
 //! BuildFile::resolve_global, resolve_stage, Step::resolve -> the same with variables replaced
-//! parse_trigger(text) -> Step, for an ONBUILD of a base image
+//! parse_trigger(name, text) -> Step, for an ONBUILD of a base image
 //! Ignore, Pattern  -> what .dockerignore, --exclude and the wildcards of COPY match
 //! ```
 //! Words are as written until they are resolved with the variables of their place: a [`Step`] holds `$VAR` and quotes,
@@ -15,8 +15,8 @@
 //! the constants of [`limits`], and no input makes it panic.
 
 mod ast;
+mod budget;
 mod copy;
-mod directives;
 mod error;
 mod exec_form;
 mod expose;
@@ -33,6 +33,9 @@ mod nearest;
 mod parse;
 mod pattern;
 mod resolve;
+mod resolver;
+mod signal;
+mod substitute;
 mod words;
 
 #[cfg(test)]
@@ -44,6 +47,7 @@ pub use self::ast::{
 };
 pub use self::error::{FileError, Problem};
 pub use self::ignore::Ignore;
-pub use self::parse::{parse, parse_trigger};
+pub use self::instruction::parse_trigger;
+pub use self::lexer::Vars;
+pub use self::parse::parse;
 pub use self::pattern::{Pattern, PatternError};
-pub use self::resolve::Vars;
