@@ -64,7 +64,14 @@ pub(super) fn needed(snapshot: &Snapshot) -> HashSet<Digest> {
     let stacks = stacks_of(snapshot);
     let mut needed: HashSet<Digest> = stacks.iter().flat_map(|diff_ids| stack::digests(diff_ids)).collect();
     needed.extend(snapshot.images().iter().flat_map(|i| document_digests(i)));
+    needed.extend(layers_of_builds(snapshot));
     needed
+}
+
+/// The layers that the build cache keeps.
+pub(super) fn layers_of_builds(snapshot: &Snapshot) -> impl Iterator<Item = Digest> {
+    let layers = snapshot.buildcache().iter().filter_map(|entry| entry.layer());
+    layers.filter_map(|layer| layer.diff_id.parse().ok())
 }
 
 /// The stacks of layers that rows name, each once, by diff ids, bottom first.

@@ -15,7 +15,9 @@
 //! [`manifest`] and [`platform`] say what is wanted; [`pull`] puts it together; [`stream`], [`archive`], [`unpack`] and
 //! [`tree`] turn a blob into a directory; [`layers`] keeps directories, [`chain`] those that
 //! depend on what is below; [`view`] and [`user`] look into them. [`draft`]
-//! (with [`capture`] and [`documents`]) makes an image here; [`cleaning`], [`uses`] and [`prune`] decide what may go, [`space`] measures and [`room`] keeps the disk from filling up; [`copy`] gives a part of one away. [`adopt`] takes over what an earlier installation unpacked.
+//! (with [`capture`], [`documents`] and [`stubs`]) makes an image here, [`build_cache`] keeps what builds made; [`copy`] gives a
+//! part of one away. [`cleaning`], [`uses`] and [`prune`] decide what may go, [`space`] measures, and [`room`] keeps the disk
+//! from filling up. [`adopt`] takes over what an earlier installation unpacked.
 //!
 //! This module never runs anything, mounts anything that others can see, decides who may pull, keeps compressed
 //! blobs, or trusts a byte from a registry that no digest covers.
@@ -24,6 +26,7 @@ mod adopt;
 pub(crate) mod archive;
 mod artifact;
 mod beneath;
+mod build_cache;
 mod capture;
 mod chain;
 mod cleaning;
@@ -49,9 +52,11 @@ mod room;
 mod space;
 mod stack;
 mod stream;
+mod stubs;
 #[cfg(test)]
 pub(crate) mod testing;
 pub(crate) mod tree;
+mod unarchive;
 mod unpack;
 mod user;
 mod uses;
@@ -80,7 +85,8 @@ use self::view::View;
 
 pub use self::adopt::Bundle;
 pub use self::copy::Copied;
-pub use self::draft::{Draft, Scratch};
+pub use self::build_cache::CacheChanges;
+pub use self::draft::{Change, Draft, Layers, Scratch};
 pub use self::error::{ImageError, RegistryTrouble};
 pub use self::platform::Platform;
 pub use self::prune::ImagePrune;
@@ -88,6 +94,9 @@ pub use self::pull::Progress;
 pub use self::reference::ImageRef;
 pub use self::registry::{Patience, Registries, RegistryEntries, RegistryEntry, RegistrySettings};
 pub use self::space::{ImageSpace, ImagesSpace};
+pub use self::stubs::remove_stubs;
+pub(crate) use self::unarchive::unpack_archive;
+pub use self::unarchive::ArchiveLimits;
 pub use self::user::User;
 pub use self::uses::Hold;
 
@@ -161,9 +170,12 @@ impl ImageService {
     /// Removes what an earlier run left behind: half-created and half-deleted objects, and layers that no row refers
     /// to. Call once, before anything else.
     pub async fn recover(&self) -> Result<(), ImageError> {
-        let (layers, stacks) = (self.0.layers.clone(), stacks_of(&self.0.store.snapshot()));
+        let snapshot = self.0.store.snapshot();
+        let (layers, stacks) = (self.0.layers.clone(), stacks_of(&snapshot));
+        let root = self.0.settings.root.clone();
         blocking(move || {
             layers.clear_staging()?;
+            build_cache::remove_strays(&root, &snapshot)?;
             unpack_pause(&layers)?;
             let links: HashSet<Link> = stacks.iter().flat_map(|diff_ids| stack::stack(diff_ids)).collect();
             let mut needed: HashSet<Digest> = links.iter().map(|link| link.diff_id).collect();

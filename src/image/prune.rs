@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use super::space::{Part, Sizes, parts, parts_of_containers};
+use super::space::{Part, Sizes, parts, parts_of_others};
 use super::uses::Uses;
 use super::{ImageError, ImageService, Inner};
 use crate::model::{Image, Snapshot};
@@ -83,7 +83,7 @@ fn labels(image: &Image) -> &BTreeMap<String, String> {
 fn freed(rest: &Snapshot, removed: &[Arc<Image>], sizes: &Sizes) -> Pruned {
     let gone: HashSet<&str> = removed.iter().map(|image| &*image.id).collect();
     let others = rest.images().iter().filter(|image| !gone.contains(&*image.id));
-    let mut kept = parts_of_containers(rest);
+    let mut kept = parts_of_others(rest);
     kept.extend(others.flat_map(|image| parts(image)));
     let free: HashSet<Part> = removed.iter().flat_map(|image| parts(image)).collect();
     let objects = removed.iter().map(|image| {

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
-use super::cleaning::stacks_of_containers;
+use super::cleaning::{layers_of_builds, stacks_of_containers};
 use super::digest::Digest;
 use super::layers::{LayerStore, Pins};
 use super::uses::Uses;
@@ -85,8 +85,15 @@ fn parts_of_stack(diff_ids: &[String]) -> impl Iterator<Item = Part> + use<> {
     })
 }
 
+/// The parts that something else than images keeps: containers and build cache.
+pub(super) fn parts_of_others(snapshot: &Snapshot) -> HashSet<Part> {
+    let mut parts = parts_of_containers(snapshot);
+    parts.extend(layers_of_builds(snapshot).map(Part::Layer));
+    parts
+}
+
 /// The parts that containers keep.
-pub(super) fn parts_of_containers(snapshot: &Snapshot) -> HashSet<Part> {
+fn parts_of_containers(snapshot: &Snapshot) -> HashSet<Part> {
     let stacks: HashSet<Vec<String>> = stacks_of_containers(snapshot).collect();
     stacks.iter().flat_map(|stack| parts_of_stack(stack)).collect()
 }
@@ -126,7 +133,7 @@ impl ImageService {
         let all: HashSet<Part> = users.keys().chain(&of_containers).copied().collect();
         let (sizes, _pins) = self.sizes(all.clone()).await?;
         let uses = Uses::of(&snapshot, &self.0);
-        let mut kept = of_containers;
+        let mut kept = parts_of_others(&snapshot);
         let mut images = Vec::with_capacity(rows.len());
         for (image, parts) in rows {
             let shared = parts.iter().filter(|part| users.get(part).is_some_and(|n| *n > 1));

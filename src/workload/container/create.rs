@@ -8,7 +8,8 @@ use super::bottle::enter;
 use super::part::Part;
 use super::ports::parse_ports;
 use super::request::{effective_command, environment};
-use super::{ContainerError, ContainerService, PodRole, blocking, bundle, options, transitions};
+use super::spec::is_unreachable;
+use super::{ContainerError, ContainerService, PodRole, blocking, bundle, cgroup, options, transitions};
 use crate::image::{ImageRef, still_present};
 use crate::model::{
     Attachment, Claim, Container, ContainerImage, ContainerRequest, ContainerSpec, Forward, Holder, Image,
@@ -278,6 +279,10 @@ impl ContainerService {
             return Err(ContainerError::NoInfra(pod.to_owned()));
         }
         let process = self.runtime_process(&id).await;
+        if is_unreachable(container) {
+            // What the hook that it does not have would do.
+            cgroup::seal(&id);
+        }
         self.update(&id, move |c| {
             transitions::created(c, process, Timestamp::now());
             c.journal.joined = host;
