@@ -47,6 +47,7 @@ mod stack;
 mod stream;
 #[cfg(test)]
 pub(crate) mod testing;
+mod track;
 pub(crate) mod tree;
 mod unpack;
 mod user;
@@ -62,6 +63,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::model::{Container, Image, Snapshot, Txn};
 use crate::observe::metrics::{Activity, Verb};
+use crate::ops::progress::Reporter;
 use crate::ops::task;
 use crate::store::Store;
 
@@ -70,6 +72,7 @@ use self::layers::LayerStore;
 use self::manifest::ImageConfig;
 use self::registry::Registry;
 use self::stack::Link;
+use self::track::{Tracker, Watched};
 use self::view::View;
 
 pub use self::adopt::Bundle;
@@ -77,9 +80,9 @@ pub use self::copy::Copied;
 pub use self::draft::{Draft, Scratch};
 pub use self::error::{ImageError, RegistryTrouble};
 pub use self::platform::Platform;
-pub use self::pull::Progress;
 pub use self::reference::ImageRef;
 pub use self::registry::{Patience, Registries, RegistryEntries, RegistryEntry, RegistrySettings};
+pub use self::track::Progress;
 pub use self::user::User;
 
 /// Maximum number of concurrent downloads. One more than there are processors, because each of them sometimes waits
@@ -125,7 +128,7 @@ struct Inner {
 #[derive(Clone)]
 struct Flight {
     done: Shared<BoxFuture<'static, Result<Arc<Image>, ImageError>>>,
-    progress: watch::Receiver<Progress>,
+    watched: Watched,
 }
 
 impl ImageService {
@@ -234,6 +237,21 @@ impl ImageService {
         self.flight(image, platform).done.await
     }
 
+    /// The same, and reports the phases `resolving`, `layers` and `committing` and the transfers of the layers. A caller
+    /// that joins a running pull is first told its present state.
+    pub async fn pull_reported(
+        &self,
+        image: &ImageRef,
+        platform: &Platform,
+        reporter: &Reporter,
+    ) -> Result<Arc<Image>, ImageError> {
+        let flight = self.flight(image, platform);
+        match reporter.is_heard() {
+            true => flight.watched.report(reporter, flight.done).await,
+            false => flight.done.await,
+        }
+    }
+
     /// The image, which is pulled first if it is not present or has lost a layer.
     pub async fn ensure(&self, image: &ImageRef, platform: &Platform) -> Result<Arc<Image>, ImageError> {
         let present = match self.get(image) {
@@ -254,7 +272,7 @@ impl ImageService {
         let flights = self.0.flights.lock().unwrap_or_else(PoisonError::into_inner);
         flights
             .get(&(image.clone(), platform.clone()))
-            .map(|flight| flight.progress.clone())
+            .map(|flight| flight.watched.totals.clone())
     }
 
     /// The image, if it is present.
@@ -343,7 +361,7 @@ impl ImageService {
         if let Some(flight) = flights.get(&key) {
             return flight.clone();
         }
-        let (progress, receiver) = watch::channel(Progress::default());
+        let (progress, watched) = Tracker::new();
         // A separate task: a client that disconnects must not abort a pull that others wait for, nor interrupt a
         // commit.
         let task = tokio::spawn({
@@ -365,7 +383,7 @@ impl ImageService {
         });
         let flight = Flight {
             done: done.boxed().shared(),
-            progress: receiver,
+            watched,
         };
         flights.insert(key, flight.clone());
         flight

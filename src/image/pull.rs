@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::digest::Digest;
@@ -22,6 +22,7 @@ use super::manifest::{Descriptor, Document, ImageConfig, Manifest};
 use super::platform::choose;
 use super::registry::{Fetched, Session, Source};
 use super::stream::{BlobReader, Digests, LayerLimits, LayerReader};
+use super::track::Tracker;
 use super::tree::TreeError;
 use super::unpack::unpack;
 use super::{ImageError, ImageRef, Inner, Platform, blocking, chain, stack};
@@ -33,19 +34,6 @@ const PIECES: usize = 64;
 /// Maximum nesting of indexes, and maximum number of manifests tried for one image.
 const MAX_DEPTH: usize = 4;
 const MAX_MANIFESTS: usize = 32;
-
-/// Progress of a pull.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Progress {
-    /// Compressed bytes to download, known once the manifest is.
-    pub total_bytes: u64,
-    /// Bytes received so far.
-    pub received_bytes: u64,
-    /// Layers to unpack.
-    pub total_layers: usize,
-    /// Layers unpacked so far.
-    pub ready_layers: usize,
-}
 
 /// The parts of an image that is being pulled.
 struct PullPlan {
@@ -63,7 +51,7 @@ pub(super) async fn pull(
     inner: &Arc<Inner>,
     image: &ImageRef,
     platform: &Platform,
-    progress: &watch::Sender<Progress>,
+    progress: &Tracker,
 ) -> Result<Arc<Image>, ImageError> {
     let session = inner.registry.session(image);
     let plan = plan(&session, image, platform).await?;
@@ -204,15 +192,11 @@ async fn fetch_missing(
     session: &Session,
     image: &ImageRef,
     plan: PullPlan,
-    progress: &watch::Sender<Progress>,
+    progress: &Tracker,
 ) -> Result<Arc<Image>, ImageError> {
-    progress.send_modify(|p| {
-        p.total_layers = plan.work.len();
-        // The sizes are those in the manifest.
-        let sizes = plan.work.iter().map(|(_, layer)| layer.size);
-        p.total_bytes = sizes.fold(0, u64::saturating_add);
-    });
+    progress.planned(&plan.work);
     fetch_layers(inner, session, &plan.work, progress).await?;
+    progress.committing();
     let size_bytes = plan
         .layers
         .iter()
@@ -267,7 +251,7 @@ async fn fetch_layers(
     inner: &Arc<Inner>,
     session: &Session,
     work: &[(Digest, Descriptor)],
-    progress: &watch::Sender<Progress>,
+    progress: &Tracker,
 ) -> Result<(), ImageError> {
     let stop = CancellationToken::new();
     let mut running: FuturesUnordered<_> = work
@@ -301,14 +285,15 @@ async fn fetch_layer(
     diff_id: &Digest,
     layer: &Descriptor,
     stop: &CancellationToken,
-    progress: &watch::Sender<Progress>,
+    progress: &Tracker,
 ) -> Result<(), ImageError> {
     let _turn = tokio::select! {
         turn = inner.layers.lock_layer(diff_id) => turn,
         () = stop.cancelled() => return Err(given_up()),
     };
     let (layers, wanted) = (inner.layers.clone(), *diff_id);
-    if !blocking(move || layers.has_layer(&wanted)).await? {
+    let is_present = blocking(move || layers.has_layer(&wanted)).await?;
+    if !is_present {
         let _permit = tokio::select! {
             permit = inner.downloads.acquire() => permit.map_err(|e| ImageError::Io(e.into()))?,
             () = stop.cancelled() => return Err(given_up()),
@@ -326,7 +311,7 @@ async fn fetch_layer(
         };
         transfer.run(session).await?;
     }
-    progress.send_modify(|p| p.ready_layers += 1);
+    progress.ready(diff_id, is_present);
     Ok(())
 }
 
@@ -340,7 +325,7 @@ struct Transfer<'a> {
     layer: &'a Descriptor,
     expected: Digests,
     stop: &'a CancellationToken,
-    progress: &'a watch::Sender<Progress>,
+    progress: &'a Tracker,
 }
 
 impl Transfer<'_> {
@@ -366,7 +351,7 @@ impl Transfer<'_> {
         let received = |n| {
             self.inner.activity.pulled(n);
             came.fetch_add(n, Ordering::Relaxed);
-            self.progress.send_modify(|p| p.received_bytes += n);
+            self.progress.received(&self.expected.diff_id, n);
         };
         let downloaded = tokio::select! {
             result = source.download(self.layer, sender, received) => result,
@@ -377,7 +362,7 @@ impl Transfer<'_> {
         let outcome = downloaded.and_then(|()| unpacked?);
         if outcome.is_err() {
             let lost = came.into_inner();
-            self.progress.send_modify(|p| p.received_bytes -= lost);
+            self.progress.lost(&self.expected.diff_id, lost);
         }
         outcome
     }

@@ -49,6 +49,7 @@ mod pods;
 mod policies;
 mod ports;
 mod processes;
+mod progress;
 mod publishing;
 mod recovery;
 mod refusals;

@@ -1,12 +1,16 @@
 //! `/v1/images` (`docs/spec/api.md` 7).
 
 use axum::extract::State;
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::Management;
 use crate::api::time::rfc3339;
-use crate::api::{ApiError, AuditEntry, Code, Failure, QueryParams, StrictJson, Success, SuccessBody, success};
+use crate::api::{
+    ApiError, AuditEntry, Code, Failure, ProgressAnswer, ProgressLine, QueryParams, StrictJson, Success, SuccessBody,
+    success,
+};
 use crate::image::{ImageError, ImageRef, Platform};
 
 /// An image in the list.
@@ -110,22 +114,33 @@ pub async fn list(State(m): State<Management>) -> Success<SuccessBody<Vec<ImageV
 }
 
 /// Pull an image; the registry is always asked
+///
+/// With `Accept: application/x-ndjson` the answer has a line for each event, and the pull goes on if the client leaves.
 #[utoipa::path(post, path = "/v1/images", tag = "images", request_body = PullBody,
-    responses((status = 200, body = SuccessBody<PullBody>), (status = 400, body = Failure),
+    responses((status = 200, content((SuccessBody<PullBody> = "application/json"),
+            (ProgressLine = "application/x-ndjson"))),
+        (status = 400, body = Failure),
         (status = 404, body = Failure, description = "No such image, or not for the platform"),
         (status = 413, body = Failure), (status = 500, body = Failure),
         (status = 502, body = Failure, description = "The registry failed, refused or lied")))]
 pub async fn pull(
     State(m): State<Management>,
     entry: AuditEntry,
+    answer: ProgressAnswer,
     StrictJson(body): StrictJson<PullBody>,
-) -> Result<Success<SuccessBody<PullBody>>, ApiError> {
+) -> Result<Response, ApiError> {
     entry.target(|target| target.image_ref = body.image.clone());
     let failed = |e: ImageError| ApiError::from(e).prefixed("pull failed: ");
     let reference = ImageRef::parse(&body.image).map_err(failed)?;
     let platform = Platform::parse(&body.os, &body.arch);
-    m.images.pull(&reference, &platform).await.map_err(failed)?;
-    Ok(success("pull completed", body))
+    let images = m.images.clone();
+    // The image is useful also without this client, so the pull goes on when it leaves.
+    let pull = move |reporter, _| async move {
+        let pulled = images.pull_reported(&reference, &platform, &reporter).await;
+        pulled.map_err(failed)?;
+        Ok(success("pull completed", body))
+    };
+    Ok(answer.run(&m.sessions, pull).await)
 }
 
 /// The contract's wording, and an explanation.
