@@ -53,7 +53,7 @@ mod unpack;
 mod user;
 mod view;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -61,7 +61,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::{Semaphore, watch};
 
-use crate::model::{Container, Image, Snapshot, Txn};
+use crate::model::{Container, Image, ImageRunConfig, Snapshot, Txn};
 use crate::observe::metrics::{Activity, Verb};
 use crate::ops::progress::Reporter;
 use crate::ops::task;
@@ -194,36 +194,57 @@ impl ImageService {
         }
     }
 
-    /// Adds fields to the rows that earlier versions did not read from a configuration: stop signal and health check.
+    /// Adds to rows of earlier versions the fields that those did not read from a configuration, once.
     async fn backfill_run_config(&self) -> Result<(), ImageError> {
         let layers = self.0.layers.clone();
-        let has_defaults = |image: &Image| image.config.stop_signal.is_empty() && image.config.health_check.is_none();
-        let rows: Vec<_> = self.list().into_iter().filter(|image| has_defaults(image)).collect();
+        let is_old = |image: &Arc<Image>| image.config.revision < ImageRunConfig::REVISION;
+        let rows: Vec<_> = self.list().into_iter().filter(is_old).collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
         let found = blocking(move || {
             let read = |image: &Arc<Image>| {
-                let body = layers.read_blob(&image.config_digest.parse().ok()?).ok()??;
-                let run = ImageConfig::parse_alone(&body).ok()?.run;
-                let news = !run.stop_signal.is_empty() || run.health_check.is_some();
-                news.then(|| (image.id.clone(), run))
+                let run = match layers.read_blob(&image.config_digest.parse().ok()?) {
+                    // The next start tries again.
+                    Err(_) => return None,
+                    // What is not there, or not understood, will not be at the next start.
+                    Ok(body) => body.and_then(|body| Some(ImageConfig::parse_alone(&body).ok()?.run)),
+                };
+                Some((image.clone(), run))
             };
             Ok(rows.iter().filter_map(read).collect::<Vec<_>>())
         })
         .await?;
-        if found.is_empty() {
-            return Ok(());
-        }
         let changed = self.0.store.transact(move |t| {
-            for (id, run) in found {
-                if let Some(row) = t.get::<Image>(&id) {
+            for (image, run) in found {
+                if let Some(row) = t
+                    .get::<Image>(&image.id)
+                    .filter(|row| row.config_digest == image.config_digest)
+                {
                     let mut row = Image::clone(&row);
-                    row.config.stop_signal = run.stop_signal;
-                    row.config.health_check = run.health_check;
+                    row.config = refreshed(row.config, run);
                     t.put(row)?;
                 }
             }
             Ok(())
         });
         changed.await
+    }
+
+    /// Annotations of the manifest; none if the document is not there or not understood.
+    pub async fn annotations(&self, image: &Image) -> BTreeMap<String, String> {
+        let (layers, digest) = (self.0.layers.clone(), image.manifest_digest.parse::<Digest>());
+        let read = blocking(move || match digest {
+            Ok(digest) => layers.read_blob(&digest),
+            Err(_) => Ok(None),
+        });
+        match read.await {
+            Ok(body) => manifest::annotations(&body.unwrap_or_default()),
+            Err(error) => {
+                tracing::warn!(image = %image.id, %error, "the annotations of an image cannot be read");
+                BTreeMap::new()
+            }
+        }
     }
 
     /// The built-in image of infra containers. It has no row, and its layer always exists.
@@ -419,6 +440,20 @@ impl Inner {
             needed
         };
         blocking(move || layers.sweep(needed)).await
+    }
+}
+
+/// A row's configuration with the fields that its version did not read. `read` is the stored configuration, if there is one.
+fn refreshed(old: ImageRunConfig, read: Option<ImageRunConfig>) -> ImageRunConfig {
+    let read = read.unwrap_or_else(|| old.clone());
+    ImageRunConfig {
+        stop_signal: read.stop_signal,
+        health_check: read.health_check,
+        volumes: read.volumes,
+        exposed_ports: read.exposed_ports,
+        labels: read.labels,
+        revision: ImageRunConfig::REVISION,
+        ..old
     }
 }
 

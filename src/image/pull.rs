@@ -19,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::digest::Digest;
 use super::manifest::{Descriptor, Document, ImageConfig, Manifest};
-use super::platform::choose;
+use super::platform::{choose, offered};
+use super::printable::printable;
 use super::registry::{Fetched, Session, Source};
 use super::stream::{BlobReader, Digests, LayerLimits, LayerReader};
 use super::track::Tracker;
@@ -34,6 +35,8 @@ const PIECES: usize = 64;
 /// Maximum nesting of indexes, and maximum number of manifests tried for one image.
 const MAX_DEPTH: usize = 4;
 const MAX_MANIFESTS: usize = 32;
+/// How many platforms of an image a message names.
+const MAX_SHOWN: usize = 10;
 
 /// The parts of an image that is being pulled.
 struct PullPlan {
@@ -84,6 +87,7 @@ async fn find(session: &Session, image: &ImageRef, platform: &Platform) -> Resul
     // A stack: the next one is at the end.
     let mut ahead = vec![(image.reference().to_owned(), 0)];
     let (mut tried, mut refusal) = (0, None);
+    let mut platforms = Vec::new();
     while let Some((reference, depth)) = ahead.pop() {
         tried += 1;
         if depth > MAX_DEPTH || tried > MAX_MANIFESTS {
@@ -92,6 +96,7 @@ async fn find(session: &Session, image: &ImageRef, platform: &Platform) -> Resul
         let fetched = session.manifest(&reference).await?;
         let refused = match &fetched.document {
             Document::Index(entries) => {
+                platforms.extend(offered(entries));
                 for entry in choose(platform, entries).into_iter().rev() {
                     let digest: Digest = entry.digest.parse().map_err(|e| bad(format!("{e}")))?;
                     ahead.push((digest.to_string(), depth + 1));
@@ -119,7 +124,7 @@ async fn find(session: &Session, image: &ImageRef, platform: &Platform) -> Resul
         };
         refusal.get_or_insert(refused);
     }
-    Err(refusal.unwrap_or_else(|| no_platform(platform)))
+    Err(refusal.unwrap_or_else(|| no_platform(platform, image, &platforms)))
 }
 
 /// The configuration of a manifest. The inner error means that it is for another platform or missing.
@@ -130,7 +135,7 @@ async fn configuration(
     fetched: &Fetched,
 ) -> Result<Result<(Vec<u8>, ImageConfig), ImageError>, ImageError> {
     let Document::Manifest(manifest) = &fetched.document else {
-        return Ok(Err(no_platform(platform)));
+        return Ok(Err(no_platform(platform, image, &[])));
     };
     let body = session.small_blob(&manifest.config).await?;
     if ImageConfig::is_empty(&body) {
@@ -144,13 +149,27 @@ async fn configuration(
         message,
     })?;
     Ok(match config.is_for(platform) {
+        false => Err(no_platform(
+            platform,
+            image,
+            &[format!(
+                "{}/{}",
+                printable(config.os.as_bytes()),
+                printable(config.architecture.as_bytes())
+            )],
+        )),
         true => Ok((body, config)),
-        false => Err(no_platform(platform)),
     })
 }
 
-fn no_platform(platform: &Platform) -> ImageError {
+/// `offered`: the platforms that the image is for, as far as they are known.
+fn no_platform(platform: &Platform, image: &ImageRef, offered: &[String]) -> ImageError {
+    let shown = &offered[..offered.len().min(MAX_SHOWN)];
     ImageError::NoPlatform {
+        offer: match shown {
+            [] => String::new(),
+            shown => format!("; {} is for {}", image.canonical(), shown.join(", ")),
+        },
         os: platform.os.clone(),
         architecture: platform.architecture.clone(),
     }
@@ -159,7 +178,7 @@ fn no_platform(platform: &Platform) -> ImageError {
 async fn plan(session: &Session, image: &ImageRef, platform: &Platform) -> Result<PullPlan, ImageError> {
     let found = find(session, image, platform).await?;
     let Document::Manifest(Manifest { config, layers, .. }) = &found.manifest.document else {
-        return Err(no_platform(platform));
+        return Err(no_platform(platform, image, &[]));
     };
     let config_descriptor = config.clone();
     let config = &found.config;

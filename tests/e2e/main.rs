@@ -27,6 +27,7 @@ mod health;
 mod hooks;
 mod image_places;
 mod image_says;
+mod image_settings;
 mod images;
 mod import;
 mod inside;

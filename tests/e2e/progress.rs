@@ -37,7 +37,7 @@ fn audited(lab: &Lab) -> Vec<(u64, String)> {
             let result = &record["result"];
             (
                 result["code"].as_u64().unwrap(),
-                result["reason"].as_str().unwrap().to_owned(),
+                result["reason"].as_str().unwrap_or_default().to_owned(),
             )
         })
         .collect()
@@ -115,7 +115,11 @@ fn a_pull_that_fails_says_why_in_its_last_line() {
     }
     let records = wait_for("the audit log", Duration::from_secs(5), || {
         let records = audited(&lab);
-        if records.len() == 6 { Ok(records) } else { Err(records) }
+        if records.len() == 6 {
+            Ok(records)
+        } else {
+            Err(format!("{records:?}"))
+        }
     });
     assert_eq!(
         records[0], records[1],

@@ -1,5 +1,7 @@
 //! `/v1/images` (`docs/spec/api.md` 7).
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use axum::extract::State;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
@@ -45,6 +47,18 @@ pub struct ImageStatus {
     created_at: String,
     /// User of the image configuration; may be empty.
     user: String,
+    /// Ports that the image exposes, as `80/tcp`.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    exposed_ports: BTreeSet<String>,
+    /// Paths at which containers get an anonymous volume, unless they mount something else there.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    volumes: BTreeSet<String>,
+    /// Labels of the image configuration.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    labels: BTreeMap<String, String>,
+    /// Annotations of the manifest.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: BTreeMap<String, String>,
 }
 
 /// Space on disk.
@@ -199,6 +213,10 @@ pub async fn status(
         size_bytes: image.size_bytes,
         created_at: rfc3339(Some(image.created_at)),
         user: image.config.user.clone(),
+        exposed_ports: image.config.exposed_ports.clone(),
+        volumes: image.config.volumes.clone(),
+        labels: image.config.labels.clone(),
+        annotations: m.images.annotations(&image).await,
     };
     Ok(success("retrieve image status success", view))
 }
