@@ -10,7 +10,6 @@
 //! A layer is the upper directory of an overlay, written as an archive and unpacked again: that gives it its name
 //! (the digest of the archive) and the same form as a pulled layer.
 
-use std::collections::HashSet;
 use std::io::{self, BufReader, BufWriter, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
@@ -197,8 +196,8 @@ impl Layers {
             let Some((layer, pins)) = pack(&inner, &upper)? else {
                 return Ok((None, 0));
             };
-            let ids: HashSet<Digest> = layer.diff_id.parse().into_iter().collect();
-            let bytes = inner.layers.usage(&ids, &HashSet::new())?;
+            let diff_id = layer.diff_id.parse::<Digest>().map_err(std::io::Error::other)?;
+            let bytes = inner.layers.layer_size(&diff_id)?;
             Ok::<_, ImageError>((Some((layer, pins)), bytes))
         });
         let (packed, bytes) = packed.await?;

@@ -14,15 +14,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::digest::Digest;
 use super::manifest::{Descriptor, Document, ImageConfig, Manifest};
-use super::platform::choose;
+use super::platform::{choose, offered};
+use super::printable::printable;
 use super::registry::{Fetched, Session, Source};
 use super::room::{Room, check_fits};
 use super::stream::{BlobReader, Digests, LayerLimits, unpacked};
+use super::track::Tracker;
 use super::tree::TreeError;
 use super::unpack::unpack;
 use super::{ImageError, ImageRef, Inner, Platform, blocking, chain, stack};
@@ -35,19 +37,8 @@ const PIECES: usize = 64;
 /// Maximum nesting of indexes, and maximum number of manifests tried for one image.
 const MAX_DEPTH: usize = 4;
 const MAX_MANIFESTS: usize = 32;
-
-/// Progress of a pull.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Progress {
-    /// Compressed bytes to download, known once the manifest is.
-    pub total_bytes: u64,
-    /// Bytes received so far.
-    pub received_bytes: u64,
-    /// Layers to unpack.
-    pub total_layers: usize,
-    /// Layers unpacked so far.
-    pub ready_layers: usize,
-}
+/// How many platforms of an image a message names.
+const MAX_SHOWN: usize = 10;
 
 /// The parts of an image that is being pulled.
 struct PullPlan {
@@ -65,7 +56,7 @@ pub(super) async fn pull(
     inner: &Arc<Inner>,
     image: &ImageRef,
     platform: &Platform,
-    progress: &watch::Sender<Progress>,
+    progress: &Tracker,
 ) -> Result<Arc<Image>, ImageError> {
     let session = inner.registry.session(image);
     let plan = plan(&session, image, platform).await?;
@@ -98,6 +89,7 @@ async fn find(session: &Session, image: &ImageRef, platform: &Platform) -> Resul
     // A stack: the next one is at the end.
     let mut ahead = vec![(image.reference().to_owned(), 0)];
     let (mut tried, mut refusal) = (0, None);
+    let mut platforms = Vec::new();
     while let Some((reference, depth)) = ahead.pop() {
         tried += 1;
         if depth > MAX_DEPTH || tried > MAX_MANIFESTS {
@@ -106,6 +98,7 @@ async fn find(session: &Session, image: &ImageRef, platform: &Platform) -> Resul
         let fetched = session.manifest(&reference).await?;
         let refused = match &fetched.document {
             Document::Index(entries) => {
+                platforms.extend(offered(entries));
                 for entry in choose(platform, entries).into_iter().rev() {
                     let digest: Digest = entry.digest.parse().map_err(|e| bad(format!("{e}")))?;
                     ahead.push((digest.to_string(), depth + 1));
@@ -133,7 +126,7 @@ async fn find(session: &Session, image: &ImageRef, platform: &Platform) -> Resul
         };
         refusal.get_or_insert(refused);
     }
-    Err(refusal.unwrap_or_else(|| no_platform(platform)))
+    Err(refusal.unwrap_or_else(|| no_platform(platform, image, &platforms)))
 }
 
 /// The configuration of a manifest. The inner error means that it is for another platform or missing.
@@ -144,7 +137,7 @@ async fn configuration(
     fetched: &Fetched,
 ) -> Result<Result<(Vec<u8>, ImageConfig), ImageError>, ImageError> {
     let Document::Manifest(manifest) = &fetched.document else {
-        return Ok(Err(no_platform(platform)));
+        return Ok(Err(no_platform(platform, image, &[])));
     };
     let body = session.small_blob(&manifest.config).await?;
     if ImageConfig::is_empty(&body) {
@@ -158,13 +151,27 @@ async fn configuration(
         message,
     })?;
     Ok(match config.is_for(platform) {
+        false => Err(no_platform(
+            platform,
+            image,
+            &[format!(
+                "{}/{}",
+                printable(config.os.as_bytes()),
+                printable(config.architecture.as_bytes())
+            )],
+        )),
         true => Ok((body, config)),
-        false => Err(no_platform(platform)),
     })
 }
 
-fn no_platform(platform: &Platform) -> ImageError {
+/// `offered`: the platforms that the image is for, as far as they are known.
+fn no_platform(platform: &Platform, image: &ImageRef, offered: &[String]) -> ImageError {
+    let shown = &offered[..offered.len().min(MAX_SHOWN)];
     ImageError::NoPlatform {
+        offer: match shown {
+            [] => String::new(),
+            shown => format!("; {} is for {}", image.canonical(), shown.join(", ")),
+        },
         os: platform.os.clone(),
         architecture: platform.architecture.clone(),
     }
@@ -173,7 +180,7 @@ fn no_platform(platform: &Platform) -> ImageError {
 async fn plan(session: &Session, image: &ImageRef, platform: &Platform) -> Result<PullPlan, ImageError> {
     let found = find(session, image, platform).await?;
     let Document::Manifest(Manifest { config, layers, .. }) = &found.manifest.document else {
-        return Err(no_platform(platform));
+        return Err(no_platform(platform, image, &[]));
     };
     let config_descriptor = config.clone();
     let config = &found.config;
@@ -206,16 +213,12 @@ async fn fetch_missing(
     session: &Session,
     image: &ImageRef,
     plan: PullPlan,
-    progress: &watch::Sender<Progress>,
+    progress: &Tracker,
 ) -> Result<Arc<Image>, ImageError> {
-    progress.send_modify(|p| {
-        p.total_layers = plan.work.len();
-        // The sizes are those in the manifest.
-        let sizes = plan.work.iter().map(|(_, layer)| layer.size);
-        p.total_bytes = sizes.fold(0, u64::saturating_add);
-    });
+    progress.planned(&plan.work);
     check_space(inner, &plan.work).await?;
     fetch_layers(inner, session, &plan.work, progress).await?;
+    progress.committing();
     let size_bytes = plan
         .layers
         .iter()
@@ -286,7 +289,7 @@ async fn fetch_layers(
     inner: &Arc<Inner>,
     session: &Session,
     work: &[(Digest, Descriptor)],
-    progress: &watch::Sender<Progress>,
+    progress: &Tracker,
 ) -> Result<(), ImageError> {
     let stop = CancellationToken::new();
     let mut running: FuturesUnordered<_> = work
@@ -309,14 +312,15 @@ async fn fetch_layer(
     diff_id: &Digest,
     layer: &Descriptor,
     stop: &CancellationToken,
-    progress: &watch::Sender<Progress>,
+    progress: &Tracker,
 ) -> Result<(), ImageError> {
     let _turn = tokio::select! {
         turn = inner.layers.lock_layer(diff_id) => turn,
         () = stop.cancelled() => return Err(given_up()),
     };
     let (layers, wanted) = (inner.layers.clone(), *diff_id);
-    if !blocking(move || layers.has_layer(&wanted)).await? {
+    let is_present = blocking(move || layers.has_layer(&wanted)).await?;
+    if !is_present {
         let _permit = tokio::select! {
             permit = inner.downloads.acquire() => permit.map_err(|e| ImageError::Io(e.into()))?,
             () = stop.cancelled() => return Err(given_up()),
@@ -334,7 +338,7 @@ async fn fetch_layer(
         };
         transfer.run(session).await?;
     }
-    progress.send_modify(|p| p.ready_layers += 1);
+    progress.ready(diff_id, is_present);
     Ok(())
 }
 
@@ -348,7 +352,7 @@ struct Transfer<'a> {
     layer: &'a Descriptor,
     expected: Digests,
     stop: &'a CancellationToken,
-    progress: &'a watch::Sender<Progress>,
+    progress: &'a Tracker,
 }
 
 impl Transfer<'_> {
@@ -383,7 +387,7 @@ impl Transfer<'_> {
         let received = |n| {
             self.inner.activity.pulled(n);
             came.fetch_add(n, Ordering::Relaxed);
-            self.progress.send_modify(|p| p.received_bytes += n);
+            self.progress.received(&self.expected.diff_id, n);
         };
         let downloaded = tokio::select! {
             result = source.download(self.layer, sender, received) => result,
@@ -394,7 +398,7 @@ impl Transfer<'_> {
         let outcome = downloaded.and_then(|()| unpacked?);
         if outcome.is_err() {
             let lost = came.into_inner();
-            self.progress.send_modify(|p| p.received_bytes -= lost);
+            self.progress.lost(&self.expected.diff_id, lost);
         }
         outcome
     }

@@ -45,6 +45,7 @@ mod spec;
 mod start;
 mod stop;
 mod transitions;
+mod volumes;
 mod watch;
 
 use futures_util::future::BoxFuture;
