@@ -5,6 +5,8 @@
 //!                              id, see `chain`) stands in an attribute of the directory. Or a link to a directory that
 //!                              is not ours (`adopt`)
 //! <root>/records/<11>.json     what a plain copy of that layer would lose ([`Record`])
+//! <root>/records/<11>.skeleton what else its archive had (`skeleton`)
+//! <root>/records/<11>.gzip     digest and size of the blob that it becomes when it is packed with gzip (`push`)
 //! <root>/blobs/sha256/<hex>    a document
 //! <root>/staging/<ulid>/       work in progress: being created or deleted; emptied at every start
 //! ```
@@ -31,6 +33,9 @@ use super::digest::Digest;
 use super::record::Record;
 use super::stack::Link;
 use super::tree::{self, DIFF_ID};
+
+/// Ends of the names of a layer's files in `records`.
+const OF_A_LAYER: [&str; 3] = ["json", "skeleton", "gzip"];
 
 /// The store.
 pub(super) struct LayerStore {
@@ -108,6 +113,32 @@ impl LayerStore {
         fs_err::create_dir(&path)?;
         fs_err::set_permissions(&path, PermissionsExt::from_mode(0o755))?;
         Ok(Staged(path))
+    }
+
+    /// An empty file in the staging area.
+    pub(super) fn stage_file(&self) -> io::Result<(Staged, std::fs::File)> {
+        let staged = Staged(self.staging.join(unique()));
+        let file = fs_err::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&staged.0)?;
+        Ok((staged, file.into_parts().0))
+    }
+
+    /// Where the skeleton of a layer is, if it has one.
+    pub(super) fn skeleton_of(&self, diff_id: &Digest) -> PathBuf {
+        self.records.join(format!("{}.skeleton", diff_id.short()))
+    }
+
+    /// Where digest and size of a layer's blob are, once it was packed.
+    pub(super) fn packed_form_of(&self, diff_id: &Digest) -> PathBuf {
+        self.records.join(format!("{}.gzip", diff_id.short()))
+    }
+
+    /// Gives a complete file of a layer its final name. Call this before the layer gets its own.
+    pub(super) fn publish_file(&self, staged: Staged, path: &Path) -> io::Result<()> {
+        fs_err::rename(&staged.0, path)
     }
 
     /// Gives a filled directory its final name.
@@ -243,7 +274,8 @@ impl LayerStore {
             let hex: HashSet<String> = keep.iter().map(Digest::hex).collect();
             let mut doomed = self.retire(&self.layers, &short)?;
             doomed.extend(self.retire(&self.blobs, &hex)?);
-            let records: HashSet<String> = short.iter().map(|short| format!("{short}.json")).collect();
+            let files = |short: &String| OF_A_LAYER.map(|end| format!("{short}.{end}"));
+            let records: HashSet<String> = short.iter().flat_map(files).collect();
             doomed.extend(self.retire(&self.records, &records)?);
             doomed
         };

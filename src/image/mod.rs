@@ -23,6 +23,7 @@
 mod adopt;
 pub(crate) mod archive;
 mod artifact;
+mod assemble;
 mod beneath;
 mod capture;
 mod chain;
@@ -40,9 +41,11 @@ mod pause;
 mod platform;
 pub(crate) mod printable;
 mod pull;
+mod receive;
 pub(crate) mod record;
 mod reference;
 mod registry;
+mod skeleton;
 mod stack;
 mod stream;
 #[cfg(test)]
