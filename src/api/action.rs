@@ -47,6 +47,8 @@ fn container(method: &str, rest: &[&str]) -> (&'static str, Severity) {
         ("POST", [_, "actions", "stop"]) => ("container.stop", Medium),
         ("POST", [_, "actions", "exec"]) => ("container.exec", High),
         ("DELETE", [_, "actions", "delete"]) => ("container.delete", High),
+        ("GET", [_, "export"]) => ("container.export", Information),
+        ("POST", [_, "commit"]) => ("container.commit", High),
         ("GET", [_, "attach"]) => ("ws.attach", High),
         ("GET", [_, "exec", "attach"]) => ("ws.exec.attach", High),
         _ => UNKNOWN,
@@ -61,6 +63,13 @@ fn image(method: &str, rest: &[&str]) -> (&'static str, Severity) {
         ("POST", ["build"]) => ("image.build", High),
         ("GET", ["status"]) => ("image.status", Information),
         ("GET", ["fs"]) => ("image.fs", Information),
+        ("GET", ["history"]) => ("image.history", Information),
+        ("GET", ["inspect"]) => ("image.inspect", Information),
+        ("GET", ["save"]) => ("image.save", Information),
+        ("POST", ["tag"]) => ("image.tag", Medium),
+        ("POST", ["push"]) => ("image.push", Medium),
+        ("POST", ["load"]) => ("image.load", High),
+        ("POST", ["import"]) => ("image.import", High),
         _ => UNKNOWN,
     }
 }
@@ -142,6 +151,15 @@ mod tests {
         POST /v1/images/build image.build high
         GET /v1/images/status image.status information
         GET /v1/images/fs image.fs information
+        GET /v1/images/history image.history information
+        GET /v1/images/inspect image.inspect information
+        GET /v1/images/save image.save information
+        POST /v1/images/tag image.tag medium
+        POST /v1/images/push image.push medium
+        POST /v1/images/load image.load high
+        POST /v1/images/import image.import high
+        GET /v1/containers/web/export container.export information
+        POST /v1/containers/web/commit container.commit high
         GET /v1/pods pod.list information
         POST /v1/pods pod.create medium
         GET /v1/pods/p pod.info information

@@ -17,6 +17,9 @@
 //! depend on what is below; [`view`] and [`user`] look into them. [`draft`]
 //! (with [`capture`] and [`documents`]) makes an image here; [`copy`] gives a part of one away. [`adopt`] takes over what an earlier installation unpacked.
 //!
+//! The other way: [`skeleton`] is what an unpacked layer lacks of its archive, [`assemble`] makes the archive again, and
+//! [`outgoing`] is an image that leaves, in an archive ([`bundle`]) or to a registry.
+//!
 //! This module never runs anything, mounts anything that others can see, decides who may pull, keeps compressed
 //! blobs, or trusts a byte from a registry that no digest covers.
 
@@ -25,8 +28,10 @@ pub(crate) mod archive;
 mod artifact;
 mod assemble;
 mod beneath;
+mod bundle;
 mod capture;
 mod chain;
+mod changes;
 mod copy;
 mod digest;
 mod documents;
@@ -37,6 +42,8 @@ mod index_entry;
 mod json_null;
 mod layers;
 mod manifest;
+mod names;
+mod outgoing;
 mod pause;
 mod platform;
 pub(crate) mod printable;
@@ -76,9 +83,12 @@ use self::stack::Link;
 use self::view::View;
 
 pub use self::adopt::Bundle;
+pub use self::bundle::{ArchiveFormat, ImportRequest, Loaded};
 pub use self::copy::Copied;
 pub use self::draft::{Draft, Scratch};
 pub use self::error::{ImageError, RegistryTrouble};
+pub use self::names::ImageDetails;
+pub use self::outgoing::ByteStream;
 pub use self::platform::Platform;
 pub use self::pull::Progress;
 pub use self::reference::ImageRef;
@@ -306,6 +316,12 @@ impl ImageService {
     /// use of layers that a newer pull has replaced.
     pub async fn sweep(&self) -> Result<(), ImageError> {
         self.0.sweep().await
+    }
+
+    async fn sweep_or_warn(&self) {
+        if let Err(error) = self.sweep().await {
+            tracing::warn!(%error, "unused layers stay for now");
+        }
     }
 
     /// Directories for the `lowerdir` option of overlayfs, topmost first. The paths are short: with the root

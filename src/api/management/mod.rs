@@ -13,6 +13,8 @@ mod events;
 mod exec;
 mod failure;
 mod images;
+mod images_archive;
+mod images_inspect;
 mod logs;
 mod metrics;
 mod networks;
@@ -109,6 +111,12 @@ pub fn routes() -> OpenApiRouter<Management> {
         .routes(routes!(build::build))
         .routes(routes!(images::status))
         .routes(routes!(images::disk_usage))
+        .routes(routes!(images_inspect::tag))
+        .routes(routes!(images_inspect::history))
+        .routes(routes!(images_inspect::inspect))
+        .routes(routes!(images_archive::save))
+        .routes(routes!(images_archive::load))
+        .routes(routes!(images_archive::import))
         .routes(routes!(bottles::list, bottles::register))
         .routes(routes!(bottles::get))
         .routes(routes!(bottles::act))

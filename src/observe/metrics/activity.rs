@@ -33,6 +33,8 @@ pub enum Verb {
     ContainerDelete,
     ContainerExec,
     ImagePull,
+    ImagePush,
+    ImageLoad,
     ImageBuild,
     ImageBuildStep,
 }
@@ -54,13 +56,15 @@ const BUCKETS: [f64; 14] = [
 ];
 
 impl Verb {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::ContainerCreate,
         Self::ContainerStart,
         Self::ContainerStop,
         Self::ContainerDelete,
         Self::ContainerExec,
         Self::ImagePull,
+        Self::ImagePush,
+        Self::ImageLoad,
         Self::ImageBuild,
         Self::ImageBuildStep,
     ];
@@ -73,6 +77,8 @@ impl Verb {
             Self::ContainerDelete => "container.delete",
             Self::ContainerExec => "container.exec",
             Self::ImagePull => "image.pull",
+            Self::ImagePush => "image.push",
+            Self::ImageLoad => "image.load",
             Self::ImageBuild => "image.build",
             Self::ImageBuildStep => "image.build.step",
         }
