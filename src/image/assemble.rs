@@ -118,11 +118,7 @@ fn scan(store: &LayerStore, path: &Path) -> io::Result<(u64, Kept)> {
 /// Writes the archive that the skeleton and the files beneath a directory give.
 fn join(path: &Path, files: &Path, kept: &Kept, out: &mut impl Write) -> io::Result<()> {
     let mut skeleton = Skeleton::open(path)?;
-    let root = rustix::fs::open(
-        files,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
+    let root = rustix::fs::open(files, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let mut number = 0;
     loop {
         match skeleton.next()? {

@@ -43,7 +43,10 @@ fn one(config: &mut Map<String, Value>, name: &str, rest: &str, has_cmd: bool) -
             add(config, "Labels", labels);
         }
         "EXPOSE" => {
-            let ports = words(rest)?.iter().map(|port| exposed(port)).collect::<Result<Vec<_>, _>>()?;
+            let ports = words(rest)?
+                .iter()
+                .map(|port| exposed(port))
+                .collect::<Result<Vec<_>, _>>()?;
             add(config, "ExposedPorts", ports.into_iter().map(|port| (port, json!({}))));
         }
         "VOLUME" => {
@@ -177,7 +180,9 @@ mod tests {
     use super::*;
 
     fn applied(base: Value, changes: &[&str]) -> Result<Value, String> {
-        let Value::Object(mut config) = base else { panic!("not an object") };
+        let Value::Object(mut config) = base else {
+            panic!("not an object")
+        };
         let changes: Vec<String> = changes.iter().map(|change| (*change).to_owned()).collect();
         apply(&mut config, &changes).map(|()| config.into())
     }
@@ -213,7 +218,10 @@ mod tests {
     #[test]
     fn another_program_does_not_get_the_arguments_of_the_first() {
         let base = || json!({ "Cmd": ["old"], "Entrypoint": ["old"] });
-        assert_eq!(applied(base(), &["ENTRYPOINT [\"new\"]"]).unwrap(), json!({ "Entrypoint": ["new"] }));
+        assert_eq!(
+            applied(base(), &["ENTRYPOINT [\"new\"]"]).unwrap(),
+            json!({ "Entrypoint": ["new"] })
+        );
         assert_eq!(applied(base(), &["CMD x"]).unwrap()["Entrypoint"], json!(["old"]));
     }
 

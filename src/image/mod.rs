@@ -32,6 +32,8 @@ mod bundle;
 mod capture;
 mod chain;
 mod changes;
+mod commit;
+mod confined;
 mod copy;
 mod digest;
 mod documents;
@@ -48,6 +50,7 @@ mod pause;
 mod platform;
 pub(crate) mod printable;
 mod pull;
+mod push;
 mod receive;
 pub(crate) mod record;
 mod reference;
@@ -84,6 +87,7 @@ use self::view::View;
 
 pub use self::adopt::Bundle;
 pub use self::bundle::{ArchiveFormat, ImportRequest, Loaded};
+pub use self::commit::CommitRequest;
 pub use self::copy::Copied;
 pub use self::draft::{Draft, Scratch};
 pub use self::error::{ImageError, RegistryTrouble};
@@ -91,8 +95,9 @@ pub use self::names::ImageDetails;
 pub use self::outgoing::ByteStream;
 pub use self::platform::Platform;
 pub use self::pull::Progress;
+pub use self::push::{PushRequest, Pushed};
 pub use self::reference::ImageRef;
-pub use self::registry::{Patience, Registries, RegistryEntries, RegistryEntry, RegistrySettings};
+pub use self::registry::{Credentials, Patience, Registries, RegistryEntries, RegistryEntry, RegistrySettings};
 pub use self::user::User;
 
 /// Maximum number of concurrent downloads. One more than there are processors, because each of them sometimes waits

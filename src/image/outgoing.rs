@@ -127,7 +127,7 @@ fn rewritten(stored: &[u8], row: &Image, ids: &[Digest]) -> Value {
 
 /// What `write` writes, as a stream. It runs on a thread of its own, which waits for the reader and ends when the stream
 /// is dropped. Its error, or its panic, is the last item of the stream.
-pub(super) fn streamed(write: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static) -> ByteStream {
+pub(super) fn streamed(write: impl FnOnce(&mut (dyn Write + Send)) -> io::Result<()> + Send + 'static) -> ByteStream {
     let (pieces, mut receiver) = mpsc::channel(PIECES);
     let work = tokio::task::spawn_blocking(move || {
         let mut out = BufWriter::with_capacity(PIECE, ChannelWriter(pieces));
@@ -145,7 +145,8 @@ pub(super) struct ChannelWriter(pub(super) mpsc::Sender<Bytes>);
 impl Write for ChannelWriter {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         let sent = self.0.blocking_send(Bytes::copy_from_slice(buffer));
-        sent.map(|()| buffer.len()).map_err(|_| io::ErrorKind::BrokenPipe.into())
+        sent.map(|()| buffer.len())
+            .map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -185,7 +186,10 @@ mod tests {
         assert!(!has_layers(stored.as_bytes(), &ids));
         let document = rewritten(stored.as_bytes(), &row, &ids);
         assert!(has_layers(document.to_string().as_bytes(), &ids));
-        assert_eq!((&document["author"], &document["config"]["Labels"]["l"]), (&json!("x"), &json!("1")));
+        assert_eq!(
+            (&document["author"], &document["config"]["Labels"]["l"]),
+            (&json!("x"), &json!("1"))
+        );
         assert_eq!(document["history"].as_array().unwrap().len(), 3);
         let document = rewritten(stored.as_bytes(), &row, &ids[1..]);
         assert_eq!(document["history"], json!([{ "created_by": "layer" }]));

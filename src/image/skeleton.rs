@@ -138,7 +138,9 @@ impl Recorder {
             recorder.out.write_all(&[FILE])?;
             recorder.out.write_all(&size.to_le_bytes())?;
             recorder.out.write_all(&length.to_le_bytes())?;
-            [directory, slash, name].iter().try_for_each(|part| recorder.out.write_all(part))
+            [directory, slash, name]
+                .iter()
+                .try_for_each(|part| recorder.out.write_all(part))
         });
     }
 

@@ -257,7 +257,9 @@ impl<R: Read> Unpacker<R> {
         }
         let written = self.contents(&mut file, path);
         if let Some(recorder) = &recorder {
-            let inode = file.metadata().map_err(|e| fail(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
+            let inode = file
+                .metadata()
+                .map_err(|e| fail(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
             recorder.borrow_mut().end_file(&place.path, name, inode.ino());
         }
         written?;

@@ -28,6 +28,7 @@ mod hooks;
 mod image_places;
 mod image_says;
 mod images;
+mod images_moved;
 mod import;
 mod inside;
 mod install;

@@ -17,7 +17,10 @@ use crate::ops::progress::Reporter;
 /// Which images, and how.
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "the query is read as a list of pairs: a name may be there several times")]
+#[expect(
+    dead_code,
+    reason = "the query is read as a list of pairs: a name may be there several times"
+)]
 pub struct SaveQuery {
     /// Image reference, required; may be given several times
     #[param(required, value_type = Vec<String>)]
@@ -39,7 +42,10 @@ pub struct LoadQuery {
 /// What an imported image is to be.
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "the query is read as a list of pairs: a name may be there several times")]
+#[expect(
+    dead_code,
+    reason = "the query is read as a list of pairs: a name may be there several times"
+)]
 pub struct ImportQuery {
     /// Name of the new image, required
     #[param(required, value_type = String)]

@@ -9,12 +9,14 @@ mod build;
 mod cached;
 mod conditions;
 mod containers;
+mod containers_export;
 mod events;
 mod exec;
 mod failure;
 mod images;
 mod images_archive;
 mod images_inspect;
+mod images_push;
 mod logs;
 mod metrics;
 mod networks;
@@ -101,6 +103,8 @@ pub fn routes() -> OpenApiRouter<Management> {
         .routes(routes!(exec::exec))
         .routes(routes!(containers::delete))
         .routes(routes!(containers::log_path))
+        .routes(routes!(containers_export::export))
+        .routes(routes!(containers_export::commit))
         .routes(routes!(stats::all_stats))
         .routes(routes!(stats::stats))
         .routes(routes!(logs::log))
@@ -111,6 +115,7 @@ pub fn routes() -> OpenApiRouter<Management> {
         .routes(routes!(build::build))
         .routes(routes!(images::status))
         .routes(routes!(images::disk_usage))
+        .routes(routes!(images_push::push))
         .routes(routes!(images_inspect::tag))
         .routes(routes!(images_inspect::history))
         .routes(routes!(images_inspect::inspect))

@@ -25,7 +25,9 @@ impl Lab {
         let staged = self.store.stage().unwrap();
         let (skeleton, file) = self.store.stage_file().unwrap();
         unpack_recorded(archive, staged.path(), 1000, file)?;
-        self.store.publish_file(skeleton, &self.store.skeleton_of(&diff_id)).unwrap();
+        self.store
+            .publish_file(skeleton, &self.store.skeleton_of(&diff_id))
+            .unwrap();
         self.store.publish_layer(staged, &diff_id).unwrap();
         let chain_id = diff_id;
         Ok(Link { diff_id, chain_id })
@@ -97,7 +99,9 @@ fn zeros_become_holes() {
 #[test]
 fn a_skeleton_is_small() {
     let lab = Lab::new();
-    let tar = (0..900).fold(Tar::new(), |tar, n| tar.file(format!("usr/share/doc/file-{n}"), big(n as u8)));
+    let tar = (0..900).fold(Tar::new(), |tar, n| {
+        tar.file(format!("usr/share/doc/file-{n}"), big(n as u8))
+    });
     let link = lab.add(&tar.build()).unwrap();
     let size = std::fs::metadata(lab.store.skeleton_of(&link.diff_id)).unwrap().len();
     assert!(size < 64 << 10, "{size} bytes");
@@ -114,7 +118,12 @@ fn what_was_changed_on_disk_is_noticed() {
         assert!(error.to_string().contains(reason), "{error}");
     }
     std::fs::remove_file(&path).unwrap();
-    assert!(lab.assembled(&link).unwrap_err().to_string().contains("/a: No such file"));
+    assert!(
+        lab.assembled(&link)
+            .unwrap_err()
+            .to_string()
+            .contains("/a: No such file")
+    );
     // A link in the place of a file is not followed.
     std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
     lab.assembled(&link).unwrap_err();
@@ -129,7 +138,11 @@ fn what_was_changed_on_disk_is_noticed() {
 #[test]
 fn a_layer_without_a_skeleton_is_captured() {
     let lab = Lab::new();
-    let archive = Tar::new().dir("d", 0o750).file("d/f", "1").file("gone/.wh.x", "").build();
+    let archive = Tar::new()
+        .dir("d", 0o750)
+        .file("d/f", "1")
+        .file("gone/.wh.x", "")
+        .build();
     let link = lab.add(&archive).unwrap();
     std::fs::remove_file(lab.store.skeleton_of(&link.diff_id)).unwrap();
     let layer = Assembled::open(&lab.store, &link).unwrap();

@@ -20,9 +20,9 @@ use super::index::{Found, images};
 use super::spool::{Spool, SpoolError, Spooled};
 use crate::image::digest::Digest;
 use crate::image::layers::{Pins, Staged};
+use crate::image::names::under;
 use crate::image::receive::{self, Arrived};
 use crate::image::stream::{BlobReader, LayerLimits, LayerReader};
-use crate::image::names::under;
 use crate::image::{ImageError, ImageRef, ImageService, Inner, Platform, blocking, stack};
 use crate::model::Image;
 use crate::observe::metrics::Verb;
@@ -203,7 +203,9 @@ pub(super) async fn discard(mut upload: Upload, mut left: u64) {
 fn pin(inner: &Arc<Inner>, found: &[(Vec<ImageRef>, Found)]) -> Pins {
     let digests = found.iter().flat_map(|(_, image)| {
         let ids: Vec<String> = image.layers.iter().map(|(layer, _)| layer.diff_id.clone()).collect();
-        [image.manifest.0, image.config.0].into_iter().chain(stack::digests(&ids))
+        [image.manifest.0, image.config.0]
+            .into_iter()
+            .chain(stack::digests(&ids))
     });
     inner.layers.pin(digests.collect())
 }
@@ -216,21 +218,25 @@ async fn unpack(inner: &Arc<Inner>, found: &[(Vec<ImageRef>, Found)], reporter: 
         work.extend(image.read.diff_ids.iter().copied().zip(files));
     }
     let one = |(diff_id, file)| unpack_one(inner.clone(), diff_id, file, reporter.clone());
-    stream::iter(work).map(one).buffer_unordered(AT_ONCE).try_collect::<()>().await
+    stream::iter(work)
+        .map(one)
+        .buffer_unordered(AT_ONCE)
+        .try_collect::<()>()
+        .await
 }
 
-async fn unpack_one(
-    inner: Arc<Inner>,
-    diff_id: Digest,
-    file: Spooled,
-    reporter: Reporter,
-) -> Result<(), ImageError> {
+async fn unpack_one(inner: Arc<Inner>, diff_id: Digest, file: Spooled, reporter: Reporter) -> Result<(), ImageError> {
     let _turn = inner.layers.lock_layer(&diff_id).await;
     let event = {
         let (digest, total): (Arc<str>, u64) = (file.digest.to_string().into(), file.size);
         move |state, done| {
             let digest = digest.clone();
-            ProgressEvent::Transfer(Transfer { digest, state, done, total })
+            ProgressEvent::Transfer(Transfer {
+                digest,
+                state,
+                done,
+                total,
+            })
         }
     };
     let store = inner.layers.clone();

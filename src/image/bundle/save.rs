@@ -91,9 +91,9 @@ fn write_docker(images: &[Outgoing], out: &mut dyn Write) -> io::Result<()> {
     let mut repositories: BTreeMap<&str, BTreeMap<&str, String>> = BTreeMap::new();
     for image in images {
         let layers: Vec<String> = image.layers.iter().map(|layer| layer_file(layer)).collect();
-        let entry = manifests.entry(config_file(image)).or_insert_with(|| {
-            json!({ "Config": config_file(image), "RepoTags": [], "Layers": layers })
-        });
+        let entry = manifests
+            .entry(config_file(image))
+            .or_insert_with(|| json!({ "Config": config_file(image), "RepoTags": [], "Layers": layers }));
         if image.row.reference.contains(':') {
             continue;
         }

@@ -117,7 +117,10 @@ impl Spool {
 }
 
 fn keep<R: Read>(archive: &mut Archive<R>, path: PathBuf, buffer: &mut [u8]) -> Result<Spooled, SpoolError> {
-    let mut file: File = fs_err::File::create_new(&path).map_err(SpoolError::System)?.into_parts().0;
+    let mut file: File = fs_err::File::create_new(&path)
+        .map_err(SpoolError::System)?
+        .into_parts()
+        .0;
     let (mut hash, mut size) = (Sha256::new(), 0);
     loop {
         let read = archive.read(buffer).map_err(|e| SpoolError::refused(e.to_string()))?;
@@ -185,7 +188,11 @@ mod tests {
         assert_eq!(spool.file("three").unwrap().digest, Digest::of(b"layer"));
         assert!(matches!(spool.read("three", 4), Err(SpoolError::Refused(_))));
         let names = std::fs::read_dir(directory.path()).unwrap();
-        assert!(names.into_iter().all(|entry| entry.unwrap().file_name().to_str().unwrap().parse::<u32>().is_ok()));
+        assert!(
+            names
+                .into_iter()
+                .all(|entry| entry.unwrap().file_name().to_str().unwrap().parse::<u32>().is_ok())
+        );
     }
 
     #[rstest::rstest]

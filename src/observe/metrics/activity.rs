@@ -32,6 +32,7 @@ pub enum Verb {
     ContainerStop,
     ContainerDelete,
     ContainerExec,
+    ContainerCommit,
     ImagePull,
     ImagePush,
     ImageLoad,
@@ -56,12 +57,13 @@ const BUCKETS: [f64; 14] = [
 ];
 
 impl Verb {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::ContainerCreate,
         Self::ContainerStart,
         Self::ContainerStop,
         Self::ContainerDelete,
         Self::ContainerExec,
+        Self::ContainerCommit,
         Self::ImagePull,
         Self::ImagePush,
         Self::ImageLoad,
@@ -76,6 +78,7 @@ impl Verb {
             Self::ContainerStop => "container.stop",
             Self::ContainerDelete => "container.delete",
             Self::ContainerExec => "container.exec",
+            Self::ContainerCommit => "container.commit",
             Self::ImagePull => "image.pull",
             Self::ImagePush => "image.push",
             Self::ImageLoad => "image.load",
