@@ -51,6 +51,8 @@ fn container(method: &str, rest: &[&str]) -> (&'static str, Severity) {
         ("POST", [_, "actions", "stop"]) => ("container.stop", Medium),
         ("POST", [_, "actions", "exec"]) => ("container.exec", High),
         ("DELETE", [_, "actions", "delete"]) => ("container.delete", High),
+        ("GET", [_, "export"]) => ("container.export", Information),
+        ("POST", [_, "commit"]) => ("container.commit", High),
         ("GET", [_, "attach"]) => ("ws.attach", High),
         ("GET", [_, "exec", "attach"]) => ("ws.exec.attach", High),
         _ => UNKNOWN,
@@ -66,6 +68,13 @@ fn image(method: &str, rest: &[&str]) -> (&'static str, Severity) {
         ("POST", ["prune"]) => ("image.prune", High),
         ("GET", ["status"]) => ("image.status", Information),
         ("GET", ["fs"]) => ("image.fs", Information),
+        ("GET", ["history"]) => ("image.history", Information),
+        ("GET", ["inspect"]) => ("image.inspect", Information),
+        ("GET", ["save"]) => ("image.save", Information),
+        ("POST", ["tag"]) => ("image.tag", Medium),
+        ("POST", ["push"]) => ("image.push", Medium),
+        ("POST", ["load"]) => ("image.load", High),
+        ("POST", ["import"]) => ("image.import", High),
         _ => UNKNOWN,
     }
 }
@@ -147,6 +156,15 @@ mod tests {
         POST /v1/images/build image.build high
         GET /v1/images/status image.status information
         GET /v1/images/fs image.fs information
+        GET /v1/images/history image.history information
+        GET /v1/images/inspect image.inspect information
+        GET /v1/images/save image.save information
+        POST /v1/images/tag image.tag medium
+        POST /v1/images/push image.push medium
+        POST /v1/images/load image.load high
+        POST /v1/images/import image.import high
+        GET /v1/containers/web/export container.export information
+        POST /v1/containers/web/commit container.commit high
         POST /v1/images/prune image.prune high
         POST /v1/containers/prune container.prune high
         POST /v1/build/prune build.prune high

@@ -114,6 +114,8 @@ codes! {
 
     /// The image reference is invalid.
     InvalidImageReference = "invalid_image_reference", BAD_REQUEST;
+    /// The archive is not one of images, or the images in it are invalid.
+    InvalidImageArchive = "invalid_image_archive", BAD_REQUEST;
     /// The image is not in the local store.
     ImageNotFound = "image_not_found", NOT_FOUND;
     /// The registry does not have the image.

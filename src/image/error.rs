@@ -102,6 +102,15 @@ pub enum ImageError {
         /// How many are.
         free: u64,
     },
+    /// An archive that a client sent is none of images, or has invalid ones.
+    #[error("invalid image archive: {0}")]
+    BadArchive(String),
+    /// A change of an image's settings is wrong.
+    #[error("invalid change {0}")]
+    InvalidChange(String),
+    /// A digest cannot be given as a name. Holds the reference.
+    #[error("{0} is a digest, which an image cannot be given as a name; use a tag")]
+    DigestName(String),
     /// The image has no such user or group.
     #[error("the image has no {kind} {name:?} in /etc/{file}")]
     UnknownUser {
@@ -182,6 +191,9 @@ impl ImageError {
             Self::InUse { .. }
             | Self::LayerLost(_)
             | Self::NoLayer(_)
+            | Self::BadArchive(_)
+            | Self::InvalidChange(_)
+            | Self::DigestName(_)
             | Self::UnknownUser { .. }
             | Self::Unfinished { .. }
             | Self::Taken(_)

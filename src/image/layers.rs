@@ -5,6 +5,8 @@
 //!                              id, see `chain`) stands in an attribute of the directory. Or a link to a directory that
 //!                              is not ours (`adopt`)
 //! <root>/records/<11>.json     what a plain copy of that layer would lose ([`Record`])
+//! <root>/records/<11>.skeleton what else its archive had (`skeleton`)
+//! <root>/records/<11>.gzip     digest and size of the blob that it becomes when it is packed with gzip (`push`)
 //! <root>/blobs/sha256/<hex>    a document
 //! <root>/staging/<ulid>/       work in progress: being created or deleted; emptied at every start
 //! ```
@@ -34,6 +36,9 @@ use super::stack::Link;
 use super::tree::{self, DIFF_ID};
 use crate::base::space;
 use crate::base::space::{Counted, Space};
+
+/// Ends of the names of a layer's files in `records`.
+const OF_A_LAYER: [&str; 3] = ["json", "skeleton", "gzip"];
 
 /// The store.
 pub(super) struct LayerStore {
@@ -123,6 +128,32 @@ impl LayerStore {
         fs_err::create_dir(&path)?;
         fs_err::set_permissions(&path, PermissionsExt::from_mode(0o755))?;
         Ok(Staged(path))
+    }
+
+    /// An empty file in the staging area.
+    pub(super) fn stage_file(&self) -> io::Result<(Staged, std::fs::File)> {
+        let staged = Staged(self.staging.join(unique()));
+        let file = fs_err::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&staged.0)?;
+        Ok((staged, file.into_parts().0))
+    }
+
+    /// Where the skeleton of a layer is, if it has one.
+    pub(super) fn skeleton_of(&self, diff_id: &Digest) -> PathBuf {
+        self.records.join(format!("{}.skeleton", diff_id.short()))
+    }
+
+    /// Where digest and size of a layer's blob are, once it was packed.
+    pub(super) fn packed_form_of(&self, diff_id: &Digest) -> PathBuf {
+        self.records.join(format!("{}.gzip", diff_id.short()))
+    }
+
+    /// Gives a complete file of a layer its final name. Call this before the layer gets its own.
+    pub(super) fn publish_file(&self, staged: Staged, path: &Path) -> io::Result<()> {
+        fs_err::rename(&staged.0, path)
     }
 
     /// Gives a filled directory its final name. Its record is written by [`LayerStore::record_all`], later: that reads
@@ -294,7 +325,8 @@ impl LayerStore {
             let hex: HashSet<String> = keep.iter().map(Digest::hex).collect();
             let mut doomed = self.retire(&self.layers, &short)?;
             doomed.extend(self.retire(&self.blobs, &hex)?);
-            let records: HashSet<String> = short.iter().map(|short| format!("{short}.json")).collect();
+            let files = |short: &String| OF_A_LAYER.map(|end| format!("{short}.{end}"));
+            let records: HashSet<String> = short.iter().flat_map(files).collect();
             doomed.extend(self.retire(&self.records, &records)?);
             lock(&self.sizes).retain(|digest, _| keep.contains(digest));
             doomed
@@ -347,6 +379,7 @@ impl LayerStore {
         }
         let mut size = Space::default();
         size.add(&path, counted)?;
+        size.add(&self.skeleton_of(digest), Counted::All)?;
         // Not of what is missing: it may come.
         if size.bytes() > 0 {
             lock(&self.sizes).insert(*digest, size.bytes());

@@ -19,17 +19,25 @@
 //! part of one away. [`cleaning`], [`uses`] and [`prune`] decide what may go, [`space`] measures, and [`room`] keeps the disk
 //! from filling up. [`adopt`] takes over what an earlier installation unpacked.
 //!
+//! The other way: [`skeleton`] is what an unpacked layer lacks of its archive, [`assemble`] makes the archive again, and
+//! [`outgoing`] is an image that leaves, in an archive ([`bundle`]) or to a registry.
+//!
 //! This module never runs anything, mounts anything that others can see, decides who may pull, keeps compressed
 //! blobs, or trusts a byte from a registry that no digest covers.
 
 mod adopt;
 pub(crate) mod archive;
 mod artifact;
+mod assemble;
 mod beneath;
 mod build_cache;
+mod bundle;
 mod capture;
 mod chain;
+mod changes;
 mod cleaning;
+mod commit;
+mod confined;
 mod copy;
 mod digest;
 mod documents;
@@ -40,15 +48,20 @@ mod index_entry;
 mod json_null;
 mod layers;
 mod manifest;
+mod names;
+mod outgoing;
 mod pause;
 mod platform;
 pub(crate) mod printable;
 mod prune;
 mod pull;
+mod push;
+mod receive;
 pub(crate) mod record;
 mod reference;
 mod registry;
 mod room;
+mod skeleton;
 mod space;
 mod stack;
 mod stream;
@@ -87,19 +100,24 @@ use self::track::{Tracker, Watched};
 use self::view::View;
 
 pub use self::adopt::Bundle;
+pub use self::bundle::{ArchiveFormat, ImportRequest, Loaded};
+pub use self::commit::CommitRequest;
 pub use self::copy::Copied;
 pub use self::build_cache::CacheChanges;
 pub use self::draft::{Change, Draft, Layers, Scratch};
 pub use self::error::{ImageError, RegistryTrouble};
+pub use self::names::ImageDetails;
+pub use self::outgoing::ByteStream;
 pub use self::platform::Platform;
 pub use self::prune::ImagePrune;
+pub use self::push::{PushRequest, Pushed};
 pub use self::reference::ImageRef;
-pub use self::registry::{Patience, Registries, RegistryEntries, RegistryEntry, RegistrySettings};
+pub use self::registry::{Credentials, Patience, Registries, RegistryEntries, RegistryEntry, RegistrySettings};
 pub use self::space::{ImageSpace, ImagesSpace};
 pub use self::stubs::remove_stubs;
-pub(crate) use self::unarchive::unpack_archive;
 pub use self::track::Progress;
 pub use self::unarchive::ArchiveLimits;
+pub(crate) use self::unarchive::unpack_archive;
 pub use self::user::User;
 pub use self::uses::Hold;
 
@@ -348,6 +366,12 @@ impl ImageService {
     /// use of layers that a newer pull has replaced.
     pub async fn sweep(&self) -> Result<(), ImageError> {
         self.0.sweep().await
+    }
+
+    async fn sweep_or_warn(&self) {
+        if let Err(error) = self.sweep().await {
+            tracing::warn!(%error, "unused layers stay for now");
+        }
     }
 
     /// Directories for the `lowerdir` option of overlayfs, topmost first. The paths are short: with the root

@@ -49,11 +49,6 @@ impl ContainerDir {
         self.0.join("work")
     }
 
-    /// Volumes of the container alone.
-    pub fn volumes(&self) -> PathBuf {
-        self.0.join("volumes")
-    }
-
     /// `hosts`, `hostname` and `resolv.conf` of the container.
     pub fn etc(&self) -> PathBuf {
         self.0.join("etc")

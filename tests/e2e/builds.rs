@@ -32,6 +32,12 @@ impl Context {
         )
     }
 
+    /// With that program of this machine's /bin.
+    pub fn program(self, name: &str) -> Self {
+        let program = std::fs::read(format!("/bin/{name}")).unwrap();
+        self.entry(EntryType::Regular, name, "", 0o755, &program)
+    }
+
     fn file(self, name: &str, content: &str) -> Self {
         self.entry(EntryType::Regular, name, "", 0o644, content.as_bytes())
     }

@@ -30,6 +30,7 @@ mod image_places;
 mod image_says;
 mod image_settings;
 mod images;
+mod images_moved;
 mod import;
 mod inside;
 mod install;

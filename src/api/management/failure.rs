@@ -120,7 +120,9 @@ impl Coded for ImageError {
     fn code(&self) -> Code {
         use ImageError as E;
         match self {
-            E::EmptyRepository | E::InvalidReference(_) => Code::InvalidImageReference,
+            E::EmptyRepository | E::InvalidReference(_) | E::DigestName(_) => Code::InvalidImageReference,
+            E::BadArchive(_) => Code::InvalidImageArchive,
+            E::InvalidChange(_) => Code::InvalidOption,
             E::UnknownUser { .. } => Code::UnknownUser,
             E::NoLayer(_) => Code::BuildStepRefused,
             E::NotAnImage { .. } => Code::NotAnImage,

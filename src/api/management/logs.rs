@@ -68,7 +68,7 @@ pub async fn log(
 }
 
 /// The chunks, or an error if `stop` is cancelled first.
-fn until(
+pub(super) fn until(
     stop: CancellationToken,
     pieces: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
 ) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {

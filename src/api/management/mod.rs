@@ -9,10 +9,14 @@ mod build;
 mod cached;
 mod conditions;
 mod containers;
+mod containers_export;
 mod events;
 mod exec;
 mod failure;
 mod images;
+mod images_archive;
+mod images_inspect;
+mod images_push;
 mod logs;
 mod metrics;
 mod networks;
@@ -93,6 +97,8 @@ pub fn routes() -> OpenApiRouter<Management> {
         .routes(routes!(exec::exec))
         .routes(routes!(containers::delete))
         .routes(routes!(containers::log_path))
+        .routes(routes!(containers_export::export))
+        .routes(routes!(containers_export::commit))
         .routes(routes!(stats::all_stats))
         .routes(routes!(stats::stats))
         .routes(routes!(logs::log))
@@ -103,6 +109,13 @@ pub fn routes() -> OpenApiRouter<Management> {
         .routes(routes!(build::build))
         .routes(routes!(images::status))
         .routes(routes!(images::disk_usage))
+        .routes(routes!(images_push::push))
+        .routes(routes!(images_inspect::tag))
+        .routes(routes!(images_inspect::history))
+        .routes(routes!(images_inspect::inspect))
+        .routes(routes!(images_archive::save))
+        .routes(routes!(images_archive::load))
+        .routes(routes!(images_archive::import))
         .routes(routes!(prune::containers))
         .routes(routes!(prune::images))
         .routes(routes!(prune::system))

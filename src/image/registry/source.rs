@@ -12,6 +12,7 @@ use tokio::sync::OnceCell;
 
 use super::auth::Auth;
 use super::client::{Clients, Pair};
+use super::credentials::Credentials;
 use super::settings::RegistryEndpoint;
 use super::{Fetched, RegistrySettings};
 use crate::image::digest::Digest;
@@ -36,6 +37,8 @@ pub(in crate::image) struct Source {
     /// The repository's name there.
     pub(super) path: String,
     pub(super) auth: Auth,
+    /// What a token must allow; if not given, what the source asks for.
+    pub(super) scopes: Option<String>,
     pub(super) attempts: u32,
     image: ImageRef,
     clients: Arc<Clients>,
@@ -66,6 +69,7 @@ impl Source {
             settings: settings.clone(),
             path: format!("{}{}", endpoint.prefix, image.path()),
             auth: Auth::default(),
+            scopes: None,
             attempts,
             image: image.clone(),
             clients: clients.clone(),
@@ -75,6 +79,17 @@ impl Source {
             no_ranges: AtomicBool::new(false),
             endpoint,
         }
+    }
+
+    /// For a push: with the right to write, and to read `others` of its repositories, from which blobs may be taken.
+    pub(super) fn for_push(mut self, others: &[String], given: Option<&Credentials>) -> Self {
+        let mut scopes = vec![format!("repository:{}:pull,push", self.path)];
+        scopes.extend(others.iter().map(|path| format!("repository:{path}:pull")));
+        self.scopes = Some(scopes.join(" "));
+        if let Some(given) = given {
+            self.auth.found = OnceCell::new_with(Some(Some(given.found())));
+        }
+        self
     }
 
     pub(super) fn is_down(&self) -> bool {
@@ -194,9 +209,24 @@ impl Source {
 
     /// A GET that authenticates once the source has asked for it. A 401 to that renews the authentication, once.
     async fn get(&self, tail: &str, headers: HeaderMap) -> Result<Response, ImageError> {
+        let request = self.pair().await?.follows.get(self.url(tail)).headers(headers);
+        self.authenticated(tail, request).await
+    }
+
+    /// The URL of the host.
+    pub(super) fn base(&self) -> String {
         let scheme = if self.endpoint.tls { "https" } else { "http" };
-        let url = format!("{scheme}://{}/v2/{}/{tail}", self.endpoint.host, self.path);
-        let request = self.pair().await?.follows.get(url).headers(headers);
+        format!("{scheme}://{}", self.endpoint.host)
+    }
+
+    /// The URL of something in the repository.
+    pub(super) fn url(&self, tail: &str) -> String {
+        format!("{}/v2/{}/{tail}", self.base(), self.path)
+    }
+
+    /// Sends a request to the source's own host, with authentication as for a GET. The request must be one that can be
+    /// repeated.
+    pub(super) async fn authenticated(&self, tail: &str, request: RequestBuilder) -> Result<Response, ImageError> {
         let with = |shown: &Option<HeaderValue>| match (request.try_clone(), shown) {
             (Some(request), Some(value)) => Some(request.header(AUTHORIZATION, value.clone())),
             (request, _) => request,
@@ -409,7 +439,7 @@ fn says(error: &(dyn std::error::Error + 'static), way: &dyn Fn(&rustls::Error) 
     within.is_some_and(|error| says(error, way)) || error.source().is_some_and(|error| says(error, way))
 }
 
-fn temporary(status: StatusCode) -> bool {
+pub(super) fn temporary(status: StatusCode) -> bool {
     matches!(status.as_u16(), 429 | 500 | 502 | 503 | 504)
 }
 

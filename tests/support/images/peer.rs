@@ -15,6 +15,9 @@ use hyper_util::rt::TokioIo;
 
 use super::content::{INDEX, MANIFEST, TestImage, digest};
 
+#[path = "uploads.rs"]
+mod uploads;
+
 /// What happens to a request instead of a good answer.
 #[derive(Clone, Debug)]
 pub enum Fault {
@@ -44,6 +47,10 @@ pub enum Fault {
     WrongPart,
     /// A 500 that shows what it was sent as `Authorization`.
     Echo,
+    /// This status with these words.
+    Refuse(u16, &'static str),
+    /// An upload is not known any more.
+    Forget,
 }
 
 #[derive(Default)]
@@ -73,6 +80,11 @@ pub struct Behaviour {
     token: u64,
     manifests: HashMap<String, (String, Bytes)>,
     blobs: HashMap<String, Bytes>,
+    /// Uploads in progress.
+    uploads: HashMap<String, Vec<u8>>,
+    next_upload: usize,
+    /// Blobs of other repositories can be mounted.
+    pub mounts: bool,
     /// Every request: path, `Range`, `Authorization`.
     pub requests: Vec<String>,
 }
@@ -97,7 +109,20 @@ impl Peer {
         let state = Arc::new(Mutex::new(Behaviour::default()));
         let app = axum::Router::new()
             .route("/token", get(token).post(refreshed))
-            .route("/v2/{name}/manifests/{reference}", get(manifest))
+            .route("/v2/", get(uploads::version))
+            .route(
+                "/v2/{name}/manifests/{reference}",
+                get(manifest).put(uploads::put_manifest),
+            )
+            .route("/v2/{name}/blobs/uploads/", axum::routing::post(uploads::begin))
+            .route(
+                "/v2/{name}/blobs/uploads/{id}",
+                axum::routing::patch(uploads::patch)
+                    .put(uploads::finish)
+                    .get(uploads::state)
+                    .delete(uploads::cancel),
+            )
+            .layer(axum::extract::DefaultBodyLimit::disable())
             .route("/v2/{name}/blobs/{digest}", get(blob))
             .with_state(state.clone());
         tokio::spawn(async move {
@@ -133,6 +158,21 @@ impl Peer {
                 .or_default()
                 .extend(faults.iter().cloned())
         });
+    }
+
+    /// The blob, if it was offered or pushed.
+    pub fn blob(&self, digest: &str) -> Option<Bytes> {
+        self.with(|b| b.blobs.get(digest).cloned())
+    }
+
+    /// The manifest of a tag, if it was offered or pushed, with its media type.
+    pub fn manifest_of(&self, reference: &str) -> Option<(String, Bytes)> {
+        self.with(|b| b.manifests.get(reference).cloned())
+    }
+
+    /// How many uploads are in progress.
+    pub fn open_uploads(&self) -> usize {
+        self.with(|b| b.uploads.len())
     }
 
     /// How many requests had a path that ends so.
@@ -244,12 +284,8 @@ fn respond(b: &mut Behaviour, path: &str, headers: &HeaderMap, found: Option<(St
     if matches!(fault, Some(Fault::ExpireToken)) {
         b.token += 1;
     }
-    let wanted = b.basic.clone().unwrap_or_else(|| format!("Bearer token-{}", b.token));
-    if !b.challenges.is_empty() && text(header::AUTHORIZATION) != wanted {
-        let host = text(header::HOST).to_owned();
-        let challenges = b.challenges.iter().map(|c| c.replace("{host}", &host));
-        let response = challenges.fold(answer(401), |r, c| r.header(header::WWW_AUTHENTICATE, c));
-        return response.body("who are you".into()).unwrap();
+    if let Some(refused) = unknown(b, headers) {
+        return refused;
     }
     let Some((media_type, body)) = found else {
         return answer(404).body("no such thing".into()).unwrap();
@@ -322,8 +358,9 @@ fn respond(b: &mut Behaviour, path: &str, headers: &HeaderMap, found: Option<(St
             let said = text(header::AUTHORIZATION).to_owned();
             return answer(400).body(format!("what is {said}?").into()).unwrap();
         }
-        Some(Fault::ExpireToken | Fault::WrongPart) | None if path.starts_with("/blobs/") => slowly(b, rest),
-        Some(Fault::ExpireToken | Fault::WrongPart) | None => rest.into(),
+        Some(Fault::Refuse(status, words)) => return answer(status).body(words.into()).unwrap(),
+        Some(Fault::ExpireToken | Fault::WrongPart | Fault::Forget) | None if path.starts_with("/blobs/") => slowly(b, rest),
+        Some(Fault::ExpireToken | Fault::WrongPart | Fault::Forget) | None => rest.into(),
     };
     response.body(body).unwrap()
 }
@@ -367,6 +404,19 @@ fn slowly(b: &Behaviour, body: Bytes) -> Body {
         tokio::time::sleep_until((begun + pause * n as u32).into()).await;
         Ok::<_, std::io::Error>(piece)
     }))
+}
+
+/// The 401 for a client that does not show what is wanted.
+fn unknown(b: &Behaviour, headers: &HeaderMap) -> Option<Response<Body>> {
+    let text = |name| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let wanted = b.basic.clone().unwrap_or_else(|| format!("Bearer token-{}", b.token));
+    if b.challenges.is_empty() || text(header::AUTHORIZATION) == wanted {
+        return None;
+    }
+    let host = text(header::HOST).to_owned();
+    let challenges = b.challenges.iter().map(|c| c.replace("{host}", &host));
+    let response = challenges.fold(answer(401), |r, c| r.header(header::WWW_AUTHENTICATE, c));
+    Some(response.body("who are you".into()).unwrap())
 }
 
 fn fault(b: &mut Behaviour, path: &str) -> Option<Fault> {
