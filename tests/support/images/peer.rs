@@ -359,7 +359,9 @@ fn respond(b: &mut Behaviour, path: &str, headers: &HeaderMap, found: Option<(St
             return answer(400).body(format!("what is {said}?").into()).unwrap();
         }
         Some(Fault::Refuse(status, words)) => return answer(status).body(words.into()).unwrap(),
-        Some(Fault::ExpireToken | Fault::WrongPart | Fault::Forget) | None if path.starts_with("/blobs/") => slowly(b, rest),
+        Some(Fault::ExpireToken | Fault::WrongPart | Fault::Forget) | None if path.starts_with("/blobs/") => {
+            slowly(b, rest)
+        }
         Some(Fault::ExpireToken | Fault::WrongPart | Fault::Forget) | None => rest.into(),
     };
     response.body(body).unwrap()
@@ -381,7 +383,11 @@ fn part(b: &Behaviour, body: &Bytes, from: usize, to: usize) -> Response<Body> {
         None => response.body(slowly(b, bytes.into())).unwrap(),
         Some(at) => {
             let start = std::future::ready(Ok(Bytes::copy_from_slice(&bytes[..at])));
-            let cut = std::future::ready(Err(std::io::Error::other("cut")));
+            // What was sent before the break shall arrive.
+            let cut = async {
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                Err(std::io::Error::other("cut"))
+            };
             let body = futures_util::stream::once(start).chain(futures_util::stream::once(cut));
             response
                 .header(header::CONTENT_LENGTH, bytes.len())
