@@ -17,12 +17,24 @@ pub enum ImageError {
     #[error("manifest fetch failed: 404: {0}")]
     ManifestNotFound(String),
     /// The image does not exist for the platform.
-    #[error("no manifest for platform {os}/{architecture}")]
+    #[error("no manifest for platform {os}/{architecture}{offer}")]
     NoPlatform {
         /// Requested operating system.
         os: String,
         /// Requested architecture.
         architecture: String,
+        /// Which platforms it exists for, as the tail of the message; may be empty.
+        offer: String,
+    },
+    /// The image is present, but its programs cannot run here.
+    #[error("image {image} is for {platform}; this host runs {host}")]
+    OtherPlatform {
+        /// Canonical string of the image.
+        image: String,
+        /// Its platform.
+        platform: String,
+        /// Platform of the host.
+        host: String,
     },
     /// The image is not present. Holds its canonical string.
     #[error("{0} not found")]
@@ -159,6 +171,7 @@ impl ImageError {
             Self::NotFound(_) => "ErrImageNeverPull",
             Self::ManifestNotFound(_)
             | Self::NoPlatform { .. }
+            | Self::OtherPlatform { .. }
             | Self::Registry { .. }
             | Self::BadImage { .. }
             | Self::NotAnImage { .. }

@@ -60,12 +60,13 @@ mod stack;
 mod stream;
 #[cfg(test)]
 pub(crate) mod testing;
+mod track;
 pub(crate) mod tree;
 mod unpack;
 mod user;
 mod view;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -73,8 +74,9 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::{Semaphore, watch};
 
-use crate::model::{Container, Image, Snapshot, Txn};
+use crate::model::{Container, Image, ImageRunConfig, Snapshot, Txn};
 use crate::observe::metrics::{Activity, Verb};
+use crate::ops::progress::Reporter;
 use crate::ops::task;
 use crate::store::Store;
 
@@ -83,6 +85,7 @@ use self::layers::LayerStore;
 use self::manifest::ImageConfig;
 use self::registry::Registry;
 use self::stack::Link;
+use self::track::{Tracker, Watched};
 use self::view::View;
 
 pub use self::adopt::Bundle;
@@ -94,10 +97,10 @@ pub use self::error::{ImageError, RegistryTrouble};
 pub use self::names::ImageDetails;
 pub use self::outgoing::ByteStream;
 pub use self::platform::Platform;
-pub use self::pull::Progress;
 pub use self::push::{PushRequest, Pushed};
 pub use self::reference::ImageRef;
 pub use self::registry::{Credentials, Patience, Registries, RegistryEntries, RegistryEntry, RegistrySettings};
+pub use self::track::Progress;
 pub use self::user::User;
 
 /// Maximum number of concurrent downloads. One more than there are processors, because each of them sometimes waits
@@ -143,7 +146,7 @@ struct Inner {
 #[derive(Clone)]
 struct Flight {
     done: Shared<BoxFuture<'static, Result<Arc<Image>, ImageError>>>,
-    progress: watch::Receiver<Progress>,
+    watched: Watched,
 }
 
 impl ImageService {
@@ -209,36 +212,57 @@ impl ImageService {
         }
     }
 
-    /// Adds fields to the rows that earlier versions did not read from a configuration: stop signal and health check.
+    /// Adds to rows of earlier versions the fields that those did not read from a configuration, once.
     async fn backfill_run_config(&self) -> Result<(), ImageError> {
         let layers = self.0.layers.clone();
-        let has_defaults = |image: &Image| image.config.stop_signal.is_empty() && image.config.health_check.is_none();
-        let rows: Vec<_> = self.list().into_iter().filter(|image| has_defaults(image)).collect();
+        let is_old = |image: &Arc<Image>| image.config.revision < ImageRunConfig::REVISION;
+        let rows: Vec<_> = self.list().into_iter().filter(is_old).collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
         let found = blocking(move || {
             let read = |image: &Arc<Image>| {
-                let body = layers.read_blob(&image.config_digest.parse().ok()?).ok()??;
-                let run = ImageConfig::parse_alone(&body).ok()?.run;
-                let news = !run.stop_signal.is_empty() || run.health_check.is_some();
-                news.then(|| (image.id.clone(), run))
+                let run = match layers.read_blob(&image.config_digest.parse().ok()?) {
+                    // The next start tries again.
+                    Err(_) => return None,
+                    // What is not there, or not understood, will not be at the next start.
+                    Ok(body) => body.and_then(|body| Some(ImageConfig::parse_alone(&body).ok()?.run)),
+                };
+                Some((image.clone(), run))
             };
             Ok(rows.iter().filter_map(read).collect::<Vec<_>>())
         })
         .await?;
-        if found.is_empty() {
-            return Ok(());
-        }
         let changed = self.0.store.transact(move |t| {
-            for (id, run) in found {
-                if let Some(row) = t.get::<Image>(&id) {
+            for (image, run) in found {
+                if let Some(row) = t
+                    .get::<Image>(&image.id)
+                    .filter(|row| row.config_digest == image.config_digest)
+                {
                     let mut row = Image::clone(&row);
-                    row.config.stop_signal = run.stop_signal;
-                    row.config.health_check = run.health_check;
+                    row.config = refreshed(row.config, run);
                     t.put(row)?;
                 }
             }
             Ok(())
         });
         changed.await
+    }
+
+    /// Annotations of the manifest; none if the document is not there or not understood.
+    pub async fn annotations(&self, image: &Image) -> BTreeMap<String, String> {
+        let (layers, digest) = (self.0.layers.clone(), image.manifest_digest.parse::<Digest>());
+        let read = blocking(move || match digest {
+            Ok(digest) => layers.read_blob(&digest),
+            Err(_) => Ok(None),
+        });
+        match read.await {
+            Ok(body) => manifest::annotations(&body.unwrap_or_default()),
+            Err(error) => {
+                tracing::warn!(image = %image.id, %error, "the annotations of an image cannot be read");
+                BTreeMap::new()
+            }
+        }
     }
 
     /// The built-in image of infra containers. It has no row, and its layer always exists.
@@ -250,6 +274,21 @@ impl ImageService {
     /// continues even if its callers are dropped.
     pub async fn pull(&self, image: &ImageRef, platform: &Platform) -> Result<Arc<Image>, ImageError> {
         self.flight(image, platform).done.await
+    }
+
+    /// The same, and reports the phases `resolving`, `layers` and `committing` and the transfers of the layers. A caller
+    /// that joins a running pull is first told its present state.
+    pub async fn pull_reported(
+        &self,
+        image: &ImageRef,
+        platform: &Platform,
+        reporter: &Reporter,
+    ) -> Result<Arc<Image>, ImageError> {
+        let flight = self.flight(image, platform);
+        match reporter.is_heard() {
+            true => flight.watched.report(reporter, flight.done).await,
+            false => flight.done.await,
+        }
     }
 
     /// The image, which is pulled first if it is not present or has lost a layer.
@@ -272,7 +311,7 @@ impl ImageService {
         let flights = self.0.flights.lock().unwrap_or_else(PoisonError::into_inner);
         flights
             .get(&(image.clone(), platform.clone()))
-            .map(|flight| flight.progress.clone())
+            .map(|flight| flight.watched.totals.clone())
     }
 
     /// The image, if it is present.
@@ -367,7 +406,7 @@ impl ImageService {
         if let Some(flight) = flights.get(&key) {
             return flight.clone();
         }
-        let (progress, receiver) = watch::channel(Progress::default());
+        let (progress, watched) = Tracker::new();
         // A separate task: a client that disconnects must not abort a pull that others wait for, nor interrupt a
         // commit.
         let task = tokio::spawn({
@@ -389,7 +428,7 @@ impl ImageService {
         });
         let flight = Flight {
             done: done.boxed().shared(),
-            progress: receiver,
+            watched,
         };
         flights.insert(key, flight.clone());
         flight
@@ -425,6 +464,20 @@ impl Inner {
             needed
         };
         blocking(move || layers.sweep(needed)).await
+    }
+}
+
+/// A row's configuration with the fields that its version did not read. `read` is the stored configuration, if there is one.
+fn refreshed(old: ImageRunConfig, read: Option<ImageRunConfig>) -> ImageRunConfig {
+    let read = read.unwrap_or_else(|| old.clone());
+    ImageRunConfig {
+        stop_signal: read.stop_signal,
+        health_check: read.health_check,
+        volumes: read.volumes,
+        exposed_ports: read.exposed_ports,
+        labels: read.labels,
+        revision: ImageRunConfig::REVISION,
+        ..old
     }
 }
 

@@ -12,15 +12,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::digest::Digest;
 use super::manifest::{Descriptor, Document, ImageConfig, Manifest};
-use super::platform::choose;
+use super::platform::{choose, offered};
+use super::printable::printable;
 use super::receive::Arrived;
 use super::registry::{Fetched, Session, Source};
 use super::stream::{BlobReader, Digests};
+use super::track::Tracker;
 use super::{ImageError, ImageRef, Inner, Platform, blocking, receive};
 use crate::model::{Image, ImageLayer};
 
@@ -29,19 +31,8 @@ const PIECES: usize = 64;
 /// Maximum nesting of indexes, and maximum number of manifests tried for one image.
 const MAX_DEPTH: usize = 4;
 const MAX_MANIFESTS: usize = 32;
-
-/// Progress of a pull.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Progress {
-    /// Compressed bytes to download, known once the manifest is.
-    pub total_bytes: u64,
-    /// Bytes received so far.
-    pub received_bytes: u64,
-    /// Layers to unpack.
-    pub total_layers: usize,
-    /// Layers unpacked so far.
-    pub ready_layers: usize,
-}
+/// How many platforms of an image a message names.
+const MAX_SHOWN: usize = 10;
 
 /// The parts of an image that is being pulled.
 struct PullPlan {
@@ -59,7 +50,7 @@ pub(super) async fn pull(
     inner: &Arc<Inner>,
     image: &ImageRef,
     platform: &Platform,
-    progress: &watch::Sender<Progress>,
+    progress: &Tracker,
 ) -> Result<Arc<Image>, ImageError> {
     let session = inner.registry.session(image);
     let plan = plan(&session, image, platform).await?;
@@ -92,6 +83,7 @@ async fn find(session: &Session, image: &ImageRef, platform: &Platform) -> Resul
     // A stack: the next one is at the end.
     let mut ahead = vec![(image.reference().to_owned(), 0)];
     let (mut tried, mut refusal) = (0, None);
+    let mut platforms = Vec::new();
     while let Some((reference, depth)) = ahead.pop() {
         tried += 1;
         if depth > MAX_DEPTH || tried > MAX_MANIFESTS {
@@ -100,6 +92,7 @@ async fn find(session: &Session, image: &ImageRef, platform: &Platform) -> Resul
         let fetched = session.manifest(&reference).await?;
         let refused = match &fetched.document {
             Document::Index(entries) => {
+                platforms.extend(offered(entries));
                 for entry in choose(platform, entries).into_iter().rev() {
                     let digest: Digest = entry.digest.parse().map_err(|e| bad(format!("{e}")))?;
                     ahead.push((digest.to_string(), depth + 1));
@@ -127,7 +120,7 @@ async fn find(session: &Session, image: &ImageRef, platform: &Platform) -> Resul
         };
         refusal.get_or_insert(refused);
     }
-    Err(refusal.unwrap_or_else(|| no_platform(platform)))
+    Err(refusal.unwrap_or_else(|| no_platform(platform, image, &platforms)))
 }
 
 /// The configuration of a manifest. The inner error means that it is for another platform or missing.
@@ -138,7 +131,7 @@ async fn configuration(
     fetched: &Fetched,
 ) -> Result<Result<(Vec<u8>, ImageConfig), ImageError>, ImageError> {
     let Document::Manifest(manifest) = &fetched.document else {
-        return Ok(Err(no_platform(platform)));
+        return Ok(Err(no_platform(platform, image, &[])));
     };
     let body = session.small_blob(&manifest.config).await?;
     if ImageConfig::is_empty(&body) {
@@ -152,13 +145,27 @@ async fn configuration(
         message,
     })?;
     Ok(match config.is_for(platform) {
+        false => Err(no_platform(
+            platform,
+            image,
+            &[format!(
+                "{}/{}",
+                printable(config.os.as_bytes()),
+                printable(config.architecture.as_bytes())
+            )],
+        )),
         true => Ok((body, config)),
-        false => Err(no_platform(platform)),
     })
 }
 
-fn no_platform(platform: &Platform) -> ImageError {
+/// `offered`: the platforms that the image is for, as far as they are known.
+fn no_platform(platform: &Platform, image: &ImageRef, offered: &[String]) -> ImageError {
+    let shown = &offered[..offered.len().min(MAX_SHOWN)];
     ImageError::NoPlatform {
+        offer: match shown {
+            [] => String::new(),
+            shown => format!("; {} is for {}", image.canonical(), shown.join(", ")),
+        },
         os: platform.os.clone(),
         architecture: platform.architecture.clone(),
     }
@@ -167,7 +174,7 @@ fn no_platform(platform: &Platform) -> ImageError {
 async fn plan(session: &Session, image: &ImageRef, platform: &Platform) -> Result<PullPlan, ImageError> {
     let found = find(session, image, platform).await?;
     let Document::Manifest(Manifest { config, layers, .. }) = &found.manifest.document else {
-        return Err(no_platform(platform));
+        return Err(no_platform(platform, image, &[]));
     };
     let config_descriptor = config.clone();
     let config = &found.config;
@@ -200,15 +207,11 @@ async fn fetch_missing(
     session: &Session,
     image: &ImageRef,
     plan: PullPlan,
-    progress: &watch::Sender<Progress>,
+    progress: &Tracker,
 ) -> Result<Arc<Image>, ImageError> {
-    progress.send_modify(|p| {
-        p.total_layers = plan.work.len();
-        // The sizes are those in the manifest.
-        let sizes = plan.work.iter().map(|(_, layer)| layer.size);
-        p.total_bytes = sizes.fold(0, u64::saturating_add);
-    });
+    progress.planned(&plan.work);
     fetch_layers(inner, session, &plan.work, progress).await?;
+    progress.committing();
     let arrived = Arrived {
         manifest: (plan.manifest.digest, plan.manifest.body),
         config: (plan.config_descriptor.digest, plan.config_body),
@@ -227,7 +230,7 @@ async fn fetch_layers(
     inner: &Arc<Inner>,
     session: &Session,
     work: &[(Digest, Descriptor)],
-    progress: &watch::Sender<Progress>,
+    progress: &Tracker,
 ) -> Result<(), ImageError> {
     let stop = CancellationToken::new();
     let mut running: FuturesUnordered<_> = work
@@ -261,14 +264,15 @@ async fn fetch_layer(
     diff_id: &Digest,
     layer: &Descriptor,
     stop: &CancellationToken,
-    progress: &watch::Sender<Progress>,
+    progress: &Tracker,
 ) -> Result<(), ImageError> {
     let _turn = tokio::select! {
         turn = inner.layers.lock_layer(diff_id) => turn,
         () = stop.cancelled() => return Err(given_up()),
     };
     let (layers, wanted) = (inner.layers.clone(), *diff_id);
-    if !blocking(move || layers.has_layer(&wanted)).await? {
+    let is_present = blocking(move || layers.has_layer(&wanted)).await?;
+    if !is_present {
         let _permit = tokio::select! {
             permit = inner.downloads.acquire() => permit.map_err(|e| ImageError::Io(e.into()))?,
             () = stop.cancelled() => return Err(given_up()),
@@ -286,7 +290,7 @@ async fn fetch_layer(
         };
         transfer.run(session).await?;
     }
-    progress.send_modify(|p| p.ready_layers += 1);
+    progress.ready(diff_id, is_present);
     Ok(())
 }
 
@@ -300,7 +304,7 @@ struct Transfer<'a> {
     layer: &'a Descriptor,
     expected: Digests,
     stop: &'a CancellationToken,
-    progress: &'a watch::Sender<Progress>,
+    progress: &'a Tracker,
 }
 
 impl Transfer<'_> {
@@ -326,7 +330,7 @@ impl Transfer<'_> {
         let received = |n| {
             self.inner.activity.pulled(n);
             came.fetch_add(n, Ordering::Relaxed);
-            self.progress.send_modify(|p| p.received_bytes += n);
+            self.progress.received(&self.expected.diff_id, n);
         };
         let downloaded = tokio::select! {
             result = source.download(self.layer, sender, received) => result,
@@ -337,7 +341,7 @@ impl Transfer<'_> {
         let outcome = downloaded.and_then(|()| unpacked?);
         if outcome.is_err() {
             let lost = came.into_inner();
-            self.progress.send_modify(|p| p.received_bytes -= lost);
+            self.progress.lost(&self.expected.diff_id, lost);
         }
         outcome
     }

@@ -59,6 +59,16 @@ impl ContainerDir {
         self.0.join("cert")
     }
 
+    /// Anonymous volumes.
+    pub fn volumes(&self) -> PathBuf {
+        self.0.join("volumes")
+    }
+
+    /// The directory of one of them.
+    pub fn volume(&self, n: usize) -> PathBuf {
+        self.volumes().join(n.to_string())
+    }
+
     /// Logs.
     pub fn logs(&self) -> PathBuf {
         self.0.join("logs")

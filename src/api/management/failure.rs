@@ -108,7 +108,7 @@ impl Coded for ImageError {
             E::NoLayer(_) => Code::BuildStepRefused,
             E::NotAnImage { .. } => Code::NotAnImage,
             E::ManifestNotFound(_) => Code::ManifestNotFound,
-            E::NoPlatform { .. } => Code::PlatformNotFound,
+            E::NoPlatform { .. } | E::OtherPlatform { .. } => Code::PlatformNotFound,
             E::NotFound(_) => Code::ImageNotFound,
             E::InUse { .. } => Code::ImageInUse,
             E::LayerLost(_) => Code::LayerLost,

@@ -29,8 +29,6 @@ mod stats;
 
 use std::sync::Arc;
 
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -49,6 +47,7 @@ use crate::workload::container::ContainerService;
 use crate::workload::pod::PodService;
 use crate::workload::replica_set::ReplicaSets;
 
+pub use super::Sessions;
 pub use cached::CachedResponse;
 
 /// The services behind the management API.
@@ -82,15 +81,6 @@ pub struct Management {
 pub struct Cached {
     pub containers: CachedResponse,
     pub pods: CachedResponse,
-}
-
-/// Tasks that outlive their request: terminals and streamed answers.
-#[derive(Debug, Clone)]
-pub struct Sessions {
-    /// Stops them all.
-    pub stop: CancellationToken,
-    /// The shutdown waits for it after `stop`.
-    pub tasks: TaskTracker,
 }
 
 /// All routes, with their OpenAPI description.

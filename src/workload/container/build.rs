@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use super::{ContainerError, ContainerService, LogRequest, request};
 use crate::image::ImageError;
 use crate::model::{
-    Attachment, Container, ContainerImage, ContainerOptions, ContainerSpec, Exit, Network, ProcessSpec, Role,
-    container_names,
+    Attachment, Container, ContainerImage, ContainerOptions, ContainerSpec, Exit, Inherited, Network, ProcessSpec,
+    Role, container_names,
 };
 use crate::net::bridges::ipam;
 use crate::observe::metrics::Verb;
@@ -234,6 +234,7 @@ fn build_row(id: String, step: BuildStep, attachment: Attachment) -> Container {
         options: ContainerOptions::default(),
         mounts: Vec::new(),
         forwards: Vec::new(),
+        inherited: Inherited::default(),
     };
     let mut row = Container::new(id.clone(), id, Role::Build, spec).being_created(Timestamp::now());
     row.status.attachment = Some(attachment);

@@ -10,7 +10,7 @@ use oci_spec::runtime::{Mount, MountBuilder};
 use super::hosts::{host_name, hosts, hosts_of_services};
 use super::membership::place_of;
 use super::spec::{SpecContext, config_json};
-use super::{ContainerError, ContainerService, blocking, cgroup, resources};
+use super::{ContainerError, ContainerService, blocking, cgroup, resources, volumes};
 use crate::base::cause::Cause;
 use crate::model::{Container, Network, ProcessId};
 use crate::runtime::dir::ContainerDir;
@@ -47,6 +47,10 @@ impl ContainerService {
         let policy = self
             .mount_policy(container.role.pod(), container.role.bottle())
             .with_accepted(sources(&container.spec.mounts));
+        let policy = match container.spec.inherited.volumes.is_empty() {
+            true => policy,
+            false => policy.with_volumes(&self.dir(&container.id).volumes()),
+        };
         let services = hosts_of_services(&snapshot, &container);
         let host = host.map(|host| host.pid);
         let dir = self.dir(&container.id);
@@ -67,7 +71,11 @@ impl ContainerService {
             let context = SpecContext {
                 dir: &dir,
                 lower_dirs: &lower_dirs,
-                mounts: mounts(&container.spec.mounts, &policy)?,
+                mounts: [
+                    volumes::binds(&container, &dir)?,
+                    mounts(&container.spec.mounts, &policy)?,
+                ]
+                .concat(),
                 policy: &policy,
                 host,
                 gateway: gateway_or_none,

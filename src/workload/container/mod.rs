@@ -46,6 +46,7 @@ mod spec;
 mod start;
 mod stop;
 mod transitions;
+mod volumes;
 mod watch;
 
 use futures_util::future::BoxFuture;
