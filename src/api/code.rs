@@ -132,6 +132,8 @@ codes! {
     LayerLost = "layer_lost", CONFLICT;
     /// The image is invalid, or tries to write outside its directory.
     BadImage = "bad_image", BAD_GATEWAY;
+    /// The image does not fit on the disk.
+    DiskFull = "disk_full", INSUFFICIENT_STORAGE;
     /// The registry refused the credentials.
     RegistryDenied = "registry_denied", BAD_GATEWAY;
     /// The registry limits the request rate.

@@ -91,6 +91,17 @@ pub enum ImageError {
     /// The files that a build step left behind cannot become a layer.
     #[error("the files cannot be a layer: {0}")]
     NoLayer(String),
+    /// The image does not fit on the disk.
+    #[error(
+        "the disk of the image store is full: {needed} bytes have to be free and {free} are; remove images or containers \
+         (GET /v1/system/df says what takes space), then repeat this"
+    )]
+    DiskFull {
+        /// How many bytes have to be free, at least.
+        needed: u64,
+        /// How many are.
+        free: u64,
+    },
     /// An archive that a client sent is none of images, or has invalid ones.
     #[error("invalid image archive: {0}")]
     BadArchive(String),
@@ -175,7 +186,8 @@ impl ImageError {
             | Self::Registry { .. }
             | Self::BadImage { .. }
             | Self::NotAnImage { .. }
-            | Self::BadLayer { .. } => "ErrImagePull",
+            | Self::BadLayer { .. }
+            | Self::DiskFull { .. } => "ErrImagePull",
             Self::InUse { .. }
             | Self::LayerLost(_)
             | Self::NoLayer(_)

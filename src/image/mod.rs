@@ -15,7 +15,9 @@
 //! [`manifest`] and [`platform`] say what is wanted; [`pull`] puts it together; [`stream`], [`archive`], [`unpack`] and
 //! [`tree`] turn a blob into a directory; [`layers`] keeps directories, [`chain`] those that
 //! depend on what is below; [`view`] and [`user`] look into them. [`draft`]
-//! (with [`capture`] and [`documents`]) makes an image here; [`copy`] gives a part of one away. [`adopt`] takes over what an earlier installation unpacked.
+//! (with [`capture`], [`documents`] and [`stubs`]) makes an image here, [`build_cache`] keeps what builds made; [`copy`] gives a
+//! part of one away. [`cleaning`], [`uses`] and [`prune`] decide what may go, [`space`] measures, and [`room`] keeps the disk
+//! from filling up. [`adopt`] takes over what an earlier installation unpacked.
 //!
 //! The other way: [`skeleton`] is what an unpacked layer lacks of its archive, [`assemble`] makes the archive again, and
 //! [`outgoing`] is an image that leaves, in an archive ([`bundle`]) or to a registry.
@@ -28,10 +30,12 @@ pub(crate) mod archive;
 mod artifact;
 mod assemble;
 mod beneath;
+mod build_cache;
 mod bundle;
 mod capture;
 mod chain;
 mod changes;
+mod cleaning;
 mod commit;
 mod confined;
 mod copy;
@@ -49,21 +53,27 @@ mod outgoing;
 mod pause;
 mod platform;
 pub(crate) mod printable;
+mod prune;
 mod pull;
 mod push;
 mod receive;
 pub(crate) mod record;
 mod reference;
 mod registry;
+mod room;
 mod skeleton;
+mod space;
 mod stack;
 mod stream;
+mod stubs;
 #[cfg(test)]
 pub(crate) mod testing;
 mod track;
 pub(crate) mod tree;
+mod unarchive;
 mod unpack;
 mod user;
+mod uses;
 mod view;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -80,6 +90,7 @@ use crate::ops::progress::Reporter;
 use crate::ops::task;
 use crate::store::Store;
 
+use self::cleaning::stacks_of;
 use self::digest::Digest;
 use self::layers::LayerStore;
 use self::manifest::ImageConfig;
@@ -92,16 +103,23 @@ pub use self::adopt::Bundle;
 pub use self::bundle::{ArchiveFormat, ImportRequest, Loaded};
 pub use self::commit::CommitRequest;
 pub use self::copy::Copied;
-pub use self::draft::{Draft, Scratch};
+pub use self::build_cache::CacheChanges;
+pub use self::draft::{Change, Draft, Layers, Scratch};
 pub use self::error::{ImageError, RegistryTrouble};
 pub use self::names::ImageDetails;
 pub use self::outgoing::ByteStream;
 pub use self::platform::Platform;
+pub use self::prune::ImagePrune;
 pub use self::push::{PushRequest, Pushed};
 pub use self::reference::ImageRef;
 pub use self::registry::{Credentials, Patience, Registries, RegistryEntries, RegistryEntry, RegistrySettings};
+pub use self::space::{ImageSpace, ImagesSpace};
+pub use self::stubs::remove_stubs;
 pub use self::track::Progress;
+pub use self::unarchive::ArchiveLimits;
+pub(crate) use self::unarchive::unpack_archive;
 pub use self::user::User;
+pub use self::uses::Hold;
 
 /// Maximum number of concurrent downloads. One more than there are processors, because each of them sometimes waits
 /// for the network or the disk.
@@ -140,6 +158,8 @@ struct Inner {
     downloads: Semaphore,
     pause: Arc<Image>,
     flights: Mutex<HashMap<(ImageRef, Platform), Flight>>,
+    /// Images that are about to be used, and by how many.
+    held: Mutex<HashMap<ImageRef, usize>>,
 }
 
 /// A running pull, shared by everybody who waits for it.
@@ -160,6 +180,7 @@ impl ImageService {
             downloads: Semaphore::new(MAX_DOWNLOADS.min(cores + 1)),
             pause: Arc::new(pause::image(Digest::of(&archive), archive.len())),
             flights: Mutex::default(),
+            held: Mutex::default(),
             settings,
             store,
             activity,
@@ -170,21 +191,20 @@ impl ImageService {
     /// Removes what an earlier run left behind: half-created and half-deleted objects, and layers that no row refers
     /// to. Call once, before anything else.
     pub async fn recover(&self) -> Result<(), ImageError> {
-        let (layers, stacks) = (self.0.layers.clone(), stacks_of(&self.0.store.snapshot()));
+        let snapshot = self.0.store.snapshot();
+        let (layers, stacks) = (self.0.layers.clone(), stacks_of(&snapshot));
+        let root = self.0.settings.root.clone();
         blocking(move || {
             layers.clear_staging()?;
+            build_cache::remove_strays(&root, &snapshot)?;
             unpack_pause(&layers)?;
             let links: HashSet<Link> = stacks.iter().flat_map(|diff_ids| stack::stack(diff_ids)).collect();
             let mut needed: HashSet<Digest> = links.iter().map(|link| link.diff_id).collect();
             let laid_out = links.into_iter().map(|link| link.chain_id);
             needed.extend(laid_out.filter(|id| layers.layer(id).exists()));
             mend(&layers, &needed)?;
-            // In the background: it reads every file of layers that an earlier version unpacked.
-            std::thread::spawn(move || {
-                if let Err(error) = layers.record_all(&needed) {
-                    tracing::warn!(%error, "cannot write the records of layers; the next start tries again");
-                }
-            });
+            // In the background: it reads every file of layers that have no record yet.
+            std::thread::spawn(move || layers.record_all(&needed));
             Ok(())
         })
         .await?;
@@ -326,27 +346,13 @@ impl ImageService {
 
     /// All images, by repository and reference.
     pub fn list(&self) -> Vec<Arc<Image>> {
-        let mut images: Vec<_> = self.0.store.snapshot().images().iter().cloned().collect();
-        images.sort_by(|a, b| (&a.repository, &a.reference).cmp(&(&b.repository, &b.reference)));
-        images
+        self.list_in(&self.0.store.snapshot())
     }
 
-    /// Disk usage of the image in bytes, shared layers included: allocated blocks, each inode once
-    /// (`docs/spec/storage.md` D-44).
-    pub async fn disk_usage(&self, image: &ImageRef) -> Result<u64, ImageError> {
-        let row = self.get(image)?;
-        let blobs: HashSet<Digest> = document_digests(&row).collect();
-        let stack = stack::stack(&row.diff_ids());
-        let layers = self.0.layers.clone();
-        let pins = layers.pin(blobs.iter().copied().chain(stack::digests(&row.diff_ids())).collect());
-        blocking(move || {
-            let _pins = pins;
-            let mut directories: HashSet<Digest> = stack.iter().map(|link| link.diff_id).collect();
-            let laid_out = stack.iter().map(|link| link.chain_id);
-            directories.extend(laid_out.filter(|id| layers.has_layer(id).unwrap_or(false)));
-            layers.usage(&directories, &blobs)
-        })
-        .await
+    fn list_in(&self, snapshot: &Snapshot) -> Vec<Arc<Image>> {
+        let mut images: Vec<_> = snapshot.images().iter().cloned().collect();
+        images.sort_by(|a, b| (&a.repository, &a.reference).cmp(&(&b.repository, &b.reference)));
+        images
     }
 
     /// Removes an image that no container uses, and those of its layers that nothing else uses.
@@ -455,18 +461,6 @@ impl Drop for Landing<'_> {
     }
 }
 
-impl Inner {
-    async fn sweep(&self) -> Result<(), ImageError> {
-        let (layers, store, pause) = (self.layers.clone(), self.store.clone(), self.pause.clone());
-        let needed = move || {
-            let mut needed = needed(&store.snapshot());
-            needed.extend(pause.layers.iter().filter_map(|l| l.diff_id.parse::<Digest>().ok()));
-            needed
-        };
-        blocking(move || layers.sweep(needed)).await
-    }
-}
-
 /// A row's configuration with the fields that its version did not read. `read` is the stored configuration, if there is one.
 fn refreshed(old: ImageRunConfig, read: Option<ImageRunConfig>) -> ImageRunConfig {
     let read = read.unwrap_or_else(|| old.clone());
@@ -479,24 +473,6 @@ fn refreshed(old: ImageRunConfig, read: Option<ImageRunConfig>) -> ImageRunConfi
         revision: ImageRunConfig::REVISION,
         ..old
     }
-}
-
-/// Every digest that rows refer to.
-fn needed(snapshot: &Snapshot) -> HashSet<Digest> {
-    let stacks = stacks_of(snapshot);
-    let mut needed: HashSet<Digest> = stacks.iter().flat_map(|diff_ids| stack::digests(diff_ids)).collect();
-    needed.extend(snapshot.images().iter().flat_map(|i| document_digests(i)));
-    needed
-}
-
-/// The stacks of layers that rows name, each once, by diff ids, bottom first.
-fn stacks_of(snapshot: &Snapshot) -> HashSet<Vec<String>> {
-    let of_images = snapshot.images().iter().map(|image| image.diff_ids());
-    let of_containers = snapshot
-        .containers()
-        .iter()
-        .map(|container| container.spec.image.layers.clone());
-    of_images.chain(of_containers).collect()
 }
 
 /// Restores layers that were copied without extended attributes, and logs the ones that cannot be restored.

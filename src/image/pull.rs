@@ -21,10 +21,12 @@ use super::platform::{choose, offered};
 use super::printable::printable;
 use super::receive::Arrived;
 use super::registry::{Fetched, Session, Source};
+use super::room::check_fits;
 use super::stream::{BlobReader, Digests};
 use super::track::Tracker;
 use super::{ImageError, ImageRef, Inner, Platform, blocking, receive};
 use crate::model::{Image, ImageLayer};
+use crate::ops::task;
 
 /// How many chunks of a blob are buffered between network and unpacking.
 const PIECES: usize = 64;
@@ -61,7 +63,7 @@ pub(super) async fn pull(
     drop(pins);
     // Layers that a failed pull left behind, or that only the replaced row used.
     inner
-        .sweep()
+        .sweep_in_background()
         .await
         .unwrap_or_else(|error| tracing::warn!(%error, "unused layers stay for now"));
     result
@@ -210,6 +212,7 @@ async fn fetch_missing(
     progress: &Tracker,
 ) -> Result<Arc<Image>, ImageError> {
     progress.planned(&plan.work);
+    check_space(inner, &plan.work).await?;
     fetch_layers(inner, session, &plan.work, progress).await?;
     progress.committing();
     let arrived = Arrived {
@@ -222,6 +225,22 @@ async fn fetch_missing(
     let committed = inner.store.transact(move |t| Ok::<_, ImageError>(t.put(row)?)).await;
     drop(pins);
     committed
+}
+
+/// Fails if the missing layers cannot fit on the disk.
+async fn check_space(inner: &Arc<Inner>, work: &[(Digest, Descriptor)]) -> Result<(), ImageError> {
+    let layers = inner.layers.clone();
+    let work: Vec<(Digest, u64)> = work.iter().map(|(diff_id, layer)| (*diff_id, layer.size)).collect();
+    task::blocking(move || {
+        let mut missing = 0_u64;
+        for (diff_id, size) in work {
+            if !layers.has_layer(&diff_id)? {
+                missing = missing.saturating_add(size);
+            }
+        }
+        check_fits(&layers, missing)
+    })
+    .await
 }
 
 /// Downloads the missing layers. After the first failure the others stop too. Returns only when all have ended and
@@ -238,22 +257,11 @@ async fn fetch_layers(
         .map(|(diff_id, layer)| fetch_layer(inner, session, diff_id, layer, &stop, progress))
         .collect();
     let mut outcome = Ok(());
-    // Start writeback of finished layers while the rest is unpacked, so that the final sync has little to wait for.
-    let mut syncs = Vec::new();
     while let Some(result) = running.next().await {
         if outcome.is_ok() && result.is_err() {
             stop.cancel();
             outcome = result;
         }
-        if outcome.is_ok() && !running.is_empty() {
-            let layers = inner.layers.clone();
-            syncs.push(tokio::spawn(blocking(move || layers.sync())));
-        }
-    }
-    // Their errors matter: the kernel reports a failed write only once.
-    for sync in syncs {
-        let synced = sync.await.map_err(|e| ImageError::Io(e.into()));
-        outcome = outcome.and(synced.flatten());
     }
     outcome
 }
@@ -320,7 +328,16 @@ impl Transfer<'_> {
         self.try_source(session.itself()).await
     }
 
+    /// A blob that came in several ranges and is wrong is downloaded once more as one stream: the server may not know
+    /// ranges as well as it says.
     async fn try_source(&self, source: &Source) -> Result<(), ImageError> {
+        match self.download(source).await {
+            Err(ImageError::BadLayer { .. }) if source.distrust_ranges() => self.download(source).await,
+            done => done,
+        }
+    }
+
+    async fn download(&self, source: &Source) -> Result<(), ImageError> {
         let (sender, receiver) = mpsc::channel(PIECES);
         let unpacking = {
             let (inner, expected) = (self.inner.clone(), self.expected);

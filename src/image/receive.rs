@@ -2,7 +2,7 @@
 //!
 //! And the last step of every image that arrives, pulled or loaded: its documents and its stack become durable.
 
-use std::io::{BufReader, ErrorKind};
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use super::digest::Digest;
 use super::layers::Pins;
 use super::manifest::ImageConfig;
-use super::stream::{BlobReader, Digests, LayerLimits, LayerReader};
+use super::room::Room;
+use super::stream::{BlobReader, Digests, LayerLimits, unpacked};
 use super::tree::TreeError;
 use super::unpack::unpack_recorded;
 use super::{ImageError, ImageRef, Inner, blocking, chain, stack};
@@ -32,14 +33,24 @@ pub(super) fn layer(
     let store = &inner.layers;
     let staged = store.stage()?;
     let (skeleton, file) = store.stage_file()?;
-    let reader = LayerReader::new(blob, limits(inner)).map_err(|e| bad(e.to_string()))?;
-    let mut reader = BufReader::with_capacity(128 << 10, reader);
-    let most = inner.settings.max_layer_entries;
-    unpack_recorded(&mut reader, staged.path(), most, file).map_err(|error| match error {
-        TreeError::Refused(message) => bad(message),
-        TreeError::System(message) => ImageError::Io(Cause::new(message)),
+    let (room, most) = (Room::new(store)?, inner.settings.max_layer_entries);
+    let (unpacked, found) = unpacked(
+        blob,
+        limits(inner),
+        |before, now| room.check(before, now),
+        |archive| {
+            unpack_recorded(&mut *archive, staged.path(), most, file)?;
+            archive.finish().map_err(|e| TreeError::Refused(e.to_string()))
+        },
+    );
+    unpacked.map_err(|error| {
+        let is_system = matches!(error, TreeError::System(_));
+        room.reason(is_system).unwrap_or_else(|| match error {
+            TreeError::Refused(message) => bad(message),
+            TreeError::System(message) => ImageError::Io(Cause::new(message)),
+        })
     })?;
-    let found = reader.into_inner().finish().map_err(|e| bad(e.to_string()))?;
+    let found = found.map_err(|e| bad(e.to_string()))?;
     check(&found).map_err(bad)?;
     store.publish_file(skeleton, &store.skeleton_of(&found.diff_id))?;
     store

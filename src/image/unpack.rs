@@ -46,8 +46,14 @@ const HOLE: usize = 4096;
 /// Unpacks the archive into the empty directory `root`. Creates at most `max_entries` objects. Reads to the end, also
 /// what follows the archive.
 pub(super) fn unpack(archive: impl Read, root: &Path, max_entries: u64) -> Result<(), TreeError> {
-    unpack_tapped(archive, root, max_entries, None)
+    unpack_as(archive, root, max_entries, true, None)
 }
+
+/// Unpacks an archive that is no layer: names that begin with `.wh.` have no meaning in it, and are refused.
+pub(super) fn unpack_plain(archive: impl Read, root: &Path, max_entries: u64) -> Result<(), TreeError> {
+    unpack_as(archive, root, max_entries, false, None)
+}
+
 
 /// The same, and writes the archive's [skeleton](super::skeleton) to an empty file.
 pub(super) fn unpack_recorded(
@@ -58,16 +64,22 @@ pub(super) fn unpack_recorded(
 ) -> Result<(), TreeError> {
     let failed = |e: io::Error| TreeError::System(format!("the skeleton of the layer: {e}"));
     let recorder = Rc::new(RefCell::new(Recorder::new(skeleton).map_err(failed)?));
-    unpack_tapped(archive, root, max_entries, Some(recorder.clone()))?;
+    unpack_as(archive, root, max_entries, true, Some(recorder.clone()))?;
     match Rc::into_inner(recorder) {
         Some(recorder) => recorder.into_inner().finish().map_err(failed),
         None => Err(failed(io::Error::other("it is still in use"))),
     }
 }
 
-fn unpack_tapped(archive: impl Read, root: &Path, max_entries: u64, recorder: Record) -> Result<(), TreeError> {
+fn unpack_as(
+    archive: impl Read,
+    root: &Path,
+    max_entries: u64,
+    is_layer: bool,
+    recorder: Record,
+) -> Result<(), TreeError> {
     let mut tree = Tree::new(root)?;
-    tree.marks_implied = true;
+    tree.marks_implied = is_layer;
     if let Some(recorder) = recorder.clone() {
         tree.before_removal = Some(Box::new(move |directory, name, inode| {
             recorder.borrow_mut().before_removal(directory, name, inode);
@@ -80,6 +92,7 @@ fn unpack_tapped(archive: impl Read, root: &Path, max_entries: u64, recorder: Re
     };
     let mut unpacker = Unpacker {
         tree,
+        is_layer,
         archive: Archive::new(reader),
         buffer: vec![0; BUFFER],
         directories: HashMap::new(),
@@ -99,7 +112,7 @@ fn unpack_tapped(archive: impl Read, root: &Path, max_entries: u64, recorder: Re
     }
     io::copy(unpacker.archive.source(), &mut io::sink()).map_err(unreadable)?;
     unpacker.tree.discard(AUFS_LINKS)?;
-    if unpacker.tree.implied > 0 {
+    if is_layer && unpacker.tree.implied > 0 {
         let root = unpacker.tree.directory(b"")?;
         open_directory(&*root, b".")
             .and_then(|root| tree::set_attribute(&root, tree::IMPLIED.as_bytes(), b"y"))
@@ -129,6 +142,7 @@ impl<R: Read> Read for Tap<R> {
 
 struct Unpacker<R> {
     tree: Tree,
+    is_layer: bool,
     archive: Archive<Tap<R>>,
     buffer: Vec<u8>,
     /// Times of directories. Set at the end, because adding an entry to a directory changes its time.
@@ -143,6 +157,10 @@ impl<R: Read> Unpacker<R> {
     fn place(&mut self, entry: &Entry) -> Result<(), TreeError> {
         let path = clean(&entry.path)?;
         let (parent_path, name) = split(&path);
+        if !self.is_layer && path.split(|b| *b == b'/').any(|part| part.starts_with(WHITEOUT)) {
+            let why = "names that begin with .wh. have a meaning of their own in layers";
+            return Err(refused(&entry.path, why));
+        }
         if parent_path == AUFS_LINKS && entry.kind == EntryKind::File {
             let parent = self.tree.place(parent_path)?;
             return self.file(entry, &parent, name, &path);

@@ -17,6 +17,7 @@ mod builds;
 mod closed;
 mod conditions;
 mod crash;
+mod disk;
 mod docs;
 mod events;
 mod exec;

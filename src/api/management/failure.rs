@@ -15,6 +15,7 @@ use crate::workload::balancer::ServiceError;
 use crate::workload::bottle::BottleError;
 use crate::workload::build::BuildError;
 use crate::workload::container::ContainerError;
+use crate::workload::disk::DiskError;
 use crate::workload::manifest::{ManifestError, Problem, ResourceKind};
 use crate::workload::pod::PodError;
 use crate::workload::replica_set::SetError;
@@ -68,6 +69,17 @@ impl Coded for ContainerError {
     }
 }
 
+impl Coded for DiskError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Image(error) => error.code(),
+            Self::Container(error) => error.code(),
+            Self::Io(_) => Code::FilesFailed,
+            Self::Unfinished(_) => Code::Internal,
+        }
+    }
+}
+
 impl Coded for BuildError {
     fn code(&self) -> Code {
         use BuildError as E;
@@ -75,10 +87,17 @@ impl Coded for BuildError {
             E::Context(_) if self.is_too_large() => Code::BodyTooLarge,
             E::Context(_) if self.is_internal() => Code::FilesFailed,
             E::Context(_) => Code::InvalidBuildContext,
-            E::NoTag => Code::InvalidQuery,
-            E::DripfilePath | E::NoDripfile(_) | E::LongDripfile { .. } | E::Dripfile(_) => Code::InvalidBuildFile,
+            E::NoTag | E::NoTarget { .. } | E::NoPlatform(_) => Code::InvalidQuery,
+            E::DripfilePath | E::NoDripfile(_) | E::LongDripfile { .. } | E::File(_) | E::Ignore { .. } => {
+                Code::InvalidBuildFile
+            }
             E::DigestTag(_) => Code::InvalidImageReference,
-            E::NoSource(_) | E::Files(_) | E::NothingToRun => Code::BuildStepRefused,
+            E::OtherPlatform(_) => Code::PlatformNotFound,
+            E::NoSource { .. } | E::Refused(_) | E::NothingToRun | E::NoSecret(_) | E::Download { .. } => {
+                Code::BuildStepRefused
+            }
+            E::TooMuch(_) => Code::BuildStepRefused,
+            E::At { source, .. } => source.code(),
             E::Run { .. } => Code::BuildCommandFailed,
             E::RunTime(_) => Code::BuildCommandTimeout,
             E::Image(error) => error.code(),
@@ -118,6 +137,7 @@ impl Coded for ImageError {
                 RegistryTrouble::Other => Code::RegistryFailed,
             },
             E::BadImage { .. } | E::BadLayer { .. } => Code::BadImage,
+            E::DiskFull { .. } => Code::DiskFull,
             E::Store(error) => error.code(),
             E::Io(_) => Code::FilesFailed,
             E::GivenUp => Code::Cancelled,

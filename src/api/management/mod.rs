@@ -22,10 +22,12 @@ mod metrics;
 mod networks;
 mod pods;
 mod policies;
+mod prune;
 mod replicasets;
 mod resource;
 mod services;
 mod stats;
+mod system;
 
 use std::sync::Arc;
 
@@ -44,6 +46,7 @@ use crate::workload::balancer::ServiceRegistry;
 use crate::workload::bottle::Bottles;
 use crate::workload::build::BuildService;
 use crate::workload::container::ContainerService;
+use crate::workload::disk::DiskService;
 use crate::workload::pod::PodService;
 use crate::workload::replica_set::ReplicaSets;
 
@@ -65,6 +68,7 @@ pub struct Management {
     pub networks: Networks,
     pub policies: PolicyService,
     pub builds: BuildService,
+    pub disk: DiskService,
     pub sampler: Sampler,
     pub activity: Activity,
     pub events: Events,
@@ -112,6 +116,10 @@ pub fn routes() -> OpenApiRouter<Management> {
         .routes(routes!(images_archive::save))
         .routes(routes!(images_archive::load))
         .routes(routes!(images_archive::import))
+        .routes(routes!(prune::containers))
+        .routes(routes!(prune::images))
+        .routes(routes!(prune::system))
+        .routes(routes!(system::df))
         .routes(routes!(bottles::list, bottles::register))
         .routes(routes!(bottles::get))
         .routes(routes!(bottles::act))

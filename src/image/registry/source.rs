@@ -45,6 +45,10 @@ pub(in crate::image) struct Source {
     pair: OnceCell<Pair>,
     /// Set after it failed to answer: do not ask it again in this pull if there is another source.
     down: AtomicBool,
+    /// Set once several ranges of a blob were requested at the same time.
+    has_sent_ranges: AtomicBool,
+    /// Set when a blob that came in such ranges was wrong.
+    no_ranges: AtomicBool,
 }
 
 /// Why a body could not be read.
@@ -71,6 +75,8 @@ impl Source {
             clients: clients.clone(),
             pair: OnceCell::new(),
             down: AtomicBool::new(false),
+            has_sent_ranges: AtomicBool::new(false),
+            no_ranges: AtomicBool::new(false),
             endpoint,
         }
     }
@@ -92,6 +98,19 @@ impl Source {
 
     pub(super) fn set_down(&self) {
         self.down.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn ranges_are_trusted(&self) -> bool {
+        !self.no_ranges.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_ranges(&self) {
+        self.has_sent_ranges.store(true, Ordering::Relaxed);
+    }
+
+    /// Requests no more ranges at the same time, after a blob was wrong. Whether that may help.
+    pub(in crate::image) fn distrust_ranges(&self) -> bool {
+        self.has_sent_ranges.load(Ordering::Relaxed) && !self.no_ranges.swap(true, Ordering::Relaxed)
     }
 
     /// Logs why another source is used instead of this mirror.
@@ -144,17 +163,20 @@ impl Source {
         Ok(body)
     }
 
-    /// Opens a blob at `offset`. The answer is 200 with all of it, or 206 with the rest.
-    pub(super) async fn blob(&self, digest: &Digest, offset: u64) -> Result<Response, ImageError> {
+    /// Opens a blob at `offset`, to its end or to `end`, which is not part of it. The answer is 200 with all of it, or 206
+    /// with that part.
+    pub(super) async fn blob(&self, digest: &Digest, offset: u64, end: Option<u64>) -> Result<Response, ImageError> {
         let mut headers = HeaderMap::new();
-        if offset > 0 {
-            let range = HeaderValue::from_str(&format!("bytes={offset}-"));
+        let is_part = offset > 0 || end.is_some();
+        if is_part {
+            let last = end.map_or_else(String::new, |end| end.saturating_sub(1).to_string());
+            let range = HeaderValue::from_str(&format!("bytes={offset}-{last}"));
             headers.extend(range.ok().map(|range| (RANGE, range)));
         }
         let response = self.get(&format!("blobs/{digest}"), headers).await?;
         match response.status() {
             StatusCode::OK => Ok(response),
-            StatusCode::PARTIAL_CONTENT if offset > 0 => Ok(response),
+            StatusCode::PARTIAL_CONTENT if is_part => Ok(response),
             StatusCode::RANGE_NOT_SATISFIABLE => Err(ImageError::BadLayer {
                 layer: digest.to_string(),
                 message: format!("{} has no more than {offset} bytes of it", self.endpoint.host),

@@ -42,6 +42,7 @@ mod resources;
 mod restart;
 mod restart_policy;
 mod rotation;
+mod space;
 mod spec;
 mod start;
 mod stop;
@@ -71,7 +72,7 @@ use crate::runtime::mounts::MountPolicy;
 use crate::store::Store;
 
 pub use attach::Terminal;
-pub use build::{BuildStep, StepEnd};
+pub use build::{BuildStep, StepEnd, StepMount, StepNetwork};
 pub use error::ContainerError;
 pub use exec::ExecRequest;
 pub use export::CommitOptions;
@@ -85,6 +86,7 @@ pub use pull::pull_policy_of;
 pub use recover::{SWEEPS, Sweeper};
 pub use restart::Restarter;
 pub use restart_policy::{DELAYS, next_start};
+pub use space::ContainerSpace;
 pub use spec::HookSettings;
 pub(crate) use transitions::unseen_exit;
 

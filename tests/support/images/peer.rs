@@ -59,6 +59,14 @@ pub struct Behaviour {
     pub faults: HashMap<String, VecDeque<Fault>>,
     /// `Range` headers are ignored.
     pub no_ranges: bool,
+    /// Bodies of blobs come at this rate, in bytes per second.
+    pub rate: Option<usize>,
+    /// Requests for a part with a beginning and an end get a part that begins so much later.
+    pub shifted_ranges: Option<usize>,
+    /// They get one with a wrong byte.
+    pub spoilt_ranges: bool,
+    /// The bodies of their answers break after so many bytes.
+    pub cut_ranges: Option<usize>,
     /// The `WWW-Authenticate` headers of a 401; none means that no token is needed. `{host}` is replaced.
     pub challenges: Vec<String>,
     /// Name of the member of the token reply.
@@ -282,8 +290,12 @@ fn respond(b: &mut Behaviour, path: &str, headers: &HeaderMap, found: Option<(St
     let Some((media_type, body)) = found else {
         return answer(404).body("no such thing".into()).unwrap();
     };
-    let from = match range.strip_prefix("bytes=").and_then(|r| r.strip_suffix('-')) {
-        Some(from) if !b.no_ranges => from.parse().unwrap(),
+    let asked = range.strip_prefix("bytes=").and_then(|r| r.split_once('-'));
+    if let Some((from, to)) = asked.filter(|(_, to)| !to.is_empty() && !b.no_ranges) {
+        return part(b, &body, from.parse().unwrap(), to.parse().unwrap());
+    }
+    let from = match asked {
+        Some((from, _)) if !b.no_ranges => from.parse().unwrap(),
         _ => 0,
     };
     if from >= body.len() && from > 0 {
@@ -300,7 +312,10 @@ fn respond(b: &mut Behaviour, path: &str, headers: &HeaderMap, found: Option<(St
         let range = format!("bytes {start}-{}/{}", body.len() - 1, body.len());
         response = answer(206).header(header::CONTENT_RANGE, range);
     }
-    let response = response.header(header::CONTENT_TYPE, media_type);
+    let mut response = response.header(header::CONTENT_TYPE, media_type);
+    if !b.no_ranges && path.starts_with("/blobs/") {
+        response = response.header(header::ACCEPT_RANGES, "bytes");
+    }
     let body = match fault {
         Some(Fault::Status(status)) => return answer(status).body("not now".into()).unwrap(),
         Some(Fault::Redirect(to)) => {
@@ -344,9 +359,51 @@ fn respond(b: &mut Behaviour, path: &str, headers: &HeaderMap, found: Option<(St
             return answer(400).body(format!("what is {said}?").into()).unwrap();
         }
         Some(Fault::Refuse(status, words)) => return answer(status).body(words.into()).unwrap(),
+        Some(Fault::ExpireToken | Fault::WrongPart | Fault::Forget) | None if path.starts_with("/blobs/") => slowly(b, rest),
         Some(Fault::ExpireToken | Fault::WrongPart | Fault::Forget) | None => rest.into(),
     };
     response.body(body).unwrap()
+}
+
+/// The bytes from `from` to `to`, both included.
+fn part(b: &Behaviour, body: &Bytes, from: usize, to: usize) -> Response<Body> {
+    let shift = b.shifted_ranges.unwrap_or(0);
+    let (from, end) = (from + shift, (to + 1).min(body.len()));
+    let mut bytes = body[from.min(end)..end].to_vec();
+    if b.spoilt_ranges {
+        bytes[0] ^= 1;
+    }
+    let response = answer(206).header(
+        header::CONTENT_RANGE,
+        format!("bytes {from}-{}/{}", end - 1, body.len()),
+    );
+    match b.cut_ranges {
+        None => response.body(slowly(b, bytes.into())).unwrap(),
+        Some(at) => {
+            let start = std::future::ready(Ok(Bytes::copy_from_slice(&bytes[..at])));
+            let cut = std::future::ready(Err(std::io::Error::other("cut")));
+            let body = futures_util::stream::once(start).chain(futures_util::stream::once(cut));
+            response
+                .header(header::CONTENT_LENGTH, bytes.len())
+                .body(Body::from_stream(body))
+                .unwrap()
+        }
+    }
+}
+
+/// At the rate that is set.
+fn slowly(b: &Behaviour, body: Bytes) -> Body {
+    const PIECE: usize = 64 << 10;
+    let Some(rate) = b.rate else { return body.into() };
+    let pause = std::time::Duration::from_secs_f64(PIECE as f64 / rate as f64);
+    let pieces = (0..body.len()).step_by(PIECE);
+    let pieces: Vec<Bytes> = pieces.map(|at| body.slice(at..body.len().min(at + PIECE))).collect();
+    let begun = std::time::Instant::now();
+    let stream = futures_util::stream::iter(pieces.into_iter().enumerate());
+    Body::from_stream(stream.then(move |(n, piece)| async move {
+        tokio::time::sleep_until((begun + pause * n as u32).into()).await;
+        Ok::<_, std::io::Error>(piece)
+    }))
 }
 
 /// The 401 for a client that does not show what is wanted.
