@@ -6,7 +6,6 @@ use std::io::Read;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::save::{FULL_NAME, REF_NAME};
 use super::spool::{Spool, SpoolError, Spooled};
 use crate::image::digest::Digest;
 use crate::image::index_entry::IndexEntry;
@@ -16,6 +15,9 @@ use crate::image::platform::choose;
 use crate::image::{ImageRef, Platform, documents};
 use crate::model::ImageLayer;
 
+/// Name of an image in an index: of the OCI image specification, and as containerd and docker write it.
+pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub(super) const FULL_NAME: &str = "io.containerd.image.name";
 /// Maximum nesting of indexes.
 const MAX_DEPTH: usize = 4;
 /// Most images, and most names of one image.
