@@ -100,10 +100,10 @@ use self::track::{Tracker, Watched};
 use self::view::View;
 
 pub use self::adopt::Bundle;
+pub use self::build_cache::CacheChanges;
 pub use self::bundle::{ArchiveFormat, ImportRequest, Loaded};
 pub use self::commit::CommitRequest;
 pub use self::copy::Copied;
-pub use self::build_cache::CacheChanges;
 pub use self::draft::{Change, Draft, Layers, Scratch};
 pub use self::error::{ImageError, RegistryTrouble};
 pub use self::names::ImageDetails;

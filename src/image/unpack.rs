@@ -54,7 +54,6 @@ pub(super) fn unpack_plain(archive: impl Read, root: &Path, max_entries: u64) ->
     unpack_as(archive, root, max_entries, false, None)
 }
 
-
 /// The same, and writes the archive's [skeleton](super::skeleton) to an empty file.
 pub(super) fn unpack_recorded(
     archive: impl Read,

@@ -21,6 +21,7 @@ use super::spool::{Spool, SpoolError, Spooled};
 use crate::image::digest::Digest;
 use crate::image::layers::{Pins, Staged};
 use crate::image::names::under;
+use crate::image::printable::printable;
 use crate::image::receive::{self, Arrived};
 use crate::image::stream::{BlobReader, LayerLimits, LayerReader};
 use crate::image::{ImageError, ImageRef, ImageService, Inner, Platform, blocking, stack};
@@ -120,7 +121,7 @@ fn named(found: Vec<Found>, mut tag: Option<ImageRef>) -> Result<Vec<(Vec<ImageR
         if names.is_empty() {
             let name = tag.take().ok_or_else(|| {
                 let said = match &image.tag {
-                    Some(tag) => format!("names an image only {tag:?}"),
+                    Some(tag) => format!("names an image only \"{}\"", printable(tag.as_bytes())),
                     None => "does not name an image".to_owned(),
                 };
                 ImageError::BadArchive(format!(

@@ -74,7 +74,9 @@ impl Stage<'_> {
         let mode = match copy.chmod.as_deref() {
             None | Some("") => None,
             Some(text) => Some(ModeChange::parse(text).ok_or_else(|| {
-                BuildError::Refused(format!("--chmod={text}: write octal digits, as in 755, or symbols, as in u=rwX,go=rX"))
+                BuildError::Refused(format!(
+                    "--chmod={text}: write octal digits, as in 755, or symbols, as in u=rwX,go=rX"
+                ))
             })?),
         };
         Ok(Placement {
@@ -183,7 +185,10 @@ impl Stage<'_> {
             for (n, text) in texts.iter().enumerate() {
                 let name = text.name.rsplit('/').next().unwrap_or(&text.name);
                 if matches!(name, "" | "." | "..") || name.contains('\0') {
-                    return Err(BuildError::Refused(format!("<<{}: a file cannot have that name", text.name)));
+                    return Err(BuildError::Refused(format!(
+                        "<<{}: a file cannot have that name",
+                        text.name
+                    )));
                 }
                 let place = scratch.path().join((first + n).to_string());
                 fs_err::create_dir(&place)?;
@@ -193,7 +198,10 @@ impl Stage<'_> {
             Ok((scratch, names))
         });
         let (scratch, names) = scratch.await?;
-        let patterns = names.iter().flat_map(|name| Selection::exactly(name).patterns).collect();
+        let patterns = names
+            .iter()
+            .flat_map(|name| Selection::exactly(name).patterns)
+            .collect();
         let selection = Selection {
             patterns,
             ..Selection::exactly("")
@@ -219,7 +227,9 @@ impl Stage<'_> {
             None => "download".to_owned(),
         };
         fs_err::create_dir(&place)?;
-        let fetched = service.images.fetch(url, place.join(&name), service.settings.max_build_bytes);
+        let fetched = service
+            .images
+            .fetch(url, place.join(&name), service.settings.max_build_bytes);
         let fetched = tokio::select! {
             fetched = tokio::time::timeout(service.settings.step_time, fetched) => fetched,
             () = self.build.cancelled.cancelled() => return Err(BuildError::Cancelled),

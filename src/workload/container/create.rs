@@ -10,9 +10,7 @@ use super::ports::{exposed_ports, parse_ports};
 use super::pull::check_platform;
 use super::request::{effective_command, environment};
 use super::spec::is_unreachable;
-use super::{
-    ContainerError, ContainerService, PodRole, blocking, bundle, cgroup, options, transitions, volumes,
-};
+use super::{ContainerError, ContainerService, PodRole, blocking, bundle, cgroup, options, transitions, volumes};
 use crate::image::{ImageRef, still_present};
 use crate::model::{
     Attachment, Claim, Container, ContainerImage, ContainerRequest, ContainerSpec, Forward, Holder, Image,

@@ -359,7 +359,9 @@ fn respond(b: &mut Behaviour, path: &str, headers: &HeaderMap, found: Option<(St
             return answer(400).body(format!("what is {said}?").into()).unwrap();
         }
         Some(Fault::Refuse(status, words)) => return answer(status).body(words.into()).unwrap(),
-        Some(Fault::ExpireToken | Fault::WrongPart | Fault::Forget) | None if path.starts_with("/blobs/") => slowly(b, rest),
+        Some(Fault::ExpireToken | Fault::WrongPart | Fault::Forget) | None if path.starts_with("/blobs/") => {
+            slowly(b, rest)
+        }
         Some(Fault::ExpireToken | Fault::WrongPart | Fault::Forget) | None => rest.into(),
     };
     response.body(body).unwrap()

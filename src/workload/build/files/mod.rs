@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 pub(super) use self::find::Selection;
 use self::hash::Hash;
-pub(super) use self::write::make_directory;
 use self::write::Write;
+pub(super) use self::write::make_directory;
 use super::BuildError;
 use super::cache::Key;
 use super::mode::ModeChange;
