@@ -60,6 +60,7 @@ mod receive;
 pub(crate) mod record;
 mod reference;
 mod registry;
+mod relay;
 mod room;
 mod skeleton;
 mod space;

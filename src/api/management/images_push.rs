@@ -20,6 +20,10 @@ pub struct PushBody {
     destination: String,
     /// Credentials for this push, instead of the stored ones. They are not kept.
     auth: Option<PushAuth>,
+    /// Copy everything that the image's own registry has under this name: the index with all platforms and attestations,
+    /// byte by byte. Then the image need not be present here [default: false]
+    #[serde(rename = "allPlatforms")]
+    all_platforms: bool,
 }
 
 /// Credentials for one request: `username` with `password`, or `token`.
@@ -66,13 +70,13 @@ pub struct PushedImage {
     destination: String,
     /// Digest of the manifest.
     manifest_digest: String,
-    /// Digest of the configuration: the image's id.
+    /// Digest of the configuration: the image's id; empty with `allPlatforms`.
     config_digest: String,
     /// Configuration and layers, in bytes.
     size_bytes: u64,
     /// What was uploaded, in bytes.
     uploaded_bytes: u64,
-    /// Layers that were uploaded.
+    /// Layers that were uploaded; with `allPlatforms`, layers and configurations.
     new_layers: usize,
     /// Layers that the repository had, or that the registry took from another one.
     present_layers: usize,
@@ -107,6 +111,7 @@ pub async fn push(
         image: ImageRef::parse(&body.image).map_err(failed)?,
         destination: ImageRef::parse(to).map_err(failed)?,
         credentials: body.auth.map(credentials).transpose()?.flatten(),
+        all_platforms: body.all_platforms,
     };
     let (images, image) = (m.images.clone(), body.image);
     let push = move |reporter, _| async move {
