@@ -685,3 +685,108 @@ fn a_container_that_a_crash_left_frozen_goes_on() {
         );
     }
 }
+
+/// The lines of a progress answer.
+fn lines(lab: &Lab, call: Call) -> Vec<Value> {
+    let reply = lab.api().call(call.header("Accept", "application/x-ndjson"));
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(reply.headers["content-type"], "application/x-ndjson");
+    let text = reply.text();
+    let lines = text.lines().filter(|line| !line.is_empty());
+    lines.map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn push_load_and_import_tell_their_progress() {
+    let (lab, image) = lab_with_busybox();
+    let check = |lines: &[Value], phases: &[&str], message: &str| {
+        let told = lines.iter().filter(|line| line["event"] == "phase");
+        let told: Vec<&str> = told.map(|line| line["phase"].as_str().unwrap()).collect();
+        assert_eq!(told, phases, "{lines:?}");
+        let last = lines.last().unwrap();
+        assert_eq!(
+            (&last["event"], &last["message"]),
+            (&json!("result"), &json!(message)),
+            "{lines:?}"
+        );
+        last["data"].clone()
+    };
+    let to = format!("{REGISTRY}/copies/busybox:2");
+    let body = json!({ "image": image, "destination": to });
+    let pushed = lines(&lab, post("/v1/images/push", body));
+    let data = check(&pushed, &["resolving", "layers", "committing"], "push completed");
+    assert_eq!(data["destination"], json!(to));
+    assert!(
+        pushed
+            .iter()
+            .any(|line| line["event"] == "transfer" && line["state"] == "present"),
+        "{pushed:?}"
+    );
+    let saved = archive(&lab, &format!("/v1/images/save?image={image}&format=docker-archive"));
+    remove(&lab, &image);
+    let loaded = lines(&lab, load(saved, ""));
+    let data = check(&loaded, &["receiving", "layers", "committing"], "load completed");
+    assert_eq!(data["images"], json!([image]));
+    assert!(
+        loaded
+            .iter()
+            .any(|line| line["event"] == "transfer" && line["state"] == "done"),
+        "{loaded:?}"
+    );
+    let root = Layer::new().file("a", 0o644, "1").archive().to_vec();
+    let imported = lines(&lab, send("POST", "/v1/images/import?tag=x:1", root));
+    check(&imported, &["receiving", "committing"], "import completed");
+    let bad = lab
+        .api()
+        .call(load(b"no tar".to_vec(), "").header("Accept", "application/x-ndjson"));
+    let last: Value = serde_json::from_str(bad.text().lines().last().unwrap()).unwrap();
+    assert_eq!(
+        (&last["event"], &last["code"]),
+        (&json!("error"), &json!("invalid_image_archive"))
+    );
+}
+
+#[test]
+fn an_index_is_copied_with_all_its_platforms() {
+    let lab = Lab::running();
+    let ours = ImageSpec::busybox();
+    let other = ImageSpec::scratch()
+        .architecture("s390x")
+        .layer(Layer::new().file("which", 0o644, "other\n"));
+    let index = lab.registry().push_index(&[ours, other], "lab/multi:1");
+    let from = format!("{REGISTRY}/lab/multi:1");
+    let body = json!({ "image": from, "destination": format!("{REGISTRY}/copies/multi:2"), "allPlatforms": true });
+    let pushed = lab.api().ok(post("/v1/images/push", body));
+    assert_eq!(
+        (&pushed["manifestDigest"], &pushed["newLayers"]),
+        (&json!(index), &json!(0))
+    );
+    assert_eq!(names(&lab), [""; 0]);
+    let raw = |name: &str| {
+        lab.machine().run(&[
+            "skopeo",
+            "inspect",
+            "--raw",
+            "--tls-verify=false",
+            &format!("docker://{REGISTRY}/{name}"),
+        ])
+    };
+    assert_eq!(raw("copies/multi:2"), raw("lab/multi:1"));
+    let directory = "/run/all";
+    lab.machine().run(&["mkdir", "-p", directory]);
+    let copy = [
+        "skopeo",
+        "--insecure-policy",
+        "copy",
+        "--quiet",
+        "--all",
+        "--src-tls-verify=false",
+    ];
+    lab.machine().run(
+        &[
+            &copy[..],
+            &[&format!("docker://{REGISTRY}/copies/multi:2"), "oci:/run/all/layout:1"],
+        ]
+        .concat(),
+    );
+}
