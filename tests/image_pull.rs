@@ -498,10 +498,16 @@ async fn rows_of_earlier_versions_are_completed_once() {
     let image = TestImage::with_config(&layers, config);
     registry.push_image("app:1", &image);
     let row = place.pull(&registry.name("app:1")).await.unwrap();
-    assert!(row.config.volumes.contains("/data") && row.config.exposed_ports.contains("80/tcp"), "{row:?}");
+    assert!(
+        row.config.volumes.contains("/data") && row.config.exposed_ports.contains("80/tcp"),
+        "{row:?}"
+    );
     assert_eq!(row.config.revision, ImageRunConfig::REVISION);
     let write = async |config: ImageRunConfig| {
-        let row = Image { config, ..Image::clone(&row) };
+        let row = Image {
+            config,
+            ..Image::clone(&row)
+        };
         place
             .store
             .transact(move |t| {
@@ -514,7 +520,14 @@ async fn rows_of_earlier_versions_are_completed_once() {
         place.images.list().remove(0).config.clone()
     };
     let mut old = serde_json::to_value(&row.config).unwrap();
-    for field in ["revision", "stop_signal", "health_check", "volumes", "exposed_ports", "labels"] {
+    for field in [
+        "revision",
+        "stop_signal",
+        "health_check",
+        "volumes",
+        "exposed_ports",
+        "labels",
+    ] {
         old.as_object_mut().unwrap().remove(field);
     }
     assert_eq!(write(serde_json::from_value(old.clone()).unwrap()).await, row.config);

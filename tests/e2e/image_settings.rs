@@ -30,7 +30,10 @@ fn database(lab: &Lab) -> String {
         .symlink("var/lib/db/link", "/etc/passwd")
         .symlink("out", "/../../../../etc");
     let volumes = json!({ "/var/lib/db/": {}, "/new": {}, "/out": {}, "/proc/no": {} });
-    lab.pull(&ImageSpec::busybox().layer(layer).set("Volumes", volumes), "library/db:1")
+    lab.pull(
+        &ImageSpec::busybox().layer(layer).set("Volumes", volumes),
+        "library/db:1",
+    )
 }
 
 fn volumes(container: &Value) -> Vec<&str> {
@@ -79,7 +82,11 @@ fn an_anonymous_volume_begins_with_the_files_of_the_image_and_goes_with_its_cont
     assert_eq!(api.exec(&other, "cat /var/lib/db/table"), "rows\n");
     let directory = format!("/etc/raind/container/{id}");
     for path in [&directory, &format!("{directory}/volumes")] {
-        assert_eq!(lab.machine().run(&["stat", "-c", "%u:%g %a", path]).trim(), "0:0 700", "{path}");
+        assert_eq!(
+            lab.machine().run(&["stat", "-c", "%u:%g %a", path]).trim(),
+            "0:0 700",
+            "{path}"
+        );
     }
     for id in [&id, &other] {
         api.stop(id);
@@ -148,7 +155,9 @@ fn a_create_that_ends_half_way_leaves_no_volume() {
     let (lab, _) = lab_with_busybox();
     let api = lab.api();
     // A volume cannot be mounted over a file: the runtime refuses after the volumes were filled.
-    let layer = Layer::new().file("file", 0o644, "x").file("data/large", 0o644, vec![7; 32 << 20]);
+    let layer = Layer::new()
+        .file("file", 0o644, "x")
+        .file("data/large", 0o644, vec![7; 32 << 20]);
     let spec = ImageSpec::busybox().layer(layer);
     let odd = spec.clone().set("Volumes", json!({ "/data": {}, "/file": {} }));
     let odd = lab.pull(&odd, "lab/odd:1");
@@ -158,7 +167,10 @@ fn a_create_that_ends_half_way_leaves_no_volume() {
     assert_eq!(said.status, 400, "{}", said.text());
     lab.assert_unchanged(&before);
 
-    let copied = || lab.machine().run(&["sh", "-c", "find /etc/raind/container -name large"]);
+    let copied = || {
+        lab.machine()
+            .run(&["sh", "-c", "find /etc/raind/container -name large"])
+    };
     std::thread::scope(|scope| {
         let api = lab.api();
         let image = &image;
@@ -177,7 +189,11 @@ fn a_create_that_ends_half_way_leaves_no_volume() {
         let id = container["containerId"].as_str().unwrap();
         wait_for("a container that can be deleted", Duration::from_secs(10), || {
             let deleted = api.call(send("DELETE", &format!("/v1/containers/{id}/actions/delete"), ""));
-            if matches!(deleted.status, 200 | 404) { Ok(()) } else { Err(deleted.text()) }
+            if matches!(deleted.status, 200 | 404) {
+                Ok(())
+            } else {
+                Err(deleted.text())
+            }
         });
     }
     lab.assert_unchanged(&before);
@@ -204,7 +220,14 @@ fn exposed_ports_are_shown_and_published_on_demand() {
     let (id, all) = forwards(json!({ "image": image, "publishAll": true, "port": ["127.0.0.1:5353:53/udp"] }));
     let said: Vec<String> = all
         .iter()
-        .map(|f| format!("{} {}/{}", f["address"], f["destination"], f["protocol"].as_str().unwrap()))
+        .map(|f| {
+            format!(
+                "{} {}/{}",
+                f["address"],
+                f["destination"],
+                f["protocol"].as_str().unwrap()
+            )
+        })
         .collect();
     assert_eq!(said, ["\"127.0.0.1\" 53/udp", "null 8080/tcp"]);
     let port = all[1]["source"].as_u64().unwrap();
@@ -228,8 +251,11 @@ fn exposed_ports_are_shown_and_published_on_demand() {
         api.delete(id);
     }
 
-    let pod = api.ok(post("/v1/pods", json!({ "name": "p", "containers": [{ "name": "c", "image": image }] })));
-    let body = json!({ "image": image, "publishAll": true, "podId": pod["podId"] });
+    let pod = api.ok(post(
+        "/v1/pods",
+        json!({ "name": "p", "containers": [{ "name": "c", "image": image }] }),
+    ));
+    let body = json!({ "name": "added", "image": image, "publishAll": true, "podId": pod["podId"] });
     let said = api.call(post("/v1/containers", body)).refused(400, "service failed: ");
     assert!(said.contains("publishAll"), "{said}");
 }
@@ -270,14 +296,22 @@ fn an_image_that_others_made_is_taken_at_its_word() {
         found["labels"],
         json!({ "tier": "back", "mine": "1", "org.example.note": "own" })
     );
-    assert_eq!((volumes(&found), &found["exposedPorts"]), (vec!["/data"], &json!(["8080/tcp"])));
+    assert_eq!(
+        (volumes(&found), &found["exposedPorts"]),
+        (vec!["/data"], &json!(["8080/tcp"]))
+    );
     assert_eq!(
         api.exec(&id, "/bin/busybox stat -c '%u:%g %a' /data /data/table"),
         "0:0 1777\n70:71 644\n"
     );
-    let config: Value = serde_json::from_str(&lab.machine().read(&format!("/etc/raind/container/{id}/config.json"))).unwrap();
+    let config: Value =
+        serde_json::from_str(&lab.machine().read(&format!("/etc/raind/container/{id}/config.json"))).unwrap();
     assert_eq!(config["annotations"][source], "https://example.test/app");
-    assert_eq!(config["annotations"].get("run.oci.handler"), None, "a runtime might obey it");
+    assert_eq!(
+        config["annotations"].get("run.oci.handler"),
+        None,
+        "a runtime might obey it"
+    );
     wait_for("the trap", Duration::from_secs(10), || {
         let log = api.log(&id);
         if log.contains("ready") { Ok(()) } else { Err(log) }
@@ -291,7 +325,9 @@ fn a_health_check_can_be_taken_back_by_an_image() {
     let (lab, _) = lab_with_busybox();
     let api = lab.api();
     let image = lab.pull(
-        &ImageSpec::busybox().docker().set("Healthcheck", json!({ "Test": ["NONE"] })),
+        &ImageSpec::busybox()
+            .docker()
+            .set("Healthcheck", json!({ "Test": ["NONE"] })),
         "lab/unchecked:1",
     );
     let id = api.run(request(&image, json!({})));
@@ -311,9 +347,11 @@ fn an_image_for_another_platform_is_refused_with_its_platform() {
     let host = ImageSpec::scratch().platform().to_owned();
     // No emulator of it is common.
     let image = lab.push(&ImageSpec::busybox().architecture("mips"), "lab/other:1");
-    let said = api
-        .call(post(PULL, json!({ "image": image })))
-        .refused_as(404, "platform_not_found", "pull failed: no manifest for platform ");
+    let said = api.call(post(PULL, json!({ "image": image }))).refused_as(
+        404,
+        "platform_not_found",
+        "pull failed: no manifest for platform ",
+    );
     assert_eq!(
         said,
         format!("pull failed: no manifest for platform linux/{host}; {image} is for linux/mips")
@@ -321,9 +359,11 @@ fn an_image_for_another_platform_is_refused_with_its_platform() {
     // Who wants it gets it, but not to run.
     api.ok(post(PULL, json!({ "image": image, "arch": "mips" })));
     let before = lab.inventory();
-    let said = api
-        .call(post("/v1/containers", json!({ "image": image })))
-        .refused_as(404, "platform_not_found", "service failed: ");
+    let said = api.call(post("/v1/containers", json!({ "image": image }))).refused_as(
+        404,
+        "platform_not_found",
+        "service failed: ",
+    );
     assert_eq!(
         said,
         format!("service failed: image {image} is for linux/mips; this host runs linux/{host}")
