@@ -120,7 +120,8 @@ impl Lab {
         // What the daemon wrote last is in a file beside it, unless it had the time to bring both together.
         let [log, log_copy] = [&stored, &copy].map(|path| path.with_extension("db-wal"));
         if log.exists() {
-            std::fs::rename(log, &log_copy).unwrap();
+            std::fs::copy(&log, &log_copy).unwrap();
+            std::fs::remove_file(log).unwrap();
         }
         let database = rusqlite::Connection::open(&copy).unwrap();
         work(&database);
