@@ -177,7 +177,8 @@ mod tests {
         assert!(document.get("container").is_none());
         let body = document.to_string();
         let read = ImageConfig::parse(body.as_bytes(), 2).unwrap();
-        assert_eq!(read.run, run());
+        let labels = [("l".to_owned(), "1".to_owned())].into();
+        assert_eq!(read.run, ImageRunConfig { labels, ..run() });
 
         let base = json!({ "layers": [{ "digest": layers[0].digest, "mediaType": "a/b" }] });
         let manifest = manifest(&base, body.as_bytes(), &layers);
