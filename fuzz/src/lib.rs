@@ -5,6 +5,7 @@
 
 #![allow(dead_code, reason = "the library uses more of these files than the targets do")]
 
+mod base;
 mod build;
 mod image;
 
@@ -13,7 +14,7 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-pub use build::fill_context;
+pub use build::{fill_context, read_build_file};
 pub use image::{Failure, unpack_layer};
 
 /// Reads every entry and all data of an archive.

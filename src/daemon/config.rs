@@ -126,6 +126,15 @@ pub struct Settings {
     /// Time limit of one RUN of an image build, in seconds [default: 600]
     #[arg(long, env = "CONDENSER_BUILD_STEP_SECONDS", value_name = "N")]
     pub build_step_seconds: Option<u64>,
+    /// Maximum size of the files that one image build makes, in bytes [default: 20 GiB]
+    #[arg(long, env = "CONDENSER_MAX_BUILD_BYTES", value_name = "BYTES")]
+    pub max_build_bytes: Option<u64>,
+    /// Size up to which results of build steps are kept, in bytes; 0 keeps none [default: 10 GiB]
+    #[arg(long, env = "CONDENSER_BUILD_CACHE_BYTES", value_name = "BYTES")]
+    pub build_cache_bytes: Option<u64>,
+    /// Size up to which cache mounts of builds are kept, in bytes; 0 keeps none [default: 10 GiB]
+    #[arg(long, env = "CONDENSER_BUILD_CACHE_MOUNT_BYTES", value_name = "BYTES")]
+    pub build_cache_mount_bytes: Option<u64>,
     /// Size at which a container log is rotated, in bytes [default: 64 MiB]
     #[arg(long, env = "CONDENSER_LOG_MAX_BYTES", value_name = "BYTES")]
     pub log_max_bytes: Option<u64>,
@@ -205,6 +214,9 @@ pub struct Config {
     pub max_context_bytes: u64,
     pub max_context_entries: u64,
     pub build_step_seconds: u64,
+    pub max_build_bytes: u64,
+    pub build_cache_bytes: u64,
+    pub build_cache_mount_bytes: u64,
     pub log_limits: LogLimits,
     pub allowed_mount_prefixes: Vec<PathBuf>,
     pub allowed_origins: Vec<String>,
@@ -292,6 +304,9 @@ impl Settings {
             max_context_bytes,
             max_context_entries,
             build_step_seconds,
+            max_build_bytes,
+            build_cache_bytes,
+            build_cache_mount_bytes,
             log_max_bytes,
             log_max_files,
             allowed_mount_prefixes,
@@ -348,6 +363,9 @@ impl Config {
             max_context_bytes: s.max_context_bytes.unwrap_or(2 << 30),
             max_context_entries: s.max_context_entries.unwrap_or(200_000),
             build_step_seconds: s.build_step_seconds.unwrap_or(600),
+            max_build_bytes: s.max_build_bytes.unwrap_or(20 << 30),
+            build_cache_bytes: s.build_cache_bytes.unwrap_or(10 << 30),
+            build_cache_mount_bytes: s.build_cache_mount_bytes.unwrap_or(10 << 30),
             log_limits: log_limits(s.log_max_bytes, s.log_max_files)?,
             allowed_mount_prefixes: prefixes(s.allowed_mount_prefixes.unwrap_or_default())?,
             allowed_origins: s.allowed_origins.unwrap_or_default(),

@@ -38,7 +38,11 @@ pub(super) fn build(config: &Config) -> BuildSettings {
     BuildSettings {
         max_context_bytes: config.max_context_bytes,
         max_context_entries: config.max_context_entries,
+        max_build_bytes: config.max_build_bytes,
         step_time: Duration::from_secs(config.build_step_seconds),
+        cache_bytes: config.build_cache_bytes,
+        cache_mount_bytes: config.build_cache_mount_bytes,
+        secret_dir: config.run_dir.join("build-secrets"),
     }
 }
 

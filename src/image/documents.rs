@@ -28,12 +28,30 @@ pub(super) struct Made {
 pub(super) struct Parts<'a> {
     /// Configuration of the base; `null` without one.
     pub base: &'a Value,
-    pub run: &'a ImageRunConfig,
+    /// The member `config`.
+    pub config: Map<String, Value>,
+    /// Replaces the base's.
+    pub author: Option<String>,
     pub layers: &'a [ImageLayer],
     pub made: &'a [Made],
     pub os: &'a str,
     pub architecture: &'a str,
     pub now: Timestamp,
+}
+
+/// The member `config` of the base with the settings of `run`.
+pub(super) fn with_run(base: &Value, run: &ImageRunConfig) -> Map<String, Value> {
+    let mut config = base
+        .get("config")
+        .and_then(Value::as_object)
+        .cloned()
+        .unwrap_or_default();
+    config.insert("Env".into(), json!(run.env));
+    config.insert("Entrypoint".into(), json!(run.entrypoint));
+    config.insert("Cmd".into(), json!(run.cmd));
+    config.insert("WorkingDir".into(), json!(run.working_dir));
+    config.insert("User".into(), json!(run.user));
+    config
 }
 
 /// The image configuration.
@@ -43,20 +61,16 @@ pub(super) fn config(parts: &Parts<'_>) -> Value {
     for stale in ["id", "parent", "container", "container_config", "docker_version"] {
         document.remove(stale);
     }
-    let run = parts.run;
-    let mut config = document.remove("config").and_then(object).unwrap_or_default();
-    config.insert("Env".into(), json!(run.env));
-    config.insert("Entrypoint".into(), json!(run.entrypoint));
-    config.insert("Cmd".into(), json!(run.cmd));
-    config.insert("WorkingDir".into(), json!(run.working_dir));
-    config.insert("User".into(), json!(run.user));
     let history = history(document.remove("history"), parts);
     let ids: Vec<&str> = parts.layers.iter().map(|layer| &layer.diff_id[..]).collect();
+    if let Some(author) = &parts.author {
+        document.insert("author".into(), json!(author));
+    }
     document.extend([
         ("created".into(), json!(parts.now.to_string())),
         ("os".into(), json!(parts.os)),
         ("architecture".into(), json!(parts.architecture)),
-        ("config".into(), Value::Object(config)),
+        ("config".into(), Value::Object(parts.config.clone())),
         ("rootfs".into(), json!({ "type": "layers", "diff_ids": ids })),
         ("history".into(), Value::Array(history)),
     ]);
@@ -114,13 +128,6 @@ fn history(base: Option<Value>, parts: &Parts<'_>) -> Vec<Value> {
     base.into_iter().chain(own).collect()
 }
 
-fn object(value: Value) -> Option<Map<String, Value>> {
-    match value {
-        Value::Object(members) => Some(members),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::manifest::{Document, ImageConfig};
@@ -161,7 +168,8 @@ mod tests {
             "history": [{ "created_by": "a" }, { "created_by": "b", "empty_layer": true }] });
         let parts = Parts {
             base: &base,
-            run: &run(),
+            config: with_run(&base, &run()),
+            author: Some("somebody".into()),
             layers: &layers,
             made: &[made(true), made(false)],
             os: "linux",
@@ -173,12 +181,17 @@ mod tests {
             document["config"]["Labels"]["l"], "1",
             "what a build does not touch stays"
         );
+        assert_eq!(document["author"], "somebody");
         assert_eq!(document["history"].as_array().unwrap().len(), 4);
         assert!(document.get("container").is_none());
         let body = document.to_string();
         let read = ImageConfig::parse(body.as_bytes(), 2).unwrap();
-        let labels = [("l".to_owned(), "1".to_owned())].into();
-        assert_eq!(read.run, ImageRunConfig { labels, ..run() });
+        let expected = ImageRunConfig {
+            labels: [("l".to_owned(), "1".to_owned())].into(),
+            revision: ImageRunConfig::REVISION,
+            ..run()
+        };
+        assert_eq!(read.run, expected);
 
         let base = json!({ "layers": [{ "digest": layers[0].digest, "mediaType": "a/b" }] });
         let manifest = manifest(&base, body.as_bytes(), &layers);
@@ -196,7 +209,8 @@ mod tests {
         let layers = [layer("base", Some("blob"))];
         let parts = Parts {
             base: &json!({ "history": [{ "created_by": "a" }, { "created_by": "hidden" }] }),
-            run: &run(),
+            config: Map::new(),
+            author: None,
             layers: &layers,
             made: &[],
             os: "linux",

@@ -15,7 +15,7 @@
 //! [`manifest`] and [`platform`] say what is wanted; [`pull`] puts it together; [`stream`], [`archive`], [`unpack`] and
 //! [`tree`] turn a blob into a directory; [`layers`] keeps directories, [`chain`] those that
 //! depend on what is below; [`view`] and [`user`] look into them. [`draft`]
-//! (with [`capture`] and [`documents`]) makes an image here; [`copy`] gives a part of one away. [`adopt`] takes over what an earlier installation unpacked.
+//! (with [`capture`], [`documents`] and [`stubs`]) makes an image here, [`build_cache`] keeps what builds made; [`copy`] gives a part of one away. [`adopt`] takes over what an earlier installation unpacked.
 //!
 //! This module never runs anything, mounts anything that others can see, decides who may pull, keeps compressed
 //! blobs, or trusts a byte from a registry that no digest covers.
@@ -24,6 +24,7 @@ mod adopt;
 pub(crate) mod archive;
 mod artifact;
 mod beneath;
+mod build_cache;
 mod capture;
 mod chain;
 mod copy;
@@ -45,10 +46,12 @@ mod reference;
 mod registry;
 mod stack;
 mod stream;
+mod stubs;
 #[cfg(test)]
 pub(crate) mod testing;
 mod track;
 pub(crate) mod tree;
+mod unarchive;
 mod unpack;
 mod user;
 mod view;
@@ -76,13 +79,17 @@ use self::track::{Tracker, Watched};
 use self::view::View;
 
 pub use self::adopt::Bundle;
+pub use self::build_cache::CacheChanges;
 pub use self::copy::Copied;
-pub use self::draft::{Draft, Scratch};
+pub use self::draft::{Change, Draft, Layers, Scratch};
 pub use self::error::{ImageError, RegistryTrouble};
 pub use self::platform::Platform;
 pub use self::reference::ImageRef;
 pub use self::registry::{Patience, Registries, RegistryEntries, RegistryEntry, RegistrySettings};
+pub use self::stubs::remove_stubs;
 pub use self::track::Progress;
+pub use self::unarchive::ArchiveLimits;
+pub(crate) use self::unarchive::unpack_archive;
 pub use self::user::User;
 
 /// Maximum number of concurrent downloads. One more than there are processors, because each of them sometimes waits
@@ -152,9 +159,12 @@ impl ImageService {
     /// Removes what an earlier run left behind: half-created and half-deleted objects, and layers that no row refers
     /// to. Call once, before anything else.
     pub async fn recover(&self) -> Result<(), ImageError> {
-        let (layers, stacks) = (self.0.layers.clone(), stacks_of(&self.0.store.snapshot()));
+        let snapshot = self.0.store.snapshot();
+        let (layers, stacks) = (self.0.layers.clone(), stacks_of(&snapshot));
+        let root = self.0.settings.root.clone();
         blocking(move || {
             layers.clear_staging()?;
+            build_cache::remove_strays(&root, &snapshot)?;
             unpack_pause(&layers)?;
             let links: HashSet<Link> = stacks.iter().flat_map(|diff_ids| stack::stack(diff_ids)).collect();
             let mut needed: HashSet<Digest> = links.iter().map(|link| link.diff_id).collect();
@@ -472,6 +482,8 @@ fn needed(snapshot: &Snapshot) -> HashSet<Digest> {
     let stacks = stacks_of(snapshot);
     let mut needed: HashSet<Digest> = stacks.iter().flat_map(|diff_ids| stack::digests(diff_ids)).collect();
     needed.extend(snapshot.images().iter().flat_map(|i| document_digests(i)));
+    let of_builds = snapshot.buildcache().iter().filter_map(|entry| entry.layer());
+    needed.extend(of_builds.filter_map(|layer| layer.diff_id.parse::<Digest>().ok()));
     needed
 }
 

@@ -50,7 +50,7 @@ impl Platform {
     }
 
     /// Whether an image with that platform is acceptable. An image without a platform is.
-    pub(super) fn accepts(&self, os: &str, architecture: &str) -> bool {
+    pub fn accepts(&self, os: &str, architecture: &str) -> bool {
         (os.is_empty() || os == self.os) && (architecture.is_empty() || architecture == self.architecture)
     }
 

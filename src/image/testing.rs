@@ -6,7 +6,7 @@ mod builder;
 mod names;
 
 pub(crate) use self::builder::{Tar, pax};
-pub(super) use self::names::names;
+pub(crate) use self::names::names;
 
 impl Tar {
     /// Unpacks the archive into a new directory.

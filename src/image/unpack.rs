@@ -38,10 +38,20 @@ const MAX_REMEMBERED: usize = 32 << 20;
 
 /// Unpacks the archive into the empty directory `root`. Creates at most `max_entries` objects.
 pub(super) fn unpack(archive: impl Read, root: &Path, max_entries: u64) -> Result<(), TreeError> {
+    unpack_as(archive, root, max_entries, true)
+}
+
+/// Unpacks an archive that is no layer: names that begin with `.wh.` have no meaning in it, and are refused.
+pub(super) fn unpack_plain(archive: impl Read, root: &Path, max_entries: u64) -> Result<(), TreeError> {
+    unpack_as(archive, root, max_entries, false)
+}
+
+fn unpack_as(archive: impl Read, root: &Path, max_entries: u64, is_layer: bool) -> Result<(), TreeError> {
     let mut tree = Tree::new(root)?;
-    tree.marks_implied = true;
+    tree.marks_implied = is_layer;
     let mut unpacker = Unpacker {
         tree,
+        is_layer,
         archive: Archive::new(archive),
         buffer: vec![0; BUFFER],
         directories: HashMap::new(),
@@ -59,7 +69,7 @@ pub(super) fn unpack(archive: impl Read, root: &Path, max_entries: u64) -> Resul
         unpacker.place(&entry)?;
     }
     unpacker.tree.discard(AUFS_LINKS)?;
-    if unpacker.tree.implied > 0 {
+    if is_layer && unpacker.tree.implied > 0 {
         let root = unpacker.tree.directory(b"")?;
         open_directory(&*root, b".")
             .and_then(|root| tree::set_attribute(&root, tree::IMPLIED.as_bytes(), b"y"))
@@ -70,6 +80,7 @@ pub(super) fn unpack(archive: impl Read, root: &Path, max_entries: u64) -> Resul
 
 struct Unpacker<R> {
     tree: Tree,
+    is_layer: bool,
     archive: Archive<R>,
     buffer: Vec<u8>,
     /// Times of directories. Set at the end, because adding an entry to a directory changes its time.
@@ -84,6 +95,10 @@ impl<R: Read> Unpacker<R> {
     fn place(&mut self, entry: &Entry) -> Result<(), TreeError> {
         let path = clean(&entry.path)?;
         let (parent_path, name) = split(&path);
+        if !self.is_layer && path.split(|b| *b == b'/').any(|part| part.starts_with(WHITEOUT)) {
+            let why = "names that begin with .wh. have a meaning of their own in layers";
+            return Err(refused(&entry.path, why));
+        }
         if parent_path == AUFS_LINKS && entry.kind == EntryKind::File {
             let parent = self.tree.directory(parent_path)?;
             return self.file(entry, &parent, name, &path);

@@ -67,6 +67,15 @@ impl View {
         }
     }
 
+    /// Whether a path leads to anything.
+    pub(super) fn exists(&self, path: &Path) -> io::Result<bool> {
+        match self.walk(path.as_os_str().as_bytes()) {
+            Ok(place) => Ok(place.is_some()),
+            Err(Errno::LOOP) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
     /// The content of a regular file, at most `limit` bytes. `None` if there is no regular file at `path`.
     pub(super) fn read(&self, path: &str, limit: u64) -> io::Result<Option<Vec<u8>>> {
         let Some(Place::File(fd)) = self.walk(path.as_bytes())? else {

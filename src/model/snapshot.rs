@@ -12,8 +12,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::records::{
-    Bottle, Container, Forward, Image, Import, Network, Pod, Policy, PolicySettings, Protocol, ReplicaSet, Service,
-    ServicePort,
+    Bottle, BuildCacheEntry, Container, Forward, Image, Import, Network, Pod, Policy, PolicySettings, Protocol,
+    ReplicaSet, Service, ServicePort,
 };
 use crate::base::cause::Cause;
 
@@ -107,6 +107,7 @@ kinds! {
     PolicySettings, policysettings, "settings of policies";
     Bottle, bottles, "bottles";
     Import, imports, "takeovers of an earlier installation";
+    BuildCacheEntry, buildcache, "what builds keep for later ones";
 }
 
 impl Record for Container {
@@ -289,6 +290,18 @@ impl Record for PolicySettings {
 
     fn name(&self) -> &str {
         Self::ID
+    }
+}
+
+impl Record for BuildCacheEntry {
+    record_glue!(BuildCacheEntry);
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn name(&self) -> &str {
+        &self.id
     }
 }
 

@@ -32,7 +32,9 @@ const MIGRATIONS: &[Step] = &[Step::Tables("
     CREATE TABLE bottles (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
 "), Step::Tables("
     CREATE TABLE imports (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
-"), Step::Documents(documents::sort_fields)];
+"), Step::Documents(documents::sort_fields), Step::Tables("
+    CREATE TABLE buildcache (id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, document TEXT NOT NULL) STRICT;
+")];
 
 enum Step {
     Tables(&'static str),

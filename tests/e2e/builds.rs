@@ -7,7 +7,7 @@ use tar::{EntryType, Header};
 
 use crate::crash::{interrupted, moments};
 use crate::support::{Call, Lab, delete, get, send, wait_for};
-use crate::{lab_with_busybox, until_term};
+use crate::until_term;
 
 /// The archive of a build context.
 #[derive(Default, Clone)]
@@ -66,6 +66,22 @@ impl Context {
     }
 }
 
+/// A lab whose daemon keeps nothing of a build, so that what a build leaves behind shows.
+fn uncached() -> Lab {
+    let lab = Lab::start();
+    lab.daemon()
+        .set("CONDENSER_BUILD_CACHE_BYTES", "0")
+        .set("CONDENSER_BUILD_CACHE_MOUNT_BYTES", "0");
+    lab.daemon().start();
+    lab
+}
+
+fn uncached_with_busybox() -> (Lab, String) {
+    let lab = uncached();
+    let image = lab.pull(&crate::support::ImageSpec::busybox(), "library/busybox:1");
+    (lab, image)
+}
+
 /// What a container of that image prints when it runs what the image says.
 fn output(lab: &Lab, image: &str, command: &[&str]) -> String {
     let api = lab.api();
@@ -87,7 +103,7 @@ fn status(lab: &Lab, image: &str) -> Value {
 
 #[test]
 fn an_image_from_scratch_runs() {
-    let lab = Lab::running();
+    let lab = uncached();
     let before = lab.inventory();
     let context = Context::demo(
         "WORKDIR /www\nENV GREETING=\"hello there\"\nRUN echo \"$GREETING from $(pwd)\" > index.html && chmod 600 index.html\n\
@@ -142,7 +158,7 @@ fn an_image_from_scratch_runs() {
 
 #[test]
 fn what_a_command_finds_and_leaves_in_tmp_and_run_is_the_images() {
-    let (lab, image) = lab_with_busybox();
+    let (lab, image) = uncached_with_busybox();
     let dripfile = format!(
         "FROM {image}\nCOPY page /tmp/page\nRUN cat /tmp/page > /run/copied && mkdir -m 1777 /run/sock\n\
          RUN cat /run/copied >> /tmp/page\nCMD cat /tmp/page; stat -c %a /run/sock /tmp\n"
@@ -154,7 +170,7 @@ fn what_a_command_finds_and_leaves_in_tmp_and_run_is_the_images() {
 
 #[test]
 fn a_base_image_is_inherited() {
-    let (lab, image) = lab_with_busybox();
+    let (lab, image) = uncached_with_busybox();
     let base = crate::support::ImageSpec::busybox()
         .user("1000")
         .env("A=base")
@@ -190,7 +206,7 @@ fn a_base_image_is_inherited() {
 
 #[test]
 fn a_command_that_fails_fails_the_build() {
-    let (lab, image) = lab_with_busybox();
+    let (lab, image) = uncached_with_busybox();
     let before = lab.inventory();
     let fails = |line: &str| {
         let context = Context::new(&format!("FROM {image}\nRUN touch /made\nRUN {line}\n"));
@@ -217,7 +233,7 @@ fn a_command_that_fails_fails_the_build() {
 
 #[test]
 fn what_is_refused_leaves_nothing() {
-    let (lab, image) = lab_with_busybox();
+    let (lab, image) = uncached_with_busybox();
     let before = lab.inventory();
     let refused = |context: Context, query: &str, status: u16, message: &str| {
         lab.api().call(context.post(query)).refused(status, message);
@@ -313,7 +329,7 @@ fn what_is_refused_leaves_nothing() {
 
 #[test]
 fn a_link_in_the_context_does_not_lead_to_the_host() {
-    let (lab, image) = lab_with_busybox();
+    let (lab, image) = uncached_with_busybox();
     let before = lab.inventory();
     let context = Context::new(&format!("FROM {image}\nCOPY a /data\nCMD cat /data/x\n"))
         .link("a", "/etc")
@@ -376,7 +392,7 @@ fn endless(image: &str) -> Call {
 
 #[test]
 fn a_command_runs_in_a_container_like_others() {
-    let (lab, image) = lab_with_busybox();
+    let (lab, image) = uncached_with_busybox();
     let before = lab.inventory();
     let other = lab.api().run(json!({ "image": image, "command": until_term(0) }));
     let api = lab.api();
@@ -402,7 +418,7 @@ fn a_command_runs_in_a_container_like_others() {
 
 #[test]
 fn a_build_ends_with_its_client() {
-    let (lab, image) = lab_with_busybox();
+    let (lab, image) = uncached_with_busybox();
     let before = lab.inventory();
     let api = lab.api();
     api.hang_up_after(endless(&image), || drop(wait_for_command(&lab)));
@@ -412,7 +428,9 @@ fn a_build_ends_with_its_client() {
 #[test]
 fn a_command_that_takes_too_long_is_ended() {
     let lab = Lab::start();
-    lab.daemon().set("CONDENSER_BUILD_STEP_SECONDS", "1");
+    lab.daemon()
+        .set("CONDENSER_BUILD_STEP_SECONDS", "1")
+        .set("CONDENSER_BUILD_CACHE_BYTES", "0");
     lab.daemon().start();
     let image = lab.pull(&crate::support::ImageSpec::busybox(), "library/busybox:1");
     let before = lab.inventory();
@@ -424,7 +442,7 @@ fn a_command_that_takes_too_long_is_ended() {
 
 #[test]
 fn a_crash_during_a_command_leaves_nothing() {
-    let (lab, image) = lab_with_busybox();
+    let (lab, image) = uncached_with_busybox();
     let before = lab.inventory();
     let api = lab.api();
     std::thread::scope(|scope| {
@@ -438,7 +456,7 @@ fn a_crash_during_a_command_leaves_nothing() {
 
 #[test]
 fn a_crash_at_any_moment_leaves_all_or_nothing() {
-    let lab = Lab::running();
+    let lab = uncached();
     let before = lab.inventory();
     let context = Context::demo("WORKDIR /w\nRUN echo whole > x\nCMD cat x\n");
     let begun = Instant::now();
@@ -461,7 +479,7 @@ fn a_crash_at_any_moment_leaves_all_or_nothing() {
 
 #[test]
 fn an_orderly_stop_ends_a_build() {
-    let (lab, image) = lab_with_busybox();
+    let (lab, image) = uncached_with_busybox();
     let before = lab.inventory();
     let api = lab.api();
     std::thread::scope(|scope| {

@@ -75,10 +75,17 @@ impl Coded for BuildError {
             E::Context(_) if self.is_too_large() => Code::BodyTooLarge,
             E::Context(_) if self.is_internal() => Code::FilesFailed,
             E::Context(_) => Code::InvalidBuildContext,
-            E::NoTag => Code::InvalidQuery,
-            E::DripfilePath | E::NoDripfile(_) | E::LongDripfile { .. } | E::Dripfile(_) => Code::InvalidBuildFile,
+            E::NoTag | E::NoTarget { .. } | E::NoPlatform(_) => Code::InvalidQuery,
+            E::DripfilePath | E::NoDripfile(_) | E::LongDripfile { .. } | E::File(_) | E::Ignore { .. } => {
+                Code::InvalidBuildFile
+            }
             E::DigestTag(_) => Code::InvalidImageReference,
-            E::NoSource(_) | E::Files(_) | E::NothingToRun => Code::BuildStepRefused,
+            E::OtherPlatform(_) => Code::PlatformNotFound,
+            E::NoSource { .. } | E::Refused(_) | E::NothingToRun | E::NoSecret(_) | E::Download { .. } => {
+                Code::BuildStepRefused
+            }
+            E::TooMuch(_) => Code::BuildStepRefused,
+            E::At { source, .. } => source.code(),
             E::Run { .. } => Code::BuildCommandFailed,
             E::RunTime(_) => Code::BuildCommandTimeout,
             E::Image(error) => error.code(),

@@ -22,6 +22,7 @@ mod client;
 mod credential;
 mod credentials;
 mod download;
+mod fetch;
 mod helper;
 mod introduction;
 mod settings;

@@ -2,6 +2,7 @@
 //! that is added later needs `#[serde(default)]`, any other change a migration (`database.rs`).
 
 mod bottle;
+mod build_cache;
 mod container;
 mod image;
 mod import;
@@ -11,6 +12,7 @@ mod policy;
 mod request;
 
 pub use bottle::*;
+pub use build_cache::*;
 pub use container::*;
 pub use image::*;
 pub use import::*;

@@ -110,6 +110,7 @@ impl Observed {
                 ..plain(&policy.id)
             },
             Object::Import(import) => plain(&import.id),
+            Object::BuildCacheEntry(entry) => plain(&entry.id),
             Object::PolicySettings(settings) => Self {
                 content: Some(format!("{settings:?}")),
                 ..plain(PolicySettings::ID)
@@ -124,6 +125,10 @@ pub fn events_of(commit: &Commit) -> impl Iterator<Item = Event> + '_ {
 }
 
 fn event_of(change: &Change, at: Timestamp) -> Option<Event> {
+    // Files that builds keep for themselves are nothing that clients manage.
+    if change.kind == Kind::BuildCacheEntry {
+        return None;
+    }
     let (old, new) = (
         change.old.as_ref().map(Observed::of),
         change.new.as_ref().map(Observed::of),

@@ -4,21 +4,24 @@
 //! by root. All other entries are skipped. All paths, including links, are resolved beneath the directory
 //! ([`Tree`](crate::image::tree::Tree)), both while unpacking and while reading.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufRead, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use bytes::{Buf, Bytes};
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use tokio::sync::mpsc;
 
+use super::file::Ignore;
 use crate::base::cause::Cause;
 use crate::image::archive::{Archive, Entry, EntryKind};
 use crate::image::printable::printable;
 use crate::image::tree;
-use crate::image::tree::{Tree, TreeError, split};
+use crate::image::tree::{Existing, Tree, TreeError, split};
 
 /// Longest name of an entry: the kernel's `PATH_MAX` without its final zero.
 const MAX_PATH: usize = 4095;
@@ -175,10 +178,11 @@ fn times(entry: &Entry) -> Timestamps {
 }
 
 /// Opens a path of the context. Links, including absolute ones, are resolved within it.
-pub(super) fn open(root: &Path, path: &str) -> Result<OwnedFd, Errno> {
+pub(super) fn open(root: &Path, path: impl AsRef<[u8]>) -> Result<OwnedFd, Errno> {
     let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(root, directory, Mode::empty())?;
-    let path = if path.is_empty() { "." } else { path };
+    let path = path.as_ref();
+    let path = if path.is_empty() { b"." } else { path };
     // A context contains only files, directories and links, so reading cannot block.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
@@ -201,6 +205,61 @@ pub(super) fn clean(path: &[u8]) -> Option<Vec<u8>> {
         }
     }
     (!path.starts_with(b"/")).then(|| parts.join(&b'/'))
+}
+
+/// A path of the context without `.` and `..`; an absolute one begins at the root of the context. `None` if it leaves the
+/// context.
+pub(super) fn clean_within(path: &str) -> Option<String> {
+    clean(path.trim_start_matches('/').as_bytes()).and_then(|path| String::from_utf8(path).ok())
+}
+
+/// Removes what is ignored, so that no step sees it.
+pub(super) fn leave_out(root: &Path, ignore: &Ignore) -> Result<(), ContextError> {
+    if ignore.is_empty() {
+        return Ok(());
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(root, flags, Mode::empty()).map_err(|e| tree::error(e, b"."))?;
+    Ok(leave_out_below(&opened, b"", ignore)?)
+}
+
+fn leave_out_below(directory: &OwnedFd, path: &[u8], ignore: &Ignore) -> Result<(), TreeError> {
+    let fail = |e| tree::error(e, path);
+    let mut names = Vec::new();
+    for entry in Dir::read_from(directory).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        let name = entry.file_name().to_bytes();
+        if !matches!(name, b"." | b"..") {
+            names.push(name.to_vec());
+        }
+    }
+    for name in names {
+        let child = match path {
+            b"" => name.clone(),
+            path => [path, b"/", &name[..]].concat(),
+        };
+        let is_ignored = ignore.is_ignored(&child);
+        let is_directory = tree::look(directory, &name).map_err(fail)? == Some(Existing::Directory);
+        if is_directory && !(is_ignored && ignore.skips(&child)) {
+            let opened = tree::open_directory(directory, &name).map_err(fail)?;
+            leave_out_below(&opened, &child, ignore)?;
+            if is_ignored {
+                // Something in it may be kept, and needs it.
+                match rustix::fs::unlinkat(directory, &name[..], AtFlags::REMOVEDIR) {
+                    Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+                    removed => removed.map_err(fail)?,
+                }
+            }
+        } else if is_directory {
+            // The standard library's removal never follows links.
+            let place = format!("/proc/self/fd/{}", directory.as_raw_fd());
+            fs_err::remove_dir_all(Path::new(&place).join(OsStr::from_bytes(&name)))
+                .map_err(|e| TreeError::System(e.to_string()))?;
+        } else if is_ignored {
+            rustix::fs::unlinkat(directory, &name[..], AtFlags::empty()).map_err(fail)?;
+        }
+    }
+    Ok(())
 }
 
 /// Fails after more than `limit` bytes.
@@ -397,6 +456,23 @@ mod tests {
         for path in ["passwd", "up", "magic/passwd", "device"] {
             assert_eq!(read(&root, path), Err(Errno::NOENT), "{path}");
         }
+    }
+
+    #[test]
+    fn what_is_ignored_is_gone() {
+        let root = unpacked(&[
+            (EntryType::Regular, "a/b/kept", "1"),
+            (EntryType::Regular, "a/b/gone", "1"),
+            (EntryType::Regular, "a/other/deep/gone", "1"),
+            (EntryType::Regular, "c", "1"),
+            (EntryType::Symlink, "link", "/etc"),
+        ])
+        .unwrap();
+        let ignore = Ignore::new(["a", "!a/b/kept", "link"]).unwrap();
+        leave_out(root.path(), &ignore).unwrap();
+        let names = crate::image::testing::names(root.path());
+        assert_eq!(names, ["a/", "a/b/", "a/b/kept", "c"]);
+        assert!(Path::new("/etc/passwd").exists());
     }
 
     #[test]

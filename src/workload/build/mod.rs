@@ -1,57 +1,66 @@
 //! Builds images from a build file and a context (`docs/spec/api.md` 7.4).
 //!
 //! ```text
-//! receive context -> read build file -> base image -> steps in order -> commit
+//! receive context -> read build file -> plan -> stages side by side, each: base -> steps in order -> commit
 //! ```
-//! Consecutive `COPY`, `ADD` and `WORKDIR` lines make one layer, every `RUN` makes one; a `RUN` sees the result of
-//! the lines before it. Nothing is cached between builds.
+//! [`file`] is the language; [`plan`] says which stages are needed; [`stage`] builds one, with [`vars`] and [`settings`] as
+//! its state; [`copy`], [`run`] and [`files`] carry out what changes files; [`cache`] keeps the results.
 //!
-//! A build runs in its own task. If its caller goes away it is cancelled, which takes effect between two steps,
-//! during a pull and during a `RUN`. Nothing is visible in the image store before the commit; the context, layers and
-//! containers of a build are removed when it ends, and after a crash at the next start.
+//! A build runs in its own task. If its caller goes away it is cancelled, which takes effect between two steps, during a
+//! pull, a download, a copy and a `RUN`. Nothing is visible in the image store before the commit; the context and the
+//! containers of a build are removed when it ends, and after a crash at the next start. What is left is the cache.
 //!
 //! This module never follows a link of the context or of an image to a file of the host, and never runs a command
 //! outside of a container.
 
+mod cache;
 mod context;
-mod dripfile;
+mod copy;
 mod error;
+mod file;
 mod files;
+mod mode;
+mod mounts;
+mod plan;
+mod receive;
+mod run;
+mod secrets;
+mod settings;
+mod stage;
+mod vars;
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
-use rustix::io::Errno;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::base::cause::Cause;
-use crate::image::{Draft, ImageError, ImageRef, ImageService, Platform, Scratch};
-use crate::model::{Image, ImageRunConfig};
+use crate::image::{Draft, ImageRef, ImageService, Platform, Scratch};
+use crate::model::Image;
 use crate::observe::metrics::{Activity, Verb};
-use crate::ops::task::{blocking, detached};
-use crate::workload::container::{BuildStep, ContainerService, StepEnd};
+use crate::ops::lock::KeyedLocks;
+use crate::ops::progress::{ProgressEvent, Reporter};
+use crate::ops::task::detached;
+use crate::workload::container::ContainerService;
 
-use self::context::{ChannelReader, ContextError, ContextLimits};
-use self::dripfile::{Dripfile, Instruction, joined, within};
-use self::files::FileStep;
+use self::cache::{CacheMounts, Recorder};
+use self::plan::{Plan, parse_platform};
+use self::stage::Built;
 
+pub use self::cache::{BuildCacheFilter, BuildCacheKind, BuildCacheUsage, PrunedBuildCache};
+pub use self::context::ContextError;
 pub use self::error::BuildError;
+pub use self::secrets::Secrets;
 
-/// `FROM` of an image without a base.
-const SCRATCH: &str = "scratch";
-/// Number of attempts if a base image disappears between pull and use.
-const ENSURE_TRIES: usize = 3;
-/// How many chunks of a context are buffered between network and unpacking.
-const PIECES: usize = 16;
-/// Idle timeout of a client that sends a context.
-const IDLE: Duration = Duration::from_secs(60);
+/// Names of the build file if the request has none, in this order.
+const BUILD_FILES: [&str; 2] = ["Dripfile", "Dockerfile"];
 
 /// Limits of builds.
 #[derive(Debug, Clone)]
@@ -60,74 +69,124 @@ pub struct BuildSettings {
     pub max_context_bytes: u64,
     /// Maximum number of entries of a context.
     pub max_context_entries: u64,
-    /// Timeout of one `RUN`.
+    /// Maximum size of the layers that one build makes, and of a file that it downloads, in bytes.
+    pub max_build_bytes: u64,
+    /// Timeout of one `RUN`, and of a download.
     pub step_time: Duration,
+    /// Size up to which results of steps are kept, in bytes.
+    pub cache_bytes: u64,
+    /// Size up to which cache mounts are kept, in bytes.
+    pub cache_mount_bytes: u64,
+    /// Where files with secrets are while a command has them. Best a file system in memory; emptied at the start.
+    pub secret_dir: PathBuf,
 }
 
 /// A build request.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct BuildRequest {
-    /// Name of the new image.
-    pub tag: String,
-    /// Path of the build file in the context.
+    /// Names of the new image, at least one.
+    pub tags: Vec<String>,
+    /// Path of the build file in the context; empty for `Dripfile`, or `Dockerfile` without one.
     pub dripfile: String,
     /// Network of `RUN` commands; empty for the default network.
     pub network: String,
+    /// Values of `ARG`s.
+    pub args: BTreeMap<String, String>,
+    /// Name or number of the stage to build; empty for the last one.
+    pub target: String,
+    /// Labels of the image, in addition to those of the build file.
+    pub labels: BTreeMap<String, String>,
+    /// Whether results of earlier builds are not used.
+    pub no_cache: bool,
+    /// Whether the registry is asked for images that are present.
+    pub pull: bool,
+    /// `os/architecture[/variant]`; empty for the host's.
+    pub platform: String,
+    /// For `RUN --mount=type=secret`.
+    pub secrets: Secrets,
 }
 
 /// The build service. Clones share everything.
 #[derive(Clone)]
-pub struct BuildService {
+pub struct BuildService(Arc<Inner>);
+
+struct Inner {
     settings: BuildSettings,
     images: ImageService,
     containers: ContainerService,
     activity: Activity,
+    /// One step is carried out once at a time, and one user of a locked cache mount at a time.
+    locks: KeyedLocks,
+    mounts: CacheMounts,
 }
 
 /// A context as it arrives.
 type Upload = BoxStream<'static, io::Result<Bytes>>;
 
+/// A build that is running; shared by its stages.
+struct Build {
+    service: BuildService,
+    request: BuildRequest,
+    plan: Plan,
+    context: Arc<Scratch>,
+    /// For errors: where sources of the context are.
+    place: String,
+    recorder: Recorder,
+    reporter: Reporter,
+    cancelled: CancellationToken,
+    stages: BTreeMap<usize, watch::Receiver<Option<Arc<Built>>>>,
+    /// Images that files are taken from, by their names.
+    images: Mutex<HashMap<String, Draft>>,
+    /// Steps that work at the same time.
+    turns: Semaphore,
+}
+
 impl BuildService {
-    /// A service on top of these services.
+    /// A service on top of these services. Removes secrets that an earlier run left behind.
     pub fn new(
         settings: BuildSettings,
         images: ImageService,
         containers: ContainerService,
         activity: Activity,
     ) -> Self {
-        Self {
+        secrets::clear(&settings.secret_dir);
+        Self(Arc::new(Inner {
             settings,
             images,
             containers,
             activity,
-        }
+            locks: KeyedLocks::default(),
+            mounts: CacheMounts::default(),
+        }))
     }
 
-    /// Builds an image and names it `tag`, replacing an image with that name. `upload` is the context, an
-    /// uncompressed tar. Returns the canonical string of the new image. Ends early if `stop` is cancelled or this
-    /// future is dropped.
+    /// Builds an image and gives it its names, replacing images with those. `upload` is the context, an uncompressed tar.
+    /// Returns the canonical string of the first name. Ends early if `stop` is cancelled or this future is dropped.
     pub async fn build(
         &self,
         request: BuildRequest,
         upload: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
         stop: &CancellationToken,
+        reporter: Reporter,
     ) -> Result<String, BuildError> {
         let cancelled = stop.child_token();
         let _guard = cancelled.clone().drop_guard();
         let (service, mut upload) = (self.clone(), upload.boxed());
         let built = detached(async move {
-            let build = service.run(&request, &mut upload, cancelled);
-            let built = service.activity.observe(Verb::ImageBuild, build).await;
+            let tag = request.tags.first().cloned().unwrap_or_default();
+            let build = Box::pin(service.run(request, &mut upload, cancelled, reporter));
+            let built = service.0.activity.observe(Verb::ImageBuild, build).await;
             match &built {
                 Ok(image) => tracing::info!(image = %image.id, digest = image.manifest_digest, "image built"),
-                Err(error) => tracing::warn!(image = %request.tag, %error, "build failed"),
+                Err(error) => tracing::warn!(image = %tag, %error, "build failed"),
             }
+            service.bound_cache().await;
             // Layers of a failed build, or those that only the replaced image used.
-            if let Err(error) = service.images.sweep().await {
+            if let Err(error) = service.0.images.sweep().await {
                 tracing::warn!(%error, "cannot sweep unused layers; retrying later");
             }
             if built.is_err() {
-                discard(upload, service.settings.max_context_bytes).await;
+                receive::discard(upload, service.0.settings.max_context_bytes).await;
             }
             built
         });
@@ -136,287 +195,166 @@ impl BuildService {
 
     async fn run(
         &self,
-        request: &BuildRequest,
+        request: BuildRequest,
         upload: &mut Upload,
         cancelled: CancellationToken,
+        reporter: Reporter,
     ) -> Result<Arc<Image>, BuildError> {
-        if request.tag.is_empty() {
-            return Err(BuildError::NoTag);
-        }
-        let target = ImageRef::parse(&request.tag)?;
-        if target.reference().contains(':') {
-            return Err(BuildError::DigestTag(request.tag.clone()));
-        }
-        let path = within(&request.dripfile).filter(|path| !path.is_empty());
-        let path = path.ok_or(BuildError::DripfilePath)?;
-        self.containers.check_build_network(&request.network)?;
-        let context = tokio::select! {
-            received = self.receive(upload) => Arc::new(received?),
+        let targets = targets(&request)?;
+        let named = receive::build_file_name(&request.dripfile)?;
+        let platform = platform(&request)?;
+        self.0.containers.check_build_network(&request.network)?;
+        reporter.report(ProgressEvent::Phase("context")).await;
+        let (context, file, is_ignoring) = tokio::select! {
+            received = self.receive(upload, named) => received?,
             () = cancelled.cancelled() => return Err(BuildError::Cancelled),
         };
-        let file = {
-            let context = context.clone();
-            blocking(move || read_dripfile(context.path(), &path)).await?
-        };
-        let (draft, run) = tokio::select! {
-            begun = self.begin(&file) => begun?,
-            () = cancelled.cancelled() => return Err(BuildError::Cancelled),
-        };
-        let progress = Progress {
-            draft: Arc::new(Mutex::new(draft)),
-            run,
-            pending: Vec::new(),
-            context,
-        };
-        let (draft, run) = self.follow(progress, file, &request.network, &cancelled).await?;
-        Ok(draft.commit(&target, run).await?)
-    }
-
-    /// Receives the context and unpacks it.
-    async fn receive(&self, upload: &mut Upload) -> Result<Scratch, BuildError> {
-        let scratch = self.images.scratch().await?;
-        let limits = ContextLimits {
-            bytes: self.settings.max_context_bytes,
-            entries: self.settings.max_context_entries,
-        };
-        let (sender, receiver) = mpsc::channel(PIECES);
-        let unpacking = tokio::task::spawn_blocking(move || {
-            context::unpack(ChannelReader::new(receiver), scratch.path(), limits).map(|()| scratch)
+        let plan = Plan::of(file, &request.args, &request.target, &platform)?;
+        reporter.report(ProgressEvent::Phase("steps")).await;
+        let (senders, stages): (Vec<_>, BTreeMap<_, _>) = plan
+            .stages
+            .keys()
+            .map(|index| {
+                let (sender, receiver) = watch::channel(None);
+                ((*index, sender), (*index, receiver))
+            })
+            .unzip();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let build = Arc::new(Build {
+            service: self.clone(),
+            recorder: Recorder::new(self.0.images.clone(), !request.no_cache),
+            request,
+            plan,
+            context: Arc::new(context),
+            place: receive::place(is_ignoring),
+            reporter,
+            cancelled,
+            stages,
+            images: Mutex::default(),
+            turns: Semaphore::new(cores.max(2)),
         });
-        loop {
-            let piece = match tokio::time::timeout(IDLE, upload.next()).await {
-                Ok(None) => break,
-                Ok(Some(piece)) => piece,
-                Err(_) => Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    format!("no data for {} s", IDLE.as_secs()),
-                )),
+        let built = build.clone().stages(senders).await;
+        build.finish(built, &targets).await
+    }
+}
+
+impl Build {
+    /// Builds all stages of the plan. Returns the one that is the image.
+    async fn stages(
+        self: Arc<Self>,
+        senders: Vec<(usize, watch::Sender<Option<Arc<Built>>>)>,
+    ) -> Result<Arc<Built>, BuildError> {
+        let mut tasks = JoinSet::new();
+        for (index, sender) in senders {
+            let build = self.clone();
+            tasks.spawn(Box::pin(async move {
+                let built = stage::build(&build, index).await?;
+                sender.send_replace(Some(built));
+                Ok(())
+            }));
+        }
+        let mut failed: Option<BuildError> = None;
+        while let Some(ended) = tasks.join_next().await {
+            let error = match ended {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => error,
+                Err(error) => BuildError::unfinished("a stage ended")(error),
             };
-            let broken = piece.is_err();
-            // The unpacker has ended: it has seen the end of the archive, or refuses the rest.
-            if sender.send(piece).await.is_err() || broken {
-                break;
+            // The other stages end as a consequence, and say only that.
+            self.cancelled.cancel();
+            if failed
+                .as_ref()
+                .is_none_or(|first| matches!(first, BuildError::Cancelled))
+            {
+                failed = Some(error);
             }
         }
-        drop(sender);
-        let unpacked = unpacking.await.map_err(BuildError::unfinished("unpacking ended"))?;
-        Ok(unpacked?)
-    }
-
-    /// The base image as a draft, and its run configuration.
-    async fn begin(&self, file: &Dripfile) -> Result<(Draft, ImageRunConfig), BuildError> {
-        if file.base == SCRATCH {
-            return Ok((self.images.draft(None).await?, ImageRunConfig::default()));
-        }
-        let reference = ImageRef::parse(&file.base)?;
-        let mut tries = ENSURE_TRIES;
-        loop {
-            tries -= 1;
-            let base = self.images.ensure(&reference, &Platform::host()).await?;
-            match self.images.draft(Some(&base)).await {
-                Ok(draft) => return Ok((draft, base.config.clone())),
-                // It was removed or replaced just now.
-                Err(ImageError::NotFound(_)) if tries > 0 => {}
-                Err(error) => return Err(error.into()),
-            }
+        match failed {
+            Some(error) => Err(error),
+            None => self.stage(self.plan.target).await,
         }
     }
 
-    async fn follow(
-        &self,
-        mut progress: Progress,
-        file: Dripfile,
-        network: &str,
-        cancelled: &CancellationToken,
-    ) -> Result<(Draft, ImageRunConfig), BuildError> {
-        if progress.run.working_dir.is_empty() {
-            progress.run.working_dir = "/".into();
-        }
-        for step in file.steps {
-            if cancelled.is_cancelled() {
-                return Err(BuildError::Cancelled);
-            }
-            let run = &mut progress.run;
-            match step.instruction {
-                Instruction::Workdir(path) => {
-                    run.working_dir = joined(&run.working_dir, &path);
-                    let directory = FileStep::Directory(run.working_dir.clone());
-                    progress.pending.push((directory, step.text));
-                    continue;
-                }
-                Instruction::Copy { source, destination } => {
-                    let copy = FileStep::Copy {
-                        source,
-                        into: destination.ends_with('/') || destination.ends_with("/.") || destination == ".",
-                        destination: joined(&run.working_dir, &destination),
-                    };
-                    progress.pending.push((copy, step.text));
-                    continue;
-                }
-                Instruction::Run(args) => {
-                    progress.write_files().await?;
-                    self.run_command(&progress, args, step.text, network, cancelled).await?;
-                    continue;
-                }
-                Instruction::Env(pairs) => pairs
-                    .into_iter()
-                    .for_each(|(key, value)| set(&mut run.env, &key, &value)),
-                Instruction::Cmd(args) => run.cmd = args,
-                Instruction::Entrypoint(args) => run.entrypoint = args,
-            }
-            progress.draft.lock().await.note(step.text);
-        }
-        progress.write_files().await?;
-        let draft = Arc::into_inner(progress.draft).map(Mutex::into_inner);
-        // Only a step holds another handle, and none runs.
-        let draft = draft.ok_or_else(|| BuildError::Io(Cause::new("a step of the build still runs")))?;
-        Ok((draft, progress.run))
-    }
-
-    async fn run_command(
-        &self,
-        progress: &Progress,
-        args: Vec<String>,
-        text: String,
-        network: &str,
-        cancelled: &CancellationToken,
-    ) -> Result<(), BuildError> {
-        let layers = progress.draft.lock().await.layers();
-        if layers.is_empty() {
-            return Err(BuildError::NothingToRun);
-        }
-        let step = BuildStep {
-            layers,
-            args,
-            env: progress.run.env.clone(),
-            cwd: progress.run.working_dir.clone(),
-            network: network.to_owned(),
-            time_limit: self.settings.step_time,
-            cancelled: cancelled.clone(),
+    /// A stage, once it is built.
+    async fn stage(&self, index: usize) -> Result<Arc<Built>, BuildError> {
+        let Some(mut receiver) = self.stages.get(&index).cloned() else {
+            let message = "a trigger of the base image takes files from a stage that nothing else needs".to_owned();
+            return Err(BuildError::Refused(message));
         };
-        let draft = progress.draft.clone();
-        let save_layer = move |upper: PathBuf| async move { draft.lock().await.add_layer(text, upper).await };
-        match self.containers.run_build_step(step, save_layer).await? {
-            StepEnd::Done(()) => Ok(()),
-            StepEnd::Failed { exit, output } => Err(BuildError::Run { exit, output }),
-            StepEnd::TimedOut => Err(BuildError::RunTime(self.settings.step_time.as_secs())),
-            StepEnd::Cancelled => Err(BuildError::Cancelled),
+        tokio::select! {
+            built = receiver.wait_for(Option::is_some) => built.ok().and_then(|built| built.clone()),
+            () = self.cancelled.cancelled() => None,
+        }
+        .ok_or(BuildError::Cancelled)
+    }
+
+    /// Commits the image, or at least keeps what its steps have made.
+    async fn finish(
+        &self,
+        built: Result<Arc<Built>, BuildError>,
+        targets: &[ImageRef],
+    ) -> Result<Arc<Image>, BuildError> {
+        let images = &self.service.0.images;
+        // The layers of the entries are there as long as this is.
+        let (mut changes, _layers) = self.recorder.take();
+        if self.service.0.settings.cache_bytes == 0 {
+            changes.made.clear();
+        }
+        let built = match built {
+            Ok(built) if self.cancelled.is_cancelled() => {
+                drop(built);
+                Err(BuildError::Cancelled)
+            }
+            built => built,
+        };
+        let built = match built {
+            Ok(built) => built,
+            Err(error) => {
+                if let Err(error) = images.record_cache(changes).await {
+                    tracing::warn!(%error, "what a failed build has made cannot be kept");
+                }
+                return Err(error);
+            }
+        };
+        self.reporter.report(ProgressEvent::Phase("committing")).await;
+        let mut settings = built.settings.clone();
+        for (key, value) in &self.request.labels {
+            settings.add_label(key, value);
+        }
+        let (config, author) = settings.into_config();
+        let rows = built.draft.clone().commit_as(targets, config, author, changes).await?;
+        rows.into_iter().next().ok_or(BuildError::NoTag)
+    }
+}
+
+/// The names of the new image.
+fn targets(request: &BuildRequest) -> Result<Vec<ImageRef>, BuildError> {
+    let tags = request.tags.iter().filter(|tag| !tag.is_empty());
+    let mut targets = Vec::new();
+    for tag in tags {
+        let target = ImageRef::parse(tag)?;
+        if target.reference().contains(':') {
+            return Err(BuildError::DigestTag(tag.clone()));
+        }
+        if !targets.contains(&target) {
+            targets.push(target);
         }
     }
+    if targets.is_empty() {
+        return Err(BuildError::NoTag);
+    }
+    Ok(targets)
 }
 
-/// The state of a build between two steps.
-struct Progress {
-    /// Shared with the operation that runs a command.
-    draft: Arc<Mutex<Draft>>,
-    /// The run configuration so far.
-    run: ImageRunConfig,
-    /// File changes that are not in a layer yet, with their lines.
-    pending: Vec<(FileStep, String)>,
-    context: Arc<Scratch>,
-}
-
-impl Progress {
-    /// Makes one layer of the pending changes.
-    async fn write_files(&mut self) -> Result<(), BuildError> {
-        if self.pending.is_empty() {
-            return Ok(());
-        }
-        let (steps, lines): (Vec<_>, Vec<_>) = std::mem::take(&mut self.pending).into_iter().unzip();
-        let context = self.context.clone();
-        let work = move |root: &Path| files::apply(context.path(), root, &steps);
-        self.draft.lock().await.edit(lines.join("; "), work).await
+/// The platform to build for, which must be one that this host runs.
+fn platform(request: &BuildRequest) -> Result<Platform, BuildError> {
+    let host = Platform::host();
+    if request.platform.is_empty() {
+        return Ok(host);
     }
-}
-
-/// Sets a variable in `KEY=VALUE` entries, replacing an earlier one in its position.
-fn set(env: &mut Vec<String>, key: &str, value: &str) {
-    let entry = format!("{key}={value}");
-    match env
-        .iter_mut()
-        .find(|old| old.split_once('=').is_some_and(|(old, _)| old == key))
-    {
-        Some(old) => *old = entry,
-        None => env.push(entry),
-    }
-}
-
-fn read_dripfile(context: &Path, path: &str) -> Result<Dripfile, BuildError> {
-    let missing = || BuildError::NoDripfile(path.to_owned());
-    let failed = |source: io::Error| BuildError::Read {
-        path: path.to_owned(),
-        source,
-    };
-    let file = context::open(context, path).map_err(|e| match e {
-        Errno::NOENT | Errno::NOTDIR | Errno::LOOP => missing(),
-        e => failed(e.into()),
-    })?;
-    let file = File::from(file);
-    if !file.metadata().map_err(failed)?.is_file() {
-        return Err(missing());
-    }
-    let mut text = Vec::new();
-    file.take(dripfile::MAX_BYTES + 1)
-        .read_to_end(&mut text)
-        .map_err(failed)?;
-    if text.len() as u64 > dripfile::MAX_BYTES {
-        let (path, limit) = (path.to_owned(), dripfile::MAX_BYTES);
-        return Err(BuildError::LongDripfile { path, limit });
-    }
-    Ok(dripfile::parse(&text)?)
-}
-
-/// Reads the rest of a client's upload, at most `left` bytes: most clients read the answer only after they have sent
-/// everything.
-async fn discard(mut upload: Upload, mut left: u64) {
-    while let Ok(Some(Ok(piece))) = tokio::time::timeout(IDLE, upload.next()).await {
-        match left.checked_sub(piece.len() as u64) {
-            Some(rest) => left = rest,
-            None => return,
-        }
-    }
-}
-
-impl BuildError {
-    /// Whether the context is too large.
-    pub fn is_too_large(&self) -> bool {
-        matches!(self, Self::Context(ContextError::TooLarge(_)))
-    }
-
-    /// Whether the failure is not the client's fault.
-    pub fn is_internal(&self) -> bool {
-        matches!(self, Self::Context(ContextError::System(_)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_variable_keeps_its_place() {
-        let mut env = vec!["A=1".to_owned(), "B=2".to_owned()];
-        set(&mut env, "A", "x=y");
-        set(&mut env, "C", "");
-        assert_eq!(env, ["A=x=y", "B=2", "C="]);
-    }
-
-    #[test]
-    fn a_build_file_is_a_file_of_the_context() {
-        let context = tempfile::tempdir().unwrap();
-        let read = |path: &str| read_dripfile(context.path(), path).map_err(|e| e.to_string());
-        assert!(
-            read("Dripfile")
-                .unwrap_err()
-                .starts_with("Dripfile: no such build file")
-        );
-        std::os::unix::fs::symlink("/etc/passwd", context.path().join("link")).unwrap();
-        assert!(read("link").unwrap_err().starts_with("link: no such build file"));
-        std::fs::create_dir(context.path().join("dir")).unwrap();
-        assert!(read("dir").unwrap_err().starts_with("dir: no such build file"));
-        std::fs::write(context.path().join("Dripfile"), "FROM scratch").unwrap();
-        assert_eq!(read("Dripfile").unwrap().base, "scratch");
-        std::fs::write(context.path().join("long"), vec![b'#'; (1 << 20) + 1]).unwrap();
-        assert!(read("long").unwrap_err().contains("longer than"));
+    let wanted = parse_platform(&request.platform)?;
+    match host.accepts(&wanted.os, &wanted.architecture) {
+        true => Ok(wanted),
+        false => Err(BuildError::OtherPlatform(request.platform.clone())),
     }
 }

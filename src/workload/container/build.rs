@@ -15,13 +15,14 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::{ContainerError, ContainerService, LogRequest, request};
-use crate::image::ImageError;
+use crate::image::{ImageError, User};
 use crate::model::{
     Attachment, Container, ContainerImage, ContainerOptions, ContainerSpec, Exit, Inherited, Network, ProcessSpec,
     Role, container_names,
 };
 use crate::net::bridges::ipam;
 use crate::observe::metrics::Verb;
+use crate::ops::progress::{ProgressEvent, Reporter};
 use crate::runtime::StopRequest;
 
 /// Repository that build containers are listed with. Clients expect a `/` in it.
@@ -30,6 +31,8 @@ const REPOSITORY: &str = "raind/build";
 const REFERENCE: &str = "latest";
 /// How much of a failed step's output is reported, in bytes.
 pub const OUTPUT_TAIL: usize = 4096;
+/// How long the last output of a command is waited for.
+const LAST_OUTPUT: Duration = Duration::from_secs(5);
 
 /// A command to run on layers.
 #[derive(Debug, Clone)]
@@ -42,12 +45,42 @@ pub struct BuildStep {
     pub env: Vec<String>,
     /// Working directory; created if absent.
     pub cwd: String,
-    /// Name of the network; empty for the default one.
-    pub network: String,
+    /// Who it runs as, with all of its groups.
+    pub user: User,
+    /// Its network.
+    pub network: StepNetwork,
+    /// What is mounted, in this order. The caller keeps the sources until the command has ended.
+    pub mounts: Vec<StepMount>,
+    /// tmpfs mounts: `destination[:options]`.
+    pub tmpfs: Vec<String>,
     /// How long the command may take.
     pub time_limit: Duration,
     /// Cancels the command.
     pub cancelled: CancellationToken,
+    /// Gets its output.
+    pub reporter: Reporter,
+    /// Its number in the build.
+    pub number: u32,
+}
+
+/// The network of a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StepNetwork {
+    /// That of this name; empty for the default one.
+    Named(String),
+    /// Loopback only.
+    None,
+}
+
+/// Something that a command finds at a place. Its source is a path that the daemon itself has chosen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepMount {
+    /// Absolute path on the host, without links.
+    pub source: PathBuf,
+    /// Absolute path in the container, without a colon.
+    pub target: PathBuf,
+    /// Whether the command may not write to it.
+    pub read_only: bool,
 }
 
 /// How a step ended.
@@ -117,6 +150,7 @@ impl ContainerService {
         harvest: impl FnOnce(PathBuf) -> H,
     ) -> Result<StepEnd<T>, ContainerError> {
         let (time_limit, cancelled) = (step.time_limit, step.cancelled.clone());
+        let output = (step.reporter.clone(), step.number);
         {
             let _lock = self.0.locks.lock(id).await;
             let container = self.reserve_build(id.to_owned(), step).await?;
@@ -133,7 +167,7 @@ impl ContainerService {
                 };
             }
         }
-        match self.wait_for_step(id, time_limit, &cancelled).await {
+        match self.wait_for_step(id, time_limit, &cancelled, output).await {
             Waited::Ended => {}
             Waited::TimedOut => return Ok(StepEnd::TimedOut),
             Waited::Cancelled => return Ok(StepEnd::Cancelled),
@@ -153,26 +187,69 @@ impl ContainerService {
     }
 
     async fn reserve_build(&self, id: String, step: BuildStep) -> Result<Container, ContainerError> {
-        let name = self.network_or_default(&step.network);
+        let name = match &step.network {
+            StepNetwork::Named(name) => Some(self.network_or_default(name)),
+            StepNetwork::None => None,
+        };
         let reserve = self.0.services.store.transact(move |t| {
-            let network = t.get::<Network>(&name).ok_or(ContainerError::NetworkNotFound(name))?;
-            let address =
-                ipam::lowest_free(t.snapshot(), &network).ok_or(ContainerError::SubnetFull(network.subnet))?;
-            let attachment = Attachment {
-                network: network.name.clone(),
-                address,
+            let attach = |name: String| {
+                let network = t.get::<Network>(&name).ok_or(ContainerError::NetworkNotFound(name))?;
+                let address =
+                    ipam::lowest_free(t.snapshot(), &network).ok_or(ContainerError::SubnetFull(network.subnet))?;
+                Ok::<_, ContainerError>(Attachment {
+                    network: network.name.clone(),
+                    address,
+                })
             };
+            let attachment = name.map(attach).transpose()?;
             let row = t.put(build_row(id, step, attachment));
             row.map_err(|taken| ContainerError::taken(taken, t.snapshot()))
         });
         reserve.await.map(|row| Container::clone(&row))
     }
 
-    async fn wait_for_step(&self, id: &str, limit: Duration, cancelled: &CancellationToken) -> Waited {
-        tokio::select! {
+    async fn wait_for_step(
+        &self,
+        id: &str,
+        limit: Duration,
+        cancelled: &CancellationToken,
+        (reporter, number): (Reporter, u32),
+    ) -> Waited {
+        let reading = reporter.is_heard().then(|| {
+            let (service, id) = (self.clone(), id.to_owned());
+            tokio::spawn(async move { service.report_output(&id, &reporter, number).await })
+        });
+        let waited = tokio::select! {
             () = self.clone().run_ended(id.to_owned()) => Waited::Ended,
             () = cancelled.cancelled() => Waited::Cancelled,
             () = tokio::time::sleep(limit) => Waited::TimedOut,
+        };
+        if let Some(reading) = reading {
+            let abort = reading.abort_handle();
+            // What the command has written last is still on its way. A client that does not read it loses it.
+            if !matches!(waited, Waited::Ended) || tokio::time::timeout(LAST_OUTPUT, reading).await.is_err() {
+                abort.abort();
+            }
+        }
+        waited
+    }
+
+    /// Reports the output of a command until it ends.
+    async fn report_output(&self, id: &str, reporter: &Reporter, number: u32) {
+        let request = LogRequest {
+            follow: true,
+            ..LogRequest::default()
+        };
+        let Ok(pieces) = self.log(id, request).await else {
+            return;
+        };
+        pin_mut!(pieces);
+        while let Some(Ok(piece)) = pieces.next().await {
+            let output = ProgressEvent::Output {
+                step: number,
+                bytes: piece.to_vec(),
+            };
+            reporter.report(output).await;
         }
     }
 
@@ -214,8 +291,13 @@ impl ContainerService {
     }
 }
 
-fn build_row(id: String, step: BuildStep, attachment: Attachment) -> Container {
+fn build_row(id: String, step: BuildStep, attachment: Option<Attachment>) -> Container {
     let (env, _) = request::environment(&step.env, &[], false);
+    let mounts = step.mounts.iter().map(|mount| {
+        let option = if mount.read_only { ":ro" } else { "" };
+        format!("{}:{}{option}", mount.source.display(), mount.target.display())
+    });
+    let mounts = mounts.collect();
     let spec = ContainerSpec {
         image: ContainerImage {
             repository: REPOSITORY.to_owned(),
@@ -226,17 +308,20 @@ fn build_row(id: String, step: BuildStep, attachment: Attachment) -> Container {
             args: step.args,
             env,
             cwd: step.cwd,
-            uid: 0,
-            gid: 0,
-            additional_gids: vec![0],
+            uid: step.user.uid,
+            gid: step.user.gid,
+            additional_gids: step.user.additional_gids,
         },
         tty: false,
-        options: ContainerOptions::default(),
-        mounts: Vec::new(),
+        options: ContainerOptions {
+            tmpfs: step.tmpfs,
+            ..ContainerOptions::default()
+        },
+        mounts,
         forwards: Vec::new(),
         inherited: Inherited::default(),
     };
     let mut row = Container::new(id.clone(), id, Role::Build, spec).being_created(Timestamp::now());
-    row.status.attachment = Some(attachment);
+    row.status.attachment = attachment;
     row
 }

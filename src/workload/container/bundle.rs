@@ -44,13 +44,20 @@ impl ContainerService {
             .check_layers(&container.spec.image.layers)
             .await?;
         let lower_dirs = self.0.services.images.lower_dirs(&container.spec.image.layers);
-        let policy = self
+        let mut policy = self
             .mount_policy(container.role.pod(), container.role.bottle())
             .with_accepted(sources(&container.spec.mounts));
-        let policy = match container.spec.inherited.volumes.is_empty() {
-            true => policy,
-            false => policy.with_volumes(&self.dir(&container.id).volumes()),
-        };
+        if container.is_build() {
+            // The daemon has chosen them, in directories of its own.
+            let sources = sources(&container.spec.mounts);
+            policy = sources
+                .iter()
+                .filter_map(|source| source.parent())
+                .fold(policy, MountPolicy::with_volumes);
+        }
+        if !container.spec.inherited.volumes.is_empty() {
+            policy = policy.with_volumes(&self.dir(&container.id).volumes());
+        }
         let services = hosts_of_services(&snapshot, &container);
         let host = host.map(|host| host.pid);
         let dir = self.dir(&container.id);

@@ -9,7 +9,8 @@ use super::part::Part;
 use super::ports::{exposed_ports, parse_ports};
 use super::pull::check_platform;
 use super::request::{effective_command, environment};
-use super::{ContainerError, ContainerService, PodRole, blocking, bundle, options, transitions, volumes};
+use super::spec::is_unreachable;
+use super::{ContainerError, ContainerService, PodRole, blocking, bundle, cgroup, options, transitions, volumes};
 use crate::image::{ImageRef, still_present};
 use crate::model::{
     Attachment, Claim, Container, ContainerImage, ContainerRequest, ContainerSpec, Forward, Holder, Image,
@@ -301,6 +302,10 @@ impl ContainerService {
             return Err(ContainerError::NoInfra(pod.to_owned()));
         }
         let process = self.runtime_process(&id).await;
+        if is_unreachable(container) {
+            // What the hook that it does not have would do.
+            cgroup::seal(&id);
+        }
         self.update(&id, move |c| {
             transitions::created(c, process, Timestamp::now());
             c.journal.joined = host;

@@ -69,7 +69,7 @@ use crate::runtime::mounts::MountPolicy;
 use crate::store::Store;
 
 pub use attach::Terminal;
-pub use build::{BuildStep, StepEnd};
+pub use build::{BuildStep, StepEnd, StepMount, StepNetwork};
 pub use error::ContainerError;
 pub use exec::ExecRequest;
 pub use health::Prober;

@@ -101,7 +101,10 @@ pub fn config_json(container: &Container, context: &SpecContext<'_>) -> Result<V
                     certificate_hook(context)?,
                     hook(context, HookEvent::CreateRuntime)?,
                 ])
-                .create_container(vec![hook(context, HookEvent::CreateContainer)?])
+                .create_container(match is_unreachable(container) {
+                    true => Vec::new(),
+                    false => vec![hook(context, HookEvent::CreateContainer)?],
+                })
                 .poststart(vec![hook(context, HookEvent::Poststart)?])
                 .poststop(vec![hook(context, HookEvent::Poststop)?])
                 .build()?,
@@ -117,6 +120,11 @@ pub fn config_json(container: &Container, context: &SpecContext<'_>) -> Result<V
         value["process"]["apparmorProfile"] = json!(APPARMOR_PROFILE);
     }
     Ok(value)
+}
+
+/// Whether the daemon cannot be reached from the container's network: a command of a build with `--network=none`.
+pub(super) fn is_unreachable(container: &Container) -> bool {
+    container.is_build() && container.status.attachment.is_none()
 }
 
 fn process(container: &Container, context: &SpecContext<'_>) -> Result<oci_spec::runtime::Process, OciSpecError> {

@@ -1,0 +1,2 @@
+#[path = "../../src/base/cause.rs"]
+pub(crate) mod cause;
