@@ -13,6 +13,8 @@ mod attacks;
 mod auth;
 mod backup;
 mod bottles;
+mod build_cache;
+mod build_language;
 mod builds;
 mod closed;
 mod conditions;
