@@ -41,6 +41,7 @@ use crate::workload::balancer::ServiceRegistry;
 use crate::workload::bottle::{BottleParts, Bottles};
 use crate::workload::build::BuildService;
 use crate::workload::container::{ContainerService, DELAYS, Prober, Restarter, SWEEPS, Services, Sweeper};
+use crate::workload::disk::DiskService;
 use crate::workload::pod::{PodController, PodService};
 use crate::workload::replica_set::{ReplicaSets, SetController};
 use crate::workload::{conditions, import};
@@ -357,6 +358,12 @@ fn serve_management(
             images.clone(),
             containers.clone(),
             activity.clone(),
+        ),
+        disk: DiskService::new(
+            settings::disk(config),
+            store.clone(),
+            images.clone(),
+            containers.clone(),
         ),
         images,
         networks: Networks::new(network.networks.clone(), network.firewall.clone()),

@@ -15,7 +15,12 @@
 //! [`manifest`] and [`platform`] say what is wanted; [`pull`] puts it together; [`stream`], [`archive`], [`unpack`] and
 //! [`tree`] turn a blob into a directory; [`layers`] keeps directories, [`chain`] those that
 //! depend on what is below; [`view`] and [`user`] look into them. [`draft`]
-//! (with [`capture`], [`documents`] and [`stubs`]) makes an image here, [`build_cache`] keeps what builds made; [`copy`] gives a part of one away. [`adopt`] takes over what an earlier installation unpacked.
+//! (with [`capture`], [`documents`] and [`stubs`]) makes an image here, [`build_cache`] keeps what builds made; [`copy`] gives a
+//! part of one away. [`cleaning`], [`uses`] and [`prune`] decide what may go, [`space`] measures, and [`room`] keeps the disk
+//! from filling up. [`adopt`] takes over what an earlier installation unpacked.
+//!
+//! The other way: [`skeleton`] is what an unpacked layer lacks of its archive, [`assemble`] makes the archive again, and
+//! [`outgoing`] is an image that leaves, in an archive ([`bundle`]) or to a registry.
 //!
 //! This module never runs anything, mounts anything that others can see, decides who may pull, keeps compressed
 //! blobs, or trusts a byte from a registry that no digest covers.
@@ -23,10 +28,16 @@
 mod adopt;
 pub(crate) mod archive;
 mod artifact;
+mod assemble;
 mod beneath;
 mod build_cache;
+mod bundle;
 mod capture;
 mod chain;
+mod changes;
+mod cleaning;
+mod commit;
+mod confined;
 mod copy;
 mod digest;
 mod documents;
@@ -37,13 +48,22 @@ mod index_entry;
 mod json_null;
 mod layers;
 mod manifest;
+mod names;
+mod outgoing;
 mod pause;
 mod platform;
 pub(crate) mod printable;
+mod prune;
 mod pull;
+mod push;
+mod receive;
 pub(crate) mod record;
 mod reference;
 mod registry;
+mod relay;
+mod room;
+mod skeleton;
+mod space;
 mod stack;
 mod stream;
 mod stubs;
@@ -54,6 +74,7 @@ pub(crate) mod tree;
 mod unarchive;
 mod unpack;
 mod user;
+mod uses;
 mod view;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -70,6 +91,7 @@ use crate::ops::progress::Reporter;
 use crate::ops::task;
 use crate::store::Store;
 
+use self::cleaning::stacks_of;
 use self::digest::Digest;
 use self::layers::LayerStore;
 use self::manifest::ImageConfig;
@@ -80,17 +102,25 @@ use self::view::View;
 
 pub use self::adopt::Bundle;
 pub use self::build_cache::CacheChanges;
+pub use self::bundle::{ArchiveFormat, ImportRequest, Loaded};
+pub use self::commit::CommitRequest;
 pub use self::copy::Copied;
 pub use self::draft::{Change, Draft, Layers, Scratch};
 pub use self::error::{ImageError, RegistryTrouble};
+pub use self::names::ImageDetails;
+pub use self::outgoing::ByteStream;
 pub use self::platform::Platform;
+pub use self::prune::ImagePrune;
+pub use self::push::{PushRequest, Pushed};
 pub use self::reference::ImageRef;
-pub use self::registry::{Patience, Registries, RegistryEntries, RegistryEntry, RegistrySettings};
+pub use self::registry::{Credentials, Patience, Registries, RegistryEntries, RegistryEntry, RegistrySettings};
+pub use self::space::{ImageSpace, ImagesSpace};
 pub use self::stubs::remove_stubs;
 pub use self::track::Progress;
 pub use self::unarchive::ArchiveLimits;
 pub(crate) use self::unarchive::unpack_archive;
 pub use self::user::User;
+pub use self::uses::Hold;
 
 /// Maximum number of concurrent downloads. One more than there are processors, because each of them sometimes waits
 /// for the network or the disk.
@@ -129,6 +159,8 @@ struct Inner {
     downloads: Semaphore,
     pause: Arc<Image>,
     flights: Mutex<HashMap<(ImageRef, Platform), Flight>>,
+    /// Images that are about to be used, and by how many.
+    held: Mutex<HashMap<ImageRef, usize>>,
 }
 
 /// A running pull, shared by everybody who waits for it.
@@ -149,6 +181,7 @@ impl ImageService {
             downloads: Semaphore::new(MAX_DOWNLOADS.min(cores + 1)),
             pause: Arc::new(pause::image(Digest::of(&archive), archive.len())),
             flights: Mutex::default(),
+            held: Mutex::default(),
             settings,
             store,
             activity,
@@ -171,12 +204,8 @@ impl ImageService {
             let laid_out = links.into_iter().map(|link| link.chain_id);
             needed.extend(laid_out.filter(|id| layers.layer(id).exists()));
             mend(&layers, &needed)?;
-            // In the background: it reads every file of layers that an earlier version unpacked.
-            std::thread::spawn(move || {
-                if let Err(error) = layers.record_all(&needed) {
-                    tracing::warn!(%error, "cannot write the records of layers; the next start tries again");
-                }
-            });
+            // In the background: it reads every file of layers that have no record yet.
+            std::thread::spawn(move || layers.record_all(&needed));
             Ok(())
         })
         .await?;
@@ -328,27 +357,13 @@ impl ImageService {
 
     /// All images, by repository and reference.
     pub fn list(&self) -> Vec<Arc<Image>> {
-        let mut images: Vec<_> = self.0.store.snapshot().images().iter().cloned().collect();
-        images.sort_by(|a, b| (&a.repository, &a.reference).cmp(&(&b.repository, &b.reference)));
-        images
+        self.list_in(&self.0.store.snapshot())
     }
 
-    /// Disk usage of the image in bytes, shared layers included: allocated blocks, each inode once
-    /// (`docs/spec/storage.md` D-44).
-    pub async fn disk_usage(&self, image: &ImageRef) -> Result<u64, ImageError> {
-        let row = self.get(image)?;
-        let blobs: HashSet<Digest> = document_digests(&row).collect();
-        let stack = stack::stack(&row.diff_ids());
-        let layers = self.0.layers.clone();
-        let pins = layers.pin(blobs.iter().copied().chain(stack::digests(&row.diff_ids())).collect());
-        blocking(move || {
-            let _pins = pins;
-            let mut directories: HashSet<Digest> = stack.iter().map(|link| link.diff_id).collect();
-            let laid_out = stack.iter().map(|link| link.chain_id);
-            directories.extend(laid_out.filter(|id| layers.has_layer(id).unwrap_or(false)));
-            layers.usage(&directories, &blobs)
-        })
-        .await
+    fn list_in(&self, snapshot: &Snapshot) -> Vec<Arc<Image>> {
+        let mut images: Vec<_> = snapshot.images().iter().cloned().collect();
+        images.sort_by(|a, b| (&a.repository, &a.reference).cmp(&(&b.repository, &b.reference)));
+        images
     }
 
     /// Removes an image that no container uses, and those of its layers that nothing else uses.
@@ -362,6 +377,12 @@ impl ImageService {
     /// use of layers that a newer pull has replaced.
     pub async fn sweep(&self) -> Result<(), ImageError> {
         self.0.sweep().await
+    }
+
+    async fn sweep_or_warn(&self) {
+        if let Err(error) = self.sweep().await {
+            tracing::warn!(%error, "unused layers stay for now");
+        }
     }
 
     /// Directories for the `lowerdir` option of overlayfs, topmost first. The paths are short: with the root
@@ -451,18 +472,6 @@ impl Drop for Landing<'_> {
     }
 }
 
-impl Inner {
-    async fn sweep(&self) -> Result<(), ImageError> {
-        let (layers, store, pause) = (self.layers.clone(), self.store.clone(), self.pause.clone());
-        let needed = move || {
-            let mut needed = needed(&store.snapshot());
-            needed.extend(pause.layers.iter().filter_map(|l| l.diff_id.parse::<Digest>().ok()));
-            needed
-        };
-        blocking(move || layers.sweep(needed)).await
-    }
-}
-
 /// A row's configuration with the fields that its version did not read. `read` is the stored configuration, if there is one.
 fn refreshed(old: ImageRunConfig, read: Option<ImageRunConfig>) -> ImageRunConfig {
     let read = read.unwrap_or_else(|| old.clone());
@@ -475,26 +484,6 @@ fn refreshed(old: ImageRunConfig, read: Option<ImageRunConfig>) -> ImageRunConfi
         revision: ImageRunConfig::REVISION,
         ..old
     }
-}
-
-/// Every digest that rows refer to.
-fn needed(snapshot: &Snapshot) -> HashSet<Digest> {
-    let stacks = stacks_of(snapshot);
-    let mut needed: HashSet<Digest> = stacks.iter().flat_map(|diff_ids| stack::digests(diff_ids)).collect();
-    needed.extend(snapshot.images().iter().flat_map(|i| document_digests(i)));
-    let of_builds = snapshot.buildcache().iter().filter_map(|entry| entry.layer());
-    needed.extend(of_builds.filter_map(|layer| layer.diff_id.parse::<Digest>().ok()));
-    needed
-}
-
-/// The stacks of layers that rows name, each once, by diff ids, bottom first.
-fn stacks_of(snapshot: &Snapshot) -> HashSet<Vec<String>> {
-    let of_images = snapshot.images().iter().map(|image| image.diff_ids());
-    let of_containers = snapshot
-        .containers()
-        .iter()
-        .map(|container| container.spec.image.layers.clone());
-    of_images.chain(of_containers).collect()
 }
 
 /// Restores layers that were copied without extended attributes, and logs the ones that cannot be restored.

@@ -7,13 +7,11 @@
 //! existed before changes until the row is committed; if a pull fails, its layers are swept.
 
 use std::collections::HashSet;
-use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -21,14 +19,14 @@ use super::digest::Digest;
 use super::manifest::{Descriptor, Document, ImageConfig, Manifest};
 use super::platform::{choose, offered};
 use super::printable::printable;
+use super::receive::Arrived;
 use super::registry::{Fetched, Session, Source};
-use super::stream::{BlobReader, Digests, LayerLimits, LayerReader};
+use super::room::check_fits;
+use super::stream::{BlobReader, Digests};
 use super::track::Tracker;
-use super::tree::TreeError;
-use super::unpack::unpack;
-use super::{ImageError, ImageRef, Inner, Platform, blocking, chain, stack};
-use crate::base::cause::Cause;
+use super::{ImageError, ImageRef, Inner, Platform, blocking, receive};
 use crate::model::{Image, ImageLayer};
+use crate::ops::task;
 
 /// How many chunks of a blob are buffered between network and unpacking.
 const PIECES: usize = 64;
@@ -65,7 +63,7 @@ pub(super) async fn pull(
     drop(pins);
     // Layers that a failed pull left behind, or that only the replaced row used.
     inner
-        .sweep()
+        .sweep_in_background()
         .await
         .unwrap_or_else(|error| tracing::warn!(%error, "unused layers stay for now"));
     result
@@ -214,54 +212,35 @@ async fn fetch_missing(
     progress: &Tracker,
 ) -> Result<Arc<Image>, ImageError> {
     progress.planned(&plan.work);
+    check_space(inner, &plan.work).await?;
     fetch_layers(inner, session, &plan.work, progress).await?;
     progress.committing();
-    let size_bytes = plan
-        .layers
-        .iter()
-        .map(|l| l.size)
-        .fold(plan.config_descriptor.size, u64::saturating_add);
-    let mut row = Image {
-        id: image.canonical(),
-        repository: image.repository().to_owned(),
-        reference: image.reference().to_owned(),
-        manifest_digest: plan.manifest.digest.to_string(),
-        config_digest: plan.config_descriptor.digest.to_string(),
-        size_bytes,
+    let arrived = Arrived {
+        manifest: (plan.manifest.digest, plan.manifest.body),
+        config: (plan.config_descriptor.digest, plan.config_body),
+        read: plan.config,
         layers: plan.layers,
-        config: plan.config.run,
-        os: plan.config.os,
-        architecture: plan.config.architecture,
-        created_at: Timestamp::now(),
     };
-    let layers = inner.layers.clone();
-    let hidden = plan.config.diff_ids;
-    let documents = [
-        (plan.manifest.digest, plan.manifest.body),
-        (plan.config_descriptor.digest, plan.config_body),
-    ];
-    let (row, pins) = blocking(move || {
-        for (digest, body) in &documents {
-            layers.publish_blob(digest, body)?;
-        }
-        // overlayfs stacks the roots of all layers, opaque or not. What such a root hides must not be stacked.
-        let mut hidden_layers = 0;
-        for (n, diff_id) in hidden.iter().enumerate() {
-            if layers.hides_all(diff_id)? {
-                hidden_layers = n;
-            }
-        }
-        row.layers.drain(..hidden_layers);
-        let diff_ids = row.diff_ids();
-        let pins = layers.pin(stack::digests(&diff_ids));
-        chain::settle(&layers, &stack::stack(&diff_ids))?;
-        layers.sync()?;
-        Ok((row, pins))
-    })
-    .await?;
+    let (row, pins) = receive::settle(inner, image, arrived).await?;
     let committed = inner.store.transact(move |t| Ok::<_, ImageError>(t.put(row)?)).await;
     drop(pins);
     committed
+}
+
+/// Fails if the missing layers cannot fit on the disk.
+async fn check_space(inner: &Arc<Inner>, work: &[(Digest, Descriptor)]) -> Result<(), ImageError> {
+    let layers = inner.layers.clone();
+    let work: Vec<(Digest, u64)> = work.iter().map(|(diff_id, layer)| (*diff_id, layer.size)).collect();
+    task::blocking(move || {
+        let mut missing = 0_u64;
+        for (diff_id, size) in work {
+            if !layers.has_layer(&diff_id)? {
+                missing = missing.saturating_add(size);
+            }
+        }
+        check_fits(&layers, missing)
+    })
+    .await
 }
 
 /// Downloads the missing layers. After the first failure the others stop too. Returns only when all have ended and
@@ -278,22 +257,11 @@ async fn fetch_layers(
         .map(|(diff_id, layer)| fetch_layer(inner, session, diff_id, layer, &stop, progress))
         .collect();
     let mut outcome = Ok(());
-    // Start writeback of finished layers while the rest is unpacked, so that the final sync has little to wait for.
-    let mut syncs = Vec::new();
     while let Some(result) = running.next().await {
         if outcome.is_ok() && result.is_err() {
             stop.cancel();
             outcome = result;
         }
-        if outcome.is_ok() && !running.is_empty() {
-            let layers = inner.layers.clone();
-            syncs.push(tokio::spawn(blocking(move || layers.sync())));
-        }
-    }
-    // Their errors matter: the kernel reports a failed write only once.
-    for sync in syncs {
-        let synced = sync.await.map_err(|e| ImageError::Io(e.into()));
-        outcome = outcome.and(synced.flatten());
     }
     outcome
 }
@@ -360,7 +328,16 @@ impl Transfer<'_> {
         self.try_source(session.itself()).await
     }
 
+    /// A blob that came in several ranges and is wrong is downloaded once more as one stream: the server may not know
+    /// ranges as well as it says.
     async fn try_source(&self, source: &Source) -> Result<(), ImageError> {
+        match self.download(source).await {
+            Err(ImageError::BadLayer { .. }) if source.distrust_ranges() => self.download(source).await,
+            done => done,
+        }
+    }
+
+    async fn download(&self, source: &Source) -> Result<(), ImageError> {
         let (sender, receiver) = mpsc::channel(PIECES);
         let unpacking = {
             let (inner, expected) = (self.inner.clone(), self.expected);
@@ -389,37 +366,15 @@ impl Transfer<'_> {
 
 /// Unpacks a layer from a channel and publishes it if its digests match.
 fn unpack_layer(inner: &Inner, blob: BlobReader, expected: Digests) -> Result<(), ImageError> {
-    let bad = |message: String| ImageError::BadLayer {
-        layer: expected.blob.to_string(),
-        message,
+    let check = |found: &Digests| {
+        if found.blob != expected.blob {
+            return Err(format!("digest mismatch: the registry sent {}", found.blob));
+        }
+        if found.diff_id != expected.diff_id {
+            let (wanted, found) = (expected.diff_id, found.diff_id);
+            return Err(format!("diff id mismatch: {wanted} unpacks to {found}"));
+        }
+        Ok(())
     };
-    let staged = inner.layers.stage()?;
-    let limits = LayerLimits {
-        bytes: inner.settings.max_layer_bytes,
-        ratio: inner.settings.max_layer_ratio,
-        ratio_from: inner.settings.layer_ratio_from,
-    };
-    let reader = LayerReader::new(blob, limits).map_err(|e| bad(e.to_string()))?;
-    let mut reader = std::io::BufReader::with_capacity(128 << 10, reader);
-    unpack(&mut reader, staged.path(), inner.settings.max_layer_entries).map_err(|error| match error {
-        TreeError::Refused(message) => bad(message),
-        TreeError::System(message) => ImageError::Io(Cause::new(message)),
-    })?;
-    let found = reader.into_inner().finish().map_err(|e| bad(e.to_string()))?;
-    if found.blob != expected.blob {
-        return Err(bad(format!("digest mismatch: the registry sent {}", found.blob)));
-    }
-    if found.diff_id != expected.diff_id {
-        return Err(bad(format!(
-            "diff id mismatch: {} unpacks to {}",
-            expected.diff_id, found.diff_id
-        )));
-    }
-    inner
-        .layers
-        .publish_layer(staged, &expected.diff_id)
-        .map_err(|e| match e.kind() {
-            ErrorKind::ArgumentListTooLong => bad("the attributes of its root are too large".into()),
-            _ => e.into(),
-        })
+    receive::layer(inner, blob, &expected.blob.to_string(), check).map(drop)
 }

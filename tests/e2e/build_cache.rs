@@ -61,7 +61,14 @@ fn a_failed_build_leaves_its_good_steps() {
     let fails = format!("cat /a; {UNIQUE}; false");
     let said = lab.api().call(file(&fails).post("?tag=f:1"));
     let said = said.refused(400, "build failed: RUN command failed: exit_code=1");
-    let first = said.split("--- build log tail ---\n").nth(1).unwrap().lines().next().unwrap().to_owned();
+    let first = said
+        .split("--- build log tail ---\n")
+        .nth(1)
+        .unwrap()
+        .lines()
+        .next()
+        .unwrap()
+        .to_owned();
     build(&lab, file("true"), "?tag=f:1");
     assert_eq!(output(&lab, "f:1", &[]).trim(), first);
     // It is there without any image, and what a removed image had is still there for the next build.
@@ -117,7 +124,16 @@ fn the_cache_has_a_size() {
     let image = lab.pull(&crate::support::ImageSpec::busybox(), "library/busybox:1");
     let layers = || lab.machine().run(&["ls", "/etc/raind/image/l"]).lines().count();
     let before = layers();
-    let mounts = || lab.machine().run(&["find", "/etc/raind/image/cachemounts", "-mindepth", "1", "-maxdepth", "1"]);
+    let mounts = || {
+        lab.machine().run(&[
+            "find",
+            "/etc/raind/image/cachemounts",
+            "-mindepth",
+            "1",
+            "-maxdepth",
+            "1",
+        ])
+    };
     for n in 0..4 {
         let file = format!(
             "FROM {image}\nRUN --mount=type=cache,target=/c{n} head -c 700000 /dev/urandom > /c{n}/x; \
@@ -173,6 +189,13 @@ fn a_build_in_all_of_its_phases_ends_with_its_client() {
     wait_for("the end of the build", crate::support::SOON, || {
         lab.inventory().same_as(&before).map_err(|e| e.to_string())
     });
-    assert_eq!(lab.api().ok(crate::support::get("/v1/images")).as_array().unwrap().len(), 1);
+    assert_eq!(
+        lab.api()
+            .ok(crate::support::get("/v1/images"))
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
     drop((connection, json!(null)));
 }

@@ -32,6 +32,12 @@ impl Context {
         )
     }
 
+    /// With that program of this machine's /bin.
+    pub fn program(self, name: &str) -> Self {
+        let program = std::fs::read(format!("/bin/{name}")).unwrap();
+        self.entry(EntryType::Regular, name, "", 0o755, &program)
+    }
+
     pub fn file(self, name: &str, content: &str) -> Self {
         self.entry(EntryType::Regular, name, "", 0o644, content.as_bytes())
     }
@@ -266,13 +272,13 @@ fn what_is_refused_leaves_nothing() {
         400,
         "build failed: Dripfile: no such build file",
     );
+    refused(Context::new("ENV A=1"), "?tag=x:y", 400, "build failed: Dripfile");
     refused(
-        Context::new("ENV A=1"),
+        Context::new("FROM"),
         "?tag=x:y",
         400,
-        "build failed: Dripfile",
+        "build failed: Dripfile line 1 (FROM): FROM requires",
     );
-    refused(Context::new("FROM"), "?tag=x:y", 400, "build failed: Dripfile line 1 (FROM): FROM requires");
     refused(
         Context::new("FROM scratch\nRUN true"),
         "?tag=x:y",

@@ -104,7 +104,12 @@ pub struct ImageQuery {
 }
 
 impl ImageQuery {
-    fn parse(&self, prefix: &'static str) -> Result<ImageRef, ApiError> {
+    /// As the client wrote it.
+    pub(super) fn image(&self) -> &str {
+        &self.image
+    }
+
+    pub(super) fn parse(&self, prefix: &'static str) -> Result<ImageRef, ApiError> {
         if self.image.is_empty() {
             return Err(ApiError::new(
                 Code::InvalidQuery,

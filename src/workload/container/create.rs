@@ -53,6 +53,8 @@ impl ContainerService {
         let service = self.clone();
         self.detached(Verb::ContainerCreate, async move {
             let checked = service.check(name, request, part).await?;
+            let images = &service.0.services.images;
+            let _hold = checked.reference.as_ref().map(|image| images.hold(image));
             let mut gone = String::new();
             for _ in 0..ENSURE_TRIES {
                 let image = service.image(&checked).await?;
