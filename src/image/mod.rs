@@ -298,7 +298,7 @@ impl ImageService {
     }
 
     /// The same, and reports the phases `resolving`, `layers` and `committing` and the transfers of the layers. A caller
-    /// that joins a running pull is first told its present state.
+    /// that joins a running pull is first told what has happened so far.
     pub async fn pull_reported(
         &self,
         image: &ImageRef,
@@ -314,15 +314,25 @@ impl ImageService {
 
     /// The image, which is pulled first if it is not present or has lost a layer.
     pub async fn ensure(&self, image: &ImageRef, platform: &Platform) -> Result<Arc<Image>, ImageError> {
+        self.ensure_reported(image, platform, &Reporter::silent()).await
+    }
+
+    /// The same, and reports a pull as [`ImageService::pull_reported`] does.
+    pub async fn ensure_reported(
+        &self,
+        image: &ImageRef,
+        platform: &Platform,
+        reporter: &Reporter,
+    ) -> Result<Arc<Image>, ImageError> {
         let present = match self.get(image) {
-            Err(ImageError::NotFound(_)) => return self.pull(image, platform).await,
+            Err(ImageError::NotFound(_)) => return self.pull_reported(image, platform, reporter).await,
             present => present?,
         };
         match self.check_layers(&present.diff_ids()).await {
             Ok(()) => Ok(present),
             Err(lost) => {
                 tracing::warn!(%image, %lost, "pulling the image again");
-                self.pull(image, platform).await
+                self.pull_reported(image, platform, reporter).await
             }
         }
     }
