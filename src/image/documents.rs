@@ -41,7 +41,11 @@ pub(super) struct Parts<'a> {
 
 /// The member `config` of the base with the settings of `run`.
 pub(super) fn with_run(base: &Value, run: &ImageRunConfig) -> Map<String, Value> {
-    let mut config = base.get("config").and_then(Value::as_object).cloned().unwrap_or_default();
+    let mut config = base
+        .get("config")
+        .and_then(Value::as_object)
+        .cloned()
+        .unwrap_or_default();
     config.insert("Env".into(), json!(run.env));
     config.insert("Entrypoint".into(), json!(run.entrypoint));
     config.insert("Cmd".into(), json!(run.cmd));

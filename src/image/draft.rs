@@ -473,7 +473,10 @@ impl Shown {
 /// of them can be left behind, not even by a crash.
 fn in_overlays<T: Send>(shown: &[&Shown], work: impl FnOnce(&[&Path]) -> T + Send) -> io::Result<T> {
     in_namespace(|| {
-        let paths = shown.iter().map(|shown| shown.mount()).collect::<io::Result<Vec<_>>>()?;
+        let paths = shown
+            .iter()
+            .map(|shown| shown.mount())
+            .collect::<io::Result<Vec<_>>>()?;
         let paths: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
         Ok(work(&paths))
     })

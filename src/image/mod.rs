@@ -76,8 +76,8 @@ use self::stack::Link;
 use self::view::View;
 
 pub use self::adopt::Bundle;
-pub use self::copy::Copied;
 pub use self::build_cache::CacheChanges;
+pub use self::copy::Copied;
 pub use self::draft::{Change, Draft, Layers, Scratch};
 pub use self::error::{ImageError, RegistryTrouble};
 pub use self::platform::Platform;
@@ -85,8 +85,8 @@ pub use self::pull::Progress;
 pub use self::reference::ImageRef;
 pub use self::registry::{Patience, Registries, RegistryEntries, RegistryEntry, RegistrySettings};
 pub use self::stubs::remove_stubs;
-pub(crate) use self::unarchive::unpack_archive;
 pub use self::unarchive::ArchiveLimits;
+pub(crate) use self::unarchive::unpack_archive;
 pub use self::user::User;
 
 /// Maximum number of concurrent downloads. One more than there are processors, because each of them sometimes waits

@@ -83,7 +83,11 @@ pub fn remove_stubs(upper: &Path, missing: &[PathBuf]) -> io::Result<()> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             continue;
         };
-        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        let parent = if parent.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            parent
+        };
         let parent = match rustix::fs::openat2(&root, parent, directory, Mode::empty(), resolve) {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => continue,
             opened => opened?,
@@ -119,12 +123,18 @@ mod tests {
     fn only_what_was_missing_and_is_empty_goes() {
         let place = tempfile::tempdir().unwrap();
         let base = place.path().join("base");
-        let tar = Tar::new().file("etc/hosts", "").dir("run", 0o755).symlink("var/run", "/run");
+        let tar = Tar::new()
+            .file("etc/hosts", "")
+            .dir("run", 0o755)
+            .symlink("var/run", "/run");
         tar.unpack_to(&base).unwrap();
         let view = View::open(&[base]).unwrap();
         let missing = |path: &str| missing_at(&view, Path::new(path)).unwrap();
         assert!(missing("/etc/hosts").is_empty());
-        assert_eq!(missing("/run/secrets/a"), [Path::new("run/secrets"), Path::new("run/secrets/a")]);
+        assert_eq!(
+            missing("/run/secrets/a"),
+            [Path::new("run/secrets"), Path::new("run/secrets/a")]
+        );
         assert_eq!(missing("/var/run/x"), [Path::new("run/x")]);
 
         let upper = place.path().join("upper");
@@ -136,10 +146,20 @@ mod tests {
             .symlink("link", "/etc")
             .unpack_to(&upper)
             .unwrap();
-        let gone: Vec<PathBuf> = ["run/secrets/a", "run/secrets", "empty/dir", "empty", "link/passwd", "none"]
-            .map(PathBuf::from)
-            .to_vec();
+        let gone: Vec<PathBuf> = [
+            "run/secrets/a",
+            "run/secrets",
+            "empty/dir",
+            "empty",
+            "link/passwd",
+            "none",
+        ]
+        .map(PathBuf::from)
+        .to_vec();
         remove_stubs(&upper, &gone).unwrap();
-        assert_eq!(names(&upper), ["etc/", "etc/hosts", "link", "run/", "run/secrets/", "run/secrets/b"]);
+        assert_eq!(
+            names(&upper),
+            ["etc/", "etc/hosts", "link", "run/", "run/secrets/", "run/secrets/b"]
+        );
     }
 }

@@ -148,7 +148,14 @@ mod tests {
 
     #[test]
     fn what_is_no_archive_is_left_alone() {
-        for bytes in [&b""[..], b"text", &through("gzip", b"text"), b"\x1f\x8b", b"BZh9", b"\xfd7zXZ\0"] {
+        for bytes in [
+            &b""[..],
+            b"text",
+            &through("gzip", b"text"),
+            b"\x1f\x8b",
+            b"BZh9",
+            b"\xfd7zXZ\0",
+        ] {
             assert_eq!(unpacked(bytes).unwrap(), None);
         }
     }

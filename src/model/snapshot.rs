@@ -12,8 +12,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::records::{
-    Bottle, BuildCacheEntry, Container, Forward, Image, Import, Network, Pod, Policy, PolicySettings, Protocol, ReplicaSet, Service,
-    ServicePort,
+    Bottle, BuildCacheEntry, Container, Forward, Image, Import, Network, Pod, Policy, PolicySettings, Protocol,
+    ReplicaSet, Service, ServicePort,
 };
 use crate::base::cause::Cause;
 

@@ -61,7 +61,14 @@ fn a_failed_build_leaves_its_good_steps() {
     let fails = format!("cat /a; {UNIQUE}; false");
     let said = lab.api().call(file(&fails).post("?tag=f:1"));
     let said = said.refused(400, "build failed: RUN command failed: exit_code=1");
-    let first = said.split("--- build log tail ---\n").nth(1).unwrap().lines().next().unwrap().to_owned();
+    let first = said
+        .split("--- build log tail ---\n")
+        .nth(1)
+        .unwrap()
+        .lines()
+        .next()
+        .unwrap()
+        .to_owned();
     build(&lab, file("true"), "?tag=f:1");
     assert_eq!(output(&lab, "f:1", &[]).trim(), first);
     // It is there without any image, and what a removed image had is still there for the next build.
@@ -95,12 +102,12 @@ fn stages_are_built_side_by_side() {
              for n in $(seq 300); do [ -e /meet/{other} ] && break; sleep 0.1; done; [ -e /meet/{other} ]\n"
         )
     };
+    let twice = format!("FROM {image} AS same\nRUN {UNIQUE} > /id\nFROM {image} AS same2\nRUN {UNIQUE} > /id\n");
     let file = format!(
-        "{}{}{}FROM {image}\nCOPY --from=a /etc/passwd /a\nCOPY --from=b /etc/passwd /b\nCOPY --from=same /id /id\n\
+        "{}{}{twice}FROM {image}\nCOPY --from=a /etc/passwd /a\nCOPY --from=b /etc/passwd /b\nCOPY --from=same /id /id\n\
          COPY --from=same2 /id /id2\nCMD cmp /id /id2 && echo one\n",
         stage("a", "b"),
-        stage("b", "a"),
-        format!("FROM {image} AS same\nRUN {UNIQUE} > /id\nFROM {image} AS same2\nRUN {UNIQUE} > /id\n")
+        stage("b", "a")
     );
     build(&lab, Context::new(&file), "?tag=p:1");
     // The same step of two stages is carried out once.
@@ -117,7 +124,16 @@ fn the_cache_has_a_size() {
     let image = lab.pull(&crate::support::ImageSpec::busybox(), "library/busybox:1");
     let layers = || lab.machine().run(&["ls", "/etc/raind/image/l"]).lines().count();
     let before = layers();
-    let mounts = || lab.machine().run(&["find", "/etc/raind/image/cachemounts", "-mindepth", "1", "-maxdepth", "1"]);
+    let mounts = || {
+        lab.machine().run(&[
+            "find",
+            "/etc/raind/image/cachemounts",
+            "-mindepth",
+            "1",
+            "-maxdepth",
+            "1",
+        ])
+    };
     for n in 0..4 {
         let file = format!(
             "FROM {image}\nRUN --mount=type=cache,target=/c{n} head -c 700000 /dev/urandom > /c{n}/x; \
@@ -143,7 +159,7 @@ fn a_crash_at_any_moment_leaves_a_cache_that_is_whole() {
     let begun = Instant::now();
     build(&lab, context(0), "?tag=x:0");
     let whole = begun.elapsed();
-    for (n, moment) in moments(whole).into_iter().enumerate() {
+    for (n, moment) in moments(whole).enumerate() {
         let api = lab.api();
         let n = n + 1;
         let attempt = || drop(api.try_call(context(n).post(&format!("?tag=x:{n}"))));
@@ -173,6 +189,13 @@ fn a_build_in_all_of_its_phases_ends_with_its_client() {
     wait_for("the end of the build", crate::support::SOON, || {
         lab.inventory().same_as(&before).map_err(|e| e.to_string())
     });
-    assert_eq!(lab.api().ok(crate::support::get("/v1/images")).as_array().unwrap().len(), 1);
+    assert_eq!(
+        lab.api()
+            .ok(crate::support::get("/v1/images"))
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
     drop((connection, json!(null)));
 }

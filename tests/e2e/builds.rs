@@ -242,7 +242,7 @@ fn what_is_refused_leaves_nothing() {
     refused(from(""), "", 400, "missing tag query");
     // The answer is seen although much is still to be sent.
     refused(Context::demo(""), "", 400, "missing tag query");
-    let unknown = "build failed: Dripfile line 4 (EXPSE): unsupported instruction: EXPSE";
+    let unknown = "build failed: Dripfile line 4: unsupported instruction: EXPSE; did you mean EXPOSE?";
     refused(Context::demo("EXPSE 1"), "?tag=x:y", 400, unknown);
     refused(from(""), "?tag=../../x", 400, "build failed: invalid image reference");
     let digest = format!("?tag=x@sha256:{}", "0".repeat(64));
@@ -266,13 +266,13 @@ fn what_is_refused_leaves_nothing() {
         400,
         "build failed: Dripfile: no such build file",
     );
+    refused(Context::new("ENV A=1"), "?tag=x:y", 400, "build failed: Dripfile");
     refused(
-        Context::new("ENV A=1"),
+        Context::new("FROM"),
         "?tag=x:y",
         400,
-        "build failed: Dripfile",
+        "build failed: Dripfile line 1 (FROM): FROM requires",
     );
-    refused(Context::new("FROM"), "?tag=x:y", 400, "build failed: Dripfile line 1 (FROM): FROM requires");
     refused(
         Context::new("FROM scratch\nRUN true"),
         "?tag=x:y",

@@ -111,7 +111,8 @@ pub(super) fn request(query: Vec<(String, String)>, headers: &HeaderMap) -> Resu
     }
     for header in headers.get_all(SECRET_HEADER) {
         let (id, value) = secret(header.as_bytes()).ok_or_else(|| {
-            let message = "invalid header X-Build-Secret: write <id>=<base64>, with an id of letters, digits, _, - and .";
+            let message =
+                "invalid header X-Build-Secret: write <id>=<base64>, with an id of letters, digits, _, - and .";
             ApiError::new(Code::InvalidQuery, message)
         })?;
         request.secrets.insert(id, value);
@@ -183,7 +184,10 @@ mod tests {
         assert_eq!(request.labels["l"], "x");
         assert!(request.no_cache && !request.pull);
         for (name, value) in [("buildarg", "x"), ("label", "=x"), ("pull", "perhaps")] {
-            assert!(parsed(&[(name, value)]).unwrap_err().contains("invalid query"), "{name}");
+            assert!(
+                parsed(&[(name, value)]).unwrap_err().contains("invalid query"),
+                "{name}"
+            );
         }
     }
 

@@ -22,7 +22,9 @@ impl ImageService {
     pub async fn fetch(&self, url: &str, into: PathBuf, limit: u64) -> Result<String, String> {
         let url = Url::parse(url).map_err(|e| format!("it is no URL: {e}"))?;
         if !url.username().is_empty() || url.password().is_some() {
-            return Err("a URL with a user name or a password would be kept in the history; use a secret in a RUN".into());
+            return Err(
+                "a URL with a user name or a password would be kept in the history; use a secret in a RUN".into(),
+            );
         }
         let host = url.host_str().unwrap_or_default().to_owned();
         let clients = self.0.registry.clients.clone();
@@ -33,7 +35,10 @@ impl ImageService {
         if !status.is_success() {
             return Err(format!("the server answers {status}"));
         }
-        let header = response.headers().get(LAST_MODIFIED).and_then(|value| value.to_str().ok());
+        let header = response
+            .headers()
+            .get(LAST_MODIFIED)
+            .and_then(|value| value.to_str().ok());
         let modified = header.and_then(time).unwrap_or(SystemTime::UNIX_EPOCH);
         let mut options = fs_err::tokio::OpenOptions::new();
         options.write(true).create_new(true).mode(MODE);

@@ -100,7 +100,9 @@ impl BuildService {
     pub fn build_cache_usage(&self) -> Vec<BuildCacheUsage> {
         let (shared, in_use) = (self.0.images.shared_cache_entries(), self.0.mounts.in_use());
         let entries = self.0.images.cache_entries().into_iter();
-        entries.map(|entry| BuildCacheUsage::of(entry, &shared, &in_use)).collect()
+        entries
+            .map(|entry| BuildCacheUsage::of(entry, &shared, &in_use))
+            .collect()
     }
 
     /// Removes entries, or says which ones it would remove. Builds that run keep what they have.
@@ -156,7 +158,11 @@ impl BuildService {
 
 /// The entries to remove, of those in `usage`, which is in the order of their last use.
 fn chosen<'a>(usage: &'a [BuildCacheUsage], filter: &BuildCacheFilter, now: Timestamp) -> Vec<&'a String> {
-    let of_kind = || usage.iter().filter(|entry| filter.kind.is_none_or(|kind| entry.kind == kind));
+    let of_kind = || {
+        usage
+            .iter()
+            .filter(|entry| filter.kind.is_none_or(|kind| entry.kind == kind))
+    };
     let mut bytes: u64 = of_kind().map(|entry| entry.size_bytes).sum();
     let mut count = of_kind().count();
     let unused = |entry: &BuildCacheUsage| {
@@ -461,7 +467,10 @@ mod tests {
         assert_eq!(ids(steps(80)), ["old", "shared"]);
         assert_eq!(ids(steps(1)), ["old", "shared", "none", "new"]);
         assert_eq!(ids(steps(0)), ["old", "shared", "none", "new"]);
-        assert_eq!(ids(BuildCacheFilter::default()), ["old", "shared", "mount", "none", "new"]);
+        assert_eq!(
+            ids(BuildCacheFilter::default()),
+            ["old", "shared", "mount", "none", "new"]
+        );
         let aged = BuildCacheFilter {
             unused_for: Some(Duration::from_secs(200)),
             ..BuildCacheFilter::default()
@@ -475,7 +484,11 @@ mod tests {
         let layers = [("old", "a"), ("shared", "b"), ("none", "a"), ("new", "c")];
         let layers = layers.map(|(id, layer)| (id.to_owned(), layer.to_owned())).into();
         let all = |ids: &[usize]| ids.iter().map(|n| &usage[*n].id).collect::<Vec<_>>();
-        assert_eq!(freed(&usage, &layers, &all(&[0, 2, 3])), 40, "none has the layer of old");
+        assert_eq!(
+            freed(&usage, &layers, &all(&[0, 2, 3])),
+            40,
+            "none has the layer of old"
+        );
         assert_eq!(freed(&usage, &layers, &all(&[0, 4, 5])), 90);
     }
 

@@ -16,11 +16,11 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags, Timespec, Timestamps}
 use rustix::io::Errno;
 use tokio::sync::mpsc;
 
+use super::file::Ignore;
 use crate::base::cause::Cause;
 use crate::image::archive::{Archive, Entry, EntryKind};
 use crate::image::printable::printable;
 use crate::image::tree;
-use super::file::Ignore;
 use crate::image::tree::{Existing, Tree, TreeError, split};
 
 /// Longest name of an entry: the kernel's `PATH_MAX` without its final zero.

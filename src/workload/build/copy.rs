@@ -38,6 +38,8 @@ struct Origins {
     made: Option<(Arc<Scratch>, Selection)>,
     /// Whether archives among `paths` are unpacked, and among `made`.
     unpack: (bool, bool),
+    /// Whether `--chown` says who owns what an archive has, too.
+    has_owner: bool,
     cancelled: CancellationToken,
 }
 
@@ -46,7 +48,7 @@ impl Stage<'_> {
         let placement = self.placement(&copy).await?;
         let origins = self.origins(&copy).await?;
         let mut key = self.key("copy");
-        key.all([copy.parents, origins.unpack.0, origins.unpack.1].map(|flag| [u8::from(flag)]));
+        key.all([copy.parents, origins.unpack.0, origins.unpack.1, origins.has_owner].map(|flag| [u8::from(flag)]));
         let key = origins.clone().hash(key, placement.clone()).await?;
         let layers = self.draft.layers().clone();
         let images = self.build.service.0.images.clone();
@@ -74,7 +76,9 @@ impl Stage<'_> {
         let mode = match copy.chmod.as_deref() {
             None | Some("") => None,
             Some(text) => Some(ModeChange::parse(text).ok_or_else(|| {
-                BuildError::Refused(format!("--chmod={text}: write octal digits, as in 755, or symbols, as in u=rwX,go=rX"))
+                BuildError::Refused(format!(
+                    "--chmod={text}: write octal digits, as in 755, or symbols, as in u=rwX,go=rX"
+                ))
             })?),
         };
         Ok(Placement {
@@ -141,6 +145,7 @@ impl Stage<'_> {
                 copy.is_add && copy.unpack.unwrap_or(true),
                 copy.is_add && copy.unpack.unwrap_or(false) && !urls.is_empty(),
             ),
+            has_owner: copy.chown.as_deref().is_some_and(|text| !text.is_empty()),
             cancelled: build.cancelled.clone(),
         })
     }
@@ -183,7 +188,10 @@ impl Stage<'_> {
             for (n, text) in texts.iter().enumerate() {
                 let name = text.name.rsplit('/').next().unwrap_or(&text.name);
                 if matches!(name, "" | "." | "..") || name.contains('\0') {
-                    return Err(BuildError::Refused(format!("<<{}: a file cannot have that name", text.name)));
+                    return Err(BuildError::Refused(format!(
+                        "<<{}: a file cannot have that name",
+                        text.name
+                    )));
                 }
                 let place = scratch.path().join((first + n).to_string());
                 fs_err::create_dir(&place)?;
@@ -193,7 +201,10 @@ impl Stage<'_> {
             Ok((scratch, names))
         });
         let (scratch, names) = scratch.await?;
-        let patterns = names.iter().flat_map(|name| Selection::exactly(name).patterns).collect();
+        let patterns = names
+            .iter()
+            .flat_map(|name| Selection::exactly(name).patterns)
+            .collect();
         let selection = Selection {
             patterns,
             ..Selection::exactly("")
@@ -219,7 +230,9 @@ impl Stage<'_> {
             None => "download".to_owned(),
         };
         fs_err::create_dir(&place)?;
-        let fetched = service.images.fetch(url, place.join(&name), service.settings.max_build_bytes);
+        let fetched = service
+            .images
+            .fetch(url, place.join(&name), service.settings.max_build_bytes);
         let fetched = tokio::select! {
             fetched = tokio::time::timeout(service.settings.step_time, fetched) => fetched,
             () = self.build.cancelled.cancelled() => return Err(BuildError::Cancelled),
@@ -260,6 +273,7 @@ impl Origins {
                 place: self.place.clone(),
                 selection: self.paths.clone(),
                 unpack: self.unpack.0,
+                keeps_owners: false,
             });
         }
         if let Some((made, selection)) = &self.made {
@@ -268,6 +282,7 @@ impl Origins {
                 place: "the build file".to_owned(),
                 selection: selection.clone(),
                 unpack: self.unpack.1,
+                keeps_owners: false,
             });
         }
         sources
@@ -307,6 +322,7 @@ impl Origins {
                     place: source.place.clone(),
                     selection,
                     unpack: false,
+                    keeps_owners: is_archive && !self.has_owner,
                 });
             }
         }
@@ -320,6 +336,7 @@ struct OwnedSource {
     place: String,
     selection: Selection,
     unpack: bool,
+    keeps_owners: bool,
 }
 
 impl OwnedSource {
@@ -328,6 +345,7 @@ impl OwnedSource {
             root: &self.root,
             place: &self.place,
             selection: &self.selection,
+            keeps_owners: self.keeps_owners,
             cancelled: &origins.cancelled,
         }
     }

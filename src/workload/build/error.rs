@@ -79,7 +79,10 @@ pub enum BuildError {
     #[error("the build has made more than {0} bytes of files (max_build_bytes)")]
     TooMuch(u64),
     /// A command failed.
-    #[error("RUN command failed: {}, at={place}\n--- build log tail ---\n{output}", described(exit))]
+    #[error(
+        "RUN command failed: {}, at={place}\n--- build log tail ---\n{output}",
+        described(exit)
+    )]
     #[allow(missing_docs)]
     Run { exit: Exit, place: String, output: String },
     /// A command exceeded the time limit.
@@ -204,8 +207,13 @@ mod tests {
 
     #[test]
     fn a_place_is_told_once() {
-        let error = BuildError::NothingToRun.at("Dripfile", 3, "RUN").at("Dripfile", 9, "COPY");
-        assert!(error.to_string().starts_with("Dripfile line 3 (RUN): RUN requires"), "{error}");
+        let error = BuildError::NothingToRun
+            .at("Dripfile", 3, "RUN")
+            .at("Dripfile", 9, "COPY");
+        assert!(
+            error.to_string().starts_with("Dripfile line 3 (RUN): RUN requires"),
+            "{error}"
+        );
         let error = BuildError::NothingToRun.at("", 0, "RUN");
         assert!(matches!(error, BuildError::NothingToRun));
     }

@@ -262,7 +262,10 @@ impl Build {
             };
             // The other stages end as a consequence, and say only that.
             self.cancelled.cancel();
-            if failed.as_ref().is_none_or(|first| matches!(first, BuildError::Cancelled)) {
+            if failed
+                .as_ref()
+                .is_none_or(|first| matches!(first, BuildError::Cancelled))
+            {
                 failed = Some(error);
             }
         }
@@ -286,7 +289,11 @@ impl Build {
     }
 
     /// Commits the image, or at least keeps what its steps have made.
-    async fn finish(&self, built: Result<Arc<Built>, BuildError>, targets: &[ImageRef]) -> Result<Arc<Image>, BuildError> {
+    async fn finish(
+        &self,
+        built: Result<Arc<Built>, BuildError>,
+        targets: &[ImageRef],
+    ) -> Result<Arc<Image>, BuildError> {
         let images = &self.service.0.images;
         // The layers of the entries are there as long as this is.
         let (mut changes, _layers) = self.recorder.take();

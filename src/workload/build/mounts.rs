@@ -152,7 +152,10 @@ impl Wanted {
             key.add(format!("{:?} {:?} {:?}", mount.kind, mount.env, mount.size));
             key.add(&wanted.target);
             key.add(mount.id.as_deref().unwrap_or_default());
-            key.add(format!("{} {:?} {:?} {:?}", mount.readonly, mount.mode, mount.uid, mount.gid));
+            key.add(format!(
+                "{} {:?} {:?} {:?}",
+                mount.readonly, mount.mode, mount.uid, mount.gid
+            ));
             if mount.kind == MountKind::Bind {
                 key = self.hash_files(key, wanted).await?;
             }
@@ -168,6 +171,7 @@ impl Wanted {
                 root,
                 place: &place,
                 selection: &selection,
+                keeps_owners: true,
                 cancelled: &cancelled,
             };
             files::hash(&mut key, &[sources], &as_it_is("/"))?;
@@ -215,6 +219,7 @@ impl Wanted {
                 root,
                 place: &place,
                 selection: &selection,
+                keeps_owners: true,
                 cancelled: &cancelled,
             };
             let parent = to.parent().unwrap_or(&to);
@@ -323,7 +328,11 @@ impl Mounted {
     }
 
     fn add_tmpfs(&mut self, wanted: &WantedMount) {
-        let size = wanted.mount.size.map(|size| format!(",size={size}")).unwrap_or_default();
+        let size = wanted
+            .mount
+            .size
+            .map(|size| format!(",size={size}"))
+            .unwrap_or_default();
         self.places.push((&wanted.target).into());
         self.tmpfs
             .push(format!("{}:exec,notmpcopyup,mode=1777{size}", wanted.target));

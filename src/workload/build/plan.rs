@@ -177,8 +177,14 @@ mod tests {
     #[test]
     fn only_what_is_needed_is_built() {
         let whole = plan(FILE, "").unwrap();
-        assert_eq!((whole.target, indexes(&whole), whole.steps), (4, vec![0, 1, 3, 4], 11 - 1));
-        assert_eq!(whole.stages[&0].base, Base::Image(ImageRef::parse("busybox:1").unwrap()));
+        assert_eq!(
+            (whole.target, indexes(&whole), whole.steps),
+            (4, vec![0, 1, 3, 4], 11 - 1)
+        );
+        assert_eq!(
+            whole.stages[&0].base,
+            Base::Image(ImageRef::parse("busybox:1").unwrap())
+        );
         assert_eq!(whole.stages[&1].base, Base::Stage(0));
         let numbers: Vec<u32> = whole.stages.values().map(|stage| stage.first_step).collect();
         assert_eq!(numbers, [1, 3, 5, 8]);
@@ -190,9 +196,15 @@ mod tests {
     #[test]
     fn what_cannot_be_built() {
         let error = plan(FILE, "none").unwrap_err();
-        assert_eq!(error, "there is no stage \"none\"; the build file has base, one, unused, 3, last");
+        assert_eq!(
+            error,
+            "there is no stage \"none\"; the build file has base, one, unused, 3, last"
+        );
         let error = plan("FROM --platform=plan9/mips scratch", "").unwrap_err();
-        assert!(error.starts_with("Dripfile line 1 (FROM): platform plan9/mips"), "{error}");
+        assert!(
+            error.starts_with("Dripfile line 1 (FROM): platform plan9/mips"),
+            "{error}"
+        );
         plan("FROM --platform=$BUILDPLATFORM scratch", "").unwrap();
         let error = plan("FROM --platform=//x scratch", "").unwrap_err();
         assert!(error.contains("invalid platform \"//x\""), "{error}");

@@ -132,7 +132,9 @@ fn read(root: &Path, path: &str) -> Result<Option<Vec<u8>>, BuildError> {
         return Ok(None);
     }
     let mut text = Vec::new();
-    file.take(limits::FILE_BYTES + 1).read_to_end(&mut text).map_err(failed)?;
+    file.take(limits::FILE_BYTES + 1)
+        .read_to_end(&mut text)
+        .map_err(failed)?;
     if text.len() as u64 > limits::FILE_BYTES {
         let (path, limit) = (path.to_owned(), limits::FILE_BYTES);
         return Err(BuildError::LongDripfile { path, limit });

@@ -36,7 +36,9 @@ impl Stage<'_> {
         key.all(&command.env);
         key.add(&command.cwd);
         let user = &command.user;
-        let ids = [user.uid, user.gid].into_iter().chain(user.additional_gids.iter().copied());
+        let ids = [user.uid, user.gid]
+            .into_iter()
+            .chain(user.additional_gids.iter().copied());
         key.all(ids.map(u32::to_le_bytes));
         key.add([u8::from(matches!(command.network, StepNetwork::None))]);
         let key = wanted.hash(key).await?;
@@ -103,7 +105,13 @@ impl Build {
         };
         let missing = layers.missing(mounted.places()).await?;
         let mut additional_gids = vec![command.user.gid];
-        additional_gids.extend(command.user.additional_gids.iter().filter(|gid| **gid != command.user.gid));
+        additional_gids.extend(
+            command
+                .user
+                .additional_gids
+                .iter()
+                .filter(|gid| **gid != command.user.gid),
+        );
         let mut env = command.env;
         env.extend(command.predefined);
         let step = BuildStep {

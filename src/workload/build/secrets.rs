@@ -38,7 +38,10 @@ impl SecretFiles {
     /// Makes a directory of its own below `parent`.
     pub(super) fn new(parent: &Path) -> io::Result<Self> {
         let directory = parent.join(ulid::Ulid::generate().to_string().to_lowercase());
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+        let made = std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory);
         made.map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", directory.display())))?;
         Ok(Self { directory, count: 0 })
     }
@@ -90,7 +93,10 @@ mod tests {
         let mut files = SecretFiles::new(&parent).unwrap();
         let path = files.add(b"x", 0o440, (5, 6)).unwrap();
         let metadata = std::fs::metadata(&path).unwrap();
-        assert_eq!((metadata.uid(), metadata.gid(), metadata.mode() & 0o7777), (5, 6, 0o440));
+        assert_eq!(
+            (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777),
+            (5, 6, 0o440)
+        );
         assert_eq!(std::fs::metadata(&parent).unwrap().mode() & 0o7777, 0o700);
         drop(files);
         assert!(!path.exists());

@@ -58,7 +58,12 @@ pub(super) async fn build(build: &Build, index: usize) -> Result<Arc<Built>, Bui
         Base::Image(image) => build.base(image).await,
     };
     let begun = begun.map_err(|error| error.at(&file.name, of_file.line, "FROM"));
-    report(if begun.is_ok() { StepState::Done } else { StepState::Failed }).await;
+    report(if begun.is_ok() {
+        StepState::Done
+    } else {
+        StepState::Failed
+    })
+    .await;
     let (draft, settings, scope) = begun?;
     let mut stage = Stage {
         build,
@@ -270,7 +275,13 @@ impl Stage<'_> {
     async fn make_directory(&mut self, at: At<'_>, path: String) -> Result<(), BuildError> {
         let layers = self.draft.layers().clone();
         let user = self.settings.user();
-        let resolved = self.build.service.0.images.resolve_user(&layers.diff_ids(), &user).await;
+        let resolved = self
+            .build
+            .service
+            .0
+            .images
+            .resolve_user(&layers.diff_ids(), &user)
+            .await;
         let owner = match resolved {
             Ok(user) => (user.uid, user.gid),
             // The user may be made later.

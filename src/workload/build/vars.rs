@@ -109,7 +109,12 @@ impl Scope {
     pub(super) fn value(&self, globals: &Globals, env: &[String], name: &str) -> Option<String> {
         let of_env = env.iter().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='));
         let own = || self.args.iter().find(|(own, _)| own == name)?.1.clone();
-        let predefined = || globals.predefined().find(|(given, _)| *given == name).map(|(_, value)| value.clone());
+        let predefined = || {
+            globals
+                .predefined()
+                .find(|(given, _)| *given == name)
+                .map(|(_, value)| value.clone())
+        };
         of_env.map(str::to_owned).or_else(own).or_else(predefined)
     }
 
@@ -138,7 +143,9 @@ mod tests {
     fn globals(given: &[(&str, &str)], args: &[(&str, &str)]) -> Globals {
         let owned = |pairs: &[(&str, &str)]| {
             let pairs = pairs.iter();
-            pairs.map(|(name, value)| (name.to_string(), value.to_string())).collect()
+            pairs
+                .map(|(name, value)| (name.to_string(), value.to_string()))
+                .collect()
         };
         Globals {
             given: owned(given),
@@ -156,7 +163,10 @@ mod tests {
 
     #[test]
     fn who_gives_an_argument_its_value() {
-        let globals = globals(&[("A", "given"), ("HTTP_PROXY", "p")], &[("A", "global"), ("B", "global")]);
+        let globals = globals(
+            &[("A", "given"), ("HTTP_PROXY", "p")],
+            &[("A", "global"), ("B", "global")],
+        );
         let mut scope = Scope::default();
         let value = |scope: &Scope, name: &str| scope.value(&globals, &["E=env".to_owned()], name);
         assert_eq!(value(&scope, "B"), None, "a stage sees only what it declares");

@@ -240,7 +240,9 @@ impl ContainerService {
             follow: true,
             ..LogRequest::default()
         };
-        let Ok(pieces) = self.log(id, request).await else { return };
+        let Ok(pieces) = self.log(id, request).await else {
+            return;
+        };
         pin_mut!(pieces);
         while let Some(Ok(piece)) = pieces.next().await {
             let output = ProgressEvent::Output {

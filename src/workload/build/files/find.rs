@@ -154,7 +154,11 @@ impl Selection {
     fn step(&self, root: &Path, found: Vec<Pick>, part: &str, keep: bool) -> Result<Vec<Pick>, BuildError> {
         let join = |pick: &Pick, name: &[u8]| Pick {
             path: joined(&pick.path, name),
-            below: if keep { joined(&pick.below, name) } else { pick.below.clone() },
+            below: if keep {
+                joined(&pick.below, name)
+            } else {
+                pick.below.clone()
+            },
         };
         if !Pattern::has_wildcards(part) {
             return Ok(found.iter().map(|pick| join(pick, part.as_bytes())).collect());

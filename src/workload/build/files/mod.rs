@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 pub(super) use self::find::Selection;
 use self::hash::Hash;
-pub(super) use self::write::make_directory;
 use self::write::Write;
+pub(super) use self::write::make_directory;
 use super::BuildError;
 use super::cache::Key;
 use super::mode::ModeChange;
@@ -45,6 +45,8 @@ pub(super) struct Sources<'a> {
     /// For errors: `the build context, …`.
     pub place: &'a str,
     pub selection: &'a Selection,
+    /// Whether copies belong to whom their sources belong to, whatever the placement says.
+    pub keeps_owners: bool,
     /// Ends a walk.
     pub cancelled: &'a CancellationToken,
 }

@@ -42,6 +42,7 @@ impl Place {
             root: &root,
             place: "the build context, somewhere",
             selection,
+            keeps_owners: false,
             cancelled: &CancellationToken::new(),
         };
         copy(&self.path("image"), &[sources], placement).map_err(|e| e.to_string())
@@ -53,6 +54,7 @@ impl Place {
             root: &root,
             place: "",
             selection,
+            keeps_owners: false,
             cancelled: &CancellationToken::new(),
         };
         let mut key = Key::of("copy");
@@ -202,11 +204,20 @@ fn owners_modes_and_further_names() {
     };
     place.copy_as(&selection(&["dir"]), &owned).unwrap();
     let metadata = |path: &str| std::fs::symlink_metadata(place.path(path)).unwrap();
-    for path in ["owned", "owned/deep", "owned/deep/sub", "owned/deep/link", "owned/deep/note.md"] {
+    for path in [
+        "owned",
+        "owned/deep",
+        "owned/deep/sub",
+        "owned/deep/link",
+        "owned/deep/note.md",
+    ] {
         let metadata = metadata(&format!("image/{path}"));
         assert_eq!((metadata.uid(), metadata.gid()), (7, 8), "{path}");
     }
-    let (one, other) = (metadata("image/owned/deep/note.md"), metadata("image/owned/deep/sub/again"));
+    let (one, other) = (
+        metadata("image/owned/deep/note.md"),
+        metadata("image/owned/deep/sub/again"),
+    );
     assert_eq!((one.ino(), one.nlink()), (other.ino(), 2));
     let kept = Placement {
         owner: None,
@@ -233,7 +244,10 @@ fn a_key_is_of_names_modes_owners_and_contents_but_not_of_times() {
     let all = selection(&["."]);
     let key = || place.key(&all, &placement("/x"));
     let first = key();
-    let file = std::fs::File::options().write(true).open(place.path("context/file")).unwrap();
+    let file = std::fs::File::options()
+        .write(true)
+        .open(place.path("context/file"))
+        .unwrap();
     file.set_modified(std::time::UNIX_EPOCH).unwrap();
     assert_eq!(key(), first);
     std::fs::write(place.path("context/file"), "2").unwrap();

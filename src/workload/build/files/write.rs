@@ -121,7 +121,11 @@ impl Sink for Write<'_> {
 
     fn file(&mut self, path: &[u8], info: Info, mut content: File, is_top: bool) -> Result<(), BuildError> {
         let renamed = is_top && !self.placement.into && !self.is_directory();
-        let path = if renamed { self.destination.to_vec() } else { self.at(path) };
+        let path = if renamed {
+            self.destination.to_vec()
+        } else {
+            self.at(path)
+        };
         let (parent, name) = self.parent_of(&path)?;
         let fail = |e| BuildError::from(tree::error(e, &path));
         self.check_free(&parent, name, &path)?;
@@ -186,7 +190,9 @@ fn make_parents(tree: &mut Tree, path: &[u8], owner: (u32, u32)) -> Result<std::
     }
     let ends = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at);
     let prefixes: Vec<&[u8]> = ends.chain([path.len()]).map(|end| &path[..end]).collect();
-    let there = prefixes.iter().take_while(|prefix| tree.existing_directory(prefix).is_ok());
+    let there = prefixes
+        .iter()
+        .take_while(|prefix| tree.existing_directory(prefix).is_ok());
     let there = there.count();
     let made = tree.directory(path)?;
     let (uid, gid) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
