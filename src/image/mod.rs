@@ -25,6 +25,7 @@ pub(crate) mod archive;
 mod artifact;
 mod beneath;
 mod build_cache;
+mod cache_changes;
 mod capture;
 mod chain;
 mod copy;
@@ -76,7 +77,7 @@ use self::stack::Link;
 use self::view::View;
 
 pub use self::adopt::Bundle;
-pub use self::build_cache::CacheChanges;
+pub use self::cache_changes::CacheChanges;
 pub use self::copy::Copied;
 pub use self::draft::{Change, Draft, Layers, Scratch};
 pub use self::error::{ImageError, RegistryTrouble};

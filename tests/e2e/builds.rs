@@ -293,7 +293,7 @@ fn what_is_refused_leaves_nothing() {
         from("COPY ../../etc/passwd /p"),
         "?tag=x:y",
         400,
-        "build failed: Dripfile line 2 (COPY): ../../etc/passwd",
+        "build failed: Dripfile line 2 (COPY): invalid path: ../../etc/passwd",
     );
     refused(
         from("COPY out /p").link("out", "/etc/passwd"),
