@@ -31,11 +31,8 @@ mod artifact;
 mod assemble;
 mod beneath;
 mod build_cache;
-<<<<<<< HEAD
 mod bundle;
-=======
 mod cache_changes;
->>>>>>> executor
 mod capture;
 mod chain;
 mod changes;
@@ -105,13 +102,9 @@ use self::track::{Tracker, Watched};
 use self::view::View;
 
 pub use self::adopt::Bundle;
-<<<<<<< HEAD
-pub use self::build_cache::CacheChanges;
 pub use self::bundle::{ArchiveFormat, ImportRequest, Loaded};
-pub use self::commit::CommitRequest;
-=======
 pub use self::cache_changes::CacheChanges;
->>>>>>> executor
+pub use self::commit::CommitRequest;
 pub use self::copy::Copied;
 pub use self::draft::{Change, Draft, Layers, Scratch};
 pub use self::error::{ImageError, RegistryTrouble};
@@ -124,10 +117,7 @@ pub use self::reference::ImageRef;
 pub use self::registry::{Credentials, Patience, Registries, RegistryEntries, RegistryEntry, RegistrySettings};
 pub use self::space::{ImageSpace, ImagesSpace};
 pub use self::stubs::remove_stubs;
-<<<<<<< HEAD
 pub use self::track::Progress;
-=======
->>>>>>> executor
 pub use self::unarchive::ArchiveLimits;
 pub(crate) use self::unarchive::unpack_archive;
 pub use self::user::User;

@@ -389,10 +389,6 @@ fn what_is_wrong_is_said_with_its_place() {
         "USER ghost\nRUN true",
         "Dripfile line 5 (RUN): the image has no user \"ghost\"",
     );
-<<<<<<< HEAD
-    refused("COPY --from=nowhere.invalid/a f /x", "");
-=======
->>>>>>> executor
     refused("WORKDIR /f\nCOPY f /f/x\nCOPY f /f/x/y", "Dripfile line 6 (COPY): ");
     let said = refused("RUN exit 3", "RUN command failed: exit_code=3");
     assert!(said.contains(", at=Dripfile:4\n"), "{said}");
