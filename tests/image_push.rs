@@ -20,7 +20,7 @@ use condenser::ops::progress::{ProgressEvent, Reporter, TransferState};
 use serde_json::{Value, json};
 use support::Registry;
 use support::images::Place;
-use support::images::content::{Layer, TestImage, archive, digest};
+use support::images::content::{INDEX, Layer, MANIFEST, TestImage, archive, digest};
 use support::images::peer::{Fault, Peer};
 
 const CHALLENGE: &str = r#"Bearer realm="http://{host}/token",service="peer""#;
@@ -78,6 +78,7 @@ async fn push_as(
         image: ImageRef::parse(image)?,
         destination: ImageRef::parse(destination)?,
         credentials,
+        all_platforms: false,
     };
     place.images.push(request, Reporter::silent()).await
 }
@@ -307,6 +308,7 @@ async fn progress_is_told() {
         image: ImageRef::parse(&name).unwrap(),
         destination: ImageRef::parse(&format!("{}/copy:2", peer.address)).unwrap(),
         credentials: None,
+        all_platforms: false,
     };
     let (pushed, told) = tokio::join!(place.images.push(request, reporter), async {
         let mut told = Vec::new();
@@ -327,6 +329,67 @@ async fn progress_is_told() {
     };
     assert_eq!((count(TransferState::Waiting), count(TransferState::Done)), (2, 2));
     assert!(count(TransferState::Uploading) >= 2);
+}
+
+/// An index of two platforms and an attestation about one of them.
+fn offer_everything(source: &Peer) -> (String, Value) {
+    let ours = TestImage::new("amd64", &[Layer::file("which", "amd64"), large()]);
+    let other = TestImage::new("s390x", &[Layer::zstd(archive(&[("which", "s390x")]))]);
+    let mut attestation = TestImage::new("unknown", &[Layer::plain(b"{\"statement\": true}".to_vec())]);
+    attestation.manifest["layers"][0]["mediaType"] = json!("application/vnd.in-toto+json");
+    source.offer("one", &ours);
+    source.offer("two", &other);
+    source.offer("three", &attestation);
+    let mut index = support::images::content::index(&[("linux/amd64", &ours), ("linux/s390x", &other)]);
+    let about = json!({ "mediaType": MANIFEST, "digest": attestation.manifest_digest(),
+        "size": attestation.manifest.to_string().len(), "platform": { "os": "unknown", "architecture": "unknown" },
+        "annotations": { "vnd.docker.reference.type": "attestation-manifest" } });
+    index["manifests"].as_array_mut().unwrap().push(about);
+    (source.offer_index("all", &index), index)
+}
+
+#[tokio::test]
+async fn all_platforms_and_attestations_are_copied_as_they_are() {
+    let (source, peer) = (Peer::start().await, Peer::start().await);
+    let place = place(&[source.address.to_string(), peer.address.to_string()]).await;
+    let (name, index) = offer_everything(&source);
+    let push = |to: &str| PushRequest {
+        image: ImageRef::parse(&name).unwrap(),
+        destination: ImageRef::parse(to).unwrap(),
+        credentials: None,
+        all_platforms: true,
+    };
+    let to = format!("{}/copy:2", peer.address);
+    // Whatever breaks, there is no tag before everything is there.
+    peer.fail("MANIFEST", &[Fault::Refuse(403, "no more manifests")]);
+    let error = place.images.push(push(&to), Reporter::silent()).await.unwrap_err();
+    assert!(error.to_string().contains("no more manifests"), "{error}");
+    peer.fail("PATCH", &[Fault::Cut(1000), Fault::Forget]);
+    let pushed = place.images.push(push(&to), Reporter::silent()).await.unwrap();
+    assert_eq!(pushed.manifest_digest, digest(index.to_string().as_bytes()));
+    let (media_type, body) = peer.manifest_of("2").unwrap();
+    assert_eq!((&media_type[..], &body[..]), (INDEX, index.to_string().as_bytes()));
+    for entry in index["manifests"].as_array().unwrap() {
+        check_blobs(&peer, entry["digest"].as_str().unwrap());
+    }
+    assert_eq!(place.layers(), 0, "nothing was unpacked");
+    let again = place.images.push(push(&to), Reporter::silent()).await.unwrap();
+    assert_eq!((again.new_layers, again.uploaded), (0, 0));
+}
+
+/// Every blob of a manifest is there, as it is.
+fn check_blobs(peer: &Peer, reference: &str) {
+    let (_, body) = peer.manifest_of(reference).expect("a manifest is missing");
+    let manifest: Value = serde_json::from_slice(&body).unwrap();
+    for blob in manifest["layers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .chain([&manifest["config"]])
+    {
+        let id = blob["digest"].as_str().unwrap();
+        assert_eq!(digest(&peer.blob(id).expect("a blob is missing")), id);
+    }
 }
 
 #[tokio::test]

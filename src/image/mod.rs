@@ -32,6 +32,7 @@ mod assemble;
 mod beneath;
 mod build_cache;
 mod bundle;
+mod cache_changes;
 mod capture;
 mod chain;
 mod changes;
@@ -60,6 +61,7 @@ mod receive;
 pub(crate) mod record;
 mod reference;
 mod registry;
+mod relay;
 mod room;
 mod skeleton;
 mod space;
@@ -100,8 +102,8 @@ use self::track::{Tracker, Watched};
 use self::view::View;
 
 pub use self::adopt::Bundle;
-pub use self::build_cache::CacheChanges;
 pub use self::bundle::{ArchiveFormat, ImportRequest, Loaded};
+pub use self::cache_changes::CacheChanges;
 pub use self::commit::CommitRequest;
 pub use self::copy::Copied;
 pub use self::draft::{Change, Draft, Layers, Scratch};
@@ -297,7 +299,7 @@ impl ImageService {
     }
 
     /// The same, and reports the phases `resolving`, `layers` and `committing` and the transfers of the layers. A caller
-    /// that joins a running pull is first told its present state.
+    /// that joins a running pull is first told what has happened so far.
     pub async fn pull_reported(
         &self,
         image: &ImageRef,
@@ -313,15 +315,25 @@ impl ImageService {
 
     /// The image, which is pulled first if it is not present or has lost a layer.
     pub async fn ensure(&self, image: &ImageRef, platform: &Platform) -> Result<Arc<Image>, ImageError> {
+        self.ensure_reported(image, platform, &Reporter::silent()).await
+    }
+
+    /// The same, and reports a pull as [`ImageService::pull_reported`] does.
+    pub async fn ensure_reported(
+        &self,
+        image: &ImageRef,
+        platform: &Platform,
+        reporter: &Reporter,
+    ) -> Result<Arc<Image>, ImageError> {
         let present = match self.get(image) {
-            Err(ImageError::NotFound(_)) => return self.pull(image, platform).await,
+            Err(ImageError::NotFound(_)) => return self.pull_reported(image, platform, reporter).await,
             present => present?,
         };
         match self.check_layers(&present.diff_ids()).await {
             Ok(()) => Ok(present),
             Err(lost) => {
                 tracing::warn!(%image, %lost, "pulling the image again");
-                self.pull(image, platform).await
+                self.pull_reported(image, platform, reporter).await
             }
         }
     }

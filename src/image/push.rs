@@ -26,7 +26,7 @@ use super::digest::Digest;
 use super::layers::LayerStore;
 use super::outgoing::Outgoing;
 use super::registry::{Begun, Credentials, Sent, Source, Upload};
-use super::{ImageError, ImageRef, ImageService, Inner, blocking, documents};
+use super::{ImageError, ImageRef, ImageService, Inner, blocking, documents, relay};
 use crate::observe::metrics::Verb;
 use crate::ops::progress::{ProgressEvent, Reporter, Transfer, TransferState};
 use crate::ops::task::detached;
@@ -49,6 +49,9 @@ pub struct PushRequest {
     pub destination: ImageRef,
     /// Instead of the stored ones.
     pub credentials: Option<Credentials>,
+    /// Whether everything that the image's registry has under that name is copied: all platforms, and attestations. Then
+    /// the image need not be present.
+    pub all_platforms: bool,
 }
 
 /// What was pushed.
@@ -56,7 +59,7 @@ pub struct PushRequest {
 pub struct Pushed {
     /// Digest of the manifest in the registry.
     pub manifest_digest: String,
-    /// Digest of the configuration: the image's id.
+    /// Digest of the configuration: the image's id. Empty for an index.
     pub config_digest: String,
     /// Sizes of all blobs, in bytes.
     pub size: u64,
@@ -111,6 +114,20 @@ impl ImageService {
 
     async fn run_push(&self, request: &PushRequest, reporter: &Reporter) -> Result<Pushed, ImageError> {
         reporter.report(ProgressEvent::Phase("resolving")).await;
+        if request.all_platforms {
+            let (image, destination) = (&request.image, &request.destination);
+            let relayed = relay::relay(&self.0, image, destination, request.credentials.as_ref(), reporter);
+            let relayed = Box::pin(relayed).await?;
+            return Ok(Pushed {
+                manifest_digest: relayed.manifest_digest,
+                config_digest: String::new(),
+                size: relayed.size,
+                uploaded: relayed.uploaded,
+                new_layers: relayed.new_blobs,
+                present_layers: relayed.present_blobs,
+                is_rewritten: false,
+            });
+        }
         let outgoing = self.outgoing(&request.image).await?;
         let mut work = Vec::new();
         let mut seen = HashSet::new();

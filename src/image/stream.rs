@@ -326,11 +326,10 @@ fn decompress(
             pieces.send(Ok(buffer)).map_err(|_| gone())?;
         }
     };
-    run().map_err(|error| {
+    run().inspect_err(|error| {
         // The reader of the archive tells why, and has it from here.
         let copy = io::Error::new(error.kind(), error.to_string());
         let _ = pieces.send(Err(copy));
-        error
     })
 }
 

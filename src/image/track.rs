@@ -39,22 +39,18 @@ pub(super) struct Watched {
     details: watch::Receiver<Details>,
 }
 
-/// Phase and layers of a pull.
-#[derive(Debug, Clone)]
+/// Phases and layers of a pull.
+#[derive(Debug, Clone, Default)]
 struct Details {
-    phase: &'static str,
-    /// By diff id. Those that were told are compared by their place, which does not change.
-    layers: Vec<(Digest, Transfer)>,
+    /// By diff id; known once the manifest is. Those that were told are compared by their place, which does not change.
+    layers: Option<Vec<(Digest, Transfer)>>,
+    committing: bool,
 }
 
 impl Tracker {
     pub(super) fn new() -> (Self, Watched) {
-        let details = Details {
-            phase: "resolving",
-            layers: Vec::new(),
-        };
         let (totals, totals_seen) = watch::channel(Progress::default());
-        let (details, details_seen) = watch::channel(details);
+        let (details, details_seen) = watch::channel(Details::default());
         let watched = Watched {
             totals: totals_seen,
             details: details_seen,
@@ -78,16 +74,13 @@ impl Tracker {
             };
             (*diff_id, transfer)
         });
-        let layers = layers.collect();
-        self.details.send_replace(Details {
-            phase: "layers",
-            layers,
-        });
+        let layers = Some(layers.collect());
+        self.details.send_modify(|details| details.layers = layers);
     }
 
     /// All layers are there; documents and row are written.
     pub(super) fn committing(&self) {
-        self.details.send_modify(|details| details.phase = "committing");
+        self.details.send_modify(|details| details.committing = true);
     }
 
     /// So many bytes of a layer have come.
@@ -118,7 +111,7 @@ impl Tracker {
 
     fn change(&self, diff_id: &Digest, change: impl FnOnce(&mut Transfer)) {
         self.details.send_modify(|details| {
-            let mut layers = details.layers.iter_mut();
+            let mut layers = details.layers.iter_mut().flatten();
             if let Some((_, layer)) = layers.find(|(id, _)| id == diff_id) {
                 change(layer);
             }
@@ -127,13 +120,11 @@ impl Tracker {
 }
 
 impl Watched {
-    /// Waits for `done` and reports meanwhile: first the present state, then what changes.
+    /// Waits for `done` and reports meanwhile: first what has happened so far, then what changes.
     pub(super) async fn report<T>(mut self, reporter: &Reporter, done: impl Future<Output = T>) -> T {
         let mut done = std::pin::pin!(done);
-        let mut told = Details {
-            phase: "",
-            layers: Vec::new(),
-        };
+        reporter.report(ProgressEvent::Phase("resolving")).await;
+        let mut told = Details::default();
         loop {
             let now = self.details.borrow_and_update().clone();
             told = tell(told, now, reporter).await;
@@ -153,11 +144,12 @@ impl Watched {
 
 /// Reports the difference.
 async fn tell(before: Details, now: Details, reporter: &Reporter) -> Details {
-    if before.phase != now.phase {
-        reporter.report(ProgressEvent::Phase(now.phase)).await;
+    if before.layers.is_none() && now.layers.is_some() {
+        reporter.report(ProgressEvent::Phase("layers")).await;
     }
-    for (n, (_, layer)) in now.layers.iter().enumerate() {
-        let told = before.layers.get(n).map(|(_, layer)| layer);
+    let told = before.layers.unwrap_or_default();
+    for (n, (_, layer)) in now.layers.iter().flatten().enumerate() {
+        let told = told.get(n).map(|(_, layer)| layer);
         if told == Some(layer) {
             continue;
         }
@@ -166,6 +158,9 @@ async fn tell(before: Details, now: Details, reporter: &Reporter) -> Details {
             true => reporter.report_lossy(event),
             false => reporter.report(event).await,
         }
+    }
+    if now.committing && !before.committing {
+        reporter.report(ProgressEvent::Phase("committing")).await;
     }
     now
 }
@@ -183,7 +178,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_comes_late_is_told_the_present_state_and_all_are_told_the_last() {
+    async fn whoever_comes_late_is_told_what_has_happened_and_all_are_told_the_end() {
         let (tracker, watched) = Tracker::new();
         let [a, b] = ["a", "b"].map(|text| Digest::of(text.as_bytes()));
         let descriptor = |digest, size| Descriptor { digest, size };
@@ -217,15 +212,16 @@ mod tests {
         end.send(()).unwrap();
         let [a, b] = [a, b].map(|digest| digest.to_string()[7..9].to_owned());
         let common = [
+            "resolving".to_owned(),
             "layers".to_owned(),
             format!("{a} Downloading 4/10"),
             format!("{b} Present 0/20"),
-            "committing".to_owned(),
             format!("{a} Done 10/10"),
+            "committing".to_owned(),
         ];
-        assert_eq!(late.await.unwrap(), common);
-        let early = early.await.unwrap();
-        assert_eq!((early[0].as_str(), &early[1..]), ("resolving", &common[..]));
+        for told in [early, late] {
+            assert_eq!(told.await.unwrap(), common);
+        }
         let totals = Progress {
             total_bytes: 30,
             received_bytes: 10,

@@ -20,16 +20,16 @@ impl Context {
     }
 
     /// From nothing but busybox, which `/bin/sh` and all its other commands are links to.
-    fn demo(rest: &str) -> Self {
+    pub fn demo(rest: &str) -> Self {
         let steps =
             "FROM scratch\nCOPY busybox /bin/busybox\nRUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\n";
-        Self::new(&format!("{steps}{rest}")).entry(
-            EntryType::Regular,
-            "busybox",
-            "",
-            0o755,
-            &std::fs::read("/bin/busybox").unwrap(),
-        )
+        Self::with_busybox(&format!("{steps}{rest}"))
+    }
+
+    /// With this build file and busybox.
+    pub fn with_busybox(dripfile: &str) -> Self {
+        let busybox = std::fs::read("/bin/busybox").unwrap();
+        Self::new(dripfile).entry(EntryType::Regular, "busybox", "", 0o755, &busybox)
     }
 
     /// With that program of this machine's /bin.
@@ -38,16 +38,16 @@ impl Context {
         self.entry(EntryType::Regular, name, "", 0o755, &program)
     }
 
-    fn file(self, name: &str, content: &str) -> Self {
+    pub fn file(self, name: &str, content: &str) -> Self {
         self.entry(EntryType::Regular, name, "", 0o644, content.as_bytes())
     }
 
-    fn link(self, name: &str, target: &str) -> Self {
+    pub fn link(self, name: &str, target: &str) -> Self {
         self.entry(EntryType::Symlink, name, target, 0o777, b"")
     }
 
     /// The name is written as it is, also one that no good archive has.
-    fn entry(mut self, kind: EntryType, name: &str, target: &str, mode: u32, data: &[u8]) -> Self {
+    pub fn entry(mut self, kind: EntryType, name: &str, target: &str, mode: u32, data: &[u8]) -> Self {
         let mut header = Header::new_ustar();
         let block = header.as_mut_bytes();
         block[..name.len()].copy_from_slice(name.as_bytes());
@@ -89,7 +89,7 @@ fn uncached_with_busybox() -> (Lab, String) {
 }
 
 /// What a container of that image prints when it runs what the image says.
-fn output(lab: &Lab, image: &str, command: &[&str]) -> String {
+pub fn output(lab: &Lab, image: &str, command: &[&str]) -> String {
     let api = lab.api();
     let id = api.run(json!({ "image": image, "command": command }));
     let ended = api.wait_state(&id, "stopped");
@@ -99,11 +99,11 @@ fn output(lab: &Lab, image: &str, command: &[&str]) -> String {
     said
 }
 
-fn remove(lab: &Lab, image: &str) {
+pub fn remove(lab: &Lab, image: &str) {
     lab.api().ok(delete("/v1/images").json(&json!({ "image": image })));
 }
 
-fn status(lab: &Lab, image: &str) -> Value {
+pub fn status(lab: &Lab, image: &str) -> Value {
     lab.api().ok(get(&format!("/v1/images/status?image={image}")))
 }
 
@@ -248,7 +248,8 @@ fn what_is_refused_leaves_nothing() {
     refused(from(""), "", 400, "missing tag query");
     // The answer is seen although much is still to be sent.
     refused(Context::demo(""), "", 400, "missing tag query");
-    refused(Context::demo("EXPOSE 1"), "?tag=x:y", 400, "build failed: unsupported");
+    let unknown = "build failed: Dripfile line 4: unsupported instruction: EXPSE; did you mean EXPOSE?";
+    refused(Context::demo("EXPSE 1"), "?tag=x:y", 400, unknown);
     refused(from(""), "?tag=../../x", 400, "build failed: invalid image reference");
     let digest = format!("?tag=x@sha256:{}", "0".repeat(64));
     refused(from(""), &digest, 400, "build failed: invalid image reference");
@@ -271,50 +272,40 @@ fn what_is_refused_leaves_nothing() {
         400,
         "build failed: Dripfile: no such build file",
     );
+    refused(Context::new("ENV A=1"), "?tag=x:y", 400, "build failed: Dripfile");
     refused(
-        from("FROM x"),
+        Context::new("FROM"),
         "?tag=x:y",
         400,
-        "build failed: multi-stage build is not supported",
+        "build failed: Dripfile line 1 (FROM): FROM requires",
     );
-    refused(
-        from("EXPOSE 80"),
-        "?tag=x:y",
-        400,
-        "build failed: unsupported instruction: EXPOSE",
-    );
-    refused(
-        Context::new("ENV A=1"),
-        "?tag=x:y",
-        400,
-        "build failed: missing FROM instruction",
-    );
-    refused(Context::new("FROM"), "?tag=x:y", 400, "build failed: FROM requires");
     refused(
         Context::new("FROM scratch\nRUN true"),
         "?tag=x:y",
         400,
-        "build failed: RUN requires files",
+        "build failed: Dripfile line 2 (RUN): RUN requires files",
     );
     let unknown = Context::new("FROM 192.0.2.1:5000/no/such:1");
-    refused(unknown, "?tag=x:y", 404, "build failed: manifest fetch failed: 404: ");
+    let not_found = "build failed: Dripfile line 1 (FROM): manifest fetch failed: 404: ";
+    refused(unknown, "?tag=x:y", 404, not_found);
     refused(
         from("COPY nofile /x"),
         "?tag=x:y",
         400,
-        "build failed: nofile: no such file",
+        "build failed: Dripfile line 2 (COPY): nofile: no such file or directory in the build context; the path is \
+         relative to its root",
     );
     refused(
         from("COPY ../../etc/passwd /p"),
         "?tag=x:y",
         400,
-        "build failed: invalid path: ../../etc/passwd",
+        "build failed: Dripfile line 2 (COPY): invalid path: ../../etc/passwd",
     );
     refused(
         from("COPY out /p").link("out", "/etc/passwd"),
         "?tag=x:y",
         400,
-        "build failed: out: no such file",
+        "build failed: Dripfile line 2 (COPY): out: no such file",
     );
     refused(
         from("").file("../evil", "x"),

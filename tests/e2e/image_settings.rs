@@ -255,7 +255,7 @@ fn exposed_ports_are_shown_and_published_on_demand() {
         "/v1/pods",
         json!({ "name": "p", "containers": [{ "name": "c", "image": image }] }),
     ));
-    let body = json!({ "image": image, "publishAll": true, "podId": pod["podId"] });
+    let body = json!({ "name": "added", "image": image, "publishAll": true, "podId": pod["podId"] });
     let said = api.call(post("/v1/containers", body)).refused(400, "service failed: ");
     assert!(said.contains("publishAll"), "{said}");
 }

@@ -1,10 +1,11 @@
 //! Images that come and go by other ways than a pull: archives, pushes, containers; with tools of others at the far end.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::builds::Context;
+use crate::crash::{interrupted, moments};
 use crate::support::{Call, GUARDED, ImageSpec, Lab, Layer, REGISTRY, Registry, delete, get, post, send, wait_for};
 use crate::{lab_with_busybox, until_term};
 
@@ -298,8 +299,8 @@ fn a_built_image_is_pushed_and_run_by_others() {
     let lab = Lab::running();
     lab.registry();
     let steps = "FROM scratch\nCOPY busybox /bin/busybox\nRUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\n\
-                 RUN mkdir -p /app && echo built > /app/file && chmod 4711 /app/file && ln /app/file /app/twin && \
-                 chown 7:8 /app/file && ln -s file /app/link && rm /bin/vi\nCMD [\"/bin/cat\", \"/app/twin\"]\n";
+                 RUN mkdir -p /app && echo built > /app/file && ln /app/file /app/twin && \
+                 chown 7:8 /app/file && chmod 4711 /app/file && ln -s file /app/link && rm /bin/vi\nCMD [\"/bin/cat\", \"/app/twin\"]\n";
     lab.api()
         .ok(Context::new(steps).program("busybox").post("?tag=made/here:1"));
     let to = format!("{REGISTRY}/made/here:1");
@@ -443,9 +444,9 @@ fn a_container_is_exported_and_imported() {
     let (lab, image) = lab_with_busybox();
     let api = lab.api();
     let script = "echo new > /new; chmod 6755 /new; ln /new /twin; rm /www/index.html; mkdir /tmp/d; echo m > /mnt/in; touch /.wh.x; exec sleep 1000";
-    lab.machine().write("/run/volume/.keep", "");
+    lab.machine().write("/srv/volume/.keep", "");
     let id = api.run(
-        json!({ "image": image, "name": "app", "mount": ["/run/volume:/mnt"], "command": ["/bin/sh", "-c", script] }),
+        json!({ "image": image, "name": "app", "mount": ["/srv/volume:/mnt"], "command": ["/bin/sh", "-c", script] }),
     );
     wait_for("the script", Duration::from_secs(10), || {
         match api.exec("app", "ls /.wh.x") {
@@ -570,4 +571,222 @@ fn a_container_is_committed() {
     }
     lab.pull(&ImageSpec::busybox(), "library/busybox:1");
     lab.assert_unchanged(&before);
+}
+
+#[test]
+fn a_crash_during_a_load_leaves_all_or_nothing() {
+    let lab = Lab::running();
+    let before = lab.inventory();
+    let files = |name: &str| {
+        (0..300).fold(Layer::new(), |layer, n| {
+            layer.file(&format!("{name}/{n}"), 0o644, vec![1; 9000])
+        })
+    };
+    let one = lab.pull(&ImageSpec::busybox().layer(files("one")), "lab/one:1");
+    let two = lab.pull(&ImageSpec::busybox().layer(files("two")), "lab/two:1");
+    let saved = archive(&lab, &format!("/v1/images/save?image={one}&image={two}"));
+    let clear = || {
+        for name in names(&lab) {
+            remove(&lab, &name);
+        }
+        lab.assert_unchanged(&before);
+    };
+    clear();
+    let begun = Instant::now();
+    lab.api().ok(load(saved.clone(), ""));
+    let whole = begun.elapsed();
+    clear();
+    for moment in moments(whole) {
+        let api = lab.api();
+        let load = || drop(api.try_call(load(saved.clone(), "")));
+        interrupted(&lab, moment, load, || {
+            let found = names(&lab);
+            if found.is_empty() {
+                lab.assert_unchanged(&before);
+            } else {
+                assert_eq!(found, [one.clone(), two.clone()]);
+                assert_eq!(output(&lab, &two, "ls /two | wc -l"), "300\n");
+            }
+            clear();
+        });
+    }
+}
+
+#[test]
+fn a_crash_during_a_push_leaves_no_half_of_an_image() {
+    let lab = Lab::running();
+    let files = (0..200_u32).fold(Layer::new(), |layer, n| {
+        let noise: Vec<u8> = (0..20_000_u32)
+            .map(|i| (i.wrapping_mul(2_654_435_761 + n) >> 13) as u8)
+            .collect();
+        layer.file(&format!("d/{n}"), 0o644, noise)
+    });
+    let image = lab.pull(&ImageSpec::busybox().layer(files.zstd()), "lab/one:1");
+    lab.api()
+        .ok(post("/v1/images/tag", json!({ "image": image, "target": "copy:1" })));
+    let push = |n: usize| {
+        post(
+            "/v1/images/push",
+            json!({ "image": "copy:1", "destination": format!("{REGISTRY}/copies/{n}:1") }),
+        )
+    };
+    let begun = Instant::now();
+    lab.api().ok(push(100));
+    let whole = begun.elapsed();
+    for (n, moment) in moments(whole).enumerate() {
+        let api = lab.api();
+        interrupted(
+            &lab,
+            moment,
+            || drop(api.try_call(push(n))),
+            || {
+                let there = format!("{REGISTRY}/copies/{n}:1");
+                // Whatever tag is there is that of a whole image, and the next push completes it.
+                for _ in 0..2 {
+                    let pulled = lab.api().call(post("/v1/images", json!({ "image": there })));
+                    match pulled.status {
+                        200 => remove(&lab, &there),
+                        _ => drop(pulled.refused_as(404, "manifest_not_found", "pull failed: ")),
+                    }
+                    lab.api().ok(push(n));
+                }
+                lab.api().ok(post("/v1/images", json!({ "image": there })));
+                remove(&lab, &there);
+            },
+        );
+    }
+}
+
+#[test]
+fn a_container_that_a_crash_left_frozen_goes_on() {
+    let (lab, image) = lab_with_busybox();
+    let api = lab.api();
+    let files = "mkdir /big; for n in $(seq 400); do head -c 20000 /bin/busybox > /big/$n; done";
+    api.run(json!({ "image": image, "name": "app", "command": until_term(0) }));
+    api.exec("app", files);
+    let commit = || post("/v1/containers/app/commit", json!({ "tag": "made:1" }));
+    let begun = Instant::now();
+    api.ok(commit());
+    let whole = begun.elapsed();
+    remove(&lab, "made:1");
+    for moment in moments(whole) {
+        let api = lab.api();
+        interrupted(
+            &lab,
+            moment,
+            || drop(api.try_call(commit())),
+            || {
+                assert_eq!(lab.api().exec("app", "ls /big | wc -l"), "400\n");
+                if names(&lab).contains(&"library/made:1".to_owned()) {
+                    assert_eq!(output(&lab, "made:1", "ls /big | wc -l"), "400\n");
+                    remove(&lab, "made:1");
+                }
+            },
+        );
+    }
+}
+
+/// The lines of a progress answer.
+fn lines(lab: &Lab, call: Call) -> Vec<Value> {
+    let reply = lab.api().call(call.header("Accept", "application/x-ndjson"));
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(reply.headers["content-type"], "application/x-ndjson");
+    let text = reply.text();
+    let lines = text.lines().filter(|line| !line.is_empty());
+    lines.map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn push_load_and_import_tell_their_progress() {
+    let (lab, image) = lab_with_busybox();
+    let check = |lines: &[Value], phases: &[&str], message: &str| {
+        let told = lines.iter().filter(|line| line["event"] == "phase");
+        let told: Vec<&str> = told.map(|line| line["phase"].as_str().unwrap()).collect();
+        assert_eq!(told, phases, "{lines:?}");
+        let last = lines.last().unwrap();
+        assert_eq!(
+            (&last["event"], &last["message"]),
+            (&json!("result"), &json!(message)),
+            "{lines:?}"
+        );
+        last["data"].clone()
+    };
+    let to = format!("{REGISTRY}/copies/busybox:2");
+    let body = json!({ "image": image, "destination": to });
+    let pushed = lines(&lab, post("/v1/images/push", body));
+    let data = check(&pushed, &["resolving", "layers", "committing"], "push completed");
+    assert_eq!(data["destination"], json!(to));
+    assert!(
+        pushed
+            .iter()
+            .any(|line| line["event"] == "transfer" && line["state"] == "present"),
+        "{pushed:?}"
+    );
+    let saved = archive(&lab, &format!("/v1/images/save?image={image}&format=docker-archive"));
+    remove(&lab, &image);
+    let loaded = lines(&lab, load(saved, ""));
+    let data = check(&loaded, &["receiving", "layers", "committing"], "load completed");
+    assert_eq!(data["images"], json!([image]));
+    assert!(
+        loaded
+            .iter()
+            .any(|line| line["event"] == "transfer" && line["state"] == "done"),
+        "{loaded:?}"
+    );
+    let root = Layer::new().file("a", 0o644, "1").archive().to_vec();
+    let imported = lines(&lab, send("POST", "/v1/images/import?tag=x:1", root));
+    check(&imported, &["receiving", "committing"], "import completed");
+    let bad = lab
+        .api()
+        .call(load(b"no tar".to_vec(), "").header("Accept", "application/x-ndjson"));
+    let last: Value = serde_json::from_str(bad.text().lines().last().unwrap()).unwrap();
+    assert_eq!(
+        (&last["event"], &last["code"]),
+        (&json!("error"), &json!("invalid_image_archive"))
+    );
+}
+
+#[test]
+fn an_index_is_copied_with_all_its_platforms() {
+    let lab = Lab::running();
+    let ours = ImageSpec::busybox();
+    let other = ImageSpec::scratch()
+        .architecture("s390x")
+        .layer(Layer::new().file("which", 0o644, "other\n"));
+    let index = lab.registry().push_index(&[ours, other], "lab/multi:1");
+    let from = format!("{REGISTRY}/lab/multi:1");
+    let body = json!({ "image": from, "destination": format!("{REGISTRY}/copies/multi:2"), "allPlatforms": true });
+    let pushed = lab.api().ok(post("/v1/images/push", body));
+    assert_eq!(
+        (&pushed["manifestDigest"], &pushed["newLayers"]),
+        (&json!(index), &json!(0))
+    );
+    assert_eq!(names(&lab), [""; 0]);
+    let raw = |name: &str| {
+        lab.machine().run(&[
+            "skopeo",
+            "inspect",
+            "--raw",
+            "--tls-verify=false",
+            &format!("docker://{REGISTRY}/{name}"),
+        ])
+    };
+    assert_eq!(raw("copies/multi:2"), raw("lab/multi:1"));
+    let directory = "/run/all";
+    lab.machine().run(&["mkdir", "-p", directory]);
+    let copy = [
+        "skopeo",
+        "--insecure-policy",
+        "copy",
+        "--quiet",
+        "--all",
+        "--src-tls-verify=false",
+    ];
+    lab.machine().run(
+        &[
+            &copy[..],
+            &[&format!("docker://{REGISTRY}/copies/multi:2"), "oci:/run/all/layout:1"],
+        ]
+        .concat(),
+    );
 }

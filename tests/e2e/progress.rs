@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::builds::Context;
 use crate::support::{Call, ImageSpec, Lab, Layer, REGISTRY, get, post, send, wait_for};
 
 const LINES: &str = "application/x-ndjson";
@@ -152,4 +153,88 @@ fn a_pull_goes_on_without_its_client() {
         audited(&lab).first().cloned().ok_or("nothing yet")
     });
     assert_eq!(record, (200, String::new()));
+}
+
+fn build(dripfile: &str, tag: &str) -> Call {
+    Context::new(dripfile)
+        .post(&format!("?tag={tag}"))
+        .header("Accept", LINES)
+}
+
+/// What came out of a step, all of it.
+fn output_of(lines: &[Value], step: &Value) -> String {
+    let outputs = of(lines, "output").into_iter().filter(|line| &line["step"] == step);
+    outputs.map(|line| line["text"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn a_build_tells_its_steps_and_what_they_print() {
+    let lab = Lab::running();
+    let base = lab.push(&ImageSpec::busybox(), "lab/base:1");
+    let file = format!("FROM {base}\nENV A=1\nRUN printf 'h\\303\\244\\377\\n' && echo done > /made\n");
+    let told = lines(&lab, build(&file, "told:1"));
+    let phases: Vec<_> = of(&told, "phase").iter().map(|line| line["phase"].clone()).collect();
+    assert_eq!(phases, ["context", "steps", "committing"]);
+    assert!(!of(&told, "transfer").is_empty(), "the base was not pulled: {told:?}");
+    let steps = |lines: &[Value], state: &str| -> Vec<String> {
+        let steps = of(lines, "step").into_iter().filter(|line| line["state"] == state);
+        steps
+            .map(|line| line["text"].as_str().unwrap().split(' ').next().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(steps(&told, "started"), ["FROM", "ENV", "RUN"]);
+    assert_eq!(steps(&told, "done"), ["FROM", "ENV", "RUN"]);
+    let run = *of(&told, "step").last().unwrap();
+    assert_eq!(run["step"], run["total"]);
+    assert_eq!(output_of(&told, &run["step"]), "h\u{e4}\u{fffd}\n");
+    let result = told.last().unwrap();
+    assert_eq!(
+        (&result["event"], &result["message"]),
+        (&json!("result"), &json!("build completed"))
+    );
+    let plain = lab.api().ok(Context::new(&file).post("?tag=told:1"));
+    assert_eq!(result["data"], plain);
+    let again = lines(&lab, build(&file, "told:1"));
+    assert!(steps(&again, "cached").contains(&"RUN".to_owned()), "{again:?}");
+    assert!(of(&again, "output").is_empty());
+
+    // A failing step, and a wrong file.
+    let failing = format!("FROM {base}\nRUN echo sorry; exit 3\n");
+    let told = lines(&lab, build(&failing, "told:2"));
+    let failed = *of(&told, "step").last().unwrap();
+    assert_eq!(failed["state"], "failed");
+    assert_eq!(output_of(&told, &failed["step"]), "sorry\n");
+    let error = told.last().unwrap();
+    let plain = lab.api().call(Context::new(&failing).post("?tag=told:2"));
+    assert_eq!((error["status"].as_u64().unwrap(), plain.status), (400, 400));
+    assert_eq!(
+        (&error["code"], &error["message"]),
+        (&plain.json()["code"], &json!(plain.message()))
+    );
+    lab.api()
+        .call(Context::new("FROM scratch\n").post("").header("Accept", LINES))
+        .refused(400, "");
+}
+
+#[test]
+fn output_comes_while_the_step_runs_and_a_client_that_leaves_ends_the_build() {
+    let lab = Lab::running();
+    let base = lab.pull(&ImageSpec::busybox(), "lab/base:1");
+    let api = lab.api();
+    let mut answer = api.open(build(&format!("FROM {base}\nRUN echo first; sleep 1000\n"), "left:1"));
+    answer.until("\"text\":\"first\\n\"");
+    let builds = || {
+        let all = api.ok(get("/v1/containers"));
+        let all = all.as_array().unwrap().iter();
+        all.filter(|c| c["containerId"].as_str().unwrap().starts_with("build-"))
+            .count()
+    };
+    assert_eq!(builds(), 1);
+    drop(answer);
+    wait_for("the end of the build", Duration::from_secs(30), || match builds() {
+        0 => Ok(()),
+        n => Err(n),
+    });
+    let images = api.ok(get("/v1/images"));
+    assert_eq!(images.as_array().unwrap().len(), 1, "{images}");
 }

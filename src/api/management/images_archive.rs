@@ -10,9 +10,10 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Management;
 use super::logs::until;
-use crate::api::{ApiError, AuditEntry, Code, Failure, QueryParams, Success, SuccessBody, success};
+use crate::api::{
+    ApiError, AuditEntry, Code, Failure, ProgressAnswer, ProgressLine, QueryParams, SuccessBody, success,
+};
 use crate::image::{ArchiveFormat, ByteStream, ImageError, ImageRef, ImportRequest, Platform};
-use crate::ops::progress::Reporter;
 
 /// Which images, and how.
 #[derive(Debug, IntoParams)]
@@ -112,17 +113,20 @@ pub(super) fn tar(m: &Management, archive: ByteStream) -> Response {
 /// Load images from an archive
 ///
 /// The archive is one of `save`, of `docker save`, `podman save`, `skopeo copy` or `umoci` (oci-archive or
-/// docker-archive), as it is or compressed with gzip or zstd.
+/// docker-archive), as it is or compressed with gzip or zstd. With `Accept: application/x-ndjson` the answer has a line for
+/// each event.
 #[utoipa::path(post, path = "/v1/images/load", tag = "images", params(LoadQuery),
     request_body(content = Vec<u8>, content_type = "application/x-tar", description = "The archive"),
-    responses((status = 200, body = SuccessBody<LoadedImages>), (status = 400, body = Failure),
+    responses((status = 200, content((SuccessBody<LoadedImages> = "application/json"),
+            (ProgressLine = "application/x-ndjson"))), (status = 400, body = Failure),
         (status = 500, body = Failure)))]
 pub async fn load(
     State(m): State<Management>,
     entry: AuditEntry,
+    answer: ProgressAnswer,
     QueryParams(query): QueryParams<LoadQuery>,
     body: Body,
-) -> Result<Success<SuccessBody<LoadedImages>>, ApiError> {
+) -> Result<Response, ApiError> {
     entry.target(|target| target.image_ref = query.tag.clone());
     let failed = |e: ImageError| ApiError::from(e).prefixed("load failed: ");
     let tag = match &query.tag[..] {
@@ -130,24 +134,32 @@ pub async fn load(
         tag => Some(new_name(tag).map_err(failed)?),
     };
     let upload = body.into_data_stream().map_err(std::io::Error::other);
-    let loaded = m.images.load(upload, tag, Reporter::silent()).await.map_err(failed)?;
-    let images: Vec<String> = loaded.images.iter().map(|image| image.id.clone()).collect();
-    entry.target(|target| target.image_ref = images.join(" "));
-    Ok(success("load completed", LoadedImages { images }))
+    let service = m.images.clone();
+    let load = move |reporter, _| async move {
+        let loaded = service.load(upload, tag, reporter).await.map_err(failed)?;
+        let images: Vec<String> = loaded.images.iter().map(|image| image.id.clone()).collect();
+        entry.target(|target| target.image_ref = images.join(" "));
+        Ok(success("load completed", LoadedImages { images }))
+    };
+    Ok(answer.run(&m.sessions, load).await)
 }
 
 /// Make an image from the archive of a root file system
+///
+/// With `Accept: application/x-ndjson` the answer has a line for each event.
 #[utoipa::path(post, path = "/v1/images/import", tag = "images", params(ImportQuery),
     request_body(content = Vec<u8>, content_type = "application/x-tar",
         description = "The files, as a tar that may be compressed with gzip or zstd"),
-    responses((status = 200, body = SuccessBody<LoadedImages>), (status = 400, body = Failure),
+    responses((status = 200, content((SuccessBody<LoadedImages> = "application/json"),
+            (ProgressLine = "application/x-ndjson"))), (status = 400, body = Failure),
         (status = 500, body = Failure)))]
 pub async fn import(
     State(m): State<Management>,
     entry: AuditEntry,
+    answer: ProgressAnswer,
     QueryParams(query): QueryParams<Vec<(String, String)>>,
     body: Body,
-) -> Result<Success<SuccessBody<LoadedImages>>, ApiError> {
+) -> Result<Response, ApiError> {
     let tag = last(&query, "tag");
     entry.target(|target| target.image_ref = tag.to_owned());
     if tag.is_empty() {
@@ -162,9 +174,13 @@ pub async fn import(
         platform: Platform::parse("", last(&query, "arch")),
     };
     let upload = body.into_data_stream().map_err(std::io::Error::other);
-    let image = m.images.import(upload, request, Reporter::silent()).await;
-    let images = vec![image.map_err(failed)?.id.clone()];
-    Ok(success("import completed", LoadedImages { images }))
+    let service = m.images.clone();
+    let import = move |reporter, _| async move {
+        let image = service.import(upload, request, reporter).await;
+        let images = vec![image.map_err(failed)?.id.clone()];
+        Ok(success("import completed", LoadedImages { images }))
+    };
+    Ok(answer.run(&m.sessions, import).await)
 }
 
 /// A reference that an image can get.

@@ -1,13 +1,13 @@
 //! `POST /v1/images/push` (`docs/spec/api.md` 7.12).
 
 use axum::extract::State;
+use axum::response::Response;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::ToSchema;
 
 use super::Management;
-use crate::api::{ApiError, AuditEntry, Code, Failure, StrictJson, Success, SuccessBody, success};
+use crate::api::{ApiError, AuditEntry, Code, Failure, ProgressAnswer, ProgressLine, StrictJson, SuccessBody, success};
 use crate::image::{Credentials, ImageError, ImageRef, PushRequest};
-use crate::ops::progress::Reporter;
 
 /// An image to push.
 #[derive(Default, Deserialize, Serialize, ToSchema)]
@@ -20,6 +20,10 @@ pub struct PushBody {
     destination: String,
     /// Credentials for this push, instead of the stored ones. They are not kept.
     auth: Option<PushAuth>,
+    /// Copy everything that the image's own registry has under this name: the index with all platforms and attestations,
+    /// byte by byte. Then the image need not be present here [default: false]
+    #[serde(rename = "allPlatforms")]
+    all_platforms: bool,
 }
 
 /// Credentials for one request: `username` with `password`, or `token`.
@@ -66,13 +70,13 @@ pub struct PushedImage {
     destination: String,
     /// Digest of the manifest.
     manifest_digest: String,
-    /// Digest of the configuration: the image's id.
+    /// Digest of the configuration: the image's id; empty with `allPlatforms`.
     config_digest: String,
     /// Configuration and layers, in bytes.
     size_bytes: u64,
     /// What was uploaded, in bytes.
     uploaded_bytes: u64,
-    /// Layers that were uploaded.
+    /// Layers that were uploaded; with `allPlatforms`, layers and configurations.
     new_layers: usize,
     /// Layers that the repository had, or that the registry took from another one.
     present_layers: usize,
@@ -82,15 +86,19 @@ pub struct PushedImage {
 }
 
 /// Push an image; only what the registry lacks is uploaded
+///
+/// With `Accept: application/x-ndjson` the answer has a line for each event. The push goes on if the client leaves.
 #[utoipa::path(post, path = "/v1/images/push", tag = "images", request_body = PushBody,
-    responses((status = 200, body = SuccessBody<PushedImage>), (status = 400, body = Failure),
+    responses((status = 200, content((SuccessBody<PushedImage> = "application/json"),
+            (ProgressLine = "application/x-ndjson"))), (status = 400, body = Failure),
         (status = 404, body = Failure), (status = 409, body = Failure, description = "A layer is lost"),
         (status = 502, body = Failure, description = "The registry failed or refused")))]
 pub async fn push(
     State(m): State<Management>,
     entry: AuditEntry,
+    answer: ProgressAnswer,
     StrictJson(body): StrictJson<PushBody>,
-) -> Result<Success<SuccessBody<PushedImage>>, ApiError> {
+) -> Result<Response, ApiError> {
     let to = if body.destination.is_empty() {
         &body.image
     } else {
@@ -103,21 +111,26 @@ pub async fn push(
         image: ImageRef::parse(&body.image).map_err(failed)?,
         destination: ImageRef::parse(to).map_err(failed)?,
         credentials: body.auth.map(credentials).transpose()?.flatten(),
+        all_platforms: body.all_platforms,
     };
-    let destination = request.destination.canonical();
-    let pushed = m.images.push(request, Reporter::silent()).await.map_err(failed)?;
-    let view = PushedImage {
-        image: body.image,
-        destination,
-        manifest_digest: pushed.manifest_digest,
-        config_digest: pushed.config_digest,
-        size_bytes: pushed.size,
-        uploaded_bytes: pushed.uploaded,
-        new_layers: pushed.new_layers,
-        present_layers: pushed.present_layers,
-        rewritten: pushed.is_rewritten,
+    let (images, image) = (m.images.clone(), body.image);
+    let push = move |reporter, _| async move {
+        let destination = request.destination.canonical();
+        let pushed = images.push(request, reporter).await.map_err(failed)?;
+        let view = PushedImage {
+            image,
+            destination,
+            manifest_digest: pushed.manifest_digest,
+            config_digest: pushed.config_digest,
+            size_bytes: pushed.size,
+            uploaded_bytes: pushed.uploaded,
+            new_layers: pushed.new_layers,
+            present_layers: pushed.present_layers,
+            rewritten: pushed.is_rewritten,
+        };
+        Ok(success("push completed", view))
     };
-    Ok(success("push completed", view))
+    Ok(answer.run(&m.sessions, push).await)
 }
 
 fn credentials(auth: PushAuth) -> Result<Option<Credentials>, ApiError> {

@@ -6,20 +6,28 @@ use std::io::Read;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::save::{FULL_NAME, REF_NAME};
 use super::spool::{Spool, SpoolError, Spooled};
 use crate::image::digest::Digest;
 use crate::image::index_entry::IndexEntry;
 use crate::image::json_null::or_default;
 use crate::image::manifest::{Document, ImageConfig, MAX_DOCUMENT};
 use crate::image::platform::choose;
+use crate::image::printable::printable;
 use crate::image::{ImageRef, Platform, documents};
 use crate::model::ImageLayer;
 
+/// Name of an image in an index: of the OCI image specification, and as containerd and docker write it.
+pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub(super) const FULL_NAME: &str = "io.containerd.image.name";
 /// Maximum nesting of indexes.
 const MAX_DEPTH: usize = 4;
 /// Most images, and most names of one image.
 const MAX_IMAGES: usize = 256;
+/// Most layers of one image: more than a container can have, as some are equal.
+const MAX_LAYERS: usize = 512;
+/// Most manifests that are looked at, and the size of all documents together, in bytes: an index can name one many times.
+const MAX_MANIFESTS: usize = 1024;
+const MAX_DOCUMENTS: u64 = 64 << 20;
 
 /// An image of the archive.
 pub(crate) struct Found {
@@ -36,12 +44,28 @@ pub(crate) struct Found {
     pub layers: Vec<(ImageLayer, Spooled)>,
 }
 
+/// An archive whose documents are being read.
+struct Reader<'a> {
+    spool: &'a Spool,
+    platform: &'a Platform,
+    /// Manifests that may still be looked at.
+    manifests: usize,
+    /// Bytes of documents that may still be read.
+    bytes: u64,
+}
+
 /// All images for a platform. The error says why the archive is none of images.
 pub(crate) fn images(spool: &Spool, platform: &Platform) -> Result<Vec<Found>, SpoolError> {
-    let found = if let Some(index) = spool.read("index.json", MAX_DOCUMENT)? {
-        of_layout(spool, &index, platform)?
-    } else if let Some(manifest) = spool.read("manifest.json", MAX_DOCUMENT)? {
-        of_docker(spool, &manifest, platform)?
+    let mut reader = Reader {
+        spool,
+        platform,
+        manifests: MAX_MANIFESTS,
+        bytes: MAX_DOCUMENTS,
+    };
+    let found = if let Some(index) = reader.read("index.json")? {
+        reader.of_layout(&index)?
+    } else if let Some(manifest) = reader.read("manifest.json")? {
+        reader.of_docker(&manifest)?
     } else if spool.file("repositories").is_some() {
         return Err(SpoolError::refused(
             "it was written by a docker older than 1.10: it has no manifest.json; load it there and save it again with a \
@@ -60,34 +84,54 @@ pub(crate) fn images(spool: &Spool, platform: &Platform) -> Result<Vec<Found>, S
     }
 }
 
-fn of_layout(spool: &Spool, index: &[u8], platform: &Platform) -> Result<Vec<Found>, SpoolError> {
-    let entries = match Document::parse(index, "").map_err(|e| SpoolError::refused(format!("index.json: {e}")))? {
-        Document::Index(entries) => entries,
-        _ => return Err(SpoolError::refused("index.json is not an index")),
-    };
-    // Entries of one name are one image for several platforms.
-    let mut by_name: BTreeMap<String, Vec<IndexEntry>> = BTreeMap::new();
-    for entry in entries.into_iter().filter(IndexEntry::may_be_image) {
-        let text = |name| entry.annotations.get(name).and_then(Value::as_str).map(str::to_owned);
-        let name = text(FULL_NAME).or(text(REF_NAME)).unwrap_or_default();
-        by_name.entry(name).or_default().push(entry);
+impl Reader<'_> {
+    /// A document of that name, if there is one.
+    fn read(&mut self, name: &str) -> Result<Option<Vec<u8>>, SpoolError> {
+        let body = self.spool.read(name, MAX_DOCUMENT)?;
+        let size = body.as_ref().map_or(0, Vec::len) as u64;
+        self.bytes = self.bytes.checked_sub(size).ok_or_else(|| {
+            SpoolError::refused(format!(
+                "its manifests and configurations have more than {MAX_DOCUMENTS} bytes"
+            ))
+        })?;
+        Ok(body)
     }
-    // An image with several names is loaded once.
-    let mut images: Vec<Found> = Vec::new();
-    for (name, entries) in by_name {
-        let found = follow(spool, &entries, platform, MAX_DEPTH)?;
-        let mut found = found.ok_or_else(|| no_platform(&name, platform))?;
-        if let Some(name) = full(&name)? {
-            found.names.push(name);
-        } else if !name.is_empty() {
-            found.tag = Some(name);
-        }
-        match images.iter_mut().find(|other| other.manifest.0 == found.manifest.0) {
-            Some(other) if !found.names.is_empty() => other.names.extend(found.names),
-            _ => images.push(found),
-        }
+
+    fn document(&mut self, digest: &Digest) -> Result<(Digest, Vec<u8>), SpoolError> {
+        blob(self.spool, digest)?;
+        let body = self.read(&format!("blobs/sha256/{}", digest.hex()))?;
+        Ok((*digest, body.unwrap_or_default()))
     }
-    Ok(images)
+
+    fn of_layout(&mut self, index: &[u8]) -> Result<Vec<Found>, SpoolError> {
+        let entries = match Document::parse(index, "").map_err(|e| SpoolError::refused(format!("index.json: {e}")))? {
+            Document::Index(entries) => entries,
+            _ => return Err(SpoolError::refused("index.json is not an index")),
+        };
+        // Entries of one name are one image for several platforms.
+        let mut by_name: BTreeMap<String, Vec<IndexEntry>> = BTreeMap::new();
+        for entry in entries.into_iter().filter(IndexEntry::may_be_image) {
+            let text = |name| entry.annotations.get(name).and_then(Value::as_str).map(str::to_owned);
+            let name = text(FULL_NAME).or(text(REF_NAME)).unwrap_or_default();
+            by_name.entry(name).or_default().push(entry);
+        }
+        // An image with several names is loaded once.
+        let mut images: Vec<Found> = Vec::new();
+        for (name, entries) in by_name {
+            let found = self.follow(&entries, MAX_DEPTH)?;
+            let mut found = found.ok_or_else(|| no_platform(&name, self.platform))?;
+            if let Some(name) = full(&name)? {
+                found.names.push(name);
+            } else if !name.is_empty() {
+                found.tag = Some(name);
+            }
+            match images.iter_mut().find(|other| other.manifest.0 == found.manifest.0) {
+                Some(other) if !found.names.is_empty() => other.names.extend(found.names),
+                _ => images.push(found),
+            }
+        }
+        Ok(images)
+    }
 }
 
 /// A reference with a repository. `None` for no name and for a lone tag, as umoci and skopeo write it.
@@ -100,51 +144,59 @@ fn full(name: &str) -> Result<Option<ImageRef>, SpoolError> {
 }
 
 fn no_platform(name: &str, platform: &Platform) -> SpoolError {
-    SpoolError::refused(format!("the image {name:?} is not there for {platform}"))
+    let name = printable(name.as_bytes());
+    SpoolError::refused(format!("the image \"{name}\" is not there for {platform}"))
 }
 
-/// The first image for the platform. Entries without a platform are tried one after the other.
-fn follow(
-    spool: &Spool,
-    entries: &[IndexEntry],
-    platform: &Platform,
-    depth: usize,
-) -> Result<Option<Found>, SpoolError> {
-    if depth == 0 {
-        return Err(SpoolError::refused("its index leads to too many others"));
-    }
-    for entry in choose(platform, entries) {
-        let digest: Digest = entry.digest.parse().map_err(|e| SpoolError::refused(format!("{e}")))?;
-        let (_, body) = document(spool, &digest)?;
-        let found = match Document::parse(&body, "").map_err(SpoolError::Refused)? {
-            Document::Index(entries) => follow(spool, &entries, platform, depth - 1)?,
-            Document::Artifact(kind) => return Err(artifact(&kind)),
-            Document::Manifest(manifest) => {
-                if let Some(kind) = manifest.artifact_kind {
-                    return Err(artifact(&kind));
-                }
-                let config = document(spool, &manifest.config.digest)?;
-                let read = ImageConfig::parse(&config.1, manifest.layers.len()).map_err(SpoolError::Refused)?;
-                let mut layers = Vec::new();
-                for (diff_id, layer) in read.diff_ids.iter().zip(&manifest.layers) {
-                    let file = blob(spool, &layer.digest)?;
-                    layers.push((image_layer(diff_id, &file), file));
-                }
-                read.is_for(platform).then_some(Found {
-                    names: Vec::new(),
-                    tag: None,
-                    manifest: (digest, body),
-                    config,
-                    read,
-                    layers,
-                })
+impl Reader<'_> {
+    /// The first image for the platform. Entries without a platform are tried one after the other.
+    fn follow(&mut self, entries: &[IndexEntry], depth: usize) -> Result<Option<Found>, SpoolError> {
+        for entry in choose(self.platform, entries) {
+            if depth == 0 || self.manifests == 0 {
+                return Err(SpoolError::refused("its index leads to too many others"));
             }
-        };
-        if found.is_some() {
-            return Ok(found);
+            self.manifests -= 1;
+            let digest: Digest = entry.digest.parse().map_err(|e| SpoolError::refused(format!("{e}")))?;
+            let (_, body) = self.document(&digest)?;
+            let found = match Document::parse(&body, "").map_err(SpoolError::Refused)? {
+                Document::Index(entries) => self.follow(&entries, depth - 1)?,
+                Document::Artifact(kind) => return Err(artifact(&kind)),
+                Document::Manifest(manifest) => {
+                    if let Some(kind) = manifest.artifact_kind {
+                        return Err(artifact(&kind));
+                    }
+                    let config = self.document(&manifest.config.digest)?;
+                    let read = configuration(&config.1, manifest.layers.len())?;
+                    let mut layers = Vec::new();
+                    for (diff_id, layer) in read.diff_ids.iter().zip(&manifest.layers) {
+                        let file = blob(self.spool, &layer.digest)?;
+                        layers.push((image_layer(diff_id, &file), file));
+                    }
+                    read.is_for(self.platform).then_some(Found {
+                        names: Vec::new(),
+                        tag: None,
+                        manifest: (digest, body),
+                        config,
+                        read,
+                        layers,
+                    })
+                }
+            };
+            if found.is_some() {
+                return Ok(found);
+            }
         }
+        Ok(None)
     }
-    Ok(None)
+}
+
+fn configuration(body: &[u8], layers: usize) -> Result<ImageConfig, SpoolError> {
+    if layers > MAX_LAYERS {
+        return Err(SpoolError::refused(format!(
+            "an image has {layers} layers, more than {MAX_LAYERS}"
+        )));
+    }
+    ImageConfig::parse(body, layers).map_err(SpoolError::Refused)
 }
 
 fn artifact(kind: &str) -> SpoolError {
@@ -159,12 +211,6 @@ fn blob(spool: &Spool, digest: &Digest) -> Result<Spooled, SpoolError> {
         return Err(SpoolError::refused(format!("the blob {digest} has the digest {found}")));
     }
     Ok(file.clone())
-}
-
-fn document(spool: &Spool, digest: &Digest) -> Result<(Digest, Vec<u8>), SpoolError> {
-    blob(spool, digest)?;
-    let body = spool.read(&format!("blobs/sha256/{}", digest.hex()), MAX_DOCUMENT)?;
-    Ok((*digest, body.unwrap_or_default()))
 }
 
 fn image_layer(diff_id: &Digest, file: &Spooled) -> ImageLayer {
@@ -186,47 +232,50 @@ struct Entry {
     layers: Vec<String>,
 }
 
-fn of_docker(spool: &Spool, manifest: &[u8], platform: &Platform) -> Result<Vec<Found>, SpoolError> {
-    let refused = SpoolError::refused;
-    let entries: Vec<Entry> =
-        serde_json::from_slice(manifest).map_err(|e| refused(format!("manifest.json is not understood: {e}")))?;
-    let mut images = Vec::new();
-    for entry in entries.into_iter().take(MAX_IMAGES + 1) {
-        let missing = |name: &str| refused(format!("manifest.json names {name:?}, which is missing"));
-        let config = spool
-            .read(&entry.config, MAX_DOCUMENT)?
-            .ok_or_else(|| missing(&entry.config))?;
-        let read = ImageConfig::parse(&config, entry.layers.len()).map_err(SpoolError::Refused)?;
-        if !read.is_for(platform) {
-            return Err(no_platform(&entry.repo_tags.join(", "), platform));
-        }
-        let (mut layers, mut types) = (Vec::new(), Vec::new());
-        for (diff_id, name) in read.diff_ids.iter().zip(&entry.layers) {
-            let file = spool.file(name).ok_or_else(|| missing(name))?;
-            types.push(json!({ "digest": file.digest.to_string(), "mediaType": media_type(file)? }));
-            layers.push((image_layer(diff_id, file), file.clone()));
-        }
-        let rows: Vec<ImageLayer> = layers.iter().map(|(layer, _)| layer.clone()).collect();
-        let manifest = documents::manifest(&json!({ "layers": types }), &config, &rows)
-            .to_string()
-            .into_bytes();
-        let names = entry.repo_tags.iter().take(MAX_IMAGES).map(|name| {
-            let name = ImageRef::parse(name).map_err(|e| refused(e.to_string()))?;
-            match name.reference().contains(':') {
-                true => Err(refused(format!("{name} in manifest.json is not a tag"))),
-                false => Ok(name),
+impl Reader<'_> {
+    fn of_docker(&mut self, manifest: &[u8]) -> Result<Vec<Found>, SpoolError> {
+        let refused = SpoolError::refused;
+        let entries: Vec<Entry> =
+            serde_json::from_slice(manifest).map_err(|e| refused(format!("manifest.json is not understood: {e}")))?;
+        let mut images = Vec::new();
+        for entry in entries.into_iter().take(MAX_IMAGES + 1) {
+            let missing = |name: &str| {
+                let name = printable(name.as_bytes());
+                refused(format!("manifest.json names \"{name}\", which is missing"))
+            };
+            let config = self.read(&entry.config)?.ok_or_else(|| missing(&entry.config))?;
+            let read = configuration(&config, entry.layers.len())?;
+            if !read.is_for(self.platform) {
+                return Err(no_platform(&entry.repo_tags.join(", "), self.platform));
             }
-        });
-        images.push(Found {
-            names: names.collect::<Result<_, _>>()?,
-            tag: None,
-            manifest: (Digest::of(&manifest), manifest),
-            config: (Digest::of(&config), config),
-            read,
-            layers,
-        });
+            let (mut layers, mut types) = (Vec::new(), Vec::new());
+            for (diff_id, name) in read.diff_ids.iter().zip(&entry.layers) {
+                let file = self.spool.file(name).ok_or_else(|| missing(name))?;
+                types.push(json!({ "digest": file.digest.to_string(), "mediaType": media_type(file)? }));
+                layers.push((image_layer(diff_id, file), file.clone()));
+            }
+            let rows: Vec<ImageLayer> = layers.iter().map(|(layer, _)| layer.clone()).collect();
+            let manifest = documents::manifest(&json!({ "layers": types }), &config, &rows)
+                .to_string()
+                .into_bytes();
+            let names = entry.repo_tags.iter().take(MAX_IMAGES).map(|name| {
+                let name = ImageRef::parse(name).map_err(|e| refused(e.to_string()))?;
+                match name.reference().contains(':') {
+                    true => Err(refused(format!("{name} in manifest.json is not a tag"))),
+                    false => Ok(name),
+                }
+            });
+            images.push(Found {
+                names: names.collect::<Result<_, _>>()?,
+                tag: None,
+                manifest: (Digest::of(&manifest), manifest),
+                config: (Digest::of(&config), config),
+                read,
+                layers,
+            });
+        }
+        Ok(images)
     }
-    Ok(images)
 }
 
 /// Media type of a layer, by how it begins.
@@ -334,6 +383,24 @@ mod tests {
         assert_eq!(found(nested).unwrap(), [["library/b:1"]]);
         let other = found(tar.file("index.json", index(&both[..1]))).unwrap_err();
         assert_eq!(other, "the image \"a:1\" is not there for linux/amd64");
+    }
+
+    #[test]
+    fn an_index_that_leads_to_itself_ends() {
+        let (tar, _) = layout(&["s390x"]);
+        // Each leads a thousand times to the next one.
+        let mut body = index(&[]);
+        let mut tar = blob(tar, body.as_bytes());
+        for _ in 0..3 {
+            let entry = json!({ "digest": Digest::of(body.as_bytes()).to_string() });
+            body = index(&vec![entry; 1000]);
+            tar = blob(tar, body.as_bytes());
+        }
+        let error = found(tar.file("index.json", body)).unwrap_err();
+        assert!(
+            error.contains("leads to too many others") || error.contains("67108864 bytes"),
+            "{error}"
+        );
     }
 
     #[test]

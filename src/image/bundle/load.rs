@@ -21,7 +21,9 @@ use super::spool::{Spool, SpoolError, Spooled};
 use crate::image::digest::Digest;
 use crate::image::layers::{Pins, Staged};
 use crate::image::names::under;
+use crate::image::printable::printable;
 use crate::image::receive::{self, Arrived};
+use crate::image::room::Room;
 use crate::image::stream::{BlobReader, LayerLimits, LayerReader};
 use crate::image::{ImageError, ImageRef, ImageService, Inner, Platform, blocking, stack};
 use crate::model::Image;
@@ -120,7 +122,7 @@ fn named(found: Vec<Found>, mut tag: Option<ImageRef>) -> Result<Vec<(Vec<ImageR
         if names.is_empty() {
             let name = tag.take().ok_or_else(|| {
                 let said = match &image.tag {
-                    Some(tag) => format!("names an image only {tag:?}"),
+                    Some(tag) => format!("names an image only \"{}\"", printable(tag.as_bytes())),
                     None => "does not name an image".to_owned(),
                 };
                 ImageError::BadArchive(format!(
@@ -158,8 +160,17 @@ async fn receive_archive(inner: &Arc<Inner>, upload: &mut Upload) -> Result<(Spo
             ..each
         };
         let read = |e: io::Error| ImageError::BadArchive(e.to_string());
-        let reader = LayerReader::new(BlobReader::new(receiver), limits).map_err(read)?;
-        let spool = Spool::fill(BufReader::with_capacity(BUFFER, reader), directory.path()).map_err(refused)?;
+        let room = Room::new(&working.layers)?;
+        let reader = Roomy {
+            reader: LayerReader::new(BlobReader::new(receiver), limits).map_err(read)?,
+            room: &room,
+            read: 0,
+        };
+        let spooled = Spool::fill(BufReader::with_capacity(BUFFER, reader), directory.path());
+        let spool = spooled.map_err(|error| {
+            let is_system = matches!(error, SpoolError::System(_));
+            room.reason(is_system).unwrap_or_else(|| refused(error))
+        })?;
         Ok::<_, ImageError>((spool, directory))
     });
     let (sent, spooled) = tokio::join!(send(upload, sender), work);
@@ -167,6 +178,23 @@ async fn receive_archive(inner: &Arc<Inner>, upload: &mut Upload) -> Result<(Spo
     match (sent, spooled) {
         (Err(broken), Ok(_) | Err(ImageError::BadArchive(_))) => Err(broken),
         (_, spooled) => spooled,
+    }
+}
+
+/// Fails when what is read would fill the disk.
+struct Roomy<'a, R> {
+    reader: R,
+    room: &'a Room,
+    read: u64,
+}
+
+impl<R: Read> Read for Roomy<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.reader.read(buffer)?;
+        let before = self.read;
+        self.read += read as u64;
+        self.room.check(before, self.read)?;
+        Ok(read)
     }
 }
 

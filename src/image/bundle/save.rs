@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tar::{EntryType, Header};
 
 use super::ArchiveFormat;
+use super::index::{FULL_NAME, REF_NAME};
 use crate::image::assemble::Assembled;
 use crate::image::digest::Digest;
 use crate::image::outgoing::{ByteStream, Outgoing, streamed};
@@ -15,9 +16,6 @@ use crate::image::{ImageError, ImageRef, ImageService, documents};
 const BLOCK: usize = 512;
 const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
-/// Name of an image in an index: of the OCI image specification, and as containerd and docker write it.
-pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
-pub(super) const FULL_NAME: &str = "io.containerd.image.name";
 
 impl ImageService {
     /// Images as one archive. Fails at once if one of them is not present or has lost a layer; an error within the stream

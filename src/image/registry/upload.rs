@@ -268,6 +268,11 @@ impl Source {
         }
     }
 
+    /// The error for something that cannot be pushed.
+    pub(in crate::image) fn refuse(&self, message: &str) -> ImageError {
+        self.failed(message.to_owned())
+    }
+
     /// The error for an upload that was lost too often.
     pub(in crate::image) fn lost(&self) -> ImageError {
         self.failed("it loses uploads before they are complete".into())

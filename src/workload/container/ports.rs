@@ -229,7 +229,7 @@ mod tests {
             })
             .collect();
         assert_eq!(found, ["None 0->53/udp", "None 0->90/tcp", "None 0->91/tcp"]);
-        let error = exposed_ports(&exposed(&["1-2000/tcp"]), &published)
+        let error = exposed_ports(&exposed(&["1-2001/tcp"]), &published)
             .unwrap_err()
             .to_string();
         assert!(error.contains("more than 2000 ports"), "{error}");

@@ -188,11 +188,19 @@ pub(super) async fn put_manifest(
         return refused;
     }
     let manifest: Value = serde_json::from_slice(&body).unwrap();
-    let layers = manifest["layers"].as_array().unwrap().iter();
-    for blob in layers.chain([&manifest["config"]]) {
-        if !b.blobs.contains_key(blob["digest"].as_str().unwrap()) {
-            return answer(400).body("MANIFEST_BLOB_UNKNOWN".into()).unwrap();
-        }
+    let ids = |name: &str| {
+        let entries = manifest[name].as_array().into_iter().flatten();
+        entries
+            .map(|entry| entry["digest"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let config = manifest["config"]["digest"].as_str().map(str::to_owned);
+    let has_blobs = ids("layers")
+        .into_iter()
+        .chain(config)
+        .all(|id| b.blobs.contains_key(&id));
+    if !has_blobs || !ids("manifests").iter().all(|id| b.manifests.contains_key(id)) {
+        return answer(400).body("MANIFEST_BLOB_UNKNOWN".into()).unwrap();
     }
     let media_type = text(&headers, header::CONTENT_TYPE);
     let id = digest(&body);
