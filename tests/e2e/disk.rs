@@ -336,3 +336,70 @@ fn a_pull_that_does_not_fit_fails_early_and_leaves_nothing() {
     // What fits is pulled.
     lab.pull(&ImageSpec::scratch().layer(random("c", 5 << 20)), "lab/fits:1");
 }
+
+#[test]
+fn a_daemon_that_is_killed_while_it_prunes_loses_and_leaves_nothing() {
+    let lab = Lab::running();
+    let references: Vec<String> = (0..3)
+        .map(|n| {
+            let layers = ImageSpec::busybox().layer(content(&format!("{n}"), 3 << 20));
+            lab.push(&layers, &format!("lab/kill{n}:1"))
+        })
+        .collect();
+    for round in 0..8_u64 {
+        let api = lab.api();
+        for image in &references {
+            api.ok(post("/v1/images", json!({ "image": image })));
+        }
+        ended(&api, &references[0], "ended", "true", json!({}));
+        let used = api.create(json!({ "image": references[1], "name": "used", "command": ["/bin/true"] }));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // It has no answer when the daemon goes first.
+                let _ = lab.api().try_call(post("/v1/system/prune", json!({ "all": true })));
+            });
+            std::thread::sleep(Duration::from_millis(5 * round));
+            lab.daemon().kill9();
+        });
+        lab.daemon().start();
+        // What is there is whole.
+        let api = lab.api();
+        for image in api.ok(get("/v1/images")).as_array().unwrap() {
+            let name = format!(
+                "{}:{}",
+                image["repository"].as_str().unwrap(),
+                image["reference"].as_str().unwrap()
+            );
+            let id = api.create(json!({ "image": name, "command": ["/bin/true"] }));
+            api.delete(&id);
+        }
+        api.start(&used);
+        api.wait_state(&used, "stopped");
+        api.delete(&used);
+        wait_for(
+            "a start that finishes what a kill interrupted",
+            Duration::from_secs(20),
+            || {
+                let pruned = api.ok(post("/v1/system/prune", json!({ "all": true })));
+                let left = df(&api);
+                let counts = (&left["images"]["count"], &left["containers"]["count"]);
+                if counts == (&json!(0), &json!(0)) {
+                    Ok(())
+                } else {
+                    Err(format!("{pruned} {left}"))
+                }
+            },
+        );
+        let left = lab.machine().run(&[
+            "ls",
+            "/etc/raind/image/l",
+            "/etc/raind/image/staging",
+            "/etc/raind/container",
+        ]);
+        let objects: Vec<_> = left
+            .lines()
+            .filter(|line| !line.is_empty() && !line.ends_with(':'))
+            .collect();
+        assert_eq!(objects.len(), 1, "only the built-in layer: {left}");
+    }
+}
