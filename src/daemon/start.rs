@@ -345,6 +345,12 @@ fn serve_management(
         operations: Operations::default(),
     };
     let (images, activity) = (foundation.images.clone(), foundation.activity.clone());
+    let builds = BuildService::new(
+        settings::build(config),
+        images.clone(),
+        containers.clone(),
+        activity.clone(),
+    );
     let management = Management {
         store: store.clone(),
         containers: containers.clone(),
@@ -353,18 +359,14 @@ fn serve_management(
         services,
         sets: sets.clone(),
         applier: applier.clone(),
-        builds: BuildService::new(
-            settings::build(config),
-            images.clone(),
-            containers.clone(),
-            activity.clone(),
-        ),
         disk: DiskService::new(
             settings::disk(config),
             store.clone(),
             images.clone(),
             containers.clone(),
+            builds.clone(),
         ),
+        builds,
         images,
         networks: Networks::new(network.networks.clone(), network.firewall.clone()),
         policies: workloads.policies.clone(),

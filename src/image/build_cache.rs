@@ -13,46 +13,14 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
-
 use super::beneath::Beneath;
+use super::cache_changes::CacheChanges;
 use super::draft::Change;
 use super::{ImageError, ImageService, blocking};
-use crate::model::{BuildCacheContent, BuildCacheEntry, Snapshot, Txn};
+use crate::model::{BuildCacheContent, BuildCacheEntry, Snapshot};
 
 /// Name of the directory of the cache mounts below that of the image store.
 const MOUNTS: &str = "cachemounts";
-
-/// What a build changes of the cache.
-#[derive(Debug, Clone, Default)]
-pub struct CacheChanges {
-    /// New entries; one of the same id is replaced.
-    pub made: Vec<BuildCacheEntry>,
-    /// Ids of entries that were used, with the time.
-    pub used: Vec<(String, Timestamp)>,
-}
-
-impl CacheChanges {
-    pub(super) fn apply(self, t: &mut Txn) -> Result<(), ImageError> {
-        for entry in self.made {
-            t.put(entry)?;
-        }
-        for (id, at) in self.used {
-            if let Some(row) = t.get::<BuildCacheEntry>(&id) {
-                let mut row = BuildCacheEntry::clone(&row);
-                row.last_used_at = row.last_used_at.max(at);
-                row.uses += 1;
-                t.put(row)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether nothing changes.
-    pub fn is_empty(&self) -> bool {
-        self.made.is_empty() && self.used.is_empty()
-    }
-}
 
 impl ImageService {
     /// All entries of the cache, the least recently used first.
@@ -205,6 +173,8 @@ fn usage(directory: &Path) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
 
     #[test]

@@ -23,7 +23,7 @@ use rustix::thread::UnshareFlags;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
-use super::build_cache::CacheChanges;
+use super::cache_changes::CacheChanges;
 use super::capture::capture;
 use super::digest::Digest;
 use super::documents::{Made, Parts};

@@ -32,6 +32,7 @@ mod assemble;
 mod beneath;
 mod build_cache;
 mod bundle;
+mod cache_changes;
 mod capture;
 mod chain;
 mod changes;
@@ -101,8 +102,8 @@ use self::track::{Tracker, Watched};
 use self::view::View;
 
 pub use self::adopt::Bundle;
-pub use self::build_cache::CacheChanges;
 pub use self::bundle::{ArchiveFormat, ImportRequest, Loaded};
+pub use self::cache_changes::CacheChanges;
 pub use self::commit::CommitRequest;
 pub use self::copy::Copied;
 pub use self::draft::{Change, Draft, Layers, Scratch};

@@ -102,12 +102,12 @@ fn stages_are_built_side_by_side() {
              for n in $(seq 300); do [ -e /meet/{other} ] && break; sleep 0.1; done; [ -e /meet/{other} ]\n"
         )
     };
+    let twice = format!("FROM {image} AS same\nRUN {UNIQUE} > /id\nFROM {image} AS same2\nRUN {UNIQUE} > /id\n");
     let file = format!(
-        "{}{}{}FROM {image}\nCOPY --from=a /etc/passwd /a\nCOPY --from=b /etc/passwd /b\nCOPY --from=same /id /id\n\
+        "{}{}{twice}FROM {image}\nCOPY --from=a /etc/passwd /a\nCOPY --from=b /etc/passwd /b\nCOPY --from=same /id /id\n\
          COPY --from=same2 /id /id2\nCMD cmp /id /id2 && echo one\n",
         stage("a", "b"),
-        stage("b", "a"),
-        format!("FROM {image} AS same\nRUN {UNIQUE} > /id\nFROM {image} AS same2\nRUN {UNIQUE} > /id\n")
+        stage("b", "a")
     );
     build(&lab, Context::new(&file), "?tag=p:1");
     // The same step of two stages is carried out once.
@@ -159,7 +159,7 @@ fn a_crash_at_any_moment_leaves_a_cache_that_is_whole() {
     let begun = Instant::now();
     build(&lab, context(0), "?tag=x:0");
     let whole = begun.elapsed();
-    for (n, moment) in moments(whole).into_iter().enumerate() {
+    for (n, moment) in moments(whole).enumerate() {
         let api = lab.api();
         let n = n + 1;
         let attempt = || drop(api.try_call(context(n).post(&format!("?tag=x:{n}"))));

@@ -23,13 +23,13 @@ impl Context {
     pub fn demo(rest: &str) -> Self {
         let steps =
             "FROM scratch\nCOPY busybox /bin/busybox\nRUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\n";
-        Self::new(&format!("{steps}{rest}")).entry(
-            EntryType::Regular,
-            "busybox",
-            "",
-            0o755,
-            &std::fs::read("/bin/busybox").unwrap(),
-        )
+        Self::with_busybox(&format!("{steps}{rest}"))
+    }
+
+    /// With this build file and busybox.
+    pub fn with_busybox(dripfile: &str) -> Self {
+        let busybox = std::fs::read("/bin/busybox").unwrap();
+        Self::new(dripfile).entry(EntryType::Regular, "busybox", "", 0o755, &busybox)
     }
 
     /// With that program of this machine's /bin.
@@ -248,7 +248,7 @@ fn what_is_refused_leaves_nothing() {
     refused(from(""), "", 400, "missing tag query");
     // The answer is seen although much is still to be sent.
     refused(Context::demo(""), "", 400, "missing tag query");
-    let unknown = "build failed: Dripfile line 4 (EXPSE): unsupported instruction: EXPSE";
+    let unknown = "build failed: Dripfile line 4: unsupported instruction: EXPSE; did you mean EXPOSE?";
     refused(Context::demo("EXPSE 1"), "?tag=x:y", 400, unknown);
     refused(from(""), "?tag=../../x", 400, "build failed: invalid image reference");
     let digest = format!("?tag=x@sha256:{}", "0".repeat(64));
@@ -299,7 +299,7 @@ fn what_is_refused_leaves_nothing() {
         from("COPY ../../etc/passwd /p"),
         "?tag=x:y",
         400,
-        "build failed: Dripfile line 2 (COPY): ../../etc/passwd",
+        "build failed: Dripfile line 2 (COPY): invalid path: ../../etc/passwd",
     );
     refused(
         from("COPY out /p").link("out", "/etc/passwd"),

@@ -12,6 +12,7 @@ mod support;
 mod attacks;
 mod auth;
 mod backup;
+mod big_context;
 mod bottles;
 mod build_cache;
 mod build_language;

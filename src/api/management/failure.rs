@@ -74,6 +74,7 @@ impl Coded for DiskError {
         match self {
             Self::Image(error) => error.code(),
             Self::Container(error) => error.code(),
+            Self::Build(error) => error.code(),
             Self::Io(_) => Code::FilesFailed,
             Self::Unfinished(_) => Code::Internal,
         }

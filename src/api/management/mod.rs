@@ -118,6 +118,7 @@ pub fn routes() -> OpenApiRouter<Management> {
         .routes(routes!(images_archive::import))
         .routes(routes!(prune::containers))
         .routes(routes!(prune::images))
+        .routes(routes!(prune::build_cache))
         .routes(routes!(prune::system))
         .routes(routes!(system::df))
         .routes(routes!(bottles::list, bottles::register))

@@ -10,6 +10,7 @@ use super::logs::moment;
 use crate::api::{ApiError, Code, Failure, OptionalJson, Success, SuccessBody, success};
 use crate::image::ImagePrune;
 use crate::ops::prune::{LabelRule, PruneFilter, Pruned};
+use crate::workload::disk::BuildPrune;
 
 /// Which containers to remove.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -67,6 +68,29 @@ pub struct PruneImagesFilters {
     unused: Option<bool>,
 }
 
+/// Which build cache to remove.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PruneBuildBody {
+    /// Only say what would be removed.
+    #[serde(rename = "dryRun")]
+    dry_run: bool,
+    /// Only as much, the least recently used first, as leaves this many bytes [default: all]
+    #[serde(rename = "keepBytes")]
+    keep_bytes: Option<u64>,
+    /// Conditions that have to hold.
+    filters: PruneBuildFilters,
+}
+
+/// Conditions on the build cache that is removed.
+#[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PruneBuildFilters {
+    /// Only what no build has used since: RFC 3339, or how long ago (`24h`, `1h30m`)
+    #[schema(example = "24h")]
+    until: String,
+}
+
 /// What was removed or, in a dry run, would be.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -85,9 +109,9 @@ pub struct PrunedView {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PrunedItem {
-    /// Id of a container, digest of the configuration of an image.
+    /// Id of a container or of build cache, digest of the configuration of an image.
     id: String,
-    /// Name of a container, canonical string of an image.
+    /// Name of a container, canonical string of an image, description of build cache.
     name: String,
     /// Bytes on disk that nothing else uses.
     size_bytes: u64,
@@ -215,6 +239,21 @@ pub async fn images(
     OptionalJson(body): OptionalJson<PruneImagesBody>,
 ) -> Result<Success<SuccessBody<PrunedView>>, ApiError> {
     let pruned = m.disk.prune_images(body.parse()?, body.dry_run).await?;
+    Ok(success(message(body.dry_run), PrunedView::new(pruned, body.dry_run)))
+}
+
+/// Remove build cache that no build uses at the moment
+#[utoipa::path(post, path = "/v1/build/prune", tag = "images", request_body = PruneBuildBody,
+    responses((status = 200, body = SuccessBody<PrunedView>), (status = 400, body = Failure)))]
+pub async fn build_cache(
+    State(m): State<Management>,
+    OptionalJson(body): OptionalJson<PruneBuildBody>,
+) -> Result<Success<SuccessBody<PrunedView>>, ApiError> {
+    let request = BuildPrune {
+        before: filter(&body.filters.until, &[], &[])?.before,
+        keep_bytes: body.keep_bytes,
+    };
+    let pruned = m.disk.prune_build_cache(request, body.dry_run).await?;
     Ok(success(message(body.dry_run), PrunedView::new(pruned, body.dry_run)))
 }
 

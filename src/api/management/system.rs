@@ -9,6 +9,7 @@ use crate::api::time::rfc3339;
 use crate::api::{ApiError, Success, SuccessBody, success};
 use crate::image::{ImageSpace, ImagesSpace};
 use crate::model::ContainerState;
+use crate::workload::build::{BuildCacheKind, BuildCacheUsage as BuildCacheEntryUsage};
 use crate::workload::container::ContainerSpace;
 use crate::workload::disk::{BuildCacheSpace, DiskUsage, LogSpace, VolumeOwner, VolumeSpace};
 
@@ -144,10 +145,36 @@ pub struct VolumeUsageItem {
 pub struct BuildCacheUsage {
     /// How many entries there are.
     count: usize,
-    /// On disk, without what images have too.
+    /// On disk, without what images and containers have too.
     size_bytes: u64,
-    /// What `POST /v1/build/prune` with `all` would free.
+    /// What `POST /v1/build/prune` would free.
     reclaimable_bytes: u64,
+    /// Each, the least recently used first.
+    items: Vec<BuildCacheItem>,
+}
+
+/// An entry of the build cache.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BuildCacheItem {
+    /// Id.
+    id: String,
+    /// `step`: what a step did to the files of an image; `mount`: a directory of `RUN --mount=type=cache`.
+    kind: &'static str,
+    /// The instruction of a step, the id of a cache mount.
+    description: String,
+    /// When it was made.
+    created_at: String,
+    /// When a build last used it.
+    last_used_at: String,
+    /// How many builds have used it, without the one that made it.
+    uses: u64,
+    /// On disk.
+    size_bytes: u64,
+    /// Whether an image, a container or another entry has the same files: its removal frees nothing then.
+    shared: bool,
+    /// Whether a build uses it at the moment.
+    in_use: bool,
 }
 
 /// Logs.
@@ -272,9 +299,29 @@ impl From<VolumeSpace> for VolumeUsageItem {
 impl From<BuildCacheSpace> for BuildCacheUsage {
     fn from(space: BuildCacheSpace) -> Self {
         Self {
-            count: space.entries,
+            count: space.entries.len(),
             size_bytes: space.bytes,
             reclaimable_bytes: space.reclaimable_bytes,
+            items: space.entries.into_iter().map(BuildCacheItem::from).collect(),
+        }
+    }
+}
+
+impl From<BuildCacheEntryUsage> for BuildCacheItem {
+    fn from(entry: BuildCacheEntryUsage) -> Self {
+        Self {
+            id: entry.id,
+            kind: match entry.kind {
+                BuildCacheKind::Step => "step",
+                BuildCacheKind::Mount => "mount",
+            },
+            description: entry.description,
+            created_at: rfc3339(Some(entry.created_at)),
+            last_used_at: rfc3339(Some(entry.last_used_at)),
+            uses: entry.uses,
+            size_bytes: entry.size_bytes,
+            shared: entry.shared,
+            in_use: entry.in_use,
         }
     }
 }

@@ -38,6 +38,8 @@ struct Origins {
     made: Option<(Arc<Scratch>, Selection)>,
     /// Whether archives among `paths` are unpacked, and among `made`.
     unpack: (bool, bool),
+    /// Whether `--chown` says who owns what an archive has, too.
+    has_owner: bool,
     cancelled: CancellationToken,
 }
 
@@ -46,7 +48,7 @@ impl Stage<'_> {
         let placement = self.placement(&copy).await?;
         let origins = self.origins(&copy).await?;
         let mut key = self.key("copy");
-        key.all([copy.parents, origins.unpack.0, origins.unpack.1].map(|flag| [u8::from(flag)]));
+        key.all([copy.parents, origins.unpack.0, origins.unpack.1, origins.has_owner].map(|flag| [u8::from(flag)]));
         let key = origins.clone().hash(key, placement.clone()).await?;
         let layers = self.draft.layers().clone();
         let images = self.build.service.0.images.clone();
@@ -143,6 +145,7 @@ impl Stage<'_> {
                 copy.is_add && copy.unpack.unwrap_or(true),
                 copy.is_add && copy.unpack.unwrap_or(false) && !urls.is_empty(),
             ),
+            has_owner: copy.chown.as_deref().is_some_and(|text| !text.is_empty()),
             cancelled: build.cancelled.clone(),
         })
     }
@@ -270,6 +273,7 @@ impl Origins {
                 place: self.place.clone(),
                 selection: self.paths.clone(),
                 unpack: self.unpack.0,
+                keeps_owners: false,
             });
         }
         if let Some((made, selection)) = &self.made {
@@ -278,6 +282,7 @@ impl Origins {
                 place: "the build file".to_owned(),
                 selection: selection.clone(),
                 unpack: self.unpack.1,
+                keeps_owners: false,
             });
         }
         sources
@@ -317,6 +322,7 @@ impl Origins {
                     place: source.place.clone(),
                     selection,
                     unpack: false,
+                    keeps_owners: is_archive && !self.has_owner,
                 });
             }
         }
@@ -330,6 +336,7 @@ struct OwnedSource {
     place: String,
     selection: Selection,
     unpack: bool,
+    keeps_owners: bool,
 }
 
 impl OwnedSource {
@@ -338,6 +345,7 @@ impl OwnedSource {
             root: &self.root,
             place: &self.place,
             selection: &self.selection,
+            keeps_owners: self.keeps_owners,
             cancelled: &origins.cancelled,
         }
     }

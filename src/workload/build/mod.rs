@@ -234,8 +234,17 @@ impl BuildService {
             turns: Semaphore::new(cores.max(2)),
         });
         let built = build.clone().stages(senders).await;
-        build.finish(built, &targets).await
+        let finished = build.finish(built, &targets).await;
+        drop_elsewhere(build).await;
+        finished
     }
+}
+
+/// Drops what deletes many files, off the executor.
+async fn drop_elsewhere<T: Send + 'static>(value: T) {
+    // A panic of it is logged like any other.
+    let dropped = tokio::task::spawn_blocking(move || drop(value)).await;
+    dropped.unwrap_or_default();
 }
 
 impl Build {

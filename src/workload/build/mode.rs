@@ -101,11 +101,11 @@ impl Clause {
                 special |= 0o2000;
             }
         }
-        let wanted = bits * self.who | special;
+        let wanted = (bits * self.who) | special;
         match self.operator {
             '+' => mode | wanted,
             '-' => mode & !wanted,
-            _ => mode & !(0o7 * self.who) | wanted,
+            _ => (mode & !(0o7 * self.who)) | wanted,
         }
     }
 }

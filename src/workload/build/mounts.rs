@@ -7,6 +7,7 @@
 //! Read-only files of the context are mounted as they are; those of a stage or image, and what a command may write, are
 //! copied into a directory of the step, which goes with it. A cache mount is a directory that stays ([`super::cache`]).
 
+use std::collections::BTreeSet;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use super::files::{self, Placement, Selection, Sources};
 use super::secrets::SecretFiles;
 use super::settings::joined;
 use super::stage::Stage;
-use super::{Build, BuildError, context};
+use super::{Build, BuildError, context, drop_elsewhere};
 use crate::image::{Layers, Scratch, User};
 use crate::ops::lock::KeyGuard;
 use crate::ops::task::blocking;
@@ -171,6 +172,7 @@ impl Wanted {
                 root,
                 place: &place,
                 selection: &selection,
+                keeps_owners: true,
                 cancelled: &cancelled,
             };
             files::hash(&mut key, &[sources], &as_it_is("/"))?;
@@ -197,6 +199,19 @@ impl Wanted {
             leases: Vec::new(),
             turns: Vec::new(),
         };
+        // In one order everywhere, so that commands that share several caches do not wait for each other.
+        let locked = self
+            .mounts
+            .iter()
+            .filter(|wanted| wanted.mount.sharing == Sharing::Locked);
+        for key in locked.map(WantedMount::cache_key).collect::<BTreeSet<_>>() {
+            let lock = format!("cache mount {key}");
+            let turn = tokio::select! {
+                turn = build.service.0.locks.lock(&lock) => turn,
+                () = build.cancelled.cancelled() => return Err(BuildError::Cancelled),
+            };
+            mounted.turns.push(turn);
+        }
         for wanted in &self.mounts {
             match wanted.mount.kind {
                 MountKind::Bind => mounted.add_files(&self, wanted).await?,
@@ -218,6 +233,7 @@ impl Wanted {
                 root,
                 place: &place,
                 selection: &selection,
+                keeps_owners: true,
                 cancelled: &cancelled,
             };
             let parent = to.parent().unwrap_or(&to);
@@ -233,6 +249,14 @@ impl Wanted {
 }
 
 impl WantedMount {
+    /// Which cache mount it is.
+    fn cache_key(&self) -> String {
+        match self.mount.id.as_deref() {
+            None | Some("") => self.target.clone(),
+            Some(id) => id.to_owned(),
+        }
+    }
+
     fn selection(&self) -> Selection {
         Selection::exactly(self.mount.source.as_deref().unwrap_or_default())
     }
@@ -298,18 +322,7 @@ impl Mounted {
     async fn add_cache(&mut self, build: &Build, all: &Wanted, wanted: &WantedMount) -> Result<(), BuildError> {
         let mount = &wanted.mount;
         let service = &build.service.0;
-        let key = match mount.id.as_deref() {
-            None | Some("") => wanted.target.clone(),
-            Some(id) => id.to_owned(),
-        };
-        if mount.sharing == Sharing::Locked {
-            let lock = format!("cache mount {key}");
-            let turn = tokio::select! {
-                turn = service.locks.lock(&lock) => turn,
-                () = build.cancelled.cancelled() => return Err(BuildError::Cancelled),
-            };
-            self.turns.push(turn);
-        }
+        let key = wanted.cache_key();
         let attributes = (
             mount.mode.unwrap_or(CACHE_MODE),
             (mount.uid.unwrap_or(0), mount.gid.unwrap_or(0)),
@@ -387,6 +400,8 @@ impl Mounted {
                 tracing::warn!(%error, "the use of a cache mount cannot be recorded");
             }
         }
+        drop((self.secrets, self.turns));
+        drop_elsewhere(self.scratch).await;
     }
 }
 

@@ -8,6 +8,7 @@ use super::{DiskError, DiskService, volumes};
 use crate::base::space;
 use crate::image::ImagesSpace;
 use crate::ops::task::blocking;
+use crate::workload::build::{BuildCacheFilter, BuildCacheUsage};
 use crate::workload::container::ContainerSpace;
 
 /// Everything that takes space.
@@ -26,11 +27,11 @@ pub struct DiskUsage {
 }
 
 /// Space of the build cache.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct BuildCacheSpace {
-    /// Number of entries.
-    pub entries: usize,
-    /// Bytes on disk that no image uses.
+    /// Each entry, the least recently used first.
+    pub entries: Vec<BuildCacheUsage>,
+    /// Bytes on disk that neither images nor containers use.
     pub bytes: u64,
     /// What would be free if what no build uses at the moment were removed.
     pub reclaimable_bytes: u64,
@@ -64,8 +65,25 @@ impl DiskService {
             images,
             containers,
             volumes,
-            build_cache: BuildCacheSpace::default(),
+            build_cache: self.build_cache().await?,
             logs,
+        })
+    }
+
+    async fn build_cache(&self) -> Result<BuildCacheSpace, DiskError> {
+        let entries = self.builds.build_cache_usage();
+        let free = self
+            .builds
+            .prune_build_cache(&BuildCacheFilter::default(), true)
+            .await?;
+        let in_use = entries
+            .iter()
+            .filter(|entry| entry.in_use)
+            .map(|entry| entry.size_bytes);
+        Ok(BuildCacheSpace {
+            bytes: free.freed_bytes + in_use.sum::<u64>(),
+            reclaimable_bytes: free.freed_bytes,
+            entries,
         })
     }
 

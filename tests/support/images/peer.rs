@@ -383,7 +383,11 @@ fn part(b: &Behaviour, body: &Bytes, from: usize, to: usize) -> Response<Body> {
         None => response.body(slowly(b, bytes.into())).unwrap(),
         Some(at) => {
             let start = std::future::ready(Ok(Bytes::copy_from_slice(&bytes[..at])));
-            let cut = std::future::ready(Err(std::io::Error::other("cut")));
+            // What was sent before the break shall arrive.
+            let cut = async {
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                Err(std::io::Error::other("cut"))
+            };
             let body = futures_util::stream::once(start).chain(futures_util::stream::once(cut));
             response
                 .header(header::CONTENT_LENGTH, bytes.len())

@@ -42,12 +42,11 @@ mod words;
 mod tests;
 
 pub use self::ast::{
-    Arg, BuildFile, Command, Copy, GlobalArg, HealthCheck, Heredoc, Instruction, Mount, MountKind, Run, RunCommand,
-    RunNetwork, RunSecurity, Sharing, Source, Stage, Step, Test,
+    Arg, BuildFile, Command, Copy, HealthCheck, Heredoc, Instruction, Mount, MountKind, Run, RunCommand, RunNetwork,
+    RunSecurity, Sharing, Source, Step, Test,
 };
-pub use self::error::{FileError, Problem};
+pub use self::error::FileError;
 pub use self::ignore::Ignore;
 pub use self::instruction::parse_trigger;
-pub use self::lexer::Vars;
 pub use self::parse::parse;
-pub use self::pattern::{Pattern, PatternError};
+pub use self::pattern::Pattern;

@@ -53,6 +53,7 @@ impl Pattern {
     }
 
     /// How many components a path that it matches has; 0 for the root itself.
+    #[cfg(test)]
     pub fn depth(&self) -> usize {
         self.0.len()
     }
@@ -63,6 +64,7 @@ impl Pattern {
     }
 
     /// Whether something beneath the directory `path` may match, so that it has to be read.
+    #[cfg(test)]
     pub fn may_match_in(&self, path: &[u8]) -> bool {
         components(path).count() < self.0.len() && self.fits(path)
     }

@@ -45,6 +45,8 @@ pub(super) struct Sources<'a> {
     /// For errors: `the build context, …`.
     pub place: &'a str,
     pub selection: &'a Selection,
+    /// Whether copies belong to whom their sources belong to, whatever the placement says.
+    pub keeps_owners: bool,
     /// Ends a walk.
     pub cancelled: &'a CancellationToken,
 }

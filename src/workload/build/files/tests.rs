@@ -42,6 +42,7 @@ impl Place {
             root: &root,
             place: "the build context, somewhere",
             selection,
+            keeps_owners: false,
             cancelled: &CancellationToken::new(),
         };
         copy(&self.path("image"), &[sources], placement).map_err(|e| e.to_string())
@@ -53,6 +54,7 @@ impl Place {
             root: &root,
             place: "",
             selection,
+            keeps_owners: false,
             cancelled: &CancellationToken::new(),
         };
         let mut key = Key::of("copy");

@@ -16,6 +16,9 @@ use crate::image::tree::{self, open_directory, split};
 /// The kernel's limit for the names of attributes of one object, and for one value.
 const MAX_ATTRIBUTE: usize = 64 << 10;
 
+/// Names and values.
+pub(super) type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// What something is copied as.
 pub(super) struct Info {
     pub uid: u32,
@@ -24,7 +27,7 @@ pub(super) struct Info {
     pub mode: u32,
     pub times: Timestamps,
     /// Extended attributes that belong to a file, sorted.
-    pub attributes: Vec<(Vec<u8>, Vec<u8>)>,
+    pub attributes: Attributes,
     /// Device and inode, if it has several names.
     pub links: Option<(u64, u64)>,
 }
@@ -45,6 +48,7 @@ pub(super) trait Sink {
 
 struct Walk<'a, S> {
     placement: &'a Placement,
+    keeps_owners: bool,
     exclude: &'a Ignore,
     cancelled: &'a CancellationToken,
     sink: &'a mut S,
@@ -62,6 +66,7 @@ pub(super) fn walk(
     let stat = rustix::fs::fstat(&opened).map_err(fail)?;
     let mut walk = Walk {
         placement,
+        keeps_owners: source.keeps_owners,
         exclude: &source.selection.exclude,
         cancelled: source.cancelled,
         sink,
@@ -155,7 +160,8 @@ impl<S: Sink> Walk<'_, S> {
     /// `opened`: a file or directory, whose attributes count.
     fn info(&self, stat: &Stat, opened: Option<&OwnedFd>) -> Result<Info, Errno> {
         let kind = FileType::from_raw_mode(stat.st_mode);
-        let (uid, gid) = self.placement.owner.unwrap_or((stat.st_uid, stat.st_gid));
+        let owner = self.placement.owner.filter(|_| !self.keeps_owners);
+        let (uid, gid) = owner.unwrap_or((stat.st_uid, stat.st_gid));
         let mode = stat.st_mode & 0o7777;
         let time = Timespec {
             tv_sec: stat.st_mtime,
@@ -167,7 +173,7 @@ impl<S: Sink> Walk<'_, S> {
             gid,
             mode: change.map_or(mode, |change| change.apply(mode, kind == FileType::Directory)),
             times: Timestamps {
-                last_access: time.clone(),
+                last_access: time,
                 last_modification: time,
             },
             attributes: opened.map(attributes).transpose()?.unwrap_or_default(),
@@ -185,7 +191,7 @@ pub(super) fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
 }
 
 /// The attributes that layers keep.
-fn attributes(file: &OwnedFd) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+fn attributes(file: &OwnedFd) -> Result<Attributes, Errno> {
     // Most files have none.
     let length = match rustix::fs::flistxattr(file.as_fd(), &mut [0_u8; 0][..]) {
         Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
@@ -195,7 +201,8 @@ fn attributes(file: &OwnedFd) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
     let length = rustix::fs::flistxattr(file.as_fd(), &mut names[..])?;
     let mut kept = Vec::new();
     for name in names[..length].split(|b| *b == 0) {
-        if name != b"security.capability" && !(name.starts_with(b"user.") && !name.starts_with(b"user.overlay.")) {
+        let is_users = name.starts_with(b"user.") && !name.starts_with(b"user.overlay.");
+        if !is_users && name != b"security.capability" {
             continue;
         }
         let mut value = vec![0; MAX_ATTRIBUTE];
