@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tar::EntryType;
 
-
 /// Fields of the configuration that are compared.
 const FIELDS: [&str; 12] = [
     "Env",
@@ -131,6 +130,12 @@ impl Image {
         let value = plain(self.document["config"][name].clone());
         match (name, &value) {
             ("WorkingDir", Value::Null) => json!("/"),
+            // buildah puts a variable that is set again at the end.
+            ("Env", Value::Array(entries)) => {
+                let mut entries: Vec<_> = entries.iter().filter_map(Value::as_str).collect();
+                entries.sort_unstable();
+                json!(entries)
+            }
             _ => value,
         }
     }

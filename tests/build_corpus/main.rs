@@ -135,7 +135,10 @@ fn bases() -> [(&'static str, ImageSpec); 3] {
             (0, 0),
             &attribute("security.capability", &capability),
         )
-        .file("caps/ping", 0o755, "not a program\n");
+        .file("caps/ping", 0o755, "not a program\n")
+        // Debian's busybox has none.
+        .script("bin/addgroup", "while [ $# -gt 0 ]; do case $1 in -g) id=$2; shift ;; -*) ;; *) echo \"$1:x:$id:\" >> /etc/group ;; esac; shift; done")
+        .script("bin/adduser", "while [ $# -gt 0 ]; do case $1 in -u) id=$2; shift ;; -[Ghsg]) shift ;; -*) ;; *) echo \"$1:x:$id:$id::/:/bin/sh\" >> /etc/passwd ;; esac; shift; done");
     let base = ImageSpec::busybox().layer(places);
     let rich = base
         .clone()
