@@ -1,5 +1,5 @@
 #!/bin/bash
-# Fuzzes what reads untrusted bytes: fuzz.sh [archive|build_file|unpack] [seconds] [options of libFuzzer]. Needs root, a nightly toolchain and cargo-fuzz.
+# Fuzzes what reads untrusted bytes: fuzz.sh [archive|build_file|images|unpack] [seconds] [options of libFuzzer]. Needs root, a nightly toolchain and cargo-fuzz.
 # It runs in a mount namespace of its own in which only the corpus and a small tmpfs can be written: what leaves the
 # root that is unpacked into fails, and the target notices.
 set -euo pipefail

@@ -74,6 +74,7 @@ fn kind(error: &ImageError) -> &'static str {
         ImageError::BadLayer { .. } => "bad layer",
         ImageError::ManifestNotFound(_) => "not found",
         ImageError::NoPlatform { .. } => "no platform",
+        ImageError::DiskFull { .. } => "disk full",
         _ => "another",
     }
 }
@@ -235,7 +236,7 @@ async fn wrong_documents_are_told_and_leave_nothing() {
     for layer in huge.manifest["layers"].as_array_mut().unwrap() {
         layer["size"] = u64::MAX.into();
     }
-    refused(&peer.offer("huge", &huge), "bad layer", "has no more than").await;
+    refused(&peer.offer("huge", &huge), "disk full", "bytes have to be free").await;
 
     // The tag is moved between the index and its manifest: what the index named is what comes.
     peer.offer("1", &image);

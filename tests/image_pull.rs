@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::Command;
 
 use condenser::image::{ImageError, ImageRef, Platform};
-use condenser::model::{Container, Image};
+use condenser::model::{Container, Image, ImageRunConfig};
 use condenser::store::StoreError;
 use serde_json::json;
 use support::images::content::{Layer, TestImage, archive, digest, index, raw_archive};
@@ -174,7 +174,10 @@ async fn an_index_is_searched_for_the_platform() {
         .pull(&parsed, &Platform::parse("linux", "mips"))
         .await
         .unwrap_err();
-    assert_eq!(error.to_string(), "no manifest for platform linux/mips");
+    assert_eq!(
+        error.to_string(),
+        format!("no manifest for platform linux/mips; {parsed} is for {platform}, linux/s390x")
+    );
     assert_eq!(place.images.get(&parsed).unwrap(), row, "a failed pull changes nothing");
     assert_eq!(place.inventory(), before);
 
@@ -480,4 +483,60 @@ async fn a_start_clears_what_an_end_left() {
         root.join("layers/library/old/rootfs").exists(),
         "an earlier installation's bundles are not ours"
     );
+}
+
+/// A row as an earlier version wrote it gets what that version did not read from the configuration, once.
+#[tokio::test]
+async fn rows_of_earlier_versions_are_completed_once() {
+    let (registry, place) = lab().await;
+    let layers = [Layer::file("a", "1")];
+    let mut config = TestImage::of(&layers).config;
+    config["config"] = json!({
+        "Cmd": ["sh"], "StopSignal": "SIGQUIT", "Volumes": {"/data": {}}, "ExposedPorts": {"80/tcp": {}},
+        "Labels": {"tier": "front"}, "Healthcheck": {"Test": ["CMD", "true"]},
+    });
+    let image = TestImage::with_config(&layers, config);
+    registry.push_image("app:1", &image);
+    let row = place.pull(&registry.name("app:1")).await.unwrap();
+    assert!(
+        row.config.volumes.contains("/data") && row.config.exposed_ports.contains("80/tcp"),
+        "{row:?}"
+    );
+    assert_eq!(row.config.revision, ImageRunConfig::REVISION);
+    let write = async |config: ImageRunConfig| {
+        let row = Image {
+            config,
+            ..Image::clone(&row)
+        };
+        place
+            .store
+            .transact(move |t| {
+                t.put(row).unwrap();
+                Ok::<_, StoreError>(())
+            })
+            .await
+            .unwrap();
+        place.images.recover().await.unwrap();
+        place.images.list().remove(0).config.clone()
+    };
+    let mut old = serde_json::to_value(&row.config).unwrap();
+    for field in [
+        "revision",
+        "stop_signal",
+        "health_check",
+        "volumes",
+        "exposed_ports",
+        "labels",
+    ] {
+        old.as_object_mut().unwrap().remove(field);
+    }
+    assert_eq!(write(serde_json::from_value(old.clone()).unwrap()).await, row.config);
+    // A row of this version is not looked at again.
+    let mut empty: ImageRunConfig = serde_json::from_value(old.clone()).unwrap();
+    empty.revision = ImageRunConfig::REVISION;
+    assert_eq!(write(empty.clone()).await, empty);
+    // Without its document a row stays as it is, and counts as read.
+    let blob = row.config_digest.strip_prefix("sha256:").unwrap();
+    std::fs::remove_file(place.root().join("blobs/sha256").join(blob)).unwrap();
+    assert_eq!(write(serde_json::from_value(old).unwrap()).await, empty);
 }

@@ -8,6 +8,7 @@
 mod base;
 mod build;
 mod image;
+mod model;
 
 use std::fs;
 use std::io::Read;
@@ -15,7 +16,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 pub use build::{fill_context, read_build_file};
-pub use image::{Failure, unpack_layer};
+pub use image::{Failure, load, unpack_layer};
 
 /// Reads every entry and all data of an archive.
 pub fn read_archive(bytes: &[u8]) {

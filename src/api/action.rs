@@ -23,6 +23,9 @@ pub fn action_of(method: &Method, path: &str, event: Option<&str>) -> (&'static 
         (method, ["images", rest @ ..]) => image(method, rest),
         (method, ["policies", rest @ ..]) => policy(method, rest),
         (method, ["pods" | "replicasets" | "services" | "resource" | "bottle", ..]) => workload(method, route),
+        ("GET", ["system", "df"]) => ("system.df", Information),
+        ("POST", ["system", "prune"]) => ("system.prune", High),
+        ("POST", ["build", "prune"]) => ("build.prune", High),
         ("GET", ["networks"]) => ("network.list", Information),
         ("POST", ["networks"]) => ("network.create", Medium),
         ("DELETE", ["networks", _, "actions", "delete"]) => ("network.delete", High),
@@ -39,6 +42,7 @@ fn container(method: &str, rest: &[&str]) -> (&'static str, Severity) {
     match (method, rest) {
         ("GET", []) => ("container.list", Information),
         ("POST", []) => ("container.create", Medium),
+        ("POST", ["prune"]) => ("container.prune", High),
         ("GET", ["stats"] | [_, "stats"]) => ("container.stats", Information),
         ("GET", [_]) => ("container.info", Information),
         ("GET", [_, "log"]) => ("container.log", Information),
@@ -47,6 +51,8 @@ fn container(method: &str, rest: &[&str]) -> (&'static str, Severity) {
         ("POST", [_, "actions", "stop"]) => ("container.stop", Medium),
         ("POST", [_, "actions", "exec"]) => ("container.exec", High),
         ("DELETE", [_, "actions", "delete"]) => ("container.delete", High),
+        ("GET", [_, "export"]) => ("container.export", Information),
+        ("POST", [_, "commit"]) => ("container.commit", High),
         ("GET", [_, "attach"]) => ("ws.attach", High),
         ("GET", [_, "exec", "attach"]) => ("ws.exec.attach", High),
         _ => UNKNOWN,
@@ -59,8 +65,16 @@ fn image(method: &str, rest: &[&str]) -> (&'static str, Severity) {
         ("POST", []) => ("image.pull", Medium),
         ("DELETE", []) => ("image.remove", High),
         ("POST", ["build"]) => ("image.build", High),
+        ("POST", ["prune"]) => ("image.prune", High),
         ("GET", ["status"]) => ("image.status", Information),
         ("GET", ["fs"]) => ("image.fs", Information),
+        ("GET", ["history"]) => ("image.history", Information),
+        ("GET", ["inspect"]) => ("image.inspect", Information),
+        ("GET", ["save"]) => ("image.save", Information),
+        ("POST", ["tag"]) => ("image.tag", Medium),
+        ("POST", ["push"]) => ("image.push", Medium),
+        ("POST", ["load"]) => ("image.load", High),
+        ("POST", ["import"]) => ("image.import", High),
         _ => UNKNOWN,
     }
 }
@@ -142,6 +156,20 @@ mod tests {
         POST /v1/images/build image.build high
         GET /v1/images/status image.status information
         GET /v1/images/fs image.fs information
+        GET /v1/images/history image.history information
+        GET /v1/images/inspect image.inspect information
+        GET /v1/images/save image.save information
+        POST /v1/images/tag image.tag medium
+        POST /v1/images/push image.push medium
+        POST /v1/images/load image.load high
+        POST /v1/images/import image.import high
+        GET /v1/containers/web/export container.export information
+        POST /v1/containers/web/commit container.commit high
+        POST /v1/images/prune image.prune high
+        POST /v1/containers/prune container.prune high
+        POST /v1/build/prune build.prune high
+        POST /v1/system/prune system.prune high
+        GET /v1/system/df system.df information
         GET /v1/pods pod.list information
         POST /v1/pods pod.create medium
         GET /v1/pods/p pod.info information

@@ -54,6 +54,8 @@ struct Learned {
     target: Target,
     extra: Map<String, Value>,
     answer: Option<(StatusCode, String)>,
+    /// The outcome of an operation whose answer began before it ended. It counts instead of the answer.
+    outcome: Option<(StatusCode, String)>,
 }
 
 impl AuditEntry {
@@ -65,6 +67,12 @@ impl AuditEntry {
     /// Adds a detail that has no field in [`Target`].
     pub fn extra(&self, name: &str, value: impl Into<Value>) {
         self.learn(|learned| drop(learned.extra.insert(name.to_owned(), value.into())));
+    }
+
+    /// Sets the outcome of an operation that a streamed answer reports: the status that the plain answer would have, and
+    /// the message of a failure.
+    pub fn ended(&self, status: StatusCode, reason: &str) {
+        self.learn(|learned| learned.outcome = Some((status, reason.to_owned())));
     }
 
     /// Counts bytes sent outside the response body, for example over a WebSocket.
@@ -136,7 +144,8 @@ impl Drop for Pending {
         let learned = std::mem::take(self.learned.get_mut().unwrap_or_else(PoisonError::into_inner));
         // A request without an answer was interrupted, for example by the daemon's shutdown.
         let (status, reason) = learned
-            .answer
+            .outcome
+            .or(learned.answer)
             .unwrap_or((StatusCode::INTERNAL_SERVER_ERROR, "the request was cut off".into()));
         let outcome = Outcome::of(status.as_u16());
         let raised = || begun.severity.raised();

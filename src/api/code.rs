@@ -114,6 +114,8 @@ codes! {
 
     /// The image reference is invalid.
     InvalidImageReference = "invalid_image_reference", BAD_REQUEST;
+    /// The archive is not one of images, or the images in it are invalid.
+    InvalidImageArchive = "invalid_image_archive", BAD_REQUEST;
     /// The image is not in the local store.
     ImageNotFound = "image_not_found", NOT_FOUND;
     /// The registry does not have the image.
@@ -130,6 +132,8 @@ codes! {
     LayerLost = "layer_lost", CONFLICT;
     /// The image is invalid, or tries to write outside its directory.
     BadImage = "bad_image", BAD_GATEWAY;
+    /// The image does not fit on the disk.
+    DiskFull = "disk_full", INSUFFICIENT_STORAGE;
     /// The registry refused the credentials.
     RegistryDenied = "registry_denied", BAD_GATEWAY;
     /// The registry limits the request rate.

@@ -114,6 +114,14 @@ impl<B> Success<B> {
     }
 }
 
+impl<T: Serialize> Success<SuccessBody<T>> {
+    /// Message and data of the answer.
+    pub(super) fn into_parts(self) -> serde_json::Result<(String, serde_json::Value)> {
+        let data = serde_json::to_value(self.body.data)?;
+        Ok((self.body.message.into_owned(), data))
+    }
+}
+
 impl<B: Serialize> Success<B> {
     /// Status and body of the response.
     pub(super) fn write(&self) -> (StatusCode, Bytes) {

@@ -1,5 +1,7 @@
 //! Error answers: a code with its status, a message and optional data (`docs/spec/api.md` 0.1 and 3.2).
 
+use std::any::Any;
+
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
@@ -66,6 +68,18 @@ impl ApiError {
         self.message.insert_str(0, prefix);
         self
     }
+}
+
+/// The failure of a request whose handler panicked, which is a defect and is logged.
+pub(super) fn panicked(panic: &(dyn Any + Send)) -> ApiError {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("unknown");
+    tracing::error!(panic = text, "a request handler panicked");
+    let message = "internal error: the request failed unexpectedly, see the daemon's log";
+    ApiError::new(Code::Internal, message)
 }
 
 impl IntoResponse for ApiError {

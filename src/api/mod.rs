@@ -23,10 +23,12 @@ mod json_fields;
 mod leftover;
 pub mod listener;
 pub mod management;
+pub mod ndjson;
 pub mod openapi;
 pub mod pki;
 pub mod query;
 pub mod routing;
+mod sessions;
 pub mod time;
 
 pub use audit::AuditEntry;
@@ -35,3 +37,5 @@ pub use code::Code;
 pub use envelope::{Done, Failure, MaybeBody, Success, SuccessBody, done, success, success_with};
 pub use error::ApiError;
 pub use extract::{OptionalJson, PathParams, QueryParams, StrictJson};
+pub use ndjson::{ProgressAnswer, ProgressLine};
+pub use sessions::Sessions;

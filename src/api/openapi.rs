@@ -28,6 +28,7 @@ mod links;
         (name = "terminals", description = "Attaching to terminals over WebSocket"),
         (name = "events", description = "What happens, as it happens"),
         (name = "images", description = "Images that are present on this host"),
+        (name = "system", description = "Space on disk"),
         (name = "replicasets", description = "Sets of pods that are kept alive"),
         (name = "resources", description = "Manifests"),
         (name = "bottles", description = "Groups of containers that one file describes"),

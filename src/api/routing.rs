@@ -12,7 +12,7 @@ use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::identity::Role;
-use super::{ApiError, Code, audit, identity};
+use super::{ApiError, Code, audit, error, identity};
 use crate::observe::audit::AuditLog;
 
 /// The complete application of one listener: the routes, restricted to clients of this role, with an audit record per
@@ -66,14 +66,7 @@ async fn exact_methods(mut request: Request, next: Next) -> Response {
 }
 
 fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response<Body> {
-    let text = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("unknown");
-    tracing::error!(panic = text, "a request handler panicked");
-    let message = "internal error: the request failed unexpectedly, see the daemon's log";
-    ApiError::new(Code::Internal, message).into_response()
+    error::panicked(&*panic).into_response()
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use crate::runtime::dir::{DEFAULT_ROOT, RUNTIME_RUN_DIR};
 use crate::runtime::mounts::MountPolicy;
 use crate::workload::build::BuildSettings;
 use crate::workload::container::{ContainerSettings, HookSettings};
+use crate::workload::disk::DiskSettings;
 use crate::workload::import;
 use crate::workload::pod::PodSettings;
 
@@ -93,6 +94,14 @@ pub(super) fn container(config: &Config, apparmor: Arc<AppArmor>) -> ContainerSe
         pod_root: config.pod_root(),
         volume_root: config.volume_root(),
         root,
+    }
+}
+
+pub(super) fn disk(config: &Config) -> DiskSettings {
+    DiskSettings {
+        volume_root: config.volume_root(),
+        pod_root: config.pod_root(),
+        log_dirs: vec![config.log_dir.clone(), config.root_dir.join("log")],
     }
 }
 

@@ -41,6 +41,7 @@ use crate::workload::balancer::ServiceRegistry;
 use crate::workload::bottle::{BottleParts, Bottles};
 use crate::workload::build::BuildService;
 use crate::workload::container::{ContainerService, DELAYS, Prober, Restarter, SWEEPS, Services, Sweeper};
+use crate::workload::disk::DiskService;
 use crate::workload::pod::{PodController, PodService};
 use crate::workload::replica_set::{ReplicaSets, SetController};
 use crate::workload::{conditions, import};
@@ -344,6 +345,12 @@ fn serve_management(
         operations: Operations::default(),
     };
     let (images, activity) = (foundation.images.clone(), foundation.activity.clone());
+    let builds = BuildService::new(
+        settings::build(config),
+        images.clone(),
+        containers.clone(),
+        activity.clone(),
+    );
     let management = Management {
         store: store.clone(),
         containers: containers.clone(),
@@ -352,12 +359,14 @@ fn serve_management(
         services,
         sets: sets.clone(),
         applier: applier.clone(),
-        builds: BuildService::new(
-            settings::build(config),
+        disk: DiskService::new(
+            settings::disk(config),
+            store.clone(),
             images.clone(),
             containers.clone(),
-            activity.clone(),
+            builds.clone(),
         ),
+        builds,
         images,
         networks: Networks::new(network.networks.clone(), network.firewall.clone()),
         policies: workloads.policies.clone(),

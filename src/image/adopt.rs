@@ -178,10 +178,10 @@ mod tests {
         assert!(lower.join("etc/passwd").exists());
         let name = row.layers[0].diff_id.parse::<Digest>().unwrap();
         assert!(
-            store.usage(&HashSet::from([name]), &HashSet::new()).unwrap() > 4096,
+            store.layer_size(&name).unwrap() > 4096,
             "what is behind the link counts"
         );
-        store.sweep(HashSet::new).unwrap();
+        drop(store.sweep(HashSet::new).unwrap());
         assert!(
             !lower.exists() && bundle.rootfs.join("etc/passwd").exists(),
             "only the link goes"

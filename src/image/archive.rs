@@ -68,6 +68,11 @@ impl<R: Read> Archive<R> {
         }
     }
 
+    /// Where the archive comes from.
+    pub(crate) fn source(&mut self) -> &mut R {
+        &mut self.reader
+    }
+
     /// The next entry; the unread data of the previous one is skipped. `None` at the end.
     pub(crate) fn next(&mut self) -> io::Result<Option<Entry>> {
         let mut extensions = Extensions::default();

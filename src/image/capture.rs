@@ -4,7 +4,8 @@
 //! overlayfs are written in the form of the OCI image specification: `.wh.<name>` and `.wh..wh..opq`. Names are
 //! sorted, so the same tree always gives the same archive.
 //!
-//! Links are never followed, and the tree must not change meanwhile.
+//! Links are never followed. The tree must not change meanwhile; [`capture_live`] takes one that does, but only within a
+//! root that nothing leads out of ([`confined`](super::confined)).
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -13,6 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::Metadata;
 use tar::{EntryType, Header};
@@ -28,8 +30,28 @@ const ELSEWHERE: [&str; 2] = ["trusted.overlay.redirect", "trusted.overlay.metac
 
 /// Writes everything beneath `root`. Returns the number of entries: 0 for a directory without changes.
 pub(super) fn capture(root: &Path, out: impl Write) -> io::Result<u64> {
+    capture_as(root, out, Manner::Layer)
+}
+
+/// Writes everything beneath `root`, which running processes change: what disappears is left out, a file that becomes
+/// shorter ends in zeros. With `is_layer`, whiteouts have their meaning; else a name is only a name.
+pub(super) fn capture_live(root: &Path, out: impl Write, is_layer: bool) -> io::Result<u64> {
+    let manner = if is_layer { Manner::LiveLayer } else { Manner::LiveFiles };
+    capture_as(root, out, manner)
+}
+
+/// What a tree is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    Layer,
+    LiveLayer,
+    LiveFiles,
+}
+
+fn capture_as(root: &Path, out: impl Write, manner: Manner) -> io::Result<u64> {
     let mut capture = Capture {
         out,
+        manner,
         links: HashMap::new(),
         entries: 0,
     };
@@ -49,6 +71,7 @@ pub(super) fn capture(root: &Path, out: impl Write) -> io::Result<u64> {
 
 struct Capture<W> {
     out: W,
+    manner: Manner,
     /// The first name of every file with several hard links.
     links: HashMap<(u64, u64), Vec<u8>>,
     entries: u64,
@@ -63,21 +86,34 @@ impl<W: Write> Capture<W> {
                 &format!("directories are nested more than {MAX_DEPTH} deep"),
             ));
         }
-        let mut children = fs_err::read_dir(path)?
-            .map(|child| child.map(|child| child.file_name()))
-            .collect::<io::Result<Vec<_>>>()?;
+        let children = fs_err::read_dir(path).and_then(|children| {
+            let names = children.map(|child| child.map(|child| child.file_name()));
+            names.collect::<io::Result<Vec<_>>>()
+        });
+        let Some(mut children) = self.unless_gone(children)? else {
+            return Ok(());
+        };
         children.sort();
         for child in children {
             name.push(&child);
-            self.object(&path.join(&child), name, depth)?;
+            let done = self.object(&path.join(&child), name, depth);
             name.pop();
+            self.unless_gone(done)?;
         }
         Ok(())
     }
 
+    /// `None` for what a running process has removed or replaced.
+    fn unless_gone<T>(&self, found: io::Result<T>) -> io::Result<Option<T>> {
+        match found {
+            Err(e) if self.manner != Manner::Layer && is_gone(&e) => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
     fn object(&mut self, path: &Path, name: &mut PathBuf, depth: usize) -> io::Result<()> {
         let file_name = name.file_name().unwrap_or_default().as_bytes().to_vec();
-        if file_name.starts_with(WHITEOUT.as_bytes()) {
+        if self.manner != Manner::LiveFiles && file_name.starts_with(WHITEOUT.as_bytes()) {
             return Err(refused(
                 name,
                 "names that begin with .wh. have a meaning of their own in layers",
@@ -133,11 +169,22 @@ impl<W: Write> Capture<W> {
     }
 
     fn file(&mut self, path: &Path, name: &[u8], metadata: &Metadata) -> io::Result<()> {
-        let size = metadata.len();
-        self.entry(name, metadata, EntryType::Regular, b"", size, &attributes(path)?)?;
-        let copied = io::copy(&mut fs_err::File::open(path)?.take(size), &mut self.out)?;
+        let file = open(path)?;
+        let opened = file.metadata()?;
+        // Something else has taken its place.
+        if (opened.dev(), opened.ino()) != (metadata.dev(), metadata.ino()) {
+            return self
+                .unless_gone(Err(io::ErrorKind::NotFound.into()))
+                .map(|_: Option<()>| ());
+        }
+        let size = opened.len();
+        self.entry(name, &opened, EntryType::Regular, b"", size, &attributes(path)?)?;
+        let copied = io::copy(&mut file.take(size), &mut self.out)?;
         if copied != size {
-            return Err(refused(path, "the file became shorter while it was read"));
+            if self.manner == Manner::Layer {
+                return Err(refused(path, "the file became shorter while it was read"));
+            }
+            io::copy(&mut io::repeat(0).take(size - copied), &mut self.out)?;
         }
         self.pad(size as usize)
     }
@@ -286,6 +333,21 @@ fn attribute(path: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
+/// A file whose kind may have changed: neither a link is followed, nor a pipe waited for.
+fn open(path: &Path) -> io::Result<std::fs::File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => Ok(file.into()),
+        // A link, a socket or a device has taken its place.
+        Err(Errno::LOOP | Errno::NXIO | Errno::ACCESS) => Err(named(Errno::NOENT, path)),
+        Err(errno) => Err(named(errno, path)),
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
 fn named(errno: Errno, path: &Path) -> io::Error {
     let error = io::Error::from(errno);
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
@@ -385,6 +447,48 @@ mod tests {
         });
         with_overlay(&[layer, base], |merged| {
             assert_eq!(names(merged), ["a/", "a/kept", "b/", "b/new"]);
+        });
+    }
+
+    #[test]
+    fn files_that_are_no_layer_may_have_any_name() {
+        let scratch = tempfile::tempdir().unwrap();
+        std::fs::write(scratch.path().join(".wh.x"), "kept").unwrap();
+        std::fs::write(scratch.path().join("y"), "1").unwrap();
+        let mut archive = Vec::new();
+        assert!(capture_live(scratch.path(), &mut archive, false).unwrap() >= 2);
+        assert!(String::from_utf8_lossy(&archive).contains(".wh.x"));
+        capture_live(scratch.path(), Vec::new(), true).unwrap_err();
+    }
+
+    #[test]
+    fn a_tree_that_changes_can_be_captured() {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path().to_owned();
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let path = root.join("a");
+                    std::fs::write(&path, vec![1; 100_000]).unwrap();
+                    std::fs::write(&path, "short").unwrap();
+                    std::fs::remove_file(&path).unwrap();
+                    std::fs::create_dir(&path).unwrap();
+                    std::fs::remove_dir(&path).unwrap();
+                    symlink("/etc/passwd", &path).unwrap();
+                    std::fs::remove_file(&path).unwrap();
+                    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+                    std::fs::remove_file(&path).unwrap();
+                }
+            });
+            for _ in 0..200 {
+                let mut archive = Vec::new();
+                capture_live(&root, &mut archive, true).unwrap();
+                assert!(!String::from_utf8_lossy(&archive).contains("root:x"));
+                let target = tempfile::tempdir().unwrap();
+                unpack(&archive[..], target.path(), 10).unwrap();
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
         });
     }
 

@@ -33,15 +33,29 @@ impl ImageService {
     /// `target`, an empty directory of the host. After an error, part of the copy may exist. [`ImageError::NotFound`]
     /// if the image was removed or replaced since it was looked up.
     pub async fn copy_directory(&self, image: &Image, path: &str, target: PathBuf) -> Result<Copied, ImageError> {
-        let inner = self.0.clone();
         let diff_ids = image.diff_ids();
         let ids = stack::digests(&diff_ids).into_iter();
-        let pins = inner.layers.pin(ids.chain(document_digests(image)).collect());
+        let pins = self.0.layers.pin(ids.chain(document_digests(image)).collect());
         // Pin first, then check: a layer that exists now cannot be swept afterwards.
         if self.get_by_id(&image.id).is_none_or(|row| row.layers != image.layers) {
             return Err(ImageError::NotFound(image.id.clone()));
         }
-        let (lower, path) = (self.lower_dirs(&diff_ids), clean(path));
+        let copied = self.copy_from_layers(&diff_ids, path, target).await;
+        drop(pins);
+        copied
+    }
+
+    /// The same, from layers that a row of the caller keeps.
+    pub async fn copy_from_layers(
+        &self,
+        diff_ids: &[String],
+        path: &str,
+        target: PathBuf,
+    ) -> Result<Copied, ImageError> {
+        let inner = self.0.clone();
+        // The work goes on when the caller is dropped.
+        let pins = inner.layers.pin(stack::digests(diff_ids).into_iter().collect());
+        let (lower, path) = (self.lower_dirs(diff_ids), clean(path));
         if lower.is_empty() {
             return Ok(Copied::Nothing);
         }

@@ -188,6 +188,7 @@ mod tests {
         let read = ImageConfig::parse(body.as_bytes(), 2).unwrap();
         let expected = ImageRunConfig {
             labels: [("l".to_owned(), "1".to_owned())].into(),
+            revision: ImageRunConfig::REVISION,
             ..run()
         };
         assert_eq!(read.run, expected);

@@ -10,7 +10,6 @@
 //! A layer is the upper directory of an overlay, written as an archive and unpacked again: that gives it its name
 //! (the digest of the archive) and the same form as a pulled layer.
 
-use std::collections::HashSet;
 use std::io::{self, BufReader, BufWriter, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
@@ -31,7 +30,7 @@ use super::documents::{Made, Parts};
 use super::layers::{LayerStore, Pins, Staged};
 use super::manifest::ImageConfig;
 use super::tree::TreeError;
-use super::unpack::unpack;
+use super::unpack::unpack_recorded;
 use super::{ImageError, ImageRef, ImageService, Inner, Platform, blocking, document_digests, documents, stack};
 use crate::base::cause::Cause;
 use crate::model::{Image, ImageLayer, ImageRunConfig};
@@ -197,8 +196,8 @@ impl Layers {
             let Some((layer, pins)) = pack(&inner, &upper)? else {
                 return Ok((None, 0));
             };
-            let ids: HashSet<Digest> = layer.diff_id.parse().into_iter().collect();
-            let bytes = inner.layers.usage(&ids, &HashSet::new())?;
+            let diff_id = layer.diff_id.parse::<Digest>().map_err(std::io::Error::other)?;
+            let bytes = inner.layers.layer_size(&diff_id)?;
             Ok::<_, ImageError>((Some((layer, pins)), bytes))
         });
         let (packed, bytes) = packed.await?;
@@ -362,6 +361,7 @@ fn document(store: &LayerStore, digest: &str) -> io::Result<Value> {
 /// Archives and unpacks `upper`. Returns the layer together with a pin on it.
 fn pack(inner: &Inner, upper: &Path) -> Result<Option<(ImageLayer, Pins)>, ImageError> {
     let staged = inner.layers.stage()?;
+    let (skeleton, file) = inner.layers.stage_file()?;
     let (reader, writer) = io::pipe()?;
     let mut archive = Hashing {
         reader: BufReader::with_capacity(128 << 10, reader),
@@ -371,11 +371,7 @@ fn pack(inner: &Inner, upper: &Path) -> Result<Option<(ImageLayer, Pins)>, Image
     };
     let (unpacked, captured) = std::thread::scope(|scope| {
         let capturing = scope.spawn(|| capture(upper, BufWriter::with_capacity(128 << 10, writer)));
-        let unpacked = unpack(&mut archive, staged.path(), inner.settings.max_layer_entries);
-        let drained = unpacked.and_then(|()| {
-            let drained = io::copy(&mut archive, &mut io::sink());
-            drained.map(drop).map_err(|e| TreeError::Refused(e.to_string()))
-        });
+        let unpacked = unpack_recorded(&mut archive, staged.path(), inner.settings.max_layer_entries, file);
         let Hashing {
             reader, hash, bytes, ..
         } = archive;
@@ -384,7 +380,7 @@ fn pack(inner: &Inner, upper: &Path) -> Result<Option<(ImageLayer, Pins)>, Image
         let captured = capturing
             .join()
             .unwrap_or_else(|_| Err(io::Error::other("the capture of a layer panicked")));
-        (drained.map(|()| (Digest::finish(hash), bytes)), captured)
+        (unpacked.map(|()| (Digest::finish(hash), bytes)), captured)
     });
     let (diff_id, size) = match (unpacked, captured) {
         (Ok(_), Ok(0)) => return Ok(None),
@@ -399,6 +395,8 @@ fn pack(inner: &Inner, upper: &Path) -> Result<Option<(ImageLayer, Pins)>, Image
         (_, Err(e)) => return Err(e.into()),
     };
     let pins = inner.layers.pin(vec![diff_id]);
+    let skeleton_path = inner.layers.skeleton_of(&diff_id);
+    inner.layers.publish_file(skeleton, &skeleton_path)?;
     inner.layers.publish_layer(staged, &diff_id)?;
     if !inner.layers.has_layer(&diff_id)? {
         return Err(ImageError::Io(Cause::new(format!("the layer {diff_id} vanished"))));

@@ -17,12 +17,24 @@ pub enum ImageError {
     #[error("manifest fetch failed: 404: {0}")]
     ManifestNotFound(String),
     /// The image does not exist for the platform.
-    #[error("no manifest for platform {os}/{architecture}")]
+    #[error("no manifest for platform {os}/{architecture}{offer}")]
     NoPlatform {
         /// Requested operating system.
         os: String,
         /// Requested architecture.
         architecture: String,
+        /// Which platforms it exists for, as the tail of the message; may be empty.
+        offer: String,
+    },
+    /// The image is present, but its programs cannot run here.
+    #[error("image {image} is for {platform}; this host runs {host}")]
+    OtherPlatform {
+        /// Canonical string of the image.
+        image: String,
+        /// Its platform.
+        platform: String,
+        /// Platform of the host.
+        host: String,
     },
     /// The image is not present. Holds its canonical string.
     #[error("{0} not found")]
@@ -79,6 +91,26 @@ pub enum ImageError {
     /// The files that a build step left behind cannot become a layer.
     #[error("the files cannot be a layer: {0}")]
     NoLayer(String),
+    /// The image does not fit on the disk.
+    #[error(
+        "the disk of the image store is full: {needed} bytes have to be free and {free} are; remove images or containers \
+         (GET /v1/system/df says what takes space), then repeat this"
+    )]
+    DiskFull {
+        /// How many bytes have to be free, at least.
+        needed: u64,
+        /// How many are.
+        free: u64,
+    },
+    /// An archive that a client sent is none of images, or has invalid ones.
+    #[error("invalid image archive: {0}")]
+    BadArchive(String),
+    /// A change of an image's settings is wrong.
+    #[error("invalid change {0}")]
+    InvalidChange(String),
+    /// A digest cannot be given as a name. Holds the reference.
+    #[error("{0} is a digest, which an image cannot be given as a name; use a tag")]
+    DigestName(String),
     /// The image has no such user or group.
     #[error("the image has no {kind} {name:?} in /etc/{file}")]
     UnknownUser {
@@ -150,13 +182,18 @@ impl ImageError {
             Self::NotFound(_) => "ErrImageNeverPull",
             Self::ManifestNotFound(_)
             | Self::NoPlatform { .. }
+            | Self::OtherPlatform { .. }
             | Self::Registry { .. }
             | Self::BadImage { .. }
             | Self::NotAnImage { .. }
-            | Self::BadLayer { .. } => "ErrImagePull",
+            | Self::BadLayer { .. }
+            | Self::DiskFull { .. } => "ErrImagePull",
             Self::InUse { .. }
             | Self::LayerLost(_)
             | Self::NoLayer(_)
+            | Self::BadArchive(_)
+            | Self::InvalidChange(_)
+            | Self::DigestName(_)
             | Self::UnknownUser { .. }
             | Self::Unfinished { .. }
             | Self::Taken(_)

@@ -5,6 +5,8 @@
 //!                              id, see `chain`) stands in an attribute of the directory. Or a link to a directory that
 //!                              is not ours (`adopt`)
 //! <root>/records/<11>.json     what a plain copy of that layer would lose ([`Record`])
+//! <root>/records/<11>.skeleton what else its archive had (`skeleton`)
+//! <root>/records/<11>.gzip     digest and size of the blob that it becomes when it is packed with gzip (`push`)
 //! <root>/blobs/sha256/<hex>    a document
 //! <root>/staging/<ulid>/       work in progress: being created or deleted; emptied at every start
 //! ```
@@ -20,8 +22,9 @@
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::fs::RenameFlags;
@@ -31,6 +34,11 @@ use super::digest::Digest;
 use super::record::Record;
 use super::stack::Link;
 use super::tree::{self, DIFF_ID};
+use crate::base::space;
+use crate::base::space::{Counted, Space};
+
+/// Ends of the names of a layer's files in `records`.
+const OF_A_LAYER: [&str; 3] = ["json", "skeleton", "gzip"];
 
 /// The store.
 pub(super) struct LayerStore {
@@ -40,6 +48,14 @@ pub(super) struct LayerStore {
     staging: PathBuf,
     pins: Mutex<HashMap<Digest, usize>>,
     turns: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
+    /// Sizes on disk that were measured: a layer never changes.
+    sizes: Mutex<HashMap<Digest, u64>>,
+    /// Layers that were published and have no record yet.
+    unrecorded: Mutex<HashSet<Digest>>,
+    /// Whether something was published since the last sync began.
+    is_dirty: AtomicBool,
+    /// Held while a sync is under way.
+    syncing: Mutex<()>,
 }
 
 impl LayerStore {
@@ -52,6 +68,10 @@ impl LayerStore {
             staging: root.join("staging"),
             pins: Mutex::default(),
             turns: Mutex::default(),
+            sizes: Mutex::default(),
+            unrecorded: Mutex::default(),
+            is_dirty: AtomicBool::new(true),
+            syncing: Mutex::default(),
         };
         for directory in [&store.layers, &store.records, &store.blobs, &store.staging] {
             private_directory(directory)?;
@@ -110,23 +130,57 @@ impl LayerStore {
         Ok(Staged(path))
     }
 
-    /// Gives a filled directory its final name.
+    /// An empty file in the staging area.
+    pub(super) fn stage_file(&self) -> io::Result<(Staged, std::fs::File)> {
+        let staged = Staged(self.staging.join(unique()));
+        let file = fs_err::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&staged.0)?;
+        Ok((staged, file.into_parts().0))
+    }
+
+    /// Where the skeleton of a layer is, if it has one.
+    pub(super) fn skeleton_of(&self, diff_id: &Digest) -> PathBuf {
+        self.records.join(format!("{}.skeleton", diff_id.short()))
+    }
+
+    /// Where digest and size of a layer's blob are, once it was packed.
+    pub(super) fn packed_form_of(&self, diff_id: &Digest) -> PathBuf {
+        self.records.join(format!("{}.gzip", diff_id.short()))
+    }
+
+    /// Gives a complete file of a layer its final name. Call this before the layer gets its own.
+    pub(super) fn publish_file(&self, staged: Staged, path: &Path) -> io::Result<()> {
+        fs_err::rename(&staged.0, path)
+    }
+
+    /// Gives a filled directory its final name. Its record is written by [`LayerStore::record_all`], later: that reads
+    /// every entry again.
     pub(super) fn publish_layer(&self, staged: Staged, diff_id: &Digest) -> io::Result<()> {
         let directory = fs_err::File::open(&staged.0)?.into_parts().0.into();
-        // Before the attribute, which says that the layer is complete.
-        if let Err(error) = self.record(&staged.0, diff_id) {
-            tracing::warn!(%error, layer = %diff_id, "cannot record the layer; a plain copy of it will be unusable");
-        }
         tree::set_attribute(&directory, DIFF_ID.as_bytes(), diff_id.to_string().as_bytes())
             .map_err(|e| named(e, &staged.0))?;
         let path = self.layer(diff_id);
         if path.exists() && !self.has_layer(diff_id)? {
             // The existing layer is unusable. Exchange the two; dropping the value deletes the old one.
             let here = rustix::fs::CWD;
-            return rustix::fs::renameat_with(here, &staged.0, here, &path, RenameFlags::EXCHANGE)
-                .map_err(|e| named(e, &path));
+            self.is_dirty.store(true, Ordering::Release);
+            rustix::fs::renameat_with(here, &staged.0, here, &path, RenameFlags::EXCHANGE)
+                .map_err(|e| named(e, &path))?;
+            // That of the damaged one may be missing or wrong.
+            absent_is_fine(fs_err::remove_file(self.record_of(diff_id)))?;
+        } else {
+            self.rename(&staged.0, &path)?;
         }
-        rename(&staged.0, &path)
+        lock(&self.unrecorded).insert(*diff_id);
+        Ok(())
+    }
+
+    /// The layers that were published since the last call.
+    pub(super) fn take_unrecorded(&self) -> HashSet<Digest> {
+        std::mem::take(&mut lock(&self.unrecorded))
     }
 
     /// Records the metadata that a plain copy of a layer would lose.
@@ -163,32 +217,37 @@ impl LayerStore {
         Ok(true)
     }
 
-    /// Writes the records of layers that an earlier version unpacked. If a layer is swept meanwhile, its record
-    /// remains until the next sweep.
-    pub(super) fn record_all(&self, diff_ids: &HashSet<Digest>) -> io::Result<()> {
+    /// Writes the records of layers that have none yet. If a layer is swept meanwhile, its record remains until the
+    /// next sweep.
+    pub(super) fn record_all(&self, diff_ids: &HashSet<Digest>) {
         for diff_id in diff_ids {
             let path = self.layer(diff_id);
             // A layer that cannot be read is lost, which has been reported already.
-            let is_there = self.has_layer(diff_id).unwrap_or(false);
-            if is_there && !path.is_symlink() && !self.record_of(diff_id).exists() {
-                self.record(&path, diff_id)?;
+            let is_there = || self.has_layer(diff_id).unwrap_or(false);
+            if is_there()
+                && !path.is_symlink()
+                && !self.record_of(diff_id).exists()
+                && let Err(error) = self.record(&path, diff_id)
+                // It may have been swept.
+                && is_there()
+            {
+                tracing::warn!(%error, layer = %diff_id, "cannot record the layer; a plain copy of it will be unusable");
             }
         }
-        Ok(())
     }
 
     /// Adopts a directory that we do not own as a layer. Removing the layer removes only the link.
     pub(super) fn adopt_layer(&self, directory: &Path, name: &Digest) -> io::Result<()> {
         let staged = Staged(self.staging.join(unique()));
         fs_err::os::unix::fs::symlink(directory, &staged.0)?;
-        rename(&staged.0, &self.layer(name))
+        self.rename(&staged.0, &self.layer(name))
     }
 
     /// Stores a document.
     pub(super) fn publish_blob(&self, digest: &Digest, body: &[u8]) -> io::Result<()> {
         let staged = Staged(self.staging.join(unique()));
         fs_err::File::create_new(&staged.0)?.write_all(body)?;
-        rename(&staged.0, &self.blobs.join(digest.hex()))
+        self.rename(&staged.0, &self.blobs.join(digest.hex()))
     }
 
     /// A stored document, if it exists.
@@ -200,10 +259,31 @@ impl LayerStore {
         }
     }
 
-    /// Makes everything that has its final name durable, with one `syncfs`. That also waits for other writers to the
-    /// same file system; one `fsync` per file would be many times slower.
+    /// Renames to a name that must be free or have the same content.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let here = rustix::fs::CWD;
+        match rustix::fs::renameat_with(here, from, here, to, RenameFlags::NOREPLACE) {
+            Ok(()) => {
+                self.is_dirty.store(true, Ordering::Release);
+                Ok(())
+            }
+            Err(Errno::EXIST) => Ok(()),
+            Err(e) => Err(named(e, to)),
+        }
+    }
+
+    /// Makes everything that has its final name durable, with one `syncfs`, unless that has been done. It also waits for
+    /// other writers to the same file system; one `fsync` per file would be many times slower.
     pub(super) fn sync(&self) -> io::Result<()> {
-        rustix::fs::syncfs(fs_err::File::open(&self.layers)?).map_err(|e| named(e, &self.layers))
+        let _turn = lock(&self.syncing);
+        if !self.is_dirty.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let directory = self.directory()?;
+        rustix::fs::syncfs(directory).map_err(|e| {
+            self.is_dirty.store(true, Ordering::Release);
+            named(e, &self.layers)
+        })
     }
 
     /// Protects these digests from sweeps, whether or not they exist yet, for as long as the value lives.
@@ -232,8 +312,10 @@ impl LayerStore {
     }
 
     /// Removes every layer and document that is neither pinned nor in `needed`, which is called after the pins are
-    /// read and before one can be added. Errors are logged: the next sweep tries again.
-    pub(super) fn sweep(&self, needed: impl FnOnce() -> HashSet<Digest>) -> io::Result<()> {
+    /// read and before one can be added. What is returned has lost its name and is deleted when it is dropped, which
+    /// takes a while.
+    #[must_use = "dropping it deletes files"]
+    pub(super) fn sweep(&self, needed: impl FnOnce() -> HashSet<Digest>) -> io::Result<Vec<Staged>> {
         let doomed = {
             // While this lock is held nobody can pin, so nobody relies on an object that is about to be removed.
             let pins = lock(&self.pins);
@@ -243,12 +325,13 @@ impl LayerStore {
             let hex: HashSet<String> = keep.iter().map(Digest::hex).collect();
             let mut doomed = self.retire(&self.layers, &short)?;
             doomed.extend(self.retire(&self.blobs, &hex)?);
-            let records: HashSet<String> = short.iter().map(|short| format!("{short}.json")).collect();
+            let files = |short: &String| OF_A_LAYER.map(|end| format!("{short}.{end}"));
+            let records: HashSet<String> = short.iter().flat_map(files).collect();
             doomed.extend(self.retire(&self.records, &records)?);
+            lock(&self.sizes).retain(|digest, _| keep.contains(digest));
             doomed
         };
-        drop(doomed);
-        Ok(())
+        Ok(doomed)
     }
 
     /// Removes what an earlier run left half-created or half-deleted. Nothing may be under construction.
@@ -275,26 +358,43 @@ impl LayerStore {
         Ok(retired)
     }
 
-    /// Disk usage of layers and documents in bytes: allocated blocks, each inode once.
-    pub(super) fn usage(&self, layers: &HashSet<Digest>, blobs: &HashSet<Digest>) -> io::Result<u64> {
-        let mut seen = HashSet::new();
-        let layers = layers.iter().map(|d| fs_err::canonicalize(self.layer(d)));
-        let mut pending = layers.collect::<io::Result<Vec<PathBuf>>>()?;
-        pending.extend(blobs.iter().map(|d| self.blobs.join(d.hex())));
-        let mut bytes = 0;
-        while let Some(path) = pending.pop() {
-            let metadata = fs_err::symlink_metadata(&path)?;
-            if metadata.nlink() > 1 && !metadata.is_dir() && !seen.insert((metadata.dev(), metadata.ino())) {
-                continue;
-            }
-            bytes += metadata.blocks() * 512;
-            if metadata.is_dir() {
-                for entry in fs_err::read_dir(&path)? {
-                    pending.push(entry?.path());
-                }
-            }
+    /// Size of a layer on disk, in bytes: allocated blocks, each inode once; 0 if it does not exist.
+    pub(super) fn layer_size(&self, diff_id: &Digest) -> io::Result<u64> {
+        self.size(diff_id, Counted::All)
+    }
+
+    /// The same of a layer that was laid out again (`chain`): its files are those of the layer.
+    pub(super) fn laid_out_size(&self, chain_id: &Digest) -> io::Result<u64> {
+        self.size(chain_id, Counted::Directories)
+    }
+
+    fn size(&self, digest: &Digest, counted: Counted) -> io::Result<u64> {
+        if let Some(known) = lock(&self.sizes).get(digest) {
+            return Ok(*known);
         }
-        Ok(bytes)
+        let mut path = self.layer(digest);
+        if path.is_symlink() {
+            // Adopted. It leads to where only root may write.
+            path = fs_err::canonicalize(path)?;
+        }
+        let mut size = Space::default();
+        size.add(&path, counted)?;
+        size.add(&self.skeleton_of(digest), Counted::All)?;
+        // Not of what is missing: it may come.
+        if size.bytes() > 0 {
+            lock(&self.sizes).insert(*digest, size.bytes());
+        }
+        Ok(size.bytes())
+    }
+
+    /// Size of a document on disk, in bytes; 0 if it does not exist.
+    pub(super) fn blob_size(&self, digest: &Digest) -> io::Result<u64> {
+        space::used(&self.blobs.join(digest.hex()))
+    }
+
+    /// The directory of the layers.
+    pub(super) fn directory(&self) -> io::Result<fs_err::File> {
+        fs_err::File::open(&self.layers)
     }
 }
 
@@ -357,12 +457,10 @@ fn private_directory(path: &Path) -> io::Result<()> {
     fs_err::set_permissions(path, PermissionsExt::from_mode(0o700))
 }
 
-/// Renames to a name that must be free or have the same content.
-fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    let here = rustix::fs::CWD;
-    match rustix::fs::renameat_with(here, from, here, to, RenameFlags::NOREPLACE) {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(e) => Err(named(e, to)),
+fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
     }
 }
 
@@ -393,6 +491,7 @@ mod tests {
         let staged = store.stage().unwrap();
         std::fs::write(staged.path().join("file"), content).unwrap();
         store.publish_layer(staged, &digest).unwrap();
+        store.record_all(&HashSet::from([digest]));
         digest
     }
 
@@ -468,9 +567,9 @@ mod tests {
         assert!(!store.mend(&digest).unwrap());
         add(&store, "a");
         std::fs::remove_file(store.record_of(&digest)).unwrap();
-        store.record_all(&HashSet::from([digest])).unwrap();
+        store.record_all(&HashSet::from([digest]));
         assert!(store.record_of(&digest).exists());
-        store.sweep(HashSet::new).unwrap();
+        drop(store.sweep(HashSet::new).unwrap());
         assert!(!store.record_of(&digest).exists());
     }
 
@@ -483,7 +582,7 @@ mod tests {
         std::fs::remove_file(store.record_of(&one)).unwrap();
         let needed = HashSet::from([one, two, twin(&one)]);
         crate::image::mend(&store, &needed).unwrap();
-        store.record_all(&needed).unwrap();
+        store.record_all(&needed);
         assert!(store.has_layer(&one).unwrap() && store.has_layer(&two).unwrap());
         assert!(store.record_of(&one).exists());
         store.has_layer(&twin(&one)).unwrap_err();
@@ -498,15 +597,15 @@ mod tests {
         store.publish_blob(&doomed, b"doomed").unwrap();
         let first = store.pin(vec![pinned, kept]);
         let second = store.pin(vec![pinned, pinned]);
-        store.sweep(|| HashSet::from([needed])).unwrap();
+        drop(store.sweep(|| HashSet::from([needed])).unwrap());
         let exists = |digest| store.has_layer(digest).unwrap();
         assert!(exists(&needed) && exists(&pinned) && !exists(&unused));
         assert!(store.blobs.join(kept.hex()).exists() && !store.blobs.join(doomed.hex()).exists());
         drop(first);
-        store.sweep(HashSet::new).unwrap();
+        drop(store.sweep(HashSet::new).unwrap());
         assert!(!exists(&needed) && exists(&pinned) && !store.blobs.join(kept.hex()).exists());
         drop(second);
-        store.sweep(HashSet::new).unwrap();
+        drop(store.sweep(HashSet::new).unwrap());
         assert!(!exists(&pinned));
         assert!(staging_is_empty(&store));
     }
@@ -524,8 +623,15 @@ mod tests {
         std::os::unix::fs::symlink("/", staged.path().join("link")).unwrap();
         let digest = Digest::of(b"x");
         store.publish_layer(staged, &digest).unwrap();
-        let bytes = store.usage(&HashSet::from([digest]), &HashSet::new()).unwrap();
+        let bytes = store.layer_size(&digest).unwrap();
         assert!((100_000..200_000).contains(&bytes), "{bytes}");
+        assert!(store.laid_out_size(&Digest::of(b"y")).unwrap() == 0 && store.blob_size(&digest).unwrap() == 0);
+        drop(store.sweep(HashSet::new).unwrap());
+        assert_eq!(
+            store.layer_size(&digest).unwrap(),
+            0,
+            "what was swept has no size any more"
+        );
     }
 
     #[test]
@@ -537,6 +643,10 @@ mod tests {
             staging: PathBuf::new(),
             pins: Mutex::default(),
             turns: Mutex::default(),
+            sizes: Mutex::default(),
+            unrecorded: Mutex::default(),
+            is_dirty: AtomicBool::new(true),
+            syncing: Mutex::default(),
         };
         let path = store.layer(&Digest::of(b"")).display().to_string();
         let container = "/etc/raind/container/01m857ssbz87";

@@ -133,6 +133,16 @@ impl TryFrom<RawDescriptor> for Descriptor {
     }
 }
 
+/// The annotations of a manifest document; none if it is not understood.
+pub(super) fn annotations(body: &[u8]) -> BTreeMap<String, String> {
+    #[derive(Default, Deserialize)]
+    struct Raw {
+        #[serde(default, deserialize_with = "or_default")]
+        annotations: BTreeMap<String, String>,
+    }
+    serde_json::from_slice::<Raw>(body).unwrap_or_default().annotations
+}
+
 /// The parts of an image configuration that we use.
 #[derive(Debug)]
 pub(super) struct ImageConfig {
@@ -186,6 +196,7 @@ impl ImageConfig {
                 volumes: raw.config.volumes.into_keys().collect(),
                 exposed_ports: raw.config.exposed_ports.into_keys().collect(),
                 labels: raw.config.labels,
+                revision: ImageRunConfig::REVISION,
             },
         })
     }

@@ -15,7 +15,12 @@
 //! [`manifest`] and [`platform`] say what is wanted; [`pull`] puts it together; [`stream`], [`archive`], [`unpack`] and
 //! [`tree`] turn a blob into a directory; [`layers`] keeps directories, [`chain`] those that
 //! depend on what is below; [`view`] and [`user`] look into them. [`draft`]
-//! (with [`capture`], [`documents`] and [`stubs`]) makes an image here, [`build_cache`] keeps what builds made; [`copy`] gives a part of one away. [`adopt`] takes over what an earlier installation unpacked.
+//! (with [`capture`], [`documents`] and [`stubs`]) makes an image here, [`build_cache`] keeps what builds made; [`copy`] gives a
+//! part of one away. [`cleaning`], [`uses`] and [`prune`] decide what may go, [`space`] measures, and [`room`] keeps the disk
+//! from filling up. [`adopt`] takes over what an earlier installation unpacked.
+//!
+//! The other way: [`skeleton`] is what an unpacked layer lacks of its archive, [`assemble`] makes the archive again, and
+//! [`outgoing`] is an image that leaves, in an archive ([`bundle`]) or to a registry.
 //!
 //! This module never runs anything, mounts anything that others can see, decides who may pull, keeps compressed
 //! blobs, or trusts a byte from a registry that no digest covers.
@@ -23,11 +28,17 @@
 mod adopt;
 pub(crate) mod archive;
 mod artifact;
+mod assemble;
 mod beneath;
 mod build_cache;
+mod bundle;
 mod cache_changes;
 mod capture;
 mod chain;
+mod changes;
+mod cleaning;
+mod commit;
+mod confined;
 mod copy;
 mod digest;
 mod documents;
@@ -38,25 +49,36 @@ mod index_entry;
 mod json_null;
 mod layers;
 mod manifest;
+mod names;
+mod outgoing;
 mod pause;
 mod platform;
 pub(crate) mod printable;
+mod prune;
 mod pull;
+mod push;
+mod receive;
 pub(crate) mod record;
 mod reference;
 mod registry;
+mod relay;
+mod room;
+mod skeleton;
+mod space;
 mod stack;
 mod stream;
 mod stubs;
 #[cfg(test)]
 pub(crate) mod testing;
+mod track;
 pub(crate) mod tree;
 mod unarchive;
 mod unpack;
 mod user;
+mod uses;
 mod view;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -64,31 +86,42 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::{Semaphore, watch};
 
-use crate::model::{Container, Image, Snapshot, Txn};
+use crate::model::{Container, Image, ImageRunConfig, Snapshot, Txn};
 use crate::observe::metrics::{Activity, Verb};
+use crate::ops::progress::Reporter;
 use crate::ops::task;
 use crate::store::Store;
 
+use self::cleaning::stacks_of;
 use self::digest::Digest;
 use self::layers::LayerStore;
 use self::manifest::ImageConfig;
 use self::registry::Registry;
 use self::stack::Link;
+use self::track::{Tracker, Watched};
 use self::view::View;
 
 pub use self::adopt::Bundle;
+pub use self::bundle::{ArchiveFormat, ImportRequest, Loaded};
 pub use self::cache_changes::CacheChanges;
+pub use self::commit::CommitRequest;
 pub use self::copy::Copied;
 pub use self::draft::{Change, Draft, Layers, Scratch};
 pub use self::error::{ImageError, RegistryTrouble};
+pub use self::names::ImageDetails;
+pub use self::outgoing::ByteStream;
 pub use self::platform::Platform;
-pub use self::pull::Progress;
+pub use self::prune::ImagePrune;
+pub use self::push::{PushRequest, Pushed};
 pub use self::reference::ImageRef;
-pub use self::registry::{Patience, Registries, RegistryEntries, RegistryEntry, RegistrySettings};
+pub use self::registry::{Credentials, Patience, Registries, RegistryEntries, RegistryEntry, RegistrySettings};
+pub use self::space::{ImageSpace, ImagesSpace};
 pub use self::stubs::remove_stubs;
+pub use self::track::Progress;
 pub use self::unarchive::ArchiveLimits;
 pub(crate) use self::unarchive::unpack_archive;
 pub use self::user::User;
+pub use self::uses::Hold;
 
 /// Maximum number of concurrent downloads. One more than there are processors, because each of them sometimes waits
 /// for the network or the disk.
@@ -127,13 +160,15 @@ struct Inner {
     downloads: Semaphore,
     pause: Arc<Image>,
     flights: Mutex<HashMap<(ImageRef, Platform), Flight>>,
+    /// Images that are about to be used, and by how many.
+    held: Mutex<HashMap<ImageRef, usize>>,
 }
 
 /// A running pull, shared by everybody who waits for it.
 #[derive(Clone)]
 struct Flight {
     done: Shared<BoxFuture<'static, Result<Arc<Image>, ImageError>>>,
-    progress: watch::Receiver<Progress>,
+    watched: Watched,
 }
 
 impl ImageService {
@@ -147,6 +182,7 @@ impl ImageService {
             downloads: Semaphore::new(MAX_DOWNLOADS.min(cores + 1)),
             pause: Arc::new(pause::image(Digest::of(&archive), archive.len())),
             flights: Mutex::default(),
+            held: Mutex::default(),
             settings,
             store,
             activity,
@@ -169,12 +205,8 @@ impl ImageService {
             let laid_out = links.into_iter().map(|link| link.chain_id);
             needed.extend(laid_out.filter(|id| layers.layer(id).exists()));
             mend(&layers, &needed)?;
-            // In the background: it reads every file of layers that an earlier version unpacked.
-            std::thread::spawn(move || {
-                if let Err(error) = layers.record_all(&needed) {
-                    tracing::warn!(%error, "cannot write the records of layers; the next start tries again");
-                }
-            });
+            // In the background: it reads every file of layers that have no record yet.
+            std::thread::spawn(move || layers.record_all(&needed));
             Ok(())
         })
         .await?;
@@ -202,36 +234,57 @@ impl ImageService {
         }
     }
 
-    /// Adds fields to the rows that earlier versions did not read from a configuration: stop signal and health check.
+    /// Adds to rows of earlier versions the fields that those did not read from a configuration, once.
     async fn backfill_run_config(&self) -> Result<(), ImageError> {
         let layers = self.0.layers.clone();
-        let has_defaults = |image: &Image| image.config.stop_signal.is_empty() && image.config.health_check.is_none();
-        let rows: Vec<_> = self.list().into_iter().filter(|image| has_defaults(image)).collect();
+        let is_old = |image: &Arc<Image>| image.config.revision < ImageRunConfig::REVISION;
+        let rows: Vec<_> = self.list().into_iter().filter(is_old).collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
         let found = blocking(move || {
             let read = |image: &Arc<Image>| {
-                let body = layers.read_blob(&image.config_digest.parse().ok()?).ok()??;
-                let run = ImageConfig::parse_alone(&body).ok()?.run;
-                let news = !run.stop_signal.is_empty() || run.health_check.is_some();
-                news.then(|| (image.id.clone(), run))
+                let run = match layers.read_blob(&image.config_digest.parse().ok()?) {
+                    // The next start tries again.
+                    Err(_) => return None,
+                    // What is not there, or not understood, will not be at the next start.
+                    Ok(body) => body.and_then(|body| Some(ImageConfig::parse_alone(&body).ok()?.run)),
+                };
+                Some((image.clone(), run))
             };
             Ok(rows.iter().filter_map(read).collect::<Vec<_>>())
         })
         .await?;
-        if found.is_empty() {
-            return Ok(());
-        }
         let changed = self.0.store.transact(move |t| {
-            for (id, run) in found {
-                if let Some(row) = t.get::<Image>(&id) {
+            for (image, run) in found {
+                if let Some(row) = t
+                    .get::<Image>(&image.id)
+                    .filter(|row| row.config_digest == image.config_digest)
+                {
                     let mut row = Image::clone(&row);
-                    row.config.stop_signal = run.stop_signal;
-                    row.config.health_check = run.health_check;
+                    row.config = refreshed(row.config, run);
                     t.put(row)?;
                 }
             }
             Ok(())
         });
         changed.await
+    }
+
+    /// Annotations of the manifest; none if the document is not there or not understood.
+    pub async fn annotations(&self, image: &Image) -> BTreeMap<String, String> {
+        let (layers, digest) = (self.0.layers.clone(), image.manifest_digest.parse::<Digest>());
+        let read = blocking(move || match digest {
+            Ok(digest) => layers.read_blob(&digest),
+            Err(_) => Ok(None),
+        });
+        match read.await {
+            Ok(body) => manifest::annotations(&body.unwrap_or_default()),
+            Err(error) => {
+                tracing::warn!(image = %image.id, %error, "the annotations of an image cannot be read");
+                BTreeMap::new()
+            }
+        }
     }
 
     /// The built-in image of infra containers. It has no row, and its layer always exists.
@@ -245,17 +298,42 @@ impl ImageService {
         self.flight(image, platform).done.await
     }
 
+    /// The same, and reports the phases `resolving`, `layers` and `committing` and the transfers of the layers. A caller
+    /// that joins a running pull is first told what has happened so far.
+    pub async fn pull_reported(
+        &self,
+        image: &ImageRef,
+        platform: &Platform,
+        reporter: &Reporter,
+    ) -> Result<Arc<Image>, ImageError> {
+        let flight = self.flight(image, platform);
+        match reporter.is_heard() {
+            true => flight.watched.report(reporter, flight.done).await,
+            false => flight.done.await,
+        }
+    }
+
     /// The image, which is pulled first if it is not present or has lost a layer.
     pub async fn ensure(&self, image: &ImageRef, platform: &Platform) -> Result<Arc<Image>, ImageError> {
+        self.ensure_reported(image, platform, &Reporter::silent()).await
+    }
+
+    /// The same, and reports a pull as [`ImageService::pull_reported`] does.
+    pub async fn ensure_reported(
+        &self,
+        image: &ImageRef,
+        platform: &Platform,
+        reporter: &Reporter,
+    ) -> Result<Arc<Image>, ImageError> {
         let present = match self.get(image) {
-            Err(ImageError::NotFound(_)) => return self.pull(image, platform).await,
+            Err(ImageError::NotFound(_)) => return self.pull_reported(image, platform, reporter).await,
             present => present?,
         };
         match self.check_layers(&present.diff_ids()).await {
             Ok(()) => Ok(present),
             Err(lost) => {
                 tracing::warn!(%image, %lost, "pulling the image again");
-                self.pull(image, platform).await
+                self.pull_reported(image, platform, reporter).await
             }
         }
     }
@@ -265,7 +343,7 @@ impl ImageService {
         let flights = self.0.flights.lock().unwrap_or_else(PoisonError::into_inner);
         flights
             .get(&(image.clone(), platform.clone()))
-            .map(|flight| flight.progress.clone())
+            .map(|flight| flight.watched.totals.clone())
     }
 
     /// The image, if it is present.
@@ -280,27 +358,13 @@ impl ImageService {
 
     /// All images, by repository and reference.
     pub fn list(&self) -> Vec<Arc<Image>> {
-        let mut images: Vec<_> = self.0.store.snapshot().images().iter().cloned().collect();
-        images.sort_by(|a, b| (&a.repository, &a.reference).cmp(&(&b.repository, &b.reference)));
-        images
+        self.list_in(&self.0.store.snapshot())
     }
 
-    /// Disk usage of the image in bytes, shared layers included: allocated blocks, each inode once
-    /// (`docs/spec/storage.md` D-44).
-    pub async fn disk_usage(&self, image: &ImageRef) -> Result<u64, ImageError> {
-        let row = self.get(image)?;
-        let blobs: HashSet<Digest> = document_digests(&row).collect();
-        let stack = stack::stack(&row.diff_ids());
-        let layers = self.0.layers.clone();
-        let pins = layers.pin(blobs.iter().copied().chain(stack::digests(&row.diff_ids())).collect());
-        blocking(move || {
-            let _pins = pins;
-            let mut directories: HashSet<Digest> = stack.iter().map(|link| link.diff_id).collect();
-            let laid_out = stack.iter().map(|link| link.chain_id);
-            directories.extend(laid_out.filter(|id| layers.has_layer(id).unwrap_or(false)));
-            layers.usage(&directories, &blobs)
-        })
-        .await
+    fn list_in(&self, snapshot: &Snapshot) -> Vec<Arc<Image>> {
+        let mut images: Vec<_> = snapshot.images().iter().cloned().collect();
+        images.sort_by(|a, b| (&a.repository, &a.reference).cmp(&(&b.repository, &b.reference)));
+        images
     }
 
     /// Removes an image that no container uses, and those of its layers that nothing else uses.
@@ -314,6 +378,12 @@ impl ImageService {
     /// use of layers that a newer pull has replaced.
     pub async fn sweep(&self) -> Result<(), ImageError> {
         self.0.sweep().await
+    }
+
+    async fn sweep_or_warn(&self) {
+        if let Err(error) = self.sweep().await {
+            tracing::warn!(%error, "unused layers stay for now");
+        }
     }
 
     /// Directories for the `lowerdir` option of overlayfs, topmost first. The paths are short: with the root
@@ -354,7 +424,7 @@ impl ImageService {
         if let Some(flight) = flights.get(&key) {
             return flight.clone();
         }
-        let (progress, receiver) = watch::channel(Progress::default());
+        let (progress, watched) = Tracker::new();
         // A separate task: a client that disconnects must not abort a pull that others wait for, nor interrupt a
         // commit.
         let task = tokio::spawn({
@@ -376,7 +446,7 @@ impl ImageService {
         });
         let flight = Flight {
             done: done.boxed().shared(),
-            progress: receiver,
+            watched,
         };
         flights.insert(key, flight.clone());
         flight
@@ -403,36 +473,18 @@ impl Drop for Landing<'_> {
     }
 }
 
-impl Inner {
-    async fn sweep(&self) -> Result<(), ImageError> {
-        let (layers, store, pause) = (self.layers.clone(), self.store.clone(), self.pause.clone());
-        let needed = move || {
-            let mut needed = needed(&store.snapshot());
-            needed.extend(pause.layers.iter().filter_map(|l| l.diff_id.parse::<Digest>().ok()));
-            needed
-        };
-        blocking(move || layers.sweep(needed)).await
+/// A row's configuration with the fields that its version did not read. `read` is the stored configuration, if there is one.
+fn refreshed(old: ImageRunConfig, read: Option<ImageRunConfig>) -> ImageRunConfig {
+    let read = read.unwrap_or_else(|| old.clone());
+    ImageRunConfig {
+        stop_signal: read.stop_signal,
+        health_check: read.health_check,
+        volumes: read.volumes,
+        exposed_ports: read.exposed_ports,
+        labels: read.labels,
+        revision: ImageRunConfig::REVISION,
+        ..old
     }
-}
-
-/// Every digest that rows refer to.
-fn needed(snapshot: &Snapshot) -> HashSet<Digest> {
-    let stacks = stacks_of(snapshot);
-    let mut needed: HashSet<Digest> = stacks.iter().flat_map(|diff_ids| stack::digests(diff_ids)).collect();
-    needed.extend(snapshot.images().iter().flat_map(|i| document_digests(i)));
-    let of_builds = snapshot.buildcache().iter().filter_map(|entry| entry.layer());
-    needed.extend(of_builds.filter_map(|layer| layer.diff_id.parse::<Digest>().ok()));
-    needed
-}
-
-/// The stacks of layers that rows name, each once, by diff ids, bottom first.
-fn stacks_of(snapshot: &Snapshot) -> HashSet<Vec<String>> {
-    let of_images = snapshot.images().iter().map(|image| image.diff_ids());
-    let of_containers = snapshot
-        .containers()
-        .iter()
-        .map(|container| container.spec.image.layers.clone());
-    of_images.chain(of_containers).collect()
 }
 
 /// Restores layers that were copied without extended attributes, and logs the ones that cannot be restored.

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::index_entry::IndexEntry;
+use super::printable::printable;
 
 /// The platform of an image, in Go's naming, which the OCI image specification uses.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -53,6 +54,18 @@ impl Platform {
         (os.is_empty() || os == self.os) && (architecture.is_empty() || architecture == self.architecture)
     }
 
+    /// Whether a host with this platform can run programs of another one: its own, and those of the 32-bit predecessor,
+    /// which its kernel usually supports. An image without a platform is for any.
+    pub fn runs(&self, os: &str, architecture: &str) -> bool {
+        let older = match &self.architecture[..] {
+            "amd64" => "386",
+            "arm64" => "arm",
+            own => own,
+        };
+        (os.is_empty() || os == self.os)
+            && (architecture.is_empty() || architecture == self.architecture || architecture == older)
+    }
+
     /// How well an entry matches: higher is better, `None` is no match.
     fn rank(&self, entry: &IndexEntry) -> Option<u32> {
         if !entry.may_be_image() {
@@ -74,6 +87,31 @@ impl Platform {
             _ => None,
         }
     }
+}
+
+/// The platforms that the entries of an index are for, each once.
+pub(super) fn offered(entries: &[IndexEntry]) -> Vec<String> {
+    let images = entries.iter().filter(|entry| entry.may_be_image());
+    let platforms = images.filter_map(|entry| entry.platform.as_ref());
+    let known = platforms.filter(|platform| !matches!(&platform.os[..], "" | "unknown"));
+    let mut names: Vec<String> = known
+        .map(|platform| {
+            let variant = platform.variant.clone().unwrap_or_default();
+            let (os, architecture) = (platform.os.clone(), platform.architecture.clone());
+            printable(
+                Platform {
+                    os,
+                    architecture,
+                    variant,
+                }
+                .to_string()
+                .as_bytes(),
+            )
+        })
+        .collect();
+    names.sort();
+    names.dedup();
+    names
 }
 
 impl fmt::Display for Platform {
@@ -154,6 +192,21 @@ mod tests {
     #[case("amd64", &[], None)]
     fn the_best_variant_is_chosen(#[case] arch: &str, #[case] offered: &[&str], #[case] expected: Option<usize>) {
         assert_eq!(chosen(&Platform::parse("linux", arch), offered), expected);
+    }
+
+    #[test]
+    fn a_host_runs_its_own_and_what_its_kernel_still_knows() {
+        let host = Platform::parse("linux", "amd64");
+        for (os, architecture, runs) in [
+            ("linux", "amd64", true),
+            ("linux", "386", true),
+            ("", "", true),
+            ("linux", "arm64", false),
+            ("windows", "amd64", false),
+        ] {
+            assert_eq!(host.runs(os, architecture), runs, "{os}/{architecture}");
+        }
+        assert!(Platform::parse("linux", "arm64").runs("linux", "arm"));
     }
 
     #[test]

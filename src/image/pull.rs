@@ -7,45 +7,34 @@
 //! existed before changes until the row is committed; if a pull fails, its layers are swept.
 
 use std::collections::HashSet;
-use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use jiff::Timestamp;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::digest::Digest;
 use super::manifest::{Descriptor, Document, ImageConfig, Manifest};
-use super::platform::choose;
+use super::platform::{choose, offered};
+use super::printable::printable;
+use super::receive::Arrived;
 use super::registry::{Fetched, Session, Source};
-use super::stream::{BlobReader, Digests, LayerLimits, LayerReader};
-use super::tree::TreeError;
-use super::unpack::unpack;
-use super::{ImageError, ImageRef, Inner, Platform, blocking, chain, stack};
-use crate::base::cause::Cause;
+use super::room::check_fits;
+use super::stream::{BlobReader, Digests};
+use super::track::Tracker;
+use super::{ImageError, ImageRef, Inner, Platform, blocking, receive};
 use crate::model::{Image, ImageLayer};
+use crate::ops::task;
 
 /// How many chunks of a blob are buffered between network and unpacking.
 const PIECES: usize = 64;
 /// Maximum nesting of indexes, and maximum number of manifests tried for one image.
 const MAX_DEPTH: usize = 4;
 const MAX_MANIFESTS: usize = 32;
-
-/// Progress of a pull.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Progress {
-    /// Compressed bytes to download, known once the manifest is.
-    pub total_bytes: u64,
-    /// Bytes received so far.
-    pub received_bytes: u64,
-    /// Layers to unpack.
-    pub total_layers: usize,
-    /// Layers unpacked so far.
-    pub ready_layers: usize,
-}
+/// How many platforms of an image a message names.
+const MAX_SHOWN: usize = 10;
 
 /// The parts of an image that is being pulled.
 struct PullPlan {
@@ -63,7 +52,7 @@ pub(super) async fn pull(
     inner: &Arc<Inner>,
     image: &ImageRef,
     platform: &Platform,
-    progress: &watch::Sender<Progress>,
+    progress: &Tracker,
 ) -> Result<Arc<Image>, ImageError> {
     let session = inner.registry.session(image);
     let plan = plan(&session, image, platform).await?;
@@ -74,7 +63,7 @@ pub(super) async fn pull(
     drop(pins);
     // Layers that a failed pull left behind, or that only the replaced row used.
     inner
-        .sweep()
+        .sweep_in_background()
         .await
         .unwrap_or_else(|error| tracing::warn!(%error, "unused layers stay for now"));
     result
@@ -96,6 +85,7 @@ async fn find(session: &Session, image: &ImageRef, platform: &Platform) -> Resul
     // A stack: the next one is at the end.
     let mut ahead = vec![(image.reference().to_owned(), 0)];
     let (mut tried, mut refusal) = (0, None);
+    let mut platforms = Vec::new();
     while let Some((reference, depth)) = ahead.pop() {
         tried += 1;
         if depth > MAX_DEPTH || tried > MAX_MANIFESTS {
@@ -104,6 +94,7 @@ async fn find(session: &Session, image: &ImageRef, platform: &Platform) -> Resul
         let fetched = session.manifest(&reference).await?;
         let refused = match &fetched.document {
             Document::Index(entries) => {
+                platforms.extend(offered(entries));
                 for entry in choose(platform, entries).into_iter().rev() {
                     let digest: Digest = entry.digest.parse().map_err(|e| bad(format!("{e}")))?;
                     ahead.push((digest.to_string(), depth + 1));
@@ -131,7 +122,7 @@ async fn find(session: &Session, image: &ImageRef, platform: &Platform) -> Resul
         };
         refusal.get_or_insert(refused);
     }
-    Err(refusal.unwrap_or_else(|| no_platform(platform)))
+    Err(refusal.unwrap_or_else(|| no_platform(platform, image, &platforms)))
 }
 
 /// The configuration of a manifest. The inner error means that it is for another platform or missing.
@@ -142,7 +133,7 @@ async fn configuration(
     fetched: &Fetched,
 ) -> Result<Result<(Vec<u8>, ImageConfig), ImageError>, ImageError> {
     let Document::Manifest(manifest) = &fetched.document else {
-        return Ok(Err(no_platform(platform)));
+        return Ok(Err(no_platform(platform, image, &[])));
     };
     let body = session.small_blob(&manifest.config).await?;
     if ImageConfig::is_empty(&body) {
@@ -156,13 +147,27 @@ async fn configuration(
         message,
     })?;
     Ok(match config.is_for(platform) {
+        false => Err(no_platform(
+            platform,
+            image,
+            &[format!(
+                "{}/{}",
+                printable(config.os.as_bytes()),
+                printable(config.architecture.as_bytes())
+            )],
+        )),
         true => Ok((body, config)),
-        false => Err(no_platform(platform)),
     })
 }
 
-fn no_platform(platform: &Platform) -> ImageError {
+/// `offered`: the platforms that the image is for, as far as they are known.
+fn no_platform(platform: &Platform, image: &ImageRef, offered: &[String]) -> ImageError {
+    let shown = &offered[..offered.len().min(MAX_SHOWN)];
     ImageError::NoPlatform {
+        offer: match shown {
+            [] => String::new(),
+            shown => format!("; {} is for {}", image.canonical(), shown.join(", ")),
+        },
         os: platform.os.clone(),
         architecture: platform.architecture.clone(),
     }
@@ -171,7 +176,7 @@ fn no_platform(platform: &Platform) -> ImageError {
 async fn plan(session: &Session, image: &ImageRef, platform: &Platform) -> Result<PullPlan, ImageError> {
     let found = find(session, image, platform).await?;
     let Document::Manifest(Manifest { config, layers, .. }) = &found.manifest.document else {
-        return Err(no_platform(platform));
+        return Err(no_platform(platform, image, &[]));
     };
     let config_descriptor = config.clone();
     let config = &found.config;
@@ -204,61 +209,38 @@ async fn fetch_missing(
     session: &Session,
     image: &ImageRef,
     plan: PullPlan,
-    progress: &watch::Sender<Progress>,
+    progress: &Tracker,
 ) -> Result<Arc<Image>, ImageError> {
-    progress.send_modify(|p| {
-        p.total_layers = plan.work.len();
-        // The sizes are those in the manifest.
-        let sizes = plan.work.iter().map(|(_, layer)| layer.size);
-        p.total_bytes = sizes.fold(0, u64::saturating_add);
-    });
+    progress.planned(&plan.work);
+    check_space(inner, &plan.work).await?;
     fetch_layers(inner, session, &plan.work, progress).await?;
-    let size_bytes = plan
-        .layers
-        .iter()
-        .map(|l| l.size)
-        .fold(plan.config_descriptor.size, u64::saturating_add);
-    let mut row = Image {
-        id: image.canonical(),
-        repository: image.repository().to_owned(),
-        reference: image.reference().to_owned(),
-        manifest_digest: plan.manifest.digest.to_string(),
-        config_digest: plan.config_descriptor.digest.to_string(),
-        size_bytes,
+    progress.committing();
+    let arrived = Arrived {
+        manifest: (plan.manifest.digest, plan.manifest.body),
+        config: (plan.config_descriptor.digest, plan.config_body),
+        read: plan.config,
         layers: plan.layers,
-        config: plan.config.run,
-        os: plan.config.os,
-        architecture: plan.config.architecture,
-        created_at: Timestamp::now(),
     };
-    let layers = inner.layers.clone();
-    let hidden = plan.config.diff_ids;
-    let documents = [
-        (plan.manifest.digest, plan.manifest.body),
-        (plan.config_descriptor.digest, plan.config_body),
-    ];
-    let (row, pins) = blocking(move || {
-        for (digest, body) in &documents {
-            layers.publish_blob(digest, body)?;
-        }
-        // overlayfs stacks the roots of all layers, opaque or not. What such a root hides must not be stacked.
-        let mut hidden_layers = 0;
-        for (n, diff_id) in hidden.iter().enumerate() {
-            if layers.hides_all(diff_id)? {
-                hidden_layers = n;
-            }
-        }
-        row.layers.drain(..hidden_layers);
-        let diff_ids = row.diff_ids();
-        let pins = layers.pin(stack::digests(&diff_ids));
-        chain::settle(&layers, &stack::stack(&diff_ids))?;
-        layers.sync()?;
-        Ok((row, pins))
-    })
-    .await?;
+    let (row, pins) = receive::settle(inner, image, arrived).await?;
     let committed = inner.store.transact(move |t| Ok::<_, ImageError>(t.put(row)?)).await;
     drop(pins);
     committed
+}
+
+/// Fails if the missing layers cannot fit on the disk.
+async fn check_space(inner: &Arc<Inner>, work: &[(Digest, Descriptor)]) -> Result<(), ImageError> {
+    let layers = inner.layers.clone();
+    let work: Vec<(Digest, u64)> = work.iter().map(|(diff_id, layer)| (*diff_id, layer.size)).collect();
+    task::blocking(move || {
+        let mut missing = 0_u64;
+        for (diff_id, size) in work {
+            if !layers.has_layer(&diff_id)? {
+                missing = missing.saturating_add(size);
+            }
+        }
+        check_fits(&layers, missing)
+    })
+    .await
 }
 
 /// Downloads the missing layers. After the first failure the others stop too. Returns only when all have ended and
@@ -267,7 +249,7 @@ async fn fetch_layers(
     inner: &Arc<Inner>,
     session: &Session,
     work: &[(Digest, Descriptor)],
-    progress: &watch::Sender<Progress>,
+    progress: &Tracker,
 ) -> Result<(), ImageError> {
     let stop = CancellationToken::new();
     let mut running: FuturesUnordered<_> = work
@@ -275,22 +257,11 @@ async fn fetch_layers(
         .map(|(diff_id, layer)| fetch_layer(inner, session, diff_id, layer, &stop, progress))
         .collect();
     let mut outcome = Ok(());
-    // Start writeback of finished layers while the rest is unpacked, so that the final sync has little to wait for.
-    let mut syncs = Vec::new();
     while let Some(result) = running.next().await {
         if outcome.is_ok() && result.is_err() {
             stop.cancel();
             outcome = result;
         }
-        if outcome.is_ok() && !running.is_empty() {
-            let layers = inner.layers.clone();
-            syncs.push(tokio::spawn(blocking(move || layers.sync())));
-        }
-    }
-    // Their errors matter: the kernel reports a failed write only once.
-    for sync in syncs {
-        let synced = sync.await.map_err(|e| ImageError::Io(e.into()));
-        outcome = outcome.and(synced.flatten());
     }
     outcome
 }
@@ -301,14 +272,15 @@ async fn fetch_layer(
     diff_id: &Digest,
     layer: &Descriptor,
     stop: &CancellationToken,
-    progress: &watch::Sender<Progress>,
+    progress: &Tracker,
 ) -> Result<(), ImageError> {
     let _turn = tokio::select! {
         turn = inner.layers.lock_layer(diff_id) => turn,
         () = stop.cancelled() => return Err(given_up()),
     };
     let (layers, wanted) = (inner.layers.clone(), *diff_id);
-    if !blocking(move || layers.has_layer(&wanted)).await? {
+    let is_present = blocking(move || layers.has_layer(&wanted)).await?;
+    if !is_present {
         let _permit = tokio::select! {
             permit = inner.downloads.acquire() => permit.map_err(|e| ImageError::Io(e.into()))?,
             () = stop.cancelled() => return Err(given_up()),
@@ -326,7 +298,7 @@ async fn fetch_layer(
         };
         transfer.run(session).await?;
     }
-    progress.send_modify(|p| p.ready_layers += 1);
+    progress.ready(diff_id, is_present);
     Ok(())
 }
 
@@ -340,7 +312,7 @@ struct Transfer<'a> {
     layer: &'a Descriptor,
     expected: Digests,
     stop: &'a CancellationToken,
-    progress: &'a watch::Sender<Progress>,
+    progress: &'a Tracker,
 }
 
 impl Transfer<'_> {
@@ -356,7 +328,16 @@ impl Transfer<'_> {
         self.try_source(session.itself()).await
     }
 
+    /// A blob that came in several ranges and is wrong is downloaded once more as one stream: the server may not know
+    /// ranges as well as it says.
     async fn try_source(&self, source: &Source) -> Result<(), ImageError> {
+        match self.download(source).await {
+            Err(ImageError::BadLayer { .. }) if source.distrust_ranges() => self.download(source).await,
+            done => done,
+        }
+    }
+
+    async fn download(&self, source: &Source) -> Result<(), ImageError> {
         let (sender, receiver) = mpsc::channel(PIECES);
         let unpacking = {
             let (inner, expected) = (self.inner.clone(), self.expected);
@@ -366,7 +347,7 @@ impl Transfer<'_> {
         let received = |n| {
             self.inner.activity.pulled(n);
             came.fetch_add(n, Ordering::Relaxed);
-            self.progress.send_modify(|p| p.received_bytes += n);
+            self.progress.received(&self.expected.diff_id, n);
         };
         let downloaded = tokio::select! {
             result = source.download(self.layer, sender, received) => result,
@@ -377,7 +358,7 @@ impl Transfer<'_> {
         let outcome = downloaded.and_then(|()| unpacked?);
         if outcome.is_err() {
             let lost = came.into_inner();
-            self.progress.send_modify(|p| p.received_bytes -= lost);
+            self.progress.lost(&self.expected.diff_id, lost);
         }
         outcome
     }
@@ -385,37 +366,15 @@ impl Transfer<'_> {
 
 /// Unpacks a layer from a channel and publishes it if its digests match.
 fn unpack_layer(inner: &Inner, blob: BlobReader, expected: Digests) -> Result<(), ImageError> {
-    let bad = |message: String| ImageError::BadLayer {
-        layer: expected.blob.to_string(),
-        message,
+    let check = |found: &Digests| {
+        if found.blob != expected.blob {
+            return Err(format!("digest mismatch: the registry sent {}", found.blob));
+        }
+        if found.diff_id != expected.diff_id {
+            let (wanted, found) = (expected.diff_id, found.diff_id);
+            return Err(format!("diff id mismatch: {wanted} unpacks to {found}"));
+        }
+        Ok(())
     };
-    let staged = inner.layers.stage()?;
-    let limits = LayerLimits {
-        bytes: inner.settings.max_layer_bytes,
-        ratio: inner.settings.max_layer_ratio,
-        ratio_from: inner.settings.layer_ratio_from,
-    };
-    let reader = LayerReader::new(blob, limits).map_err(|e| bad(e.to_string()))?;
-    let mut reader = std::io::BufReader::with_capacity(128 << 10, reader);
-    unpack(&mut reader, staged.path(), inner.settings.max_layer_entries).map_err(|error| match error {
-        TreeError::Refused(message) => bad(message),
-        TreeError::System(message) => ImageError::Io(Cause::new(message)),
-    })?;
-    let found = reader.into_inner().finish().map_err(|e| bad(e.to_string()))?;
-    if found.blob != expected.blob {
-        return Err(bad(format!("digest mismatch: the registry sent {}", found.blob)));
-    }
-    if found.diff_id != expected.diff_id {
-        return Err(bad(format!(
-            "diff id mismatch: {} unpacks to {}",
-            expected.diff_id, found.diff_id
-        )));
-    }
-    inner
-        .layers
-        .publish_layer(staged, &expected.diff_id)
-        .map_err(|e| match e.kind() {
-            ErrorKind::ArgumentListTooLong => bad("the attributes of its root are too large".into()),
-            _ => e.into(),
-        })
+    receive::layer(inner, blob, &expected.blob.to_string(), check).map(drop)
 }

@@ -2,12 +2,15 @@
 //!
 //! ```text
 //! channel of chunks -> BlobReader (sha256 of the blob) -> gzip | zstd | nothing -> LayerReader (sha256, limits)
+//!                                                      a thread of its own ^        -> pieces -> Pieces -> archive reader
 //! ```
-//! Decompression happens only here, so no input can exceed the limits.
+//! Decompression happens only here, so no input can exceed the limits. It runs ahead of the reader of the archive, in
+//! another thread: together they take as long as the slower one.
 
 #![expect(clippy::disallowed_types, reason = "what comes out of them is counted here")]
 
 use std::io::{self, BufRead, Read};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use bytes::{Buf, Bytes};
 use sha2::{Digest as _, Sha256};
@@ -18,6 +21,10 @@ use super::digest::Digest;
 /// Maximum window of a zstd frame, as a power of two: what `zstd --ultra --long` writes and every decoder accepts. It
 /// limits the memory that one layer can use.
 const MAX_ZSTD_WINDOW: u32 = 27;
+
+/// Size of a piece of the archive, and how many pieces one layer may have in memory.
+const PIECE: usize = 128 << 10;
+const PIECES: usize = 8;
 
 /// Limits for the uncompressed size of a layer.
 #[derive(Debug, Clone, Copy)]
@@ -214,6 +221,119 @@ impl Read for LayerReader {
     }
 }
 
+/// A piece of the archive, or why there is none.
+type Piece = io::Result<Vec<u8>>;
+
+/// The archive of a layer, as it comes from the thread that decompresses it.
+pub(super) struct Pieces {
+    pieces: Receiver<Piece>,
+    /// Where used buffers go.
+    used: Sender<Vec<u8>>,
+    current: Vec<u8>,
+    /// How much of `current` was read.
+    read: usize,
+}
+
+impl Pieces {
+    /// Reads what follows the end of the archive.
+    pub(super) fn finish(&mut self) -> io::Result<()> {
+        while self.next()? {}
+        Ok(())
+    }
+
+    /// Whether there is another piece.
+    fn next(&mut self) -> io::Result<bool> {
+        let Ok(piece) = self.pieces.recv() else {
+            return Ok(false);
+        };
+        let used = std::mem::replace(&mut self.current, piece?);
+        self.read = 0;
+        // The other thread may have ended.
+        let _ = self.used.send(used);
+        Ok(true)
+    }
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.read == self.current.len() {
+            if !self.next()? {
+                return Ok(0);
+            }
+        }
+        let n = buffer.len().min(self.current.len() - self.read);
+        buffer[..n].copy_from_slice(&self.current[self.read..self.read + n]);
+        self.read += n;
+        Ok(n)
+    }
+}
+
+/// Gives `work` the archive of a layer and decompresses in another thread meanwhile. `each` is called with the bytes of
+/// the archive before and after each piece. The digests are known only if all of the archive was read: otherwise they are
+/// an error.
+pub(super) fn unpacked<T>(
+    blob: BlobReader,
+    limits: LayerLimits,
+    each: impl Fn(u64, u64) -> io::Result<()> + Send,
+    work: impl FnOnce(&mut Pieces) -> T,
+) -> (T, io::Result<Digests>) {
+    let (sender, pieces) = sync_channel(PIECES);
+    let (used, buffers) = channel();
+    std::thread::scope(|scope| {
+        let decompressing = scope.spawn(|| decompress(blob, limits, each, sender, buffers));
+        let mut archive = Pieces {
+            pieces,
+            used,
+            current: Vec::new(),
+            read: 0,
+        };
+        let done = work(&mut archive);
+        // Ends the other thread if it still has something to say.
+        drop(archive);
+        let digests = decompressing.join();
+        let panicked = |_| Err(io::Error::other("the decompression of a layer panicked"));
+        (done, digests.unwrap_or_else(panicked))
+    })
+}
+
+fn decompress(
+    blob: BlobReader,
+    limits: LayerLimits,
+    each: impl Fn(u64, u64) -> io::Result<()>,
+    pieces: SyncSender<Piece>,
+    buffers: Receiver<Vec<u8>>,
+) -> io::Result<Digests> {
+    let gone = || io::Error::other("nobody reads the layer any more");
+    let run = || {
+        let mut reader = LayerReader::new(blob, limits)?;
+        let mut allocated = 0;
+        loop {
+            let before = reader.unpacked;
+            let mut buffer = match buffers.try_recv() {
+                Ok(buffer) => buffer,
+                Err(_) if allocated <= PIECES => {
+                    allocated += 1;
+                    Vec::with_capacity(PIECE)
+                }
+                Err(_) => buffers.recv().map_err(|_| gone())?,
+            };
+            buffer.clear();
+            reader.by_ref().take(PIECE as u64).read_to_end(&mut buffer)?;
+            if buffer.is_empty() {
+                return reader.finish();
+            }
+            each(before, reader.unpacked)?;
+            pieces.send(Ok(buffer)).map_err(|_| gone())?;
+        }
+    };
+    run().map_err(|error| {
+        // The reader of the archive tells why, and has it from here.
+        let copy = io::Error::new(error.kind(), error.to_string());
+        let _ = pieces.send(Err(copy));
+        error
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -266,6 +386,39 @@ mod tests {
                 assert_eq!(reader.finish().unwrap(), expected);
             }
         }
+    }
+
+    #[test]
+    fn the_archive_is_read_in_another_thread() {
+        let data: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
+        let all = |compressed: &[u8], limit| {
+            unpacked(
+                blob(compressed, 5000),
+                bytes(limit),
+                |_, _| Ok(()),
+                |archive| {
+                    let mut out = Vec::new();
+                    archive.read_to_end(&mut out).map(|_| out)
+                },
+            )
+        };
+        for compressed in [data.clone(), gzip(&data), zstd(&data)] {
+            let (out, digests) = all(&compressed, 4_000_000);
+            assert!(out.unwrap() == data);
+            assert_eq!(digests.unwrap().diff_id, Digest::of(&data));
+            let (out, digests) = all(&compressed, 3_999_999);
+            let said = out.unwrap_err().to_string();
+            assert!(said.contains("max_layer_bytes") && digests.is_err(), "{said}");
+        }
+        // Who stops early stops the other thread.
+        let (_, digests) = unpacked(blob(&gzip(&data), 5000), bytes(4_000_000), |_, _| Ok(()), |_| ());
+        digests.unwrap_err();
+        let full = |_, now| match now > 1_000_000 {
+            true => Err(io::Error::new(io::ErrorKind::StorageFull, "full")),
+            false => Ok(()),
+        };
+        let (out, _) = unpacked(blob(&gzip(&data), 5000), bytes(4_000_000), full, Pieces::finish);
+        assert_eq!(out.unwrap_err().kind(), io::ErrorKind::StorageFull);
     }
 
     #[test]

@@ -67,16 +67,28 @@ impl Existing {
     }
 }
 
+/// Called before a regular file loses a name, with the directory, the name and the number of its inode.
+pub(crate) type BeforeRemoval = Box<dyn FnMut(&OwnedFd, &[u8], u64) -> Result<(), Errno>>;
+
+/// A directory of the tree and its path relative to the root, without links.
+#[derive(Clone)]
+pub(crate) struct Place {
+    pub directory: Rc<OwnedFd>,
+    pub path: Rc<[u8]>,
+}
+
 /// The tree.
 pub(crate) struct Tree {
     root: Rc<OwnedFd>,
-    /// Path of the root, without links. Only used to check the nesting.
+    /// Path of the root, without links.
     root_path: PathBuf,
-    cache: HashMap<Vec<u8>, Rc<OwnedFd>>,
+    cache: HashMap<Vec<u8>, Place>,
     /// Number of directories that were created without an entry of their own.
     pub implied: u64,
     /// Whether those are marked.
     pub marks_implied: bool,
+    /// Sees every regular file that is replaced or removed.
+    pub before_removal: Option<BeforeRemoval>,
 }
 
 impl Tree {
@@ -90,29 +102,39 @@ impl Tree {
             cache: HashMap::new(),
             implied: 0,
             marks_implied: false,
+            before_removal: None,
         })
     }
 
     /// The directory at a clean path (no `.`, no `..`, no slash at either end), created with its parents if it does
     /// not exist. The empty path is the root.
     pub(crate) fn directory(&mut self, path: &[u8]) -> Result<Rc<OwnedFd>, TreeError> {
+        self.place(path).map(|place| place.directory)
+    }
+
+    /// The same, with the path that it has without links.
+    pub(crate) fn place(&mut self, path: &[u8]) -> Result<Place, TreeError> {
         if path.is_empty() {
-            return Ok(self.root.clone());
+            let (directory, path) = (self.root.clone(), Rc::from([]));
+            return Ok(Place { directory, path });
         }
-        if let Some(fd) = self.cache.get(path) {
-            return Ok(fd.clone());
+        if let Some(place) = self.cache.get(path) {
+            return Ok(place.clone());
         }
         let fd = match self.open(path) {
             // ENOTDIR: one of the components may be a whiteout of this layer.
             Err(Errno::NOENT | Errno::NOTDIR) => self.make(path)?,
             result => Rc::new(result.map_err(|e| error(e, path))?),
         };
-        self.check_depth(&fd, path)?;
+        let place = Place {
+            path: self.path_of(&fd, path)?,
+            directory: fd,
+        };
         if self.cache.len() == MAX_CACHED {
             self.cache.clear();
         }
-        self.cache.insert(path.to_owned(), fd.clone());
-        Ok(fd)
+        self.cache.insert(path.to_owned(), place.clone());
+        Ok(place)
     }
 
     /// The directory at a clean path, if it exists.
@@ -241,6 +263,9 @@ impl Tree {
         if matches!(existing, Some(Existing::Directory | Existing::Symlink)) {
             self.cache.clear();
         }
+        if let Some(before) = &mut self.before_removal {
+            announce(before, parent, name)?;
+        }
         match existing {
             Some(Existing::Directory) => {
                 // The standard library's removal never follows links, and the depth of the tree is bounded.
@@ -253,15 +278,37 @@ impl Tree {
         }
     }
 
-    /// Links can make the real path of a directory much deeper than its name.
-    fn check_depth(&self, fd: &OwnedFd, path: &[u8]) -> Result<(), TreeError> {
+    /// Path of a directory relative to the root. Links can make it much deeper than its name.
+    fn path_of(&self, fd: &OwnedFd, path: &[u8]) -> Result<Rc<[u8]>, TreeError> {
         let real = real_path(fd).map_err(|e| error(e, path))?;
         let beneath = real.strip_prefix(&self.root_path);
         match beneath {
-            Ok(beneath) if beneath.components().count() <= MAX_DEPTH => Ok(()),
+            Ok(beneath) if beneath.components().count() <= MAX_DEPTH => Ok(beneath.as_os_str().as_bytes().into()),
             Ok(_) => Err(too_deep(path)),
             Err(_) => Err(TreeError::Refused(format!("{} is outside the root", printable(path)))),
         }
+    }
+}
+
+/// Tells of each regular file at or beneath a name. The depth of the tree is bounded.
+fn announce(before: &mut BeforeRemoval, parent: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
+    let stat = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => return Ok(()),
+        stat => stat?,
+    };
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => before(parent, name, stat.st_ino),
+        FileType::Directory => {
+            let directory = open_directory(parent, name)?;
+            for entry in rustix::fs::Dir::read_from(&directory)? {
+                let name = entry?.file_name().to_bytes().to_vec();
+                if !matches!(&name[..], b"." | b"..") {
+                    announce(before, &directory, &name)?;
+                }
+            }
+            Ok(())
+        }
+        _ => Ok(()),
     }
 }
 

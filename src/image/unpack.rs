@@ -9,19 +9,23 @@
 //!
 //! This module never follows a link out of the root, nor the last link of any path ([`Tree`]).
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::rc::Rc;
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
 use super::archive::{Archive, Entry, EntryKind};
 use super::printable::printable;
+use super::skeleton::Recorder;
 use super::tree;
-use super::tree::{Existing, MAX_DEPTH, Tree, TreeError, open_directory, split};
+use super::tree::{Existing, MAX_DEPTH, Place, Tree, TreeError, open_directory, split};
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE_MARKER: &[u8] = b".wh..wh..opq";
@@ -36,30 +40,67 @@ const MAX_PATH: usize = 4095;
 /// Maximum total size of the directory names that are remembered to set their times, in bytes.
 const MAX_REMEMBERED: usize = 32 << 20;
 
-/// Unpacks the archive into the empty directory `root`. Creates at most `max_entries` objects.
+/// Shortest run of zeros that becomes a hole, in bytes.
+const HOLE: usize = 4096;
+
+/// Unpacks the archive into the empty directory `root`. Creates at most `max_entries` objects. Reads to the end, also
+/// what follows the archive.
 pub(super) fn unpack(archive: impl Read, root: &Path, max_entries: u64) -> Result<(), TreeError> {
-    unpack_as(archive, root, max_entries, true)
+    unpack_as(archive, root, max_entries, true, None)
 }
 
 /// Unpacks an archive that is no layer: names that begin with `.wh.` have no meaning in it, and are refused.
 pub(super) fn unpack_plain(archive: impl Read, root: &Path, max_entries: u64) -> Result<(), TreeError> {
-    unpack_as(archive, root, max_entries, false)
+    unpack_as(archive, root, max_entries, false, None)
 }
 
-fn unpack_as(archive: impl Read, root: &Path, max_entries: u64, is_layer: bool) -> Result<(), TreeError> {
+/// The same, and writes the archive's [skeleton](super::skeleton) to an empty file.
+pub(super) fn unpack_recorded(
+    archive: impl Read,
+    root: &Path,
+    max_entries: u64,
+    skeleton: File,
+) -> Result<(), TreeError> {
+    let failed = |e: io::Error| TreeError::System(format!("the skeleton of the layer: {e}"));
+    let recorder = Rc::new(RefCell::new(Recorder::new(skeleton).map_err(failed)?));
+    unpack_as(archive, root, max_entries, true, Some(recorder.clone()))?;
+    match Rc::into_inner(recorder) {
+        Some(recorder) => recorder.into_inner().finish().map_err(failed),
+        None => Err(failed(io::Error::other("it is still in use"))),
+    }
+}
+
+fn unpack_as(
+    archive: impl Read,
+    root: &Path,
+    max_entries: u64,
+    is_layer: bool,
+    recorder: Record,
+) -> Result<(), TreeError> {
     let mut tree = Tree::new(root)?;
     tree.marks_implied = is_layer;
+    if let Some(recorder) = recorder.clone() {
+        tree.before_removal = Some(Box::new(move |directory, name, inode| {
+            recorder.borrow_mut().before_removal(directory, name, inode);
+            Ok(())
+        }));
+    }
+    let reader = Tap {
+        reader: archive,
+        recorder,
+    };
     let mut unpacker = Unpacker {
         tree,
         is_layer,
-        archive: Archive::new(archive),
+        archive: Archive::new(reader),
         buffer: vec![0; BUFFER],
         directories: HashMap::new(),
         left_out: HashSet::new(),
         remembered: 0,
     };
     let mut entries = 0;
-    while let Some(entry) = unpacker.archive.next().map_err(|e| TreeError::Refused(e.to_string()))? {
+    let unreadable = |e: io::Error| TreeError::Refused(e.to_string());
+    while let Some(entry) = unpacker.archive.next().map_err(unreadable)? {
         entries += 1;
         if entries + unpacker.tree.implied > max_entries {
             return Err(TreeError::Refused(format!(
@@ -68,6 +109,7 @@ fn unpack_as(archive: impl Read, root: &Path, max_entries: u64, is_layer: bool) 
         }
         unpacker.place(&entry)?;
     }
+    io::copy(unpacker.archive.source(), &mut io::sink()).map_err(unreadable)?;
     unpacker.tree.discard(AUFS_LINKS)?;
     if is_layer && unpacker.tree.implied > 0 {
         let root = unpacker.tree.directory(b"")?;
@@ -78,10 +120,29 @@ fn unpack_as(archive: impl Read, root: &Path, max_entries: u64, is_layer: bool) 
     unpacker.set_directory_times()
 }
 
+/// Who writes the skeleton, if somebody does.
+type Record = Option<Rc<RefCell<Recorder>>>;
+
+/// Shows the recorder what is read.
+struct Tap<R> {
+    reader: R,
+    recorder: Record,
+}
+
+impl<R: Read> Read for Tap<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.reader.read(buffer)?;
+        if let Some(recorder) = &self.recorder {
+            recorder.borrow_mut().read(&buffer[..read]);
+        }
+        Ok(read)
+    }
+}
+
 struct Unpacker<R> {
     tree: Tree,
     is_layer: bool,
-    archive: Archive<R>,
+    archive: Archive<Tap<R>>,
     buffer: Vec<u8>,
     /// Times of directories. Set at the end, because adding an entry to a directory changes its time.
     directories: HashMap<Vec<u8>, Timestamps>,
@@ -100,7 +161,7 @@ impl<R: Read> Unpacker<R> {
             return Err(refused(&entry.path, why));
         }
         if parent_path == AUFS_LINKS && entry.kind == EntryKind::File {
-            let parent = self.tree.directory(parent_path)?;
+            let parent = self.tree.place(parent_path)?;
             return self.file(entry, &parent, name, &path);
         }
         if parent_path
@@ -118,34 +179,35 @@ impl<R: Read> Unpacker<R> {
         if let Some(hidden) = name.strip_prefix(WHITEOUT) {
             return self.hide(parent_path, hidden, &path);
         }
-        let parent = self.tree.directory(parent_path)?;
+        let place = self.tree.place(parent_path)?;
+        let parent = &*place.directory;
         if name.is_empty() {
             return match entry.kind {
-                EntryKind::Directory => self.describe(entry, &parent, b".", path),
+                EntryKind::Directory => self.describe(entry, parent, b".", path),
                 _ => Err(refused(&entry.path, "the root can only be a directory")),
             };
         }
         let fail = |e| tree::error(e, &path);
         match &entry.kind {
             EntryKind::Directory => {
-                self.tree.make_directory(&parent, name).map_err(fail)?;
-                self.describe(entry, &parent, name, path.clone())
+                self.tree.make_directory(parent, name).map_err(fail)?;
+                self.describe(entry, parent, name, path.clone())
             }
-            EntryKind::File => self.file(entry, &parent, name, &path),
-            EntryKind::Symlink(target) => self.symlink(entry, target, &parent, name).map_err(fail),
-            EntryKind::HardLink(target) => self.hard_link(target, &parent, name, &path),
+            EntryKind::File => self.file(entry, &place, name, &path),
+            EntryKind::Symlink(target) => self.symlink(entry, target, parent, name).map_err(fail),
+            EntryKind::HardLink(target) => self.hard_link(target, parent, name, &path),
             EntryKind::Character(major, minor) => {
-                let made = self.node(entry, FileType::CharacterDevice, (*major, *minor), &parent, name);
+                let made = self.node(entry, FileType::CharacterDevice, (*major, *minor), parent, name);
                 self.note_left_out(made.map_err(fail)?, path);
                 Ok(())
             }
             EntryKind::Block(major, minor) => {
-                let made = self.node(entry, FileType::BlockDevice, (*major, *minor), &parent, name);
+                let made = self.node(entry, FileType::BlockDevice, (*major, *minor), parent, name);
                 self.note_left_out(made.map_err(fail)?, path);
                 Ok(())
             }
             EntryKind::Fifo => self
-                .node(entry, FileType::Fifo, (0, 0), &parent, name)
+                .node(entry, FileType::Fifo, (0, 0), parent, name)
                 .map(drop)
                 .map_err(fail),
         }
@@ -200,25 +262,53 @@ impl<R: Read> Unpacker<R> {
         Ok(())
     }
 
-    fn file(&mut self, entry: &Entry, parent: &OwnedFd, name: &[u8], path: &[u8]) -> Result<(), TreeError> {
+    fn file(&mut self, entry: &Entry, place: &Place, name: &[u8], path: &[u8]) -> Result<(), TreeError> {
         let fail = |e| tree::error(e, path);
+        let parent = &*place.directory;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let open = || rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR);
         let mut file = File::from(self.tree.replace(parent, name, open).map_err(fail)?);
+        let recorder = self.archive.source().recorder.clone();
+        if let Some(recorder) = &recorder {
+            recorder.borrow_mut().begin_file();
+        }
+        let written = self.contents(&mut file, path);
+        if let Some(recorder) = &recorder {
+            let inode = file
+                .metadata()
+                .map_err(|e| fail(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
+            recorder.borrow_mut().end_file(&place.path, name, inode.ino());
+        }
+        written?;
+        let file = OwnedFd::from(file);
+        set_attributes(entry, &file).map_err(fail)?;
+        rustix::fs::futimens(&file, &times(entry)).map_err(fail)
+    }
+
+    /// Writes the data of the current entry. Long runs of zeros become holes.
+    fn contents(&mut self, file: &mut File, path: &[u8]) -> Result<(), TreeError> {
+        let fail = |e: io::Error| tree::error(Errno::from_io_error(&e).unwrap_or(Errno::IO), path);
+        let mut ends_in_hole = false;
         loop {
             let read = self
                 .archive
                 .read(&mut self.buffer)
                 .map_err(|e| refused(path, &e.to_string()))?;
+            let piece = &self.buffer[..read];
             if read == 0 {
                 break;
             }
-            file.write_all(&self.buffer[..read])
-                .map_err(|e| fail(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
+            ends_in_hole = read >= HOLE && piece[0] == 0 && piece.iter().all(|byte| *byte == 0);
+            match ends_in_hole {
+                true => file.seek(SeekFrom::Current(read as i64)).map(drop).map_err(fail)?,
+                false => file.write_all(piece).map_err(fail)?,
+            }
         }
-        let file = OwnedFd::from(file);
-        set_attributes(entry, &file).map_err(fail)?;
-        rustix::fs::futimens(&file, &times(entry)).map_err(fail)
+        if ends_in_hole {
+            let size = file.stream_position().map_err(fail)?;
+            file.set_len(size).map_err(fail)?;
+        }
+        Ok(())
     }
 
     fn symlink(&mut self, entry: &Entry, target: &[u8], parent: &OwnedFd, name: &[u8]) -> Result<(), Errno> {

@@ -5,7 +5,7 @@ pub const INFRA_PREFIX: &str = "condenser-pod-infra-";
 /// Maximum length of the names of containers, services and manifest objects.
 pub const MAX_NAME: usize = 128;
 /// Names that collide with a route.
-const RESERVED: &[&str] = &["stats"];
+const RESERVED: &[&str] = &["stats", "prune"];
 /// Names that the kernel reserves for parameters of all interfaces.
 const ALL_INTERFACES: &[&str] = &["all", "default"];
 

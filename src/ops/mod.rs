@@ -5,4 +5,5 @@ pub mod conditions;
 pub mod controller;
 pub mod lock;
 pub mod progress;
+pub mod prune;
 pub mod task;

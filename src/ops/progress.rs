@@ -83,28 +83,43 @@ pub enum StepState {
 
 /// Where an operation reports its progress. Clones report to the same reader.
 #[derive(Debug, Clone, Default)]
-pub struct Reporter(Option<mpsc::Sender<ProgressEvent>>);
+pub struct Reporter {
+    reader: Option<mpsc::Sender<ProgressEvent>>,
+    without_phases: bool,
+}
 
 impl Reporter {
     /// Reports to nobody.
     pub fn silent() -> Self {
-        Self(None)
+        Self::default()
+    }
+
+    /// For an operation that is a part of another one, which has its own phases: reports everything but phases.
+    pub fn for_part(&self) -> Self {
+        Self {
+            reader: self.reader.clone(),
+            without_phases: true,
+        }
     }
 
     /// A reporter and the events that it reports. The operation goes on when the receiver is dropped.
     pub fn channel() -> (Self, mpsc::Receiver<ProgressEvent>) {
         let (sender, receiver) = mpsc::channel(WAITING);
-        (Self(Some(sender)), receiver)
+        let reporter = Self {
+            reader: Some(sender),
+            without_phases: false,
+        };
+        (reporter, receiver)
     }
 
     /// Whether somebody reads; if not, events need not be made.
     pub fn is_heard(&self) -> bool {
-        self.0.as_ref().is_some_and(|sender| !sender.is_closed())
+        self.reader.as_ref().is_some_and(|sender| !sender.is_closed())
     }
 
     /// Reports an event that must not be lost: waits for a slow reader.
     pub async fn report(&self, event: ProgressEvent) {
-        if let Some(sender) = &self.0 {
+        if let Some(sender) = self.reader_of(&event) {
             // An error means that nobody reads any more.
             sender.send(event).await.unwrap_or_default();
         }
@@ -112,9 +127,14 @@ impl Reporter {
 
     /// Reports an event that a later one replaces: skips it if the reader is slow. Never waits.
     pub fn report_lossy(&self, event: ProgressEvent) {
-        if let Some(sender) = &self.0 {
+        if let Some(sender) = self.reader_of(&event) {
             sender.try_send(event).unwrap_or_default();
         }
+    }
+
+    fn reader_of(&self, event: &ProgressEvent) -> Option<&mpsc::Sender<ProgressEvent>> {
+        let is_told = !(self.without_phases && matches!(event, ProgressEvent::Phase(_)));
+        self.reader.as_ref().filter(|_| is_told)
     }
 }
 
@@ -141,6 +161,19 @@ mod tests {
         drop(events);
         assert!(!reporter.is_heard());
         reporter.report(ProgressEvent::Phase("resolving")).await;
+    }
+
+    #[tokio::test]
+    async fn a_part_has_no_phases() {
+        let (reporter, mut events) = Reporter::channel();
+        let output = ProgressEvent::Output {
+            step: 1,
+            bytes: vec![1],
+        };
+        reporter.for_part().report(ProgressEvent::Phase("layers")).await;
+        reporter.for_part().report(output.clone()).await;
+        drop(reporter);
+        assert_eq!((events.recv().await, events.recv().await), (Some(output), None));
     }
 
     #[tokio::test]

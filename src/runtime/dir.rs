@@ -49,6 +49,11 @@ impl ContainerDir {
         self.0.join("work")
     }
 
+    /// Volumes of the container alone.
+    pub fn volumes(&self) -> PathBuf {
+        self.0.join("volumes")
+    }
+
     /// `hosts`, `hostname` and `resolv.conf` of the container.
     pub fn etc(&self) -> PathBuf {
         self.0.join("etc")
@@ -77,6 +82,11 @@ impl ContainerDir {
     /// Attach socket of a container with a terminal.
     pub fn tty_socket(&self) -> PathBuf {
         self.0.join("tty.sock")
+    }
+
+    /// An anonymous volume, by its place in the row.
+    pub fn volume(&self, n: usize) -> PathBuf {
+        self.volumes().join(n.to_string())
     }
 }
 

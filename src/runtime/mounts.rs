@@ -192,6 +192,11 @@ fn new<'a>(source: &str, destination: &str, options: impl Iterator<Item = &'a st
     })
 }
 
+/// A path of a container, without `.`, `..` and double slashes; `None` if nothing can be mounted there.
+pub fn destination(path: &str) -> Option<PathBuf> {
+    clean(path).filter(|path| !destination_denied(path))
+}
+
 fn destination_denied(path: &Path) -> bool {
     path == Path::new("/") || DENIED_DESTINATIONS.iter().any(|denied| path.starts_with(denied))
 }

@@ -6,6 +6,7 @@ pub mod bottle;
 pub mod build;
 pub mod conditions;
 pub mod container;
+pub mod disk;
 pub mod import;
 pub mod manifest;
 pub mod pod;

@@ -23,13 +23,19 @@ impl Context {
     pub fn demo(rest: &str) -> Self {
         let steps =
             "FROM scratch\nCOPY busybox /bin/busybox\nRUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\n";
-        Self::new(&format!("{steps}{rest}")).entry(
-            EntryType::Regular,
-            "busybox",
-            "",
-            0o755,
-            &std::fs::read("/bin/busybox").unwrap(),
-        )
+        Self::with_busybox(&format!("{steps}{rest}"))
+    }
+
+    /// With this build file and busybox.
+    pub fn with_busybox(dripfile: &str) -> Self {
+        let busybox = std::fs::read("/bin/busybox").unwrap();
+        Self::new(dripfile).entry(EntryType::Regular, "busybox", "", 0o755, &busybox)
+    }
+
+    /// With that program of this machine's /bin.
+    pub fn program(self, name: &str) -> Self {
+        let program = std::fs::read(format!("/bin/{name}")).unwrap();
+        self.entry(EntryType::Regular, name, "", 0o755, &program)
     }
 
     pub fn file(self, name: &str, content: &str) -> Self {

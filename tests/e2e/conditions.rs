@@ -337,12 +337,11 @@ fn a_port_that_is_taken() {
 /// takes minutes.
 fn fill(lab: &Lab, stopped: &str) {
     lab.daemon().stop();
-    // SQLite does not find its way through the link into the lab's files.
-    let scratch = tempfile::tempdir().unwrap();
-    let stored = lab.machine().path("/etc/raind/store/condenser.db");
-    let copy = scratch.path().join("db");
-    std::fs::copy(&stored, &copy).unwrap();
-    let database = rusqlite::Connection::open(&copy).unwrap();
+    lab.with_database(|database| fill_rows(database, stopped));
+    lab.daemon().start();
+}
+
+fn fill_rows(database: &rusqlite::Connection, stopped: &str) {
     let document: String = database
         .query_row("select document from containers where id = ?1", [stopped], |row| {
             row.get(0)
@@ -363,9 +362,6 @@ fn fill(lab: &Lab, stopped: &str) {
             .execute(insert, [&id, &format!("filler-{host}"), &row.to_string()])
             .unwrap();
     }
-    database.close().unwrap();
-    std::fs::copy(&copy, &stored).unwrap();
-    lab.daemon().start();
 }
 
 #[test]

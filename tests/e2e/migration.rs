@@ -8,8 +8,6 @@ use crate::manifests::apply;
 use crate::support::{Api, Lab, get, post, send, wait_for};
 use crate::{lab_with_busybox, until_term};
 
-const DATABASE: &str = "/etc/raind/store/condenser.db";
-
 /// Something of every kind, and containers in every state that lasts.
 fn populate(lab: &Lab, image: &str) {
     let api = lab.api();
@@ -169,24 +167,15 @@ fn spread_request(entry: &mut Value) {
     entry.append(&mut request);
 }
 
-/// Brings the database of a daemon that is gone back to version 5. In a copy: SQLite does not find its way to files of the
-/// lab.
+/// Brings the database of a daemon that is gone back to version 5.
 fn downgrade(lab: &Lab) {
-    let here = tempfile::tempdir().unwrap();
-    let [there, copy] = [lab.machine().path(DATABASE), here.path().join("condenser.db")];
-    std::fs::copy(&there, &copy).unwrap();
-    let log = there.with_extension("db-wal");
-    std::fs::copy(&log, copy.with_extension("db-wal")).unwrap();
-    let database = rusqlite::Connection::open(&copy).unwrap();
-    rewrite(&database, "containers", container_of_version_5);
-    rewrite(&database, "pods", with_template_of_version_5);
-    rewrite(&database, "replicasets", with_template_of_version_5);
-    rewrite(&database, "bottles", bottle_of_version_5);
-    database.pragma_update(None, "user_version", 5).unwrap();
-    database.close().unwrap();
-    assert!(!copy.with_extension("db-wal").exists(), "all of it is in the one file");
-    std::fs::remove_file(log).unwrap();
-    std::fs::copy(copy, there).unwrap();
+    lab.with_database(|database| {
+        rewrite(database, "containers", container_of_version_5);
+        rewrite(database, "pods", with_template_of_version_5);
+        rewrite(database, "replicasets", with_template_of_version_5);
+        rewrite(database, "bottles", bottle_of_version_5);
+        database.pragma_update(None, "user_version", 5).unwrap();
+    });
 }
 
 fn rewrite(database: &rusqlite::Connection, table: &str, change: impl Fn(&Value) -> Value) {

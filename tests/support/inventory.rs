@@ -30,6 +30,12 @@ impl Inventory {
         if !passing.is_empty() {
             return Err(lines(passing).collect::<Vec<_>>().join(", "));
         }
+        // What was replaced or removed is deleted in the background.
+        let staging = machine.path("/etc/raind/image/staging");
+        let doomed = std::fs::read_dir(staging).into_iter().flatten().count();
+        if daemon.is_some() && doomed > 0 {
+            return Err(format!("{doomed} objects of images are being made or deleted"));
+        }
         let mut processes: Vec<_> = lines(processes).collect();
         processes.sort();
         Ok(Self(BTreeMap::from([
@@ -139,6 +145,8 @@ fn files(machine: &Machine) -> Vec<String> {
     for root in ["/etc/raind", "/run/raind", "/var/log/raind"] {
         found.extend(tree(machine, root, |_| true));
     }
+    // Records of layers are written later, in the background.
+    found.retain(|path| !path.starts_with("/etc/raind/image/records/"));
     found.retain(|path| !path.ends_with("-wal") && !path.ends_with("-shm") && !COMMON.contains(&path.as_str()));
     found.into_iter().collect()
 }

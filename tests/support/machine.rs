@@ -75,7 +75,12 @@ impl Machine {
     /// Makes the namespaces.
     pub fn start() -> Self {
         let mut script = Command::new(LAB)
-            .args(["sh", "-c", r#"echo "$LAB_PID $LAB_CGROUPS"; exec cat"#])
+            // The program that stays prints it: when the line comes, no other is about to be executed.
+            .args([
+                "sh",
+                "-c",
+                "exec cat /proc/self/fd/3 - 3<<LINE\n$LAB_PID $LAB_CGROUPS\nLINE\n",
+            ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // In a process group of its own it outlives a killed test for as long as it needs to clean up.

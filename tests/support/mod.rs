@@ -111,6 +111,25 @@ impl Lab {
         &self.daemon
     }
 
+    /// Changes the database of a daemon that is gone, in a copy: SQLite does not find its way to files of the lab.
+    pub fn with_database(&self, work: impl FnOnce(&rusqlite::Connection)) {
+        let here = tempfile::tempdir().unwrap();
+        let stored = self.machine.path("/etc/raind/store/condenser.db");
+        let copy = here.path().join("condenser.db");
+        std::fs::copy(&stored, &copy).unwrap();
+        // What the daemon wrote last is in a file beside it, unless it had the time to bring both together.
+        let [log, log_copy] = [&stored, &copy].map(|path| path.with_extension("db-wal"));
+        if log.exists() {
+            std::fs::copy(&log, &log_copy).unwrap();
+            std::fs::remove_file(log).unwrap();
+        }
+        let database = rusqlite::Connection::open(&copy).unwrap();
+        work(&database);
+        database.close().unwrap();
+        assert!(!log_copy.exists(), "all of it is in the one file");
+        std::fs::copy(copy, stored).unwrap();
+    }
+
     /// The management API as the CLI speaks it: port 7755 with `raindClient.crt`.
     pub fn api(&self) -> Api {
         self.api_as(7755, Identity::Cli)

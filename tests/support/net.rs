@@ -278,6 +278,7 @@ fn bare_container(id: &str) -> Container {
         options: ContainerOptions::default(),
         mounts: Vec::new(),
         forwards: Vec::new(),
+        inherited: Default::default(),
     };
     let mut row = Container::new(id.into(), format!("name-{id}"), Role::Alone, spec);
     row.status.state = ContainerState::Running;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
+use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::TryStreamExt;
@@ -12,8 +13,9 @@ use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::Management;
-use crate::api::{ApiError, AuditEntry, Client, Code, Failure, QueryParams, Success, SuccessBody, success};
-use crate::ops::progress::Reporter;
+use crate::api::{
+    ApiError, AuditEntry, Client, Code, Failure, ProgressAnswer, ProgressLine, QueryParams, SuccessBody, success,
+};
 use crate::workload::build::{BuildError, BuildRequest};
 
 /// The header that carries secrets. Headers are in no log, and in no audit entry.
@@ -57,12 +59,16 @@ pub struct BuiltImage {
 }
 
 /// Build an image from a build file and its context
+///
+/// With `Accept: application/x-ndjson` the answer has a line for each event.
 #[utoipa::path(post, path = "/v1/images/build", tag = "images",
     params(BuildQuery,
         ("X-Build-Secret" = Option<Vec<String>>, Header, description = "`id=<base64>`: a secret for \
             `RUN --mount=type=secret`; may be repeated. It is neither stored nor logged")),
     request_body(content = Vec<u8>, content_type = "application/x-tar", description = "Uncompressed tar of the context"),
-    responses((status = 200, body = SuccessBody<BuiltImage>), (status = 400, body = Failure),
+    responses((status = 200, content((SuccessBody<BuiltImage> = "application/json"),
+            (ProgressLine = "application/x-ndjson"))),
+        (status = 400, body = Failure),
         (status = 404, body = Failure, description = "No such base image or network"),
         (status = 413, body = Failure), (status = 500, body = Failure),
         (status = 502, body = Failure, description = "The registry of the base image failed, refused or lied")))]
@@ -70,20 +76,24 @@ pub async fn build(
     State(m): State<Management>,
     entry: AuditEntry,
     QueryParams(query): QueryParams<Vec<(String, String)>>,
-    client: Client,
+    answer: ProgressAnswer,
     headers: HeaderMap,
     body: Body,
-) -> Result<Success<SuccessBody<BuiltImage>>, ApiError> {
+) -> Result<Response, ApiError> {
     let tag = query.iter().find(|(name, _)| name == "tag");
     entry.target(|target| target.image_ref = tag.map(|(_, tag)| tag.clone()).unwrap_or_default());
     let request = request(query, &headers)?;
     let context = body.into_data_stream().map_err(std::io::Error::other);
-    let image = tokio::select! {
-        built = m.builds.build(request, context, &m.sessions.stop, Reporter::silent()) => built?,
-        // The client is gone, so nobody reads this. Dropping the future cancels the build.
-        () = client.gone() => return Err(BuildError::Cancelled.into()),
+    let (builds, stop) = (m.builds.clone(), m.sessions.stop.clone());
+    let build = move |reporter, client: Client| async move {
+        let image = tokio::select! {
+            built = builds.build(request, context, &stop, reporter) => built?,
+            // The client is gone, so nobody reads this. Dropping the future cancels the build.
+            () = client.gone() => return Err(BuildError::Cancelled.into()),
+        };
+        Ok(success("build completed", BuiltImage { image }))
     };
-    Ok(success("build completed", BuiltImage { image }))
+    Ok(answer.run(&m.sessions, build).await)
 }
 
 /// The request of a query and its headers.

@@ -1,6 +1,6 @@
 //! `/v1/containers` (`docs/spec/api.md` 5).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 
 use axum::extract::State;
@@ -18,6 +18,7 @@ use crate::api::{
 };
 use crate::image::ImageRef;
 use crate::model::{Container, ContainerRequest, Health, Protocol};
+use crate::runtime::mounts;
 use crate::workload::conditions::of_container;
 use crate::workload::container;
 use crate::workload::container::{ContainerError, HealthCheckRequest, OptionsRequest, RestartRequest};
@@ -65,9 +66,15 @@ pub struct ContainerView {
     /// More about the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<String>,
-    /// Labels of the client.
+    /// Labels: those of the image, and those of the client, which win.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     labels: BTreeMap<String, String>,
+    /// What is mounted in it: first its anonymous volumes, then what the client asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    mounts: Vec<MountView>,
+    /// Ports that its image exposes, as `80/tcp`; `forwards` has those that are published.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    exposed_ports: BTreeSet<String>,
     /// How often the restart policy has started it again since a user did.
     #[serde(skip_serializing_if = "is_zero")]
     restart_count: u32,
@@ -98,6 +105,42 @@ pub struct ForwardView {
     /// `tcp` or `udp`.
     #[schema(value_type = String)]
     protocol: Protocol,
+}
+
+/// A mount of a container.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MountView {
+    /// `volume` for an anonymous volume of the image, which is removed with the container; `bind` for a path of the host.
+    #[serde(rename = "type")]
+    #[schema(value_type = String)]
+    kind: &'static str,
+    /// Path on the host; absent for a volume.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
+    /// Path in the container.
+    destination: String,
+    /// Whether the container cannot write to it.
+    read_only: bool,
+}
+
+impl MountView {
+    fn of(container: &Container) -> Vec<Self> {
+        let volumes = container.spec.inherited.volumes.iter().map(|path| Self {
+            kind: "volume",
+            source: None,
+            destination: path.clone(),
+            read_only: false,
+        });
+        let binds = container.spec.mounts.iter().filter_map(|text| mounts::parse(text).ok());
+        let binds = binds.map(|mount| Self {
+            kind: "bind",
+            source: Some(mount.source.display().to_string()),
+            destination: mount.destination.display().to_string(),
+            read_only: mount.read_only,
+        });
+        volumes.chain(binds).collect()
+    }
 }
 
 impl ContainerView {
@@ -133,6 +176,8 @@ impl ContainerView {
             reason: exit.map(|e| e.reason.clone()),
             message: exit.map(|e| e.message.clone()),
             labels: c.spec.options.labels.clone(),
+            mounts: MountView::of(c),
+            exposed_ports: c.spec.inherited.exposed_ports.clone(),
             restart_count: c.status.restarts,
             health: c.status.health,
             conditions: Vec::new(),
@@ -180,6 +225,8 @@ impl ContainerView {
             reason: None,
             message: None,
             labels: BTreeMap::new(),
+            mounts: Vec::new(),
+            exposed_ports: BTreeSet::new(),
             restart_count: 0,
             health: None,
             conditions: Vec::new(),
@@ -200,6 +247,9 @@ pub struct CreateBody {
     /// `[[<address>:]<host>:]<container>[/tcp|udp]`, numbers or ranges; without `<host>` a port that is free
     #[schema(example = json!(["8080:80", "127.0.0.1:5353:53/udp", "7000-7009:7000-7009"]))]
     port: Vec<String>,
+    /// Whether each port that the image exposes is published at a free port of the host. Not in a pod.
+    #[serde(rename = "publishAll")]
+    publish_all: bool,
     /// `<host path>:<container path>[:ro|rw]`
     mount: Vec<String>,
     /// `KEY=VALUE`
@@ -222,7 +272,7 @@ pub struct CreateBody {
     working_dir: String,
     /// Host name [default: the id]
     hostname: String,
-    /// Free words for clients.
+    /// Free words for clients; added to those of the image, and in place of those with the same name.
     labels: BTreeMap<String, String>,
     /// Most memory, in bytes [default: 1 GiB]
     memory: u64,
@@ -346,6 +396,7 @@ impl CreateBody {
             image: b.image,
             command: b.command,
             ports: b.port,
+            publish_all: b.publish_all,
             mounts: b.mount,
             env: b.env,
             network: b.network,

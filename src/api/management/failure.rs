@@ -15,6 +15,7 @@ use crate::workload::balancer::ServiceError;
 use crate::workload::bottle::BottleError;
 use crate::workload::build::BuildError;
 use crate::workload::container::ContainerError;
+use crate::workload::disk::DiskError;
 use crate::workload::manifest::{ManifestError, Problem, ResourceKind};
 use crate::workload::pod::PodError;
 use crate::workload::replica_set::SetError;
@@ -68,6 +69,18 @@ impl Coded for ContainerError {
     }
 }
 
+impl Coded for DiskError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Image(error) => error.code(),
+            Self::Container(error) => error.code(),
+            Self::Build(error) => error.code(),
+            Self::Io(_) => Code::FilesFailed,
+            Self::Unfinished(_) => Code::Internal,
+        }
+    }
+}
+
 impl Coded for BuildError {
     fn code(&self) -> Code {
         use BuildError as E;
@@ -108,12 +121,14 @@ impl Coded for ImageError {
     fn code(&self) -> Code {
         use ImageError as E;
         match self {
-            E::EmptyRepository | E::InvalidReference(_) => Code::InvalidImageReference,
+            E::EmptyRepository | E::InvalidReference(_) | E::DigestName(_) => Code::InvalidImageReference,
+            E::BadArchive(_) => Code::InvalidImageArchive,
+            E::InvalidChange(_) => Code::InvalidOption,
             E::UnknownUser { .. } => Code::UnknownUser,
             E::NoLayer(_) => Code::BuildStepRefused,
             E::NotAnImage { .. } => Code::NotAnImage,
             E::ManifestNotFound(_) => Code::ManifestNotFound,
-            E::NoPlatform { .. } => Code::PlatformNotFound,
+            E::NoPlatform { .. } | E::OtherPlatform { .. } => Code::PlatformNotFound,
             E::NotFound(_) => Code::ImageNotFound,
             E::InUse { .. } => Code::ImageInUse,
             E::LayerLost(_) => Code::LayerLost,
@@ -123,6 +138,7 @@ impl Coded for ImageError {
                 RegistryTrouble::Other => Code::RegistryFailed,
             },
             E::BadImage { .. } | E::BadLayer { .. } => Code::BadImage,
+            E::DiskFull { .. } => Code::DiskFull,
             E::Store(error) => error.code(),
             E::Io(_) => Code::FilesFailed,
             E::GivenUp => Code::Cancelled,

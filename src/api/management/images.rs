@@ -1,12 +1,18 @@
 //! `/v1/images` (`docs/spec/api.md` 7).
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use axum::extract::State;
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::Management;
 use crate::api::time::rfc3339;
-use crate::api::{ApiError, AuditEntry, Code, Failure, QueryParams, StrictJson, Success, SuccessBody, success};
+use crate::api::{
+    ApiError, AuditEntry, Code, Failure, ProgressAnswer, ProgressLine, QueryParams, StrictJson, Success, SuccessBody,
+    success,
+};
 use crate::image::{ImageError, ImageRef, Platform};
 
 /// An image in the list.
@@ -41,6 +47,18 @@ pub struct ImageStatus {
     created_at: String,
     /// User of the image configuration; may be empty.
     user: String,
+    /// Ports that the image exposes, as `80/tcp`.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    exposed_ports: BTreeSet<String>,
+    /// Paths at which containers get an anonymous volume, unless they mount something else there.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    volumes: BTreeSet<String>,
+    /// Labels of the image configuration.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    labels: BTreeMap<String, String>,
+    /// Annotations of the manifest.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: BTreeMap<String, String>,
 }
 
 /// Space on disk.
@@ -86,7 +104,12 @@ pub struct ImageQuery {
 }
 
 impl ImageQuery {
-    fn parse(&self, prefix: &'static str) -> Result<ImageRef, ApiError> {
+    /// As the client wrote it.
+    pub(super) fn image(&self) -> &str {
+        &self.image
+    }
+
+    pub(super) fn parse(&self, prefix: &'static str) -> Result<ImageRef, ApiError> {
         if self.image.is_empty() {
             return Err(ApiError::new(
                 Code::InvalidQuery,
@@ -110,22 +133,33 @@ pub async fn list(State(m): State<Management>) -> Success<SuccessBody<Vec<ImageV
 }
 
 /// Pull an image; the registry is always asked
+///
+/// With `Accept: application/x-ndjson` the answer has a line for each event, and the pull goes on if the client leaves.
 #[utoipa::path(post, path = "/v1/images", tag = "images", request_body = PullBody,
-    responses((status = 200, body = SuccessBody<PullBody>), (status = 400, body = Failure),
+    responses((status = 200, content((SuccessBody<PullBody> = "application/json"),
+            (ProgressLine = "application/x-ndjson"))),
+        (status = 400, body = Failure),
         (status = 404, body = Failure, description = "No such image, or not for the platform"),
         (status = 413, body = Failure), (status = 500, body = Failure),
         (status = 502, body = Failure, description = "The registry failed, refused or lied")))]
 pub async fn pull(
     State(m): State<Management>,
     entry: AuditEntry,
+    answer: ProgressAnswer,
     StrictJson(body): StrictJson<PullBody>,
-) -> Result<Success<SuccessBody<PullBody>>, ApiError> {
+) -> Result<Response, ApiError> {
     entry.target(|target| target.image_ref = body.image.clone());
     let failed = |e: ImageError| ApiError::from(e).prefixed("pull failed: ");
     let reference = ImageRef::parse(&body.image).map_err(failed)?;
     let platform = Platform::parse(&body.os, &body.arch);
-    m.images.pull(&reference, &platform).await.map_err(failed)?;
-    Ok(success("pull completed", body))
+    let images = m.images.clone();
+    // The image is useful also without this client, so the pull goes on when it leaves.
+    let pull = move |reporter, _| async move {
+        let pulled = images.pull_reported(&reference, &platform, &reporter).await;
+        pulled.map_err(failed)?;
+        Ok(success("pull completed", body))
+    };
+    Ok(answer.run(&m.sessions, pull).await)
 }
 
 /// The contract's wording, and an explanation.
@@ -184,6 +218,10 @@ pub async fn status(
         size_bytes: image.size_bytes,
         created_at: rfc3339(Some(image.created_at)),
         user: image.config.user.clone(),
+        exposed_ports: image.config.exposed_ports.clone(),
+        volumes: image.config.volumes.clone(),
+        labels: image.config.labels.clone(),
+        annotations: m.images.annotations(&image).await,
     };
     Ok(success("retrieve image status success", view))
 }

@@ -68,7 +68,7 @@ pub async fn log(
 }
 
 /// The chunks, or an error if `stop` is cancelled first.
-fn until(
+pub(super) fn until(
     stop: CancellationToken,
     pieces: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
 ) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
@@ -84,7 +84,11 @@ impl LogQuery {
             None => None,
             Some(text) => Some(lines(text)?),
         };
-        let since = self.since.as_deref().map(|text| moment(text, now)).transpose()?;
+        let since = self
+            .since
+            .as_deref()
+            .map(|text| moment("since", text, now))
+            .transpose()?;
         let all = flag("all", &self.all)?;
         if all && given.is_some() {
             return Err(invalid("invalid query: all and tail_lines exclude each other"));
@@ -121,7 +125,7 @@ fn flag(name: &str, value: &Option<String>) -> Result<bool, ApiError> {
 }
 
 /// A point in time, or a duration before `now`.
-fn moment(text: &str, now: Timestamp) -> Result<Timestamp, ApiError> {
+pub(super) fn moment(name: &str, text: &str, now: Timestamp) -> Result<Timestamp, ApiError> {
     let ago = || {
         text.parse::<SignedDuration>()
             .ok()
@@ -131,7 +135,7 @@ fn moment(text: &str, now: Timestamp) -> Result<Timestamp, ApiError> {
     let time = || text.replace(' ', "+").parse().ok();
     ago().or_else(time).ok_or_else(|| {
         invalid(format!(
-            "invalid since: {text:?} is neither a time (RFC 3339) nor a duration like 10m"
+            "invalid {name}: {text:?} is neither a time (RFC 3339) nor a duration like 10m"
         ))
     })
 }

@@ -9,24 +9,28 @@ mod build;
 mod cached;
 mod conditions;
 mod containers;
+mod containers_export;
 mod events;
 mod exec;
 mod failure;
 mod images;
+mod images_archive;
+mod images_inspect;
+mod images_push;
 mod logs;
 mod metrics;
 mod networks;
 mod pods;
 mod policies;
+mod prune;
 mod replicasets;
 mod resource;
 mod services;
 mod stats;
+mod system;
 
 use std::sync::Arc;
 
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -42,9 +46,11 @@ use crate::workload::balancer::ServiceRegistry;
 use crate::workload::bottle::Bottles;
 use crate::workload::build::BuildService;
 use crate::workload::container::ContainerService;
+use crate::workload::disk::DiskService;
 use crate::workload::pod::PodService;
 use crate::workload::replica_set::ReplicaSets;
 
+pub use super::Sessions;
 pub use cached::CachedResponse;
 
 /// The services behind the management API.
@@ -62,6 +68,7 @@ pub struct Management {
     pub networks: Networks,
     pub policies: PolicyService,
     pub builds: BuildService,
+    pub disk: DiskService,
     pub sampler: Sampler,
     pub activity: Activity,
     pub events: Events,
@@ -80,15 +87,6 @@ pub struct Cached {
     pub pods: CachedResponse,
 }
 
-/// Tasks that outlive their request: terminals and streamed answers.
-#[derive(Debug, Clone)]
-pub struct Sessions {
-    /// Stops them all.
-    pub stop: CancellationToken,
-    /// The shutdown waits for it after `stop`.
-    pub tasks: TaskTracker,
-}
-
 /// All routes, with their OpenAPI description.
 pub fn routes() -> OpenApiRouter<Management> {
     OpenApiRouter::new()
@@ -99,6 +97,8 @@ pub fn routes() -> OpenApiRouter<Management> {
         .routes(routes!(exec::exec))
         .routes(routes!(containers::delete))
         .routes(routes!(containers::log_path))
+        .routes(routes!(containers_export::export))
+        .routes(routes!(containers_export::commit))
         .routes(routes!(stats::all_stats))
         .routes(routes!(stats::stats))
         .routes(routes!(logs::log))
@@ -109,6 +109,18 @@ pub fn routes() -> OpenApiRouter<Management> {
         .routes(routes!(build::build))
         .routes(routes!(images::status))
         .routes(routes!(images::disk_usage))
+        .routes(routes!(images_push::push))
+        .routes(routes!(images_inspect::tag))
+        .routes(routes!(images_inspect::history))
+        .routes(routes!(images_inspect::inspect))
+        .routes(routes!(images_archive::save))
+        .routes(routes!(images_archive::load))
+        .routes(routes!(images_archive::import))
+        .routes(routes!(prune::containers))
+        .routes(routes!(prune::images))
+        .routes(routes!(prune::build_cache))
+        .routes(routes!(prune::system))
+        .routes(routes!(system::df))
         .routes(routes!(bottles::list, bottles::register))
         .routes(routes!(bottles::get))
         .routes(routes!(bottles::act))

@@ -34,6 +34,36 @@ pub(super) struct Found {
     pub origin: String,
 }
 
+/// Credentials that came with a request. They are used for that request alone, and cannot be printed.
+#[derive(Clone)]
+pub struct Credentials(Credential);
+
+impl Credentials {
+    /// User and password.
+    pub fn password(user: String, password: String) -> Self {
+        let password = Secret(password);
+        Self(Credential::Password { user, password })
+    }
+
+    /// A token for the registry itself (RFC 6750).
+    pub fn token(token: String) -> Self {
+        Self(Credential::Bearer(Secret(token)))
+    }
+
+    pub(super) fn found(&self) -> Found {
+        Found {
+            credential: self.0.clone(),
+            origin: "the request".into(),
+        }
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(credentials)")
+    }
+}
+
 /// The credential for `path` at `host`, from the first file that has one. The error describes what is wrong with a
 /// file or a helper program.
 pub(super) async fn find(files: &[PathBuf], host: &str, path: &str) -> Result<Option<Found>, String> {

@@ -1,12 +1,18 @@
 //! Downloads one blob into a channel and resumes after interruptions.
 //!
-//! The receiver hashes the data, so a resumed download is verified as a whole like any other. The channel provides
-//! backpressure: only data that the receiver has not taken yet is held in memory.
+//! ```text
+//! one stream --- the network is slower than the receiver, and the server knows ranges ---> several ranges at once
+//!     ^                                                                                            |
+//!     +------------------- a range fails, or is not what was asked for ----------------------------+  (for good)
+//! ```
+//! The receiver hashes the data, so a download in parts is verified as a whole like any other. The channel provides
+//! backpressure: only data that the receiver has not taken yet is held in memory, and a few ranges that came too early.
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use reqwest::header::CONTENT_RANGE;
+use futures_util::{StreamExt, stream};
+use reqwest::header::{ACCEPT_RANGES, CONTENT_RANGE};
 use reqwest::{Response, StatusCode};
 use tokio::sync::mpsc;
 
@@ -18,6 +24,16 @@ use crate::image::manifest::Descriptor;
 const SLOWEST: f64 = 1024.0;
 /// The rate is measured over this multiple of the idle limit, which exceeds all pauses that a registry may ask for.
 const SLOW_PATIENCE: u32 = 10;
+
+/// Size of a range, and how many of one blob are under way at the same time: what comes too early is held in memory.
+const RANGE_BYTES: u64 = 4 << 20;
+const RANGES: usize = 3;
+/// Only with at least this much to go: each range is a request of its own, often with a redirect.
+const RANGES_FROM: u64 = 4 * RANGE_BYTES;
+/// For how long one stream is watched before ranges are tried, and which part of this time it must have kept its receiver
+/// waiting, in percent.
+const WATCH: Duration = Duration::from_millis(300);
+const WAITING: u32 = 70;
 
 /// Why one attempt ended before the blob did.
 enum Interrupted {
@@ -35,6 +51,8 @@ struct Download<'a> {
     offset: u64,
     /// Whether the server supports range requests.
     ranges: bool,
+    /// Whether several ranges may be requested at once. Not again after this failed.
+    in_parallel: bool,
     sink: mpsc::Sender<Bytes>,
     pace: Pace,
 }
@@ -79,6 +97,7 @@ impl Source {
             blob,
             offset: 0,
             ranges: true,
+            in_parallel: self.ranges_are_trusted(),
             sink,
             pace: Pace::new(),
         };
@@ -102,55 +121,154 @@ impl Source {
     }
 }
 
+/// How long a stream has been waited for.
+struct Watch {
+    since: Instant,
+    waited: Duration,
+}
+
+impl Watch {
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            waited: Duration::ZERO,
+        }
+    }
+
+    /// Whether the sender is what everything waits for.
+    fn is_slow(&self) -> bool {
+        let time = self.since.elapsed();
+        time >= WATCH && self.waited * 100 >= time * WAITING
+    }
+}
+
+impl Source {
+    /// One range of a blob, whole. The error says what was wrong.
+    async fn range(&self, blob: &Descriptor, start: u64, end: u64) -> Result<Vec<Bytes>, String> {
+        let opened = self.blob(&blob.digest, start, Some(end)).await;
+        let mut response = opened.map_err(|e| e.to_string())?;
+        let said = response
+            .headers()
+            .get(CONTENT_RANGE)
+            .and_then(|value| value.to_str().ok());
+        let wanted = format!("bytes {start}-{}/{}", end - 1, blob.size);
+        if response.status() != StatusCode::PARTIAL_CONTENT || said != Some(&*wanted) {
+            let status = response.status().as_u16();
+            return Err(format!("asked for {wanted}, it sent {status} with {said:?}"));
+        }
+        let (mut chunks, mut left) = (Vec::new(), end - start);
+        while let Some(chunk) = response.chunk().await.map_err(chain)? {
+            left = left
+                .checked_sub(chunk.len() as u64)
+                .ok_or_else(|| format!("more than {wanted} came"))?;
+            chunks.push(chunk);
+        }
+        match left {
+            0 => Ok(chunks),
+            left => Err(format!("{left} bytes of {wanted} are missing")),
+        }
+    }
+}
+
 impl Download<'_> {
     async fn part(&mut self, received: &impl Fn(u64)) -> Result<(), Interrupted> {
         let mut response = self.open().await?;
+        let knows_ranges = response.status() == StatusCode::PARTIAL_CONTENT
+            || response
+                .headers()
+                .get(ACCEPT_RANGES)
+                .is_some_and(|unit| unit == "bytes");
         // A server without range support starts from the beginning; skip the data that we already have.
         let mut skip = match response.status() {
             StatusCode::PARTIAL_CONTENT => 0,
             _ => self.offset,
         };
-        while let Some(mut chunk) = response.chunk().await.map_err(|e| Interrupted::Broken(chain(e)))? {
-            let patience = self.source.settings.patience.idle * SLOW_PATIENCE;
-            let slow = self.pace.is_slow(chunk.len() as u64, patience);
+        let mut watch = Watch::new();
+        loop {
+            let waiting = Instant::now();
+            let chunk = response.chunk().await;
+            watch.waited += waiting.elapsed();
+            let Some(mut chunk) = chunk.map_err(|e| Interrupted::Broken(chain(e)))? else {
+                break;
+            };
             let passed = skip.min(chunk.len() as u64);
             skip -= passed;
-            let chunk = chunk.split_off(passed as usize);
-            let length = chunk.len() as u64;
-            if length == 0 {
-                continue;
-            }
-            if self.offset + length > self.blob.size {
-                return Err(Interrupted::Final(self.bad(format!(
-                    "{} sends more than the {} bytes of the manifest",
-                    self.source.endpoint.host, self.blob.size
-                ))));
-            }
-            self.offset += length;
-            received(length);
-            if slow && self.offset < self.blob.size {
-                self.source.set_down();
-                let (digest, seconds) = (&self.blob.digest, patience.as_secs_f32());
-                return Err(Interrupted::Final(self.source.failed(format!(
-                    "blob {digest}: less than {SLOWEST} bytes per second came for {seconds} s"
-                ))));
-            }
-            let sending = Instant::now();
-            if self.sink.send(chunk).await.is_err() {
+            let arrived = chunk.len() as u64;
+            if !self
+                .forward(chunk.split_off(passed as usize), arrived, received)
+                .await?
+            {
                 return Ok(());
             }
-            self.pace.since += sending.elapsed();
+            let rest = self.blob.size - self.offset;
+            if self.in_parallel && knows_ranges && skip == 0 && rest >= RANGES_FROM && watch.is_slow() {
+                drop(response);
+                return self.in_ranges(received).await;
+            }
         }
-        if self.offset < self.blob.size {
-            let (offset, size) = (self.offset, self.blob.size);
-            return Err(Interrupted::Broken(format!("{offset} of {size} bytes came")));
+        self.check_end()
+    }
+
+    /// The rest, several ranges at once, in order. Falls back to one stream after any failure.
+    async fn in_ranges(&mut self, received: &impl Fn(u64)) -> Result<(), Interrupted> {
+        tracing::debug!(blob = %self.blob.digest, self.offset, "several ranges of the blob are requested at once");
+        self.in_parallel = false;
+        self.source.note_ranges();
+        let (source, blob) = (self.source, self.blob);
+        let starts = (self.offset..blob.size).step_by(RANGE_BYTES as usize);
+        let ranges = starts.map(|start| source.range(blob, start, blob.size.min(start + RANGE_BYTES)));
+        let mut ranges = stream::iter(ranges).buffered(RANGES);
+        while let Some(range) = ranges.next().await {
+            for chunk in range.map_err(Interrupted::Broken)? {
+                let arrived = chunk.len() as u64;
+                if !self.forward(chunk, arrived, received).await? {
+                    return Ok(());
+                }
+            }
         }
-        Ok(())
+        self.check_end()
+    }
+
+    /// Sends a chunk on. `arrived`: how many bytes came for it. Whether the receiver wants more.
+    async fn forward(&mut self, chunk: Bytes, arrived: u64, received: &impl Fn(u64)) -> Result<bool, Interrupted> {
+        let patience = self.source.settings.patience.idle * SLOW_PATIENCE;
+        let slow = self.pace.is_slow(arrived, patience);
+        let length = chunk.len() as u64;
+        if length == 0 {
+            return Ok(true);
+        }
+        if self.offset + length > self.blob.size {
+            return Err(Interrupted::Final(self.bad(format!(
+                "{} sends more than the {} bytes of the manifest",
+                self.source.endpoint.host, self.blob.size
+            ))));
+        }
+        self.offset += length;
+        received(length);
+        if slow && self.offset < self.blob.size {
+            self.source.set_down();
+            let (digest, seconds) = (&self.blob.digest, patience.as_secs_f32());
+            return Err(Interrupted::Final(self.source.failed(format!(
+                "blob {digest}: less than {SLOWEST} bytes per second came for {seconds} s"
+            ))));
+        }
+        let sending = Instant::now();
+        let is_wanted = self.sink.send(chunk).await.is_ok();
+        self.pace.since += sending.elapsed();
+        Ok(is_wanted)
+    }
+
+    fn check_end(&self) -> Result<(), Interrupted> {
+        let (offset, size) = (self.offset, self.blob.size);
+        match offset < size {
+            true => Err(Interrupted::Broken(format!("{offset} of {size} bytes came"))),
+            false => Ok(()),
+        }
     }
 
     async fn open(&mut self) -> Result<Response, Interrupted> {
         let from = if self.ranges { self.offset } else { 0 };
-        let opened = self.source.blob(&self.blob.digest, from).await;
+        let opened = self.source.blob(&self.blob.digest, from, None).await;
         // A restarting registry refuses connections for a moment: after a good start, try again.
         let response = opened.map_err(|error| match error {
             ImageError::Registry { message, .. } if self.offset > 0 => Interrupted::Broken(message),

@@ -48,7 +48,8 @@ impl Source {
                 )));
             }
             (Challenge::Bearer { realm, service, scope }, credential) => {
-                let token = self.token(realm, service, &scope, credential).await?;
+                let scope = self.scopes.as_ref().unwrap_or(&scope);
+                let token = self.token(realm, service, scope, credential).await?;
                 let value = self.header("Bearer", &token)?;
                 *current = Some(value.clone());
                 return Ok(value);
@@ -120,9 +121,10 @@ impl Source {
         credential: Option<&Credential>,
     ) -> Result<RequestBuilder, ImageError> {
         let pair = self.pair().await?;
-        let mut asked = vec![("scope", scope)];
-        asked.extend(service.as_deref().map(|service| ("service", service)));
+        let service = service.as_deref().map(|service| ("service", service));
         if let Some(Credential::Identity(token)) = credential {
+            let mut asked = vec![("scope", scope)];
+            asked.extend(service);
             asked.extend([
                 ("grant_type", "refresh_token"),
                 ("client_id", "condenser"),
@@ -137,7 +139,10 @@ impl Source {
                 .header(CONTENT_TYPE, "application/x-www-form-urlencoded");
             return Ok(request.body(form.query().unwrap_or_default().to_owned()));
         }
-        asked.reverse();
+        // Several scopes are one parameter each here, and one text in a form (RFC 6749, 3.3).
+        let asked = service
+            .into_iter()
+            .chain(scope.split(' ').map(|scope| ("scope", scope)));
         realm.query_pairs_mut().extend_pairs(asked);
         let request = pair.follows.get(realm);
         Ok(match credential {

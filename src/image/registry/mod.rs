@@ -1,4 +1,4 @@
-//! The registry client (OCI distribution specification 1.1, pull part): mirrors, credentials, custom CAs, proxies,
+//! The registry client (OCI distribution specification 1.1): mirrors, credentials, custom CAs, proxies,
 //! bounded retries and timeouts.
 //!
 //! It is built on `reqwest`, not on `oci-client`, which reads manifests and token replies of any size into memory,
@@ -10,7 +10,7 @@
 //! ```
 //! A session shares only connections with earlier ones: credentials, tokens and CA files are read again for each
 //! pull. [`settings`] is the configuration, [`client`] decides which CAs to trust, [`credentials`] (with [`helper`])
-//! finds credentials, [`challenge`] and [`auth`] authenticate, [`download`] fetches a blob.
+//! finds credentials, [`challenge`] and [`auth`] authenticate, [`download`] fetches a blob, [`upload`] pushes.
 //!
 //! This module never uses plain HTTP for a host that the configuration does not list for it, sends a credential to
 //! any other host, prints a secret in a log line or an error, or accepts data from a mirror that the digest does not
@@ -27,13 +27,16 @@ mod helper;
 mod introduction;
 mod settings;
 mod source;
+mod upload;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use self::client::Clients;
+pub use self::credentials::Credentials;
 pub use self::settings::{Patience, Registries, RegistryEntries, RegistryEntry};
 pub(super) use self::source::Source;
+pub(super) use self::upload::{Begun, Sent, Upload};
 use super::digest::Digest;
 use super::manifest::{Descriptor, Document};
 use super::{ImageError, ImageRef};
@@ -80,6 +83,16 @@ impl Registry {
             mirrors: mirrors.into_iter().map(|mirror| source(mirror, 1)).collect(),
             itself: source(itself, source::ATTEMPTS),
         }
+    }
+}
+
+impl Registry {
+    /// Where to push `image`: always the registry itself, never a mirror. `others` are repositories of the registry that
+    /// blobs may be taken from. Sends nothing yet.
+    pub(super) fn destination(&self, image: &ImageRef, others: &[String], given: Option<&Credentials>) -> Source {
+        let (_, itself) = self.settings.registries.endpoints(image.registry());
+        let source = Source::new(&self.settings, &self.clients, image, itself, source::ATTEMPTS);
+        source.for_push(others, given)
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::OnceCell;
 
 use super::auth::Auth;
 use super::client::{Clients, Pair};
+use super::credentials::Credentials;
 use super::settings::RegistryEndpoint;
 use super::{Fetched, RegistrySettings};
 use crate::image::digest::Digest;
@@ -36,12 +37,18 @@ pub(in crate::image) struct Source {
     /// The repository's name there.
     pub(super) path: String,
     pub(super) auth: Auth,
+    /// What a token must allow; if not given, what the source asks for.
+    pub(super) scopes: Option<String>,
     pub(super) attempts: u32,
     image: ImageRef,
     clients: Arc<Clients>,
     pair: OnceCell<Pair>,
     /// Set after it failed to answer: do not ask it again in this pull if there is another source.
     down: AtomicBool,
+    /// Set once several ranges of a blob were requested at the same time.
+    has_sent_ranges: AtomicBool,
+    /// Set when a blob that came in such ranges was wrong.
+    no_ranges: AtomicBool,
 }
 
 /// Why a body could not be read.
@@ -62,13 +69,27 @@ impl Source {
             settings: settings.clone(),
             path: format!("{}{}", endpoint.prefix, image.path()),
             auth: Auth::default(),
+            scopes: None,
             attempts,
             image: image.clone(),
             clients: clients.clone(),
             pair: OnceCell::new(),
             down: AtomicBool::new(false),
+            has_sent_ranges: AtomicBool::new(false),
+            no_ranges: AtomicBool::new(false),
             endpoint,
         }
+    }
+
+    /// For a push: with the right to write, and to read `others` of its repositories, from which blobs may be taken.
+    pub(super) fn for_push(mut self, others: &[String], given: Option<&Credentials>) -> Self {
+        let mut scopes = vec![format!("repository:{}:pull,push", self.path)];
+        scopes.extend(others.iter().map(|path| format!("repository:{path}:pull")));
+        self.scopes = Some(scopes.join(" "));
+        if let Some(given) = given {
+            self.auth.found = OnceCell::new_with(Some(Some(given.found())));
+        }
+        self
     }
 
     pub(super) fn is_down(&self) -> bool {
@@ -77,6 +98,19 @@ impl Source {
 
     pub(super) fn set_down(&self) {
         self.down.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn ranges_are_trusted(&self) -> bool {
+        !self.no_ranges.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_ranges(&self) {
+        self.has_sent_ranges.store(true, Ordering::Relaxed);
+    }
+
+    /// Requests no more ranges at the same time, after a blob was wrong. Whether that may help.
+    pub(in crate::image) fn distrust_ranges(&self) -> bool {
+        self.has_sent_ranges.load(Ordering::Relaxed) && !self.no_ranges.swap(true, Ordering::Relaxed)
     }
 
     /// Logs why another source is used instead of this mirror.
@@ -129,17 +163,20 @@ impl Source {
         Ok(body)
     }
 
-    /// Opens a blob at `offset`. The answer is 200 with all of it, or 206 with the rest.
-    pub(super) async fn blob(&self, digest: &Digest, offset: u64) -> Result<Response, ImageError> {
+    /// Opens a blob at `offset`, to its end or to `end`, which is not part of it. The answer is 200 with all of it, or 206
+    /// with that part.
+    pub(super) async fn blob(&self, digest: &Digest, offset: u64, end: Option<u64>) -> Result<Response, ImageError> {
         let mut headers = HeaderMap::new();
-        if offset > 0 {
-            let range = HeaderValue::from_str(&format!("bytes={offset}-"));
+        let is_part = offset > 0 || end.is_some();
+        if is_part {
+            let last = end.map_or_else(String::new, |end| end.saturating_sub(1).to_string());
+            let range = HeaderValue::from_str(&format!("bytes={offset}-{last}"));
             headers.extend(range.ok().map(|range| (RANGE, range)));
         }
         let response = self.get(&format!("blobs/{digest}"), headers).await?;
         match response.status() {
             StatusCode::OK => Ok(response),
-            StatusCode::PARTIAL_CONTENT if offset > 0 => Ok(response),
+            StatusCode::PARTIAL_CONTENT if is_part => Ok(response),
             StatusCode::RANGE_NOT_SATISFIABLE => Err(ImageError::BadLayer {
                 layer: digest.to_string(),
                 message: format!("{} has no more than {offset} bytes of it", self.endpoint.host),
@@ -172,9 +209,24 @@ impl Source {
 
     /// A GET that authenticates once the source has asked for it. A 401 to that renews the authentication, once.
     async fn get(&self, tail: &str, headers: HeaderMap) -> Result<Response, ImageError> {
+        let request = self.pair().await?.follows.get(self.url(tail)).headers(headers);
+        self.authenticated(tail, request).await
+    }
+
+    /// The URL of the host.
+    pub(super) fn base(&self) -> String {
         let scheme = if self.endpoint.tls { "https" } else { "http" };
-        let url = format!("{scheme}://{}/v2/{}/{tail}", self.endpoint.host, self.path);
-        let request = self.pair().await?.follows.get(url).headers(headers);
+        format!("{scheme}://{}", self.endpoint.host)
+    }
+
+    /// The URL of something in the repository.
+    pub(super) fn url(&self, tail: &str) -> String {
+        format!("{}/v2/{}/{tail}", self.base(), self.path)
+    }
+
+    /// Sends a request to the source's own host, with authentication as for a GET. The request must be one that can be
+    /// repeated.
+    pub(super) async fn authenticated(&self, tail: &str, request: RequestBuilder) -> Result<Response, ImageError> {
         let with = |shown: &Option<HeaderValue>| match (request.try_clone(), shown) {
             (Some(request), Some(value)) => Some(request.header(AUTHORIZATION, value.clone())),
             (request, _) => request,
@@ -387,7 +439,7 @@ fn says(error: &(dyn std::error::Error + 'static), way: &dyn Fn(&rustls::Error) 
     within.is_some_and(|error| says(error, way)) || error.source().is_some_and(|error| says(error, way))
 }
 
-fn temporary(status: StatusCode) -> bool {
+pub(super) fn temporary(status: StatusCode) -> bool {
     matches!(status.as_u16(), 429 | 500 | 502 | 503 | 504)
 }
 

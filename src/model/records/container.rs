@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use jiff::Timestamp;
@@ -76,6 +76,21 @@ pub struct ContainerSpec {
     pub mounts: Vec<String>,
     /// Published ports.
     pub forwards: Vec<Forward>,
+    /// What it takes over from its image.
+    #[serde(default)]
+    pub inherited: Inherited,
+}
+
+/// Settings of the image, as of the container's creation, that the request does not replace.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Inherited {
+    /// Paths in the container at which it has an anonymous volume. The place in this list names the volume's directory.
+    pub volumes: Vec<String>,
+    /// Ports that the image exposes: `80/tcp`.
+    pub exposed_ports: BTreeSet<String>,
+    /// Annotations of the image that the runtime gets.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// The image of a container, as of the container's creation.
@@ -243,7 +258,7 @@ pub struct Retries {
 pub struct ContainerOptions {
     /// Host name; defaults to the container's id.
     pub hostname: Option<String>,
-    /// Labels.
+    /// Labels: the image's, and those of the request, which win.
     pub labels: BTreeMap<String, String>,
     /// Memory limit, in bytes.
     pub memory_bytes: Option<u64>,

@@ -18,6 +18,7 @@ pub(crate) fn container(id: &str, name: &str) -> Container {
         options: ContainerOptions::default(),
         mounts: Vec::new(),
         forwards: Vec::new(),
+        inherited: Inherited::default(),
     };
     Container::new(id.into(), name.into(), Role::Alone, spec)
 }

@@ -78,4 +78,13 @@ pub struct ImageRunConfig {
     /// `Labels`
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// [`ImageRunConfig::REVISION`] of the version that read the configuration; 0 for one before there was a number.
+    #[serde(default)]
+    pub revision: u32,
+}
+
+impl ImageRunConfig {
+    /// Which fields are read from a configuration. A version that reads more has a higher number, and reads the stored
+    /// configurations again.
+    pub const REVISION: u32 = 1;
 }

@@ -34,6 +34,8 @@ pub struct ContainerRequest {
     pub working_dir: String,
     /// Limits and the rest. `restart` and `hostname` of a pod's containers are the pod's.
     pub options: ContainerOptions,
+    /// Whether each port that the image exposes is published at a free port of the host.
+    pub publish_all: bool,
     /// Whether the image's health check does not count.
     pub no_health_check: bool,
 }

@@ -32,7 +32,10 @@ pub enum Verb {
     ContainerStop,
     ContainerDelete,
     ContainerExec,
+    ContainerCommit,
     ImagePull,
+    ImagePush,
+    ImageLoad,
     ImageBuild,
     ImageBuildStep,
 }
@@ -54,13 +57,16 @@ const BUCKETS: [f64; 14] = [
 ];
 
 impl Verb {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 11] = [
         Self::ContainerCreate,
         Self::ContainerStart,
         Self::ContainerStop,
         Self::ContainerDelete,
         Self::ContainerExec,
+        Self::ContainerCommit,
         Self::ImagePull,
+        Self::ImagePush,
+        Self::ImageLoad,
         Self::ImageBuild,
         Self::ImageBuildStep,
     ];
@@ -72,7 +78,10 @@ impl Verb {
             Self::ContainerStop => "container.stop",
             Self::ContainerDelete => "container.delete",
             Self::ContainerExec => "container.exec",
+            Self::ContainerCommit => "container.commit",
             Self::ImagePull => "image.pull",
+            Self::ImagePush => "image.push",
+            Self::ImageLoad => "image.load",
             Self::ImageBuild => "image.build",
             Self::ImageBuildStep => "image.build.step",
         }

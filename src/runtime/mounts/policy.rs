@@ -48,8 +48,12 @@ const OF_RUNTIME: [&str; 11] = [
     "/usr/local/bin",
     "/etc/raind",
 ];
-/// Exceptions within denied directories: volumes of pods and of bottles.
-const VOLUMES: [&str; 2] = ["/etc/raind/pod/*/volumes/*", "/etc/raind/volumes/*/*"];
+/// Exceptions within denied directories: volumes of pods, of bottles and of containers.
+const VOLUMES: [&str; 3] = [
+    "/etc/raind/pod/*/volumes/*",
+    "/etc/raind/volumes/*/*",
+    "/etc/raind/container/*/volumes/*",
+];
 
 const OURS: &str = "it belongs to Condenser, or holds what does";
 const SYSTEMS: &str = "it is, is in, or holds a directory of the system; name it in allowed_mount_prefixes of the \
@@ -219,6 +223,7 @@ mod tests {
             "/etc/raind/pod/01kh/volumes/data",
             "/etc/raind/pod/01kh/volumes/data/sub",
             "/etc/raind/volumes/blog/data",
+            "/etc/raind/container/01abcdefghjk/volumes/0",
             "/home/me",
             "/var/lib/app",
         ] {
@@ -229,6 +234,8 @@ mod tests {
             "/etc/raind/pod/01kh/volumes",
             "/etc/raind/pod/01kh/other/data",
             "/etc/raind/volumes/blog",
+            "/etc/raind/container/01abcdefghjk/volumes",
+            "/etc/raind/container/01abcdefghjk/cert/x",
             "/proc/1",
             "/etc",
         ] {

@@ -116,14 +116,14 @@ impl Build {
 
     /// An image as a draft. It is pulled if it is not present, or if the request says so.
     async fn obtain(&self, image: &ImageRef) -> Result<Draft, BuildError> {
-        let images = &self.service.0.images;
+        let (images, reporter) = (&self.service.0.images, self.reporter.for_part());
         let mut tries = ENSURE_TRIES;
         let obtained = async {
             loop {
                 tries -= 1;
                 let row = match self.request.pull {
-                    true => images.pull(image, &Platform::host()).await?,
-                    false => images.ensure(image, &Platform::host()).await?,
+                    true => images.pull_reported(image, &Platform::host(), &reporter).await?,
+                    false => images.ensure_reported(image, &Platform::host(), &reporter).await?,
                 };
                 match images.draft(Some(&row)).await {
                     // It was removed or replaced just now.

@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use super::{ContainerError, ContainerService, LogRequest, request};
 use crate::image::{ImageError, User};
 use crate::model::{
-    Attachment, Container, ContainerImage, ContainerOptions, ContainerSpec, Exit, Network, ProcessSpec, Role,
-    container_names,
+    Attachment, Container, ContainerImage, ContainerOptions, ContainerSpec, Exit, Inherited, Network, ProcessSpec,
+    Role, container_names,
 };
 use crate::net::bridges::ipam;
 use crate::observe::metrics::Verb;
@@ -319,6 +319,7 @@ fn build_row(id: String, step: BuildStep, attachment: Option<Attachment>) -> Con
         },
         mounts,
         forwards: Vec::new(),
+        inherited: Inherited::default(),
     };
     let mut row = Container::new(id.clone(), id, Role::Build, spec).being_created(Timestamp::now());
     row.status.attachment = attachment;

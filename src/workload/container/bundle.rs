@@ -10,7 +10,7 @@ use oci_spec::runtime::{Mount, MountBuilder};
 use super::hosts::{host_name, hosts, hosts_of_services};
 use super::membership::place_of;
 use super::spec::{SpecContext, config_json};
-use super::{ContainerError, ContainerService, blocking, cgroup, resources};
+use super::{ContainerError, ContainerService, blocking, cgroup, resources, volumes};
 use crate::base::cause::Cause;
 use crate::model::{Container, Network, ProcessId};
 use crate::runtime::dir::ContainerDir;
@@ -55,6 +55,9 @@ impl ContainerService {
                 .filter_map(|source| source.parent())
                 .fold(policy, MountPolicy::with_volumes);
         }
+        if !container.spec.inherited.volumes.is_empty() {
+            policy = policy.with_volumes(&self.dir(&container.id).volumes());
+        }
         let services = hosts_of_services(&snapshot, &container);
         let host = host.map(|host| host.pid);
         let dir = self.dir(&container.id);
@@ -75,7 +78,11 @@ impl ContainerService {
             let context = SpecContext {
                 dir: &dir,
                 lower_dirs: &lower_dirs,
-                mounts: mounts(&container.spec.mounts, &policy)?,
+                mounts: [
+                    volumes::binds(&container, &dir)?,
+                    mounts(&container.spec.mounts, &policy)?,
+                ]
+                .concat(),
                 policy: &policy,
                 host,
                 gateway: gateway_or_none,

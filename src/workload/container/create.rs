@@ -6,14 +6,15 @@ use jiff::Timestamp;
 
 use super::bottle::enter;
 use super::part::Part;
-use super::ports::parse_ports;
+use super::ports::{exposed_ports, parse_ports};
+use super::pull::check_platform;
 use super::request::{effective_command, environment};
 use super::spec::is_unreachable;
-use super::{ContainerError, ContainerService, PodRole, blocking, bundle, cgroup, options, transitions};
+use super::{ContainerError, ContainerService, PodRole, blocking, bundle, cgroup, options, transitions, volumes};
 use crate::image::{ImageRef, still_present};
 use crate::model::{
     Attachment, Claim, Container, ContainerImage, ContainerRequest, ContainerSpec, Forward, Holder, Image,
-    ImageRunConfig, Kind, Network, Pod, PodGoal, ProcessSpec, Txn, container_names, names,
+    ImageRunConfig, Inherited, Kind, Network, Pod, PodGoal, ProcessSpec, Txn, container_names, names,
 };
 use crate::net::bridges::ipam;
 use crate::observe::metrics::Verb;
@@ -32,6 +33,8 @@ pub(super) struct CheckedRequest {
     forwards: Vec<Forward>,
     request: ContainerRequest,
     part: Part,
+    /// What the image adds, once it is known.
+    inherited: Inherited,
 }
 
 impl ContainerService {
@@ -50,13 +53,13 @@ impl ContainerService {
         let service = self.clone();
         self.detached(Verb::ContainerCreate, async move {
             let checked = service.check(name, request, part).await?;
+            let images = &service.0.services.images;
+            let _hold = checked.reference.as_ref().map(|image| images.hold(image));
             let mut gone = String::new();
             for _ in 0..ENSURE_TRIES {
                 let image = service.image(&checked).await?;
                 let process = service.process(&checked, &image).await?;
-                let mut checked = checked.clone();
-                let checks = checked.part.pod().is_none() && !checked.request.no_health_check;
-                options::complete(&mut checked.request.options, &image.config, checks);
+                let checked = service.with_image(checked.clone(), &image).await?;
                 match service.create_from(checked, image, process).await {
                     // Another request has just removed or replaced the image: the reference may have a new one now.
                     Err(ContainerError::ImageGone(image)) => gone = image,
@@ -101,6 +104,10 @@ impl ContainerService {
                 let message = "shmSize: the containers of a pod share its /dev/shm, which has a size already";
                 return Err(ContainerError::InvalidOption(message.into()));
             }
+            if request.publish_all {
+                let message = "publishAll: the ports of a pod are published at its address; name them in the pod";
+                return Err(ContainerError::InvalidOption(message.into()));
+            }
             request.options.hostname = Some(part.host_name.clone());
         }
         let forwards = parse_ports(&request.ports)?;
@@ -123,7 +130,21 @@ impl ContainerService {
             forwards,
             request,
             part,
+            inherited: Inherited::default(),
         })
+    }
+
+    /// The request, completed with the settings of the image.
+    async fn with_image(&self, mut checked: CheckedRequest, image: &Image) -> Result<CheckedRequest, ContainerError> {
+        let checks = checked.part.pod().is_none() && !checked.request.no_health_check;
+        options::complete(&mut checked.request.options, &image.config, checks);
+        if checked.request.publish_all {
+            let exposed = exposed_ports(&image.config.exposed_ports, &checked.forwards)?;
+            checked.forwards.extend(exposed);
+        }
+        let annotations = self.0.services.images.annotations(image).await;
+        checked.inherited = volumes::inherited(&image.config, annotations, &checked.request)?;
+        Ok(checked)
     }
 
     fn network(&self, requested: &str) -> Result<String, ContainerError> {
@@ -141,7 +162,9 @@ impl ContainerService {
         let Some(reference) = &checked.reference else {
             return Ok(self.0.services.images.pause());
         };
-        self.obtain_image(reference, checked.request.pull).await
+        let image = self.obtain_image(reference, checked.request.pull).await?;
+        check_platform(&image)?;
+        Ok(image)
     }
 
     /// The process: the request merged over the image configuration.
@@ -209,7 +232,11 @@ impl ContainerService {
         let container = self.reserve(id, checked, image, process).await?;
         let id = container.id.clone();
         tracing::info!(container.id = %id, container.name = %container.name, "creating container");
-        match self.set_up(&container).await {
+        let made = match self.fill_volumes(&container).await {
+            Ok(()) => self.set_up(&container).await,
+            Err(error) => Err(error),
+        };
+        match made {
             Ok(()) => {
                 tracing::info!(container.id = %id, "container created");
                 Ok(id)
@@ -331,6 +358,7 @@ fn new_row(
         options: checked.request.options,
         mounts: checked.request.mounts,
         forwards: checked.forwards,
+        inherited: checked.inherited,
     };
     let mut row = Container::new(id, name, checked.part.role(), spec).being_created(Timestamp::now());
     row.status.attachment = attachment;

@@ -21,6 +21,8 @@ const MAX_CHECK: u32 = 3600;
 /// Maximum number of labels, and maximum length of a name or value in bytes.
 const MAX_LABELS: usize = 256;
 const MAX_LABEL_BYTES: usize = 4096;
+/// How many bytes of labels a container takes over from its image.
+const MAX_IMAGE_LABELS: usize = 256 << 10;
 
 /// Options as the client wrote them. Zero values stand for the default.
 #[derive(Debug, Clone, Default)]
@@ -237,8 +239,8 @@ fn spelled(text: &str) -> Option<String> {
     Some(if has_name { format!("SIG{name}") } else { name })
 }
 
-/// Fills options that the request leaves open from the image: stop signal and health check. `checks` tells whether the
-/// image's health check counts (Kubernetes has its own).
+/// Fills options that the request leaves open from the image: stop signal, health check and labels. `checks` tells
+/// whether the image's health check counts (Kubernetes has its own).
 pub(super) fn complete(options: &mut ContainerOptions, image: &ImageRunConfig, checks: bool) {
     if options.stop_signal.is_none() && !image.stop_signal.is_empty() {
         options.stop_signal = spelled(&image.stop_signal);
@@ -251,6 +253,14 @@ pub(super) fn complete(options: &mut ContainerOptions, image: &ImageRunConfig, c
     }
     if options.health_check.is_none() && checks {
         options.health_check.clone_from(&image.health_check);
+    }
+    let size = |(name, value): (&String, &String)| name.len() + value.len();
+    if image.labels.iter().map(size).sum::<usize>() > MAX_IMAGE_LABELS {
+        tracing::warn!("the image has more than {MAX_IMAGE_LABELS} bytes of labels; its containers do without");
+        return;
+    }
+    for (name, value) in &image.labels {
+        options.labels.entry(name.clone()).or_insert_with(|| value.clone());
     }
 }
 
@@ -410,6 +420,28 @@ mod tests {
             ..ContainerOptions::default()
         };
         assert_eq!(completed(own, &image, true), ("SIGINT".into(), Some(2)));
+        let labels = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            pairs
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect()
+        };
+        let labelled = ImageRunConfig {
+            labels: labels(&[("a", "image"), ("b", "image")]),
+            ..ImageRunConfig::default()
+        };
+        let mut own = ContainerOptions {
+            labels: labels(&[("b", "own"), ("c", "own")]),
+            ..ContainerOptions::default()
+        };
+        super::complete(&mut own, &labelled, true);
+        assert_eq!(own.labels, labels(&[("a", "image"), ("b", "own"), ("c", "own")]));
+        let large = ImageRunConfig {
+            labels: labels(&[("a", &"x".repeat(MAX_IMAGE_LABELS))]),
+            ..ImageRunConfig::default()
+        };
+        super::complete(&mut own, &large, true);
+        assert_eq!(own.labels.len(), 3);
         let odd = ImageRunConfig {
             stop_signal: "nonsense".into(),
             ..ImageRunConfig::default()

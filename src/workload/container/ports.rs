@@ -6,7 +6,7 @@
 //! This is the syntax of docker, podman and compose; the protocol may also follow a colon (`docs/spec/api.md` 4.6).
 //! Without a host port, a free one is assigned.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
@@ -54,6 +54,30 @@ impl Published {
 /// Whether the published ports are the requested ones; a request may leave the host port open.
 pub fn are_published(wanted: &[Forward], published: &[Forward]) -> bool {
     wanted.len() == published.len() && wanted.iter().zip(published).all(|(wanted, there)| wanted.allows(there))
+}
+
+/// The exposed ports of an image that `published` does not have, each for a free port of the host. What is no port is
+/// ignored, as by the image's builder.
+pub fn exposed_ports(exposed: &BTreeSet<String>, published: &[Forward]) -> Result<Vec<Forward>, ContainerError> {
+    let mut forwards: Vec<Forward> = Vec::new();
+    for text in exposed.iter().filter(|text| !text.contains(':')) {
+        let Ok(ports) = parse_port(text) else {
+            tracing::warn!(port = %text, "the image exposes a port that cannot be published");
+            continue;
+        };
+        for forward in ports {
+            let is_same =
+                |other: &Forward| (other.container_port, other.protocol) == (forward.container_port, forward.protocol);
+            if !published.iter().chain(&forwards).any(is_same) {
+                forwards.push(forward);
+            }
+        }
+        if forwards.len() + published.len() > MAX_PORTS {
+            let message = format!("the image exposes more than {MAX_PORTS} ports; name those to publish");
+            return Err(invalid(message));
+        }
+    }
+    Ok(forwards)
 }
 
 fn overlap(a: Option<Ipv4Addr>, b: Option<Ipv4Addr>) -> bool {
@@ -177,6 +201,38 @@ mod tests {
     #[case("0.0.0.0:8080:80", "0.0.0.0:8080->80/tcp")]
     fn port_strings(#[case] text: &str, #[case] meant: &str) {
         assert_eq!(parsed(&[text]).unwrap(), [meant]);
+    }
+
+    #[test]
+    fn exposed_ports_are_published_once() {
+        let exposed = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<BTreeSet<_>>();
+        let published = parse_ports(&["8080:80".to_owned()]).unwrap();
+        let texts = exposed(&[
+            "80/tcp",
+            "53/udp",
+            "80",
+            "90-91",
+            "91/tcp",
+            "8080:80/tcp",
+            "x",
+            "1/sctp",
+            "",
+        ]);
+        let found: Vec<_> = exposed_ports(&texts, &published)
+            .unwrap()
+            .iter()
+            .map(|f| {
+                format!(
+                    "{:?} {}->{}/{}",
+                    f.host_address, f.host_port, f.container_port, f.protocol
+                )
+            })
+            .collect();
+        assert_eq!(found, ["None 0->53/udp", "None 0->90/tcp", "None 0->91/tcp"]);
+        let error = exposed_ports(&exposed(&["1-2001/tcp"]), &published)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("more than 2000 ports"), "{error}");
     }
 
     #[test]

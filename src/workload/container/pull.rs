@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{ContainerError, ContainerService};
+use crate::image::printable::printable;
 use crate::image::{ImageError, ImageRef, Platform};
 use crate::model::{Image, PullPolicy};
 
@@ -37,6 +38,36 @@ impl ContainerService {
     }
 }
 
+/// Refuses an image whose programs cannot run here. One that an emulator runs (`binfmt_misc`) is fine.
+pub(super) fn check_platform(image: &Image) -> Result<(), ImageError> {
+    let host = Platform::host();
+    let is_linux = image.os.is_empty() || image.os == host.os;
+    if host.runs(&image.os, &image.architecture) || is_linux && is_emulated(&image.architecture) {
+        return Ok(());
+    }
+    let platform = Platform::parse(&image.os, &image.architecture);
+    Err(ImageError::OtherPlatform {
+        image: image.id.clone(),
+        platform: printable(platform.to_string().as_bytes()),
+        host: host.to_string(),
+    })
+}
+
+/// Whether the kernel hands programs of that architecture to QEMU, under the name that the packages of QEMU register.
+fn is_emulated(architecture: &str) -> bool {
+    let name = match architecture {
+        "386" => "i386",
+        "amd64" => "x86_64",
+        "arm64" => "aarch64",
+        "loong64" => "loongarch64",
+        "mips64le" => "mips64el",
+        same @ ("arm" | "mips64" | "ppc64le" | "riscv64" | "s390x") => same,
+        _ => return false,
+    };
+    let rule = fs_err::read_to_string(format!("/proc/sys/fs/binfmt_misc/qemu-{name}"));
+    rule.is_ok_and(|text| text.starts_with("enabled"))
+}
+
 /// Adds a hint: the image is here, but the policy required the registry. The user may not know of the other policies.
 fn with_way_out(error: ImageError) -> ImageError {
     let way_out = |message: String| {
@@ -60,6 +91,33 @@ fn with_way_out(error: ImageError) -> ImageError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_image_of_another_platform_is_told_apart() {
+        let image = |os: &str, architecture: &str| Image {
+            id: "team/app:1".into(),
+            repository: "team/app".into(),
+            reference: "1".into(),
+            manifest_digest: String::new(),
+            config_digest: String::new(),
+            size_bytes: 0,
+            layers: Vec::new(),
+            config: crate::model::ImageRunConfig::default(),
+            os: os.into(),
+            architecture: architecture.into(),
+            created_at: jiff::Timestamp::UNIX_EPOCH,
+        };
+        let host = Platform::host();
+        check_platform(&image("linux", &host.architecture)).unwrap();
+        check_platform(&image("", "")).unwrap();
+        let error = check_platform(&image("windows", "amd64")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("image team/app:1 is for windows/amd64; this host runs {host}")
+        );
+        let error = check_platform(&image("linux", "sparc64")).unwrap_err().to_string();
+        assert!(error.contains("is for linux/sparc64"), "{error}");
+    }
 
     #[test]
     fn tags_that_move_are_asked_for_every_time() {

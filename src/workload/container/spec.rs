@@ -424,7 +424,9 @@ fn annotations(container: &Container, context: &SpecContext<'_>) -> HashMap<Stri
         "upperDir": context.dir.diff(),
         "workDir": context.dir.work(),
     });
-    let mut annotations = HashMap::from([
+    let of_image = container.spec.inherited.annotations.clone();
+    let mut annotations: HashMap<String, String> = of_image.into_iter().collect();
+    annotations.extend([
         ("io.raind.runtime.annotation.version".into(), "0.1.0".into()),
         ("io.raind.hooks.args".into(), "argv0".into()),
         ("io.raind.net.config".into(), net.to_string()),

@@ -15,7 +15,7 @@ use super::{bottles, images, ipam, pods};
 use crate::image::ImageRef;
 use crate::model::{
     Container, ContainerImage, ContainerOptions, ContainerSpec, ContainerState, ContainerStatus, Exit, INFRA_PREFIX,
-    Image, ImageRunConfig, PodGoal, ProcessId, ProcessSpec, RestartPolicy, Role,
+    Image, ImageRunConfig, Inherited, PodGoal, ProcessId, ProcessSpec, RestartPolicy, Role,
 };
 use crate::runtime::dir::valid_id;
 use crate::runtime::state::{REASON_COMPLETED, REASON_ERROR};
@@ -157,6 +157,7 @@ fn row(id: &str, record: &Record, around: &Around<'_>, warnings: &mut Vec<String
         },
         mounts: mounts(looks),
         forwards,
+        inherited: Inherited::default(),
     };
     let mut row = Container::new(id.to_owned(), record.name.clone(), role, spec);
     row.journal.stopped_by_user = is_member && state == ContainerState::Stopped && goal != Some(PodGoal::Running);

@@ -4,6 +4,7 @@
 //! - `driver`: the clients, what may not be lost, and the daemon's deaths
 //! - `checker`: whether the API and the kernel agree
 //! - `faults`: the same with other things that break at random
+//! - `images`: builds, pushes, loads and prunes in a storm
 //! - `sets`: pods, replica sets and services in a storm
 //!
 //! Every storm prints its seed and `STORM_SEED` repeats its choices (not the interleaving of its threads).
@@ -12,6 +13,7 @@
 pub mod checker;
 mod driver;
 pub mod faults;
+mod images;
 mod sets;
 
 use driver::Storm;

@@ -64,8 +64,15 @@ impl Place {
         self.images.lower_dirs(&diff_ids)
     }
 
-    /// What is in the image store beyond the built-in layer, without what is in layers.
+    /// What is in the image store beyond the built-in layer, without what is in layers. What is being deleted gets a while.
     pub fn inventory(&self) -> Vec<String> {
+        let is_empty = || std::fs::read_dir(self.root().join("staging")).unwrap().next().is_none();
+        for _ in 0..200 {
+            if is_empty() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
         let mut found = Vec::new();
         for directory in ["l", "blobs/sha256", "staging"] {
             for entry in std::fs::read_dir(self.root().join(directory)).unwrap() {

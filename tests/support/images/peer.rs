@@ -15,6 +15,9 @@ use hyper_util::rt::TokioIo;
 
 use super::content::{INDEX, MANIFEST, TestImage, digest};
 
+#[path = "uploads.rs"]
+mod uploads;
+
 /// What happens to a request instead of a good answer.
 #[derive(Clone, Debug)]
 pub enum Fault {
@@ -44,6 +47,10 @@ pub enum Fault {
     WrongPart,
     /// A 500 that shows what it was sent as `Authorization`.
     Echo,
+    /// This status with these words.
+    Refuse(u16, &'static str),
+    /// An upload is not known any more.
+    Forget,
 }
 
 #[derive(Default)]
@@ -52,6 +59,14 @@ pub struct Behaviour {
     pub faults: HashMap<String, VecDeque<Fault>>,
     /// `Range` headers are ignored.
     pub no_ranges: bool,
+    /// Bodies of blobs come at this rate, in bytes per second.
+    pub rate: Option<usize>,
+    /// Requests for a part with a beginning and an end get a part that begins so much later.
+    pub shifted_ranges: Option<usize>,
+    /// They get one with a wrong byte.
+    pub spoilt_ranges: bool,
+    /// The bodies of their answers break after so many bytes.
+    pub cut_ranges: Option<usize>,
     /// The `WWW-Authenticate` headers of a 401; none means that no token is needed. `{host}` is replaced.
     pub challenges: Vec<String>,
     /// Name of the member of the token reply.
@@ -65,6 +80,11 @@ pub struct Behaviour {
     token: u64,
     manifests: HashMap<String, (String, Bytes)>,
     blobs: HashMap<String, Bytes>,
+    /// Uploads in progress.
+    uploads: HashMap<String, Vec<u8>>,
+    next_upload: usize,
+    /// Blobs of other repositories can be mounted.
+    pub mounts: bool,
     /// Every request: path, `Range`, `Authorization`.
     pub requests: Vec<String>,
 }
@@ -89,7 +109,20 @@ impl Peer {
         let state = Arc::new(Mutex::new(Behaviour::default()));
         let app = axum::Router::new()
             .route("/token", get(token).post(refreshed))
-            .route("/v2/{name}/manifests/{reference}", get(manifest))
+            .route("/v2/", get(uploads::version))
+            .route(
+                "/v2/{name}/manifests/{reference}",
+                get(manifest).put(uploads::put_manifest),
+            )
+            .route("/v2/{name}/blobs/uploads/", axum::routing::post(uploads::begin))
+            .route(
+                "/v2/{name}/blobs/uploads/{id}",
+                axum::routing::patch(uploads::patch)
+                    .put(uploads::finish)
+                    .get(uploads::state)
+                    .delete(uploads::cancel),
+            )
+            .layer(axum::extract::DefaultBodyLimit::disable())
             .route("/v2/{name}/blobs/{digest}", get(blob))
             .with_state(state.clone());
         tokio::spawn(async move {
@@ -125,6 +158,21 @@ impl Peer {
                 .or_default()
                 .extend(faults.iter().cloned())
         });
+    }
+
+    /// The blob, if it was offered or pushed.
+    pub fn blob(&self, digest: &str) -> Option<Bytes> {
+        self.with(|b| b.blobs.get(digest).cloned())
+    }
+
+    /// The manifest of a tag, if it was offered or pushed, with its media type.
+    pub fn manifest_of(&self, reference: &str) -> Option<(String, Bytes)> {
+        self.with(|b| b.manifests.get(reference).cloned())
+    }
+
+    /// How many uploads are in progress.
+    pub fn open_uploads(&self) -> usize {
+        self.with(|b| b.uploads.len())
     }
 
     /// How many requests had a path that ends so.
@@ -236,18 +284,18 @@ fn respond(b: &mut Behaviour, path: &str, headers: &HeaderMap, found: Option<(St
     if matches!(fault, Some(Fault::ExpireToken)) {
         b.token += 1;
     }
-    let wanted = b.basic.clone().unwrap_or_else(|| format!("Bearer token-{}", b.token));
-    if !b.challenges.is_empty() && text(header::AUTHORIZATION) != wanted {
-        let host = text(header::HOST).to_owned();
-        let challenges = b.challenges.iter().map(|c| c.replace("{host}", &host));
-        let response = challenges.fold(answer(401), |r, c| r.header(header::WWW_AUTHENTICATE, c));
-        return response.body("who are you".into()).unwrap();
+    if let Some(refused) = unknown(b, headers) {
+        return refused;
     }
     let Some((media_type, body)) = found else {
         return answer(404).body("no such thing".into()).unwrap();
     };
-    let from = match range.strip_prefix("bytes=").and_then(|r| r.strip_suffix('-')) {
-        Some(from) if !b.no_ranges => from.parse().unwrap(),
+    let asked = range.strip_prefix("bytes=").and_then(|r| r.split_once('-'));
+    if let Some((from, to)) = asked.filter(|(_, to)| !to.is_empty() && !b.no_ranges) {
+        return part(b, &body, from.parse().unwrap(), to.parse().unwrap());
+    }
+    let from = match asked {
+        Some((from, _)) if !b.no_ranges => from.parse().unwrap(),
         _ => 0,
     };
     if from >= body.len() && from > 0 {
@@ -264,7 +312,10 @@ fn respond(b: &mut Behaviour, path: &str, headers: &HeaderMap, found: Option<(St
         let range = format!("bytes {start}-{}/{}", body.len() - 1, body.len());
         response = answer(206).header(header::CONTENT_RANGE, range);
     }
-    let response = response.header(header::CONTENT_TYPE, media_type);
+    let mut response = response.header(header::CONTENT_TYPE, media_type);
+    if !b.no_ranges && path.starts_with("/blobs/") {
+        response = response.header(header::ACCEPT_RANGES, "bytes");
+    }
     let body = match fault {
         Some(Fault::Status(status)) => return answer(status).body("not now".into()).unwrap(),
         Some(Fault::Redirect(to)) => {
@@ -307,9 +358,71 @@ fn respond(b: &mut Behaviour, path: &str, headers: &HeaderMap, found: Option<(St
             let said = text(header::AUTHORIZATION).to_owned();
             return answer(400).body(format!("what is {said}?").into()).unwrap();
         }
-        Some(Fault::ExpireToken | Fault::WrongPart) | None => rest.into(),
+        Some(Fault::Refuse(status, words)) => return answer(status).body(words.into()).unwrap(),
+        Some(Fault::ExpireToken | Fault::WrongPart | Fault::Forget) | None if path.starts_with("/blobs/") => {
+            slowly(b, rest)
+        }
+        Some(Fault::ExpireToken | Fault::WrongPart | Fault::Forget) | None => rest.into(),
     };
     response.body(body).unwrap()
+}
+
+/// The bytes from `from` to `to`, both included.
+fn part(b: &Behaviour, body: &Bytes, from: usize, to: usize) -> Response<Body> {
+    let shift = b.shifted_ranges.unwrap_or(0);
+    let (from, end) = (from + shift, (to + 1).min(body.len()));
+    let mut bytes = body[from.min(end)..end].to_vec();
+    if b.spoilt_ranges {
+        bytes[0] ^= 1;
+    }
+    let response = answer(206).header(
+        header::CONTENT_RANGE,
+        format!("bytes {from}-{}/{}", end - 1, body.len()),
+    );
+    match b.cut_ranges {
+        None => response.body(slowly(b, bytes.into())).unwrap(),
+        Some(at) => {
+            let start = std::future::ready(Ok(Bytes::copy_from_slice(&bytes[..at])));
+            // What was sent before the break shall arrive.
+            let cut = async {
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                Err(std::io::Error::other("cut"))
+            };
+            let body = futures_util::stream::once(start).chain(futures_util::stream::once(cut));
+            response
+                .header(header::CONTENT_LENGTH, bytes.len())
+                .body(Body::from_stream(body))
+                .unwrap()
+        }
+    }
+}
+
+/// At the rate that is set.
+fn slowly(b: &Behaviour, body: Bytes) -> Body {
+    const PIECE: usize = 64 << 10;
+    let Some(rate) = b.rate else { return body.into() };
+    let pause = std::time::Duration::from_secs_f64(PIECE as f64 / rate as f64);
+    let pieces = (0..body.len()).step_by(PIECE);
+    let pieces: Vec<Bytes> = pieces.map(|at| body.slice(at..body.len().min(at + PIECE))).collect();
+    let begun = std::time::Instant::now();
+    let stream = futures_util::stream::iter(pieces.into_iter().enumerate());
+    Body::from_stream(stream.then(move |(n, piece)| async move {
+        tokio::time::sleep_until((begun + pause * n as u32).into()).await;
+        Ok::<_, std::io::Error>(piece)
+    }))
+}
+
+/// The 401 for a client that does not show what is wanted.
+fn unknown(b: &Behaviour, headers: &HeaderMap) -> Option<Response<Body>> {
+    let text = |name| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let wanted = b.basic.clone().unwrap_or_else(|| format!("Bearer token-{}", b.token));
+    if b.challenges.is_empty() || text(header::AUTHORIZATION) == wanted {
+        return None;
+    }
+    let host = text(header::HOST).to_owned();
+    let challenges = b.challenges.iter().map(|c| c.replace("{host}", &host));
+    let response = challenges.fold(answer(401), |r, c| r.header(header::WWW_AUTHENTICATE, c));
+    Some(response.body("who are you".into()).unwrap())
 }
 
 fn fault(b: &mut Behaviour, path: &str) -> Option<Fault> {

@@ -27,7 +27,7 @@ use crate::runtime::process::boot_id;
 use crate::runtime::state::RuntimeState;
 
 use self::finding::Finding;
-use super::{ContainerError, ContainerService, blocking, cgroup, transitions};
+use super::{ContainerError, ContainerService, blocking, cgroup, freeze, transitions};
 
 pub(super) use self::leftovers::remove_directory;
 pub use self::sweeper::{SWEEPS, Sweeper};
@@ -45,6 +45,11 @@ impl ContainerService {
         let begun = Instant::now();
         let cgroups = blocking(|| Ok(cgroup::prepare()?)).await?;
         tracing::info!("{cgroups}");
+        blocking(|| {
+            freeze::thaw_all();
+            Ok(())
+        })
+        .await?;
         let rows = self.list();
         let (idle, interrupted): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| is_idle(row));
         let (adopted, ended) = self.compare(idle).await?;
