@@ -146,8 +146,7 @@ fn plain(value: Value) -> Value {
         Value::String(text) if text.is_empty() => Value::Null,
         Value::Array(list) if list.is_empty() => Value::Null,
         Value::Object(fields) => {
-            let fields = fields.into_iter().map(|(name, value)| (name, value));
-            let kept: serde_json::Map<_, _> = fields.filter(|(_, value)| *value != json!(0)).collect();
+            let kept: serde_json::Map<_, _> = fields.into_iter().filter(|(_, value)| *value != json!(0)).collect();
             match kept.is_empty() {
                 true => Value::Null,
                 false => Value::Object(kept),

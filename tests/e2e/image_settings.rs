@@ -216,7 +216,7 @@ fn exposed_ports_are_shown_and_published_on_demand() {
         (id, found["forwards"].as_array().unwrap().clone())
     };
     let (plain, none) = forwards(json!({ "image": image }));
-    assert_eq!(none, [json!({}); 0]);
+    assert!(none.is_empty(), "{none:?}");
     let (id, all) = forwards(json!({ "image": image, "publishAll": true, "port": ["127.0.0.1:5353:53/udp"] }));
     let said: Vec<String> = all
         .iter()
