@@ -23,7 +23,10 @@ fn a_gigabyte_of_context_does_not_go_through_memory() {
     let lab = Lab::running();
     let machine = lab.machine();
     machine.write("/run/big/Dockerfile", "FROM scratch\nCOPY file /file\n");
-    std::fs::File::create(machine.path("/run/big/file")).unwrap().set_len(SIZE).unwrap();
+    std::fs::File::create(machine.path("/run/big/file"))
+        .unwrap()
+        .set_len(SIZE)
+        .unwrap();
     let idle = memory(&lab, "VmRSS");
     // Resets the peak (proc_pid_clear_refs(5)).
     std::fs::write(format!("/proc/{}/clear_refs", lab.daemon().pid()), "5").unwrap();
@@ -34,13 +37,17 @@ fn a_gigabyte_of_context_does_not_go_through_memory() {
     let output = sending.args(["-c", script]).output().unwrap();
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(answer["status"], "success", "{answer}");
-    let used = lab.api().ok(get("/v1/images/fs?image=big:1"))["usedBytes"].as_u64().unwrap();
+    let used = lab.api().ok(get("/v1/images/fs?image=big:1"))["usedBytes"]
+        .as_u64()
+        .unwrap();
     let peak = memory(&lab, "VmHWM");
     println!("idle {idle} KiB, peak {peak} KiB, image {used} bytes");
     assert!(peak < idle + MOST, "idle {idle} KiB, peak {peak} KiB");
     // Nothing of the context is kept.
     wait_for("the context to be removed", Duration::from_secs(10), || {
-        let staged = std::fs::read_dir(machine.path("/etc/raind/image/staging")).unwrap().count();
+        let staged = std::fs::read_dir(machine.path("/etc/raind/image/staging"))
+            .unwrap()
+            .count();
         if staged == 0 { Ok(()) } else { Err(staged) }
     });
 }

@@ -60,7 +60,10 @@ fn a_daemon_that_is_killed_while_it_makes_and_moves_images_loses_and_leaves_noth
     let answers = yard.answers.lock().unwrap().clone();
     println!("STORM_SEED={} answers: {answers:?}", yard.seed);
     for what in ["build", "push", "save", "load", "prune"] {
-        assert!(answers.get(&(what, 200)).is_some_and(|count| *count > 0), "no {what} succeeded: {answers:?}");
+        assert!(
+            answers.get(&(what, 200)).is_some_and(|count| *count > 0),
+            "no {what} succeeded: {answers:?}"
+        );
     }
     let failures = yard.failures.lock().unwrap();
     assert!(failures.is_empty(), "STORM_SEED={}: {failures:#?}", yard.seed);
@@ -94,9 +97,17 @@ impl Yard<'_> {
         let api = self.lab.api();
         for image in names(&api) {
             let saved = api.call(get(&format!("/v1/images/save?image={image}")));
-            let said = if saved.status == 200 { String::new() } else { saved.text() };
+            let said = if saved.status == 200 {
+                String::new()
+            } else {
+                saved.text()
+            };
             assert_eq!(saved.status, 200, "STORM_SEED={}: {image}: {said}", self.seed);
-            assert!(is_whole(&saved.body), "STORM_SEED={}: the archive of {image} is cut short", self.seed);
+            assert!(
+                is_whole(&saved.body),
+                "STORM_SEED={}: the archive of {image} is cut short",
+                self.seed
+            );
         }
     }
 
@@ -110,7 +121,12 @@ impl Yard<'_> {
         let mut pulled = 0;
         for name in 0..NAMES {
             let reply = api.call(post("/v1/images", json!({ "image": registry.name(&app(name)) })));
-            assert!(matches!(reply.status, 200 | 404), "STORM_SEED={}: {}", self.seed, reply.text());
+            assert!(
+                matches!(reply.status, 200 | 404),
+                "STORM_SEED={}: {}",
+                self.seed,
+                reply.text()
+            );
             pulled += u32::from(reply.status == 200);
         }
         assert!(pulled > 0, "nothing was pushed");
@@ -167,9 +183,17 @@ impl Yard<'_> {
 
     /// Saves an image, and loads the archive.
     fn move_over(&self, api: &Api, one: &str, other: &str) {
-        let names = if one == other { format!("image={one}") } else { format!("image={one}&image={other}") };
+        let names = if one == other {
+            format!("image={one}")
+        } else {
+            format!("image={one}&image={other}")
+        };
         if let Some(archive) = self.ask(api, "save", get(&format!("/v1/images/save?{names}"))) {
-            self.ask(api, "load", send("POST", "/v1/images/load", archive).header("Content-Type", "application/x-tar"));
+            self.ask(
+                api,
+                "load",
+                send("POST", "/v1/images/load", archive).header("Content-Type", "application/x-tar"),
+            );
         }
     }
 
@@ -190,7 +214,10 @@ impl Yard<'_> {
         if let Some(failure) = failure {
             *self.failures.lock().unwrap().entry(failure).or_default() += 1;
         }
-        answer.ok().filter(|reply| reply.status == 200).map(|reply| reply.body.to_vec())
+        answer
+            .ok()
+            .filter(|reply| reply.status == 200)
+            .map(|reply| reply.body.to_vec())
     }
 }
 
