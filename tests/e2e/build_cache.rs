@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::builds::{Context, output, remove};
 use crate::crash::{interrupted, moments};
@@ -14,6 +14,25 @@ const UNIQUE: &str = "cat /proc/sys/kernel/random/uuid";
 
 fn build(lab: &Lab, context: Context, query: &str) {
     lab.api().ok(context.post(query));
+}
+
+/// The instructions of a build that were carried out, and those whose results were known.
+fn steps(lab: &Lab, context: Context, query: &str) -> (Vec<String>, Vec<String>) {
+    let reply = lab
+        .api()
+        .call(context.post(query).header("Accept", "application/x-ndjson"));
+    let text = reply.text();
+    let lines = text.lines().filter(|line| !line.is_empty());
+    let events: Vec<Value> = lines.map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(events.last().unwrap()["event"], "result", "{text}");
+    let in_state = |state: &str| {
+        let steps = events
+            .iter()
+            .filter(|event| event["event"] == "step" && event["state"] == state);
+        let texts = steps.map(|step| step["text"].as_str().unwrap().to_owned());
+        texts.filter(|text| !text.starts_with("FROM")).collect::<Vec<_>>()
+    };
+    (in_state("started"), in_state("cached"))
 }
 
 /// A build of three commands and a copy between them.
@@ -52,6 +71,16 @@ fn only_what_has_changed_is_run_again() {
     // The newest result counts from now on.
     build(&lab, three(&image, "a").file("f", "1"), "?tag=c:6");
     assert_eq!(lines(&lab, "c:6"), fifth);
+}
+
+#[test]
+fn a_changed_last_step_is_the_only_one_that_runs() {
+    let (lab, image) = lab_with_busybox();
+    let (run, known) = steps(&lab, three(&image, "a").file("f", "1"), "?tag=c:1");
+    assert_eq!((run.len(), known.len()), (5, 0), "{run:?} {known:?}");
+    let (run, known) = steps(&lab, three(&image, "b").file("f", "1"), "?tag=c:1");
+    assert_eq!((run.len(), known.len()), (1, 4), "{run:?} {known:?}");
+    assert!(run[0].ends_with("# b"), "{run:?}");
 }
 
 #[test]

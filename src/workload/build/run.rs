@@ -42,7 +42,11 @@ impl Stage<'_> {
         key.all(ids.map(u32::to_le_bytes));
         key.add([u8::from(matches!(command.network, StepNetwork::None))]);
         let key = wanted.hash(key).await?;
-        let place = format!("{}:{}", at.step.file, at.step.line);
+        let place = match at.step.line {
+            // Of a base image.
+            0 => at.step.file.clone(),
+            line => format!("{}:{line}", at.step.file),
+        };
         let layers = self.draft.layers().clone();
         let make = self.build.execute(layers, command, wanted, at.number, place);
         self.change(at, key, make).await
