@@ -3,6 +3,8 @@
 
 #![allow(
     clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::expect_used,
     clippy::unwrap_used,
     reason = "a test fails by panicking"
 )]
@@ -395,7 +397,7 @@ fn check_blobs(peer: &Peer, reference: &str) {
 #[tokio::test]
 async fn a_real_registry_takes_it() {
     let registry = Registry::on_loopback();
-    let place = place(&[registry.address.clone()]).await;
+    let place = place(std::slice::from_ref(&registry.address)).await;
     let name = registry.push_image("app:1", &TestImage::of(&[Layer::file("a", "1"), large()]));
     let before = place.pull(&name).await.unwrap();
     // Mounted: the registry takes its own blobs.

@@ -63,7 +63,7 @@ impl Assembled {
             });
         }
         // On top of others, if they make a difference: a captured archive has no directories that are only implied.
-        let directory = store.lower_dir(link);
+        let directory = fs_err::canonicalize(store.lower_dir(link))?;
         let mut sink = Hashed::new(io::sink());
         capture(&directory, &mut sink)?;
         Ok(Self {

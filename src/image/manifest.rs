@@ -12,6 +12,7 @@ use super::digest::Digest;
 use super::index_entry::IndexEntry;
 use super::json_null::or_default;
 use super::platform::Platform;
+use super::printable::printable;
 use super::{artifact, health};
 use crate::model::ImageRunConfig;
 
@@ -199,6 +200,11 @@ impl ImageConfig {
                 revision: ImageRunConfig::REVISION,
             },
         })
+    }
+
+    /// Its platform, for messages.
+    pub(super) fn platform(&self) -> String {
+        printable(format!("{}/{}", self.os, self.architecture).as_bytes())
     }
 
     /// Whether the image may be run as `wanted`.

@@ -18,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 use super::digest::Digest;
 use super::manifest::{Descriptor, Document, ImageConfig, Manifest};
 use super::platform::{choose, offered};
-use super::printable::printable;
 use super::receive::Arrived;
 use super::registry::{Fetched, Session, Source};
 use super::room::check_fits;
@@ -147,16 +146,8 @@ async fn configuration(
         message,
     })?;
     Ok(match config.is_for(platform) {
-        false => Err(no_platform(
-            platform,
-            image,
-            &[format!(
-                "{}/{}",
-                printable(config.os.as_bytes()),
-                printable(config.architecture.as_bytes())
-            )],
-        )),
         true => Ok((body, config)),
+        false => Err(no_platform(platform, image, &[config.platform()])),
     })
 }
 

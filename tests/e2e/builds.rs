@@ -146,7 +146,8 @@ fn an_image_from_scratch_runs() {
     let layers = manifest["layers"].as_array().unwrap();
     assert_eq!(layers.len(), config["rootfs"]["diff_ids"].as_array().unwrap().len());
     assert_eq!(config["config"]["WorkingDir"], "/www");
-    assert_eq!(config["config"]["Env"], json!(["GREETING=hello there"]));
+    let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    assert_eq!(config["config"]["Env"], json!([path, "GREETING=hello there"]));
     let sizes: u64 = layers.iter().map(|layer| layer["size"].as_u64().unwrap()).sum();
     assert_eq!(
         image["sizeBytes"].as_u64().unwrap(),

@@ -11,7 +11,7 @@ use crate::image::digest::Digest;
 use crate::image::index_entry::IndexEntry;
 use crate::image::json_null::or_default;
 use crate::image::manifest::{Document, ImageConfig, MAX_DOCUMENT};
-use crate::image::platform::choose;
+use crate::image::platform::{choose, offered};
 use crate::image::printable::printable;
 use crate::image::{ImageRef, Platform, documents};
 use crate::model::ImageLayer;
@@ -27,6 +27,8 @@ const MAX_IMAGES: usize = 256;
 const MAX_LAYERS: usize = 512;
 /// Most manifests that are looked at, and the size of all documents together, in bytes: an index can name one many times.
 const MAX_MANIFESTS: usize = 1024;
+/// How many platforms of an image a message names.
+const MAX_SHOWN: usize = 10;
 const MAX_DOCUMENTS: u64 = 64 << 20;
 
 /// An image of the archive.
@@ -52,6 +54,8 @@ struct Reader<'a> {
     manifests: usize,
     /// Bytes of documents that may still be read.
     bytes: u64,
+    /// Platforms of the image that is looked for, as far as they are known.
+    offered: Vec<String>,
 }
 
 /// All images for a platform. The error says why the archive is none of images.
@@ -61,6 +65,7 @@ pub(crate) fn images(spool: &Spool, platform: &Platform) -> Result<Vec<Found>, S
         platform,
         manifests: MAX_MANIFESTS,
         bytes: MAX_DOCUMENTS,
+        offered: Vec::new(),
     };
     let found = if let Some(index) = reader.read("index.json")? {
         reader.of_layout(&index)?
@@ -118,8 +123,9 @@ impl Reader<'_> {
         // An image with several names is loaded once.
         let mut images: Vec<Found> = Vec::new();
         for (name, entries) in by_name {
+            self.offered = offered(&entries);
             let found = self.follow(&entries, MAX_DEPTH)?;
-            let mut found = found.ok_or_else(|| no_platform(&name, self.platform))?;
+            let mut found = found.ok_or_else(|| no_platform(&name, self.platform, &self.offered))?;
             if let Some(name) = full(&name)? {
                 found.names.push(name);
             } else if !name.is_empty() {
@@ -143,9 +149,13 @@ fn full(name: &str) -> Result<Option<ImageRef>, SpoolError> {
     Ok(Some(name).filter(|name| !name.reference().contains(':')))
 }
 
-fn no_platform(name: &str, platform: &Platform) -> SpoolError {
+/// `offered`: the platforms that the image is for, as far as they are known.
+fn no_platform(name: &str, platform: &Platform, offered: &[String]) -> SpoolError {
     let name = printable(name.as_bytes());
-    SpoolError::refused(format!("the image \"{name}\" is not there for {platform}"))
+    SpoolError::refused(match &offered[..offered.len().min(MAX_SHOWN)] {
+        [] => format!("the image \"{name}\" is not there for {platform}"),
+        shown => format!("the image \"{name}\" is for {}, not for {platform}", shown.join(", ")),
+    })
 }
 
 impl Reader<'_> {
@@ -159,7 +169,10 @@ impl Reader<'_> {
             let digest: Digest = entry.digest.parse().map_err(|e| SpoolError::refused(format!("{e}")))?;
             let (_, body) = self.document(&digest)?;
             let found = match Document::parse(&body, "").map_err(SpoolError::Refused)? {
-                Document::Index(entries) => self.follow(&entries, depth - 1)?,
+                Document::Index(entries) => {
+                    self.offered.extend(offered(&entries));
+                    self.follow(&entries, depth - 1)?
+                }
                 Document::Artifact(kind) => return Err(artifact(&kind)),
                 Document::Manifest(manifest) => {
                     if let Some(kind) = manifest.artifact_kind {
@@ -167,12 +180,16 @@ impl Reader<'_> {
                     }
                     let config = self.document(&manifest.config.digest)?;
                     let read = configuration(&config.1, manifest.layers.len())?;
+                    if !read.is_for(self.platform) {
+                        self.offered.push(read.platform());
+                        continue;
+                    }
                     let mut layers = Vec::new();
                     for (diff_id, layer) in read.diff_ids.iter().zip(&manifest.layers) {
                         let file = blob(self.spool, &layer.digest)?;
                         layers.push((image_layer(diff_id, &file), file));
                     }
-                    read.is_for(self.platform).then_some(Found {
+                    Some(Found {
                         names: Vec::new(),
                         tag: None,
                         manifest: (digest, body),
@@ -246,7 +263,8 @@ impl Reader<'_> {
             let config = self.read(&entry.config)?.ok_or_else(|| missing(&entry.config))?;
             let read = configuration(&config, entry.layers.len())?;
             if !read.is_for(self.platform) {
-                return Err(no_platform(&entry.repo_tags.join(", "), self.platform));
+                let name = entry.repo_tags.join(", ");
+                return Err(no_platform(&name, self.platform, &[read.platform()]));
             }
             let (mut layers, mut types) = (Vec::new(), Vec::new());
             for (diff_id, name) in read.diff_ids.iter().zip(&entry.layers) {
@@ -382,7 +400,7 @@ mod tests {
         let nested = tar.clone().file("index.json", index(&[named(&outer, "b:1")]));
         assert_eq!(found(nested).unwrap(), [["library/b:1"]]);
         let other = found(tar.file("index.json", index(&both[..1]))).unwrap_err();
-        assert_eq!(other, "the image \"a:1\" is not there for linux/amd64");
+        assert_eq!(other, "the image \"a:1\" is for linux/s390x, not for linux/amd64");
     }
 
     #[test]

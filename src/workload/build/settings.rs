@@ -10,6 +10,9 @@ use super::file::{Command, HealthCheck, Test};
 /// The shell of lines without `SHELL`.
 const SHELL: [&str; 2] = ["/bin/sh", "-c"];
 
+/// Where commands are looked for in an image that does not say it.
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// The settings of a stage so far.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Settings {
@@ -21,14 +24,21 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// Those of a base image. `document` is its configuration document; `null` without one.
+    /// Those of a base image; with a `PATH`, as `BuildKit` does. `document` is its configuration document; `null` without
+    /// one.
     pub(super) fn of_base(document: &Value) -> Self {
         let config = document.get("config").and_then(Value::as_object);
-        Self {
+        let mut settings = Self {
             config: config.cloned().unwrap_or_default(),
-            author: None,
+            author: document.get("author").and_then(Value::as_str).map(str::to_owned),
             has_cmd: false,
+        };
+        let mut env = settings.env();
+        if !env.iter().any(|entry| entry.starts_with("PATH=")) {
+            env.push(PATH.to_owned());
+            settings.config.insert("Env".into(), json!(env));
         }
+        settings
     }
 
     /// Those of a stage that begins with this one.
@@ -237,11 +247,18 @@ mod tests {
 
     #[test]
     fn a_variable_keeps_its_place() {
-        let base = json!({ "config": { "Env": ["A=1", "B=2"] } });
+        let base = json!({ "config": { "Env": ["PATH=/p", "A=1", "B=2"] } });
         let mut settings = Settings::of_base(&base);
         settings.set_env("A", "x=y");
         settings.set_env("C", "");
-        assert_eq!(settings.env(), ["A=x=y", "B=2", "C="]);
+        assert_eq!(settings.env(), ["PATH=/p", "A=x=y", "B=2", "C="]);
+    }
+
+    #[test]
+    fn there_is_always_a_path() {
+        for base in [Value::Null, json!({ "config": { "Env": ["PATHS=/p"] } })] {
+            assert!(Settings::of_base(&base).env().contains(&PATH.to_owned()), "{base}");
+        }
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl Build {
 
     async fn scratch(&self) -> Result<(Draft, Settings, Scope), BuildError> {
         let draft = self.service.0.images.draft(None).await?;
-        Ok((draft, Settings::default(), Scope::default()))
+        Ok((draft, Settings::of_base(&serde_json::Value::Null), Scope::default()))
     }
 
     async fn base(&self, image: &ImageRef) -> Result<(Draft, Settings, Scope), BuildError> {

@@ -44,20 +44,7 @@ impl ContainerService {
             .check_layers(&container.spec.image.layers)
             .await?;
         let lower_dirs = self.0.services.images.lower_dirs(&container.spec.image.layers);
-        let mut policy = self
-            .mount_policy(container.role.pod(), container.role.bottle())
-            .with_accepted(sources(&container.spec.mounts));
-        if container.is_build() {
-            // The daemon has chosen them, in directories of its own.
-            let sources = sources(&container.spec.mounts);
-            policy = sources
-                .iter()
-                .filter_map(|source| source.parent())
-                .fold(policy, MountPolicy::with_volumes);
-        }
-        if !container.spec.inherited.volumes.is_empty() {
-            policy = policy.with_volumes(&self.dir(&container.id).volumes());
-        }
+        let policy = self.bundle_policy(&container);
         let services = hosts_of_services(&snapshot, &container);
         let host = host.map(|host| host.pid);
         let dir = self.dir(&container.id);
@@ -110,6 +97,25 @@ fn host_address(uplink: Option<Ipv4Addr>, default: Option<&Network>, gateway: Ip
 }
 
 impl ContainerService {
+    /// The mount sources that the bundle of a container may use.
+    fn bundle_policy(&self, container: &Container) -> MountPolicy {
+        let mut policy = self
+            .mount_policy(container.role.pod(), container.role.bottle())
+            .with_accepted(sources(&container.spec.mounts));
+        if container.is_build() {
+            // The daemon has chosen them, in directories of its own.
+            let sources = sources(&container.spec.mounts);
+            policy = sources
+                .iter()
+                .filter_map(|source| source.parent())
+                .fold(policy, MountPolicy::with_volumes);
+        }
+        if !container.spec.inherited.volumes.is_empty() {
+            policy = policy.with_volumes(&self.dir(&container.id).volumes());
+        }
+        policy
+    }
+
     /// The mount sources that a container of that pod or bottle may use.
     pub(super) fn mount_policy(&self, pod_id: Option<&str>, bottle_id: Option<&str>) -> MountPolicy {
         let (settings, snapshot) = (&self.0.settings, self.snapshot());

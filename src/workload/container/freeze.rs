@@ -79,9 +79,10 @@ impl Drop for Frozen {
 pub(super) fn thaw_all() {
     for parent in cgroup::parents() {
         for entry in fs_err::read_dir(parent).into_iter().flatten().flatten() {
-            for (file, freeze, thaw, ..) in SWITCHES {
+            for (file, _, thaw, ..) in SWITCHES {
                 let switch = entry.path().join(file);
-                let is_frozen = fs_err::read_to_string(&switch).is_ok_and(|text| text.trim() == freeze);
+                // Also one that is about to be.
+                let is_frozen = fs_err::read_to_string(&switch).is_ok_and(|text| text.trim() != thaw);
                 if is_frozen {
                     tracing::warn!(path = %switch.display(), "thawing what an earlier run left frozen");
                     drop(Frozen(vec![(switch, thaw)]));

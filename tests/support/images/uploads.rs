@@ -12,18 +12,23 @@ use serde_json::Value;
 use super::{Behaviour, Fault, Shared, answer, digest, fault, unknown};
 
 /// What goes before every request: the note, the token, the faults that are the same everywhere.
-fn first(b: &mut Behaviour, step: &str, detail: &str, headers: &HeaderMap) -> Result<Option<Fault>, Response<Body>> {
+fn first(
+    b: &mut Behaviour,
+    step: &str,
+    detail: &str,
+    headers: &HeaderMap,
+) -> Result<Option<Fault>, Box<Response<Body>>> {
     b.requests.push(format!("{step} {detail}"));
     let fault = fault(b, step);
     if matches!(fault, Some(Fault::ExpireToken)) {
         b.token += 1;
     }
     if let Some(refused) = unknown(b, headers) {
-        return Err(refused);
+        return Err(refused.into());
     }
     match fault {
-        Some(Fault::Status(status)) => Err(answer(status).body("not now".into()).unwrap()),
-        Some(Fault::Refuse(status, words)) => Err(answer(status).body(words.into()).unwrap()),
+        Some(Fault::Status(status)) => Err(answer(status).body("not now".into()).unwrap().into()),
+        Some(Fault::Refuse(status, words)) => Err(answer(status).body(words.into()).unwrap().into()),
         fault => Ok(fault),
     }
 }
@@ -43,7 +48,7 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> String {
 
 pub(super) async fn version(state: Shared, headers: HeaderMap) -> Response<Body> {
     match first(&mut state.lock().unwrap(), "GREET", "", &headers) {
-        Err(refused) => refused,
+        Err(refused) => *refused,
         Ok(_) => answer(200).body("{}".into()).unwrap(),
     }
 }
@@ -57,7 +62,7 @@ pub(super) async fn begin(
     let mut b = state.lock().unwrap();
     let detail = query.get("from").cloned().unwrap_or_default();
     if let Err(refused) = first(&mut b, "BEGIN", &detail, &headers) {
-        return refused;
+        return *refused;
     }
     let wanted = query.get("mount").filter(|_| b.mounts);
     if wanted.is_some_and(|digest| b.blobs.contains_key(digest)) {
@@ -81,7 +86,7 @@ pub(super) async fn patch(
 ) -> Response<Body> {
     let range = text(&headers, header::CONTENT_RANGE);
     let fault = match first(&mut state.lock().unwrap(), "PATCH", &range, &headers) {
-        Err(refused) => return refused,
+        Err(refused) => return *refused,
         Ok(fault) => fault,
     };
     let limit = match fault {
@@ -132,7 +137,7 @@ pub(super) async fn state(
 ) -> Response<Body> {
     let mut b = shared.lock().unwrap();
     if let Err(refused) = first(&mut b, "STATE", "", &headers) {
-        return refused;
+        return *refused;
     }
     match b.uploads.get(&id) {
         Some(upload) => uploaded(204, &name, &id, upload.len()),
@@ -154,7 +159,7 @@ pub(super) async fn finish(
 ) -> Response<Body> {
     let mut b = shared.lock().unwrap();
     let fault = match first(&mut b, "FINISH", "", &headers) {
-        Err(refused) => return refused,
+        Err(refused) => return *refused,
         Ok(fault) => fault,
     };
     let Some(mut upload) = b.uploads.remove(&id) else {
@@ -185,7 +190,7 @@ pub(super) async fn put_manifest(
 ) -> Response<Body> {
     let mut b = shared.lock().unwrap();
     if let Err(refused) = first(&mut b, "MANIFEST", &reference, &headers) {
-        return refused;
+        return *refused;
     }
     let manifest: Value = serde_json::from_slice(&body).unwrap();
     let ids = |name: &str| {

@@ -121,7 +121,7 @@ fn the_content_of_a_directory_is_merged() {
     place.copy(&["."], "/all").unwrap();
     assert_eq!(place.read("image/all/dir/sub/deep"), "2");
     place.copy(&["/dir/"], "/new").unwrap();
-    assert_eq!(mode("image/new"), 0o750, "it is the copy of one");
+    assert_eq!(mode("image/new"), 0o755, "only the content is copied");
 }
 
 #[test]

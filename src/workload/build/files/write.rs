@@ -95,6 +95,8 @@ impl<'a> Write<'a> {
 
 impl Sink for Write<'_> {
     fn directory(&mut self, path: &[u8], info: Info, is_top: bool) -> Result<(), BuildError> {
+        // Of a directory that is named only its content is copied: the destination is made as any other directory.
+        let is_destination = is_top && path.is_empty();
         let path = self.at(path);
         let fail = |e| BuildError::from(tree::error(e, &path));
         let is_new = match self.tree.existing_directory(&path) {
@@ -110,8 +112,7 @@ impl Sink for Write<'_> {
         };
         let owner = self.placement.owner.unwrap_or_default();
         let directory = make_parents(&mut self.tree, &path, owner)?;
-        // What was there before keeps its attributes if only its content was asked for.
-        if is_new || !is_top {
+        if !is_destination && (is_new || !is_top) {
             let directory = open_directory(&*directory, b".").map_err(fail)?;
             describe(&directory, &info).map_err(fail)?;
             self.times.push((path, info.times));
