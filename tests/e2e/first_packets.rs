@@ -179,6 +179,7 @@ fn a_build_keeps_its_network_however_often_is_swept() {
         build.join().unwrap();
     });
     lab.api().ok(delete("/v1/images").json(&json!({ "image": "slow:1" })));
+    lab.api().ok(post("/v1/build/prune", json!({})));
     lab.assert_unchanged(&before);
 }
 
