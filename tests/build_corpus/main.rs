@@ -137,8 +137,16 @@ fn bases() -> [(&'static str, ImageSpec); 3] {
         )
         .file("caps/ping", 0o755, "not a program\n")
         // Debian's busybox has none.
-        .script("bin/addgroup", "while [ $# -gt 0 ]; do case $1 in -g) id=$2; shift ;; -*) ;; *) echo \"$1:x:$id:\" >> /etc/group ;; esac; shift; done")
-        .script("bin/adduser", "while [ $# -gt 0 ]; do case $1 in -u) id=$2; shift ;; -[Ghsg]) shift ;; -*) ;; *) echo \"$1:x:$id:$id::/:/bin/sh\" >> /etc/passwd ;; esac; shift; done");
+                .script(
+            "bin/addgroup",
+            "while [ $# -gt 0 ]; do case $1 in -g) id=$2; shift ;; -*) ;; *) name=$1 ;; esac; shift; done\n\
+             echo \"$name:x:$id:\" >> /etc/group",
+        )
+        .script(
+            "bin/adduser",
+            "while [ $# -gt 0 ]; do case $1 in -u) id=$2; shift ;; -[Ghsg]) shift ;; -*) ;; *) name=$1 ;; esac; shift; done\n\
+             echo \"$name:x:$id:$id::/:/bin/sh\" >> /etc/passwd",
+        );
     let base = ImageSpec::busybox().layer(places);
     let rich = base
         .clone()
