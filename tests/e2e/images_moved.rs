@@ -158,7 +158,7 @@ fn what_was_saved_can_be_loaded_and_read_by_others() {
         "lab/two:1",
     );
     let seen =
-        "ls -ln /app /implied /implied/by | grep -v total; stat -c '%n %h %b' /app/hole /app/twin; cat /app/twin";
+        "ls -ln /app /implied/by | grep -v total; stat -c '%A %u %g' /implied /implied/by; stat -c '%n %h %b' /app/hole /app/twin; cat /app/twin";
     let before = (output(&lab, &one, seen), inspect(&lab, &one)["id"].clone());
     for format in ["oci-archive", "docker-archive"] {
         let saved = archive(
