@@ -157,8 +157,7 @@ fn what_was_saved_can_be_loaded_and_read_by_others() {
             .layer(Layer::new().file("two", 0o644, "2\n").zstd()),
         "lab/two:1",
     );
-    let seen =
-        "ls -ln /app /implied/by | grep -v total; stat -c '%A %u %g' /implied /implied/by; stat -c '%n %h %b' /app/hole /app/twin; cat /app/twin";
+    let seen = "ls -ln /app /implied/by | grep -v total; stat -c '%A %u %g' /implied /implied/by; stat -c '%n %h %b' /app/hole /app/twin; cat /app/twin";
     let before = (output(&lab, &one, seen), inspect(&lab, &one)["id"].clone());
     for format in ["oci-archive", "docker-archive"] {
         let saved = archive(

@@ -193,7 +193,7 @@ pub(super) fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
 /// The attributes that layers keep.
 fn attributes(file: &OwnedFd) -> Result<Attributes, Errno> {
     // Most files have none.
-    let length = match rustix::fs::flistxattr(file.as_fd(), &mut [0_u8; 0][..]) {
+    let length = match rustix::fs::flistxattr_query(file.as_fd()) {
         Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
         length => length?,
     };
