@@ -99,13 +99,13 @@ fn an_anonymous_volume_begins_with_the_files_of_the_image_and_goes_with_its_cont
 fn what_the_request_mounts_there_takes_the_place_of_the_volume() {
     let (lab, _) = lab_with_busybox();
     let (api, image) = (lab.api(), database(&lab));
-    lab.machine().run(&["mkdir", "-p", "/srv/own"]);
+    lab.machine().run(&["mkdir", "-p", "/mnt/own"]);
     let before = lab.inventory();
-    let own = json!({ "mount": ["/srv/own:/var/lib/db/:ro"], "tmpfs": ["/new"] });
+    let own = json!({ "mount": ["/mnt/own:/var/lib/db/:ro"], "tmpfs": ["/new"] });
     let id = api.run(request(&image, own));
     let found = api.container(&id);
     assert_eq!(volumes(&found), ["/out"]);
-    let bind = json!({ "type": "bind", "source": "/srv/own", "destination": "/var/lib/db", "readOnly": true });
+    let bind = json!({ "type": "bind", "source": "/mnt/own", "destination": "/var/lib/db", "readOnly": true });
     assert_eq!(found["mounts"][1], bind);
     let fs = "stat -f -c %T /new; ls -A /var/lib/db";
     assert_eq!(api.exec(&id, fs), "tmpfs\n");
@@ -266,10 +266,10 @@ fn an_image_that_others_made_is_taken_at_its_word() {
     let lab = Lab::running();
     lab.push(&ImageSpec::scratch(), "lab/none:1");
     let script = format!(
-        "mkdir -p /srv/root/bin /srv/root/data/sub
-         cp /bin/busybox /srv/root/bin/busybox; ln -s busybox /srv/root/bin/sh
-         echo rows > /srv/root/data/table; chown 70:71 /srv/root/data/table; chmod 1777 /srv/root/data
-         cd /srv; umoci init --layout oci; umoci new --image oci:1; umoci insert --image oci:1 root /
+        "mkdir -p /mnt/root/bin /mnt/root/data/sub
+         cp /bin/busybox /mnt/root/bin/busybox; ln -s busybox /mnt/root/bin/sh
+         echo rows > /mnt/root/data/table; chown 70:71 /mnt/root/data/table; chmod 1777 /mnt/root/data
+         cd /mnt; umoci init --layout oci; umoci new --image oci:1; umoci insert --image oci:1 root /
          umoci config --image oci:1 --config.volume /data --config.exposedports 8080/tcp \\
              --config.label tier=front --config.label org.example.note=own --config.stopsignal SIGUSR1 \\
              --config.cmd /bin/sh --config.cmd -c --config.cmd 'trap \"exit 7\" USR1; echo ready; while :; do /bin/busybox \

@@ -182,7 +182,8 @@ fn a_build_tells_its_steps_and_what_they_print() {
             .map(|line| line["text"].as_str().unwrap().split(' ').next().unwrap().to_owned())
             .collect()
     };
-    assert_eq!(steps(&told, "started"), ["FROM", "ENV", "RUN"]);
+    // A step that only changes the configuration takes no time.
+    assert_eq!(steps(&told, "started"), ["FROM", "RUN"]);
     assert_eq!(steps(&told, "done"), ["FROM", "ENV", "RUN"]);
     let run = *of(&told, "step").last().unwrap();
     assert_eq!(run["step"], run["total"]);
