@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tar::{EntryType, Header};
 
 use crate::crash::{interrupted, moments};
-use crate::support::{Call, Lab, delete, get, send, wait_for};
+use crate::support::{Call, Lab, SOON, delete, get, send, wait_for, when};
 use crate::until_term;
 
 /// The archive of a build context.
@@ -465,7 +465,10 @@ fn a_crash_at_any_moment_leaves_all_or_nothing() {
         let api = lab.api();
         let build = || drop(api.try_call(context.clone().post("?tag=x:y")));
         interrupted(&lab, moment, build, || {
-            assert_eq!(lab.api().ok(get("/v1/containers")), json!([]));
+            // Clients are served while what was interrupted is taken apart.
+            wait_for("the container of the build to be removed", SOON, || {
+                when(lab.api().ok(get("/v1/containers")), |left| *left == json!([]))
+            });
             if lab.api().ok(get("/v1/images")) != json!([]) {
                 assert_eq!(output(&lab, "x:y", &[]), "whole\n");
                 remove(&lab, "x:y");

@@ -12,15 +12,15 @@ use serde_json::{Value, json};
 
 use super::{number, seed};
 use crate::builds::Context;
-use crate::support::{Api, Call, Lab, delete, get, post, send};
+use crate::support::{Api, Call, Lab, SOON, delete, get, post, send, wait_for, when};
 
 const CLIENTS: u64 = 5;
 /// How many names there are, and how many different commands build files run.
 const NAMES: u32 = 4;
 const COMMANDS: u32 = 6;
-/// The daemon is killed so long after it serves, in milliseconds.
+/// The daemon is killed so long after it serves, or after a build has succeeded in this life, in milliseconds.
 const SHORT_LIFE: u64 = 300;
-const LONG_LIFE: u64 = 2000;
+const LONG_LIFE: u64 = 1500;
 
 struct Yard<'a> {
     lab: &'a Lab,
@@ -81,6 +81,12 @@ impl Yard<'_> {
     fn kills(&self, count: u64) {
         let mut rng = self.random(CLIENTS);
         for life in [LONG_LIFE, SHORT_LIFE].into_iter().cycle().take(count as usize) {
+            if life == LONG_LIFE {
+                let before = self.built();
+                wait_for("a build that succeeds", SOON, || {
+                    when(self.built(), |built| *built > before)
+                });
+            }
             std::thread::sleep(Duration::from_millis(rng.random_range(0..life)));
             self.down.store(true, Ordering::SeqCst);
             self.deaths.fetch_add(1, Ordering::SeqCst);
@@ -90,6 +96,16 @@ impl Yard<'_> {
             self.check();
             self.down.store(false, Ordering::SeqCst);
         }
+    }
+
+    /// How many builds have succeeded.
+    fn built(&self) -> u64 {
+        self.answers
+            .lock()
+            .unwrap()
+            .get(&("build", 200))
+            .copied()
+            .unwrap_or_default()
     }
 
     /// Every image that is listed is there as a whole: saving it reads every byte and compares every digest.
