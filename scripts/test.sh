@@ -84,7 +84,7 @@ if [ -z "$nextest" ]; then without_nextest "$@"; fi
 need iptables=iptables ip=iproute2 modprobe=kmod curl=curl jq=jq cc=build-essential busybox=busybox-static \
     umoci=umoci skopeo=skopeo docker-registry=docker-registry shellcheck=shellcheck unshare=util-linux \
     mkfs.ext4=e2fsprogs update-ca-certificates=ca-certificates faketime=faketime ps=procps openssl=openssl \
-    sqlite3=sqlite3 nft=nftables buildah=buildah
+    sqlite3=sqlite3 nft=nftables buildah=buildah podman=podman
 
 # Root file systems of real programs take minutes and 250 MB the first time; only tests/shapes needs them.
 shapes() {
