@@ -174,6 +174,8 @@ fn downgrade(lab: &Lab) {
         rewrite(database, "pods", with_template_of_version_5);
         rewrite(database, "replicasets", with_template_of_version_5);
         rewrite(database, "bottles", bottle_of_version_5);
+        // Later versions have made these.
+        database.execute_batch("DROP TABLE buildcache").unwrap();
         database.pragma_update(None, "user_version", 5).unwrap();
     });
 }
