@@ -18,9 +18,9 @@ use condenser::ops::prune::{LabelRule, PruneFilter};
 use condenser::store::StoreError;
 use rand::RngExt;
 use serde_json::json;
-use support::images::Place;
 use support::images::content::{Layer, TestImage, archive, gzip, zstd};
 use support::images::peer::Peer;
+use support::images::{Place, container};
 
 /// Large enough for ranges; does not shrink.
 fn large_layer() -> Layer {
@@ -163,23 +163,6 @@ async fn layers_for_lazy_pullers_are_pulled_whole() {
         assert_eq!((read("a"), read("c")), ("first".into(), "third".into()));
         assert_eq!(read("b"), "second".repeat(10_000));
     }
-}
-
-fn container(image: &Image, id: &str) -> Container {
-    serde_json::from_value(json!({
-        "id": id, "name": format!("name-of-{id}"), "role": "alone",
-        "spec": {
-            "image": {
-                "repository": image.repository, "reference": image.reference,
-                "layers": image.layers.iter().map(|l| &l.diff_id).collect::<Vec<_>>(),
-            },
-            "process": {"args": ["sh"], "env": [], "cwd": "/", "uid": 0, "gid": 0, "additional_gids": []},
-            "mounts": [], "tty": false, "forwards": [],
-        },
-        "status": {"state": "stopped"},
-        "journal": {"certificate_due": false},
-    }))
-    .unwrap()
 }
 
 /// Inserts a container as a create does: only if the image is still the one that was pulled.

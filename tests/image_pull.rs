@@ -16,7 +16,7 @@ use condenser::model::{Container, Image, ImageRunConfig};
 use condenser::store::StoreError;
 use serde_json::json;
 use support::images::content::{Layer, TestImage, archive, digest, index, raw_archive};
-use support::images::{Place, service};
+use support::images::{Place, container, service};
 use support::{Registry, SOON, wait_for_async, when};
 
 async fn lab() -> (Registry, Place) {
@@ -27,24 +27,6 @@ async fn lab() -> (Registry, Place) {
 
 fn read(directory: &Path, path: &str) -> String {
     std::fs::read_to_string(directory.join(path)).unwrap()
-}
-
-/// A container row that stands on `image`.
-fn container(image: &Image, id: &str) -> Container {
-    serde_json::from_value(json!({
-        "id": id, "name": format!("name-of-{id}"), "role": "alone",
-        "spec": {
-            "image": {
-                "repository": image.repository, "reference": image.reference,
-                "layers": image.layers.iter().map(|l| &l.diff_id).collect::<Vec<_>>(),
-            },
-            "process": {"args": ["sh"], "env": [], "cwd": "/", "uid": 0, "gid": 0, "additional_gids": []},
-            "mounts": [], "tty": false, "forwards": [],
-        },
-        "status": {"state": "stopped"},
-        "journal": {"certificate_due": false},
-    }))
-    .unwrap()
 }
 
 async fn put(place: &Place, row: Container) {

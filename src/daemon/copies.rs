@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::XattrFlags;
 use serde::{Deserialize, Serialize};
 
+use crate::base::absent::absent_is_fine;
 use crate::daemon::config::Config;
 use crate::image::record;
 use crate::image::record::{Allowance, Entry};
@@ -110,10 +111,7 @@ fn directory(config: &Config) -> PathBuf {
 }
 
 fn forget(directory: &Path) -> io::Result<()> {
-    match fs_err::remove_dir_all(directory) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        done => done,
-    }
+    absent_is_fine(fs_err::remove_dir_all(directory))
 }
 
 /// Writable layers, and the volumes of bottles and pods.

@@ -34,6 +34,7 @@ use super::digest::Digest;
 use super::record::Record;
 use super::stack::Link;
 use super::tree::{self, DIFF_ID};
+use crate::base::absent::absent_is_fine;
 use crate::base::space;
 use crate::base::space::{Counted, Space};
 
@@ -455,13 +456,6 @@ fn private_directory(path: &Path) -> io::Result<()> {
         .create(path)
         .map_err(|e| naming(&e, path))?;
     fs_err::set_permissions(path, PermissionsExt::from_mode(0o700))
-}
-
-fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
 }
 
 fn unique() -> String {

@@ -20,7 +20,7 @@ use super::digest::Digest;
 
 /// Maximum window of a zstd frame, as a power of two: what `zstd --ultra --long` writes and every decoder accepts. It
 /// limits the memory that one layer can use.
-const MAX_ZSTD_WINDOW: u32 = 27;
+pub(super) const MAX_ZSTD_WINDOW: u32 = 27;
 
 /// Size of a piece of the archive, and how many pieces one layer may have in memory.
 const PIECE: usize = 128 << 10;

@@ -11,13 +11,12 @@ use std::path::Path;
 
 use super::ImageService;
 use super::archive::Archive;
+use super::stream::MAX_ZSTD_WINDOW;
 use super::tree::TreeError;
 use super::unpack::unpack_plain;
 
 /// Longest beginning that tells a compression.
 const MAGIC: usize = 6;
-/// Maximum window of a zstd frame, as a power of two, as for layers.
-const MAX_ZSTD_WINDOW: u32 = 27;
 /// Memory that an xz decoder may use, in KiB.
 const MAX_XZ_MEMORY: u32 = 256 << 10;
 

@@ -16,7 +16,7 @@ fn remove(lab: &Lab, image: &str) -> Value {
 }
 
 /// What a command in a container of that image prints.
-fn output(lab: &Lab, image: &str, script: &str) -> String {
+pub fn output(lab: &Lab, image: &str, script: &str) -> String {
     let api = lab.api();
     let id = api.run(json!({ "image": image, "command": ["/bin/sh", "-c", script] }));
     api.wait_state(&id, "stopped");

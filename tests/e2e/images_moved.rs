@@ -6,18 +6,9 @@ use serde_json::{Value, json};
 
 use crate::builds::Context;
 use crate::crash::{interrupted, moments};
+use crate::images::output;
 use crate::support::{Call, GUARDED, ImageSpec, Lab, Layer, REGISTRY, Registry, delete, get, post, send, wait_for};
 use crate::{lab_with_busybox, until_term};
-
-/// What a command in a container of that image prints.
-fn output(lab: &Lab, image: &str, script: &str) -> String {
-    let api = lab.api();
-    let id = api.run(json!({ "image": image, "command": ["/bin/sh", "-c", script] }));
-    api.wait_state(&id, "stopped");
-    let said = api.log(&id);
-    api.delete(&id);
-    said
-}
 
 fn remove(lab: &Lab, image: &str) {
     lab.api().ok(delete("/v1/images").json(&json!({ "image": image })));

@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::BottleError;
+use crate::base::absent::absent_is_fine;
 use crate::ops::task::blocking;
 
 /// The directory of one bottle's volumes.
@@ -110,13 +111,6 @@ fn staging(name: &str) -> String {
 fn if_empty(path: &Path) -> std::io::Result<()> {
     match fs_err::remove_dir(path) {
         Err(e) if e.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
-        result => result,
-    }
-}
-
-fn absent_is_fine(result: std::io::Result<()>) -> std::io::Result<()> {
-    match result {
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
         result => result,
     }
 }

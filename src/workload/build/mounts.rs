@@ -165,23 +165,34 @@ impl Wanted {
     }
 
     async fn hash_files(&self, mut key: Key, wanted: &WantedMount) -> Result<Key, BuildError> {
+        let hash = move |sources: Sources<'_>| {
+            files::hash(&mut key, &[sources], &as_it_is("/"))?;
+            Ok(key)
+        };
+        self.read(wanted, hash).await
+    }
+
+    /// Calls `work` with the files that are the source of a mount.
+    async fn read<T: Send + 'static>(
+        &self,
+        wanted: &WantedMount,
+        work: impl FnOnce(Sources<'_>) -> Result<T, BuildError> + Send + 'static,
+    ) -> Result<T, BuildError> {
         let (selection, place) = (wanted.selection(), wanted.place.clone());
         let cancelled = self.cancelled.clone();
-        let work = move |root: &Path| {
-            let sources = Sources {
+        let read = move |root: &Path| {
+            work(Sources {
                 root,
                 place: &place,
                 selection: &selection,
                 keeps_owners: true,
                 cancelled: &cancelled,
-            };
-            files::hash(&mut key, &[sources], &as_it_is("/"))?;
-            Ok(key)
+            })
         };
         let context = self.context.clone();
         match &wanted.layers {
-            Some(layers) => layers.read(work).await,
-            None => blocking(move || work(context.path())).await,
+            Some(layers) => layers.read(read).await,
+            None => blocking(move || read(context.path())).await,
         }
     }
 
@@ -226,25 +237,12 @@ impl Wanted {
 
     /// Copies the source of a mount to a path that does not exist yet.
     async fn copy(&self, wanted: &WantedMount, to: PathBuf) -> Result<(), BuildError> {
-        let (selection, place) = (wanted.selection(), wanted.place.clone());
-        let cancelled = self.cancelled.clone();
-        let work = move |root: &Path| {
-            let sources = Sources {
-                root,
-                place: &place,
-                selection: &selection,
-                keeps_owners: true,
-                cancelled: &cancelled,
-            };
+        let copy = move |sources: Sources<'_>| {
             let parent = to.parent().unwrap_or(&to);
             let name = to.file_name().unwrap_or_default().to_string_lossy();
             files::copy(parent, &[sources], &as_it_is(&format!("/{name}")))
         };
-        let context = self.context.clone();
-        match &wanted.layers {
-            Some(layers) => layers.read(work).await,
-            None => blocking(move || work(context.path())).await,
-        }
+        self.read(wanted, copy).await
     }
 }
 

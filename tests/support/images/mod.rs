@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use condenser::image::{
     ImageRef, ImageService, ImageSettings, Platform, Registries, RegistryEntries, RegistrySettings,
 };
-use condenser::model::Image;
+use condenser::model::{Container, Image};
 use condenser::observe::metrics::Activity;
 use condenser::store::Store;
+use serde_json::json;
 
 /// An image service with a store of its own.
 pub struct Place {
@@ -109,4 +110,22 @@ pub fn service_with(root: &Path, store: &Store, registry: RegistrySettings) -> I
         layer_ratio_from: 8 << 20,
     };
     ImageService::new(settings, store.clone(), Activity::default()).unwrap()
+}
+
+/// A container row that stands on `image`.
+pub fn container(image: &Image, id: &str) -> Container {
+    serde_json::from_value(json!({
+        "id": id, "name": format!("name-of-{id}"), "role": "alone",
+        "spec": {
+            "image": {
+                "repository": image.repository, "reference": image.reference,
+                "layers": image.layers.iter().map(|l| &l.diff_id).collect::<Vec<_>>(),
+            },
+            "process": {"args": ["sh"], "env": [], "cwd": "/", "uid": 0, "gid": 0, "additional_gids": []},
+            "mounts": [], "tty": false, "forwards": [],
+        },
+        "status": {"state": "stopped"},
+        "journal": {"certificate_due": false},
+    }))
+    .unwrap()
 }

@@ -91,6 +91,30 @@ impl<'a> Write<'a> {
         self.tree.replace(parent, name, link).map_err(fail)?;
         Ok(true)
     }
+
+    /// An object without content, which `make` makes in a directory under a name. `mode`: of what has one.
+    fn object(
+        &mut self,
+        path: &[u8],
+        info: &Info,
+        mode: Option<u32>,
+        make: impl Fn(&OwnedFd, &[u8]) -> Result<(), Errno>,
+    ) -> Result<(), BuildError> {
+        let path = self.at(path);
+        let (parent, name) = self.parent_of(&path)?;
+        let fail = |e| BuildError::from(tree::error(e, &path));
+        self.check_free(&parent, name, &path)?;
+        if self.link(info, &parent, name, &path)? {
+            return Ok(());
+        }
+        self.tree.replace(&parent, name, || make(&parent, name)).map_err(fail)?;
+        let (uid, gid) = (Uid::from_raw(info.uid), Gid::from_raw(info.gid));
+        rustix::fs::chownat(&*parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(fail)?;
+        if let Some(mode) = mode {
+            tree::set_mode(&parent, name, mode).map_err(fail)?;
+        }
+        rustix::fs::utimensat(&*parent, name, &info.times, AtFlags::SYMLINK_NOFOLLOW).map_err(fail)
+    }
 }
 
 impl Sink for Write<'_> {
@@ -141,34 +165,15 @@ impl Sink for Write<'_> {
     }
 
     fn symlink(&mut self, path: &[u8], info: Info, target: &[u8]) -> Result<(), BuildError> {
-        let path = self.at(path);
-        let (parent, name) = self.parent_of(&path)?;
-        let fail = |e| BuildError::from(tree::error(e, &path));
-        self.check_free(&parent, name, &path)?;
-        if self.link(&info, &parent, name, &path)? {
-            return Ok(());
-        }
-        let make = || rustix::fs::symlinkat(target, &*parent, name);
-        self.tree.replace(&parent, name, make).map_err(fail)?;
-        let (uid, gid) = (Uid::from_raw(info.uid), Gid::from_raw(info.gid));
-        rustix::fs::chownat(&*parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(fail)?;
-        rustix::fs::utimensat(&*parent, name, &info.times, AtFlags::SYMLINK_NOFOLLOW).map_err(fail)
+        self.object(path, &info, None, |parent, name| {
+            rustix::fs::symlinkat(target, parent, name)
+        })
     }
 
     fn node(&mut self, path: &[u8], info: Info, kind: FileType, device: u64) -> Result<(), BuildError> {
-        let path = self.at(path);
-        let (parent, name) = self.parent_of(&path)?;
-        let fail = |e| BuildError::from(tree::error(e, &path));
-        self.check_free(&parent, name, &path)?;
-        if self.link(&info, &parent, name, &path)? {
-            return Ok(());
-        }
-        let make = || rustix::fs::mknodat(&*parent, name, kind, Mode::empty(), device);
-        self.tree.replace(&parent, name, make).map_err(fail)?;
-        let (uid, gid) = (Uid::from_raw(info.uid), Gid::from_raw(info.gid));
-        rustix::fs::chownat(&*parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(fail)?;
-        tree::set_mode(&parent, name, info.mode).map_err(fail)?;
-        rustix::fs::utimensat(&*parent, name, &info.times, AtFlags::SYMLINK_NOFOLLOW).map_err(fail)
+        self.object(path, &info, Some(info.mode), |parent, name| {
+            rustix::fs::mknodat(parent, name, kind, Mode::empty(), device)
+        })
     }
 
     fn parents(&mut self, path: &[u8]) -> Result<(), BuildError> {
